@@ -1,0 +1,1 @@
+"""How flat a trained model is. Knows neither Ray nor MLflow."""

@@ -1,0 +1,16 @@
+"""The architectures that come with tune_sam: a description per module, networks and data in folders of their own.
+
+`GCNTrainable` is made on first use, because it needs Ray and the descriptions do not.
+"""
+
+from typing import Any
+
+__all__ = ["GCNTrainable"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tune_sam.trainable import trainable_for
+
+    return trainable_for(name.removesuffix("Trainable").lower())

@@ -1,0 +1,93 @@
+"""Mutagenicity of the TUDataset collection: 4,337 molecules, mutagen or not.
+
+Sources: C. Morris et al., *TUDataset*, ICML 2020 GRL+ workshop; J. Kazius, R. McGuire, R. Bursi, Journal of Medicinal
+Chemistry 48(1):312-320, 2005. Read by PyG; torch and PyG are imported only when graphs are read.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_sam.settings import Refused
+
+if TYPE_CHECKING:
+    from trainables.data.graphs import GraphStore
+
+NAME = "Mutagenicity"
+ROWS = {  # lines of each file, as published
+    f"{NAME}_A.txt": 266_894,
+    f"{NAME}_graph_indicator.txt": 131_488,
+    f"{NAME}_graph_labels.txt": 4_337,
+    f"{NAME}_node_labels.txt": 131_488,
+    f"{NAME}_edge_labels.txt": 266_894,
+}
+
+
+def check(root: Path) -> None:
+    """Look at the raw files below `root` without parsing them.
+
+    Raises:
+        Refused: a file is missing, empty or cut short.
+    """
+    for name, rows in ROWS.items():
+        path = raw_folder(root) / name
+        way_out = f"put the TUDataset files of {NAME} into {path.parent}, or leave --data out to download them"
+        if not path.is_file():
+            raise Refused(f"the data file {path} is missing; {way_out}.")
+        content = path.read_bytes()
+        found = content.count(b"\n") + bool(content and not content.endswith(b"\n"))
+        if found != rows:
+            what = "is empty" if not content else f"has {found} lines in place of {rows}"
+            raise Refused(f"the data file {path} {what}; {way_out}.")
+
+
+def raw_folder(root: Path) -> Path:
+    return root / NAME / "raw"
+
+
+def download(root: Path) -> None:
+    """Let PyG fetch the raw files; they appear below `root` complete or not at all.
+
+    Raises:
+        Refused: the download failed.
+    """
+    from torch_geometric.datasets import TUDataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            TUDataset(folder, NAME)
+            check(Path(folder))
+        except Exception as error:  # PyG raises whatever its HTTP, zip and file layers raise
+            raise Refused(f"{NAME} could not be downloaded ({error}); give --data a folder that holds it.") from None
+        target = raw_folder(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=".raw-"))
+        shutil.copytree(raw_folder(Path(folder)), unfinished, dirs_exist_ok=True)
+        try:
+            unfinished.rename(target)
+        except OSError:  # another process was first, and its files are the same
+            shutil.rmtree(unfinished)
+
+
+def load(root: Path) -> "GraphStore":
+    """All graphs; node features are the one-hot atom types, [N, 14].
+
+    PyG's reader parses the raw files each time: its `TUDataset` would write a cache next to them, which a read-only
+    folder forbids and which hides a raw file that changed since.
+
+    Raises:
+        Refused: the files do not hold the published graphs.
+    """
+    from torch_geometric.io import read_tu_data
+
+    from trainables.data.graphs import GraphStore
+
+    check(root)
+    try:
+        data, slices, sizes = read_tu_data(str(raw_folder(root)), NAME)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise Refused(f"the files in {raw_folder(root)} are damaged ({error}); fetch them again.") from None
+    # The reader numbers nodes within each graph, and its slices say where each graph begins.
+    return GraphStore(x=data.x[:, -sizes["num_node_labels"]:].contiguous(), edge_index=data.edge_index,
+                      node_start=slices["x"], edge_start=slices["edge_index"], y=data.y)

@@ -1,0 +1,44 @@
+"""A graph classifier of GraphConv layers (Morris et al. 2019, arXiv 1810.02244)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+from torch_geometric.nn import GraphConv, global_max_pool, global_mean_pool
+
+POOLS = {"mean": global_mean_pool, "max": global_max_pool}
+
+
+class GraphClassifier(nn.Module):
+    """GraphConv layers with ReLU between them (none after the last), a pool, and a head of two linear layers.
+
+    Dropout stands before each linear layer and nothing else stands between the two, as in the report.
+
+    Args:
+        features: node features F.
+        widths: outputs of each GraphConv layer.
+        hidden: outputs of the first linear layer.
+        classes: outputs of the network.
+        pool: `mean` or `max` over the nodes of a graph.
+        dropout: probability that a value is dropped.
+    """
+
+    def __init__(self, features: int, widths: Sequence[int], hidden: int, classes: int, pool: str,
+                 dropout: float) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            GraphConv(inputs, outputs) for inputs, outputs in zip((features, *widths), widths, strict=False)
+        )
+        self.pool = POOLS[pool]
+        self.head = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(widths[-1], hidden), nn.Dropout(dropout), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, graphs: Batch) -> Tensor:
+        """Logits [graphs, classes]."""
+        x = graphs.x
+        for convolution in self.convolutions[:-1]:
+            x = torch.relu(convolution(x, graphs.edge_index))
+        x = self.convolutions[-1](x, graphs.edge_index)
+        return self.head(self.pool(x, graphs.batch, graphs.num_graphs))

@@ -1,0 +1,24 @@
+"""tune_sam: searches the hyperparameters of sharpness-aware minimization with Ray Tune, Optuna and MLflow.
+
+The names here are imported on first use, so that `import tune_sam` needs neither torch nor Ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tune_sam.launch import resume, search
+    from tune_sam.settings import Refused
+    from tune_sam.study import Study, Trial, open_study, studies
+    from tune_sam.workload import Workload
+
+_HOME = {"search": "launch", "resume": "launch", "Refused": "settings", "Study": "study", "Trial": "study",
+         "open_study": "study", "studies": "study", "Workload": "workload"}
+
+__all__ = ["Refused", "Study", "Trial", "Workload", "open_study", "resume", "search", "studies"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"tune_sam.{_HOME[name]}"), name)

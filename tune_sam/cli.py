@@ -1,0 +1,307 @@
+"""The command line. Every command is a thin layer over a function; torch, Ray and MLflow load only where they are used.
+
+Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 ran and failed or nothing complete,
+2 refused, 130 interrupted.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from tune_sam.settings import Home, Refused, SearchOptions
+
+if TYPE_CHECKING:
+    from tune_sam.study import Study, Trial
+
+app = typer.Typer(
+    name="tune-sam", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Does sharpness-aware minimization help my model, with which radius ρ, and is the minimum really flatter?\n\n"
+         "Example: [bold]tune-sam search gcn --dataset digits --trials 6[/bold], then [bold]tune-sam studies[/bold].",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+HomeOption = Annotated[Path | None, typer.Option(
+    "--home", help="Folder where studies live.", show_default="$TUNE_SAM_HOME, else ~/.tune_sam")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
+AddressOption = Annotated[str | None, typer.Option(
+    help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
+ConcurrentOption = Annotated[int | None, typer.Option(
+    help="Trials at the same time.", show_default="as many as fit")]
+
+
+def _describe(field: str) -> str:
+    """The help text of an option is the description of its field, so that the two cannot differ."""
+    text = SearchOptions.model_fields[field].description or ""
+    return text[:1].upper() + text[1:] + "."
+
+
+@app.command()
+def search(
+    workload: Annotated[str, typer.Argument(help=_describe("workload"), metavar="WORKLOAD")],
+    optimizer: Annotated[list[str] | None, typer.Option(
+        help="Optimizer to search: base, sam, asam or asam-all; may be given several times.",
+        show_default="base, sam, asam")] = None,
+    trials: Annotated[int | None, typer.Option(help=_describe("trials"), show_default="20")] = None,
+    epochs: Annotated[int | None, typer.Option(help=_describe("epochs"))] = None,
+    dataset: Annotated[str | None, typer.Option(help=_describe("dataset"))] = None,
+    data: Annotated[Path | None, typer.Option(help=_describe("data"))] = None,
+    name: Annotated[str | None, typer.Option(help=_describe("name"))] = None,
+    seed: Annotated[int | None, typer.Option(help=_describe("seed"), show_default="0")] = None,
+    rho: Annotated[str | None, typer.Option(help=_describe("rho"), metavar="LOW:HIGH")] = None,
+    lr: Annotated[str | None, typer.Option(help=_describe("lr"), metavar="LOW:HIGH")] = None,
+    batch_size: Annotated[str | None, typer.Option(help=_describe("batch_size"), metavar="N,N,…")] = None,
+    grid: Annotated[bool | None, typer.Option("--grid/--no-grid", help=_describe("grid"), show_default="grid")] = None,
+    scheduler: Annotated[str | None, typer.Option(help=_describe("scheduler"), show_default="asha")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of options; those given here come on top.")] = None,
+    cpus_per_trial: Annotated[int | None, typer.Option(help=_describe("cpus_per_trial"), show_default="1")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help=_describe("gpus_per_trial"))] = None,
+    max_concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
+    storage: Annotated[str | None, typer.Option(help=_describe("storage"))] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help=_describe("tracking_uri"))] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search ρ, learning rate and batch size of a workload; goes on if the study exists.
+
+    Example: [bold]tune-sam search gcn --optimizer base --optimizer sam --trials 12 --epochs 30[/bold]
+    """
+    from tune_sam.launch import search as run
+    from tune_sam.progress import Progress
+
+    options = {key: value for key, value in locals().items() if key in SearchOptions.model_fields and key != "workload"}
+    study = run(workload, config=config, progress=Progress(err), optimizers=optimizer, **options)
+    _show_best(study, as_json)
+
+
+@app.command()
+def resume(
+    study: StudyArgument,
+    trials: Annotated[int | None, typer.Option(
+        min=1, help="New budget of each optimizer, in all, not on top.", show_default="as before")] = None,
+    max_concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a study that was interrupted, or give it more trials.
+
+    Example: [bold]tune-sam resume gcn-2026-11-24T101500 --trials 40[/bold]
+    """
+    from tune_sam.launch import resume as run
+    from tune_sam.progress import Progress
+
+    found = run(study, home=home, trials=trials, max_concurrent=max_concurrent, address=address, progress=Progress(err))
+    _show_best(found, as_json)
+
+
+@app.command()
+def best(
+    study: StudyArgument,
+    optimizer: Annotated[str | None, typer.Option(help="Only this optimizer.", show_default="each")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The best configuration of each optimizer, by validation accuracy.
+
+    Example: [bold]tune-sam best gcn-2026-11-24T101500 --optimizer asam --json[/bold]
+    """
+    from tune_sam.study import open_study
+
+    found = open_study(study, home)
+    if optimizer:
+        trial = found.best(optimizer)
+        _print_json(trial.to_json()) if as_json else out.print(_trial_table([trial]))
+    else:
+        _show_best(found, as_json)
+
+
+@app.command()
+def trials(
+    study: StudyArgument,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+) -> None:
+    """All trials of a study.
+
+    Example: [bold]tune-sam trials gcn-2026-11-24T101500 --csv > trials.csv[/bold]
+    """
+    from tune_sam.study import open_study
+
+    if as_json and as_csv:
+        raise Refused("--json and --csv exclude each other; give one of them.")
+    found = open_study(study, home)
+    if as_csv:
+        found.trials().to_csv(sys.stdout, index=False)
+    elif as_json:
+        _print_json([trial.to_json() for trial in found.records()])
+    else:
+        out.print(_trial_table(found.records()))
+
+
+@app.command()
+def studies(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """All studies of a home.
+
+    Example: [bold]tune-sam studies --json[/bold]
+    """
+    from tune_sam.study import studies as find
+
+    found = find(home)
+    if as_json:
+        _print_json([study.to_json() for study in found])
+    elif not found:
+        out.print(f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.", soft_wrap=True)
+    else:
+        table = _table("study", "workload", "data set", "optimizers", "trials of each", "states", "created")
+        for study in found:
+            settings = study.settings
+            states = ", ".join(f"{count} {state}" for state, count in study.counts().items())
+            table.add_row(study.name, settings.workload, settings.dataset, " ".join(settings.optimizers),
+                          str(settings.trials), states, study.created[:16].replace("T", " "))
+        out.print(table)
+
+
+@app.command()
+def workloads(as_json: JsonOption = False) -> None:
+    """What can be searched: architectures, data sets, ranges. Needs no data.
+
+    Example: [bold]tune-sam workloads --json[/bold]
+    """
+    from tune_sam.workload import find_workload, workload_names
+
+    found = [find_workload(name).to_json() for name in workload_names()]
+    if as_json:
+        _print_json(found)
+        return
+    for workload in found:
+        out.print(f"[bold]{workload['name']}[/bold]  {workload['parameters']:,} parameters, "
+                  f"{workload['base_optimizer']['name']}, {workload['epochs']} epochs, "
+                  f"batch {workload['batch_size']}, learning rate {workload['lr']:g}, "
+                  f"{workload['gpus_per_trial']:g} of a GPU a trial", soft_wrap=True)
+        table = _table("data set", *("train", "validation", "test", "classes"))
+        for name, sizes in workload["datasets"].items():
+            table.add_row(name, *(f"{size:,}" for size in sizes.values()))
+        out.print(table)
+        table = _table("optimizer", "ρ", "grid of ρ", "learning rate", "batch size")
+        for name, ranges in workload["ranges"].items():
+            grid = " ".join(f"{rho:g}" for rho in workload["rho_grid"].get(name, []))
+            table.add_row(name, _ends(ranges["rho"]), grid, _ends(ranges["lr"]), " ".join(map(str, ranges["batch_size"])))
+        out.print(table)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    home: HomeOption = None,
+) -> None:
+    """MLflow's pages over the studies of a home, on 127.0.0.1.
+
+    Example: [bold]tune-sam ui --port 5001[/bold]
+    """
+    place = Home.at(home)
+    if not place.optuna_file.exists():
+        raise Refused(f"there is no study in {place.path} yet; make one with `tune-sam search`, or give --home.")
+    err.print(f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True)
+    # Replaces this process, so that signals and the exit status are the server's own.
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place.tracking_uri,
+                              "--default-artifact-root", place.artifacts.as_uri(), "--host", "127.0.0.1",
+                              "--port", str(port), "--workers", "1"])
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    # Of the libraries' notes to their own developers none is for the person at this screen.
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False)
+    logging.getLogger("tune_sam").addHandler(handler)
+    try:
+        # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
+        status = app(standalone_mode=False) or 0
+    except typer.TyperException as error:
+        status = _complain(error.format_message(), 2)
+    except Refused as error:
+        status = _complain(str(error), 2)
+    except LookupError as error:
+        status = _complain(error.args[0], 1)
+    if status == 130:
+        _complain("interrupted; go on with `tune-sam resume STUDY` (`tune-sam studies` lists them).", 130)
+    sys.exit(status)
+
+
+def _complain(message: str, status: int) -> int:
+    err.print(f"tune-sam: {message}", style="red", markup=False, soft_wrap=True)
+    return status
+
+
+def _show_best(study: "Study", as_json: bool) -> None:
+    """The best trial of each optimizer; exit status 1 where none is complete."""
+    found: dict[str, Trial | None] = {}
+    for optimizer in study.settings.optimizers:
+        try:
+            found[optimizer] = study.best(optimizer)
+        except LookupError:
+            found[optimizer] = None
+    complete = [trial for trial in found.values() if trial]
+    if as_json:
+        _print_json({optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()})
+    elif complete:
+        out.print(_trial_table(complete, f"{study.name}: best validation accuracy of each optimizer"))
+    missing = [optimizer for optimizer, trial in found.items() if not trial]
+    if missing:
+        err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
+    if not complete:
+        raise SystemExit(1)
+
+
+def _trial_table(found: "list[Trial]", title: str | None = None) -> Table:
+    table = _table("optimizer", "trial", "state", "val accuracy", "ρ", "learning rate", "batch", "epochs", "seconds",
+                   title=title)
+    for trial in found:
+        config = trial.config
+        rho = f"{config.rho:.4g}" if config and config.rho is not None else "–"
+        table.add_row(trial.optimizer, str(trial.number), trial.state,
+                      f"{trial.metrics['val/accuracy']:.4f}" if "val/accuracy" in trial.metrics else "–", rho,
+                      f"{config.lr:.4g}" if config else "–", str(config.batch_size) if config else "–",
+                      str(trial.epochs), f"{trial.seconds:.1f}" if trial.seconds is not None else "–")
+    return table
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _ends(ends: "dict[str, float] | None") -> str:
+    return f"{ends['low']:g} to {ends['high']:g}" if ends else "–"
+
+
+def _print_json(document: Any) -> None:
+    """Print strict JSON: NaN and infinities, which it does not know, become null."""
+    json.dump(_strict(document), sys.stdout, indent=2, allow_nan=False, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

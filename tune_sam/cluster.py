@@ -1,0 +1,97 @@
+"""Connecting to Ray, and what the cluster can give a trial."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tune_sam.settings import Refused
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads here
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray for the length of a search: the cluster at `address`, the one already connected to, or a new one here.
+
+    Raises:
+        Refused: no cluster answers at `address`.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address or "local", include_dashboard=False, log_to_driver=False,
+                 logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise Refused(f"no Ray cluster answers at --address {address} ({error}); start one, or leave --address out to "
+                      "search on this machine.") from None
+    # Interrupted and failed trials are told by the study, in its own words.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_offer(cpus: int, gpus: float, address: str | None) -> None:
+    """See whether some node has the CPUs and GPUs of one trial; Tune would wait for ever for what none has.
+
+    Args:
+        cpus, gpus: of one trial; a share of a GPU is below 1.
+        address: of the cluster that is asked; without one, this machine is, before Ray starts on it.
+
+    Raises:
+        Refused: none has.
+    """
+    if address or _is_connected():
+        with connected(address):
+            nodes, where = _nodes(), "the cluster's largest node"
+    else:
+        nodes, where = [{"CPU": os.cpu_count() or 1, "GPU": _local_gpus() if gpus else 0}], "this machine"
+    for asked, what, option in ((cpus, "CPU", "--cpus-per-trial"), (gpus, "GPU", "--gpus-per-trial")):
+        offered = max(node.get(what, 0) for node in nodes)
+        if asked > offered:
+            raise Refused(f"{option} {asked:g} cannot be met, {where} has {offered:g} {what}s; ask for less.")
+
+
+def concurrency(cpus: int, gpus: float, asked: int | None) -> int:
+    """Trials that run at the same time on the connected cluster: as many as fit, or fewer if fewer were asked for."""
+    fitting = sum(_fit(node, cpus, gpus) for node in _nodes())
+    return min(asked or fitting, fitting)
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _is_connected() -> bool:
+    # Asking Ray would import it, and a refusal should not take that long.
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _fit(node: dict[str, float], cpus: int, gpus: float) -> int:
+    by_cpu = int(node.get("CPU", 0) // cpus)
+    if not gpus:
+        return by_cpu
+    # A share is taken from one GPU: what two GPUs have left over does not add up.
+    by_gpu = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0) // gpus)
+    return min(by_cpu, by_gpu)

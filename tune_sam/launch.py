@@ -1,0 +1,275 @@
+"""A study: one Tuner per optimizer, each with the same budget, created or gone on with."""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from tune_sam import tracking
+from tune_sam.cluster import check_offer, concurrency, connected
+from tune_sam.progress import Progress
+from tune_sam.settings import Home, Refused, SearchOptions
+from tune_sam.study import Study, StudySettings, lock_file, note_run, now, open_storage, open_study, studies
+from tune_sam.workload import Splits, Workload, find_workload
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+    from tune_sam.searcher import Ledger
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds that a search waits at its end for the tracking server; what is left then is kept and delivered later."""
+
+
+def search(workload: str, *, config: Path | None = None, progress: Progress | None = None, **options: Any) -> Study:
+    """Search a workload's hyperparameters: create the study, or go on with it if one of that name exists.
+
+    Args:
+        workload: name of a workload, or `package.module:Class`.
+        config: a YAML file of options; those given here come on top.
+        progress: where to show it; nowhere by default.
+        options: the fields of :class:`tune_sam.settings.SearchOptions`.
+
+    Returns:
+        The study, at the end of its budget.
+
+    Raises:
+        Refused: an option, file, range or server is wrong; nothing was created.
+        KeyboardInterrupt: it was interrupted; :func:`resume` goes on.
+    """
+    chosen = SearchOptions.read({"workload": workload, **options}, config)
+    home = Home.at(chosen.home)
+    settings = _define(chosen, home)
+    study = next((study for study in studies(home.path) if study.name == chosen.name), None)
+    if study:
+        _refuse_other(study, settings)
+        study = _grown(study, settings.trials)
+    else:
+        check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, chosen.address)
+        study = _create(chosen, settings, home)
+    return _launch(study, chosen.address, chosen.max_concurrent, progress)
+
+
+def resume(name: str, *, home: str | Path | None = None, trials: int | None = None, address: str | None = None,
+           max_concurrent: int | None = None, progress: Progress | None = None) -> Study:
+    """Go on with a study: trials that were interrupted go on from their last checkpoint, then the rest follows.
+
+    Args:
+        name: the study's.
+        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        trials: a new budget of each optimizer, in all, not on top; as before by default.
+        address: Ray cluster to use; one is started here by default.
+        max_concurrent: trials at the same time; as many as fit by default.
+        progress: where to show it; nowhere by default.
+
+    Raises:
+        Refused: there is no such study, it has more trials than that already, or it is being searched now.
+        KeyboardInterrupt: it was interrupted again.
+    """
+    study = open_study(name, home)
+    check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
+    return _launch(_grown(study, trials or study.settings.trials), address, max_concurrent, progress)
+
+
+def _define(chosen: SearchOptions, home: Home) -> StudySettings:
+    """The study that the options describe, with the workload's own values where none were given."""
+    workload = find_workload(chosen.workload)
+    dataset = chosen.dataset or workload.default_dataset
+    if dataset not in workload.datasets:
+        raise Refused(f"workload {chosen.workload} has no data set {dataset!r}; "
+                      f"choose from {', '.join(workload.datasets)}.")
+    spaces = {optimizer: workload.space(chosen, optimizer, dataset) for optimizer in chosen.optimizers}
+    return StudySettings(
+        workload=chosen.workload, dataset=dataset, preset=None, data=str(_data(chosen, workload, dataset, home)),
+        optimizers=chosen.optimizers, trials=chosen.trials, epochs=chosen.epochs or workload.setting(dataset).epochs,
+        seed=chosen.seed, scheduler=chosen.scheduler, cpus_per_trial=chosen.cpus_per_trial,
+        gpus_per_trial=chosen.gpus_per_trial, spaces=spaces,
+    )
+
+
+def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
+    """The folder of the data set, checked. A folder that a person named is only read; the home's may be filled."""
+    named = chosen.data or os.environ.get("TUNE_SAM_DATA")
+    root = Path(named or home.data).expanduser().absolute()
+    if not named:
+        workload.fetch(dataset, root)
+    workload.check_data(dataset, root)
+    return root
+
+
+def _refuse_other(study: Study, settings: StudySettings) -> None:
+    """A study is gone on with only as what it is."""
+    for name, before in asdict(study.settings).items():
+        wanted = asdict(settings)[name]
+        if name != "trials" and wanted != before:
+            raise Refused(f"study {study.name} exists with another {name.replace('_', ' ')} ({before}, not {wanted}); "
+                          "give another --name, or the same options.")
+
+
+def _grown(study: Study, trials: int) -> Study:
+    """The study with a larger budget."""
+    if trials < study.settings.trials:
+        raise Refused(f"study {study.name} has {study.settings.trials} trials of each optimizer already, "
+                      f"more than {trials}; --trials is the total, so give at least that.")
+    return replace(study, settings=replace(study.settings, trials=trials))
+
+
+def _create(chosen: SearchOptions, settings: StudySettings, home: Home) -> Study:
+    """Make the study in MLflow and in Optuna, before any trial can race for it."""
+    uri = chosen.tracking_uri or home.tracking_uri
+    tracking.check(uri)
+    created = now()
+    name = chosen.name or f"{settings.workload.rpartition(':')[2].lower()}-{created[:19].replace(':', '')}"
+    home.create()
+    run = tracking.open_study_run(
+        uri, experiment=settings.workload, artifact_root=None if chosen.tracking_uri else str(home.artifacts),
+        name=name, description=_description(settings), tags={"tune_sam.dataset": settings.dataset, **_versions()},
+    )
+    study = Study(name, home, settings, created, uri, run.experiment_id, run.run_id,
+                  str(chosen.storage or home.path / "studies"))
+    _store(study)
+    return study
+
+
+def _store(study: Study) -> None:
+    """Write the study's record to each of its Optuna studies; those that are missing are made."""
+    import optuna
+
+    storage = open_storage(study.home)
+    record = {"settings": study.settings.to_json(), "created": study.created, "tracking_uri": study.tracking_uri,
+              "experiment_id": study.experiment_id, "mlflow_run_id": study.mlflow_run_id, "storage": study.storage}
+    for optimizer in study.settings.optimizers:
+        made = optuna.create_study(storage=storage, study_name=f"{study.name}/{optimizer}", direction="maximize",
+                                   load_if_exists=True)
+        made.set_user_attr("record", record)
+
+
+def _launch(study: Study, address: str | None, max_concurrent: int | None, progress: Progress | None) -> Study:
+    """Search until the budget of every optimizer is spent."""
+    from tune_sam.searcher import Ledger
+
+    progress = progress or Progress()
+    with _only_driver(study):
+        _store(study)
+        storage = open_storage(study.home)
+        ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
+        waiting = [ledger for ledger in ledgers if ledger.open]
+        with _tracked(study, storage) as tracker, progress.following(study):
+            if waiting:
+                splits = find_workload(study.settings.workload).splits(study.settings.dataset,
+                                                                       Path(study.settings.data))
+                with connected(address):
+                    for ledger in waiting:
+                        _tune(study, ledger, tracker, splits, max_concurrent, progress)
+                        if ledger.open:
+                            raise KeyboardInterrupt
+            tracker.end_study("FINISHED")
+    return study
+
+
+def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: Splits, max_concurrent: int | None,
+          progress: Progress) -> None:
+    """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
+    from ray import tune
+
+    from tune_sam.driver import Driver
+    from tune_sam.searcher import TuneScheduler, TuneSearcher
+    from tune_sam.trainable import gpu_share, trainable_for
+
+    settings = study.settings
+    workload = find_workload(settings.workload)
+    constants = {"dataset": settings.dataset, "preset": settings.preset, "epochs": settings.epochs,
+                 "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
+    prefix = f"{study.name}/{ledger.optimizer}"
+    slots = concurrency(settings.cpus_per_trial, gpu_share(workload, constants), max_concurrent)
+    tuner = tune.Tuner(
+        tune.with_parameters(trainable_for(workload), splits=splits),
+        param_space=constants,
+        tune_config=tune.TuneConfig(
+            search_alg=TuneSearcher(ledger), scheduler=TuneScheduler(ledger), num_samples=ledger.open,
+            max_concurrent_trials=slots, reuse_actors=True,
+            trial_name_creator=lambda trial: f"{prefix}/{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04}.{trial.config['attempt']}",
+        ),
+        run_config=tune.RunConfig(
+            name=ledger.optimizer, storage_path=f"{study.storage}/{study.name}/ray", verbose=0,
+            # Every epoch, so that a crash loses one at most.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
+            callbacks=[Driver(ledger, tracker, _versions(), study.storage, progress)],
+        ),
+    )
+    with _terminate_as_interrupt():
+        tuner.fit()
+
+
+@contextmanager
+def _only_driver(study: Study) -> Iterator[None]:
+    """Hold the study's lock. The system frees it however this process ends."""
+    lock = lock_file(study.home, study.name)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise Refused(f"study {study.name} is being searched by another process; wait for it, or stop it.") from None
+
+
+@contextmanager
+def _tracked(study: Study, storage: "RDBStorage") -> Iterator[tracking.Tracker]:
+    """A way to MLflow for the length of a launch. What cannot be delivered at its end is kept."""
+    run = tracking.StudyRun(study.experiment_id, study.mlflow_run_id)
+    tracker = tracking.Tracker(study.tracking_uri, study.home.study(study.name), run,
+                               lambda key, run_id: note_run(storage, key, run_id))
+    patience = 5.0  # after an interrupt or an error, nobody wants to wait long
+    try:
+        yield tracker
+        patience = PATIENCE
+    finally:
+        if kept := tracker.close(patience):
+            log.warning("%d events of study %s could not be delivered to %s; they are kept and will be delivered by "
+                        "`tune-sam resume %s`.", kept, study.name, study.tracking_uri, study.name)
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, with which schedulers end a job, stop a search as SIGINT does: trials wait for the next launch."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _description(settings: StudySettings) -> str:
+    """What MLflow's page shows about a study, as Markdown."""
+    lines = [f"Search of **{settings.workload}** on **{settings.dataset}**: {settings.trials} trials of "
+             f"{settings.epochs} epochs for each optimizer, seed {settings.seed}, scheduler {settings.scheduler}.", "",
+             "| optimizer | ρ | learning rate | batch size |", "|---|---|---|---|"]
+    for optimizer, space in settings.spaces.items():
+        lines.append(f"| {optimizer} | {space.rho or '–'} | {space.lr} | {', '.join(map(str, space.batch_size))} |")
+    return "\n".join(lines)
+
+
+def _versions() -> dict[str, str]:
+    """The versions that a number depends on, as tags of every run."""
+    tags = {f"version.{package}": version(package) for package in
+            ("tune-sam", "torch", "torch-geometric", "ray", "optuna")}
+    commit = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True,
+                            text=True, check=False)
+    if commit.returncode == 0:
+        tags["mlflow.source.git.commit"] = commit.stdout.strip()
+    return tags

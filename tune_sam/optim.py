@@ -1,0 +1,577 @@
+"""SAM and ASAM around any ``torch.optim`` optimizer.
+
+Sharpness-aware minimization looks at a batch twice. With g the gradient at the weights w, it climbs to
+w + ε̂,
+
+    ε̂ = ρ T² g / ‖T g‖₂        (the norm over all parameters of all groups),
+
+and the base optimizer steps from w with the gradient taken at w + ε̂. The three optimizers differ only in
+the elementwise scale T:
+
+- `SAM`: T = 1 (Foret et al. 2021, arXiv 2010.01412);
+- `ASAM`: T = |w| + η on parameters named *weight*, T = 1 on all others (Kwon et al. 2021, arXiv 2102.11600);
+- `ASAMAll`: T = |w| on every parameter, the form that most public code calls ASAM.
+
+Their ρ do not transfer: it is a length in weight space for `SAM` and relative to the weights for `ASAMAll`,
+so it has no default. For convolutional nets under SGD public results support 0.01 to 0.5 (`SAM`), 0.05 to 2
+(`ASAM`) and 0.1 to 5 (`ASAMAll`).
+
+The simple way is one call; the closure runs forward and backward of one batch and is called twice::
+
+    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1, momentum=0.9)
+
+    def closure() -> Tensor:
+        loss = criterion(model(x), y)
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+
+Several micro-batches in one closure accumulate their gradients. To clip what the base optimizer steps with::
+
+    optimizer.base_optimizer.register_step_pre_hook(lambda *_: clip_grad_norm_(model.parameters(), 1.0))
+
+By hand, with a `torch.amp.GradScaler`. ε̂ does not depend on the gradient's scale, so the first pass needs no
+unscaling; an overflow there gives ε̂ = 0, comes again, and `scaler.step` skips the batch, weights at w::
+
+    rng = random_state(device)
+    scaler.scale(loss_of(batch)).backward()
+    optimizer.first_step(zero_grad=True)
+    with second_pass(model, rng):
+        scaler.scale(loss_of(batch)).backward()
+    optimizer.restore()
+    scaler.unscale_(optimizer.base_optimizer)
+    clip_grad_norm_(model.parameters(), 1.0)
+    scaler.step(optimizer.base_optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+Limits: dense gradients, parameters on one device, base optimizers whose `step` needs no closure (not LBFGS).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from numbers import Real
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+__all__ = [
+    "ASAM",
+    "SAM",
+    "ASAMAll",
+    "RandomState",
+    "SharpnessAware",
+    "Unperturbed",
+    "random_state",
+    "second_pass",
+]
+
+R = TypeVar("R")
+Group = dict[str, Any]
+Tensors = list[Tensor] | tuple[Tensor, ...]  # what torch._foreach_* functions take
+
+
+@dataclass(frozen=True)
+class Unperturbed:
+    """How many first passes had no usable gradient norm ‖T g‖₂, so that ε̂ was 0.
+
+    Attributes:
+        zero: passes whose norm was exactly 0.
+        nonfinite: passes whose norm was inf or nan.
+    """
+
+    zero: int
+    nonfinite: int
+
+
+@dataclass(frozen=True, eq=False)
+class RandomState:
+    """State of torch's generators before a first pass; taken by `random_state`, replayed by `second_pass`.
+
+    Attributes:
+        cpu: state of the CPU generator, a uint8 tensor.
+        device: the CUDA device whose generator was recorded too, or None.
+        cuda: state of that device's generator, a uint8 tensor on the CPU, or None.
+    """
+
+    cpu: Tensor
+    device: torch.device | None = None
+    cuda: Tensor | None = None
+
+    def restore(self) -> None:
+        """Set the recorded generators back to the recorded states."""
+        torch.set_rng_state(self.cpu)
+        if self.device is not None and self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
+
+
+def random_state(device: torch.device | str) -> RandomState:
+    """Record torch's CPU generator and, if `device` is a CUDA device, that device's. Does not synchronise.
+
+    Python's and NumPy's generators are not recorded: draw from them outside the closure.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return RandomState(torch.get_rng_state())
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return RandomState(torch.get_rng_state(), device, torch.cuda.get_rng_state(device))
+
+
+@contextmanager
+def second_pass(model: nn.Module, rng: RandomState) -> Iterator[None]:
+    """Let a second forward pass see the network of the first one, and leave no trace of itself.
+
+    Inside, the random state `rng` is replayed (the same dropout masks) and the running statistics of batch
+    norms (`running_mean`, `running_var`, `num_batches_tracked`) stand still, while batches are still
+    normalised by their own statistics: running statistics move once per step, with the first pass, as in
+    Foret et al.'s code. On exit, also by an exception, the generators are as they were on entry. Contexts may
+    be nested.
+
+    The means is `track_running_stats = False`. torch's `_BatchNorm` and `SyncBatchNorm` read that flag in
+    training mode only, where it stops the counter and passes no buffers to the kernel; so modules in eval
+    mode behave as ever, and `momentum`, a number or None, is not touched. Instance norm reads the flag
+    otherwise and is left alone.
+
+    Args:
+        model: the module, or any module containing it, whose batch norms are to stand still.
+        rng: what `random_state` returned just before the first forward pass.
+    """
+    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    devices = [] if rng.device is None else [rng.device]
+    with torch.random.fork_rng(devices=devices, device_type="cuda"):
+        rng.restore()
+        try:
+            for module in tracking:
+                module.track_running_stats = False
+            yield
+        finally:
+            for module in tracking:
+                module.track_running_stats = True
+
+
+@contextmanager
+def _modules_called() -> Iterator[dict[nn.Module, None]]:
+    """Collect the modules that this thread calls inside the context, in order."""
+    called: dict[nn.Module, None] = {}
+    thread = threading.get_ident()
+
+    def record(module: nn.Module, _: tuple[Any, ...]) -> None:
+        # Dynamo inlines hooks and stumbles over this one; the OptimizedModule around a graph is recorded, and
+        # has the modules inside. The hook is global: another thread may be training another model.
+        if not torch.compiler.is_compiling() and threading.get_ident() == thread:
+            called[module] = None
+
+    handle = register_module_forward_pre_hook(record)
+    try:
+        yield called
+    finally:
+        handle.remove()
+
+
+def _check_nonnegative(name: str, value: object) -> None:
+    if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+
+
+def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
+
+
+def _times(scale: Tensors | None, tensors: Tensors) -> Tensors:
+    """T ∘ each tensor; the tensors themselves for T = 1."""
+    return tensors if scale is None else torch._foreach_mul(tensors, scale)
+
+
+class SharpnessAware(Optimizer):
+    """The two passes around a base optimizer; a subclass gives the elementwise scale T.
+
+    The base optimizer owns the parameter groups and the state: `param_groups` and `state` here are the very
+    same objects, so a learning-rate scheduler over either optimizer acts on the base. Each group holds its
+    own radius in `group["rho"]`, which may be changed between steps. Step and state-dict hooks belong on
+    `base_optimizer`.
+
+    Args:
+        params: what a torch optimizer takes: parameters, named parameters, or groups (dicts) of either.
+        base_optimizer_class: class of the optimizer that takes the step, e.g. `torch.optim.SGD`.
+        own: defaults of the options that this class adds to every group, all finite and >= 0.
+        base_kwargs: options of the base optimizer, e.g. `lr`.
+
+    Attributes:
+        base_optimizer: the optimizer that takes the step.
+
+    Raises:
+        ValueError: an own option is negative or not finite, or the base optimizer has an option of that name
+            (`Adadelta` has a `rho`).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        base_optimizer_class: Callable[..., Optimizer],
+        own: dict[str, float],
+        base_kwargs: dict[str, Any],
+    ) -> None:
+        for name, value in own.items():
+            _check_nonnegative(name, value)
+        self.base_optimizer = base_optimizer_class(params, **base_kwargs)
+        if clash := own.keys() & self.base_optimizer.defaults.keys():
+            us, base = type(self).__name__, type(self.base_optimizer).__name__
+            raise ValueError(f"{us} cannot wrap {base}: both have an option named {min(clash)!r}")
+        self._own = own
+        for group in self.param_groups:
+            self._complete(group)
+        self._saved: dict[Tensor, Tensor] = {}
+        self._climbed: list[Tensor] | None = None
+        self._counts: Tensor | None = None
+        # Optimizer.__init__ would make groups and state of its own; this makes the rest, as when unpickling.
+        super().__setstate__({"defaults": self.base_optimizer.defaults | own})
+
+    # --- parameter groups and state are the base optimizer's ---
+
+    @property
+    def param_groups(self) -> list[Group]:  # type: ignore[override]
+        """The base optimizer's groups, each with its `rho`."""
+        return self.base_optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base optimizer's state; nothing is added to it."""
+        return self.base_optimizer.state
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group to the base optimizer; its `rho` is the constructor's unless it carries its own.
+
+        Raises:
+            ValueError: its `rho` is negative or not finite, or torch refuses the group.
+        """
+        self._complete(param_group)
+        self.base_optimizer.add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state dict, whose groups include each `rho`."""
+        return self.base_optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or a bare base optimizer's: then each group keeps its `rho`."""
+        kept = [{name: group[name] for name in self._own} for group in self.param_groups]
+        self.base_optimizer.load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, kept, strict=True):
+            for name, value in own.items():
+                group.setdefault(name, value)
+
+    def _complete(self, group: Group) -> None:
+        for name, default in self._own.items():
+            _check_nonnegative(name, group.setdefault(name, default))
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._expect_at_w("copying or pickling the optimizer")
+        kept = ("defaults", "base_optimizer", "_own", "_counts")
+        return {name: self.__dict__[name] for name in kept} | {"_saved": {}, "_climbed": None}
+
+    # --- the two passes ---
+
+    @torch.no_grad()
+    def first_step(self, zero_grad: bool = False) -> None:
+        """Climb from w to w + ε̂ with the gradients of the first pass, keeping an exact copy of w.
+
+        Parameters whose gradient is None are left alone. If ‖T g‖₂ is 0, inf or nan, then ε̂ = 0, and
+        `unperturbed` counts it. Nothing here waits for the device.
+
+        Args:
+            zero_grad: set all gradients to None afterwards.
+
+        Raises:
+            RuntimeError: the weights are already at w + ε̂.
+        """
+        self._expect_at_w("first_step()")
+        # All that can run out of memory comes before the first weight moves.
+        params, ascent = self._ascent()
+        self._save(params)
+        self._climbed = params
+        if params:
+            torch._foreach_add_(params, ascent)
+        # Inside torch.autocast the second pass would otherwise reuse the low-precision copies of w.
+        torch.clear_autocast_cache()
+        if zero_grad:
+            self.zero_grad()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Copy w back, bitwise and in place; the gradients stay for the base optimizer.
+
+        Raises:
+            RuntimeError: no `first_step` came before.
+        """
+        self._expect_climbed("restore()")
+        climbed, self._climbed = self._climbed, None
+        if climbed:
+            torch._foreach_copy_(climbed, [self._saved[p] for p in climbed])
+        torch.clear_autocast_cache()
+
+    def second_step(self, zero_grad: bool = False) -> None:
+        """Copy w back, then take the base optimizer's step with the gradients at w + ε̂.
+
+        Args:
+            zero_grad: set all gradients to None afterwards.
+
+        Raises:
+            RuntimeError: no `first_step` came before.
+        """
+        self._expect_climbed("second_step()")
+        self.restore()
+        self._descend()
+        if zero_grad:
+            self.zero_grad()
+
+    def step(self, closure: Callable[[], R] | None = None) -> R:
+        """One whole step on one batch: two calls of `closure`, then the base optimizer's step.
+
+        The second call is inside `second_pass` for every module that the first one called.
+
+        Args:
+            closure: runs forward and backward of the batch and returns the loss. All gradients are None when
+                it is called, so it need not zero them.
+
+        Returns:
+            What the closure returned in the first pass: the loss at w.
+
+        Raises:
+            RuntimeError: there is no closure, or the weights are at w + ε̂. An exception of the closure
+                passes through and finds the weights at w.
+        """
+        if closure is None:
+            raise RuntimeError("step() needs a closure that runs forward and backward: it makes two passes")
+        return self.step_parts([closure])[0]
+
+    def step_parts(self, closures: Iterable[Callable[[], R]], model: nn.Module | None = None) -> list[R]:
+        """One step on a batch that is perturbed in disjoint parts: m-sharpness (Foret et al. 2021, §4.1).
+
+        Each part of m samples has its own ε̂ from its own gradient. The parts' gradients, each at its own w +
+        ε̂, add up, and the base optimizer takes one step with the sum. So a part backpropagates its share of
+        the batch's mean loss, its own mean times its part of the samples::
+
+            def part(x: Tensor, y: Tensor) -> Tensor:
+                loss = criterion(model(x), y) * len(x) / batch_size
+                loss.backward()
+                return loss
+
+            losses = optimizer.step_parts(partial(part, *xy) for xy in zip(x.split(m), y.split(m)))
+
+        Running statistics of batch norms move once per part, with its first pass.
+
+        Args:
+            closures: one per part, each called exactly twice; see `step`.
+            model: whose batch norms stand still in the second passes. Default: all modules that the closure
+                calls in its first pass. They stay hidden in a function under `torch.compile` and after
+                `Module.compile()`: pass the model there.
+
+        Returns:
+            What each closure returned in its first pass.
+
+        Raises:
+            RuntimeError: the weights are at w + ε̂.
+            ValueError: there is no closure.
+        """
+        self._expect_at_w("step()")
+        self.zero_grad()
+        results: list[R] = []
+        total: dict[Tensor, Tensor] = {}
+        for closure in closures:
+            results.append(self._two_passes(closure, model))
+            self._move_gradients(total)
+        if not results:
+            raise ValueError("step_parts() needs at least one closure, got none")
+        for param, gradient in total.items():
+            param.grad = gradient
+        self._descend()
+        return results
+
+    @property
+    def unperturbed(self) -> Unperturbed:
+        """First passes without a perturbation since this object was made. Reading it waits for the device."""
+        return Unperturbed(0, 0) if self._counts is None else Unperturbed(*self._counts.tolist())
+
+    # --- their parts ---
+
+    def _scale(self, group: Group, params: list[Tensor]) -> Tensors | None:
+        """T for `params`, those of the group that have a gradient, in their shapes; None for T = 1."""
+        raise NotImplementedError
+
+    def _ascent(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters that have a gradient, and ε̂ for each in its shape."""
+        groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        groups = [(group, params) for group, params in groups if params]
+        scales = [self._scale(group, params) for group, params in groups]
+        grads = [_gradients(params) for _, params in groups]
+        scaled = [_times(scale, g) for scale, g in zip(scales, grads, strict=True)]
+        norm = get_total_norm(chain.from_iterable(scaled))
+        unusable = self._count_unusable(norm)
+        ascent: list[Tensor] = []
+        for (group, params), scale, first in zip(groups, scales, scaled, strict=True):
+            # Flat, to be masked in one kernel without asking the device: no product turns an inf into 0.
+            flat = torch.cat([t.reshape(-1) for t in _times(scale, first)])
+            # ‖T g‖ / ρ is inf for ρ = 0, which is right, while ρ / ‖T g‖ may overflow.
+            flat.div_(norm / group["rho"]).masked_fill_(unusable, 0.0)
+            pieces = torch.split(flat, [p.numel() for p in params])
+            ascent += [piece.view_as(p) for piece, p in zip(pieces, params, strict=True)]
+        return [p for _, params in groups for p in params], ascent
+
+    def _count_unusable(self, norm: Tensor) -> Tensor:
+        """Whether ε̂ must be 0, a bool of shape (), for `norm` of shape (); counted on the device."""
+        zero, nonfinite = norm == 0, ~norm.isfinite()
+        if self._counts is None:
+            self._counts = torch.zeros(2, dtype=torch.int64, device=norm.device)
+        self._counts = self._counts.to(norm.device) + torch.stack((zero, nonfinite))
+        return zero | nonfinite
+
+    def _save(self, params: list[Tensor]) -> None:
+        """Copy the parameters into buffers that live as long as the optimizer."""
+        for p in params:
+            buffer = self._saved.get(p)
+            # The model may have been moved or cast since the last step.
+            if buffer is None or (buffer.device, buffer.dtype) != (p.device, p.dtype):
+                self._saved[p] = torch.empty_like(p, requires_grad=False)
+        if params:
+            torch._foreach_copy_([self._saved[p] for p in params], params)
+
+    def _two_passes(self, closure: Callable[[], R], model: nn.Module | None) -> R:
+        """Leave the gradient at w + ε̂ in `.grad` and the weights at w."""
+        rng = random_state(next(p.device for group in self.param_groups for p in group["params"]))
+        with torch.enable_grad(), _modules_called() as called:
+            result = closure()
+        self.first_step(zero_grad=True)
+        try:
+            with torch.enable_grad(), second_pass(nn.ModuleList(called) if model is None else model, rng):
+                closure()
+        finally:
+            self.restore()
+        return result
+
+    @torch.no_grad()
+    def _move_gradients(self, total: dict[Tensor, Tensor]) -> None:
+        """Add all gradients to `total`, a parameter's first one without a copy, and set them to None."""
+        live = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if again := [p for p in live if p in total]:
+            torch._foreach_add_([total[p] for p in again], _gradients(again))
+        new = [p for p in live if p not in total]
+        total.update(zip(new, _gradients(new), strict=True))
+        self.zero_grad()
+
+    def _descend(self) -> None:
+        self.base_optimizer.step()
+        # A scheduler over this optimizer warns unless it finds this, which only step() would set.
+        self._opt_called = True
+
+    def _expect_at_w(self, what: str) -> None:
+        if self._climbed is not None:
+            raise RuntimeError(f"{what} found the weights at w + ε̂: call second_step() or restore() first")
+
+    def _expect_climbed(self, what: str) -> None:
+        if self._climbed is None:
+            raise RuntimeError(f"{what} found the weights at w: call first_step() first")
+
+
+class SAM(SharpnessAware):
+    """Sharpness-aware minimization, T = 1 (Foret et al. 2021, Algorithm 1): ε̂ = ρ g / ‖g‖₂.
+
+    Args:
+        params: parameters, named parameters, or groups of either; a group may carry its own `rho`.
+        base_optimizer_class: class of the optimizer that takes the step, e.g. `torch.optim.SGD`.
+        rho: radius ρ, the Euclidean length of ε̂ in units of the weights, finite and >= 0. With 0 it is the
+            base optimizer at twice the cost. Foret et al. searched 0.01 to 0.5.
+        **base_kwargs: options of the base optimizer, e.g. `lr`.
+
+    Raises:
+        ValueError: `rho` is negative or not finite, or the base optimizer has a `rho` of its own.
+    """
+
+    def __init__(
+        self, params: ParamsT, base_optimizer_class: Callable[..., Optimizer], rho: float, **base_kwargs: Any
+    ) -> None:
+        super().__init__(params, base_optimizer_class, {"rho": rho}, base_kwargs)
+
+    def _scale(self, group: Group, params: list[Tensor]) -> None:
+        return None
+
+
+class ASAM(SharpnessAware):
+    """Adaptive SAM in its authors' form (Kwon et al. 2021): ε̂ = ρ T² g / ‖T g‖₂.
+
+    T = |w| + η on parameters whose name contains "weight" (also a norm's gain and `in_proj_weight`), T = 1 on
+    all others, as in the code published with the paper.
+
+    Args:
+        named_parameters: `model.named_parameters()`, or groups of (name, parameter) tuples; a group may carry
+            its own `rho` and `eta`.
+        base_optimizer_class: class of the optimizer that takes the step, e.g. `torch.optim.SGD`.
+        rho: radius ρ, the length of ε̂ / T, finite and >= 0. Relative to the weights, hence larger than
+            `SAM`'s: Kwon et al. used 0.5 and 1.
+        eta: η in units of the weights, finite and >= 0, lets a weight of 0 move. Default 0.01, as in the
+            paper.
+        **base_kwargs: options of the base optimizer, e.g. `lr`.
+
+    Raises:
+        ValueError: the parameters have no names; `rho` or `eta` is negative or not finite, or the base
+            optimizer has an option of that name.
+    """
+
+    def __init__(
+        self,
+        named_parameters: ParamsT,
+        base_optimizer_class: Callable[..., Optimizer],
+        rho: float,
+        *,
+        eta: float = 0.01,
+        **base_kwargs: Any,
+    ) -> None:
+        super().__init__(named_parameters, base_optimizer_class, {"rho": rho, "eta": eta}, base_kwargs)
+        if any("param_names" not in group for group in self.param_groups):
+            raise ValueError("ASAM scales by name and got parameters without: pass model.named_parameters()")
+
+    def _scale(self, group: Group, params: list[Tensor]) -> Tensors:
+        named = zip(group["param_names"], group["params"], strict=True)
+        is_weight = ["weight" in name for name, p in named if p.grad is not None]
+        scale = torch._foreach_abs(params)
+        torch._foreach_mul_(scale, [float(w) for w in is_weight])
+        torch._foreach_add_(scale, [float(group["eta"]) if w else 1.0 for w in is_weight])
+        return scale
+
+
+class ASAMAll(SharpnessAware):
+    """Adaptive SAM in its popular form: ε̂ = ρ w² g / ‖w g‖₂.
+
+    T = |w| on every parameter, biases and norms too. A weight that is exactly 0, such as a fresh bias, does
+    not move.
+
+    Args:
+        params: parameters, named parameters, or groups of either; a group may carry its own `rho`.
+        base_optimizer_class: class of the optimizer that takes the step, e.g. `torch.optim.SGD`.
+        rho: radius ρ, the length of ε̂ / |w|, without unit, finite and >= 0. For a network where `ASAM` needs
+            0.5, this form was used with 2.
+        **base_kwargs: options of the base optimizer, e.g. `lr`.
+
+    Raises:
+        ValueError: `rho` is negative or not finite, or the base optimizer has a `rho` of its own.
+    """
+
+    def __init__(
+        self, params: ParamsT, base_optimizer_class: Callable[..., Optimizer], rho: float, **base_kwargs: Any
+    ) -> None:
+        super().__init__(params, base_optimizer_class, {"rho": rho}, base_kwargs)
+
+    def _scale(self, group: Group, params: list[Tensor]) -> Tensors:
+        return torch._foreach_abs(params)

@@ -1,0 +1,116 @@
+"""A search on the screen: trials done and running, the best so far of each optimizer, the time that is left.
+
+On a terminal a table that is redrawn; elsewhere a line for each trial that ended.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tune_sam.searcher import Outcome
+    from tune_sam.study import Study
+
+PASSES = {"base": 1}
+"""Gradients of a step; all optimizers that are not named here take two."""
+
+
+@dataclass
+class _Row:
+    """One optimizer: how its trials ended, which run and how many epochs they have, and the best value so far."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+    running: dict[int, int] = field(default_factory=dict)
+    best: tuple[float, int] | None = None
+
+    def end(self, number: int, state: str, value: float | None) -> None:
+        self.running.pop(number, None)
+        self.ended[state] += 1
+        if value is not None and (self.best is None or value > self.best[0]):
+            self.best = value, number
+
+
+class Progress:
+    """Follows one search.
+
+    Args:
+        console: where to show it. A quiet one shows nothing.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(quiet=True)
+        self._rows: dict[str, _Row] = {}
+
+    @contextmanager
+    def following(self, study: "Study") -> Iterator[None]:
+        """Show `study` for as long as the context lasts, from where it stands."""
+        self._study = study.name
+        self._trials, self._epochs = study.settings.trials, study.settings.epochs
+        self._rows = {optimizer: _Row() for optimizer in study.settings.optimizers}
+        for trial in study.records():
+            if trial.state not in ("waiting", "running"):
+                self._rows[trial.optimizer].end(trial.number, trial.state, trial.value)
+        self._begun, self._before = time.monotonic(), self._work_done()
+        if self.console.is_terminal:
+            with Live(console=self.console, get_renderable=self._table, refresh_per_second=4, transient=True):
+                yield
+        else:
+            yield
+
+    def started(self, optimizer: str, number: int) -> None:
+        self._rows[optimizer].running[number] = 0
+
+    def epoch(self, optimizer: str, number: int, epoch: int) -> None:
+        self._rows[optimizer].running[number] = epoch
+
+    def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
+        row = self._rows[optimizer]
+        value = outcome.metrics.get("val/accuracy")
+        row.end(number, outcome.state, value if outcome.state == "complete" else None)
+        if not self.console.is_terminal:
+            what = outcome.reason if value is None else f"validation accuracy {value:.4f}, {outcome.epochs} epochs"
+            self.console.print(f"{optimizer:8} {row.ended.total():>3}/{self._trials}  {outcome.state:9} {what}",
+                               highlight=False, soft_wrap=True)
+
+    def _work_done(self) -> float:
+        """Gradients so far, in epochs; a trial that ended early has done all that it will do."""
+        return sum(PASSES.get(optimizer, 2) * (row.ended.total() * self._epochs + sum(row.running.values()))
+                   for optimizer, row in self._rows.items())
+
+    def _left(self) -> float | None:
+        """Seconds that the search still takes, if it goes on as it did since this launch."""
+        total = sum(PASSES.get(optimizer, 2) for optimizer in self._rows) * self._trials * self._epochs
+        done = self._work_done()
+        if done <= self._before:
+            return None
+        return (time.monotonic() - self._begun) * (total - done) / (done - self._before)
+
+    def _table(self) -> Table:
+        left = self._left()
+        remaining = f"{_clock(left)} left" if left is not None else "time left not known yet"
+        table = Table(title=f"{self._study}   {_clock(time.monotonic() - self._begun)} gone, {remaining}",
+                      title_justify="left", box=None, pad_edge=False, header_style="bold")
+        columns = ("optimizer", "trials", "", "running", "best validation accuracy", "pruned", "diverged", "failed")
+        for column in columns:
+            table.add_column(column, no_wrap=True)
+        for optimizer, row in self._rows.items():
+            best = f"{row.best[0]:.4f}  (trial {row.best[1]})" if row.best else "–"
+            table.add_row(optimizer, f"{row.ended.total()}/{self._trials}",
+                          ProgressBar(total=self._trials, completed=row.ended.total(), width=16),
+                          ", ".join(f"{n} at {e}/{self._epochs}" for n, e in row.running.items()) or "–", best,
+                          *(str(row.ended[state] or "–") for state in ("pruned", "diverged", "failed")))
+        return table
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

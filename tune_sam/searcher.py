@@ -1,0 +1,231 @@
+"""Optuna asked and told honestly by Tune.
+
+Ray's own adapter tells Optuna less than the truth: a trial stopped early becomes COMPLETE with its early value, a NaN
+leaves it RUNNING for ever, and nothing links it to the Tune trial. Here a :class:`Ledger` asks and tells Optuna
+directly, and two small adapters stand between it and Tune.
+"""
+
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from tune_sam.space import Configuration, Space
+from tune_sam.study import ENDINGS, StudySettings, now, trial_key
+from tune_sam.training import milestones
+
+HALVING = 2
+"""ASHA keeps the better half at each rung. Rungs follow the first two drops of the learning rate, which lie a factor 2
+apart; a single validation accuracy is too noisy for the usual quarter."""
+
+STARTUP = 8
+"""Trials before the sampler models anything: the four of the grid and as many at random."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to run.
+
+    Attributes:
+        number: the trial's.
+        configuration: what it is given.
+        attempt: 1, and one more for each time it was interrupted.
+        resume_from: its last checkpoint, if it was interrupted and had one.
+    """
+
+    number: int
+    configuration: Configuration
+    attempt: int
+    resume_from: str | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended, as it is told.
+
+    Attributes:
+        state: one of :data:`tune_sam.study.ENDINGS`.
+        reason: why it did not end complete; empty otherwise.
+        epochs: trained.
+        metrics: of the last epoch; empty if the training diverged or failed in its first.
+        seconds: spent in its epochs, over all attempts; None if none ended.
+        node, pid: Ray's node id and the process.
+    """
+
+    state: str
+    reason: str
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float | None
+    node: str | None
+    pid: int | None
+
+
+class Ledger:
+    """The trials of one optimizer of a study, in Optuna's storage.
+
+    A trial is in the storage before it runs, each of its epochs is there before the next, and it ends there once. So
+    whatever kills the driver, the next one finds what was interrupted and gives it out first.
+
+    Args:
+        storage: Optuna's.
+        study: name of the study.
+        optimizer: one of the study's.
+        settings: the study's.
+    """
+
+    def __init__(self, storage: BaseStorage, study: str, optimizer: str, settings: StudySettings) -> None:
+        self.study, self.optimizer, self.settings = study, optimizer, settings
+        self.space: Space = settings.spaces[optimizer]
+        self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
+        self._trials: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, int] = {}
+        self._settle()
+        # Taken once: later on, RUNNING trials are this launch's own.
+        self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
+        for point in self.space.grid[: settings.trials]:
+            self._optuna.enqueue_trial(point, skip_if_exists=True)
+
+    @property
+    def open(self) -> int:
+        """Trials that are still to be started or to be finished."""
+        finished = len(self._optuna.get_trials(deepcopy=False)) - len(
+            self._in_state(TrialState.WAITING) + self._in_state(TrialState.RUNNING))
+        return max(self.settings.trials - finished, 0)
+
+    def key(self, number: int) -> str:
+        return trial_key(self.study, self.optimizer, number)
+
+    def ask(self, tune_trial_id: str) -> Asked | None:
+        """The next trial: one that was interrupted, else a new one; None when the budget is spent."""
+        if self._interrupted:
+            frozen = self._interrupted.pop()
+            self._reseed(frozen.number)
+            self._reported[frozen.number] = frozen.last_step or 0
+            trial = optuna.Trial(self._optuna, frozen._trial_id)
+        else:
+            started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
+            if started >= self.settings.trials:
+                return None
+            self._reseed(started)
+            trial = self._optuna.ask()
+        self._trials[trial.number] = trial
+        configuration = self._suggest(trial)
+        known = trial.user_attrs
+        attempt = known.get("attempt", 0) + 1
+        trial.set_user_attr("attempt", attempt)
+        trial.set_user_attr("tune_trial_id", tune_trial_id)
+        if attempt == 1:
+            trial.set_user_attr("key", self.key(trial.number))
+            trial.set_user_attr("started", now())
+        return Asked(trial.number, configuration, attempt, known.get("checkpoint"))
+
+    def note_checkpoint(self, number: int, place: str) -> str | None:
+        """Keep where a trial's last checkpoint is; the place of the one before."""
+        before = self._trials[number].user_attrs.get("checkpoint")
+        self._trials[number].set_user_attr("checkpoint", place)
+        return before
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Keep the validation accuracy after an epoch; whether the trial should stop here."""
+        trial = self._trials[number]
+        if epoch > self._reported.get(number, 0):
+            trial.report(value, epoch)
+            self._reported[number] = epoch
+        return epoch < self.settings.epochs and trial.should_prune()
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
+        trial = self._trials.pop(number)
+        trial.set_user_attr("record", {**asdict(outcome), "ended": now()})
+        if outcome.state == "diverged":
+            # TPE never sees a FAIL and would go on sampling there; a violated constraint it avoids.
+            trial.set_constraint("diverged", 1.0)
+        trial.set_user_attr("state", outcome.state)
+        self._close(trial.number, outcome.state, outcome.metrics)
+
+    def _settle(self) -> None:
+        """Close the trials whose driver died between the record and the state."""
+        for frozen in self._in_state(TrialState.RUNNING):
+            if state := frozen.user_attrs.get("state"):
+                self._close(frozen.number, state, frozen.user_attrs["record"]["metrics"])
+
+    def _close(self, number: int, state: str, metrics: dict[str, float]) -> None:
+        value = metrics["val/accuracy"] if state == "complete" else None
+        self._optuna.tell(number, value, TrialState[ENDINGS[state].optuna])
+
+    def _suggest(self, trial: optuna.Trial) -> Configuration:
+        space = self.space
+        rho = trial.suggest_float("rho", space.rho.low, space.rho.high, log=True) if space.rho else None
+        lr = trial.suggest_float("lr", space.lr.low, space.lr.high, log=True)
+        batch_size = trial.suggest_categorical("batch_size", space.batch_size)
+        return Configuration(self.optimizer, rho, lr, int(batch_size), self.settings.seed + trial.number)
+
+    def _reseed(self, number: int) -> None:
+        """A sampler whose draw depends on seed, optimizer, number and the history, and on no earlier launch."""
+        entropy = (self.settings.seed, zlib.crc32(self.optimizer.encode()), number)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        self._optuna.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        if self.settings.scheduler == "none":
+            return optuna.pruners.NopPruner()
+        # The first rung is the first epoch at the lower rate: before that, large rates look worse than they are.
+        first = milestones(self.settings.epochs)[0] + 1
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=HALVING)
+
+    def _in_state(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
+        return self._optuna.get_trials(deepcopy=False, states=(state,))
+
+
+class NotPickled:
+    """Tune pickles what it is given, to restore an experiment from. Here a study is gone on with from Optuna's storage,
+    and handles of a database, a thread or a screen cannot be pickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class TuneSearcher(NotPickled, Searcher):
+    """Gives a ledger's trials to Tune. Endings are told by the driver's callback, which knows why a trial ended."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        asked = self.ledger.ask(trial_id)
+        if asked is None:
+            return Searcher.FINISHED
+        return {**asdict(asked.configuration), "number": asked.number, "attempt": asked.attempt,
+                "resume_from": asked.resume_from}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the storage is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the storage is the state."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the storage is the state."""
+
+
+class TuneScheduler(NotPickled, FIFOScheduler):
+    """Stops a trial where the ledger says so. The rungs are in Optuna's storage, so a resumed search knows them."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = self.ledger.report(trial.config["number"], result["epoch"], result["val/accuracy"])
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

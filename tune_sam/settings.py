@@ -1,0 +1,200 @@
+"""What a person may choose, checked once, at the door.
+
+Options reach the system from the command line, from a YAML file and from Python. All three become one
+:class:`SearchOptions`; what is wrong with them is said here, before torch, Ray or MLflow is imported, as one sentence
+in a :class:`Refused`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from tune_sam.space import OPTIMIZERS, Range, parse_batch_sizes, parse_range
+
+
+class Refused(ValueError):
+    """A request that cannot be carried out. The text is one sentence that names the value and the way out."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: str | Path | None = None) -> "Home":
+        """The home at `path`, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
+
+        Raises:
+            Refused: the path is a file, or lies below one.
+        """
+        chosen = Path(path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam").expanduser().absolute()
+        for part in (chosen, *chosen.parents):
+            if part.exists() and not part.is_dir():
+                raise Refused(f"home {chosen} cannot be used because {part} is a file; give --home a folder.")
+        return cls(chosen)
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            Refused: it cannot be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.path, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise Refused(f"home {self.path} cannot be written; give --home a folder that you may write to.")
+
+    @property
+    def optuna_file(self) -> Path:
+        return self.path / "optuna.db"
+
+    @property
+    def optuna_url(self) -> str:
+        return f"sqlite:///{self.optuna_file}"
+
+    @property
+    def tracking_uri(self) -> str:
+        # Optuna and MLflow both keep a table `alembic_version`, so each has a database of its own.
+        return f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    def study(self, name: str) -> Path:
+        """The folder of one study: Ray's results, the journal for MLflow, the lock of its driver."""
+        return self.path / "studies" / name
+
+
+RangeOption = Annotated[Range, BeforeValidator(parse_range)]
+BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
+
+
+class RangeOptions(BaseModel):
+    """A person's own ranges, in place of the workload's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rho: RangeOption | None = Field(default=None, description="ρ, log-uniform, as LOW:HIGH")
+    lr: RangeOption | None = Field(default=None, description="learning rate, log-uniform, as LOW:HIGH")
+    batch_size: BatchSizesOption | None = Field(default=None, description="batch sizes to choose from, as 32,64,128")
+
+    def over(self, other: "RangeOptions") -> "RangeOptions":
+        """These ranges, and those of `other` where none is given here."""
+        return RangeOptions(rho=self.rho or other.rho, lr=self.lr or other.lr,
+                            batch_size=self.batch_size or other.batch_size)
+
+
+class SearchOptions(RangeOptions):
+    """Everything `tune-sam search` and :func:`tune_sam.search` can be told. Empty fields are the workload's to fill."""
+
+    workload: str = Field(description="name of a workload, or package.module:Class")
+    name: str | None = Field(None, description="name of the study; a name with the time is made up if there is none")
+    dataset: str | None = Field(None, description="one of the workload's data sets; its first by default")
+    data: Path | None = Field(None, description="folder that holds the data set; $TUNE_SAM_DATA, else HOME/data")
+    optimizers: tuple[str, ...] = Field(("base", "sam", "asam"), min_length=1, description="optimizers to search")
+    trials: int = Field(20, ge=1, description="trials of each optimizer, grid points included")
+    epochs: int | None = Field(None, ge=1, description="epochs of a trial; the workload's by default")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the study; trial number n trains with seed + n")
+    scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early, none lets all finish")
+    grid: bool = Field(True, description="start with the four-point grid of ρ")
+    ranges: dict[str, RangeOptions] = Field({}, description="own ranges of single optimizers")
+    cpus_per_trial: int = Field(1, ge=1, description="CPUs, and threads, of a trial")
+    gpus_per_trial: float | None = Field(None, ge=0, description="share of a GPU; the workload's where there are GPUs")
+    max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; as many as fit by default")
+    home: Path | None = Field(None, description="folder where studies live; $TUNE_SAM_HOME, else ~/.tune_sam")
+    address: str | None = Field(None, description="Ray cluster to use; one is started here by default")
+    storage: str | None = Field(None, description="folder or URI for Ray's results; in the home by default")
+    tracking_uri: str | None = Field(None, description="MLflow server; a database in the home by default")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        # The name is a folder's, a part of every key, and what a person types again.
+        if name is not None and (not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] in "-."):
+            raise ValueError("use letters, digits, '-', '_' and '.', and begin with a letter or a digit")
+        return name
+
+    @field_validator("optimizers")
+    @classmethod
+    def _known_optimizers(cls, optimizers: tuple[str, ...]) -> tuple[str, ...]:
+        for optimizer in optimizers:
+            if optimizer not in OPTIMIZERS:
+                raise ValueError(f"there is no optimizer {optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
+        return tuple(dict.fromkeys(optimizers))
+
+    @field_validator("ranges")
+    @classmethod
+    def _known_ranges(cls, ranges: dict[str, RangeOptions]) -> dict[str, RangeOptions]:
+        cls._known_optimizers(tuple(ranges))
+        return ranges
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _share_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError("a share below 1 or a whole number is possible")
+        return gpus
+
+    @classmethod
+    def read(cls, given: dict[str, Any], config: Path | None = None) -> "SearchOptions":
+        """Options from a YAML file, with what was `given` directly on top of them.
+
+        Raises:
+            Refused: the file cannot be read, or an option is unknown or wrong.
+        """
+        settings = _read_yaml(config) if config else {}
+        settings.update({key: value for key, value in given.items() if value is not None})
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise Refused(_sentence(error, config)) from None
+
+    def ranges_of(self, optimizer: str) -> RangeOptions:
+        """The person's ranges for one optimizer: its own, else those given for all."""
+        common = RangeOptions(rho=self.rho, lr=self.lr, batch_size=self.batch_size)
+        return self.ranges.get(optimizer, RangeOptions()).over(common)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise Refused(f"the config file {path} cannot be read ({error.strerror}); give --config a YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = str(error).replace("\n", " ")
+        raise Refused(f"the config file {path} is not YAML ({where}); mend it or leave --config out.") from None
+    if not isinstance(settings, dict):
+        raise Refused(f"the config file {path} holds no `option: value` lines; see `tune-sam search --help`.")
+    return settings
+
+
+def _sentence(error: ValidationError, config: Path | None) -> str:
+    """The first thing that pydantic found, as one sentence that names the option and the value."""
+    first = error.errors()[0]
+    option = ".".join(str(part) for part in first["loc"] if isinstance(part, str)) or "options"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(SearchOptions.model_fields)
+        return f"unknown option {option!r}{f' in {config}' if config else ''}; known options are {known}."
+    if first["type"] == "missing":
+        return f"the option {option!r} is missing; give it."
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    message = message[:1].lower() + message[1:]
+    value = first["input"]
+    shown = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+    flag = option.replace("_", "-")
+    flag = {"optimizers": "optimizer"}.get(flag, flag)
+    return f"--{flag} {shown}: {message}."

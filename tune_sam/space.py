@@ -1,0 +1,129 @@
+"""What is searched: ranges of ρ and learning rate, a list of batch sizes, and the grid that a search begins with."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+OPTIMIZERS = ("base", "sam", "asam", "asam-all")
+"""`base` is the workload's own optimizer; the others are named as in :mod:`tune_sam.optim`."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A log-uniform range, both ends included."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:g}:{self.high:g}"
+
+    def spread(self, points: int) -> tuple[float, ...]:
+        """`points` values at the middles of as many equal parts of the range, in logarithms.
+
+        The middles rather than the ends: an end stands for half as much of the range as a middle does.
+        """
+        low, high = math.log(self.low), math.log(self.high)
+        return tuple(float(f"{math.exp(low + (high - low) * (k + 0.5) / points):.4g}") for k in range(points))
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What one trial is given.
+
+    Attributes:
+        optimizer: one of :data:`OPTIMIZERS`.
+        rho: radius of the neighbourhood, in the optimizer's own scale; None for `base`.
+        lr: initial learning rate.
+        batch_size: samples a step.
+        seed: of initialisation, batch order, dropout and augmentation.
+    """
+
+    optimizer: str
+    rho: float | None
+    lr: float
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """The search space of one optimizer.
+
+    Attributes:
+        rho: range of ρ; None for `base`, which has none.
+        lr: range of the learning rate.
+        batch_size: the batch sizes to choose from.
+        grid: points tried before anything is sampled, as values of `rho`, `lr` and `batch_size`.
+    """
+
+    rho: Range | None
+    lr: Range
+    batch_size: tuple[int, ...]
+    grid: tuple[dict[str, float], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Space":
+        return cls(rho=Range(**data["rho"]) if data["rho"] else None, lr=Range(**data["lr"]),
+                   batch_size=tuple(data["batch_size"]), grid=tuple(data["grid"]))
+
+    def outside(self) -> str | None:
+        """The first grid point that lies outside the ranges, in words; None if all lie inside."""
+        for point in self.grid:
+            if self.rho and point["rho"] not in self.rho:
+                return f"ρ {point['rho']:g} is not in {self.rho}"
+            if point["lr"] not in self.lr:
+                return f"learning rate {point['lr']:g} is not in {self.lr}"
+            if point["batch_size"] not in self.batch_size:
+                return f"batch size {point['batch_size']} is not in {','.join(map(str, self.batch_size))}"
+        return None
+
+
+def grid(rhos: Sequence[float], lr: float, batch_size: int) -> tuple[dict[str, float], ...]:
+    """The points a search begins with: each ρ at one learning rate and batch size; without any ρ, one point."""
+    rest = {"lr": lr, "batch_size": batch_size}
+    return tuple({"rho": rho, **rest} for rho in rhos) or (rest,)
+
+
+def parse_range(text: Any) -> Range:
+    """A range from `LOW:HIGH`, or from a list of two numbers.
+
+    Raises:
+        ValueError: not two finite numbers above 0, the smaller first.
+    """
+    if isinstance(text, Range):
+        return text
+    parts = text.split(":") if isinstance(text, str) else text
+    try:
+        low, high = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError("expected two numbers as LOW:HIGH, for example 0.001:1") from None
+    if not (0 < low < math.inf and 0 < high < math.inf):
+        raise ValueError("both ends must be finite and above 0, since the range is searched in logarithms")
+    if low >= high:
+        raise ValueError(f"the lower end must come first, as in {high:g}:{low:g}" if low > high else
+                         "the two ends are equal; give LOW:HIGH with LOW below HIGH")
+    return Range(low, high)
+
+
+def parse_batch_sizes(text: Any) -> tuple[int, ...]:
+    """Batch sizes from `32,64,128`, from a list of whole numbers, or from one.
+
+    Raises:
+        ValueError: none, or one that is not a whole number above 0.
+    """
+    parts = text.split(",") if isinstance(text, str) else text if isinstance(text, (list, tuple)) else [text]
+    try:
+        sizes = tuple(int(str(part)) for part in parts)
+    except ValueError:
+        raise ValueError("expected whole numbers as 32,64,128") from None
+    if not sizes or min(sizes) < 1:
+        raise ValueError("a batch has at least 1 sample")
+    return tuple(sorted(set(sizes)))

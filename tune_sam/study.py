@@ -1,0 +1,333 @@
+"""Study and Trial: the records of a search, and what is asked of them. Read from Optuna's storage."""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from tune_sam.settings import Home, Refused
+from tune_sam.space import Configuration, Space
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    import pandas
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+    from torch import nn
+
+
+class Ending(NamedTuple):
+    """What each ledger calls one of our endings."""
+
+    optuna: str
+    mlflow: str
+    tune: str
+
+
+ENDINGS = {
+    "complete": Ending("COMPLETE", "FINISHED", "TERMINATED"),
+    "pruned": Ending("PRUNED", "KILLED", "TERMINATED"),
+    "diverged": Ending("PRUNED", "FAILED", "TERMINATED"),
+    "failed": Ending("FAIL", "FAILED", "ERROR"),
+}
+"""How a trial can end. A diverged one is PRUNED with a violated constraint in Optuna, since samplers ignore FAIL."""
+
+STATES = ("waiting", "running", *ENDINGS)
+
+
+def _run_attribute(number: int) -> str:
+    """The attribute of an Optuna study that holds a trial's MLflow run."""
+    return f"mlflow_run_id:{number}"
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def trial_key(study: str, optimizer: str, number: int) -> str:
+    """The one name of a trial in every ledger."""
+    return f"{study}/{optimizer}/{number}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training with one configuration.
+
+    Attributes:
+        key: `study/optimizer/number`.
+        study, workload, dataset, optimizer: where it belongs.
+        number: from 0, in the order in which the optimizer's trials were asked for; Optuna's number too.
+        state: one of :data:`STATES`.
+        reason: why it did not end complete; empty otherwise.
+        config: what it was given; None while it waits.
+        value: validation accuracy of its last epoch, 0 to 1; None unless complete.
+        epochs: trained so far.
+        metrics: of the last epoch.
+        seconds: from start to end, over all attempts.
+        node, pid: Ray's node id and the process that trained it last.
+        started, ended: ISO 8601, UTC.
+        mlflow_run_id: its run; None until the tracking server has given one.
+        optuna_trial_number: its number in the Optuna study `study/optimizer`.
+        checkpoint: folder or URI of its last checkpoint.
+    """
+
+    key: str
+    study: str
+    workload: str
+    dataset: str
+    optimizer: str
+    number: int
+    state: str
+    reason: str
+    config: Configuration | None
+    value: float | None
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float | None
+    node: str | None
+    pid: int | None
+    started: str | None
+    ended: str | None
+    mlflow_run_id: str | None
+    optuna_trial_number: int
+    checkpoint: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
+        record = asdict(self)
+        if self.config:
+            del record["config"]["optimizer"]
+        return record
+
+    def load_model(self) -> "nn.Module":
+        """The network with the weights of the last epoch, in eval mode, on the CPU.
+
+        Raises:
+            Refused: the trial has no checkpoint, or it is gone.
+        """
+        from ray.tune import Checkpoint
+
+        from tune_sam.trainable import read_checkpoint
+
+        if not self.checkpoint:
+            raise Refused(f"trial {self.key} has no checkpoint, it is {self.state}; choose one that trained an epoch.")
+        try:
+            with Checkpoint(self.checkpoint).as_directory() as folder:
+                state = read_checkpoint(folder)
+        except OSError:
+            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is gone; search again.") from None
+        workload = find_workload(self.workload)
+        model = workload.network(workload.setting(state["dataset"], state["preset"]))
+        model.load_state_dict(state["training"]["model"])
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What makes a study what it is; stored with it, and the same for every launch that goes on with it.
+
+    Attributes:
+        workload, dataset, preset: what is trained; no preset is None.
+        data: the folder that holds the data set.
+        optimizers: in the order in which they are searched.
+        trials: of each optimizer, grid points included. Only this can grow.
+        epochs: of each trial.
+        seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
+        scheduler: `asha` or `none`.
+        cpus_per_trial: CPUs and threads.
+        gpus_per_trial: share of a GPU; None leaves it to the workload.
+        spaces: the search space of each optimizer.
+    """
+
+    workload: str
+    dataset: str
+    preset: str | None
+    data: str
+    optimizers: tuple[str, ...]
+    trials: int
+    epochs: int
+    seed: int
+    scheduler: str
+    cpus_per_trial: int
+    gpus_per_trial: float | None
+    spaces: dict[str, Space]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "StudySettings":
+        spaces = {optimizer: Space.from_json(space) for optimizer, space in data["spaces"].items()}
+        return cls(**{**data, "optimizers": tuple(data["optimizers"]), "spaces": spaces})
+
+
+@dataclass(frozen=True)
+class Study:
+    """The search of one workload over one or more optimizers. Open one with :func:`open_study`.
+
+    Attributes:
+        name: the study's.
+        home: where it lives.
+        settings: what was asked for.
+        created: ISO 8601, UTC.
+        tracking_uri: the MLflow server or database its trials are logged to.
+        experiment_id, mlflow_run_id: MLflow's experiment and the study's parent run.
+        storage: folder or URI of Ray's results.
+    """
+
+    name: str
+    home: Home
+    settings: StudySettings
+    created: str
+    tracking_uri: str
+    experiment_id: str
+    mlflow_run_id: str
+    storage: str
+
+    def records(self, optimizer: str | None = None) -> list[Trial]:
+        """The trials of one optimizer or of all, in the order in which they were asked for.
+
+        Raises:
+            Refused: the optimizer is not one of the study's.
+        """
+        if optimizer and optimizer not in self.settings.optimizers:
+            raise Refused(f"study {self.name} did not search {optimizer!r}; it has "
+                          f"{', '.join(self.settings.optimizers)}.")
+        storage = open_storage(self.home)
+        going = is_going(self.home, self.name)
+        records: list[Trial] = []
+        for name in (optimizer,) if optimizer else self.settings.optimizers:
+            study = storage.get_study_id_from_name(f"{self.name}/{name}")
+            runs = storage.get_study_user_attrs(study)
+            records += [self._record(name, frozen, runs.get(_run_attribute(frozen.number)), going)
+                        for frozen in storage.get_all_trials(study, deepcopy=False)]
+        return records
+
+    def trials(self) -> "pandas.DataFrame":
+        """All trials, a row each; the parts of `config` and `metrics` are columns under their own names."""
+        import pandas
+
+        rows = []
+        for record in self.records():
+            row = record.to_json()
+            rows.append({**row, **(row.pop("config") or {}), **row.pop("metrics")})
+        return pandas.DataFrame(rows)
+
+    def best(self, optimizer: str | None = None) -> Trial:
+        """The complete trial with the highest validation accuracy; the earlier one where two are equal.
+
+        Raises:
+            Refused: the optimizer is not one of the study's.
+            LookupError: no trial is complete.
+        """
+        complete = [trial for trial in self.records(optimizer) if trial.value is not None]
+        if not complete:
+            raise LookupError(f"study {self.name} has no complete trial{f' of {optimizer}' if optimizer else ''} yet; "
+                              f"go on with `tune-sam resume {self.name}`.")
+        return max(complete, key=lambda trial: trial.value or 0)
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state that occurs."""
+        states = [trial.state for trial in self.records()]
+        return {state: states.count(state) for state in STATES if state in states}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "workload": self.settings.workload, "dataset": self.settings.dataset,
+                "optimizers": list(self.settings.optimizers), "trials_asked": self.settings.trials,
+                "counts": self.counts(), "created": self.created, "mlflow_run_id": self.mlflow_run_id}
+
+    def _record(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> Trial:
+        given, told = frozen.user_attrs, frozen.user_attrs.get("record", {})
+        steps = frozen.intermediate_values
+        return Trial(
+            key=trial_key(self.name, optimizer, frozen.number), study=self.name, workload=self.settings.workload,
+            dataset=self.settings.dataset, optimizer=optimizer, number=frozen.number,
+            state=_state(frozen, going), reason=told.get("reason", ""),
+            config=self._configuration(optimizer, frozen),
+            value=frozen.value if frozen.state.name == "COMPLETE" else None,
+            epochs=told.get("epochs", max(steps, default=0)), metrics=told.get("metrics", {}),
+            seconds=told.get("seconds"), node=told.get("node"), pid=told.get("pid"), started=given.get("started"),
+            ended=told.get("ended"), mlflow_run_id=run_id, optuna_trial_number=frozen.number,
+            checkpoint=given.get("checkpoint"),
+        )
+
+    def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
+        point = frozen.params or frozen.system_attrs.get("fixed_params", {})
+        if not {"lr", "batch_size"} <= point.keys():
+            return None
+        return Configuration(optimizer, point.get("rho"), point["lr"], point["batch_size"],
+                             self.settings.seed + frozen.number)
+
+
+def _state(frozen: "FrozenTrial", going: bool) -> str:
+    """Our word for the state of an Optuna trial; without a driver that goes on, a running trial waits for one."""
+    if frozen.state.name == "WAITING" or (frozen.state.name == "RUNNING" and not going):
+        return "waiting"
+    return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
+
+
+def open_storage(home: Home) -> "RDBStorage":
+    """Optuna's storage in a home; its tables are made if there are none."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Several drivers may share the file: a busy database is waited for and not an error.
+    return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
+    """Keep a trial's MLflow run. It may become known after the trial ended, so the study's attributes hold it."""
+    study, _, number = key.rpartition("/")
+    storage.set_study_user_attr(storage.get_study_id_from_name(study), _run_attribute(int(number)), run_id)
+
+
+def is_going(home: Home, name: str) -> bool:
+    """Whether a driver searches this study now: it holds the study's lock, which the system frees when it dies."""
+    lock = lock_file(home, name)
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def lock_file(home: Home, name: str) -> Path:
+    return home.study(name) / "driver.lock"
+
+
+def studies(home: str | Path | None = None) -> list[Study]:
+    """All studies of a home, the oldest first."""
+    place = Home.at(home)
+    if not place.optuna_file.exists():
+        return []
+    found: dict[str, Study] = {}
+    for frozen in open_storage(place).get_all_studies():
+        # A study that lacks its record is one whose creation was cut short.
+        if "record" in frozen.user_attrs:
+            record = dict(frozen.user_attrs["record"])
+            name = frozen.study_name.rpartition("/")[0]
+            found.setdefault(name, Study(name, place, StudySettings.from_json(record.pop("settings")), **record))
+    return sorted(found.values(), key=lambda study: study.created)
+
+
+def open_study(name: str, home: str | Path | None = None) -> Study:
+    """The study called `name`.
+
+    Args:
+        name: as `tune-sam studies` lists it.
+        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    known = studies(home)
+    for study in known:
+        if study.name == name:
+            return study
+    there = f"it has {', '.join(study.name for study in known)}" if known else "it has none yet"
+    raise Refused(f"there is no study {name!r} in {Home.at(home).path} ({there}); name one of those, or give --home.")

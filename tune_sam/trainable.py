@@ -1,0 +1,108 @@
+"""The Trainer under Ray Tune: one step is one epoch."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ray
+import torch
+from ray import tune
+
+from tune_sam.space import Configuration
+from tune_sam.training import Trainer, default_device
+from tune_sam.workload import Splits, Workload, find_workload
+
+STATE_FILE = "training.pt"
+
+
+class SAMTrainable(tune.Trainable):
+    """One training of a workload as a Tune trial. :func:`trainable_for` makes the class of a workload.
+
+    The trial's config has `optimizer`, `rho` (None for `base`), `lr` and `batch_size`, and may have
+
+    - `seed` (0), `dataset` (the workload's first), `preset` (none), `epochs` (the workload's), `data` (a folder);
+    - `cpus_per_trial` (1), which is also the number of threads, and `gpus_per_trial` (the workload's share where the
+      cluster has GPUs, else 0);
+    - `resume_from` (none): a checkpoint to go on from.
+
+    A result has the metrics of :class:`tune_sam.training.Epoch`, its number as `epoch`, and `diverged`; the last one
+    has `done`. A diverged training ends itself and reports no metrics, so that no scheduler compares a NaN.
+    """
+
+    workload: ClassVar[Workload]
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([{"CPU": config.get("cpus_per_trial", 1), "GPU": gpu_share(cls.workload,
+                                                                                                    config)}])
+
+    def setup(self, config: dict[str, Any], splits: Splits | None = None) -> None:
+        """Build the training.
+
+        Args:
+            config: the trial's.
+            splits: the data, loaded once by the driver; loaded here if there is none.
+        """
+        share = self.trial_resources.required_resources.get("GPU", 0) if self.trial_resources else 0
+        if torch.cuda.is_available() and 0 < share < 1:
+            # Ray only counts shares. The cap makes a trial's out-of-memory its own and not its neighbours'.
+            torch.cuda.set_per_process_memory_fraction(share)
+        self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
+        device = default_device()
+        if splits is None:
+            splits = self.workload.splits(self._dataset(config), Path(config.get("data") or "."))
+        self.splits = splits.to(device)
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        # A training that was interrupted after its last epoch has nothing to train, only its last result to give again.
+        last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
+        assert last is not None
+        return {**last.metrics, "epoch": last.number, "diverged": last.diverged, "unperturbed": last.unperturbed,
+                "seconds": self.trainer.seconds, "node": self.node, "done": self.trainer.finished}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        state = {"dataset": self._dataset(self.config), "preset": self.config.get("preset"),
+                 "training": self.trainer.state_dict()}
+        torch.save(state, Path(checkpoint_dir) / STATE_FILE)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        self.trainer.load_state_dict(read_checkpoint(checkpoint_dir)["training"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process: imports and data stay, everything of the training is new."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        setting = self.workload.setting(self._dataset(config), config.get("preset"))
+        self.trainer = Trainer(
+            self.workload, setting,
+            Configuration(optimizer=config["optimizer"], rho=config.get("rho"), lr=config["lr"],
+                          batch_size=config["batch_size"], seed=config.get("seed", 0)),
+            self.splits, epochs=config.get("epochs") or setting.epochs, threads=int(config.get("cpus_per_trial", 1)),
+        )
+        if config.get("resume_from"):
+            with tune.Checkpoint(config["resume_from"]).as_directory() as folder:
+                self.load_checkpoint(folder)
+
+    def _dataset(self, config: dict[str, Any]) -> str:
+        return config.get("dataset") or self.workload.default_dataset
+
+
+def read_checkpoint(folder: str | Path) -> dict[str, Any]:
+    """What a trial saved, on the CPU: `dataset` and `preset` name the network, `training` is the Trainer's state."""
+    return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+
+
+def gpu_share(workload: Workload, config: dict[str, Any]) -> float:
+    """The GPUs of one trial: what was asked for, else the workload's share if the connected cluster has any."""
+    asked = config.get("gpus_per_trial")
+    if asked is not None:
+        return asked
+    return workload.gpus_per_trial if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) else 0
+
+
+def trainable_for(workload: Workload | str) -> type[SAMTrainable]:
+    """The trainable of a workload, given as such or by name; it runs in any `ray.tune.Tuner`."""
+    found = find_workload(workload) if isinstance(workload, str) else workload
+    return type(f"{type(found).__name__}Trainable", (SAMTrainable,), {"workload": found})

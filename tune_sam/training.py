@@ -1,0 +1,247 @@
+"""One training without Ray: an epoch, an evaluation, state out, state in.
+
+The same seed and configuration give the same losses in a notebook, in a test and under Tune, on the same device and
+with the same number of threads. A training carries its own random state and leaves the caller's alone.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tune_sam.optim import ASAM, SAM, ASAMAll, SharpnessAware, random_state
+from tune_sam.space import OPTIMIZERS, Configuration
+from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload
+
+MILESTONES = (0.3, 0.6, 0.8)
+"""Parts of the epochs after which the learning rate falls to 0.2 of what it was; the report's schedule."""
+
+EVALUATION_BATCH = 1024
+
+
+def smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1, reduction: str = "mean") -> Tensor:
+    """KL divergence from the smoothed target to the prediction; 0 is the least. The report's loss.
+
+    The target has 1 - s on the class and s / (C - 1) on each other class. `cross_entropy` spreads its smoothing over
+    all C classes, so the equal call has s · C / (C - 1), less the target's entropy.
+
+    Args:
+        logits: [n, C].
+        targets: int64 [n].
+        smoothing: s, in [0, 1).
+        reduction: `mean` for a scalar, `none` for [n].
+    """
+    classes = logits.shape[1]
+    entropy = -sum(p * math.log(p) * n for p, n in ((1 - smoothing, 1), (smoothing / (classes - 1), classes - 1)) if p)
+    spread = smoothing * classes / (classes - 1)
+    return F.cross_entropy(logits, targets, label_smoothing=spread, reduction=reduction) - entropy
+
+
+def milestones(epochs: int) -> list[int]:
+    """The epochs after which the learning rate falls."""
+    return [int(part * epochs) for part in MILESTONES]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network in eval mode on one part of the data.
+
+    Attributes:
+        loss: mean of the workload's loss.
+        cross_entropy: mean cross-entropy without smoothing, in nats.
+        accuracy: share of samples whose largest output is the target's, 0 to 1.
+        samples: how many were evaluated.
+    """
+
+    loss: float
+    cross_entropy: float
+    accuracy: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How one epoch ended.
+
+    Attributes:
+        number: epochs trained so far.
+        metrics: `train/…`, `val/…`, `gap/…`, `lr`, `time/epoch_s`; empty if the training diverged.
+        diverged: a loss or a weight is not finite.
+        unperturbed: steps whose gradient was zero or not finite, so that SAM had no direction to climb in.
+    """
+
+    number: int
+    metrics: dict[str, float]
+    diverged: bool
+    unperturbed: int
+
+
+class Trainer:
+    """One training of a workload's network with one configuration.
+
+    Args:
+        workload: gives network, loss and base optimizer.
+        setting: the network's shape.
+        configuration: optimizer, ρ, learning rate, batch size, seed.
+        splits: the training part, and the part that is evaluated after each epoch; moved to `device` if elsewhere.
+        epochs: length of the training, which also sets the schedule.
+        device: CUDA where torch sees a GPU, else the CPU.
+        threads: of torch in this process. Sums differ with their number, so a training sets it: a Ray worker starts
+            with 1, a notebook with all.
+    """
+
+    def __init__(self, workload: Workload, setting: Setting, configuration: Configuration, splits: Splits, *,
+                 epochs: int, device: torch.device | None = None, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self.workload = workload
+        self.configuration = configuration
+        self.epochs = epochs
+        self.device = device or default_device()
+        self.splits = splits.to(self.device)
+        self.done = 0
+        self.seconds = 0.0
+        self.last: Epoch | None = None
+        with torch.random.fork_rng(self._cuda_devices()):
+            torch.manual_seed(configuration.seed)
+            self.model = workload.network(setting).to(self.device)
+            self._random = random_state(self.device)
+        self.optimizer = build_optimizer(self.model, workload.base_optimizer, configuration)
+        stepping = self.optimizer.base_optimizer if isinstance(self.optimizer, SharpnessAware) else self.optimizer
+        self.schedule = torch.optim.lr_scheduler.MultiStepLR(stepping, milestones(epochs), gamma=0.2)
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self.epochs or bool(self.last and self.last.diverged)
+
+    def epoch(self) -> Epoch:
+        """Train one epoch and evaluate. Divergence is a result here, not an exception."""
+        started = time.perf_counter()
+        lr = self.schedule.get_last_lr()[0]
+        self.model.train()
+        with self._own_random_state():
+            losses = torch.stack([self._step(batch) for batch in self._batches()])
+        self.schedule.step()
+        self.done += 1
+        metrics = self._evaluations() if self._finite(losses) else {}
+        diverged = not all(math.isfinite(value) for value in metrics.values()) or not metrics
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        if not diverged:
+            metrics |= {"lr": lr, "time/epoch_s": seconds}
+        self.last = Epoch(self.done, {} if diverged else metrics, diverged, self._unperturbed())
+        return self.last
+
+    def evaluate(self, store: Store) -> Evaluation:
+        """Loss and accuracy on `store`, in eval mode; the model's mode is as before, afterwards."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            return evaluate(self.model, self.workload, store.to(self.device), self.device)
+        finally:
+            self.model.train(training)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a training goes on from; on a CPU it goes on bitwise."""
+        return {
+            "done": self.done, "seconds": self.seconds, "last": asdict(self.last) if self.last else None,
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(), "random": {"cpu": self._random.cpu, "cuda": self._random.cuda},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave for the same workload, setting and configuration."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._random = replace(self._random, **state["random"])
+        self.done, self.seconds = state["done"], state["seconds"]
+        self.last = Epoch(**state["last"]) if state["last"] else None
+
+    def _batches(self) -> Iterator[tuple[Any, Tensor]]:
+        """The epoch's batches. Their order depends on seed and epoch alone."""
+        order = torch.Generator().manual_seed((self.configuration.seed << 20) + self.done)
+        indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)
+        return (self.splits.train.batch(part) for part in indices.split(self.configuration.batch_size))
+
+    def _step(self, batch: tuple[Any, Tensor]) -> Tensor:
+        """One optimizer step; the loss at the weights before it."""
+        inputs, targets = batch
+
+        def closure() -> Tensor:
+            loss = self.workload.loss(self.model(inputs), targets)
+            loss.backward()
+            return loss.detach()
+
+        self.optimizer.zero_grad()
+        if isinstance(self.optimizer, SharpnessAware):
+            return self.optimizer.step_parts([closure], self.model)[0]
+        return self.optimizer.step(closure)
+
+    def _finite(self, losses: Tensor) -> bool:
+        return bool(losses.isfinite().all()) and all(bool(p.isfinite().all()) for p in self.model.parameters())
+
+    def _evaluations(self) -> dict[str, float]:
+        """Both parts with the same weights in eval mode, so that their gap is one of generalisation alone."""
+        train, val = self.evaluate(self.splits.train), self.evaluate(self.splits.validation)
+        return {"train/loss": train.loss, "train/accuracy": train.accuracy,
+                "val/loss": val.loss, "val/accuracy": val.accuracy,
+                "gap/loss": val.loss - train.loss, "gap/accuracy": train.accuracy - val.accuracy}
+
+    def _unperturbed(self) -> int:
+        if not isinstance(self.optimizer, SharpnessAware):
+            return 0
+        counted = self.optimizer.unperturbed
+        return counted.zero + counted.nonfinite
+
+    def _cuda_devices(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        with torch.random.fork_rng(self._cuda_devices()):
+            self._random.restore()
+            yield
+            self._random = random_state(self.device)
+
+
+def evaluate(model: nn.Module, workload: Workload, store: Store, device: torch.device) -> Evaluation:
+    """Loss and accuracy of a model, in the mode it is in, on a store that is on `device`."""
+    loss = cross_entropy = correct = torch.zeros((), dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for indices in torch.arange(len(store), device=device).split(EVALUATION_BATCH):
+            inputs, targets = store.batch(indices)
+            outputs = model(inputs)
+            loss = loss + workload.loss(outputs, targets).double() * len(targets)
+            cross_entropy = cross_entropy + F.cross_entropy(outputs, targets, reduction="sum").double()
+            correct = correct + (outputs.argmax(1) == targets).sum()
+    mean_loss, mean_cross_entropy, accuracy = (float(total) / len(store) for total in (loss, cross_entropy, correct))
+    return Evaluation(mean_loss, mean_cross_entropy, accuracy, len(store))
+
+
+def build_optimizer(model: nn.Module, base: BaseOptimizer, configuration: Configuration) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names, over all parameters of `model`."""
+    base_class = getattr(torch.optim, base.name)
+    options = {"lr": configuration.lr, **base.options}
+    if configuration.optimizer == "base":
+        return base_class(model.parameters(), **options)
+    if configuration.rho is None:
+        raise ValueError(f"optimizer {configuration.optimizer!r} needs a ρ, got None")
+    match configuration.optimizer:
+        case "sam":
+            return SAM(model.parameters(), base_class, configuration.rho, **options)
+        case "asam":
+            return ASAM(model.named_parameters(), base_class, configuration.rho, **options)
+        case "asam-all":
+            return ASAMAll(model.parameters(), base_class, configuration.rho, **options)
+    raise ValueError(f"there is no optimizer {configuration.optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
+
+
+def default_device() -> torch.device:
+    """CUDA where torch sees a GPU, else the CPU, whatever share a scheduler believes to have given."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,226 @@
+"""What an architecture has to say to be searched, and where workloads are found.
+
+A workload is an architecture with its data, loss, base optimizer, schedule and search ranges (the word is MLCommons
+AlgoPerf's). A description is plain data: importing it must not import torch, so that every command answers at once. The
+methods that build networks and read data import what they need.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from tune_sam.settings import Refused, SearchOptions
+from tune_sam.space import Range, Space, grid
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, nn
+
+ENTRY_POINTS = "tune_sam.workloads"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as it is split: samples in each part, and classes."""
+
+    train: int
+    validation: int
+    test: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class BaseOptimizer:
+    """The workload's own optimizer: the name of a class in `torch.optim` and its options beside the learning rate."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is shaped and trained on one data set.
+
+    Attributes:
+        network: keyword arguments of the workload's network.
+        epochs, batch_size, lr: the training's defaults, and the point of the grid.
+    """
+
+    network: Mapping[str, Any]
+    epochs: int
+    batch_size: int
+    lr: float
+
+
+class Store(Protocol):
+    """The samples of one part of a data set, held in memory and indexed in batches."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: "Tensor") -> "tuple[Any, Tensor]":
+        """Inputs for the network and int64 targets [n] of the samples at `indices` (int64 [n])."""
+
+    def to(self, device: "device") -> "Store":
+        """The same samples on `device`."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a search may see. The test part is not in it: only a refit asks for that, by `Workload.test_split`."""
+
+    train: Store
+    validation: Store
+
+    def to(self, device: "device") -> "Splits":
+        return Splits(self.train.to(device), self.validation.to(device))
+
+
+class Workload(ABC):
+    """An architecture as the search sees it. Subclasses give the attributes below and the methods after them.
+
+    Attributes:
+        name: what a person types.
+        datasets: by name; the first is the default.
+        settings: for each data set, the network and the defaults of its training.
+        presets: named settings of the default data set; `report` is the study's that this system extends.
+        base_optimizer: what `base` is, and what the others are wrapped around.
+        rho: range of ρ for each optimizer but `base`.
+        report_rho: the report's four values of ρ, for `asam-all`.
+        lr, batch_size: the range and the list that are searched.
+        gpus_per_trial: share of a GPU for one trial, where there are GPUs.
+        label_smoothing: s of the report's loss, see :func:`tune_sam.training.smoothed_kl`.
+    """
+
+    name: ClassVar[str]
+    datasets: ClassVar[Mapping[str, DataSet]]
+    settings: ClassVar[Mapping[str, Setting]]
+    presets: ClassVar[Mapping[str, Setting]] = {}
+    base_optimizer: ClassVar[BaseOptimizer]
+    rho: ClassVar[Mapping[str, Range]]
+    report_rho: ClassVar[tuple[float, ...]] = ()
+    lr: ClassVar[Range]
+    batch_size: ClassVar[tuple[int, ...]]
+    gpus_per_trial: ClassVar[float] = 1.0
+    label_smoothing: ClassVar[float] = 0.1
+
+    @abstractmethod
+    def network(self, setting: Setting) -> "nn.Module":
+        """A fresh network, initialised from torch's global random state."""
+
+    def fetch(self, dataset: str, root: Path) -> None:
+        """Download what is missing of a data set into `root`, which is not a folder that a person named; nothing by default.
+
+        Raises:
+            Refused: the download failed.
+        """
+
+    def check_data(self, dataset: str, root: Path) -> None:
+        """Look at the files of a data set in `root` without torch; nothing by default.
+
+        Raises:
+            Refused: a file is missing, empty or cut short.
+        """
+
+    @abstractmethod
+    def splits(self, dataset: str, root: Path) -> Splits:
+        """The training and the validation part. The split does not depend on the trial."""
+
+    @abstractmethod
+    def test_split(self, dataset: str, root: Path) -> Store:
+        """The test part. Only a refit calls this."""
+
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """The mean loss of a batch: outputs [n, classes], targets int64 [n], a scalar back."""
+        from tune_sam.training import smoothed_kl
+
+        return smoothed_kl(outputs, targets, self.label_smoothing)
+
+    @property
+    def default_dataset(self) -> str:
+        return next(iter(self.datasets))
+
+    def setting(self, dataset: str, preset: str | None = None) -> Setting:
+        """The setting of a data set, or a named one in its place."""
+        return self.presets[preset] if preset else self.settings[dataset]
+
+    def parameters(self, setting: Setting) -> int:
+        """How many numbers a network learns."""
+        return sum(parameter.numel() for parameter in self.network(setting).parameters())
+
+    def to_json(self) -> dict[str, Any]:
+        """The description as `tune-sam workloads --json` prints it."""
+        setting = self.settings[self.default_dataset]
+        common = {"lr": asdict(self.lr), "batch_size": list(self.batch_size)}
+        return {
+            "name": self.name, "parameters": self.parameters(setting),
+            "datasets": {name: asdict(sizes) for name, sizes in self.datasets.items()},
+            "base_optimizer": {"name": self.base_optimizer.name, **self.base_optimizer.options},
+            "epochs": setting.epochs, "batch_size": setting.batch_size, "lr": setting.lr,
+            "ranges": {"base": {"rho": None, **common},
+                       **{name: {"rho": asdict(rho), **common} for name, rho in self.rho.items()}},
+            "rho_grid": {name: list(self.rho_grid(name, rho)) for name, rho in self.rho.items()},
+            "gpus_per_trial": self.gpus_per_trial,
+            "presets": {name: {"parameters": self.parameters(preset), "epochs": preset.epochs,
+                               "batch_size": preset.batch_size, "lr": preset.lr}
+                        for name, preset in self.presets.items()},
+        }
+
+    def rho_grid(self, optimizer: str, rho: Range) -> tuple[float, ...]:
+        """The four points of ρ a search begins with: the report's for `asam-all`, else spread over the range."""
+        return self.report_rho if optimizer == "asam-all" and self.report_rho else rho.spread(4)
+
+    def space(self, options: SearchOptions, optimizer: str, dataset: str) -> Space:
+        """The search space of one optimizer: the workload's ranges, and the person's where given.
+
+        Raises:
+            Refused: a batch size exceeds the training split, or a grid point lies outside a range.
+        """
+        own, setting = options.ranges_of(optimizer), self.settings[dataset]
+        rho = None if optimizer == "base" else own.rho or self.rho[optimizer]
+        sizes = own.batch_size or self.batch_size
+        samples = self.datasets[dataset].train
+        if max(sizes) > samples:
+            raise Refused(f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
+                          f"give sizes up to {samples}.")
+        rhos = self.rho_grid(optimizer, rho) if rho else ()
+        points = grid(rhos, setting.lr, setting.batch_size) if options.grid else ()
+        space = Space(rho=rho, lr=own.lr or self.lr, batch_size=sizes, grid=points)
+        if outside := space.outside():
+            raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, "
+                          "or search without the grid (--no-grid).")
+        return space
+
+
+def workload_names() -> list[str]:
+    """The names of the installed workloads, in order."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
+
+
+@cache
+def find_workload(name: str) -> Workload:
+    """The workload called `name`, or the class at `package.module:Class`.
+
+    Raises:
+        Refused: there is none of that name, or the class cannot be imported or is no workload.
+    """
+    if ":" in name:
+        return _import_workload(name)
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        return _import_workload(point.value)
+    raise Refused(f"there is no workload {name!r}; choose from {', '.join(workload_names())}, "
+                  "or give your own as package.module:Class.")
+
+
+def _import_workload(path: str) -> Workload:
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refused(f"the workload {path!r} cannot be imported ({error}); give package.module:Class.") from None
+    if not (isinstance(found, type) and issubclass(found, Workload)):
+        raise Refused(f"{path!r} is not a subclass of tune_sam.workload.Workload; derive it from that class.")
+    return found()
