@@ -1,10 +1,13 @@
 """What the driver does at each event of a trial: Optuna, MLflow and the screen are told the same."""
 
+import logging
+import re
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pyarrow.fs import LocalFileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem
 from ray import tune
 
 from tune_sam.progress import Progress
@@ -12,6 +15,9 @@ from tune_sam.searcher import Ledger, NotPickled, Outcome
 from tune_sam.study import ENDINGS
 from tune_sam.tracking import Tracker
 
+log = logging.getLogger(__name__)
+
+PARAMETERS = ("optimizer", "rho", "lr", "batch_size", "seed", "epochs")
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "gap/loss", "gap/accuracy", "lr", "time/epoch_s")
 """What MLflow gets: few fixed names, because its pages slow down with many."""
 
@@ -30,16 +36,10 @@ class Driver(NotPickled, tune.Callback):
     def __init__(self, ledger: Ledger, tracker: Tracker, tags: dict[str, str], storage: str,
                  progress: Progress) -> None:
         self.ledger, self.tracker, self.tags, self.storage, self.progress = ledger, tracker, tags, storage, progress
+        self._started: set[int] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        config = trial.config
-        params = {name: config[name] for name in ("optimizer", "rho", "lr", "batch_size", "seed", "epochs")
-                  if config[name] is not None}
-        tags = {**self.tags, "tune_sam.optimizer": config["optimizer"], "tune_sam.seed": str(config["seed"]),
-                "tune_sam.dataset": config["dataset"], "tune_sam.tune_trial_id": trial.trial_id}
-        number = config["number"]
-        self.tracker.start(self.ledger.key(number), f"{config['optimizer']} {number}", params, tags, _milliseconds())
-        self.progress.started(config["optimizer"], number)
+        self._start(trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any],
                         **info: Any) -> None:
@@ -57,31 +57,44 @@ class Driver(NotPickled, tune.Callback):
         before = self.ledger.note_checkpoint(trial.config["number"], place)
         # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time.
         if before and before != place:
-            old = tune.Checkpoint(before)
-            old.filesystem.delete_dir(old.path)
+            filesystem, folder = FileSystem.from_uri(before)
+            filesystem.delete_dir(folder)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, None)
+        self._end(trial, _ending(trial.last_result or {}, self.ledger.settings.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, trial.get_error())
+        self._start(trial)  # a process that cannot even start gives no other sign
+        self._end(trial, ("failed", _what_failed(trial)))
 
-    def _end(self, trial: Any, error: Exception | None) -> None:
-        number, result = trial.config["number"], trial.last_result or {}
-        state, reason = _ending(result, error, self.ledger.settings.epochs)
+    def _start(self, trial: Any) -> None:
+        config, number = trial.config, trial.config["number"]
+        if number in self._started:
+            return
+        self._started.add(number)
+        params = {name: config[name] for name in PARAMETERS if config[name] is not None}
+        tags = {**self.tags, "tune_sam.optimizer": config["optimizer"], "tune_sam.seed": str(config["seed"]),
+                "tune_sam.dataset": config["dataset"], "tune_sam.tune_trial_id": trial.trial_id}
+        self.tracker.start(self.ledger.key(number), f"{config['optimizer']} {number}", params, tags, _milliseconds())
+        self.progress.started(config["optimizer"], number)
+
+    def _end(self, trial: Any, ending: tuple[str, str]) -> None:
+        number, result, (state, reason) = trial.config["number"], trial.last_result or {}, ending
         outcome = Outcome(state=state, reason=reason, epochs=result.get("epoch", 0), metrics=_metrics(result),
                           seconds=result.get("seconds"), node=result.get("node"), pid=result.get("pid"))
         self.ledger.tell(number, outcome)
+        if result.get("unperturbed"):
+            log.warning("trial %s: in %d steps the gradient was zero or not finite and gave no direction to climb in; "
+                        "they were steps of the base optimizer.", self.ledger.key(number), result["unperturbed"])
         self.tracker.end(self.ledger.key(number), ENDINGS[state].mlflow,
                          {"tune_sam.state": state, **({"tune_sam.reason": reason} if reason else {})}, _milliseconds())
         self.progress.ended(self.ledger.optimizer, number, outcome)
 
 
-def _ending(result: dict[str, Any], error: Exception | None, epochs: int) -> tuple[str, str]:
-    """Our word for how a trial ended, and why. Complete is whatever reached its epochs, whoever stopped it."""
+def _ending(result: dict[str, Any], epochs: int) -> tuple[str, str]:
+    """Our word for how a trial that did not fail ended, and why. Complete is what reached its epochs, whoever stopped
+    it."""
     epoch = result.get("epoch", 0)
-    if error is not None:
-        return "failed", _last_line(error)
     if result.get("diverged"):
         return "diverged", f"a loss or a weight was not finite in epoch {epoch}"
     if epoch >= epochs:
@@ -96,10 +109,12 @@ def _place(checkpoint: tune.Checkpoint, storage: str) -> str:
     return urlunsplit(urlsplit(storage)._replace(netloc="", path="//" + checkpoint.path))
 
 
-def _last_line(error: Exception) -> str:
-    """What an exception of a worker says at its end, without the traceback before it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def _what_failed(trial: Any) -> str:
+    """What went wrong in a worker, in one line: an exception's last, or what Ray says first of a process that died."""
+    # Tune's own accessor reads the copy in the storage, which is written later.
+    lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
+    exceptions = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
+    return exceptions[-1] if exceptions else lines[1] if len(lines) > 1 else "the worker gave no reason"
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:

@@ -199,7 +199,7 @@ class TuneSearcher(NotPickled, Searcher):
         super().__init__()
         self.ledger = ledger
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
         asked = self.ledger.ask(trial_id)
         if asked is None:
             return Searcher.FINISHED

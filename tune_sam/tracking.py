@@ -113,7 +113,7 @@ def _check_server(uri: str) -> None:
     if answer.status_code == 401:  # alive; MLflow's own client brings the login that this question did not
         return
     if answer.status_code == 403:
-        host = _masked(urlsplit(uri).netloc)
+        host = urlsplit(uri).netloc.rpartition("@")[2]
         raise Refused(f"MLflow at {_masked(uri)} answered 403, which is how its host check refuses the Host header "
                       f"{host!r}; start it with `mlflow server --allowed-hosts {host}`.")
     if answer.status_code != 200 or not answer.text.lstrip().startswith("{"):
@@ -145,8 +145,8 @@ def _unreachable(uri: str, reason: str, way_out: str) -> str:
 
 
 def _masked(text: str) -> str:
-    """The text without the user and password of a URI in it, or of a bare network location."""
-    return re.sub(r"(://|^)[^/\s]*@", r"\1***@", text)
+    """The text without the user and password of a URI in it."""
+    return re.sub(r"://[^/\s]*@", "://***@", text)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -202,8 +202,9 @@ def _server_store(uri: str) -> AbstractStore:
                 raise ConnectionError(str(error)) from error
             try:
                 content = answer.json()
-            except ValueError as error:  # the page of a proxy: it says nothing about the event
-                raise ConnectionError(f"{answer.status_code} {answer.reason}, and not from MLflow") from error
+            except ValueError as error:  # a proxy's page or a refused login: it says nothing about the event
+                said = answer.text.strip().partition("\n")[0][:100]
+                raise ConnectionError(f"{answer.status_code} {answer.reason}: {said}") from error
             verify_rest_response(answer, path)
             message = api.Response()
             parse_dict(content, message)
@@ -260,7 +261,7 @@ def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = Non
             without a server, `./mlruns` in the working directory.
         name: the study's; its run is found again by the tag `tune_sam.study`.
         description: shown on the run's page.
-        tags: of the run; those of a run that exists are brought up to date.
+        tags: of the run. Where the run exists, they and the description are brought up to date.
 
     Raises:
         Refused: the server cannot be reached, or it does not take the study.
@@ -273,7 +274,8 @@ def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = Non
         experiment_id = _experiment(store, experiment, artifact_root)
         run_id = (_find_run(store, experiment_id, STUDY_TAG, name)
                   or _create_run(store, experiment_id, name, _now(), {STUDY_TAG: name}))
-        store.log_batch(run_id, [], [], _tags({"mlflow.note.content": description, **_strings(tags)}))
+        note = {"mlflow.note.content": description} if description else {}
+        store.log_batch(run_id, [], [], _tags({**note, **_strings(tags)}))
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise Refused(f"MLflow at {_masked(uri)} does not take study {name!r}; it says {_masked(str(error))}"
                       ) from error
@@ -545,6 +547,7 @@ class _Delivery(threading.Thread):
         self.wake.set()
         self.join(timeout)
         self._stop_now.set()
+        self.join(_CLOSING_PAUSE)  # so that the folder is free, unless a request is stuck
         return sum(1 for line in self._journal.waiting() if line.strip())
 
     def run(self) -> None:
@@ -677,7 +680,7 @@ class _Delivery(threading.Thread):
         if key not in self._runs:
             run_id = _find_run(store, event["study"][0], KEY_TAG, key)
             if run_id is None:
-                raise LookupError(f"no run has the tag {KEY_TAG} = {key}")
+                raise LookupError(f"no run has the tag {KEY_TAG} = {key}: never started, or deleted")
             self._runs[key] = _Run(run_id, found=True)
             self._tell(key, run_id)
         return self._runs[key]

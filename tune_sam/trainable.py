@@ -65,8 +65,8 @@ class SAMTrainable(tune.Trainable):
                  "training": self.trainer.state_dict()}
         torch.save(state, Path(checkpoint_dir) / STATE_FILE)
 
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
-        self.trainer.load_state_dict(read_checkpoint(checkpoint_dir)["training"])
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.trainer.load_state_dict(read_checkpoint(checkpoint)["training"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process: imports and data stay, everything of the training is new."""

@@ -122,7 +122,7 @@ class Trainer:
     def epoch(self) -> Epoch:
         """Train one epoch and evaluate. Divergence is a result here, not an exception."""
         started = time.perf_counter()
-        lr = self.schedule.get_last_lr()[0]
+        lr = float(self.schedule.get_last_lr()[0])
         self.model.train()
         with self._own_random_state():
             losses = torch.stack([self._step(batch) for batch in self._batches()])
@@ -181,7 +181,9 @@ class Trainer:
         self.optimizer.zero_grad()
         if isinstance(self.optimizer, SharpnessAware):
             return self.optimizer.step_parts([closure], self.model)[0]
-        return self.optimizer.step(closure)
+        loss = closure()
+        self.optimizer.step()
+        return loss
 
     def _finite(self, losses: Tensor) -> bool:
         return bool(losses.isfinite().all()) and all(bool(p.isfinite().all()) for p in self.model.parameters())

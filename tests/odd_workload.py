@@ -1,0 +1,27 @@
+"""The digits with batch sizes that go wrong, so that a search meets every ending of a trial."""
+
+import os
+
+from trainables.gcn import GCN
+
+FAILS, DIES, DIVERGES, TRAINS = 32, 48, 128, 64
+
+
+class Odd(GCN):
+    name = "odd"
+    batch_size = (FAILS, DIES, DIVERGES, TRAINS)
+
+    def loss(self, outputs, targets):
+        if len(targets) == FAILS and outputs.requires_grad:
+            raise RuntimeError("this batch size is broken")
+        if len(targets) == DIES and outputs.requires_grad:
+            os._exit(1)
+        loss = super().loss(outputs, targets)
+        return loss * float("nan") if len(targets) == DIVERGES and outputs.requires_grad else loss
+
+
+class Broken(GCN):
+    name = "broken"
+
+    def loss(self, outputs, targets):
+        raise RuntimeError("no batch works")

@@ -1,0 +1,214 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tune_sam.space import Configuration
+from tune_sam.training import Trainer, build_optimizer, milestones, smoothed_kl
+from tune_sam.workload import Splits, find_workload
+
+GCN = find_workload("gcn")
+SETTING = GCN.settings["digits"]
+CONFIGURATIONS = {
+    "base": Configuration("base", None, 0.01, 64, 3),
+    "sam": Configuration("sam", 0.05, 0.01, 64, 3),
+    "asam": Configuration("asam", 0.1, 0.01, 64, 3),
+    "asam-all": Configuration("asam-all", 0.01, 0.01, 64, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def splits():
+    """A few batches of the digits, so that an epoch is quick."""
+    whole = GCN.splits("digits", None)
+    return Splits(whole.train.subset(torch.arange(200)), whole.validation)
+
+
+def trainer(splits, configuration=CONFIGURATIONS["sam"], epochs=4, **options):
+    return Trainer(GCN, SETTING, configuration, splits, epochs=epochs, **options)
+
+
+def metrics(epoch):
+    return {name: value for name, value in epoch.metrics.items() if name != "time/epoch_s"}
+
+
+@pytest.mark.parametrize("classes", [2, 5, 10])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_the_loss_is_the_kl_divergence_to_the_smoothed_target(classes, smoothing):
+    torch.manual_seed(0)
+    logits = torch.randn(7, classes, dtype=torch.float64)
+    targets = torch.randint(classes, (7,))
+    expected = 0.0
+    for row, target in zip(logits.log_softmax(1), targets, strict=True):
+        for c in range(classes):
+            p = 1 - smoothing if c == target else smoothing / (classes - 1)
+            expected += (p * (math.log(p) - float(row[c])) if p else 0.0) / 7
+    assert float(smoothed_kl(logits, targets, smoothing)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_loss_is_zero_where_the_prediction_is_the_smoothed_target():
+    prediction = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log()
+    assert float(smoothed_kl(prediction, torch.tensor([0]))) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_learning_rate_falls_to_a_fifth_after_30_60_and_80_percent(splits):
+    running = trainer(splits, CONFIGURATIONS["base"], epochs=10)
+    rates = [running.epoch().metrics["lr"] for _ in range(10)]
+    assert milestones(10) == [3, 6, 8]
+    assert rates == pytest.approx([0.01] * 3 + [0.002] * 3 + [0.0004] * 2 + [0.00008] * 2)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_same_seed_same_numbers_whatever_the_caller_draws(splits, configuration):
+    first, second = trainer(splits, configuration), trainer(splits, configuration)
+    one = [metrics(first.epoch()) for _ in range(2)]
+    torch.manual_seed(99)
+    two = []
+    for _ in range(2):
+        torch.rand(5)
+        two.append(metrics(second.epoch()))
+    assert one == two
+
+
+def test_a_training_leaves_the_callers_random_state_alone(splits):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    running = trainer(splits)
+    running.epoch()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_gives_other_numbers(splits):
+    other = replace(CONFIGURATIONS["sam"], seed=4)
+    assert metrics(trainer(splits).epoch()) != metrics(trainer(splits, other).epoch())
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_an_interrupted_training_goes_on_bitwise(splits, configuration, tmp_path):
+    straight = trainer(splits, configuration)
+    expected = [metrics(straight.epoch()) for _ in range(4)]
+    first = trainer(splits, configuration)
+    found = [metrics(first.epoch()) for _ in range(2)]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = trainer(splits, configuration)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    found += [metrics(second.epoch()) for _ in range(2)]
+    assert found == expected
+    assert second.finished
+    for one, two in zip(straight.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["sam", "asam", "asam-all"])
+def test_radius_zero_is_the_base_optimizer_bitwise(splits, name):
+    base = trainer(splits, CONFIGURATIONS["base"])
+    zero = trainer(splits, replace(CONFIGURATIONS["base"], optimizer=name, rho=0.0))
+    for _ in range(2):
+        assert metrics(base.epoch()) == metrics(zero.epoch())
+    for one, two in zip(base.model.parameters(), zero.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_sam_takes_two_gradients_a_step_and_base_one(splits):
+    def passes(configuration):
+        running = trainer(splits, configuration)
+        calls = []
+        running.model.register_forward_hook(lambda model, *_: calls.append(model.training))
+        running.epoch()
+        return sum(calls)
+
+    steps = math.ceil(200 / 64)
+    assert passes(CONFIGURATIONS["base"]) == steps
+    assert passes(CONFIGURATIONS["sam"]) == 2 * steps
+
+
+def test_a_batch_order_depends_on_the_epoch_and_covers_the_data(splits):
+    running = trainer(splits)
+    seen = []
+    for _ in range(2):
+        seen.append(torch.cat([targets for _, targets in running._batches()]))
+        running.epoch()
+    assert len(seen[0]) == 200
+    assert sorted(seen[0].tolist()) == sorted(splits.train.y.tolist())
+    assert not torch.equal(*seen)
+
+
+def test_evaluation_is_of_all_samples_in_eval_mode_and_keeps_the_mode(splits, monkeypatch):
+    running = trainer(splits)
+    running.epoch()
+    running.model.train()
+    whole = running.evaluate(splits.validation)
+    assert running.model.training
+    monkeypatch.setattr("tune_sam.training.EVALUATION_BATCH", 50)
+    parts = running.evaluate(splits.validation)
+    inputs, targets = splits.validation.batch(torch.arange(len(splits.validation)))
+    model = running.model.double().eval()
+    inputs.x = inputs.x.double()
+    outputs = model(inputs)
+    assert whole.samples == len(splits.validation)
+    assert whole.accuracy == parts.accuracy == float((outputs.argmax(1) == targets).double().mean())
+    for result in (whole, parts):
+        assert result.loss == pytest.approx(float(GCN.loss(outputs, targets)), rel=1e-5)
+        assert result.cross_entropy == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, targets)),
+                                                     rel=1e-5)
+
+
+def test_the_metrics_are_those_of_the_weights_after_the_epoch(splits):
+    running = trainer(splits)
+    last = running.epoch().metrics
+    train, val = running.evaluate(splits.train), running.evaluate(splits.validation)
+    assert last["val/accuracy"] == val.accuracy
+    assert last["val/loss"] == val.loss
+    assert last["gap/loss"] == val.loss - train.loss
+    assert last["gap/accuracy"] == train.accuracy - val.accuracy
+
+
+def test_divergence_is_a_result_without_metrics(splits):
+    running = trainer(splits, replace(CONFIGURATIONS["base"], lr=1e30), epochs=3)
+    last = running.epoch()
+    assert last.diverged
+    assert last.metrics == {}
+    assert running.finished
+
+
+def test_steps_without_a_direction_are_counted(splits):
+    running = trainer(splits)
+    with torch.no_grad():
+        for parameter in running.model.parameters():
+            parameter.zero_()
+    # With all weights at zero only the last bias has a gradient; frozen, none is left.
+    running.model.head[-1].bias.requires_grad_(False)
+    assert running.epoch().unperturbed > 0
+
+
+def test_an_optimizer_that_is_not_there_is_named():
+    model = GCN.network(SETTING)
+    with pytest.raises(ValueError, match="'adamw'"):
+        build_optimizer(model, GCN.base_optimizer, Configuration("adamw", 0.1, 0.01, 64, 0))
+    with pytest.raises(ValueError, match="needs a ρ"):
+        build_optimizer(model, GCN.base_optimizer, Configuration("sam", None, 0.01, 64, 0))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("base", "Adam"), ("sam", "SAM"), ("asam", "ASAM"), ("asam-all", "ASAMAll")])
+def test_a_configuration_names_its_optimizer(name, kind):
+    built = build_optimizer(GCN.network(SETTING), GCN.base_optimizer, CONFIGURATIONS[name])
+    assert type(built).__name__ == kind
+    assert built.param_groups[0]["weight_decay"] == 5e-4
+
+
+def test_test_labels_and_graphs_cannot_reach_a_search(monkeypatch):
+    """Other contents in the test part leave every number of a training as it is."""
+    from trainables.data import digits
+    from trainables.data.split import stratified
+
+    before = GCN.splits("digits", None)
+    whole = digits.grid_graphs()
+    test = torch.from_numpy(stratified(whole.y.numpy()).test)
+    x = whole.x.clone().reshape(len(whole), 64, -1)
+    x[test] = 1e6
+    changed = replace(whole, x=x.reshape(whole.x.shape))
+    monkeypatch.setattr(digits, "grid_graphs", lambda: changed)
+    after = GCN.splits("digits", None)
+    assert float(after.train.x.max()) == float(after.validation.x.max()) == 1
+    assert metrics(trainer(before).epoch()) == metrics(trainer(after).epoch())
