@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -29,8 +30,9 @@ app = typer.Typer(
     help="Does sharpness-aware minimization help my model, with which radius ρ, and is the minimum really flatter?\n\n"
          "Example: [bold]tune-sam search gcn --dataset digits --trials 6[/bold], then [bold]tune-sam studies[/bold].",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Without emoji, since a range may read a:b:c.
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 HomeOption = Annotated[Path | None, typer.Option(
     "--home", help="Folder where studies live.", show_default="$TUNE_SAM_HOME, else ~/.tune_sam")]
@@ -39,7 +41,7 @@ StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-s
 AddressOption = Annotated[str | None, typer.Option(
     help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
 ConcurrentOption = Annotated[int | None, typer.Option(
-    help="Trials at the same time.", show_default="as many as fit")]
+    min=1, help="Trials at the same time.", show_default="as many as fit")]
 
 
 def _describe(field: str) -> str:
@@ -165,7 +167,8 @@ def studies(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         _print_json([study.to_json() for study in found])
     elif not found:
-        out.print(f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.", soft_wrap=True)
+        out.print(f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.", soft_wrap=True,
+                  markup=False)
     else:
         table = _table("study", "workload", "data set", "optimizers", "trials of each", "states", "created")
         for study in found:
@@ -190,7 +193,7 @@ def workloads(as_json: JsonOption = False) -> None:
         return
     for workload in found:
         out.print(f"[bold]{workload['name']}[/bold]  {workload['parameters']:,} parameters, "
-                  f"{workload['base_optimizer']['name']}, {workload['epochs']} epochs, "
+                  f"{workload['base_optimizer']}, {workload['epochs']} epochs, "
                   f"batch {workload['batch_size']}, learning rate {workload['lr']:g}, "
                   f"{workload['gpus_per_trial']:g} of a GPU a trial", soft_wrap=True)
         table = _table("data set", *("train", "validation", "test", "classes"))
@@ -200,7 +203,8 @@ def workloads(as_json: JsonOption = False) -> None:
         table = _table("optimizer", "ρ", "grid of ρ", "learning rate", "batch size")
         for name, ranges in workload["ranges"].items():
             grid = " ".join(f"{rho:g}" for rho in workload["rho_grid"].get(name, []))
-            table.add_row(name, _ends(ranges["rho"]), grid, _ends(ranges["lr"]), " ".join(map(str, ranges["batch_size"])))
+            sizes = " ".join(map(str, ranges["batch_size"]))
+            table.add_row(name, _ends(ranges["rho"]), grid, _ends(ranges["lr"]), sizes)
         out.print(table)
 
 
@@ -216,7 +220,8 @@ def ui(
     place = Home.at(home)
     if not place.optuna_file.exists():
         raise Refused(f"there is no study in {place.path} yet; make one with `tune-sam search`, or give --home.")
-    err.print(f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True)
+    err.print(f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True, markup=False)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its workers; they start slowly
     # Replaces this process, so that signals and the exit status are the server's own.
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place.tracking_uri,
                               "--default-artifact-root", place.artifacts.as_uri(), "--host", "127.0.0.1",
@@ -234,19 +239,27 @@ def main() -> NoReturn:
         # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
         status = app(standalone_mode=False) or 0
     except typer.TyperException as error:
-        status = _complain(error.format_message(), 2)
+        status = _complain(_usage(error), 2)
     except Refused as error:
         status = _complain(str(error), 2)
     except LookupError as error:
         status = _complain(error.args[0], 1)
-    if status == 130:
-        _complain("interrupted; go on with `tune-sam resume STUDY` (`tune-sam studies` lists them).", 130)
     sys.exit(status)
 
 
 def _complain(message: str, status: int) -> int:
-    err.print(f"tune-sam: {message}", style="red", markup=False, soft_wrap=True)
+    """Say what is wrong, on one line whatever a library's message looks like."""
+    if message:
+        err.print(f"tune-sam: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
     return status
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What typer refused, as one sentence with the value and the way out; empty where it has printed the help."""
+    message, cause, context = error.format_message().rstrip("."), error.__cause__, getattr(error, "ctx", None)
+    if isinstance(cause, ValidationError):
+        message = message.replace("Invalid value", f"Invalid value {cause.errors()[0]['input']!r}", 1)
+    return f"{message}; see `{context.command_path if context else 'tune-sam'} --help`." if message else ""
 
 
 def _show_best(study: "Study", as_json: bool) -> None:
@@ -289,8 +302,8 @@ def _table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def _ends(ends: "dict[str, float] | None") -> str:
-    return f"{ends['low']:g} to {ends['high']:g}" if ends else "–"
+def _ends(ends: list[float] | None) -> str:
+    return f"{ends[0]:g} to {ends[1]:g}" if ends else "–"
 
 
 def _print_json(document: Any) -> None:

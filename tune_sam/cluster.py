@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,9 +32,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     try:
+        if address:
+            _knock(address)
         ray.init(address=address or "local", include_dashboard=False, log_to_driver=False,
                  logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except (OSError, ValueError) as error:
+        if not address:
+            raise
         raise Refused(f"no Ray cluster answers at --address {address} ({error}); start one, or leave --address out to "
                       "search on this machine.") from None
     # Interrupted and failed trials are told by the study, in its own words.
@@ -42,6 +47,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See whether anything answers at HOST:PORT; Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def check_offer(cpus: int, gpus: float, address: str | None) -> None:

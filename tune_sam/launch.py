@@ -55,6 +55,7 @@ def search(workload: str, *, config: Path | None = None, progress: Progress | No
     if study:
         _refuse_other(study, settings)
         study = _grown(study, settings.trials)
+        _fetch(settings, home)
     else:
         check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, chosen.address)
         study = _create(chosen, settings, home)
@@ -79,7 +80,8 @@ def resume(name: str, *, home: str | Path | None = None, trials: int | None = No
     """
     study = open_study(name, home)
     check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
-    return _launch(_grown(study, trials or study.settings.trials), address, max_concurrent, progress)
+    study = _grown(study, study.settings.trials if trials is None else trials)
+    return _launch(study, address, max_concurrent, progress)
 
 
 def _define(chosen: SearchOptions, home: Home) -> StudySettings:
@@ -99,13 +101,44 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
 
 
 def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
-    """The folder of the data set, checked. A folder that a person named is only read; the home's may be filled."""
+    """The folder of the data set. One that a person named is checked, and only read; the home's is filled later."""
     named = chosen.data or os.environ.get("TUNE_SAM_DATA")
     root = Path(named or home.data).expanduser().absolute()
-    if not named:
-        workload.fetch(dataset, root)
-    workload.check_data(dataset, root)
+    if named:
+        workload.check_data(dataset, root)
     return root
+
+
+def _fetch(settings: StudySettings, home: Home) -> None:
+    """Fill the home's data folder, where it is the study's. Nothing that can be refused at once comes after this."""
+    if settings.data == str(home.data):
+        workload = find_workload(settings.workload)
+        workload.fetch(settings.dataset, home.data)
+        workload.check_data(settings.dataset, home.data)
+
+
+def _storage(asked: str | None, home: Home) -> str:
+    """The folder or URI for Ray's results, as an absolute one.
+
+    Raises:
+        Refused: nothing can be written there.
+    """
+    if not asked:
+        return str(home.path / "studies")
+    from pyarrow.fs import FileSystem
+
+    try:
+        if "://" in asked:
+            FileSystem.from_uri(asked)
+            return asked
+        folder = Path(asked).expanduser().absolute()
+        there = next(part for part in (folder, *folder.parents) if part.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return str(folder)
+        reason = f"{there} is no folder that you may write to"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise Refused(f"--storage {asked} cannot be used ({reason}); give a folder, or a URI such as s3://BUCKET/PATH.")
 
 
 def _refuse_other(study: Study, settings: StudySettings) -> None:
@@ -128,16 +161,18 @@ def _grown(study: Study, trials: int) -> Study:
 def _create(chosen: SearchOptions, settings: StudySettings, home: Home) -> Study:
     """Make the study in MLflow and in Optuna, before any trial can race for it."""
     uri = chosen.tracking_uri or home.tracking_uri
-    tracking.check(uri)
+    if chosen.tracking_uri:
+        tracking.check(uri)
+    storage = _storage(chosen.storage, home)
     created = now()
     name = chosen.name or f"{settings.workload.rpartition(':')[2].lower()}-{created[:19].replace(':', '')}"
-    home.create()
-    run = tracking.open_study_run(
-        uri, experiment=settings.workload, artifact_root=None if chosen.tracking_uri else str(home.artifacts),
-        name=name, description=_description(settings), tags={"tune_sam.dataset": settings.dataset, **_versions()},
-    )
-    study = Study(name, home, settings, created, uri, run.experiment_id, run.run_id,
-                  str(chosen.storage or home.path / "studies"))
+    with home.made():
+        _fetch(settings, home)
+        run = tracking.open_study_run(
+            uri, experiment=settings.workload, artifact_root=None if chosen.tracking_uri else str(home.artifacts),
+            name=name, description=_description(settings), tags={"tune_sam.dataset": settings.dataset, **_versions()},
+        )
+    study = Study(name, home, settings, created, uri, run.experiment_id, run.run_id, storage)
     _store(study)
     return study
 
@@ -219,7 +254,8 @@ def _only_driver(study: Study) -> Iterator[None]:
     lock = lock_file(study.home, study.name)
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(lock, timeout=0):
+        # Not at once: a command that looks whether a driver is at work holds the lock for a moment.
+        with FileLock(lock, timeout=2):
             yield
     except Timeout:
         raise Refused(f"study {study.name} is being searched by another process; wait for it, or stop it.") from None
@@ -256,8 +292,10 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 def _description(settings: StudySettings) -> str:
     """What MLflow's page shows about a study, as Markdown."""
-    lines = [f"Search of **{settings.workload}** on **{settings.dataset}**: {settings.trials} trials of "
-             f"{settings.epochs} epochs for each optimizer, seed {settings.seed}, scheduler {settings.scheduler}.", "",
+    # Not the number of trials, which may grow.
+    lines = [f"Search of **{settings.workload}** on **{settings.dataset}**: the same number of trials for each "
+             f"optimizer, {settings.epochs} epochs each, seed {settings.seed}, scheduler {settings.scheduler}. The "
+             "value of a trial is the validation accuracy of its last epoch.", "",
              "| optimizer | ρ | learning rate | batch size |", "|---|---|---|---|"]
     for optimizer, space in settings.spaces.items():
         lines.append(f"| {optimizer} | {space.rho or '–'} | {space.lr} | {', '.join(map(str, space.batch_size))} |")

@@ -6,7 +6,7 @@ On a terminal a table that is redrawn; elsewhere a line for each trial that ende
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,11 +59,14 @@ class Progress:
             if trial.state not in ("waiting", "running"):
                 self._rows[trial.optimizer].end(trial.number, trial.state, trial.value)
         self._begun, self._before = time.monotonic(), self._work_done()
-        if self.console.is_terminal:
-            with Live(console=self.console, get_renderable=self._table, refresh_per_second=4, transient=True):
+        self._say(f"Study {study.name}: {study.settings.workload} on {study.settings.dataset}, "
+                  f"{', '.join(study.settings.optimizers)}, {self._trials} trials of {self._epochs} epochs each.")
+        try:
+            with self._shown():
                 yield
-        else:
-            yield
+        except KeyboardInterrupt:
+            self._say(f"Interrupted; go on with `tune-sam resume {study.name}`.")
+            raise
 
     def started(self, optimizer: str, number: int) -> None:
         self._rows[optimizer].running[number] = 0
@@ -77,8 +80,15 @@ class Progress:
         row.end(number, outcome.state, value if outcome.state == "complete" else None)
         if not self.console.is_terminal:
             what = outcome.reason if value is None else f"validation accuracy {value:.4f}, {outcome.epochs} epochs"
-            self.console.print(f"{optimizer:8} {row.ended.total():>3}/{self._trials}  {outcome.state:9} {what}",
-                               highlight=False, soft_wrap=True)
+            self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials}  {outcome.state:9} {what}")
+
+    def _shown(self) -> AbstractContextManager[object]:
+        if not self.console.is_terminal:
+            return nullcontext()
+        return Live(console=self.console, get_renderable=self._table, refresh_per_second=4, transient=True)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _work_done(self) -> float:
         """Gradients so far, in epochs; a trial that ended early has done all that it will do."""

@@ -6,6 +6,8 @@ in a :class:`Refused`.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,20 +33,36 @@ class Home:
         """The home at `path`, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
 
         Raises:
-            Refused: the path is a file, or lies below one.
+            Refused: the path is a file, or lies below one or where nobody may look.
         """
         chosen = Path(path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam").expanduser().absolute()
         for part in (chosen, *chosen.parents):
-            if part.exists() and not part.is_dir():
+            try:
+                usable = part.is_dir() or not part.exists()
+            except OSError as error:
+                raise Refused(f"home {chosen} cannot be used ({error.strerror}); give --home another folder.") from None
+            if not usable:
                 raise Refused(f"home {chosen} cannot be used because {part} is a file; give --home a folder.")
         return cls(chosen)
 
-    def create(self) -> None:
-        """Make the folder.
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """The folder, made if there is none, and taken away again if what follows is refused.
 
         Raises:
             Refused: it cannot be made or written to.
         """
+        missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
+        try:
+            self._create()
+            yield
+        except Refused:
+            for folder in missing:
+                with suppress(OSError):  # it has something in it by now, or was never made
+                    folder.rmdir()
+            raise
+
+    def _create(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             writable = os.access(self.path, os.W_OK)
@@ -102,7 +120,8 @@ class SearchOptions(RangeOptions):
     """Everything `tune-sam search` and :func:`tune_sam.search` can be told. Empty fields are the workload's to fill."""
 
     workload: str = Field(description="name of a workload, or package.module:Class")
-    name: str | None = Field(None, description="name of the study; a name with the time is made up if there is none")
+    name: str | None = Field(None, max_length=80,
+                             description="name of the study; a name with the time is made up if there is none")
     dataset: str | None = Field(None, description="one of the workload's data sets; its first by default")
     data: Path | None = Field(None, description="folder that holds the data set; $TUNE_SAM_DATA, else HOME/data")
     optimizers: tuple[str, ...] = Field(("base", "sam", "asam"), min_length=1, description="optimizers to search")
@@ -113,7 +132,8 @@ class SearchOptions(RangeOptions):
     grid: bool = Field(True, description="start with the four-point grid of ρ")
     ranges: dict[str, RangeOptions] = Field({}, description="own ranges of single optimizers")
     cpus_per_trial: int = Field(1, ge=1, description="CPUs, and threads, of a trial")
-    gpus_per_trial: float | None = Field(None, ge=0, description="share of a GPU; the workload's where there are GPUs")
+    gpus_per_trial: float | None = Field(None, ge=0, allow_inf_nan=False,
+                                         description="share of a GPU; the workload's where there are GPUs")
     max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; as many as fit by default")
     home: Path | None = Field(None, description="folder where studies live; $TUNE_SAM_HOME, else ~/.tune_sam")
     address: str | None = Field(None, description="Ray cluster to use; one is started here by default")
@@ -124,7 +144,7 @@ class SearchOptions(RangeOptions):
     @classmethod
     def _plain_name(cls, name: str | None) -> str | None:
         # The name is a folder's, a part of every key, and what a person types again.
-        if name is not None and (not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] in "-."):
+        if name is not None and not (name[:1].isalnum() and all(c.isalnum() or c in "-_." for c in name)):
             raise ValueError("use letters, digits, '-', '_' and '.', and begin with a letter or a digit")
         return name
 
@@ -179,7 +199,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise Refused(f"the config file {path} is not YAML ({where}); mend it or leave --config out.") from None
     if not isinstance(settings, dict):
         raise Refused(f"the config file {path} holds no `option: value` lines; see `tune-sam search --help`.")
-    return settings
+    return {str(key): value for key, value in settings.items()}
 
 
 def _sentence(error: ValidationError, config: Path | None) -> str:
@@ -187,7 +207,7 @@ def _sentence(error: ValidationError, config: Path | None) -> str:
     first = error.errors()[0]
     option = ".".join(str(part) for part in first["loc"] if isinstance(part, str)) or "options"
     if first["type"] == "extra_forbidden":
-        known = ", ".join(SearchOptions.model_fields)
+        known = ", ".join((RangeOptions if len(first["loc"]) > 1 else SearchOptions).model_fields)
         return f"unknown option {option!r}{f' in {config}' if config else ''}; known options are {known}."
     if first["type"] == "missing":
         return f"the option {option!r} is missing; give it."

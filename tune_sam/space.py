@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 OPTIMIZERS = ("base", "sam", "asam", "asam-all")
@@ -21,6 +21,9 @@ class Range:
 
     def __str__(self) -> str:
         return f"{self.low:g}:{self.high:g}"
+
+    def to_json(self) -> list[float]:
+        return [self.low, self.high]
 
     def spread(self, points: int) -> tuple[float, ...]:
         """`points` values at the middles of as many equal parts of the range, in logarithms.
@@ -67,11 +70,12 @@ class Space:
     grid: tuple[dict[str, float], ...]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"rho": self.rho.to_json() if self.rho else None, "lr": self.lr.to_json(),
+                "batch_size": list(self.batch_size), "grid": list(self.grid)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Space":
-        return cls(rho=Range(**data["rho"]) if data["rho"] else None, lr=Range(**data["lr"]),
+        return cls(rho=Range(*data["rho"]) if data["rho"] else None, lr=Range(*data["lr"]),
                    batch_size=tuple(data["batch_size"]), grid=tuple(data["grid"]))
 
     def outside(self) -> str | None:

@@ -156,7 +156,7 @@ class StudySettings:
     spaces: dict[str, Space]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "spaces": {optimizer: space.to_json() for optimizer, space in self.spaces.items()}}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "StudySettings":

@@ -112,7 +112,7 @@ class Workload(ABC):
         """A fresh network, initialised from torch's global random state."""
 
     def fetch(self, dataset: str, root: Path) -> None:
-        """Download what is missing of a data set into `root`, which is not a folder that a person named; nothing by default.
+        """Download what is missing of a data set into `root`, a folder of our own; nothing by default.
 
         Raises:
             Refused: the download failed.
@@ -154,14 +154,14 @@ class Workload(ABC):
     def to_json(self) -> dict[str, Any]:
         """The description as `tune-sam workloads --json` prints it."""
         setting = self.settings[self.default_dataset]
-        common = {"lr": asdict(self.lr), "batch_size": list(self.batch_size)}
+        common = {"lr": self.lr.to_json(), "batch_size": list(self.batch_size)}
         return {
             "name": self.name, "parameters": self.parameters(setting),
             "datasets": {name: asdict(sizes) for name, sizes in self.datasets.items()},
-            "base_optimizer": {"name": self.base_optimizer.name, **self.base_optimizer.options},
+            "base_optimizer": self.base_optimizer.name,
             "epochs": setting.epochs, "batch_size": setting.batch_size, "lr": setting.lr,
             "ranges": {"base": {"rho": None, **common},
-                       **{name: {"rho": asdict(rho), **common} for name, rho in self.rho.items()}},
+                       **{name: {"rho": rho.to_json(), **common} for name, rho in self.rho.items()}},
             "rho_grid": {name: list(self.rho_grid(name, rho)) for name, rho in self.rho.items()},
             "gpus_per_trial": self.gpus_per_trial,
             "presets": {name: {"parameters": self.parameters(preset), "epochs": preset.epochs,

@@ -6,6 +6,7 @@ Chemistry 48(1):312-320, 2005. Read by PyG; torch and PyG are imported only when
 
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,13 @@ def check(root: Path) -> None:
     for name, rows in ROWS.items():
         path = raw_folder(root) / name
         way_out = f"put the TUDataset files of {NAME} into {path.parent}, or leave --data out to download them"
-        if not path.is_file():
-            raise Refused(f"the data file {path} is missing; {way_out}.")
-        content = path.read_bytes()
-        found = content.count(b"\n") + bool(content and not content.endswith(b"\n"))
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise Refused(f"the data file {path} is missing; {way_out}.") from None
+        except OSError as error:
+            raise Refused(f"the data file {path} cannot be read ({error.strerror}); {way_out}.") from None
+        found = content.count(b"\n")  # each line ends with one, so that a cut within the last line is seen
         if found != rows:
             what = "is empty" if not content else f"has {found} lines in place of {rows}"
             raise Refused(f"the data file {path} {what}; {way_out}.")
@@ -62,12 +66,10 @@ def download(root: Path) -> None:
             raise Refused(f"{NAME} could not be downloaded ({error}); give --data a folder that holds it.") from None
         target = raw_folder(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=".raw-"))
-        shutil.copytree(raw_folder(Path(folder)), unfinished, dirs_exist_ok=True)
-        try:
-            unfinished.rename(target)
-        except OSError:  # another process was first, and its files are the same
-            shutil.rmtree(unfinished)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".raw-") as unfinished:
+            raw = shutil.copytree(raw_folder(Path(folder)), Path(unfinished) / "raw")
+            with suppress(OSError):  # another process was first, and its files are the same
+                raw.rename(target)
 
 
 def load(root: Path) -> "GraphStore":

@@ -1,0 +1,60 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both install into .venv first, once.
+#
+#   make demo TORCH=cpu    takes torch's CPU wheels, for machines without an NVIDIA GPU
+#   PYTHON=python3.12      another interpreter, 3.11 or newer
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= default
+BIN := $(VENV)/bin
+
+.PHONY: demo install dev test test-all lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/tune-sam search gcn --dataset digits --optimizer base --optimizer sam --optimizer asam --trials 6 --epochs 10
+
+install: $(VENV)/installed
+
+dev: $(VENV)/dev
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+# Also the slow tests, and those of the real data sets in the folder that TUNE_SAM_DATA names.
+test-all: $(VENV)/dev
+	$(BIN)/python -m pytest -m "slow or data"
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tune_sam needs Python 3.11 or newer; name one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+ifeq ($(TORCH),cpu)
+	@echo "Installing into $(VENV). This fetches about 0.5 GB (torch for the CPU); it takes some minutes."
+else
+	@echo "Installing into $(VENV). This fetches about 3.3 GB, most of it torch with CUDA; it takes some minutes."
+	@echo "Without an NVIDIA GPU, stop here and say: make $(MAKECMDGOALS) TORCH=cpu (about 0.5 GB)."
+endif
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# uv knows where torch's CPU wheels are; pip, which installs the rest, then finds torch already there.
+$(VENV)/torch: $(VENV)/python constraints.txt
+ifeq ($(TORCH),cpu)
+	@$(BIN)/pip install --quiet uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c constraints.txt torch torchvision
+endif
+	@touch $@
+
+$(VENV)/installed: $(VENV)/torch setup.cfg
+	@$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/torch setup.cfg
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,51 @@
+import os
+
+import pytest
+import ray
+
+from tune_sam import cluster
+from tune_sam.settings import Refused
+
+
+@pytest.mark.parametrize(("node", "cpus", "gpus", "fits"), [
+    ({"CPU": 4}, 1, 0, 4),
+    ({"CPU": 5}, 2, 0, 2),
+    ({"CPU": 8, "GPU": 1}, 1, 0.25, 4),
+    ({"CPU": 2, "GPU": 1}, 1, 0.25, 2),
+    ({"CPU": 8, "GPU": 1}, 1, 0.1, 8),
+    ({"CPU": 16, "GPU": 2}, 1, 0.4, 4),  # what is left of two GPUs does not make one more share
+    ({"CPU": 16, "GPU": 3}, 1, 2, 1),
+    ({"CPU": 4}, 1, 0.25, 0),
+])
+def test_trials_that_fit_on_a_node(node, cpus, gpus, fits):
+    assert cluster._fit(node, cpus, gpus) == fits
+
+
+def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked():
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    try:
+        assert cluster.concurrency(1, 0, None) == 3
+        assert cluster.concurrency(1, 0, 2) == 2
+        assert cluster.concurrency(1, 0, 9) == 3
+        cluster.check_offer(3, 0, None)
+        with pytest.raises(Refused, match="--cpus-per-trial 4 cannot be met.*cluster.*3 CPUs"):
+            cluster.check_offer(4, 0, None)
+        with pytest.raises(Refused, match="--gpus-per-trial 0.25 cannot be met.*0 GPUs"):
+            cluster.check_offer(1, 0.25, None)
+        with cluster.connected(None):
+            assert ray.is_initialized()
+        assert ray.is_initialized(), "a cluster that was there before stays"
+    finally:
+        ray.shutdown()
+
+
+def test_this_machine_is_asked_before_ray_starts():
+    cluster.check_offer(os.cpu_count(), 0, None)
+    with pytest.raises(Refused, match=f"--cpus-per-trial {os.cpu_count() + 1} cannot be met, this machine"):
+        cluster.check_offer(os.cpu_count() + 1, 0, None)
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_that_does_not_answer_is_named():
+    with pytest.raises(Refused, match=r"no Ray cluster answers at --address 127.0.0.1:1 "):
+        cluster.check_offer(1, 0, "127.0.0.1:1")

@@ -1,0 +1,135 @@
+from dataclasses import replace
+from datetime import datetime
+
+import optuna
+import pytest
+from filelock import FileLock
+
+from tune_sam.searcher import Ledger, Outcome
+from tune_sam.settings import Home, Refused
+from tune_sam.space import Range, Space, grid
+from tune_sam.study import (
+    ENDINGS,
+    STATES,
+    Study,
+    StudySettings,
+    lock_file,
+    note_run,
+    now,
+    open_storage,
+    open_study,
+    studies,
+)
+
+SPACES = {"base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), 0.01, 64)),
+          "sam": Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), grid((0.01, 0.1), 0.01, 64))}
+SETTINGS = StudySettings("gcn", "digits", None, "/data", ("base", "sam"), 4, 10, 7, "asha", 1, None, SPACES)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study as a launch makes it, without trials."""
+    made = Study("one", Home(tmp_path), SETTINGS, "2026-01-02T03:04:05+00:00", "sqlite:////m.db", "1", "parent",
+                 str(tmp_path / "studies"))
+    record = {"settings": SETTINGS.to_json(), "created": made.created, "tracking_uri": made.tracking_uri,
+              "experiment_id": made.experiment_id, "mlflow_run_id": made.mlflow_run_id, "storage": made.storage}
+    for optimizer in SETTINGS.optimizers:
+        optuna.create_study(storage=open_storage(made.home), study_name=f"one/{optimizer}",
+                            direction="maximize").set_user_attr("record", record)
+    return made
+
+
+def end(ledger, state, value, epochs=10):
+    asked = ledger.ask("tune")
+    metrics = {"val/accuracy": value} if value is not None else {}
+    ledger.tell(asked.number, Outcome(state, "" if state == "complete" else "why", epochs, metrics, 2.5, "node", 9))
+
+
+def test_settings_survive_json():
+    assert StudySettings.from_json(SETTINGS.to_json()) == SETTINGS
+
+
+def test_a_study_is_read_back_as_it_was_made(study):
+    assert open_study("one", study.home.path) == study
+    assert study.to_json() == {"name": "one", "workload": "gcn", "dataset": "digits", "optimizers": ["base", "sam"],
+                               "trials_asked": 4, "counts": {}, "created": "2026-01-02T03:04:05+00:00",
+                               "mlflow_run_id": "parent"}
+
+
+def test_a_study_whose_creation_was_cut_short_is_not_listed(study):
+    optuna.create_study(storage=open_storage(study.home), study_name="half/base")
+    assert [found.name for found in studies(study.home.path)] == ["one"]
+
+
+def test_a_home_without_studies_is_left_as_it_is(tmp_path):
+    assert studies(tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(Refused, match="there is no study 'x'.*it has none yet"):
+        open_study("x", tmp_path / "none")
+
+
+def test_states_while_a_driver_is_at_work_and_after_it_died(study):
+    ledger = Ledger(open_storage(study.home), "one", "sam", SETTINGS)
+    ledger.ask("tune")
+    with FileLock(lock_file(study.home, "one")):
+        assert [trial.state for trial in study.records("sam")] == ["running", "waiting"]
+    assert [trial.state for trial in study.records("sam")] == ["waiting", "waiting"]
+    assert study.counts() == {"waiting": 2}
+
+
+def test_a_waiting_trial_shows_what_it_will_be_given(study):
+    Ledger(open_storage(study.home), "one", "sam", SETTINGS)
+    trial = study.records("sam")[1]
+    assert (trial.config.rho, trial.config.lr, trial.config.batch_size, trial.config.seed) == (0.1, 0.01, 64, 8)
+    assert trial.started is trial.ended is trial.value is trial.checkpoint is None
+
+
+@pytest.mark.parametrize("state", ENDINGS)
+def test_an_ended_trial_has_its_record(study, state):
+    ledger = Ledger(open_storage(study.home), "one", "base", SETTINGS)
+    end(ledger, state, 0.75, epochs=6)
+    note_run(open_storage(study.home), "one/base/0", "run-1")
+    trial = study.records("base")[0]
+    assert (trial.key, trial.state, trial.epochs, trial.seconds) == ("one/base/0", state, 6, 2.5)
+    assert trial.value == (0.75 if state == "complete" else None)
+    assert trial.reason == ("" if state == "complete" else "why")
+    assert trial.mlflow_run_id == "run-1"
+    assert trial.config.rho is None
+    assert datetime.fromisoformat(trial.started) <= datetime.fromisoformat(trial.ended)
+
+
+def test_the_best_is_the_first_of_the_highest_complete_ones(study):
+    storage = open_storage(study.home)
+    base, sam = (Ledger(storage, "one", name, SETTINGS) for name in ("base", "sam"))
+    with pytest.raises(LookupError, match="no complete trial.*resume one"):
+        study.best()
+    end(base, "complete", 0.8)
+    for state, value in (("complete", 0.8), ("pruned", 0.99), ("complete", 0.8), ("complete", 0.7)):
+        end(sam, state, value)
+    assert study.best().key == "one/base/0"
+    assert study.best("sam").key == "one/sam/0"
+    with pytest.raises(Refused, match="did not search 'asam'; it has base, sam"):
+        study.best("asam")
+
+
+def test_the_table_has_a_column_for_each_part(study):
+    end(Ledger(open_storage(study.home), "one", "base", SETTINGS), "complete", 0.8)
+    table = study.trials()
+    assert len(table) == 1
+    row = table.iloc[0]
+    assert (row["lr"], row["batch_size"], row["val/accuracy"], row["state"]) == (0.01, 64, 0.8, "complete")
+
+
+def test_a_trial_without_a_checkpoint_or_with_a_lost_one_is_refused(study, tmp_path):
+    end(Ledger(open_storage(study.home), "one", "base", SETTINGS), "complete", 0.8)
+    trial = study.best()
+    with pytest.raises(Refused, match="one/base/0 has no checkpoint"):
+        trial.load_model()
+    with pytest.raises(Refused, match="is gone"):
+        replace(trial, checkpoint=str(tmp_path / "gone")).load_model()
+
+
+def test_every_ending_has_a_word_in_every_ledger():
+    assert STATES == ("waiting", "running", "complete", "pruned", "diverged", "failed")
+    assert {ending.optuna for ending in ENDINGS.values()} <= {state.name for state in optuna.trial.TrialState}
+    assert now().endswith("+00:00")
