@@ -25,24 +25,6 @@ MILESTONES = (0.3, 0.6, 0.8)
 EVALUATION_BATCH = 1024
 
 
-def smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1, reduction: str = "mean") -> Tensor:
-    """KL divergence from the smoothed target to the prediction; 0 is the least. The report's loss.
-
-    The target has 1 - s on the class and s / (C - 1) on each other class. `cross_entropy` spreads its smoothing over
-    all C classes, so the equal call has s · C / (C - 1), less the target's entropy.
-
-    Args:
-        logits: [n, C].
-        targets: int64 [n].
-        smoothing: s, in [0, 1).
-        reduction: `mean` for a scalar, `none` for [n].
-    """
-    classes = logits.shape[1]
-    entropy = -sum(p * math.log(p) * n for p, n in ((1 - smoothing, 1), (smoothing / (classes - 1), classes - 1)) if p)
-    spread = smoothing * classes / (classes - 1)
-    return F.cross_entropy(logits, targets, label_smoothing=spread, reduction=reduction) - entropy
-
-
 def milestones(epochs: int) -> list[int]:
     """The epochs after which the learning rate falls."""
     return [int(part * epochs) for part in MILESTONES]

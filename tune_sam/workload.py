@@ -92,7 +92,7 @@ class Workload(ABC):
         report_rho: the report's four values of ρ, for `asam-all`.
         lr, batch_size: the range and the list that are searched.
         gpus_per_trial: share of a GPU for one trial, where there are GPUs.
-        label_smoothing: s of the report's loss, see :func:`tune_sam.training.smoothed_kl`.
+        label_smoothing: s of the report's loss, see :func:`tune_sam.loss.smoothed_kl`.
     """
 
     name: ClassVar[str]
@@ -135,7 +135,7 @@ class Workload(ABC):
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The mean loss of a batch: outputs [n, classes], targets int64 [n], a scalar back."""
-        from tune_sam.training import smoothed_kl
+        from tune_sam.loss import smoothed_kl
 
         return smoothed_kl(outputs, targets, self.label_smoothing)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tune_sam.space import Configuration
-from tune_sam.training import Trainer, build_optimizer, milestones, smoothed_kl
+from tune_sam.training import Trainer, build_optimizer, milestones
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
@@ -31,25 +31,6 @@ def trainer(splits, configuration=CONFIGURATIONS["sam"], epochs=4, **options):
 
 def metrics(epoch):
     return {name: value for name, value in epoch.metrics.items() if name != "time/epoch_s"}
-
-
-@pytest.mark.parametrize("classes", [2, 5, 10])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
-def test_the_loss_is_the_kl_divergence_to_the_smoothed_target(classes, smoothing):
-    torch.manual_seed(0)
-    logits = torch.randn(7, classes, dtype=torch.float64)
-    targets = torch.randint(classes, (7,))
-    expected = 0.0
-    for row, target in zip(logits.log_softmax(1), targets, strict=True):
-        for c in range(classes):
-            p = 1 - smoothing if c == target else smoothing / (classes - 1)
-            expected += (p * (math.log(p) - float(row[c])) if p else 0.0) / 7
-    assert float(smoothed_kl(logits, targets, smoothing)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_loss_is_zero_where_the_prediction_is_the_smoothed_target():
-    prediction = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log()
-    assert float(smoothed_kl(prediction, torch.tensor([0]))) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_learning_rate_falls_to_a_fifth_after_30_60_and_80_percent(splits):
@@ -190,7 +171,8 @@ def test_an_optimizer_that_is_not_there_is_named():
         build_optimizer(model, GCN.base_optimizer, Configuration("sam", None, 0.01, 64, 0))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("base", "Adam"), ("sam", "SAM"), ("asam", "ASAM"), ("asam-all", "ASAMAll")])
+@pytest.mark.parametrize(("name", "kind"),
+                         [("base", "Adam"), ("sam", "SAM"), ("asam", "ASAM"), ("asam-all", "ASAMAll")])
 def test_a_configuration_names_its_optimizer(name, kind):
     built = build_optimizer(GCN.network(SETTING), GCN.base_optimizer, CONFIGURATIONS[name])
     assert type(built).__name__ == kind
