@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from tune_sam.settings import Home, RangeOptions, Refused, SearchOptions
+from tune_sam.space import Range
+
+
+def read(given=None, yaml=None, tmp_path=None):
+    config = None
+    if yaml is not None:
+        config = tmp_path / "search.yaml"
+        config.write_text(yaml)
+    return SearchOptions.read({"workload": "gcn", **(given or {})}, config)
+
+
+def test_what_is_given_directly_comes_on_top_of_the_file(tmp_path):
+    options = read({"trials": 3, "epochs": None}, "trials: 9\nepochs: 7\nlr: 0.001:0.1\n", tmp_path)
+    assert (options.trials, options.epochs, options.lr) == (3, 7, Range(0.001, 0.1))
+
+
+def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
+    options = read({"rho": "0.1:1", "batch_size": "32"}, "ranges:\n  sam: {rho: 0.01:0.5, batch_size: [64, 128]}\n", tmp_path)
+    assert options.ranges_of("sam") == RangeOptions(rho="0.01:0.5", batch_size=[64, 128])
+    assert options.ranges_of("asam") == RangeOptions(rho="0.1:1", batch_size="32")
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"trials": 0}, "--trials 0: "),
+    ({"trials": "many"}, "--trials many: "),
+    ({"epochs": 0}, "--epochs 0: "),
+    ({"seed": -1}, "--seed -1: "),
+    ({"rho": "1:0.1"}, "--rho 1:0.1: "),
+    ({"rho": "-1:1"}, "--rho -1:1: "),
+    ({"lr": "fast"}, "--lr fast: "),
+    ({"batch_size": "0,32"}, "--batch-size 0,32: "),
+    ({"optimizers": ["base", "adamw"]}, "--optimizer base adamw: there is no optimizer 'adamw'; choose from base, "),
+    ({"optimizers": []}, "--optimizer"),
+    ({"scheduler": "pbt"}, "--scheduler pbt: "),
+    ({"name": "a/b"}, "--name a/b: use letters"),
+    ({"name": ""}, "--name"),
+    ({"name": "-x"}, "--name -x"),
+    ({"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5: a share below 1 or a whole number"),
+    ({"gpus_per_trial": -1}, "--gpus-per-trial -1"),
+    ({"cpus_per_trial": 0}, "--cpus-per-trial 0"),
+    ({"max_concurrent": 0}, "--max-concurrent 0"),
+    ({"raduis": 1}, "unknown option 'raduis'"),
+])
+def test_a_wrong_option_is_one_sentence_with_its_value(given, said):
+    with pytest.raises(Refused) as refused:
+        read(given)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("yaml", "said"), [
+    ("trails: 3\n", "unknown option 'trails' in "),
+    ("ranges: {sam: {roh: 0.1:1}}\n", "unknown option 'ranges.sam.roh' in "),
+    ("ranges: {adamw: {lr: 0.1:1}}\n", "there is no optimizer 'adamw'"),
+    ("trials: [\n", "is not YAML"),
+    ("just words\n", "holds no `option: value` lines"),
+    ("", "holds no `option: value` lines"),
+    ("rho: 5\n", "LOW:HIGH"),
+])
+def test_a_wrong_file_is_one_sentence(tmp_path, yaml, said):
+    with pytest.raises(Refused) as refused:
+        read(yaml=yaml, tmp_path=tmp_path)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(Refused, match="nope.yaml cannot be read"):
+        SearchOptions.read({"workload": "gcn"}, tmp_path / "nope.yaml")
+
+
+def test_a_home_is_the_one_named_else_the_variables_else_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "env"))
+    assert Home.at(tmp_path / "named").path == tmp_path / "named"
+    assert Home.at().path == tmp_path / "env"
+    monkeypatch.delenv("TUNE_SAM_HOME")
+    assert Home.at().path == Path("~/.tune_sam").expanduser()
+    assert not (tmp_path / "named").exists()
+
+
+@pytest.mark.parametrize("below", ["", "deeper", "deeper/still"])
+def test_a_home_that_is_a_file_or_below_one_is_refused(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(Refused, match="file is a file"):
+        Home.at(tmp_path / "file" / below)
+
+
+def test_optuna_and_mlflow_have_databases_of_their_own(tmp_path):
+    home = Home.at(tmp_path)
+    assert home.tracking_uri.startswith("sqlite:////")
+    assert home.tracking_uri != home.optuna_url

@@ -1,0 +1,76 @@
+import pytest
+
+from tune_sam.settings import Refused, SearchOptions
+from tune_sam.space import OPTIMIZERS
+from tune_sam.workload import find_workload, workload_names
+
+
+def space(optimizer, dataset="mutagenicity", **given):
+    return find_workload("gcn").space(SearchOptions.read({"workload": "gcn", **given}), optimizer, dataset)
+
+
+def test_workloads_are_found_by_name_and_by_class():
+    assert "gcn" in workload_names()
+    assert type(find_workload("gcn")) is type(find_workload("trainables.gcn:GCN"))
+    assert find_workload("odd_workload:Odd").name == "odd"
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("gnc", "there is no workload 'gnc'; choose from gcn"),
+    ("nowhere:Thing", "cannot be imported"),
+    ("trainables.gcn:Nothing", "cannot be imported"),
+    ("trainables.gcn:Path", "is not a subclass"),
+    (":", "cannot be imported"),
+])
+def test_a_workload_that_is_not_there_is_refused(name, said):
+    with pytest.raises(Refused, match=said):
+        find_workload(name)
+
+
+def test_each_optimizer_has_its_grid():
+    at = {"lr": 0.01, "batch_size": 64}
+    assert space("base").grid == (at,)
+    assert [point["rho"] for point in space("asam-all").grid] == [0.005, 0.01, 0.05, 0.1], "the report's"
+    for optimizer in ("sam", "asam"):
+        found = space(optimizer)
+        assert len(found.grid) == 4
+        assert all(point["rho"] in found.rho and {**point, **at} == point for point in found.grid)
+    assert space("sam", grid=False).grid == ()
+
+
+def test_a_persons_ranges_take_the_place_of_the_workloads():
+    found = space("sam", rho="0.01:0.1", lr="0.001:0.1", batch_size="16,64")
+    assert (str(found.rho), str(found.lr), found.batch_size) == ("0.01:0.1", "0.001:0.1", (16, 64))
+    assert space("base", rho="0.01:0.1").rho is None
+
+
+@pytest.mark.parametrize(("optimizer", "given", "said"), [
+    ("asam-all", {"rho": "0.02:1"}, "ρ 0.005 is not in 0.02:1"),
+    ("base", {"lr": "1e-4:1e-3"}, "learning rate 0.01 is not in 0.0001:0.001"),
+    ("sam", {"batch_size": "16,32"}, "batch size 64 is not in 16,32"),
+])
+def test_a_grid_point_outside_a_range_is_refused_with_a_way_out(optimizer, given, said):
+    with pytest.raises(Refused, match=f"{said}.*--no-grid"):
+        space(optimizer, **given)
+    assert space(optimizer, grid=False, **given).grid == ()
+
+
+def test_a_batch_larger_than_the_training_split_is_refused():
+    assert space("base", batch_size="64,2602").batch_size == (64, 2602)
+    with pytest.raises(Refused, match="--batch-size 2603 is larger than the 2602 training samples of mutagenicity"):
+        space("base", batch_size="64,2603")
+
+
+def test_a_description_has_the_promised_fields():
+    found = find_workload("gcn").to_json()
+    assert list(found) == ["name", "parameters", "datasets", "base_optimizer", "epochs", "batch_size", "lr", "ranges",
+                           "rho_grid", "gpus_per_trial", "presets"]
+    assert found["parameters"] == 125_442
+    assert found["presets"]["report"]["parameters"] == 92_546
+    assert found["datasets"]["mutagenicity"] == {"train": 2602, "validation": 433, "test": 1302, "classes": 2}
+    assert (found["base_optimizer"], found["epochs"], found["batch_size"], found["lr"]) == ("Adam", 200, 64, 0.01)
+    assert set(found["ranges"]) == set(OPTIMIZERS)
+    assert found["ranges"]["base"]["rho"] is None
+    assert found["ranges"]["asam-all"]["rho"] == [0.001, 0.1]
+    assert {name: len(points) for name, points in found["rho_grid"].items()} == dict.fromkeys(
+        ("sam", "asam", "asam-all"), 4)
