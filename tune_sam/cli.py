@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from tune_sam.settings import Home, Refused, SearchOptions
+from tune_sam.settings import Home, NothingComplete, Refused, SearchOptions
 
 if TYPE_CHECKING:
     from tune_sam.study import Study, Trial
@@ -30,8 +30,8 @@ app = typer.Typer(
     help="Does sharpness-aware minimization help my model, with which radius ρ, and is the minimum really flatter?\n\n"
          "Example: [bold]tune-sam search gcn --dataset digits --trials 6[/bold], then [bold]tune-sam studies[/bold].",
 )
-# Without emoji, since a range may read a:b:c.
-out = Console(highlight=False, emoji=False)
+# Without emoji, since a range may read a:b:c. A pipe has no width that a table would have to be cut to.
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, emoji=False)
 
 HomeOption = Annotated[Path | None, typer.Option(
@@ -220,7 +220,8 @@ def ui(
     place = Home.at(home)
     if not place.optuna_file.exists():
         raise Refused(f"there is no study in {place.path} yet; make one with `tune-sam search`, or give --home.")
-    err.print(f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True, markup=False)
+    err.print(f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True,
+              markup=False)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its workers; they start slowly
     # Replaces this process, so that signals and the exit status are the server's own.
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place.tracking_uri,
@@ -242,8 +243,8 @@ def main() -> NoReturn:
         status = _complain(_usage(error), 2)
     except Refused as error:
         status = _complain(str(error), 2)
-    except LookupError as error:
-        status = _complain(error.args[0], 1)
+    except NothingComplete as error:
+        status = _complain(str(error), 1)
     sys.exit(status)
 
 
@@ -268,7 +269,7 @@ def _show_best(study: "Study", as_json: bool) -> None:
     for optimizer in study.settings.optimizers:
         try:
             found[optimizer] = study.best(optimizer)
-        except LookupError:
+        except NothingComplete:
             found[optimizer] = None
     complete = [trial for trial in found.values() if trial]
     if as_json:
@@ -283,14 +284,13 @@ def _show_best(study: "Study", as_json: bool) -> None:
 
 
 def _trial_table(found: "list[Trial]", title: str | None = None) -> Table:
-    table = _table("optimizer", "trial", "state", "val accuracy", "ρ", "learning rate", "batch", "epochs", "seconds",
-                   title=title)
+    table = _table("optimizer", "trial", "state", "accuracy", "ρ", "lr", "batch", "epochs", "seconds", title=title)
     for trial in found:
         config = trial.config
-        rho = f"{config.rho:.4g}" if config and config.rho is not None else "–"
+        rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
         table.add_row(trial.optimizer, str(trial.number), trial.state,
                       f"{trial.metrics['val/accuracy']:.4f}" if "val/accuracy" in trial.metrics else "–", rho,
-                      f"{config.lr:.4g}" if config else "–", str(config.batch_size) if config else "–",
+                      f"{config.lr:.3g}" if config else "–", str(config.batch_size) if config else "–",
                       str(trial.epochs), f"{trial.seconds:.1f}" if trial.seconds is not None else "–")
     return table
 

@@ -22,6 +22,10 @@ class Refused(ValueError):
     """A request that cannot be carried out. The text is one sentence that names the value and the way out."""
 
 
+class NothingComplete(LookupError):
+    """A question that only a complete trial answers, asked of a study that has none."""
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from tune_sam.settings import Home, Refused
+from tune_sam.settings import Home, NothingComplete, Refused
 from tune_sam.space import Configuration, Space
 from tune_sam.workload import find_workload
 
@@ -221,12 +221,12 @@ class Study:
 
         Raises:
             Refused: the optimizer is not one of the study's.
-            LookupError: no trial is complete.
+            NothingComplete: no trial is complete.
         """
         complete = [trial for trial in self.records(optimizer) if trial.value is not None]
         if not complete:
-            raise LookupError(f"study {self.name} has no complete trial{f' of {optimizer}' if optimizer else ''} yet; "
-                              f"go on with `tune-sam resume {self.name}`.")
+            which = f"complete trial of {optimizer}" if optimizer else "complete trial"
+            raise NothingComplete(f"study {self.name} has no {which} yet; go on with `tune-sam resume {self.name}`.")
         return max(complete, key=lambda trial: trial.value or 0)
 
     def counts(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -156,6 +157,27 @@ def test_the_table_has_a_row_a_trial(study):
     assert table.loc[table["value"].idxmax(), "key"] == study.best().key
 
 
+def test_the_command_line_shows_what_python_does(study, monkeypatch, capsys):
+    from tune_sam.cli import main
+
+    def shown(*words):
+        monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(study.home.path)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+        return capsys.readouterr().out
+
+    rows = [json.loads(json.dumps(trial.to_json())) for trial in study.records()]
+    assert json.loads(shown("trials", "odd", "--json")) == rows
+    assert json.loads(shown("best", "odd", "--optimizer", "sam", "--json"))["key"] == study.best().key
+    assert json.loads(shown("best", "odd", "--json")).keys() == {"sam"}
+    assert json.loads(shown("studies", "--json")) == [study.to_json()]
+    assert len(shown("trials", "odd", "--csv").strip().splitlines()) == 10
+    assert f"{study.best().value:.4f}" in shown("best", "odd")
+    assert "failed" in shown("trials", "odd")
+    assert "odd" in shown("studies")
+
+
 def test_a_study_is_found_again(study):
     assert open_study("odd", study.home.path) == study
     assert [found.name for found in studies(study.home.path)] == ["odd"]
@@ -208,6 +230,35 @@ def test_a_search_in_which_every_trial_fails_ends_with_status_1(tmp_path):
     study = open_study("broken", tmp_path)
     assert {trial.reason for trial in study.records()} == {"RuntimeError: no batch works"}
     assert_agreement(study, 2)
+
+
+@pytest.mark.slow
+def test_mlflows_pages_show_the_study(study):
+    """The real server over the home's store answers with the parent run and its trials."""
+    import requests
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = command(study.home.path, "ui", "--port", str(port))
+    try:
+        wait_until(process, lambda: answers(f"http://127.0.0.1:{port}/health"))
+        found = requests.post(f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
+                              json={"experiment_ids": [study.experiment_id]}, timeout=30).json()["runs"]
+        assert len(found) == 1 + 9
+        assert "MLflow" in requests.get(f"http://127.0.0.1:{port}/", timeout=30).text
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(url):
+    import requests
+
+    try:
+        return requests.get(url, timeout=1).ok
+    except requests.RequestException:
+        return False
 
 
 def command(home, *words):
@@ -278,8 +329,6 @@ class Server:
     """A real MLflow server on loopback."""
 
     def __init__(self, folder):
-        import socket
-
         folder.mkdir()
         self.folder = folder
         with socket.socket() as probe:
@@ -289,19 +338,15 @@ class Server:
         self.start()
 
     def start(self):
-        import requests
-
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder / 'm.db'}",
              "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
         for _ in range(600):
-            try:
-                if requests.get(self.uri + "/health", timeout=1).ok:
-                    return
-            except requests.RequestException:
-                time.sleep(0.1)
+            if answers(self.uri + "/health"):
+                return
+            time.sleep(0.1)
         raise AssertionError("the server did not start")
 
     def stop(self):

@@ -20,7 +20,8 @@ def test_what_is_given_directly_comes_on_top_of_the_file(tmp_path):
 
 
 def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
-    options = read({"rho": "0.1:1", "batch_size": "32"}, "ranges:\n  sam: {rho: 0.01:0.5, batch_size: [64, 128]}\n", tmp_path)
+    file = "ranges:\n  sam: {rho: 0.01:0.5, batch_size: [64, 128]}\n"
+    options = read({"rho": "0.1:1", "batch_size": "32"}, file, tmp_path)
     assert options.ranges_of("sam") == RangeOptions(rho="0.01:0.5", batch_size=[64, 128])
     assert options.ranges_of("asam") == RangeOptions(rho="0.1:1", batch_size="32")
 

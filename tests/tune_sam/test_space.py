@@ -24,8 +24,8 @@ def test_a_range_that_cannot_be_searched_says_why(text, why):
         parse_range(text)
 
 
-@pytest.mark.parametrize(("text", "sizes"), [("32,64,128", (32, 64, 128)), ("128,32,32", (32, 128)), ([64, 32], (32, 64)),
-                                             (16, (16,)), ("8", (8,))])
+@pytest.mark.parametrize(("text", "sizes"), [("32,64,128", (32, 64, 128)), ("128,32,32", (32, 128)),
+                                             ([64, 32], (32, 64)), (16, (16,)), ("8", (8,))])
 def test_batch_sizes_are_a_list(text, sizes):
     assert parse_batch_sizes(text) == sizes
 

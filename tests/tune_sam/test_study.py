@@ -6,7 +6,7 @@ import pytest
 from filelock import FileLock
 
 from tune_sam.searcher import Ledger, Outcome
-from tune_sam.settings import Home, Refused
+from tune_sam.settings import Home, NothingComplete, Refused
 from tune_sam.space import Range, Space, grid
 from tune_sam.study import (
     ENDINGS,
@@ -101,7 +101,7 @@ def test_an_ended_trial_has_its_record(study, state):
 def test_the_best_is_the_first_of_the_highest_complete_ones(study):
     storage = open_storage(study.home)
     base, sam = (Ledger(storage, "one", name, SETTINGS) for name in ("base", "sam"))
-    with pytest.raises(LookupError, match="no complete trial.*resume one"):
+    with pytest.raises(NothingComplete, match="no complete trial.*resume one"):
         study.best()
     end(base, "complete", 0.8)
     for state, value in (("complete", 0.8), ("pruned", 0.99), ("complete", 0.8), ("complete", 0.7)):
