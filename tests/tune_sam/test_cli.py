@@ -48,7 +48,7 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--dataset", "digits", "--batch-size", "64,1079"], "1079 is larger than the 1078 training"),
     (["search", "gcn", "--dataset", "digits", "--trials", "0"], "--trials 0"),
     (["search", "gcn", "--dataset", "digits", "--epochs", "x"], "'x'"),
-    (["search", "gcn", "--dataset", "digits", "--rho", "0.5:0.9", "--optimizer", "asam-all"], "ρ 0.005 is not in 0.5:0.9"),
+    (["search", "gcn", "--dataset", "digits", "--rho", "0.5:0.9", "--optimizer", "asam-all"], "is not in 0.5:0.9"),
     (["search", "gcn", "--dataset", "digits", "--cpus-per-trial", "4096"], "--cpus-per-trial 4096 cannot be met"),
     (["search", "gcn", "--dataset", "digits", "--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
     (["search", "gcn", "--dataset", "digits", "--tracking-uri", "sqlite:///relative.db"], "sqlite:///relative.db"),
