@@ -36,7 +36,7 @@ def connected(address: str | None) -> Iterator[None]:
             _knock(address)
         ray.init(address=address or "local", include_dashboard=False, log_to_driver=False,
                  logging_level=logging.ERROR)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:  # the last of a port over 65535
         if not address:
             raise
         raise Refused(f"no Ray cluster answers at --address {address} ({error}); start one, or leave --address out to "

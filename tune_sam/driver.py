@@ -55,10 +55,10 @@ class Driver(NotPickled, tune.Callback):
                       **info: Any) -> None:
         place = _place(checkpoint, self.storage)
         before = self.ledger.note_checkpoint(trial.config["number"], place)
-        # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time.
-        if before and before != place:
-            filesystem, folder = FileSystem.from_uri(before)
-            filesystem.delete_dir(folder)
+        # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time. What the
+        # trial was resumed from stays until it ends: a new process of the trial would begin there again.
+        if before and before not in (place, trial.config["resume_from"]):
+            _delete(before)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, _ending(trial.last_result or {}, self.ledger.settings.epochs))
@@ -82,7 +82,10 @@ class Driver(NotPickled, tune.Callback):
         number, result, (state, reason) = trial.config["number"], trial.last_result or {}, ending
         outcome = Outcome(state=state, reason=reason, epochs=result.get("epoch", 0), metrics=_metrics(result),
                           seconds=result.get("seconds"), node=result.get("node"), pid=result.get("pid"))
+        last = self.ledger.checkpoint(number)
         self.ledger.tell(number, outcome)
+        if (begun := trial.config["resume_from"]) and begun != last:
+            _delete(begun)
         if result.get("unperturbed"):
             log.warning("trial %s: in %d steps the gradient was zero or not finite and gave no direction to climb in; "
                         "they were steps of the base optimizer.", self.ledger.key(number), result["unperturbed"])
@@ -106,7 +109,13 @@ def _place(checkpoint: tune.Checkpoint, storage: str) -> str:
     """A checkpoint's folder, or its URI with the options of the storage's, as `ray.tune.Checkpoint` opens it again."""
     if isinstance(checkpoint.filesystem, LocalFileSystem):
         return str(checkpoint.path)
-    return urlunsplit(urlsplit(storage)._replace(netloc="", path="//" + checkpoint.path))
+    bucket, _, path = checkpoint.path.partition("/")
+    return urlunsplit(urlsplit(storage)._replace(netloc=bucket, path=f"/{path}"))
+
+
+def _delete(place: str) -> None:
+    filesystem, folder = FileSystem.from_uri(place)
+    filesystem.delete_dir(folder)
 
 
 def _what_failed(trial: Any) -> str:

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -141,13 +142,21 @@ def _storage(asked: str | None, home: Home) -> str:
     raise Refused(f"--storage {asked} cannot be used ({reason}); give a folder, or a URI such as s3://BUCKET/PATH.")
 
 
+def _inside(storage: str, path: str) -> str:
+    """A path below a folder or a URI, which may carry options after a question mark."""
+    if "://" not in storage:
+        return f"{storage}/{path}"
+    parts = urlsplit(storage)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
+
+
 def _refuse_other(study: Study, settings: StudySettings) -> None:
     """A study is gone on with only as what it is."""
     for name, before in asdict(study.settings).items():
         wanted = asdict(settings)[name]
         if name != "trials" and wanted != before:
-            raise Refused(f"study {study.name} exists with another {name.replace('_', ' ')} ({before}, not {wanted}); "
-                          "give another --name, or the same options.")
+            what = "search space" if name == "spaces" else f"{name.replace('_', ' ')} ({before}, not {wanted})"
+            raise Refused(f"study {study.name} exists with another {what}; give another --name, or the same options.")
 
 
 def _grown(study: Study, trials: int) -> Study:
@@ -238,7 +247,7 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: Spl
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04}.{trial.config['attempt']}",
         ),
         run_config=tune.RunConfig(
-            name=ledger.optimizer, storage_path=f"{study.storage}/{study.name}/ray", verbose=0,
+            name=ledger.optimizer, storage_path=_inside(study.storage, f"{study.name}/ray"), verbose=0,
             # Every epoch, so that a crash loses one at most.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
             callbacks=[Driver(ledger, tracker, _versions(), study.storage, progress)],

@@ -126,9 +126,13 @@ class Ledger:
             trial.set_user_attr("started", now())
         return Asked(trial.number, configuration, attempt, known.get("checkpoint"))
 
+    def checkpoint(self, number: int) -> str | None:
+        """Where the last checkpoint of a trial that goes on is."""
+        return self._trials[number].user_attrs.get("checkpoint")
+
     def note_checkpoint(self, number: int, place: str) -> str | None:
         """Keep where a trial's last checkpoint is; the place of the one before."""
-        before = self._trials[number].user_attrs.get("checkpoint")
+        before = self.checkpoint(number)
         self._trials[number].set_user_attr("checkpoint", place)
         return before
 

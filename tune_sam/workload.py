@@ -223,4 +223,7 @@ def _import_workload(path: str) -> Workload:
         raise Refused(f"the workload {path!r} cannot be imported ({error}); give package.module:Class.") from None
     if not (isinstance(found, type) and issubclass(found, Workload)):
         raise Refused(f"{path!r} is not a subclass of tune_sam.workload.Workload; derive it from that class.")
-    return found()
+    try:
+        return found()
+    except TypeError as error:  # of an abstract method that it does not give
+        raise Refused(f"the workload {path!r} is not complete ({error}); give it those methods.") from None

@@ -71,12 +71,13 @@ def test_a_file_that_cannot_be_read_is_named(root):
         mutagenicity.check(root)
 
 
-@pytest.mark.parametrize("below", ["", "Mutagenicity"])
+@pytest.mark.parametrize("below", ["", "Mutagenicity", "Mutagenicity/raw"])
 def test_a_file_in_place_of_a_folder_is_a_missing_file(tmp_path, below):
-    (tmp_path / below).mkdir(exist_ok=True)
-    (tmp_path / below / "file").touch()
-    with pytest.raises(Refused, match="is missing"):
-        mutagenicity.check(tmp_path / below / "file")
+    place = tmp_path / "data" / below
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    with pytest.raises(Refused, match="Mutagenicity_A.txt is missing"):
+        mutagenicity.check(tmp_path / "data")
 
 
 @pytest.mark.parametrize("load", [mutagenicity.check, mutagenicity.load])

@@ -1,11 +1,17 @@
 import json
+import re
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from trainables.data import mutagenicity
+from tune_sam import launch
 from tune_sam.cli import _strict, app, main
+from tune_sam.settings import Home, Refused, SearchOptions
+from tune_sam.study import Study
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 HEAVY = {"torch", "torch_geometric", "torchvision", "ray", "mlflow", "optuna", "pandas", "sklearn", "scipy",
@@ -17,6 +23,7 @@ def run(monkeypatch, capsys, tmp_path):
     """The command line, in this process, with a home that does not exist yet: status, output, errors."""
     monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
     monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(launch, "_launch", lambda study, *_: pytest.fail(f"study {study.name} begins"))
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["tune-sam", *map(str, words)])
@@ -43,11 +50,18 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--optimizer", "adamw"], "there is no optimizer 'adamw'"),
     (["search", "gcn", "--dataset", "digits", "--rho", "1:0.1"], "--rho 1:0.1"),
     (["search", "gcn", "--dataset", "digits", "--rho=-0.1:1"], "--rho -0.1:1"),
-    (["search", "gcn", "--dataset", "digits", "--lr", "slow:fast"], "--lr slow:fast"),
+    (["search", "gcn", "--dataset", "digits", "--lr", "slow:fast"], "--lr slow:fast: expected"),
+    (["search", "gcn", "--dataset", "digits", "--lr", "a:b"], "--lr a:b: expected"),  # and no emoji
+    (["search", "gcn", "--dataset", "digits", "--lr", "1\n:2\t:3"], "--lr 1 :2 :3: expected"),
     (["search", "gcn", "--dataset", "digits", "--batch-size", "0"], "--batch-size 0"),
     (["search", "gcn", "--dataset", "digits", "--batch-size", "64,1079"], "1079 is larger than the 1078 training"),
     (["search", "gcn", "--dataset", "digits", "--trials", "0"], "--trials 0"),
     (["search", "gcn", "--dataset", "digits", "--epochs", "x"], "'x'"),
+    (["search", "gcn", "--dataset", "digits", "--max-concurrent", "0"], "'0'"),
+    (["search", "gcn", "--dataset", "digits", "--seed", "-1"], "--seed -1"),
+    (["search", "gcn", "--dataset", "digits", "--gpus-per-trial", "inf"], "--gpus-per-trial inf"),
+    (["search", "gcn", "--dataset", "digits", "--gpus-per-trial", "1.5"], "--gpus-per-trial 1.5"),
+    (["search", "gcn", "--dataset", "digits", "--name", "x" * 300], "at most 80 characters"),
     (["search", "gcn", "--dataset", "digits", "--rho", "0.5:0.9", "--optimizer", "asam-all"], "is not in 0.5:0.9"),
     (["search", "gcn", "--dataset", "digits", "--cpus-per-trial", "4096"], "--cpus-per-trial 4096 cannot be met"),
     (["search", "gcn", "--dataset", "digits", "--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
@@ -55,6 +69,8 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--dataset", "digits", "--name", "a/b"], "--name a/b"),
     (["search", "gcn", "--dataset", "digits", "--storage", "nosuch://x"], "nosuch://x"),
     (["search", "gcn", "--dataset", "digits", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1"),
+    (["search", "gcn", "--dataset", "digits", "--address", "127.0.0.1:65536"], "--address 127.0.0.1:65536"),
+    (["search", "gcn", "--dataset", "digits", "--address", "nonsense"], "--address nonsense"),
     (["search", "gcn", "--data", "/nowhere"], "/nowhere/Mutagenicity/raw/Mutagenicity_A.txt is missing"),
     (["search"], "WORKLOAD"),
     (["search", "gcn", "--bogus"], "--bogus"),
@@ -63,6 +79,8 @@ def assert_refused(result, said, tmp_path):
     (["trials", "none"], "there is no study 'none'"),
     (["trials", "none", "--json", "--csv"], "exclude each other"),
     (["resume", "none"], "there is no study 'none'"),
+    (["resume", "none", "--trials", "0"], "'0'"),
+    (["search", "--home"], "'--home' requires an argument"),
     (["ui"], "there is no study"),
 ])
 def test_a_wrong_request_is_one_sentence_and_leaves_nothing(run, tmp_path, words, said):
@@ -74,6 +92,22 @@ def test_a_home_that_cannot_be_is_refused(run, tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nope"):
         result = run("search", "gcn", "--dataset", "digits", "--home", place)
         assert_refused(result, str(place), tmp_path)
+    for command in ("best none", "trials none", "resume none", "studies", "ui"):
+        assert_refused(run(*command.split(), "--home", tmp_path / "file"), "file is a file; give --home a", tmp_path)
+
+
+def test_a_place_for_results_that_cannot_be_is_refused(run, tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        result = run("search", "gcn", "--dataset", "digits", "--storage", place)
+        assert_refused(result, f"--storage {place} cannot be used", tmp_path)
+
+
+def test_results_go_to_a_folder_that_every_process_finds(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert launch._storage("results", Home(tmp_path)) == str(tmp_path / "results")
+    assert launch._storage(None, Home(tmp_path)) == str(tmp_path / "studies")
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_gpu_that_is_not_there_is_refused(run, tmp_path):
@@ -94,6 +128,40 @@ def test_a_tracking_server_that_does_not_answer_is_refused(run, tmp_path):
     assert "secret" not in result[2]
 
 
+@pytest.mark.parametrize(("gpus", "node", "said"), [
+    (0.5, {"CPU": 8}, "0 GPUs"), (3, {"CPU": 8, "GPU": 2}, "2 GPUs"), (0, {"CPU": 2}, "2 CPUs"),
+])
+def test_a_cluster_is_asked_what_it_offers(run, tmp_path, monkeypatch, gpus, node, said):
+    left = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(
+        is_initialized=lambda: False, init=lambda **options: left.append(options["address"]),
+        nodes=lambda: [{"Alive": True, "Resources": node}, {"Alive": False, "Resources": {"CPU": 99, "GPU": 99}}],
+        shutdown=lambda: left.append("shutdown")))
+    result = run("search", "gcn", "--dataset", "digits", "--address", "auto", "--gpus-per-trial", gpus,
+                 "--cpus-per-trial", 3)
+    assert_refused(result, f"cannot be met, the cluster's largest node has {said}", tmp_path)
+    assert left == ["auto", "shutdown"]
+
+
+@pytest.mark.parametrize("words", [
+    ["--tracking-uri", "sqlite:///relative.db"], ["--cpus-per-trial", "4096"], ["--storage", "nosuch://x"],
+    ["--home", "/proc/nope"], ["--batch-size", "9999"],
+])
+def test_nothing_is_downloaded_for_a_request_that_is_refused(run, tmp_path, monkeypatch, words):
+    monkeypatch.setattr(mutagenicity, "download", lambda root: pytest.fail("it was downloaded"))
+    assert_refused(run("search", "gcn", *words), words[1], tmp_path)
+
+
+def test_a_download_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    def fail(root):
+        raise Refused("Mutagenicity could not be downloaded (no route); give --data a folder that holds it.")
+
+    monkeypatch.setattr(mutagenicity, "download", fail)
+    assert_refused(run("search", "gcn"), "could not be downloaded (no route)", tmp_path)
+    assert_refused(run("search", "gcn", "--home", tmp_path / "a" / "b"), "could not be downloaded", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b"1, 2\n", "has 1 lines in place of 266894")])
 def test_a_damaged_data_file_is_refused(run, tmp_path, content, said):
     raw = tmp_path / "data" / "Mutagenicity" / "raw"
@@ -105,6 +173,70 @@ def test_a_damaged_data_file_is_refused(run, tmp_path, content, said):
 def test_a_config_file_with_an_unknown_key_is_refused(run, tmp_path):
     (tmp_path / "c.yaml").write_text("trails: 3\n")
     assert_refused(run("search", "gcn", "--config", tmp_path / "c.yaml"), "unknown option 'trails'", tmp_path)
+
+
+@pytest.fixture
+def one(run, tmp_path):
+    """A study called `one` of three trials of base, none of which has begun; afterwards it is as it was."""
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    options = SearchOptions(workload="gcn", dataset="digits", optimizers=("base",), trials=3)
+    study = Study("one", home, launch._define(options, home), "2026-01-02T03:04:05+00:00", home.tracking_uri, "1", "p",
+                  str(home.path / "studies"))
+    launch._store(study)
+    before = sorted(home.path.rglob("*")), study.to_json()
+    yield
+    assert (sorted(home.path.rglob("*")), study.to_json()) == before
+
+
+SAME = ["--name", "one", "--dataset", "digits", "--optimizer", "base", "--trials", "3"]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["search", "odd_workload:Broken", *SAME], "exists with another workload (gcn, not odd_workload:Broken)"),
+    (["search", "gcn", *SAME, "--optimizer", "sam"], "exists with another optimizers"),
+    (["search", "gcn", *SAME, "--epochs", "3"], "exists with another epochs (10, not 3)"),
+    (["search", "gcn", *SAME, "--lr", "1e-3:1"], "exists with another search space"),
+    (["search", "gcn", *SAME, "--trials", "2"], "has 3 trials of each optimizer already, more than 2"),
+    (["resume", "one", "--trials", "2"], "has 3 trials of each optimizer already, more than 2"),
+    (["resume", "one", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1"),
+    (["best", "one", "--optimizer", "asam"], "study one did not search 'asam'; it has base"),
+    (["best", "two"], "there is no study 'two'"),
+])
+@pytest.mark.usefixtures("one")
+def test_a_study_is_what_it_is(run, words, said):
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert said in err
+
+
+@pytest.mark.usefixtures("one")
+def test_a_study_without_a_complete_trial_has_no_best(run):
+    status, out, err = run("best", "one", "--optimizer", "base")
+    assert (status, out) == (1, "")
+    assert "tune-sam resume one" in err
+    status, out, _ = run("best", "one", "--json")
+    assert (status, json.loads(out)) == (1, {"base": None})
+    status, out, _ = run("studies", "--json")
+    assert status == 0
+    assert json.loads(out) == [{
+        "name": "one", "workload": "gcn", "dataset": "digits", "optimizers": ["base"], "trials_asked": 3, "counts": {},
+        "created": "2026-01-02T03:04:05+00:00", "mlflow_run_id": "p"}]
+    assert run("trials", "one", "--json")[:2] == (0, "[]\n")
+
+
+def test_brackets_in_a_path_are_only_brackets(run, tmp_path):
+    status, out, _ = run("studies", "--home", tmp_path / "[bold]" / "[")
+    assert status == 0
+    assert f"{tmp_path}/[bold]/[ yet" in out
+    assert_refused(run("ui", "--home", tmp_path / "[bold]"), f"{tmp_path}/[bold] yet", tmp_path)
+
+
+def test_without_a_command_the_help_is_shown(run):
+    status, out, err = run()
+    assert (status, err) == (2, "")
+    assert re.search(r"search .*studies", out, re.DOTALL)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,6 +13,7 @@ import torch
 
 import tune_sam
 from tune_sam.driver import METRICS
+from tune_sam.launch import _inside
 from tune_sam.settings import Home, Refused
 from tune_sam.study import ENDINGS, open_storage, open_study, studies
 from tune_sam.training import Trainer, default_device, evaluate
@@ -189,12 +190,21 @@ def test_a_name_is_gone_on_with_only_as_what_it_is(study):
     same = dict(dataset="digits", optimizers=["sam"], name="odd", home=study.home.path, trials=9, epochs=4, seed=3)
     assert tune_sam.search(ODD, **same).counts() == study.counts(), "nothing is left to do"
     for option, value in {"epochs": 5, "seed": 4, "rho": "0.01:1", "scheduler": "none"}.items():
-        with pytest.raises(Refused, match=f"exists with another .*{option if option != 'rho' else 'spaces'}"):
+        with pytest.raises(Refused, match=f"exists with another {option if option != 'rho' else 'search space'}"):
             tune_sam.search(ODD, **{**same, option: value})
     with pytest.raises(Refused, match="exists with another workload"):
         tune_sam.search("gcn", **{**same, "rho": "0.001:1"})
     with pytest.raises(Refused, match="9 trials"):
         tune_sam.resume("odd", home=study.home.path, trials=3)
+
+
+@pytest.mark.parametrize(("storage", "inside"), [
+    ("/home/studies", "/home/studies/s/ray"),
+    ("s3://bucket/p", "s3://bucket/p/s/ray"),
+    ("s3://b/?endpoint_override=127.0.0.1:1", "s3://b/s/ray?endpoint_override=127.0.0.1:1"),
+])
+def test_results_lie_inside_the_storage_before_its_options(storage, inside):
+    assert _inside(storage, "s/ray") == inside
 
 
 def test_a_locked_study_is_refused(study):

@@ -1,3 +1,6 @@
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,7 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
     ({"trials": "many"}, "--trials many: "),
     ({"epochs": 0}, "--epochs 0: "),
     ({"seed": -1}, "--seed -1: "),
+    ({"seed": 2**31}, "--seed 2147483648: "),
     ({"rho": "1:0.1"}, "--rho 1:0.1: "),
     ({"rho": "-1:1"}, "--rho -1:1: "),
     ({"lr": "fast"}, "--lr fast: "),
@@ -41,8 +45,14 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
     ({"name": "a/b"}, "--name a/b: use letters"),
     ({"name": ""}, "--name"),
     ({"name": "-x"}, "--name -x"),
+    ({"name": "_x"}, "--name _x: use letters"),
+    ({"name": ".."}, "--name ..: use letters"),
+    ({"name": "a b"}, "--name a b: use letters"),
+    ({"name": "x" * 81}, "at most 80 characters"),
     ({"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5: a share below 1 or a whole number"),
     ({"gpus_per_trial": -1}, "--gpus-per-trial -1"),
+    ({"gpus_per_trial": float("inf")}, "--gpus-per-trial inf"),
+    ({"gpus_per_trial": float("nan")}, "--gpus-per-trial nan"),
     ({"cpus_per_trial": 0}, "--cpus-per-trial 0"),
     ({"max_concurrent": 0}, "--max-concurrent 0"),
     ({"raduis": 1}, "unknown option 'raduis'"),
@@ -57,6 +67,9 @@ def test_a_wrong_option_is_one_sentence_with_its_value(given, said):
 @pytest.mark.parametrize(("yaml", "said"), [
     ("trails: 3\n", "unknown option 'trails' in "),
     ("ranges: {sam: {roh: 0.1:1}}\n", "unknown option 'ranges.sam.roh' in "),
+    ("ranges: {sam: {rho: [1, 0.1]}}\n", "rho 1 0.1: the lower end must come first"),
+    ("rho: {low: 0.1, high: 1}\n", "LOW:HIGH"),
+    ("1: 2\n", "unknown option '1' in "),
     ("ranges: {adamw: {lr: 0.1:1}}\n", "there is no optimizer 'adamw'"),
     ("trials: [\n", "is not YAML"),
     ("just words\n", "holds no `option: value` lines"),
@@ -68,6 +81,33 @@ def test_a_wrong_file_is_one_sentence(tmp_path, yaml, said):
         read(yaml=yaml, tmp_path=tmp_path)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("lr", ["0.001:0.1", "[0.001, 0.1]", "[1e-3, 1e-1]"])
+@pytest.mark.parametrize("sizes", ["32,64", "[64, 32]"])
+def test_a_file_may_give_ranges_and_lists_as_text_or_as_yaml(tmp_path, lr, sizes):
+    file = f"lr: {lr}\nbatch_size: {sizes}\noptimizers: [sam, base, sam]\n"
+    options = read(yaml=file, tmp_path=tmp_path)
+    assert (options.lr, options.batch_size) == (Range(0.001, 0.1), (32, 64))
+    assert options.optimizers == ("sam", "base"), "each once, in the order given"
+
+
+@pytest.mark.parametrize("name", ["a", "gcn-2026.1_x", "0", "x" * 80])
+def test_a_plain_name_is_taken(name):
+    assert read({"name": name}).name == name
+
+
+def test_an_unknown_range_is_told_the_ranges_there_are(tmp_path):
+    with pytest.raises(Refused, match=r"known options are rho, lr, batch_size\.$"):
+        read(yaml="ranges: {sam: {roh: 0.1:1}}\n", tmp_path=tmp_path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Refused, match="is not YAML"):
+        SearchOptions.read({"workload": "gcn"}, tmp_path / "c.yaml")
+    with pytest.raises(Refused, match=r"cannot be read \(Is a directory\)"):
+        SearchOptions.read({"workload": "gcn"}, tmp_path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
@@ -89,6 +129,64 @@ def test_a_home_that_is_a_file_or_below_one_is_refused(tmp_path, below):
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="file is a file"):
         Home.at(tmp_path / "file" / below)
+
+
+@pytest.fixture
+def nobody():
+    """A folder that this process may look at and not write to, with one inside that it may not even look at."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "locked" / "inner").mkdir(parents=True)
+    root = os.geteuid() == 0
+    (folder / "locked").chmod(0o700 if root else 0o000)
+    folder.chmod(0o755 if root else 0o555)
+    if root:  # which may do everything, so be somebody else for a while
+        os.setresuid(65534, 65534, 0)
+    yield folder
+    if root:
+        os.setresuid(-1, 0, -1)
+        os.setresuid(0, 0, 0)
+    folder.chmod(0o755)
+    (folder / "locked").chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_home_that_nobody_may_make_or_look_at_is_refused(nobody):
+    with pytest.raises(Refused, match=f"home {nobody}/new cannot be written; give --home a folder"), \
+            Home.at(nobody / "new").made():
+        pass
+    with pytest.raises(Refused, match=f"home {nobody} cannot be written"), Home.at(nobody).made():
+        pass
+    with pytest.raises(Refused, match=f"home {nobody}/locked/inner cannot be used .Permission denied"):
+        Home.at(nobody / "locked" / "inner")
+
+
+def test_a_home_is_made_and_stays(tmp_path):
+    home = Home.at(tmp_path / "a" / "b")
+    with home.made():
+        assert home.path.is_dir()
+    with home.made():
+        pass
+    assert home.path.is_dir()
+
+
+def test_a_home_goes_with_a_refusal_if_it_was_made_for_it(tmp_path):
+    def refuse(home, *files):
+        def work():
+            with home.made():
+                for file in files:
+                    (home.path / file).touch()
+                raise Refused("no")
+
+        with pytest.raises(Refused, match="no"):
+            work()
+
+    refuse(Home.at(tmp_path / "a" / "b"))
+    assert not (tmp_path / "a").exists()
+    refuse(Home.at(tmp_path / "a" / "b"), "something")
+    assert (tmp_path / "a" / "b" / "something").exists(), "what is not empty stays"
+    (tmp_path / "old").mkdir()
+    refuse(Home.at(tmp_path / "old"))
+    assert (tmp_path / "old").exists(), "what was there before stays"
 
 
 def test_optuna_and_mlflow_have_databases_of_their_own(tmp_path):

@@ -43,6 +43,14 @@ def test_points_are_spread_evenly_in_logarithms_inside_the_range():
     assert steps == pytest.approx([steps[0]] * 3, rel=1e-2)
 
 
+@pytest.mark.parametrize("ends", [(0.001, 1), (0.1, 0.11), (1e-12, 1e12), (3, 1000)])
+@pytest.mark.parametrize("points", [1, 2, 4, 7])
+def test_spread_points_are_as_many_and_inside(ends, points):
+    spread = Range(*ends).spread(points)
+    assert len(set(spread)) == points
+    assert all(point in Range(*ends) for point in spread)
+
+
 def test_a_grid_is_each_radius_at_one_point_and_without_one_a_single_point():
     assert grid((0.1, 0.2), 0.01, 64) == ({"rho": 0.1, "lr": 0.01, "batch_size": 64},
                                           {"rho": 0.2, "lr": 0.01, "batch_size": 64})

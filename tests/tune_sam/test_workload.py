@@ -21,6 +21,7 @@ def test_workloads_are_found_by_name_and_by_class():
     ("trainables.gcn:Nothing", "cannot be imported"),
     ("trainables.gcn:Path", "is not a subclass"),
     (":", "cannot be imported"),
+    ("tune_sam.workload:Workload", "is not complete"),
 ])
 def test_a_workload_that_is_not_there_is_refused(name, said):
     with pytest.raises(Refused, match=said):
