@@ -1,11 +1,13 @@
 """Connecting to Ray, and what the cluster can give a trial."""
 
+import ctypes
 import logging
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tune_sam.settings import Refused
 
@@ -95,6 +97,12 @@ def _is_connected() -> bool:
 
 
 def _local_gpus() -> int:
+    """GPUs that torch sees here. Importing it takes seconds, and without a driver its answer is known."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        if not Path("/dev/kfd").exists():  # AMD's
+            return 0
     import torch
 
     return torch.cuda.device_count()

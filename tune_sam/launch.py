@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,9 +135,9 @@ def _storage(asked: str | None, home: Home) -> str:
             return asked
         folder = Path(asked).expanduser().absolute()
         there = next(part for part in (folder, *folder.parents) if part.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        # Really try: permissions do not tell everything, least of all to root.
+        with tempfile.TemporaryDirectory(dir=there):
             return str(folder)
-        reason = f"{there} is no folder that you may write to"
     except (OSError, ValueError) as error:
         reason = str(error)
     raise Refused(f"--storage {asked} cannot be used ({reason}); give a folder, or a URI such as s3://BUCKET/PATH.")

@@ -266,11 +266,12 @@ def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = Non
     Raises:
         Refused: the server cannot be reached, or it does not take the study.
     """
-    store = _connect(uri, artifact_root)
+    check(uri)
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        store = _connect(uri, artifact_root)
         experiment_id = _experiment(store, experiment, artifact_root)
         run_id = (_find_run(store, experiment_id, STUDY_TAG, name)
                   or _create_run(store, experiment_id, name, _now(), {STUDY_TAG: name}))

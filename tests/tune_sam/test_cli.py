@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import socket
 import subprocess
@@ -68,6 +69,8 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--dataset", "digits", "--tracking-uri", "sqlite:///relative.db"], "sqlite:///relative.db"),
     (["search", "gcn", "--dataset", "digits", "--name", "a/b"], "--name a/b"),
     (["search", "gcn", "--dataset", "digits", "--storage", "nosuch://x"], "nosuch://x"),
+    (["search", "gcn", "--dataset", "digits", "--storage", "/proc/nope"], "--storage /proc/nope"),
+    (["search", "gcn", "--dataset", "digits", "--tracking-uri", "sqlite:////proc/nope/x.db"], "sqlite:////proc/nope/x.db"),
     (["search", "gcn", "--dataset", "digits", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1"),
     (["search", "gcn", "--dataset", "digits", "--address", "127.0.0.1:65536"], "--address 127.0.0.1:65536"),
     (["search", "gcn", "--dataset", "digits", "--address", "nonsense"], "--address nonsense"),
@@ -249,7 +252,9 @@ def test_every_command_shows_an_example(run, command):
 
 @pytest.mark.parametrize("words", [["--help"], ["search", "--help"], ["search", "nope"],
                                    ["search", "gcn", "--rho", "1:0.1"], ["search", "gcn", "--dataset", "zinc"],
-                                   ["search", "gcn", "--data", "/nowhere"], ["best", "none"]])
+                                   ["search", "gcn", "--data", "/nowhere"], ["best", "none"],
+                                   *([] if os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd") else
+                                     [["search", "gcn", "--dataset", "digits", "--gpus-per-trial", "0.5"]])])
 def test_help_and_refusals_import_nothing_heavy(tmp_path, words):
     code = ("import atexit, sys\n"
             "atexit.register(lambda: print('MODULES', *sys.modules, file=sys.stderr))\n"
