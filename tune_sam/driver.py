@@ -37,6 +37,7 @@ class Driver(NotPickled, tune.Callback):
                  progress: Progress) -> None:
         self.ledger, self.tracker, self.tags, self.storage, self.progress = ledger, tracker, tags, storage, progress
         self._started: set[int] = set()
+        self._lost: dict[int, str] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._start(trial)
@@ -54,7 +55,12 @@ class Driver(NotPickled, tune.Callback):
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: tune.Checkpoint,
                       **info: Any) -> None:
         place = _place(checkpoint, self.storage)
-        before = self.ledger.note_checkpoint(trial.config["number"], place)
+        try:
+            before = self.ledger.note_checkpoint(trial.config["number"], place)
+        except Exception as error:
+            # Tune goes on after an exception here; the trial must not end with a value that its checkpoint lacks.
+            self._lost[trial.config["number"]] = f"its checkpoint could not be noted ({error})"
+            raise
         # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time. What the
         # trial was resumed from stays until it ends: a new process of the trial would begin there again.
         if before and before not in (place, trial.config["resume_from"]):
@@ -79,19 +85,24 @@ class Driver(NotPickled, tune.Callback):
         self.progress.started(config["optimizer"], number)
 
     def _end(self, trial: Any, ending: tuple[str, str]) -> None:
-        number, result, (state, reason) = trial.config["number"], trial.last_result or {}, ending
-        outcome = Outcome(state=state, reason=reason, epochs=result.get("epoch", 0), metrics=_metrics(result),
-                          seconds=result.get("seconds"), node=result.get("node"), pid=result.get("pid"))
+        number, result = trial.config["number"], trial.last_result or {}
+        state, reason = ("failed", self._lost[number]) if number in self._lost else ending
+        outcome = Outcome(
+            state=state, reason=reason, epochs=result.get("epoch") or self.ledger.reported(number),
+            metrics=_metrics(result), seconds=result.get("seconds"), node=result.get("node"), pid=result.get("pid"),
+        )
         last = self.ledger.checkpoint(number)
+        # MLflow first: a trial that is in Optuna's storage as ended is never looked at again, while one that is asked
+        # again sets its run to RUNNING.
+        self.tracker.end(self.ledger.key(number), ENDINGS[state].mlflow,
+                         {"tune_sam.state": state, **({"tune_sam.reason": reason} if reason else {})}, _milliseconds())
         self.ledger.tell(number, outcome)
-        if (begun := trial.config["resume_from"]) and begun != last:
-            _delete(begun)
         if result.get("unperturbed"):
             log.warning("trial %s: in %d steps the gradient was zero or not finite and gave no direction to climb in; "
                         "they were steps of the base optimizer.", self.ledger.key(number), result["unperturbed"])
-        self.tracker.end(self.ledger.key(number), ENDINGS[state].mlflow,
-                         {"tune_sam.state": state, **({"tune_sam.reason": reason} if reason else {})}, _milliseconds())
         self.progress.ended(self.ledger.optimizer, number, outcome)
+        if (begun := trial.config["resume_from"]) and begun != last:
+            _delete(begun)
 
 
 def _ending(result: dict[str, Any], epochs: int) -> tuple[str, str]:
@@ -114,8 +125,12 @@ def _place(checkpoint: tune.Checkpoint, storage: str) -> str:
 
 
 def _delete(place: str) -> None:
-    filesystem, folder = FileSystem.from_uri(place)
-    filesystem.delete_dir(folder)
+    """Remove a checkpoint that nothing needs any more. One that stays costs space and nothing else."""
+    try:
+        filesystem, folder = FileSystem.from_uri(place)
+        filesystem.delete_dir(folder)
+    except OSError as error:
+        log.warning("the old checkpoint %s could not be removed (%s)", place, error)
 
 
 def _what_failed(trial: Any) -> str:

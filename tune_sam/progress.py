@@ -88,7 +88,7 @@ class Progress:
         return Live(console=self.console, get_renderable=self._table, refresh_per_second=4, transient=True)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _work_done(self) -> float:
         """Gradients so far, in epochs; a trial that ended early has done all that it will do."""
@@ -115,7 +115,7 @@ class Progress:
             best = f"{row.best[0]:.4f}  (trial {row.best[1]})" if row.best else "–"
             table.add_row(optimizer, f"{row.ended.total()}/{self._trials}",
                           ProgressBar(total=self._trials, completed=row.ended.total(), width=16),
-                          ", ".join(f"{n} at {e}/{self._epochs}" for n, e in row.running.items()) or "–", best,
+                          ", ".join(f"{n} at {e}/{self._epochs}" for n, e in list(row.running.items())) or "–", best,
                           *(str(row.ended[state] or "–") for state in ("pruned", "diverged", "failed")))
         return table
 

@@ -119,11 +119,11 @@ class Ledger:
         configuration = self._suggest(trial)
         known = trial.user_attrs
         attempt = known.get("attempt", 0) + 1
-        trial.set_user_attr("attempt", attempt)
-        trial.set_user_attr("tune_trial_id", tune_trial_id)
         if attempt == 1:
             trial.set_user_attr("key", self.key(trial.number))
             trial.set_user_attr("started", now())
+        trial.set_user_attr("tune_trial_id", tune_trial_id)
+        trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
         return Asked(trial.number, configuration, attempt, known.get("checkpoint"))
 
     def checkpoint(self, number: int) -> str | None:
@@ -142,7 +142,16 @@ class Ledger:
         if epoch > self._reported.get(number, 0):
             trial.report(value, epoch)
             self._reported[number] = epoch
-        return epoch < self.settings.epochs and trial.should_prune()
+        if "stop_after" in trial.user_attrs:  # decided before an interrupt; the pruner would judge the next rung
+            return epoch >= trial.user_attrs["stop_after"]
+        stop = epoch < self.settings.epochs and trial.should_prune()
+        if stop:
+            trial.set_user_attr("stop_after", epoch)
+        return stop
+
+    def reported(self, number: int) -> int:
+        """The last epoch of a trial that the storage knows."""
+        return self._reported.get(number, 0)
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
@@ -181,7 +190,7 @@ class Ledger:
         if self.settings.scheduler == "none":
             return optuna.pruners.NopPruner()
         # The first rung is the first epoch at the lower rate: before that, large rates look worse than they are.
-        first = milestones(self.settings.epochs)[0] + 1
+        first = (milestones(self.settings.epochs) or [self.settings.epochs])[0] + 1
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=HALVING)
 
     def _in_state(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:

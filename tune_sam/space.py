@@ -31,7 +31,10 @@ class Range:
         The middles rather than the ends: an end stands for half as much of the range as a middle does.
         """
         low, high = math.log(self.low), math.log(self.high)
-        return tuple(float(f"{math.exp(low + (high - low) * (k + 0.5) / points):.4g}") for k in range(points))
+        middles = (math.exp(low + (high - low) * (k + 0.5) / points) for k in range(points))
+        # Four digits read better, where the range is wide enough for them.
+        digits = 4 if self.high / self.low > 1.1 else 15
+        return tuple(float(f"{middle:.{digits}g}") for middle in middles)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def parse_range(text: Any) -> Range:
     """
     if isinstance(text, Range):
         return text
-    parts = text.split(":") if isinstance(text, str) else text
+    parts = text.split(":") if isinstance(text, str) else text if isinstance(text, (list, tuple)) else ()
     try:
         low, high = (float(part) for part in parts)
     except (TypeError, ValueError):

@@ -213,7 +213,8 @@ class Study:
         rows = []
         for record in self.records():
             row = record.to_json()
-            rows.append({**row, **(row.pop("config") or {}), **row.pop("metrics")})
+            parts = (row.pop("config") or {}) | row.pop("metrics")
+            rows.append(row | parts)
         return pandas.DataFrame(rows)
 
     def best(self, optimizer: str | None = None) -> Trial:
@@ -306,13 +307,16 @@ def studies(home: str | Path | None = None) -> list[Study]:
     if not place.optuna_file.exists():
         return []
     found: dict[str, Study] = {}
+    there: dict[str, set[str]] = {}
     for frozen in open_storage(place).get_all_studies():
         # A study that lacks its record is one whose creation was cut short.
         if "record" in frozen.user_attrs:
             record = dict(frozen.user_attrs["record"])
-            name = frozen.study_name.rpartition("/")[0]
+            name, _, optimizer = frozen.study_name.rpartition("/")
+            there.setdefault(name, set()).add(optimizer)
             found.setdefault(name, Study(name, place, StudySettings.from_json(record.pop("settings")), **record))
-    return sorted(found.values(), key=lambda study: study.created)
+    whole = [study for study in found.values() if there[study.name] >= set(study.settings.optimizers)]
+    return sorted(whole, key=lambda study: study.created)
 
 
 def open_study(name: str, home: str | Path | None = None) -> Study:

@@ -44,6 +44,8 @@ __all__ = ["KEY_TAG", "STUDY_TAG", "StudyRun", "Tracker", "check", "deliver", "o
 
 KEY_TAG = "tune_sam.key"
 STUDY_TAG = "tune_sam.study"
+HOME_TAG = "tune_sam.home"
+PARENT_TAG = "mlflow.parentRunId"
 
 OnRun = Callable[[str, str], None]
 
@@ -213,11 +215,11 @@ def _server_store(uri: str) -> AbstractStore:
     return ImpatientStore(partial(get_default_host_creds, uri))
 
 
-def _find_run(store: AbstractStore, experiment_id: str, tag: str, value: str) -> str | None:
+def _find_run(store: AbstractStore, experiment_id: str, tags: Mapping[str, str]) -> str | None:
     from mlflow.entities import ViewType
 
-    quote = '"' if "'" in value else "'"
-    condition = f"tags.`{tag}` = {quote}{value}{quote}"
+    quoted = {tag: f'"{value}"' if "'" in value else f"'{value}'" for tag, value in tags.items()}
+    condition = " AND ".join(f"tags.`{tag}` = {value}" for tag, value in quoted.items())
     runs = store.search_runs([experiment_id], condition, ViewType.ACTIVE_ONLY, max_results=1)
     return runs[0].info.run_id if runs else None
 
@@ -248,7 +250,7 @@ def _last_step(store: AbstractStore, run_id: str, metric: str) -> float:
     return max((point.step for point in store.get_metric_history(run_id, metric)), default=-math.inf)
 
 
-def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = None, name: str,
+def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = None, name: str, home: str = "",
                    description: str = "", tags: Mapping[str, object] | None = None) -> StudyRun:
     """Get or create the experiment and the parent run of a study. The driver does it before any trial starts.
 
@@ -260,6 +262,7 @@ def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = Non
         artifact_root: folder or URI for the artifacts of a new experiment. Default: the server's own; for a database
             without a server, `./mlruns` in the working directory.
         name: the study's; its run is found again by the tag `tune_sam.study`.
+        home: where the study lives, if several homes share a server: a study of the same name in another is another.
         description: shown on the run's page.
         tags: of the run. Where the run exists, they and the description are brought up to date.
 
@@ -273,8 +276,9 @@ def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = Non
     try:
         store = _connect(uri, artifact_root)
         experiment_id = _experiment(store, experiment, artifact_root)
-        run_id = (_find_run(store, experiment_id, STUDY_TAG, name)
-                  or _create_run(store, experiment_id, name, _now(), {STUDY_TAG: name}))
+        identity = {STUDY_TAG: name, **({HOME_TAG: home} if home else {})}
+        run_id = (_find_run(store, experiment_id, identity)
+                  or _create_run(store, experiment_id, name, _now(), identity))
         note = {"mlflow.note.content": description} if description else {}
         store.log_batch(run_id, [], [], _tags({**note, **_strings(tags)}))
     except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -652,7 +656,7 @@ class _Delivery(threading.Thread):
             run_id = self._run_of(store, event).run_id
             _set_status(store, run_id, "RUNNING")
         except LookupError:
-            tags = {KEY_TAG: key, "mlflow.parentRunId": parent}
+            tags = {KEY_TAG: key, PARENT_TAG: parent}
             run_id = _create_run(store, experiment_id, event["name"], event["time"], tags)
             self._runs[key] = _Run(run_id, found=False)
             self._tell(key, run_id)
@@ -679,7 +683,9 @@ class _Delivery(threading.Thread):
     def _run_of(self, store: AbstractStore, event: dict[str, Any]) -> _Run:
         key = event["key"]
         if key not in self._runs:
-            run_id = _find_run(store, event["study"][0], KEY_TAG, key)
+            experiment_id, parent = event["study"]
+            # Another home's study may have the same name, and so the same keys.
+            run_id = _find_run(store, experiment_id, {KEY_TAG: key, PARENT_TAG: parent})
             if run_id is None:
                 raise LookupError(f"no run has the tag {KEY_TAG} = {key}: never started, or deleted")
             self._runs[key] = _Run(run_id, found=True)

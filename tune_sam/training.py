@@ -26,8 +26,8 @@ EVALUATION_BATCH = 1024
 
 
 def milestones(epochs: int) -> list[int]:
-    """The epochs after which the learning rate falls."""
-    return [int(part * epochs) for part in MILESTONES]
+    """The epochs after which the learning rate falls; a part that is not one whole epoch has none."""
+    return [epoch for epoch in (int(part * epochs) for part in MILESTONES) if epoch]
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,8 @@ class Workload(ABC):
             Refused: a batch size exceeds the training split, or a grid point lies outside a range.
         """
         own, setting = options.ranges_of(optimizer), self.settings[dataset]
+        if optimizer != "base" and not own.rho and optimizer not in self.rho:
+            raise Refused(f"workload {self.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
         rho = None if optimizer == "base" else own.rho or self.rho[optimizer]
         sizes = own.batch_size or self.batch_size
         samples = self.datasets[dataset].train
@@ -219,7 +221,7 @@ def _import_workload(path: str) -> Workload:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise Refused(f"the workload {path!r} cannot be imported ({error}); give package.module:Class.") from None
     if not (isinstance(found, type) and issubclass(found, Workload)):
         raise Refused(f"{path!r} is not a subclass of tune_sam.workload.Workload; derive it from that class.")

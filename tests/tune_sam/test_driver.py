@@ -41,6 +41,9 @@ class Book:
 
     optimizer, settings, last = "sam", SimpleNamespace(epochs=10), None
 
+    def reported(self, number):
+        return 0
+
     def checkpoint(self, number):
         return self.last
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -25,10 +26,12 @@ def test_a_log_has_a_line_for_each_trial_that_ended():
         progress.epoch("sam", 0, 3)
         progress.ended("sam", 0, outcome("complete", 0.9))
         progress.ended("sam", 1, outcome("diverged", None))
+        progress.ended("sam", 2, replace(outcome("failed", None), reason="OSError: cannot read [/tmp/x] [red]"))
     lines = console.export_text().splitlines()
     assert lines == ["Study s: gcn on digits, base, sam, 4 trials of 10 epochs each.",
                      "sam        1/4  complete  validation accuracy 0.9000, 10 epochs",
-                     "sam        2/4  diverged  why"]
+                     "sam        2/4  diverged  why",
+                     "sam        3/4  failed    OSError: cannot read [/tmp/x] [red]"]
 
 
 def test_a_terminal_sees_where_each_optimizer_stands():

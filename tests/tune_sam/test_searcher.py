@@ -139,6 +139,18 @@ def test_rungs_outlive_the_driver(storage):
     assert second.report(asked.number, 4, 0.5)
 
 
+def test_a_decision_to_stop_outlives_an_interrupt(storage):
+    first = ledger(storage, settings(trials=4, scheduler="asha"))
+    one, two = first.ask("a"), first.ask("b")
+    assert not first.report(one.number, 4, 0.9)
+    assert first.report(two.number, 4, 0.5)
+    second = ledger(storage, settings(trials=4, scheduler="asha"))
+    second.ask("c")
+    again = second.ask("d")
+    assert again.number == two.number
+    assert [second.report(again.number, epoch, 0.5) for epoch in (3, 4)] == [False, True]
+
+
 def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint(storage):
     first = ledger(storage)
     one, two = first.ask("a"), first.ask("b")

@@ -61,6 +61,12 @@ def test_a_study_whose_creation_was_cut_short_is_not_listed(study):
     assert [found.name for found in studies(study.home.path)] == ["one"]
 
 
+def test_a_study_that_is_half_made_is_not_listed(study):
+    storage = open_storage(study.home)
+    storage.delete_study(storage.get_study_id_from_name("one/sam"))
+    assert studies(study.home.path) == []
+
+
 def test_a_home_without_studies_is_left_as_it_is(tmp_path):
     assert studies(tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
@@ -117,6 +123,7 @@ def test_the_table_has_a_column_for_each_part(study):
     table = study.trials()
     assert len(table) == 1
     row = table.iloc[0]
+    assert not {"config", "metrics"} & set(table.columns)
     assert (row["lr"], row["batch_size"], row["val/accuracy"], row["state"]) == (0.01, 64, 0.8, "complete")
 
 

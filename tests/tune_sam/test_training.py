@@ -40,6 +40,11 @@ def test_the_learning_rate_falls_to_a_fifth_after_30_60_and_80_percent(splits):
     assert rates == pytest.approx([0.01] * 3 + [0.002] * 3 + [0.0004] * 2 + [0.00008] * 2)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_the_first_epoch_has_the_configurations_rate_however_short_the_training(splits, epochs):
+    assert trainer(splits, CONFIGURATIONS["base"], epochs=epochs).epoch().metrics["lr"] == 0.01
+
+
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_same_seed_same_numbers_whatever_the_caller_draws(splits, configuration):
     first, second = trainer(splits, configuration), trainer(splits, configuration)
