@@ -234,8 +234,9 @@ def main() -> NoReturn:
     # Of the libraries' notes to their own developers none is for the person at this screen.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
-    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False)
-    logging.getLogger("tune_sam").addHandler(handler)
+    # As with `python -m`, so that a person's own package.module:Class is found beside them.
+    sys.path.append(os.getcwd())
+    logging.getLogger("tune_sam").handlers = [RichHandler(console=err, show_time=False, show_path=False, markup=False)]
     try:
         # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
         status = app(standalone_mode=False) or 0

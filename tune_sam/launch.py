@@ -2,7 +2,9 @@
 
 import logging
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -58,8 +60,8 @@ def search(workload: str, *, config: Path | None = None, progress: Progress | No
         _refuse_other(study, settings)
         study = _grown(study, settings.trials)
         _fetch(settings, home)
-    else:
-        check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, chosen.address)
+    check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, chosen.address)
+    if not study:
         study = _create(chosen, settings, home)
     return _launch(study, chosen.address, chosen.max_concurrent, progress)
 
@@ -105,7 +107,10 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
 def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
     """The folder of the data set. One that a person named is checked, and only read; the home's is filled later."""
     named = chosen.data or os.environ.get("TUNE_SAM_DATA")
-    root = Path(named or home.data).expanduser().absolute()
+    try:
+        root = Path(named or home.data).expanduser().absolute()
+    except RuntimeError as error:
+        raise Refused(f"--data {named} cannot be used ({error}); give a folder.") from None
     if named:
         workload.check_data(dataset, root)
     return root
@@ -175,15 +180,21 @@ def _create(chosen: SearchOptions, settings: StudySettings, home: Home) -> Study
         tracking.check(uri)
     storage = _storage(chosen.storage, home)
     created = now()
-    name = chosen.name or f"{settings.workload.rpartition(':')[2].lower()}-{created[:19].replace(':', '')}"
+    made_up = f"{settings.workload.rpartition(':')[2].lower()}-{created[:19].replace(':', '')}-{secrets.token_hex(2)}"
+    name = chosen.name or made_up
     with home.made():
         _fetch(settings, home)
         run = tracking.open_study_run(
             uri, experiment=settings.workload, artifact_root=None if chosen.tracking_uri else str(home.artifacts),
-            name=name, description=_description(settings), tags={"tune_sam.dataset": settings.dataset, **_versions()},
+            name=name, home=f"{socket.gethostname()}:{home.path}", description=_description(settings),
+            tags={"tune_sam.dataset": settings.dataset, **_versions()},
         )
     study = Study(name, home, settings, created, uri, run.experiment_id, run.run_id, storage)
-    _store(study)
+    with _only_driver(study):
+        # Another process may have been making a study of this name since it was looked for.
+        if any(known.name == name for known in studies(home.path)):
+            raise Refused(f"study {name} was made by another process just now; go on with `tune-sam resume {name}`.")
+        _store(study)
     return study
 
 
@@ -238,6 +249,9 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: Spl
                  "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
     prefix = f"{study.name}/{ledger.optimizer}"
     slots = concurrency(settings.cpus_per_trial, gpu_share(workload, constants), max_concurrent)
+    if not slots:
+        raise Refused(f"no node of the cluster has {settings.cpus_per_trial} CPUs and "
+                      f"{gpu_share(workload, constants):g} GPUs for one trial; ask for less of one.")
     tuner = tune.Tuner(
         tune.with_parameters(trainable_for(workload), splits=splits),
         param_space=constants,
@@ -248,7 +262,9 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: Spl
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04}.{trial.config['attempt']}",
         ),
         run_config=tune.RunConfig(
-            name=ledger.optimizer, storage_path=_inside(study.storage, f"{study.name}/ray"), verbose=0,
+            # Homes that share a storage may have studies of one name: the run's id tells their folders apart.
+            name=ledger.optimizer, storage_path=_inside(study.storage, f"{study.name}/ray-{study.mlflow_run_id[:8]}"),
+            verbose=0,
             # Every epoch, so that a crash loses one at most.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
             callbacks=[Driver(ledger, tracker, _versions(), study.storage, progress)],

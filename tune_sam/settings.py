@@ -39,7 +39,14 @@ class Home:
         Raises:
             Refused: the path is a file, or lies below one or where nobody may look.
         """
-        chosen = Path(path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam").expanduser().absolute()
+        asked = path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam"
+        try:
+            chosen = Path(asked).expanduser().absolute()
+        except RuntimeError as error:
+            raise Refused(f"home {asked} cannot be used ({error}); give --home a folder.") from None
+        if {"?", "%"} & set(str(chosen)):
+            raise Refused(f"home {chosen} has a '?' or '%', which mean something else in the address of a database; "
+                          "give --home another folder.")
         for part in (chosen, *chosen.parents):
             try:
                 usable = part.is_dir() or not part.exists()
@@ -198,7 +205,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text())
     except OSError as error:
         raise Refused(f"the config file {path} cannot be read ({error.strerror}); give --config a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that there is not
         where = str(error).replace("\n", " ")
         raise Refused(f"the config file {path} is not YAML ({where}); mend it or leave --config out.") from None
     if not isinstance(settings, dict):

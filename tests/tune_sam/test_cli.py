@@ -90,6 +90,23 @@ def test_a_wrong_request_is_one_sentence_and_leaves_nothing(run, tmp_path, words
     assert_refused(run(*words), said, tmp_path)
 
 
+@pytest.mark.parametrize("words", [["--home", "~nosuchuser/x"], ["--data", "~nosuchuser/x"]])
+def test_a_person_who_is_not_there_is_named(run, tmp_path, words):
+    assert_refused(run("search", "gcn", "--dataset", "digits", *words), "~nosuchuser/x", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_home_that_reads_otherwise_as_an_address_is_refused(run, tmp_path, name):
+    assert_refused(run("studies", "--home", tmp_path / name), name, tmp_path)
+
+
+def test_a_workload_beside_the_person_is_found(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from trainables.gcn import GCN\nclass Mine(GCN):\n    name = 'mine'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert_refused(run("search", "mine:Mine", "--dataset", "zinc"), "has no data set 'zinc'", tmp_path)
+
+
 def test_a_home_that_cannot_be_is_refused(run, tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nope"):
