@@ -77,6 +77,9 @@ def check_offer(cpus: int, gpus: float, address: str | None) -> None:
         offered = max(node.get(what, 0) for node in nodes)
         if asked > offered:
             raise Refused(f"{option} {asked:g} cannot be met, {where} has {offered:g} {what}s; ask for less.")
+    if not any(_fit(node, cpus, gpus) for node in nodes):
+        raise Refused(f"--cpus-per-trial {cpus} with --gpus-per-trial {gpus:g} cannot be met by any one node; ask for "
+                      "less of one.")
 
 
 def concurrency(cpus: int, gpus: float, asked: int | None) -> int:

@@ -47,8 +47,8 @@ class Driver(NotPickled, tune.Callback):
         if result["diverged"]:
             return
         number, epoch = trial.config["number"], result["epoch"]
-        # The scheduler reports every epoch but the last: Tune does not show it a result that says `done`.
-        self.ledger.report(number, epoch, result["val/accuracy"])
+        if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
+            self.ledger.report(number, epoch, result["val/accuracy"])
         self.tracker.log(self.ledger.key(number), _metrics(result), epoch, _milliseconds())
         self.progress.epoch(self.ledger.optimizer, number, epoch)
 
@@ -61,6 +61,7 @@ class Driver(NotPickled, tune.Callback):
             # Tune goes on after an exception here; the trial must not end with a value that its checkpoint lacks.
             self._lost[trial.config["number"]] = f"its checkpoint could not be noted ({error})"
             raise
+        self._lost.pop(trial.config["number"], None)
         # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time. What the
         # trial was resumed from stays until it ends: a new process of the trial would begin there again.
         if before and before not in (place, trial.config["resume_from"]):

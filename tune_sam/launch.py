@@ -305,15 +305,20 @@ def _tracked(study: Study, storage: "RDBStorage") -> Iterator[tracking.Tracker]:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, with which schedulers end a job, stop a search as SIGINT does: trials wait for the next launch."""
+    """Let SIGTERM, with which schedulers end a job, stop a search as SIGINT does: trials wait for the next launch.
+
+    Tune leaves its own handler of SIGINT behind, which would swallow the caller's next Ctrl-C.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _description(settings: StudySettings) -> str:
@@ -332,8 +337,18 @@ def _versions() -> dict[str, str]:
     """The versions that a number depends on, as tags of every run."""
     tags = {f"version.{package}": version(package) for package in
             ("tune-sam", "torch", "torch-geometric", "ray", "optuna")}
-    commit = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True,
-                            text=True, check=False)
-    if commit.returncode == 0:
-        tags["mlflow.source.git.commit"] = commit.stdout.strip()
+    if commit := _commit():
+        tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+def _commit() -> str | None:
+    """The commit this package is at; None if it is installed without its repository, or there is no git."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        # An environment may lie in a folder of somebody else's repository, whose commit says nothing about us.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=True)
+        return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -62,11 +62,11 @@ class Trial:
         number: from 0, in the order in which the optimizer's trials were asked for; Optuna's number too.
         state: one of :data:`STATES`.
         reason: why it did not end complete; empty otherwise.
-        config: what it was given; None while it waits.
+        config: what it is given; None while nothing is decided yet.
         value: validation accuracy of its last epoch, 0 to 1; None unless complete.
         epochs: trained so far.
-        metrics: of the last epoch.
-        seconds: from start to end, over all attempts.
+        metrics: of the last epoch, by the names of :data:`tune_sam.driver.METRICS`; empty until it ended.
+        seconds: spent in its epochs, over all attempts; None until it ended.
         node, pid: Ray's node id and the process that trained it last.
         started, ended: ISO 8601, UTC.
         mlflow_run_id: its run; None until the tracking server has given one.
@@ -207,14 +207,17 @@ class Study:
         return records
 
     def trials(self) -> "pandas.DataFrame":
-        """All trials, a row each; the parts of `config` and `metrics` are columns under their own names."""
+        """All trials, a row each; the parts of `config` and `metrics` are columns under their own names.
+
+        `lr` is the configuration's. The metric of that name, the last epoch's rate, is left out.
+        """
         import pandas
 
         rows = []
         for record in self.records():
             row = record.to_json()
-            parts = (row.pop("config") or {}) | row.pop("metrics")
-            rows.append(row | parts)
+            config, metrics = row.pop("config") or {}, row.pop("metrics")
+            rows.append(row | metrics | config)
         return pandas.DataFrame(rows)
 
     def best(self, optimizer: str | None = None) -> Trial:

@@ -1,4 +1,5 @@
 import os
+from contextlib import nullcontext
 
 import pytest
 import ray
@@ -37,6 +38,15 @@ def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked():
         assert ray.is_initialized(), "a cluster that was there before stays"
     finally:
         ray.shutdown()
+
+
+def test_one_node_must_have_both(monkeypatch):
+    monkeypatch.setattr(cluster, "_is_connected", lambda: True)
+    monkeypatch.setattr(cluster, "connected", lambda _: nullcontext())
+    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 8}, {"CPU": 2, "GPU": 1}])
+    cluster.check_offer(2, 0.5, None)
+    with pytest.raises(Refused, match="--cpus-per-trial 8 with --gpus-per-trial 0.5 cannot be met by any one node"):
+        cluster.check_offer(8, 0.5, None)
 
 
 def test_this_machine_is_asked_before_ray_starts():

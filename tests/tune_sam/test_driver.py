@@ -58,6 +58,24 @@ class Book:
         return f"s/sam/{number}"
 
 
+def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one_was(tmp_path):
+    for noted_again, state in ((False, "failed"), (True, "complete")):
+        book = Book()
+        driver = Driver(book, SimpleNamespace(end=lambda *_: None), {}, str(tmp_path),
+                        SimpleNamespace(ended=lambda *_: None))
+        trial = SimpleNamespace(config={"number": 0, "resume_from": None},
+                                last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5})
+        checkpoint = SimpleNamespace(filesystem=LocalFileSystem(), path=str(tmp_path / "c"))
+        book.note_checkpoint = lambda *_: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            driver.on_checkpoint(0, [], trial, checkpoint)
+        if noted_again:
+            del book.note_checkpoint
+            driver.on_checkpoint(0, [], trial, checkpoint)
+        driver.on_trial_complete(0, [], trial)
+        assert book.outcome.state == state
+
+
 def test_the_last_checkpoint_stays_and_the_resumed_one_until_the_end(tmp_path):
     places = [tmp_path / name for name in ("0", "1", "2", "3")]
     for place in places:

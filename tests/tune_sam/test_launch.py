@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import torch
 
 import tune_sam
 from tune_sam.driver import METRICS
-from tune_sam.launch import _inside
+from tune_sam.launch import _commit, _inside, _terminate_as_interrupt
 from tune_sam.settings import Home, Refused
 from tune_sam.study import ENDINGS, open_storage, open_study, studies
 from tune_sam.training import Trainer, default_device, evaluate
@@ -156,6 +157,7 @@ def test_the_table_has_a_row_a_trial(study):
     assert len(table) == 9
     assert {"key", "state", "value", "rho", "lr", "batch_size", "val/accuracy", "gap/loss"} <= set(table.columns)
     assert table.loc[table["value"].idxmax(), "key"] == study.best().key
+    assert table["lr"].tolist() == [trial.config.lr for trial in study.records()]
 
 
 def test_the_command_line_shows_what_python_does(study, monkeypatch, capsys):
@@ -196,6 +198,25 @@ def test_a_name_is_gone_on_with_only_as_what_it_is(study):
         tune_sam.search("gcn", **{**same, "rho": "0.001:1"})
     with pytest.raises(Refused, match="9 trials"):
         tune_sam.resume("odd", home=study.home.path, trials=3)
+
+
+def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, tmp_path):
+    if shutil.which("git"):
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q",
+                        "--allow-empty", "-m", "another project"], check=True)
+    (tmp_path / "launch.py").touch()  # installed below it, and not tracked there
+    monkeypatch.setattr("tune_sam.launch.__file__", str(tmp_path / "launch.py"))
+    assert _commit() is None
+    monkeypatch.setenv("PATH", "")
+    assert _commit() is None
+
+
+def test_the_callers_signal_handlers_are_there_again_after_a_search():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with _terminate_as_interrupt():
+        signal.signal(signal.SIGINT, lambda *_: None)  # as Tune does, and leaves it
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 @pytest.mark.parametrize(("storage", "inside"), [
