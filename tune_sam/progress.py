@@ -108,15 +108,17 @@ class Progress:
         remaining = f"{_clock(left)} left" if left is not None else "time left not known yet"
         table = Table(title=f"{self._study}   {_clock(time.monotonic() - self._begun)} gone, {remaining}",
                       title_justify="left", box=None, pad_edge=False, header_style="bold")
-        columns = ("optimizer", "trials", "", "running", "best validation accuracy", "pruned", "diverged", "failed")
-        for column in columns:
+        # Narrow enough for a terminal of 80 columns; only what ended otherwise than complete may take a second line.
+        for column in ("optimizer", "trials", "", "running", "best accuracy"):
             table.add_column(column, no_wrap=True)
+        table.add_column("others")
         for optimizer, row in self._rows.items():
             best = f"{row.best[0]:.4f}  (trial {row.best[1]})" if row.best else "–"
+            others = [f"{row.ended[state]} {state}" for state in ("pruned", "diverged", "failed") if row.ended[state]]
             table.add_row(optimizer, f"{row.ended.total()}/{self._trials}",
-                          ProgressBar(total=self._trials, completed=row.ended.total(), width=16),
+                          ProgressBar(total=self._trials, completed=row.ended.total(), width=6),
                           ", ".join(f"{n} at {e}/{self._epochs}" for n, e in list(row.running.items())) or "–", best,
-                          *(str(row.ended[state] or "–") for state in ("pruned", "diverged", "failed")))
+                          ", ".join(others) or "–")
         return table
 
 
