@@ -1,0 +1,54 @@
+"""A transformer encoder for sequences of one value a step (Vaswani et al. 2017, arXiv 1706.03762)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SequenceClassifier(nn.Module):
+    """Each value is projected to a vector that also carries its time; encoder layers; a head on all steps at once.
+
+    Args:
+        length: steps L of a sequence.
+        width: size of a step's vector, even.
+        heads: of each attention.
+        feedforward: hidden units of each encoder layer.
+        layers: encoder layers.
+        dropout: probability, in the encoder.
+        head: hidden units of the head's linear layers, with ReLU after each.
+        classes: outputs.
+    """
+
+    positions: Tensor
+
+    def __init__(self, length: int, width: int, heads: int, feedforward: int, layers: int, dropout: float,
+                 head: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(1, width)
+        # Of the architecture, not of the weights: a checkpoint need not hold it.
+        self.register_buffer("positions", positional_encoding(length, width), persistent=False)
+        # torch's own layer, which goes through scaled_dot_product_attention as long as nobody asks for its weights.
+        self.encoder = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        sizes = (length * width, *head)
+        hidden = [part for inputs, outputs in zip(sizes, head, strict=False)
+                  for part in (nn.Linear(inputs, outputs), nn.ReLU())]
+        self.head = nn.Sequential(*hidden, nn.Linear(sizes[-1], classes))
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """Logits [n, classes] of sequences [n, L]."""
+        x = self.project(sequences[:, :, None]) + self.positions
+        for layer in self.encoder:
+            x = layer(x)
+        return self.head(self.norm(x).flatten(1))
+
+
+def positional_encoding(length: int, width: int) -> Tensor:
+    """Sines and cosines of the time step, float [length, width]: section 3.5 of the paper; nothing to learn."""
+    time = torch.arange(length, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000) / width))
+    return torch.stack([torch.sin(time * rate), torch.cos(time * rate)], dim=2).flatten(1)
