@@ -3,13 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from trainables.data import mutagenicity
+pytest.register_assert_rewrite("tune_sam.testing")
 
 
 @pytest.fixture(scope="session")
-def molecules():
-    """The folder that holds the real Mutagenicity; for tests marked `data`."""
+def real_data(tmp_path_factory):
+    """The folder that holds the three real data sets; for tests marked `data`. Beats are cached for this run alone."""
     root = Path(os.environ.get("TUNE_SAM_DATA") or "/nonexistent")
-    if not mutagenicity.raw_folder(root).is_dir():
-        pytest.skip("$TUNE_SAM_DATA names no folder that holds Mutagenicity")
-    return root
+    for folder in ("Mutagenicity/raw", "mitdb", "cifar-10-batches-py"):
+        if not (root / folder).is_dir():
+            pytest.skip(f"$TUNE_SAM_DATA names no folder that holds {folder}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNE_SAM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield root

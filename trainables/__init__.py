@@ -1,11 +1,11 @@
 """The architectures that come with tune_sam: a description per module, networks and data in folders of their own.
 
-`GCNTrainable` is made on first use, because it needs Ray and the descriptions do not.
+The trainables are made on first use, because they need Ray and the descriptions do not.
 """
 
 from typing import Any
 
-__all__ = ["GCNTrainable"]
+__all__ = ["AttentionTrainable", "GCNTrainable", "WideResNetTrainable"]
 
 
 def __getattr__(name: str) -> Any:

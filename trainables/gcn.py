@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from trainables.data import mutagenicity
 from tune_sam.space import Range
-from tune_sam.workload import BaseOptimizer, DataSet, Setting, Splits, Workload
+from tune_sam.workload import AS_REPORTED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from trainables.data.split import Indices
 
 
-def _molecules(layers: int) -> dict[str, object]:
-    """The report's network, with any number of layers of width 128 after the first."""
-    return {"features": 14, "widths": (64,) + (128,) * (layers - 1), "hidden": 64, "classes": 2, "pool": "mean",
-            "dropout": 0.8}
+def _molecules(layers: int) -> Setting:
+    """The report's network and training, with any number of layers of width 128 after the first."""
+    network = {"features": 14, "widths": (64,) + (128,) * (layers - 1), "hidden": 64, "classes": 2, "pool": "mean",
+               "dropout": 0.8}
+    return Setting(network, epochs=200, batch_size=64, lr=0.01, classes=mutagenicity.CLASSES)
 
 
 class GCN(Workload):
@@ -33,11 +34,11 @@ class GCN(Workload):
         "digits": DataSet(train=1078, validation=179, test=540, classes=10),
     }
     settings = {
-        "mutagenicity": Setting(_molecules(layers=5), epochs=200, batch_size=64, lr=0.01),
+        "mutagenicity": _molecules(layers=5),
         "digits": Setting({"features": 17, "widths": (32, 32, 32), "hidden": 64, "classes": 10, "pool": "max",
                            "dropout": 0.1}, epochs=10, batch_size=64, lr=0.01),
     }
-    presets = {"report": Setting(_molecules(layers=4), epochs=200, batch_size=64, lr=0.01)}
+    presets = {"report": Preset(_molecules(layers=4), AS_REPORTED)}
     base_optimizer = BaseOptimizer("Adam", {"weight_decay": 5e-4})
     rho = {"sam": Range(0.001, 1), "asam": Range(0.001, 1), "asam-all": Range(0.001, 0.1)}
     report_rho = (0.005, 0.01, 0.05, 0.1)

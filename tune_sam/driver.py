@@ -18,8 +18,9 @@ from tune_sam.tracking import Tracker
 log = logging.getLogger(__name__)
 
 PARAMETERS = ("optimizer", "rho", "lr", "batch_size", "seed", "epochs")
-METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "gap/loss", "gap/accuracy", "lr", "time/epoch_s")
-"""What MLflow gets: few fixed names, because its pages slow down with many."""
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "gap/loss", "gap/accuracy", "lr",
+           "time/epoch_s")
+"""What MLflow gets, and `val/f1/CLASS` where classes have names: few names, because its pages slow down with many."""
 
 
 class Driver(NotPickled, tune.Callback):
@@ -96,7 +97,9 @@ class Driver(NotPickled, tune.Callback):
         # MLflow first: a trial that is in Optuna's storage as ended is never looked at again, while one that is asked
         # again sets its run to RUNNING.
         self.tracker.end(self.ledger.key(number), ENDINGS[state].mlflow,
-                         {"tune_sam.state": state, **({"tune_sam.reason": reason} if reason else {})}, _milliseconds())
+                         {"tune_sam.state": state, **({"tune_sam.reason": reason} if reason else {}),
+                          **({"tune_sam.precision": result["precision"]} if "precision" in result else {})},
+                         _milliseconds())
         self.ledger.tell(number, outcome)
         if result.get("unperturbed"):
             log.warning("trial %s: in %d steps the gradient was zero or not finite and gave no direction to climb in; "
@@ -143,7 +146,7 @@ def _what_failed(trial: Any) -> str:
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:
-    return {name: result[name] for name in METRICS if name in result}
+    return {name: value for name, value in result.items() if name in METRICS or name.startswith("val/f1/")}
 
 
 def _milliseconds() -> int:

@@ -23,10 +23,11 @@ from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
 from tune_sam.settings import Home, Refused, SearchOptions
 from tune_sam.study import Study, StudySettings, lock_file, note_run, now, open_storage, open_study, studies
-from tune_sam.workload import Splits, Workload, find_workload
+from tune_sam.workload import Workload, find_workload
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
+    from ray import ObjectRef
 
     from tune_sam.searcher import Ledger
 
@@ -95,13 +96,32 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
     if dataset not in workload.datasets:
         raise Refused(f"workload {chosen.workload} has no data set {dataset!r}; "
                       f"choose from {', '.join(workload.datasets)}.")
+    if chosen.preset:
+        chosen = _preset(chosen, workload, dataset)
+    sizes = workload.datasets[dataset]
+    if chosen.train_subset and not sizes.classes <= chosen.train_subset <= sizes.train:
+        raise Refused(f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
+                      f"samples of {sizes.classes} classes; give from {sizes.classes} to {sizes.train}.")
     spaces = {optimizer: workload.space(chosen, optimizer, dataset) for optimizer in chosen.optimizers}
     return StudySettings(
-        workload=chosen.workload, dataset=dataset, preset=None, data=str(_data(chosen, workload, dataset, home)),
-        optimizers=chosen.optimizers, trials=chosen.trials, epochs=chosen.epochs or workload.setting(dataset).epochs,
-        seed=chosen.seed, scheduler=chosen.scheduler, cpus_per_trial=chosen.cpus_per_trial,
+        workload=chosen.workload, dataset=dataset, preset=chosen.preset,
+        data=str(_data(chosen, workload, dataset, home)), optimizers=chosen.optimizers, trials=chosen.trials,
+        epochs=chosen.epochs or workload.setting(dataset, chosen.preset).epochs, seed=chosen.seed,
+        scheduler=chosen.scheduler, sampler=chosen.sampler, train_subset=chosen.train_subset,
+        precision=chosen.precision, compile=chosen.compile, cpus_per_trial=chosen.cpus_per_trial,
         gpus_per_trial=chosen.gpus_per_trial, spaces=spaces,
     )
+
+
+def _preset(chosen: SearchOptions, workload: Workload, dataset: str) -> SearchOptions:
+    """The options with the preset's defaults below them."""
+    if not chosen.preset or chosen.preset not in workload.presets:
+        there = f"choose from {', '.join(workload.presets)}" if workload.presets else "leave --preset out"
+        raise Refused(f"workload {chosen.workload} has no preset {chosen.preset!r}; {there}.")
+    if dataset != workload.default_dataset:
+        raise Refused(f"preset {chosen.preset!r} is of the data set {workload.default_dataset}, not of {dataset}; "
+                      "leave --preset or --dataset out.")
+    return chosen.under(workload.presets[chosen.preset].options)
 
 
 def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
@@ -223,9 +243,13 @@ def _launch(study: Study, address: str | None, max_concurrent: int | None, progr
         waiting = [ledger for ledger in ledgers if ledger.open]
         with _tracked(study, storage) as tracker, progress.following(study):
             if waiting:
-                splits = find_workload(study.settings.workload).splits(study.settings.dataset,
-                                                                       Path(study.settings.data))
+                whole = find_workload(study.settings.workload).splits(study.settings.dataset, Path(study.settings.data))
                 with connected(address):
+                    from tune_sam.sharing import share
+                    from tune_sam.store import with_train_subset
+
+                    splits = share(with_train_subset(whole, study.settings.train_subset))
+                    del whole  # the object store has it now
                     for ledger in waiting:
                         _tune(study, ledger, tracker, splits, max_concurrent, progress)
                         if ledger.open:
@@ -234,7 +258,7 @@ def _launch(study: Study, address: str | None, max_concurrent: int | None, progr
     return study
 
 
-def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: Splits, max_concurrent: int | None,
+def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: "ObjectRef", max_concurrent: int | None,
           progress: Progress) -> None:
     """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
     from ray import tune
@@ -246,6 +270,7 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: Spl
     settings = study.settings
     workload = find_workload(settings.workload)
     constants = {"dataset": settings.dataset, "preset": settings.preset, "epochs": settings.epochs,
+                 "precision": settings.precision, "compile": settings.compile,
                  "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
     prefix = f"{study.name}/{ledger.optimizer}"
     slots = concurrency(settings.cpus_per_trial, gpu_share(workload, constants), max_concurrent)
@@ -324,9 +349,12 @@ def _terminate_as_interrupt() -> Iterator[None]:
 def _description(settings: StudySettings) -> str:
     """What MLflow's page shows about a study, as Markdown."""
     # Not the number of trials, which may grow.
-    lines = [f"Search of **{settings.workload}** on **{settings.dataset}**: the same number of trials for each "
-             f"optimizer, {settings.epochs} epochs each, seed {settings.seed}, scheduler {settings.scheduler}. The "
-             "value of a trial is the validation accuracy of its last epoch.", "",
+    trials = "the same number of trials for each optimizer" if settings.sampler != "grid" else "the points of a grid"
+    preset = f", preset {settings.preset}" if settings.preset else ""
+    subset = f" ({settings.train_subset} training samples)" if settings.train_subset else ""
+    lines = [f"Search of **{settings.workload}** on **{settings.dataset}**{subset}{preset}: {trials}, "
+             f"{settings.epochs} epochs each, seed {settings.seed}, scheduler {settings.scheduler}. The value of a "
+             "trial is the validation accuracy of its last epoch.", "",
              "| optimizer | ρ | learning rate | batch size |", "|---|---|---|---|"]
     for optimizer, space in settings.spaces.items():
         lines.append(f"| {optimizer} | {space.rho or '–'} | {space.lr} | {', '.join(map(str, space.batch_size))} |")

@@ -48,19 +48,22 @@ class Progress:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(quiet=True)
         self._rows: dict[str, _Row] = {}
+        self._trials: dict[str, int] = {}
 
     @contextmanager
     def following(self, study: "Study") -> Iterator[None]:
         """Show `study` for as long as the context lasts, from where it stands."""
         self._study = study.name
-        self._trials, self._epochs = study.settings.trials, study.settings.epochs
+        self._epochs = study.settings.epochs
+        self._trials = {optimizer: study.settings.budget(optimizer) for optimizer in study.settings.optimizers}
         self._rows = {optimizer: _Row() for optimizer in study.settings.optimizers}
         for trial in study.records():
             if trial.state not in ("waiting", "running"):
                 self._rows[trial.optimizer].end(trial.number, trial.state, trial.value)
         self._begun, self._before = time.monotonic(), self._work_done()
         self._say(f"Study {study.name}: {study.settings.workload} on {study.settings.dataset}, "
-                  f"{', '.join(study.settings.optimizers)}, {self._trials} trials of {self._epochs} epochs each.")
+                  f"{', '.join(f'{trials} trials of {optimizer}' for optimizer, trials in self._trials.items())}, "
+                  f"{self._epochs} epochs each.")
         try:
             with self._shown():
                 yield
@@ -80,7 +83,7 @@ class Progress:
         row.end(number, outcome.state, value if outcome.state == "complete" else None)
         if not self.console.is_terminal:
             what = outcome.reason if value is None else f"validation accuracy {value:.4f}, {outcome.epochs} epochs"
-            self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials}  {outcome.state:9} {what}")
+            self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials[optimizer]}  {outcome.state:9} {what}")
 
     def _shown(self) -> AbstractContextManager[object]:
         if not self.console.is_terminal:
@@ -97,7 +100,7 @@ class Progress:
 
     def _left(self) -> float | None:
         """Seconds that the search still takes, if it goes on as it did since this launch."""
-        total = sum(PASSES.get(optimizer, 2) for optimizer in self._rows) * self._trials * self._epochs
+        total = self._epochs * sum(PASSES.get(optimizer, 2) * trials for optimizer, trials in self._trials.items())
         done = self._work_done()
         if done <= self._before:
             return None
@@ -115,8 +118,8 @@ class Progress:
         for optimizer, row in self._rows.items():
             best = f"{row.best[0]:.4f}  (trial {row.best[1]})" if row.best else "–"
             others = [f"{row.ended[state]} {state}" for state in ("pruned", "diverged", "failed") if row.ended[state]]
-            table.add_row(optimizer, f"{row.ended.total()}/{self._trials}",
-                          ProgressBar(total=self._trials, completed=row.ended.total(), width=6),
+            table.add_row(optimizer, f"{row.ended.total()}/{self._trials[optimizer]}",
+                          ProgressBar(total=self._trials[optimizer], completed=row.ended.total(), width=6),
                           ", ".join(f"{n} at {e}/{self._epochs}" for n, e in list(row.running.items())) or "–", best,
                           ", ".join(others) or "–")
         return table

@@ -83,13 +83,14 @@ class Ledger:
     def __init__(self, storage: BaseStorage, study: str, optimizer: str, settings: StudySettings) -> None:
         self.study, self.optimizer, self.settings = study, optimizer, settings
         self.space: Space = settings.spaces[optimizer]
+        self.budget = settings.budget(optimizer)
         self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
         self._settle()
         # Taken once: later on, RUNNING trials are this launch's own.
         self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
-        for point in self.space.grid[: settings.trials]:
+        for point in self.space.grid[: self.budget]:
             self._optuna.enqueue_trial(point, skip_if_exists=True)
 
     @property
@@ -97,7 +98,7 @@ class Ledger:
         """Trials that are still to be started or to be finished."""
         finished = len(self._optuna.get_trials(deepcopy=False)) - len(
             self._in_state(TrialState.WAITING) + self._in_state(TrialState.RUNNING))
-        return max(self.settings.trials - finished, 0)
+        return max(self.budget - finished, 0)
 
     def key(self, number: int) -> str:
         return trial_key(self.study, self.optimizer, number)
@@ -111,7 +112,7 @@ class Ledger:
             trial = optuna.Trial(self._optuna, frozen._trial_id)
         else:
             started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
-            if started >= self.settings.trials:
+            if started >= self.budget:
                 return None
             self._reseed(started)
             trial = self._optuna.ask()

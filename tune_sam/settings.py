@@ -6,14 +6,14 @@ in a :class:`Refused`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tune_sam.space import OPTIMIZERS, Range, parse_batch_sizes, parse_range
 
@@ -134,17 +134,25 @@ class SearchOptions(RangeOptions):
     name: str | None = Field(None, max_length=80,
                              description="name of the study; a name with the time is made up if there is none")
     dataset: str | None = Field(None, description="one of the workload's data sets; its first by default")
+    preset: str | None = Field(None, description="a named setting of the workload; report trains the report's model at "
+                               "its four values of ρ")
     data: Path | None = Field(None, description="folder that holds the data set; $TUNE_SAM_DATA, else HOME/data")
     optimizers: tuple[str, ...] = Field(("base", "sam", "asam"), min_length=1, description="optimizers to search")
     trials: int = Field(20, ge=1, description="trials of each optimizer, grid points included")
     epochs: int | None = Field(None, ge=1, description="epochs of a trial; the workload's by default")
+    train_subset: int | None = Field(None, ge=1, description="train on so many samples, with the classes' shares; "
+                                     "all by default")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the study; trial number n trains with seed + n")
     scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early, none lets all finish")
+    sampler: Literal["tpe", "grid"] = Field("tpe", description="tpe samples after the grid, grid tries it alone")
     grid: bool = Field(True, description="start with the four-point grid of ρ")
     ranges: dict[str, RangeOptions] = Field({}, description="own ranges of single optimizers")
     cpus_per_trial: int = Field(1, ge=1, description="CPUs, and threads, of a trial")
     gpus_per_trial: float | None = Field(None, ge=0, allow_inf_nan=False,
                                          description="share of a GPU; the workload's where there are GPUs")
+    precision: Literal["bf16", "fp32"] | None = Field(None, description="of a network's passes; bf16 on CUDA, fp32 on "
+                                                      "the CPU by default")
+    compile: bool = Field(False, description="run networks through torch.compile")
     max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; as many as fit by default")
     home: Path | None = Field(None, description="folder where studies live; $TUNE_SAM_HOME, else ~/.tune_sam")
     address: str | None = Field(None, description="Ray cluster to use; one is started here by default")
@@ -180,6 +188,12 @@ class SearchOptions(RangeOptions):
             raise ValueError("a share below 1 or a whole number is possible")
         return gpus
 
+    @model_validator(mode="after")
+    def _grid_to_sample(self) -> Self:
+        if self.sampler == "grid" and not self.grid:
+            raise ValueError("--sampler grid tries the points of the grid, which --no-grid leaves out; drop one")
+        return self
+
     @classmethod
     def read(cls, given: dict[str, Any], config: Path | None = None) -> "SearchOptions":
         """Options from a YAML file, with what was `given` directly on top of them.
@@ -193,6 +207,10 @@ class SearchOptions(RangeOptions):
             return cls.model_validate(settings)
         except ValidationError as error:
             raise Refused(_sentence(error, config)) from None
+
+    def under(self, defaults: Mapping[str, Any]) -> "SearchOptions":
+        """These options, with other defaults for those that nobody gave."""
+        return type(self).model_validate({**defaults, **self.model_dump(exclude_unset=True)})
 
     def ranges_of(self, optimizer: str) -> RangeOptions:
         """The person's ranges for one optimizer: its own, else those given for all."""

@@ -140,6 +140,10 @@ class StudySettings:
         cpus_per_trial: CPUs and threads.
         gpus_per_trial: share of a GPU; None leaves it to the workload.
         spaces: the search space of each optimizer.
+        sampler: `tpe`, or `grid` for the points of the grid alone.
+        train_subset: samples that are trained on; None for all.
+        precision: `bf16` or `fp32`; None leaves it to the device.
+        compile: whether networks run through torch.compile.
     """
 
     workload: str
@@ -154,6 +158,14 @@ class StudySettings:
     cpus_per_trial: int
     gpus_per_trial: float | None
     spaces: dict[str, Space]
+    sampler: str = "tpe"
+    train_subset: int | None = None
+    precision: str | None = None
+    compile: bool = False
+
+    def budget(self, optimizer: str) -> int:
+        """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points."""
+        return min(self.trials, len(self.spaces[optimizer].grid)) if self.sampler == "grid" else self.trials
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "spaces": {optimizer: space.to_json() for optimizer, space in self.spaces.items()}}

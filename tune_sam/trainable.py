@@ -1,5 +1,6 @@
 """The Trainer under Ray Tune: one step is one epoch."""
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -7,9 +8,12 @@ import ray
 import torch
 from ray import tune
 
+from tune_sam.settings import Home
+from tune_sam.sharing import Shared
 from tune_sam.space import Configuration
+from tune_sam.store import with_train_subset
 from tune_sam.training import Trainer, default_device
-from tune_sam.workload import Splits, Workload, find_workload
+from tune_sam.workload import Workload, find_workload
 
 STATE_FILE = "training.pt"
 
@@ -19,7 +23,9 @@ class SAMTrainable(tune.Trainable):
 
     The trial's config has `optimizer`, `rho` (None for `base`), `lr` and `batch_size`, and may have
 
-    - `seed` (0), `dataset` (the workload's first), `preset` (none), `epochs` (the workload's), `data` (a folder);
+    - `seed` (0), `dataset` (the workload's first), `preset` (none), `epochs` (the workload's), `data` (an absolute
+      path; $TUNE_SAM_DATA, else ~/.tune_sam/data), `train_subset` (all samples);
+    - `precision` (`bf16` on CUDA, `fp32` on the CPU), `compile` (False);
     - `cpus_per_trial` (1), which is also the number of threads, and `gpus_per_trial` (the workload's share where the
       cluster has GPUs, else 0);
     - `resume_from` (none): a checkpoint to go on from.
@@ -35,22 +41,22 @@ class SAMTrainable(tune.Trainable):
         return tune.PlacementGroupFactory([{"CPU": config.get("cpus_per_trial", 1), "GPU": gpu_share(cls.workload,
                                                                                                     config)}])
 
-    def setup(self, config: dict[str, Any], splits: Splits | None = None) -> None:
+    def setup(self, config: dict[str, Any], splits: Shared | None = None) -> None:
         """Build the training.
 
         Args:
             config: the trial's.
-            splits: the data, loaded once by the driver; loaded here if there is none.
+            splits: the data that the config names, as `tune.with_parameters` hands on what
+                :func:`tune_sam.sharing.share` gave, so that all trials of a node use one copy; a trial loads its own
+                without it.
         """
         share = self.trial_resources.required_resources.get("GPU", 0) if self.trial_resources else 0
         if torch.cuda.is_available() and 0 < share < 1:
             # Ray only counts shares. The cap makes a trial's out-of-memory its own and not its neighbours'.
             torch.cuda.set_per_process_memory_fraction(share)
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
-        device = default_device()
-        if splits is None:
-            splits = self.workload.splits(self._dataset(config), Path(config.get("data") or "."))
-        self.splits = splits.to(device)
+        self._given = splits
+        self._read(config)
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
@@ -58,7 +64,8 @@ class SAMTrainable(tune.Trainable):
         last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
         assert last is not None
         return {**last.metrics, "epoch": last.number, "diverged": last.diverged, "unperturbed": last.unperturbed,
-                "seconds": self.trainer.seconds, "node": self.node, "done": self.trainer.finished}
+                "seconds": self.trainer.seconds, "precision": self.trainer.precision, "node": self.node,
+                "done": self.trainer.finished}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         state = {"dataset": self._dataset(self.config), "preset": self.config.get("preset"),
@@ -70,6 +77,8 @@ class SAMTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process: imports and data stay, everything of the training is new."""
+        if self._given is None and self._source(new_config) != self._source(self.config):
+            self._read(new_config)
         self._begin(new_config)
         return True
 
@@ -80,10 +89,24 @@ class SAMTrainable(tune.Trainable):
             Configuration(optimizer=config["optimizer"], rho=config.get("rho"), lr=config["lr"],
                           batch_size=config["batch_size"], seed=config.get("seed", 0)),
             self.splits, epochs=config.get("epochs") or setting.epochs, threads=int(config.get("cpus_per_trial", 1)),
+            precision=config.get("precision"), compile=config.get("compile", False),
         )
         if config.get("resume_from"):
             with tune.Checkpoint(config["resume_from"]).as_directory() as folder:
                 self.load_checkpoint(folder)
+
+    def _read(self, config: dict[str, Any]) -> None:
+        """The data, guarded against a trial that would change them for the next one of this process."""
+        shared = self._given
+        if shared is None:
+            dataset, root, samples = self._source(config)
+            shared = Shared(with_train_subset(self.workload.splits(dataset, root), samples))
+        self.splits = shared.splits(default_device())
+
+    def _source(self, config: dict[str, Any]) -> tuple[str, Path, int | None]:
+        return (self._dataset(config),
+                Path(config.get("data") or os.environ.get("TUNE_SAM_DATA") or Home.at().data),
+                config.get("train_subset"))
 
     def _dataset(self, config: dict[str, Any]) -> str:
         return config.get("dataset") or self.workload.default_dataset

@@ -6,9 +6,10 @@ with the same number of threads. A training carries its own random state and lea
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload
 MILESTONES = (0.3, 0.6, 0.8)
 """Parts of the epochs after which the learning rate falls to 0.2 of what it was; the report's schedule."""
 
-EVALUATION_BATCH = 1024
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def milestones(epochs: int) -> list[int]:
@@ -38,13 +39,20 @@ class Evaluation:
         loss: mean of the workload's loss.
         cross_entropy: mean cross-entropy without smoothing, in nats.
         accuracy: share of samples whose largest output is the target's, 0 to 1.
+        f1: F1 score of each class, 0 to 1; None for a class that is neither among the targets nor predicted.
         samples: how many were evaluated.
     """
 
     loss: float
     cross_entropy: float
     accuracy: float
+    f1: tuple[float | None, ...]
     samples: int
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean of the classes' F1 scores, each with the same weight; classes without a score are left out."""
+        return fmean(score for score in self.f1 if score is not None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class Epoch:
 
     Attributes:
         number: epochs trained so far.
-        metrics: `train/…`, `val/…`, `gap/…`, `lr`, `time/epoch_s`; empty if the training diverged.
+        metrics: `train/…`, `val/…`, `gap/…`, `lr`, `time/epoch_s`; empty if the training diverged. `val/f1/CLASS` where
+            the setting names its classes.
         diverged: a loss or a weight is not finite.
         unperturbed: steps whose gradient was zero or not finite, so that SAM had no direction to climb in.
     """
@@ -76,15 +85,25 @@ class Trainer:
         device: CUDA where torch sees a GPU, else the CPU.
         threads: of torch in this process. Sums differ with their number, so a training sets it: a Ray worker starts
             with 1, a notebook with all.
+        precision: of the network's passes: `bf16` runs them under autocast, with weights, gradients and losses in
+            float32; by default `bf16` on CUDA, `fp32` on the CPU.
+        compile: run the network through `torch.compile`, which takes a minute or more before the first batch.
+
+    On CUDA, float32 products use TF32 from here on in this process.
     """
 
     def __init__(self, workload: Workload, setting: Setting, configuration: Configuration, splits: Splits, *,
-                 epochs: int, device: torch.device | None = None, threads: int = 1) -> None:
+                 epochs: int, device: torch.device | None = None, threads: int = 1, precision: str | None = None,
+                 compile: bool = False) -> None:
         torch.set_num_threads(threads)
         self.workload = workload
+        self.setting = setting
         self.configuration = configuration
         self.epochs = epochs
         self.device = device or default_device()
+        self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
         self.splits = splits.to(self.device)
         self.done = 0
         self.seconds = 0.0
@@ -93,6 +112,7 @@ class Trainer:
             torch.manual_seed(configuration.seed)
             self.model = workload.network(setting).to(self.device)
             self._random = random_state(self.device)
+        self._network = _compiled(self.model) if compile else self.model
         self.optimizer = build_optimizer(self.model, workload.base_optimizer, configuration)
         stepping = self.optimizer.base_optimizer if isinstance(self.optimizer, SharpnessAware) else self.optimizer
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(stepping, milestones(epochs), gamma=0.2)
@@ -119,12 +139,20 @@ class Trainer:
         self.last = Epoch(self.done, {} if diverged else metrics, diverged, self._unperturbed())
         return self.last
 
+    def outputs(self, inputs: Any) -> Tensor:
+        """The network's outputs [n, classes] in float32, at this training's precision."""
+        if self.precision == "fp32":
+            return self._network(inputs)
+        # The context ends with the forward pass: it keeps weights it has cast, and SAM's second pass has others.
+        with torch.autocast(self.device.type, PRECISIONS[self.precision]):
+            return self._network(inputs).float()
+
     def evaluate(self, store: Store) -> Evaluation:
         """Loss and accuracy on `store`, in eval mode; the model's mode is as before, afterwards."""
         training = self.model.training
         self.model.eval()
         try:
-            return evaluate(self.model, self.workload, store.to(self.device), self.device)
+            return evaluate(self.outputs, self.workload, store.to(self.device), self.device)
         finally:
             self.model.train(training)
 
@@ -154,9 +182,11 @@ class Trainer:
     def _step(self, batch: tuple[Any, Tensor]) -> Tensor:
         """One optimizer step; the loss at the weights before it."""
         inputs, targets = batch
+        if self.setting.augmentation:
+            inputs = self.workload.augment(inputs, self.setting)
 
         def closure() -> Tensor:
-            loss = self.workload.loss(self.model(inputs), targets)
+            loss = self.workload.loss(self.outputs(inputs), targets)
             loss.backward()
             return loss.detach()
 
@@ -173,8 +203,10 @@ class Trainer:
     def _evaluations(self) -> dict[str, float]:
         """Both parts with the same weights in eval mode, so that their gap is one of generalisation alone."""
         train, val = self.evaluate(self.splits.train), self.evaluate(self.splits.validation)
+        classes = {f"val/f1/{name}": score for name, score in zip(self.setting.classes, val.f1, strict=False)
+                   if score is not None}
         return {"train/loss": train.loss, "train/accuracy": train.accuracy,
-                "val/loss": val.loss, "val/accuracy": val.accuracy,
+                "val/loss": val.loss, "val/accuracy": val.accuracy, "val/macro_f1": val.macro_f1, **classes,
                 "gap/loss": val.loss - train.loss, "gap/accuracy": train.accuracy - val.accuracy}
 
     def _unperturbed(self) -> int:
@@ -194,18 +226,34 @@ class Trainer:
             self._random = random_state(self.device)
 
 
-def evaluate(model: nn.Module, workload: Workload, store: Store, device: torch.device) -> Evaluation:
-    """Loss and accuracy of a model, in the mode it is in, on a store that is on `device`."""
-    loss = cross_entropy = correct = torch.zeros((), dtype=torch.float64, device=device)
+def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store, device: torch.device) -> Evaluation:
+    """Loss, accuracy and F1 of what `network` gives for the inputs of a store that is on `device`."""
+    loss = cross_entropy = torch.zeros((), dtype=torch.float64, device=device)
+    confusion: Tensor | int = 0
     with torch.no_grad():
-        for indices in torch.arange(len(store), device=device).split(EVALUATION_BATCH):
+        for indices in torch.arange(len(store), device=device).split(workload.evaluation_batch):
             inputs, targets = store.batch(indices)
-            outputs = model(inputs)
+            outputs = network(inputs)
             loss = loss + workload.loss(outputs, targets).double() * len(targets)
             cross_entropy = cross_entropy + F.cross_entropy(outputs, targets, reduction="sum").double()
-            correct = correct + (outputs.argmax(1) == targets).sum()
-    mean_loss, mean_cross_entropy, accuracy = (float(total) / len(store) for total in (loss, cross_entropy, correct))
-    return Evaluation(mean_loss, mean_cross_entropy, accuracy, len(store))
+            confusion = confusion + _confusion(outputs.argmax(1), targets, outputs.shape[1])
+    assert isinstance(confusion, Tensor)
+    hits = confusion.diag()
+    occurring = (confusion.sum(0) + confusion.sum(1)).tolist()
+    f1 = tuple(2 * hit / either if either else None for hit, either in zip(hits.tolist(), occurring, strict=True))
+    return Evaluation(float(loss) / len(store), float(cross_entropy) / len(store), int(hits.sum()) / len(store), f1,
+                      len(store))
+
+
+def _confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """How often each class [row] was taken for each class [column], int64 [classes, classes]."""
+    return torch.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def _compiled(model: nn.Module) -> Callable[[Any], Tensor]:
+    # What earlier trainings of this process compiled would count against torch's limit of variants.
+    torch.compiler.reset()
+    return torch.compile(model)
 
 
 def build_optimizer(model: nn.Module, base: BaseOptimizer, configuration: Configuration) -> torch.optim.Optimizer:

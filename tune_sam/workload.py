@@ -48,21 +48,52 @@ class Setting:
     Attributes:
         network: keyword arguments of the workload's network.
         epochs, batch_size, lr: the training's defaults, and the point of the grid.
+        classes: names of the network's outputs; where they are given, the F1 score of each is reported.
+        augmentation: what :meth:`Workload.augment` is to do; nothing if empty.
     """
 
     network: Mapping[str, Any]
     epochs: int
     batch_size: int
     lr: float
+    classes: tuple[str, ...] = ()
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named setting of the workload's default data set.
+
+    Attributes:
+        setting: in place of the data set's own.
+        options: fields of :class:`tune_sam.settings.SearchOptions` whose defaults it changes.
+    """
+
+    setting: Setting
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+AS_REPORTED = {"optimizers": ("base", "asam-all"), "sampler": "grid", "scheduler": "none"}
+"""The options of a preset `report`: the study trained its four values of ρ to the end and sampled nothing."""
 
 
 class Store(Protocol):
-    """The samples of one part of a data set, held in memory and indexed in batches."""
+    """The samples of one part of a data set, held in memory and indexed in batches.
+
+    :class:`tune_sam.store.TensorStore` is one for data that fit into one tensor.
+    """
+
+    @property
+    def y(self) -> "Tensor":
+        """The targets of all samples, int64 [samples]."""
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: "Tensor") -> "tuple[Any, Tensor]":
-        """Inputs for the network and int64 targets [n] of the samples at `indices` (int64 [n])."""
+        """Inputs for the network and int64 targets [n] of the samples at `indices` (int64 [n]), both copies."""
+
+    def subset(self, indices: "Tensor") -> "Store":
+        """A store of the samples at `indices` alone."""
 
     def to(self, device: "device") -> "Store":
         """The same samples on `device`."""
@@ -86,19 +117,20 @@ class Workload(ABC):
         name: what a person types.
         datasets: by name; the first is the default.
         settings: for each data set, the network and the defaults of its training.
-        presets: named settings of the default data set; `report` is the study's that this system extends.
+        presets: named settings of the default data set; `report` is that of the study which this system extends.
         base_optimizer: what `base` is, and what the others are wrapped around.
         rho: range of ρ for each optimizer but `base`.
         report_rho: the report's four values of ρ, for `asam-all`.
         lr, batch_size: the range and the list that are searched.
         gpus_per_trial: share of a GPU for one trial, where there are GPUs.
         label_smoothing: s of the report's loss, see :func:`tune_sam.loss.smoothed_kl`.
+        evaluation_batch: samples that are evaluated at a time; a limit of memory, which changes no result.
     """
 
     name: ClassVar[str]
     datasets: ClassVar[Mapping[str, DataSet]]
     settings: ClassVar[Mapping[str, Setting]]
-    presets: ClassVar[Mapping[str, Setting]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {}
     base_optimizer: ClassVar[BaseOptimizer]
     rho: ClassVar[Mapping[str, Range]]
     report_rho: ClassVar[tuple[float, ...]] = ()
@@ -106,6 +138,7 @@ class Workload(ABC):
     batch_size: ClassVar[tuple[int, ...]]
     gpus_per_trial: ClassVar[float] = 1.0
     label_smoothing: ClassVar[float] = 0.1
+    evaluation_batch: ClassVar[int] = 1024
 
     @abstractmethod
     def network(self, setting: Setting) -> "nn.Module":
@@ -139,17 +172,28 @@ class Workload(ABC):
 
         return smoothed_kl(outputs, targets, self.label_smoothing)
 
+    def augment(self, inputs: Any, setting: Setting) -> Any:
+        """The inputs of a training batch, changed at random; as they are by default.
+
+        Called once a batch, so that both passes of SAM see the same. Draw from torch's generator of the inputs' device,
+        which carries the trial's seed.
+        """
+        return inputs
+
     @property
     def default_dataset(self) -> str:
         return next(iter(self.datasets))
 
     def setting(self, dataset: str, preset: str | None = None) -> Setting:
         """The setting of a data set, or a named one in its place."""
-        return self.presets[preset] if preset else self.settings[dataset]
+        return self.presets[preset].setting if preset else self.settings[dataset]
 
     def parameters(self, setting: Setting) -> int:
         """How many numbers a network learns."""
-        return sum(parameter.numel() for parameter in self.network(setting).parameters())
+        import torch
+
+        with torch.device("meta"):  # shapes alone
+            return sum(parameter.numel() for parameter in self.network(setting).parameters())
 
     def to_json(self) -> dict[str, Any]:
         """The description as `tune-sam workloads --json` prints it."""
@@ -164,8 +208,8 @@ class Workload(ABC):
                        **{name: {"rho": rho.to_json(), **common} for name, rho in self.rho.items()}},
             "rho_grid": {name: list(self.rho_grid(name, rho)) for name, rho in self.rho.items()},
             "gpus_per_trial": self.gpus_per_trial,
-            "presets": {name: {"parameters": self.parameters(preset), "epochs": preset.epochs,
-                               "batch_size": preset.batch_size, "lr": preset.lr}
+            "presets": {name: {"parameters": self.parameters(preset.setting), "epochs": preset.setting.epochs,
+                               "batch_size": preset.setting.batch_size, "lr": preset.setting.lr}
                         for name, preset in self.presets.items()},
         }
 
@@ -179,12 +223,12 @@ class Workload(ABC):
         Raises:
             Refused: a batch size exceeds the training split, or a grid point lies outside a range.
         """
-        own, setting = options.ranges_of(optimizer), self.settings[dataset]
+        own, setting = options.ranges_of(optimizer), self.setting(dataset, options.preset)
         if optimizer != "base" and not own.rho and optimizer not in self.rho:
             raise Refused(f"workload {self.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
         rho = None if optimizer == "base" else own.rho or self.rho[optimizer]
         sizes = own.batch_size or self.batch_size
-        samples = self.datasets[dataset].train
+        samples = options.train_subset or self.datasets[dataset].train
         if max(sizes) > samples:
             raise Refused(f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
                           f"give sizes up to {samples}.")

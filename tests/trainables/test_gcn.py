@@ -11,7 +11,7 @@ from tune_sam.settings import Refused
 from tune_sam.workload import find_workload
 
 GCN = find_workload("gcn")
-SETTINGS = [GCN.settings["mutagenicity"], GCN.settings["digits"], GCN.presets["report"]]
+SETTINGS = [GCN.settings["mutagenicity"], GCN.settings["digits"], GCN.presets["report"].setting]
 SETTING = pytest.mark.parametrize("setting", SETTINGS, ids=["mutagenicity", "digits", "report"])
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -126,7 +126,7 @@ def as_counted(store):
 @pytest.mark.parametrize("dataset", ["digits", pytest.param("mutagenicity", marks=pytest.mark.data)])
 def test_parts_are_as_stated_and_share_no_graph(dataset, request):
     real = dataset == "mutagenicity"
-    root = request.getfixturevalue("molecules") if real else None
+    root = request.getfixturevalue("real_data") if real else None
     splits, test = GCN.splits(dataset, root), GCN.test_split(dataset, root)
     parts, stated = (splits.train, splits.validation, test), GCN.datasets[dataset]
     assert [len(part) for part in parts] == [stated.train, stated.validation, stated.test]

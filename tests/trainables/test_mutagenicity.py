@@ -144,10 +144,10 @@ def test_a_download_leaves_the_files_of_a_faster_process(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def copy(molecules, tmp_path_factory):
+def copy(real_data, tmp_path_factory):
     """The real files, in a folder that nobody may write to."""
     root = tmp_path_factory.mktemp("molecules")
-    raw = shutil.copytree(mutagenicity.raw_folder(molecules), mutagenicity.raw_folder(root))
+    raw = shutil.copytree(mutagenicity.raw_folder(real_data), mutagenicity.raw_folder(root))
     places = [*raw.iterdir(), raw, raw.parent, root]
     for path in places:
         path.chmod(0o555)
@@ -194,8 +194,8 @@ def test_the_molecules_are_as_the_files_say(store, copy):
 
 
 @pytest.mark.data
-def test_the_molecules_are_pygs(store, molecules, tmp_path):
-    shutil.copytree(mutagenicity.raw_folder(molecules), mutagenicity.raw_folder(tmp_path))
+def test_the_molecules_are_pygs(store, real_data, tmp_path):
+    shutil.copytree(mutagenicity.raw_folder(real_data), mutagenicity.raw_folder(tmp_path))
     theirs = torch_geometric.datasets.TUDataset(str(tmp_path), "Mutagenicity")
     assert len(theirs) == len(store)
     for index in [0, 4336, *np.random.default_rng(0).integers(4337, size=300).tolist()]:

@@ -9,7 +9,8 @@ from tune_sam.searcher import Outcome
 
 
 def study(records=()):
-    settings = SimpleNamespace(trials=4, epochs=10, optimizers=("base", "sam"), workload="gcn", dataset="digits")
+    settings = SimpleNamespace(budget=lambda optimizer: 4, epochs=10, optimizers=("base", "sam"), workload="gcn",
+                               dataset="digits")
     return SimpleNamespace(name="s", settings=settings, records=lambda: list(records))
 
 
@@ -28,7 +29,7 @@ def test_a_log_has_a_line_for_each_trial_that_ended():
         progress.ended("sam", 1, outcome("diverged", None))
         progress.ended("sam", 2, replace(outcome("failed", None), reason="OSError: cannot read [/tmp/x] [red]"))
     lines = console.export_text().splitlines()
-    assert lines == ["Study s: gcn on digits, base, sam, 4 trials of 10 epochs each.",
+    assert lines == ["Study s: gcn on digits, 4 trials of base, 4 trials of sam, 10 epochs each.",
                      "sam        1/4  complete  validation accuracy 0.9000, 10 epochs",
                      "sam        2/4  diverged  why",
                      "sam        3/4  failed    OSError: cannot read [/tmp/x] [red]"]

@@ -7,6 +7,7 @@ import ray
 import torch
 from ray import tune
 
+from tune_sam.sharing import share
 from tune_sam.trainable import SAMTrainable, gpu_share, read_checkpoint, trainable_for
 from tune_sam.workload import find_workload
 
@@ -37,7 +38,7 @@ def numbers(result):
 
 
 def _with(splits):
-    return tune.with_parameters(trainable_for(GCN), splits=splits)
+    return tune.with_parameters(trainable_for(GCN), splits=share(splits))
 
 
 def test_a_reused_actor_gives_the_numbers_of_a_fresh_one(cluster, splits, tmp_path):

@@ -1,7 +1,8 @@
 """scikit-learn's handwritten digits: 1,797 real 8 × 8 images that come with the package.
 
 Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998 (its
-test part). For the graph network an image is a grid graph; the data need no download.
+test part). The data need no download. Each architecture has them in its own form: images, sequences of 64 values in
+reading order, grid graphs.
 """
 
 import numpy as np
@@ -10,8 +11,26 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from trainables.data.graphs import GraphStore
+from tune_sam.store import TensorStore
 
 SIDE = 8
+MEAN, STD = 0.3053, 0.3760
+"""Of the pixels of all images, with pixels from 0 to 1."""
+
+
+def images() -> TensorStore:
+    """[1797, 1, 8, 8], pixels from 0 to 1."""
+    pixels, classes = _load()
+    return TensorStore(pixels.reshape(-1, 1, SIDE, SIDE), classes)
+
+
+def sequences() -> TensorStore:
+    """[1797, 64], pixels with mean 0 and variance 1 over all images.
+
+    Next to the encoding of the time, a signal from 0 to 1 is so small that many trainings do not start.
+    """
+    pixels, classes = _load()
+    return TensorStore((pixels - MEAN) / STD, classes)
 
 
 def grid_graphs() -> GraphStore:
@@ -20,8 +39,7 @@ def grid_graphs() -> GraphStore:
     A node carries its pixel (0 to 1) and the pixel times the one-hot of its row and of its column: 17 features. Without
     row and column a graph network could not tell the image from its mirror image.
     """
-    digits = load_digits()
-    pixels = torch.tensor(digits.data / 16, dtype=torch.float32)
+    pixels, classes = _load()
     count, nodes = pixels.shape
     edges = _grid_edges()
     return GraphStore(
@@ -29,8 +47,14 @@ def grid_graphs() -> GraphStore:
         edge_index=edges.repeat(1, count),
         node_start=torch.arange(count + 1) * nodes,
         edge_start=torch.arange(count + 1) * edges.shape[1],
-        y=torch.tensor(digits.target.astype(np.int64)),
+        y=classes,
     )
+
+
+def _load() -> tuple[Tensor, Tensor]:
+    """Pixels [1797, 64], 0 to 1, and classes [1797]."""
+    digits = load_digits()
+    return torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target.astype(np.int64))
 
 
 def _features(pixels: Tensor) -> Tensor:

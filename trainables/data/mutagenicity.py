@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trainables.data.graphs import GraphStore
 
 NAME = "Mutagenicity"
+CLASSES = ("mutagen", "nonmutagen")
 ROWS = {  # lines of each file, as published
     f"{NAME}_A.txt": 266_894,
     f"{NAME}_graph_indicator.txt": 131_488,

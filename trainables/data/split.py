@@ -1,4 +1,4 @@
-"""The one way in which a data set without an official split is split."""
+"""The one way in which a data set is split where it has no official split, or no official validation part."""
 
 from dataclasses import dataclass
 
@@ -28,5 +28,17 @@ def stratified(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> Indices:
     everything = np.arange(len(labels))
     kept = int(0.7 * len(labels))
     rest, test = train_test_split(everything, train_size=kept, stratify=labels, random_state=seed)
-    train, validation = train_test_split(rest, test_size=kept // 7, stratify=labels[rest], random_state=seed)
-    return Indices(np.sort(train), np.sort(validation), np.sort(test))
+    train, validation = held_out(labels[rest], kept // 7, seed)
+    return Indices(np.sort(rest[train]), np.sort(rest[validation]), np.sort(test))
+
+
+def held_out(labels: NDArray[np.int64], validation: int, seed: int = SPLIT_SEED) -> tuple[NDArray, NDArray]:
+    """Training and validation part of samples of which none is for testing, each with the classes' shares.
+
+    Args:
+        labels: class of each sample, [n].
+        validation: size of that part.
+        seed: of the split, not of a trial.
+    """
+    train, held = train_test_split(np.arange(len(labels)), test_size=validation, stratify=labels, random_state=seed)
+    return np.sort(train), np.sort(held)

@@ -1,0 +1,42 @@
+"""Our workloads keep the contract, on the digits and on their real data."""
+
+import pytest
+
+from tune_sam.testing import WorkloadContract
+
+
+class TestGCNOnDigits(WorkloadContract):
+    workload, dataset = "gcn", "digits"
+
+
+class TestWideResNetOnDigits(WorkloadContract):
+    workload, dataset = "wideresnet", "digits"
+
+
+class TestAttentionOnDigits(WorkloadContract):
+    workload, dataset = "attention", "digits"
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("real_data")
+class TestGCN(WorkloadContract):
+    workload = "gcn"
+    repeated = 0
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("real_data")
+class TestWideResNet(WorkloadContract):
+    workload, preset, samples = "wideresnet", "small", 128
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("real_data")
+class TestAttention(WorkloadContract):
+    workload, samples = "attention", 64
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("real_data")
+class TestAttentionBetweenPatients(WorkloadContract):
+    workload, dataset, samples = "attention", "mitbih-interpatient", 64

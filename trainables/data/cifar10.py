@@ -1,0 +1,85 @@
+"""CIFAR-10: 60,000 colour images of ten classes (A. Krizhevsky, technical report, University of Toronto, 2009).
+
+Read and downloaded by torchvision, which is imported only when images are read.
+"""
+
+import hashlib
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_sam.settings import Refused
+
+if TYPE_CHECKING:
+    from trainables.data.images import ImageStore
+
+FOLDER = "cifar-10-batches-py"
+MD5 = {  # as torchvision has them, here so that files are checked without importing it
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+}
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+"""Of each channel over the 50,000 training images."""
+
+
+def check(root: Path) -> None:
+    """Look at the files below `root` without reading images.
+
+    Raises:
+        Refused: a file is missing, or its MD5 is not the published one.
+    """
+    folder = root / FOLDER
+    way_out = f"put the Python version of CIFAR-10 into {folder}, or leave --data out to download it"
+    for name, expected in MD5.items():
+        path = folder / name
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
+            raise Refused(f"the data file {path} is missing; {way_out}.") from None
+        except OSError as error:
+            raise Refused(f"the data file {path} cannot be read ({error.strerror}); {way_out}.") from None
+        if found != expected:
+            raise Refused(f"the data file {path} is damaged (its MD5 is {found}, not {expected}); {way_out}.")
+
+
+def download(root: Path) -> None:
+    """Let torchvision fetch the files; they appear below `root` complete or not at all.
+
+    Raises:
+        Refused: the download failed.
+    """
+    from torchvision.datasets import CIFAR10
+
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".cifar10-") as unfinished:
+        try:
+            CIFAR10(unfinished, download=True)
+            check(Path(unfinished))
+        except Exception as error:  # torchvision raises whatever its HTTP and tar layers raise
+            raise Refused(f"CIFAR-10 could not be downloaded ({error}); give --data a folder that holds it.") from None
+        with suppress(OSError):  # another process was first, and its files are the same
+            (Path(unfinished) / FOLDER).rename(root / FOLDER)
+
+
+def load(root: Path, train: bool) -> "ImageStore":
+    """The 50,000 training images or the 10,000 test images, in the published order.
+
+    Raises:
+        Refused: a file is missing or damaged.
+    """
+    import torch
+    from torchvision.datasets import CIFAR10
+
+    from trainables.data.images import ImageStore
+
+    check(root)
+    images = CIFAR10(str(root), train=train)
+    return ImageStore(torch.from_numpy(images.data), torch.tensor(images.targets), MEAN, STD)

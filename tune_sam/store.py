@@ -1,0 +1,64 @@
+"""Samples held in memory as tensors: the store that most data sets need, and parts of a store."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tune_sam.settings import Refused
+from tune_sam.workload import Splits
+
+
+@dataclass(frozen=True)
+class TensorStore:
+    """n samples as one tensor, batches indexed from it.
+
+    Attributes:
+        x: inputs, [n, ...].
+        y: class of each sample, int64 [n].
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def batch(self, indices: Tensor) -> tuple[Any, Tensor]:
+        return self.x[indices], self.y[indices]
+
+    def subset(self, indices: Tensor) -> Self:
+        return replace(self, x=self.x[indices], y=self.y[indices])
+
+    def to(self, device: torch.device) -> Self:
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+
+def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Splits:
+    """The splits with `samples` of the training part, chosen once for all trials; all of them if None.
+
+    The part has the classes' shares, to one sample: of a balanced data set it is balanced.
+
+    Args:
+        splits: of a workload.
+        samples: how many to train on.
+        seed: of the choice, not of a trial.
+
+    Raises:
+        Refused: there are not that many.
+    """
+    if samples is None:
+        return splits
+    labels = splits.train.y.cpu().numpy()
+    if samples > len(labels):
+        raise Refused(f"--train-subset {samples} is more than the {len(labels)} training samples; give fewer.")
+    # Each class's samples stand, in random order, at even distances between 0 and 1; the first ones are taken.
+    order = np.random.default_rng(seed).permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    chosen = np.sort(order[np.argsort(place[order], kind="stable")[:samples]])
+    return Splits(splits.train.subset(torch.from_numpy(chosen)), splits.validation)

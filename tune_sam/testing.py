@@ -1,0 +1,257 @@
+"""The contract of a workload, as tests that any workload can be put through, your own included.
+
+With pytest installed, a file of three lines runs it:
+
+    from tune_sam.testing import WorkloadContract
+
+    class TestMine(WorkloadContract):
+        workload = "mine:Mine"
+
+The data folder is $TUNE_SAM_DATA. Trainings use a small part of the data, so a run takes seconds to a minute.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from tune_sam.settings import Refused, SearchOptions
+from tune_sam.sharing import Shared
+from tune_sam.space import OPTIMIZERS, Configuration
+from tune_sam.store import with_train_subset
+from tune_sam.trainable import SAMTrainable, trainable_for
+from tune_sam.training import Trainer
+from tune_sam.workload import Setting, Splits, Store, Workload, find_workload
+
+ON_EACH_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch sees no GPU"))])
+WITH_EACH_OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+
+
+class WorkloadContract:
+    """Derive from it, name the workload, and pytest finds the tests.
+
+    Attributes:
+        workload: name of a workload, or `package.module:Class`.
+        dataset: one of its data sets; the first by default.
+        preset: one of its presets; none by default.
+        samples: of the training and of the validation part that the trainings use.
+        epochs: of a training, after which its loss must have fallen.
+        repeated: samples that may be in two parts, because the data set really has them twice.
+    """
+
+    workload: ClassVar[str]
+    dataset: ClassVar[str | None] = None
+    preset: ClassVar[str | None] = None
+    samples: ClassVar[int] = 256
+    epochs: ClassVar[int] = 3
+    repeated: ClassVar[int] = 0
+
+    # -- what the tests work with
+
+    @classmethod
+    def subject(cls) -> Workload:
+        return find_workload(cls.workload)
+
+    @classmethod
+    def data_set(cls) -> str:
+        return cls.dataset or cls.subject().default_dataset
+
+    @classmethod
+    def setting(cls) -> Setting:
+        return cls.subject().setting(cls.data_set(), cls.preset)
+
+    @classmethod
+    def root(cls) -> Path:
+        return Path(os.environ.get("TUNE_SAM_DATA") or ".").absolute()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def splits(cls) -> Splits:
+        return cls.subject().splits(cls.data_set(), cls.root())
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def few(cls, splits: Splits) -> Splits:
+        """A part of the splits that trains in no time."""
+        held = torch.arange(min(cls.samples, len(splits.validation)))
+        trained = with_train_subset(splits, min(cls.samples, len(splits.train))).train
+        return Splits(trained, splits.validation.subset(held))
+
+    def configuration(self, optimizer: str, seed: int = 0) -> Configuration:
+        rho = self.subject().rho
+        return Configuration(optimizer, rho[optimizer].spread(1)[0] if optimizer in rho else None, self.setting().lr,
+                             min(self.setting().batch_size, self.samples // 4), seed)
+
+    def trainer(self, splits: Splits, optimizer: str, device: str = "cpu", seed: int = 0) -> Trainer:
+        return Trainer(self.subject(), self.setting(), self.configuration(optimizer, seed), splits, epochs=self.epochs,
+                       device=torch.device(device), precision="fp32")
+
+    # -- the contract
+
+    def test_the_description_is_whole(self) -> None:
+        workload = self.subject()
+        assert set(workload.settings) == set(workload.datasets), "each data set needs a setting, and only those"
+        assert hasattr(torch.optim, workload.base_optimizer.name), "the base optimizer is a class of torch.optim"
+        assert set(workload.rho) <= set(OPTIMIZERS) - {"base"}, "`rho` has a range for optimizers that there are"
+        assert 0 < workload.gpus_per_trial <= 1 or workload.gpus_per_trial == int(workload.gpus_per_trial)
+        json.dumps(workload.to_json(), allow_nan=False)
+        for optimizer in ("base", *workload.rho):  # refuses points of the grid that lie outside the ranges
+            workload.space(SearchOptions.read({"workload": self.workload}), optimizer, self.data_set())
+
+    def test_the_parts_are_as_stated(self, splits: Splits) -> None:
+        stated, test = self.subject().datasets[self.data_set()], self.subject().test_split(self.data_set(), self.root())
+        assert [len(splits.train), len(splits.validation), len(test)] == [stated.train, stated.validation, stated.test]
+        assert set(splits.train.y.tolist()) == set(range(stated.classes)), "some class has no training sample"
+        assert set(splits.validation.y.tolist()) | set(test.y.tolist()) <= set(range(stated.classes))
+        for part in (splits.train, splits.validation, test):
+            indices = torch.tensor([len(part) - 1, 0])
+            inputs, targets = part.batch(indices)
+            assert targets.dtype == torch.int64
+            assert targets.tolist() == part.y[indices].tolist(), "targets come in the order of the indices"
+            assert _fingerprint(part.subset(indices).batch(torch.tensor([0, 1]))) == _fingerprint((inputs, targets))
+
+    def test_the_parts_are_the_same_every_time(self, splits: Splits) -> None:
+        again = self.subject().splits(self.data_set(), self.root())
+        for part, other in ((splits.train, again.train), (splits.validation, again.validation)):
+            assert torch.equal(part.y, other.y)
+            some = torch.arange(0, len(part), max(len(part) // 500, 1))
+            assert _fingerprint(part.batch(some)) == _fingerprint(other.batch(some)), "splits differ from call to call"
+
+    def test_no_sample_is_in_two_parts(self, splits: Splits) -> None:
+        test = self.subject().test_split(self.data_set(), self.root())
+        train, validation, held = (_samples(part) for part in (splits.train, splits.validation, test))
+        common = len(train & validation) + len(train & held) + len(validation & held)
+        assert common <= self.repeated, f"{common} samples are in two parts; say `repeated` if the data have them twice"
+
+    @ON_EACH_DEVICE
+    def test_outputs_have_a_value_for_each_class(self, few: Splits, device: str) -> None:
+        trainer = self.trainer(few, "base", device)
+        inputs, targets = trainer.splits.train.batch(torch.arange(3, device=device))
+        outputs = trainer.outputs(inputs)
+        assert outputs.shape == (3, self.subject().datasets[self.data_set()].classes)
+        loss = self.subject().loss(outputs, targets)
+        assert loss.shape == ()
+        assert loss.isfinite()
+        if self.setting().augmentation:
+            changed = self.subject().augment(inputs, self.setting())
+            assert trainer.outputs(changed).shape == outputs.shape
+
+    def test_a_trial_cannot_change_the_data(self, few: Splits) -> None:
+        part = Shared(few).splits(torch.device("cpu")).train
+        some = torch.arange(4)
+        before = _fingerprint(part.batch(some))
+        for tensor in _tensors(part.batch(some)):
+            tensor.zero_()
+        assert _fingerprint(part.batch(some)) == before, "`batch` gives views of the store; give copies"
+        for tensor in _tensors(part):
+            with pytest.raises(RuntimeError, match="inference"):
+                tensor.zero_()
+
+    @ON_EACH_DEVICE
+    @WITH_EACH_OPTIMIZER
+    def test_the_loss_falls(self, few: Splits, optimizer: str, device: str) -> None:
+        if optimizer not in ("base", *self.subject().rho):
+            pytest.skip(f"the workload has no range of ρ for {optimizer}")
+        trainer = self.trainer(few, optimizer, device)
+        before = trainer.evaluate(few.train).loss
+        while not trainer.finished:
+            last = trainer.epoch()
+        assert not last.diverged
+        assert last.metrics["train/loss"] < before
+
+    def test_the_seed_decides(self, few: Splits) -> None:
+        first, again, other = (_numbers(self.trainer(few, "sam", seed=seed).epoch().metrics) for seed in (1, 1, 2))
+        assert first == again
+        assert first != other
+
+    def test_a_checkpoint_goes_on_bitwise(self, few: Splits, tmp_path: Path) -> None:
+        straight = self.trainer(few, "sam")
+        straight.epoch()
+        torch.save(straight.state_dict(), tmp_path / "state.pt")
+        resumed = self.trainer(few, "sam", seed=9)
+        resumed.configuration = straight.configuration
+        resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert _numbers(straight.epoch().metrics) == _numbers(resumed.epoch().metrics)
+        for ours, theirs in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_a_reused_process_gives_the_numbers_of_a_fresh_one(self, few: Splits) -> None:
+        configs = [self._config("sam", 1), self._config("base", 2)]
+        fresh = [self._trainable(config, few).train() for config in configs]
+        reused = self._trainable(configs[1], few)
+        reused.train()
+        for config, expected in zip(configs, fresh, strict=True):
+            assert reused.reset(config)
+            assert _numbers(reused.train()) == _numbers(expected)
+
+    def test_no_training_reads_the_test_part(self, few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+        def read(*_: Any) -> Store:
+            raise AssertionError("the test part was read")
+
+        monkeypatch.setattr(type(self.subject()), "test_split", read)
+        self.subject().splits(self.data_set(), self.root())
+        self._trainable(self._config("sam", 0), few).train()
+
+    def test_an_empty_folder_is_refused_in_a_sentence(self, tmp_path: Path) -> None:
+        try:
+            self.subject().check_data(self.data_set(), tmp_path)
+        except Refused as error:
+            said = str(error)
+        else:  # then nothing is read from the folder
+            self.subject().splits(self.data_set(), tmp_path)
+            return
+        assert str(tmp_path) in said, "name what is missing"
+
+    def _config(self, optimizer: str, seed: int) -> dict[str, Any]:
+        chosen = self.configuration(optimizer, seed)
+        return {"optimizer": optimizer, "rho": chosen.rho, "lr": chosen.lr, "batch_size": chosen.batch_size,
+                "seed": seed, "epochs": self.epochs, "dataset": self.data_set(), "preset": self.preset,
+                "precision": "fp32"}
+
+    def _trainable(self, config: dict[str, Any], splits: Splits) -> SAMTrainable:
+        """The workload's trainable in this process, on a part of the data."""
+
+        class Given(trainable_for(self.subject())):  # type: ignore[misc]
+            def setup(self, config: dict[str, Any]) -> None:
+                super().setup(config, Shared(splits))
+
+        return Given(config)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith(("train/", "val/", "gap/", "lr"))}
+
+
+def _samples(part: Store) -> set[str]:
+    return {_fingerprint(part.batch(torch.tensor([index]))[0]) for index in range(len(part))}
+
+
+def _fingerprint(value: Any) -> str:
+    """Of the numbers in anything that a store gives."""
+    digest = hashlib.sha256()
+    for tensor in _tensors(value):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in a value: itself, or in its parts, in a fixed order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if hasattr(value, "to_dict"):  # a batch of PyG
+        value = value.to_dict()
+    elif hasattr(value, "__dict__"):  # a store
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [tensor for part in value for tensor in _tensors(part)]
+    return []
