@@ -27,9 +27,9 @@ from tune_sam.workload import Workload, find_workload
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
-    from ray import ObjectRef
 
     from tune_sam.searcher import Ledger
+    from tune_sam.sharing import Shared
 
 log = logging.getLogger(__name__)
 
@@ -243,22 +243,28 @@ def _launch(study: Study, address: str | None, max_concurrent: int | None, progr
         waiting = [ledger for ledger in ledgers if ledger.open]
         with _tracked(study, storage) as tracker, progress.following(study):
             if waiting:
-                whole = find_workload(study.settings.workload).splits(study.settings.dataset, Path(study.settings.data))
-                with connected(address):
-                    from tune_sam.sharing import share
-                    from tune_sam.store import with_train_subset
-
-                    splits = share(with_train_subset(whole, study.settings.train_subset))
-                    del whole  # the object store has it now
+                with connected(address), _shared(study.settings, other_nodes=bool(address)) as data:
                     for ledger in waiting:
-                        _tune(study, ledger, tracker, splits, max_concurrent, progress)
+                        _tune(study, ledger, tracker, data, max_concurrent, progress)
                         if ledger.open:
                             raise KeyboardInterrupt
             tracker.end_study("FINISHED")
     return study
 
 
-def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: "ObjectRef", max_concurrent: int | None,
+@contextmanager
+def _shared(settings: StudySettings, other_nodes: bool) -> "Iterator[Shared]":
+    """The study's data, read once for all its trials; this process keeps none."""
+    from tune_sam.sharing import share
+    from tune_sam.store import with_train_subset
+
+    splits = find_workload(settings.workload).splits(settings.dataset, Path(settings.data))
+    with share(with_train_subset(splits, settings.train_subset), other_nodes=other_nodes) as data:
+        del splits
+        yield data
+
+
+def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shared", max_concurrent: int | None,
           progress: Progress) -> None:
     """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
     from ray import tune
@@ -278,7 +284,7 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, splits: "Ob
         raise Refused(f"no node of the cluster has {settings.cpus_per_trial} CPUs and "
                       f"{gpu_share(workload, constants):g} GPUs for one trial; ask for less of one.")
     tuner = tune.Tuner(
-        tune.with_parameters(trainable_for(workload), splits=splits),
+        tune.with_parameters(trainable_for(workload), data=data),
         param_space=constants,
         tune_config=tune.TuneConfig(
             search_alg=TuneSearcher(ledger), scheduler=TuneScheduler(ledger), num_samples=ledger.open,

@@ -1,94 +1,80 @@
 """One copy of the data on each node for all trials there, which no trial can change.
 
-Ray maps NumPy arrays of its object store into every process without a copy; torch tensors it copies. So splits travel
-with their tensors as arrays and become tensors over the same memory again where they arrive. Ray's arrays are
-read-only, but a tensor over one is not, and a write would reach every trial of the node. Tensors made in inference mode
-refuse writes, which makes a mistake an error in the trial that makes it; batches are copies and may be written to.
+Splits are written to a file once, and every trial maps that file into its memory, copy on write: the system holds each
+page once for all processes, and a page that a trial writes to becomes that trial's own. The object store of Ray, which
+also holds one copy for each node, gives no such promise: `torch.from_numpy` of a shared array makes a tensor that can
+be written, and a write reaches every trial. The store carries the file to nodes that cannot see it.
 """
 
-import io
-import pickle
-import warnings
-from typing import Any
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import ray
 import torch
+from filelock import FileLock
 from ray import cloudpickle
-from torch import Tensor
 
 from tune_sam.workload import Splits
 
 
+@dataclass(frozen=True)
 class Shared:
-    """Splits in a form that processes share: the arrays of all their tensors, and a pickle of what is around them.
+    """Splits in a file. :func:`share` makes one; it may be sent to any node.
+
+    Attributes:
+        path: of the file on the node that made it.
+        content: the file's bytes in Ray's object store, for other nodes; None if there are none.
+    """
+
+    path: Path
+    content: ray.ObjectRef | None = None
+
+    def splits(self) -> Splits:
+        """The splits, with tensors over the mapped file on the CPU. Writes to them stay with the caller."""
+        # Our own file, and a workload's stores are its own classes, which torch does not know.
+        return torch.load(self._here(), mmap=True, weights_only=False)
+
+    def forget(self) -> None:
+        """Remove a copy that this node made of another's file; what is mapped stays readable."""
+        self._copy().unlink(missing_ok=True)
+
+    def _here(self) -> Path:
+        """The file as this node sees it; fetched once for all processes of the node if it does not."""
+        if self.path.exists():
+            return self.path
+        copy = self._copy()
+        with FileLock(copy.with_suffix(".lock")):
+            if not copy.exists():
+                if self.content is None:
+                    raise FileNotFoundError(f"the shared data {self.path} are not on this node and were not sent to it")
+                unfinished = copy.with_suffix(".unfinished")
+                ray.get(self.content).tofile(unfinished)
+                unfinished.rename(copy)
+        return copy
+
+    def _copy(self) -> Path:
+        return Path(tempfile.gettempdir()) / self.path.name
+
+
+@contextmanager
+def share(splits: Splits, *, other_nodes: bool = False) -> Iterator[Shared]:
+    """Share splits for as long as the context lasts; drop your own inside it.
+
+    Example: `with share(workload.splits(dataset, folder)) as data:` and then
+    `tune.with_parameters(GCNTrainable, data=data)`.
 
     Args:
-        splits: any, with the samples in tensors or arrays; the memory of the tensors is used, not copied.
+        splits: of a workload.
+        other_nodes: also put them into Ray's object store, for nodes that do not see this node's temporary files; that
+            is a second copy on this node.
     """
-
-    def __init__(self, splits: Splits) -> None:
-        self.arrays: list[np.ndarray] = []
-        frame = io.BytesIO()
-        _Pickler(frame, self.arrays).dump(splits)
-        self.frame = frame.getvalue()
-
-    def splits(self, device: torch.device) -> Splits:
-        """The splits with tensors that refuse writes: on a CPU over the shared memory, elsewhere one copy on `device`.
-
-        In-place operations on such a tensor raise a RuntimeError that names inference mode.
-        """
-        return _Unpickler(io.BytesIO(self.frame), self.arrays, device).load()
-
-
-def share(splits: Splits) -> ray.ObjectRef:
-    """Put splits into the object store of the connected cluster, for `setup` of every trial; drop your own after it.
-
-    Example: `tune.with_parameters(GCNTrainable, splits=share(workload.splits(dataset, folder)))`.
-    """
-    return ray.put(Shared(splits))
-
-
-class _Pickler(cloudpickle.Pickler):
-    """Puts arrays and tensors aside, each once, and leaves their number."""
-
-    def __init__(self, file: Any, arrays: list[np.ndarray]) -> None:
-        super().__init__(file)
-        self.arrays = arrays
-        self.seen: dict[int, tuple[str, int]] = {}
-        self.kept: list[Any] = []  # an id is an object's own only while it lives
-
-    def persistent_id(self, obj: Any) -> tuple[str, int] | None:
-        if not isinstance(obj, Tensor | np.ndarray) or _is_opaque(obj):
-            return None
-        if id(obj) not in self.seen:
-            array = obj.detach().cpu().numpy() if isinstance(obj, Tensor) else obj
-            self.seen[id(obj)] = ("tensor" if isinstance(obj, Tensor) else "array", len(self.arrays))
-            self.arrays.append(np.asarray(array, order="C"))
-            self.kept.append(obj)
-        return self.seen[id(obj)]
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, arrays: list[np.ndarray], device: torch.device) -> None:
-        super().__init__(file)
-        self.arrays, self.device = arrays, device
-
-    def persistent_load(self, pid: tuple[str, int]) -> Any:
-        kind, place = pid
-        array = self.arrays[place]
-        if kind == "array":
-            view = array.view()
-            view.flags.writeable = False
-            return view
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            tensor = torch.from_numpy(array)
-            return tensor if self.device.type == "cpu" else tensor.to(self.device)
-
-
-def _is_opaque(obj: Any) -> bool:
-    """Whether this is no plain block of numbers that NumPy and torch both know: it is pickled as such then."""
-    if isinstance(obj, np.ndarray):
-        return obj.dtype.hasobject
-    return obj.layout != torch.strided or obj.dtype == torch.bfloat16 or obj.is_quantized
+    with tempfile.TemporaryDirectory(prefix="tune_sam-") as folder:
+        path = Path(folder) / f"tune_sam-{secrets.token_hex(8)}.pt"
+        torch.save(splits, path, pickle_module=cloudpickle)
+        del splits
+        yield Shared(path, ray.put(np.fromfile(path, np.uint8)) if other_nodes else None)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tune_sam.settings import Refused, SearchOptions
-from tune_sam.sharing import Shared
+from tune_sam.sharing import share
 from tune_sam.space import OPTIMIZERS, Configuration
 from tune_sam.store import with_train_subset
 from tune_sam.trainable import SAMTrainable, trainable_for
@@ -144,15 +144,15 @@ class WorkloadContract:
             assert trainer.outputs(changed).shape == outputs.shape
 
     def test_a_trial_cannot_change_the_data(self, few: Splits) -> None:
-        part = Shared(few).splits(torch.device("cpu")).train
         some = torch.arange(4)
-        before = _fingerprint(part.batch(some))
-        for tensor in _tensors(part.batch(some)):
-            tensor.zero_()
-        assert _fingerprint(part.batch(some)) == before, "`batch` gives views of the store; give copies"
-        for tensor in _tensors(part):
-            with pytest.raises(RuntimeError, match="inference"):
+        with share(few) as data:
+            part, before = data.splits().train, _fingerprint(few.train.batch(some))
+            for tensor in _tensors(part.batch(some)):
                 tensor.zero_()
+            assert _fingerprint(part.batch(some)) == before, "`batch` gives views of the store; give copies"
+            for tensor in _tensors(part):
+                tensor.zero_()
+            assert _fingerprint(data.splits().train.batch(some)) == before
 
     @ON_EACH_DEVICE
     @WITH_EACH_OPTIMIZER
@@ -219,8 +219,8 @@ class WorkloadContract:
         """The workload's trainable in this process, on a part of the data."""
 
         class Given(trainable_for(self.subject())):  # type: ignore[misc]
-            def setup(self, config: dict[str, Any]) -> None:
-                super().setup(config, Shared(splits))
+            def _read(self, config: dict[str, Any]) -> None:
+                self._data = self._own.enter_context(share(splits))
 
         return Given(config)
 

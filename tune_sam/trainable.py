@@ -1,6 +1,7 @@
 """The Trainer under Ray Tune: one step is one epoch."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,10 +10,10 @@ import torch
 from ray import tune
 
 from tune_sam.settings import Home
-from tune_sam.sharing import Shared
+from tune_sam.sharing import Shared, share
 from tune_sam.space import Configuration
 from tune_sam.store import with_train_subset
-from tune_sam.training import Trainer, default_device
+from tune_sam.training import Trainer
 from tune_sam.workload import Workload, find_workload
 
 STATE_FILE = "training.pt"
@@ -41,21 +42,21 @@ class SAMTrainable(tune.Trainable):
         return tune.PlacementGroupFactory([{"CPU": config.get("cpus_per_trial", 1), "GPU": gpu_share(cls.workload,
                                                                                                     config)}])
 
-    def setup(self, config: dict[str, Any], splits: Shared | None = None) -> None:
+    def setup(self, config: dict[str, Any], data: Shared | None = None) -> None:
         """Build the training.
 
         Args:
             config: the trial's.
-            splits: the data that the config names, as `tune.with_parameters` hands on what
-                :func:`tune_sam.sharing.share` gave, so that all trials of a node use one copy; a trial loads its own
-                without it.
+            data: what the config names as :func:`tune_sam.sharing.share` gives it, so that all trials of a node use one
+                copy; a process reads its own without it.
         """
         share = self.trial_resources.required_resources.get("GPU", 0) if self.trial_resources else 0
         if torch.cuda.is_available() and 0 < share < 1:
             # Ray only counts shares. The cap makes a trial's out-of-memory its own and not its neighbours'.
             torch.cuda.set_per_process_memory_fraction(share)
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
-        self._given = splits
+        self._given = data
+        self._own = ExitStack()
         self._read(config)
         self._begin(config)
 
@@ -79,8 +80,13 @@ class SAMTrainable(tune.Trainable):
         """Begin another trial in this process: imports and data stay, everything of the training is new."""
         if self._given is None and self._source(new_config) != self._source(self.config):
             self._read(new_config)
+        del self.trainer  # before the next one has its data, on a GPU too
         self._begin(new_config)
         return True
+
+    def cleanup(self) -> None:
+        self._own.close()
+        self._data.forget()
 
     def _begin(self, config: dict[str, Any]) -> None:
         setting = self.workload.setting(self._dataset(config), config.get("preset"))
@@ -88,20 +94,20 @@ class SAMTrainable(tune.Trainable):
             self.workload, setting,
             Configuration(optimizer=config["optimizer"], rho=config.get("rho"), lr=config["lr"],
                           batch_size=config["batch_size"], seed=config.get("seed", 0)),
-            self.splits, epochs=config.get("epochs") or setting.epochs, threads=int(config.get("cpus_per_trial", 1)),
-            precision=config.get("precision"), compile=config.get("compile", False),
+            self._data.splits(), epochs=config.get("epochs") or setting.epochs,
+            threads=int(config.get("cpus_per_trial", 1)), precision=config.get("precision"),
+            compile=config.get("compile", False),
         )
         if config.get("resume_from"):
             with tune.Checkpoint(config["resume_from"]).as_directory() as folder:
                 self.load_checkpoint(folder)
 
     def _read(self, config: dict[str, Any]) -> None:
-        """The data, guarded against a trial that would change them for the next one of this process."""
-        shared = self._given
-        if shared is None:
-            dataset, root, samples = self._source(config)
-            shared = Shared(with_train_subset(self.workload.splits(dataset, root), samples))
-        self.splits = shared.splits(default_device())
+        """Find the data of a trial; those that this process reads itself are shared by its own trials."""
+        self._own.close()
+        dataset, root, samples = self._source(config)
+        self._data = self._given or self._own.enter_context(
+            share(with_train_subset(self.workload.splits(dataset, root), samples)))
 
     def _source(self, config: dict[str, Any]) -> tuple[str, Path, int | None]:
         return (self._dataset(config),

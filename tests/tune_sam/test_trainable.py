@@ -29,20 +29,21 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def splits():
-    return GCN.splits("digits", None)
+def data():
+    with share(GCN.splits("digits", None)) as shared:
+        yield shared
 
 
 def numbers(result):
     return {name: value for name, value in result.items() if name.startswith(("train/", "val/", "gap/", "lr"))}
 
 
-def _with(splits):
-    return tune.with_parameters(trainable_for(GCN), splits=share(splits))
+def _with(data):
+    return tune.with_parameters(trainable_for(GCN), data=data)
 
 
-def test_a_reused_actor_gives_the_numbers_of_a_fresh_one(cluster, splits, tmp_path):
-    trainable = _with(splits)
+def test_a_reused_actor_gives_the_numbers_of_a_fresh_one(cluster, data, tmp_path):
+    trainable = _with(data)
     expected = []
     for config in CONFIGS:
         actor = trainable(config)
@@ -54,8 +55,8 @@ def test_a_reused_actor_gives_the_numbers_of_a_fresh_one(cluster, splits, tmp_pa
         assert [numbers(reused.train()) for _ in range(2)] == results
 
 
-def test_a_checkpoint_restores_another_actor(cluster, splits, tmp_path):
-    trainable = _with(splits)
+def test_a_checkpoint_restores_another_actor(cluster, data, tmp_path):
+    trainable = _with(data)
     first = trainable(CONFIGS[0])
     first.train()
     first.save_checkpoint(str(tmp_path))
@@ -68,8 +69,8 @@ def test_a_checkpoint_restores_another_actor(cluster, splits, tmp_path):
     assert read_checkpoint(tmp_path)["dataset"] == "digits"
 
 
-def test_a_training_that_had_reached_its_end_gives_its_last_result_again(cluster, splits, tmp_path):
-    trainable = _with(splits)
+def test_a_training_that_had_reached_its_end_gives_its_last_result_again(cluster, data, tmp_path):
+    trainable = _with(data)
     first = trainable(CONFIGS[0])
     results = [first.train() for _ in range(2)]
     first.save_checkpoint(str(tmp_path))
@@ -79,8 +80,8 @@ def test_a_training_that_had_reached_its_end_gives_its_last_result_again(cluster
     assert again["done"]
 
 
-def test_divergence_ends_a_trial_without_metrics(cluster, splits):
-    result = _with(splits)({**CONFIGS[1], "lr": 1e30}).train()
+def test_divergence_ends_a_trial_without_metrics(cluster, data):
+    result = _with(data)({**CONFIGS[1], "lr": 1e30}).train()
     assert result["diverged"]
     assert result["done"]
     assert not numbers(result)
