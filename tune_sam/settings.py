@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tune_sam.space import OPTIMIZERS, Range, parse_batch_sizes, parse_range
 
@@ -144,8 +144,8 @@ class SearchOptions(RangeOptions):
                                      "all by default")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the study; trial number n trains with seed + n")
     scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early, none lets all finish")
-    sampler: Literal["tpe", "grid"] = Field("tpe", description="tpe samples after the grid, grid tries it alone")
     grid: bool = Field(True, description="start with the four-point grid of ρ")
+    sampler: Literal["tpe", "grid"] = Field("tpe", description="tpe samples after the grid, grid tries it alone")
     ranges: dict[str, RangeOptions] = Field({}, description="own ranges of single optimizers")
     cpus_per_trial: int = Field(1, ge=1, description="CPUs, and threads, of a trial")
     gpus_per_trial: float | None = Field(None, ge=0, allow_inf_nan=False,
@@ -188,11 +188,12 @@ class SearchOptions(RangeOptions):
             raise ValueError("a share below 1 or a whole number is possible")
         return gpus
 
-    @model_validator(mode="after")
-    def _grid_to_sample(self) -> Self:
-        if self.sampler == "grid" and not self.grid:
-            raise ValueError("--sampler grid tries the points of the grid, which --no-grid leaves out; drop one")
-        return self
+    @field_validator("sampler")
+    @classmethod
+    def _grid_to_sample(cls, sampler: str, info: ValidationInfo) -> str:
+        if sampler == "grid" and not info.data.get("grid", True):
+            raise ValueError("it tries the points of the grid, which --no-grid leaves out; drop one of them")
+        return sampler
 
     @classmethod
     def read(cls, given: dict[str, Any], config: Path | None = None) -> "SearchOptions":
@@ -210,7 +211,7 @@ class SearchOptions(RangeOptions):
 
     def under(self, defaults: Mapping[str, Any]) -> "SearchOptions":
         """These options, with other defaults for those that nobody gave."""
-        return type(self).model_validate({**defaults, **self.model_dump(exclude_unset=True)})
+        return type(self).model_validate({**defaults, **{name: getattr(self, name) for name in self.model_fields_set}})
 
     def ranges_of(self, optimizer: str) -> RangeOptions:
         """The person's ranges for one optimizer: its own, else those given for all."""

@@ -57,6 +57,14 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--dataset", "digits", "--batch-size", "0"], "--batch-size 0"),
     (["search", "gcn", "--dataset", "digits", "--batch-size", "64,1079"], "1079 is larger than the 1078 training"),
     (["search", "gcn", "--dataset", "digits", "--trials", "0"], "--trials 0"),
+    (["search", "gcn", "--preset", "big"], "workload gcn has no preset 'big'; choose from report"),
+    (["search", "gcn", "--preset", "report", "--dataset", "digits"], "preset 'report' is of the data set mutagenicity"),
+    (["search", "gcn", "--dataset", "digits", "--train-subset", "9"], "--train-subset 9 is not possible"),
+    (["search", "gcn", "--dataset", "digits", "--train-subset", "1079"], "give from 10 to 1078"),
+    (["search", "gcn", "--dataset", "digits", "--train-subset", "50"], "larger than the 50 training samples"),
+    (["search", "gcn", "--dataset", "digits", "--precision", "fp16"], "--precision fp16"),
+    (["search", "wideresnet", "--data", "/nowhere"], "/nowhere/cifar-10-batches-py/data_batch_1 is missing"),
+    (["search", "attention", "--data", "/nowhere"], "/nowhere/mitdb/100."),
     (["search", "gcn", "--dataset", "digits", "--epochs", "x"], "'x'"),
     (["search", "gcn", "--dataset", "digits", "--max-concurrent", "0"], "'0'"),
     (["search", "gcn", "--dataset", "digits", "--seed", "-1"], "--seed -1"),
@@ -270,6 +278,8 @@ def test_every_command_shows_an_example(run, command):
 @pytest.mark.parametrize("words", [["--help"], ["search", "--help"], ["search", "nope"],
                                    ["search", "gcn", "--rho", "1:0.1"], ["search", "gcn", "--dataset", "zinc"],
                                    ["search", "gcn", "--data", "/nowhere"], ["best", "none"],
+                                   ["search", "wideresnet", "--data", "/nowhere"],
+                                   ["search", "attention", "--data", "/nowhere"],
                                    *([] if os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd") else
                                      [["search", "gcn", "--dataset", "digits", "--gpus-per-trial", "0.5"]])])
 def test_help_and_refusals_import_nothing_heavy(tmp_path, words):

@@ -44,6 +44,15 @@ def frozen(storage):
     return optuna.load_study(study_name="s/sam", storage=storage).get_trials()
 
 
+def test_the_grid_alone_is_its_points(storage):
+    book = ledger(storage, replace(settings(trials=20), sampler="grid"))
+    assert book.open == 4
+    assert [run(book).configuration.rho for _ in range(4)] == [0.002, 0.02, 0.2, 0.9]
+    assert book.ask("t") is None
+    assert ledger(storage, replace(settings(trials=20), sampler="grid")).open == 0
+    assert replace(settings(trials=3), sampler="grid").budget("sam") == 3
+
+
 def test_the_grid_comes_first_and_the_budget_is_met(storage):
     book = ledger(storage)
     asked = [run(book) for _ in range(8)]

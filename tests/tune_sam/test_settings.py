@@ -42,6 +42,10 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
     ({"optimizers": ["base", "adamw"]}, "--optimizer base adamw: there is no optimizer 'adamw'; choose from base, "),
     ({"optimizers": []}, "--optimizer"),
     ({"scheduler": "pbt"}, "--scheduler pbt: "),
+    ({"sampler": "cma"}, "--sampler cma: "),
+    ({"sampler": "grid", "grid": False}, "--sampler grid: it tries the points of the grid, which --no-grid leaves out"),
+    ({"precision": "fp16"}, "--precision fp16: "),
+    ({"train_subset": 0}, "--train-subset 0: "),
     ({"name": "a/b"}, "--name a/b: use letters"),
     ({"name": ""}, "--name"),
     ({"name": "-x"}, "--name -x"),
@@ -193,3 +197,14 @@ def test_optuna_and_mlflow_have_databases_of_their_own(tmp_path):
     home = Home.at(tmp_path)
     assert home.tracking_uri.startswith("sqlite:////")
     assert home.tracking_uri != home.optuna_url
+
+
+def test_a_presets_options_lie_under_what_is_given(tmp_path):
+    preset = {"sampler": "grid", "scheduler": "none", "optimizers": ("base", "asam-all")}
+    found = read({"scheduler": "asha"}).under(preset)
+    assert (found.sampler, found.scheduler, found.optimizers) == ("grid", "asha", ("base", "asam-all"))
+    file = tmp_path / "search.yaml"
+    file.write_text("optimizers: [sam]\nranges: {sam: {rho: '0.01:0.5'}}\n")
+    found = SearchOptions.read({"workload": "gcn"}, file).under(preset)
+    assert found.optimizers == ("sam",)
+    assert str(found.ranges_of("sam").rho) == "0.01:0.5"

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tune_sam.space import Configuration
-from tune_sam.training import Trainer, build_optimizer, milestones
+from tune_sam.store import TensorStore
+from tune_sam.training import Trainer, build_optimizer, evaluate, milestones
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
@@ -126,7 +127,7 @@ def test_evaluation_is_of_all_samples_in_eval_mode_and_keeps_the_mode(splits, mo
     running.model.train()
     whole = running.evaluate(splits.validation)
     assert running.model.training
-    monkeypatch.setattr("tune_sam.training.EVALUATION_BATCH", 50)
+    monkeypatch.setattr(type(GCN), "evaluation_batch", 50)
     parts = running.evaluate(splits.validation)
     inputs, targets = splits.validation.batch(torch.arange(len(splits.validation)))
     model = running.model.double().eval()
@@ -199,3 +200,131 @@ def test_test_labels_and_graphs_cannot_reach_a_search(monkeypatch):
     after = GCN.splits("digits", None)
     assert float(after.train.x.max()) == float(after.validation.x.max()) == 1
     assert metrics(trainer(before).epoch()) == metrics(trainer(after).epoch())
+
+
+class Fixed(torch.nn.Module):
+    """A network that answers with its input."""
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_f1_is_scikit_learns(batch, monkeypatch):
+    from sklearn.metrics import accuracy_score, f1_score
+
+    random = torch.Generator().manual_seed(batch)
+    targets = torch.randint(0, 4, (60,), generator=random)
+    outputs = torch.randn(60, 6, generator=random) + 2 * torch.nn.functional.one_hot(targets, 6)
+    outputs[:, 4] = -9  # neither predicted nor a target; class 5 is predicted only
+    monkeypatch.setattr(type(GCN), "evaluation_batch", batch)
+    found = evaluate(Fixed(), GCN, TensorStore(outputs, targets), torch.device("cpu"))
+    predicted = outputs.argmax(1)
+    labels = sorted({*targets.tolist(), *predicted.tolist()})
+    expected = dict(zip(labels, f1_score(targets, predicted, labels=labels, average=None, zero_division=0),
+                        strict=True))
+    assert [score is None for score in found.f1] == [label not in labels for label in range(6)]
+    assert {label: score for label, score in enumerate(found.f1) if score is not None} == pytest.approx(expected)
+    assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, average="macro"))
+    assert found.accuracy == pytest.approx(accuracy_score(targets, predicted))
+    assert found.loss == pytest.approx(float(GCN.loss(outputs, targets)))
+
+
+def test_classes_with_names_have_their_f1(splits):
+    named = replace(SETTING, classes=tuple("abcdefghij"))
+    found = Trainer(GCN, named, CONFIGURATIONS["base"], splits, epochs=2).epoch().metrics
+    scores = {name: value for name, value in found.items() if name.startswith("val/f1/")}
+    assert set(scores) <= {f"val/f1/{name}" for name in "abcdefghij"}
+    assert sum(scores.values()) / len(scores) == pytest.approx(found["val/macro_f1"])
+    assert not any(name.startswith("val/f1/") for name in trainer(splits).epoch().metrics)
+
+
+def conv_splits(samples=96):
+    whole = find_workload("wideresnet").splits("digits", None)
+    return Splits(whole.train.subset(torch.arange(samples)), whole.validation.subset(torch.arange(32)))
+
+
+def convolutional(configuration, **options):
+    workload = find_workload("wideresnet")
+    return Trainer(workload, workload.settings["digits"], configuration, conv_splits(), epochs=2, **options)
+
+
+def test_bf16_keeps_weights_gradients_and_losses_in_float32():
+    running = convolutional(Configuration("sam", 0.05, 0.1, 32, 0), precision="bf16")
+    seen = []
+    handle = running.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    epoch = running.epoch()
+    handle.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in running.model.parameters()} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in running.model.parameters()} == {torch.float32}
+    assert running.outputs(running.splits.train.batch(torch.arange(2))[0]).dtype == torch.float32
+    other = convolutional(Configuration("sam", 0.05, 0.1, 32, 0), precision="fp32").epoch()
+    assert metrics(epoch) != metrics(other)
+    assert epoch.metrics["train/loss"] == pytest.approx(other.metrics["train/loss"], rel=0.2)
+
+
+def test_under_bf16_the_second_pass_sees_the_climbed_weights():
+    """Autocast keeps the weights it has cast; kept over both passes, SAM would get the first gradient twice."""
+    rho = 0.5
+    running = convolutional(Configuration("sam", rho, 0.1, 32, 0), precision="bf16")
+    batch = running.splits.train.batch(torch.arange(32))
+    model, parameters = running.model, list(running.model.parameters())
+
+    def gradient():
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(batch[0])
+        return torch.autograd.grad(running.workload.loss(outputs.float(), batch[1]), parameters)
+
+    first = gradient()
+    norm = torch.stack([part.norm() for part in first]).norm()
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter, part in zip(parameters, first, strict=True):
+            parameter += rho * part / norm
+    climbed = gradient()
+    with torch.no_grad():
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+    running._step(batch)
+    found = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    expected = torch.cat([part.flatten() for part in climbed])
+    base = torch.cat([part.flatten() for part in first])
+    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert (base - expected).norm() > 0.2 * expected.norm(), "the two gradients must differ for this to say anything"
+
+
+def test_the_precision_is_the_devices_by_default(splits):
+    assert trainer(splits).precision == "fp32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["base", "sam"])
+def test_a_compiled_network_gives_the_same_numbers(name):
+    configuration = Configuration(name, 0.05 if name == "sam" else None, 0.1, 32, 0)
+    plain, compiled = convolutional(configuration), convolutional(configuration, compile=True)
+    for _ in range(2):
+        one, two = plain.epoch().metrics, compiled.epoch().metrics
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-3)
+    assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
+
+
+def test_augmentation_is_drawn_once_a_batch_and_resumes(monkeypatch, tmp_path):
+    workload = find_workload("wideresnet")
+    setting = replace(workload.settings["digits"], augmentation={"shift": 1})
+    calls = []
+
+    def augment(self, inputs, setting):
+        calls.append(len(inputs))
+        return inputs + torch.rand(len(inputs), 1, 1, 1)
+
+    monkeypatch.setattr(type(workload), "augment", augment)
+    begin = [Trainer(workload, setting, Configuration("sam", 0.05, 0.1, 32, 0), conv_splits(), epochs=2)
+             for _ in range(3)]
+    straight, cut, resumed = begin
+    straight.epoch()
+    assert calls == [32, 32, 32], "once for both passes, and not for evaluation"
+    cut.epoch()
+    torch.save(cut.state_dict(), tmp_path / "state.pt")
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert metrics(resumed.epoch()) == metrics(straight.epoch())

@@ -10,13 +10,13 @@ def space(optimizer, dataset="mutagenicity", **given):
 
 
 def test_workloads_are_found_by_name_and_by_class():
-    assert "gcn" in workload_names()
+    assert workload_names() == ["attention", "gcn", "wideresnet"]
     assert type(find_workload("gcn")) is type(find_workload("trainables.gcn:GCN"))
     assert find_workload("odd_workload:Odd").name == "odd"
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("gnc", "there is no workload 'gnc'; choose from gcn"),
+    ("gnc", "there is no workload 'gnc'; choose from attention, gcn, wideresnet"),
     ("nowhere:Thing", "cannot be imported"),
     ("trainables.gcn:Nothing", "cannot be imported"),
     ("trainables.gcn:Path", "is not a subclass"),
@@ -60,6 +60,40 @@ def test_a_batch_larger_than_the_training_split_is_refused():
     assert space("base", batch_size="64,2602").batch_size == (64, 2602)
     with pytest.raises(Refused, match="--batch-size 2603 is larger than the 2602 training samples of mutagenicity"):
         space("base", batch_size="64,2603")
+
+
+def test_a_presets_grid_is_at_its_own_learning_rate_and_batch_size():
+    for name, rhos, lr, size in (("wideresnet", [0.1, 0.5, 1, 2], 0.1, 128),
+                                 ("attention", [0.1, 0.3, 0.5, 1], 0.01, 128),
+                                 ("gcn", [0.005, 0.01, 0.05, 0.1], 0.01, 64)):
+        workload = find_workload(name)
+        found = workload.space(SearchOptions.read({"workload": name, "preset": "report"}), "asam-all",
+                               workload.default_dataset)
+        assert list(found.grid) == [{"rho": rho, "lr": lr, "batch_size": size} for rho in rhos]
+
+
+@pytest.mark.parametrize(("name", "epochs", "parameters", "base", "options"), [
+    ("wideresnet", 50, 17_158_106, "SGD", {"momentum": 0.9, "weight_decay": 5e-4}),
+    ("attention", 50, 19_528_109, "SGD", {"momentum": 0.9, "weight_decay": 5e-4}),
+    ("gcn", 200, 92_546, "Adam", {"weight_decay": 5e-4}),
+])
+def test_the_reports_settings(name, epochs, parameters, base, options):
+    workload = find_workload(name)
+    preset = workload.presets["report"]
+    assert preset.setting.epochs == epochs
+    assert workload.parameters(preset.setting) == parameters
+    assert (workload.base_optimizer.name, dict(workload.base_optimizer.options)) == (base, options)
+    assert workload.label_smoothing == 0.1
+    assert preset.options == {"optimizers": ("base", "asam-all"), "sampler": "grid", "scheduler": "none"}
+
+
+def test_a_batch_larger_than_the_training_subset_is_refused():
+    with pytest.raises(Refused, match="--batch-size 128 is larger than the 100 training samples"):
+        space("base", train_subset=100)
+
+
+def test_the_shares_of_a_gpu():
+    assert [find_workload(name).gpus_per_trial for name in ("wideresnet", "attention", "gcn")] == [0.5, 0.25, 0.1]
 
 
 def test_a_description_has_the_promised_fields():
