@@ -198,10 +198,10 @@ def workloads(as_json: JsonOption = False) -> None:
         _print_json(found)
         return
     for workload in found:
-        out.print(f"[bold]{workload['name']}[/bold]  {workload['parameters']:,} parameters, "
-                  f"{workload['base_optimizer']}, {workload['epochs']} epochs, "
-                  f"batch {workload['batch_size']}, learning rate {workload['lr']:g}, "
+        out.print(f"[bold]{workload['name']}[/bold]  {_training(workload)}, {workload['base_optimizer']}, "
                   f"{workload['gpus_per_trial']:g} of a GPU a trial", soft_wrap=True)
+        for name, preset in workload["presets"].items():
+            out.print(f"  preset {name}: {_training(preset)}", soft_wrap=True)
         table = _table("data set", *("train", "validation", "test", "classes"))
         for name, sizes in workload["datasets"].items():
             table.add_row(name, *(f"{size:,}" for size in sizes.values()))
@@ -307,6 +307,11 @@ def _table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         table.add_column(column)
     return table
+
+
+def _training(setting: dict[str, Any]) -> str:
+    return (f"{setting['parameters']:,} parameters, {setting['epochs']} epochs, batch {setting['batch_size']}, "
+            f"learning rate {setting['lr']:g}")
 
 
 def _ends(ends: list[float] | None) -> str:

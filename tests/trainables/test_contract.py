@@ -33,10 +33,10 @@ class TestWideResNet(WorkloadContract):
 @pytest.mark.data
 @pytest.mark.usefixtures("real_data")
 class TestAttention(WorkloadContract):
-    workload, samples = "attention", 64
+    workload, samples = "attention", 16
 
 
 @pytest.mark.data
 @pytest.mark.usefixtures("real_data")
 class TestAttentionBetweenPatients(WorkloadContract):
-    workload, dataset, samples = "attention", "mitbih-interpatient", 64
+    workload, dataset, samples = "attention", "mitbih-interpatient", 16
