@@ -4,11 +4,13 @@ Read and downloaded by torchvision, which is imported only when images are read.
 """
 
 import hashlib
-import tempfile
-from contextlib import suppress
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.data import files
+from trainables.data.files import reading
 from tune_sam.settings import Refused
 
 if TYPE_CHECKING:
@@ -39,13 +41,8 @@ def check(root: Path) -> None:
     way_out = f"put the Python version of CIFAR-10 into {folder}, or leave --data out to download it"
     for name, expected in MD5.items():
         path = folder / name
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "md5").hexdigest()
-        except (FileNotFoundError, NotADirectoryError):
-            raise Refused(f"the data file {path} is missing; {way_out}.") from None
-        except OSError as error:
-            raise Refused(f"the data file {path} cannot be read ({error.strerror}); {way_out}.") from None
+        with reading(path, way_out), path.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
         if found != expected:
             raise Refused(f"the data file {path} is damaged (its MD5 is {found}, not {expected}); {way_out}.")
 
@@ -58,15 +55,12 @@ def download(root: Path) -> None:
     """
     from torchvision.datasets import CIFAR10
 
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".cifar10-") as unfinished:
-        try:
-            CIFAR10(unfinished, download=True)
-            check(Path(unfinished))
-        except Exception as error:  # torchvision raises whatever its HTTP and tar layers raise
-            raise Refused(f"CIFAR-10 could not be downloaded ({error}); give --data a folder that holds it.") from None
-        with suppress(OSError):  # another process was first, and its files are the same
-            (Path(unfinished) / FOLDER).rename(root / FOLDER)
+    def fetch(folder: Path) -> None:
+        with redirect_stdout(sys.stderr):  # it prints what it does, and our standard output is for results
+            CIFAR10(str(folder), download=True)
+        check(folder)
+
+    files.download("CIFAR-10", fetch, FOLDER, root)
 
 
 def load(root: Path, train: bool) -> "ImageStore":
@@ -75,6 +69,7 @@ def load(root: Path, train: bool) -> "ImageStore":
     Raises:
         Refused: a file is missing or damaged.
     """
+    import numpy as np
     import torch
     from torchvision.datasets import CIFAR10
 
@@ -82,4 +77,5 @@ def load(root: Path, train: bool) -> "ImageStore":
 
     check(root)
     images = CIFAR10(str(root), train=train)
-    return ImageStore(torch.from_numpy(images.data), torch.tensor(images.targets), MEAN, STD)
+    # The array is a view of channels-first memory.
+    return ImageStore(torch.from_numpy(np.ascontiguousarray(images.data)), torch.tensor(images.targets), MEAN, STD)

@@ -10,11 +10,9 @@ folder is only read. wfdb, scipy, pandas and scikit-learn are imported only when
 import hashlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +21,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from trainables.data import files
+from trainables.data.files import reading
 from tune_sam.settings import Refused
 
 if TYPE_CHECKING:
@@ -125,10 +125,10 @@ def _check_records(folder: Path) -> None:
     way_out = f"put the WFDB records of the MIT-BIH database into {folder}, or leave --data out to download them"
     published = _checksums()
     for name in published:
-        with _reading(folder / name, way_out):
+        with reading(folder / name, way_out):
             (folder / name).stat()
     for name, checksum in published.items():
-        with _reading(folder / name, way_out), (folder / name).open("rb") as file:
+        with reading(folder / name, way_out), (folder / name).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != checksum:
             raise Refused(f"the data file {folder / name} is damaged, its SHA-256 is not the published one; {way_out}.")
@@ -138,7 +138,7 @@ def _check_csvs(folder: Path) -> None:
     way_out = f"put the published {' and '.join(CSVS)} into {folder}, or leave --data out to download the records"
     for name, classes in CSVS.items():
         path, rows = folder / name, sum(classes)
-        with _reading(path, way_out), path.open("rb") as file:
+        with reading(path, way_out), path.open("rb") as file:
             found = 0
             while block := file.read(1 << 20):
                 found += block.count(b"\n")  # each line ends with one, so that a cut within the last line is seen
@@ -152,16 +152,6 @@ def _checksums() -> dict[str, str]:
     return {name: checksum for checksum, name in lines}
 
 
-@contextmanager
-def _reading(path: Path, way_out: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise Refused(f"the data file {path} is missing; {way_out}.") from None
-    except OSError as error:
-        raise Refused(f"the data file {path} cannot be read ({error.strerror}); {way_out}.") from None
-
-
 def download(root: Path) -> None:
     """Let wfdb fetch the records from PhysioNet; they appear below `root` complete or not at all.
 
@@ -170,19 +160,12 @@ def download(root: Path) -> None:
     """
     import wfdb
 
-    with tempfile.TemporaryDirectory() as folder:
-        fetched = records_folder(Path(folder))
-        try:
-            with redirect_stdout(sys.stderr):  # it prints what it does, and our standard output is for results
-                wfdb.dl_database(NAME, str(fetched), records=_records(), annotators=["atr"])
-            _check_records(fetched)
-        except Exception as error:  # wfdb raises whatever its HTTP and file layers raise
-            raise Refused(f"{NAME} could not be downloaded ({error}); give --data a folder that holds it.") from None
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=f".{NAME}-") as unfinished:
-            copy = shutil.copytree(fetched, Path(unfinished) / NAME)
-            with suppress(OSError):  # another process was first, and its files are the same
-                copy.rename(records_folder(root))
+    def fetch(folder: Path) -> None:
+        with redirect_stdout(sys.stderr):  # it prints what it does, and our standard output is for results
+            wfdb.dl_database(NAME, str(records_folder(folder)), records=_records(), annotators=["atr"])
+        _check_records(records_folder(folder))
+
+    files.download(NAME, fetch, NAME, root)
 
 
 def _records() -> list[str]:

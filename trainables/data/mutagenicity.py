@@ -4,12 +4,11 @@ Sources: C. Morris et al., *TUDataset*, ICML 2020 GRL+ workshop; J. Kazius, R. M
 Chemistry 48(1):312-320, 2005. Read by PyG; torch and PyG are imported only when graphs are read.
 """
 
-import shutil
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.data import files
+from trainables.data.files import reading
 from tune_sam.settings import Refused
 
 if TYPE_CHECKING:
@@ -35,12 +34,8 @@ def check(root: Path) -> None:
     for name, rows in ROWS.items():
         path = raw_folder(root) / name
         way_out = f"put the TUDataset files of {NAME} into {path.parent}, or leave --data out to download them"
-        try:
+        with reading(path, way_out):
             content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise Refused(f"the data file {path} is missing; {way_out}.") from None
-        except OSError as error:
-            raise Refused(f"the data file {path} cannot be read ({error.strerror}); {way_out}.") from None
         found = content.count(b"\n")  # each line ends with one, so that a cut within the last line is seen
         if found != rows:
             what = "is empty" if not content else f"has {found} lines in place of {rows}"
@@ -59,18 +54,11 @@ def download(root: Path) -> None:
     """
     from torch_geometric.datasets import TUDataset
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            TUDataset(folder, NAME)
-            check(Path(folder))
-        except Exception as error:  # PyG raises whatever its HTTP, zip and file layers raise
-            raise Refused(f"{NAME} could not be downloaded ({error}); give --data a folder that holds it.") from None
-        target = raw_folder(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".raw-") as unfinished:
-            raw = shutil.copytree(raw_folder(Path(folder)), Path(unfinished) / "raw")
-            with suppress(OSError):  # another process was first, and its files are the same
-                raw.rename(target)
+    def fetch(folder: Path) -> None:
+        TUDataset(str(folder), NAME)
+        check(folder)
+
+    files.download(NAME, fetch, f"{NAME}/raw", root)
 
 
 def load(root: Path) -> "GraphStore":

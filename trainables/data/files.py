@@ -1,0 +1,49 @@
+"""Files of data sets: read with an error that says what to do, downloaded whole or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tune_sam.settings import Refused
+
+
+@contextmanager
+def reading(path: Path, way_out: str) -> Iterator[None]:
+    """Turn the system's errors about `path` into one sentence that ends with the way out.
+
+    Raises:
+        Refused: the file is missing or cannot be read.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refused(f"the data file {path} is missing; {way_out}.") from None
+    except OSError as error:
+        raise Refused(f"the data file {path} cannot be read ({error.strerror}); {way_out}.") from None
+
+
+def download(name: str, fetch: Callable[[Path], None], folder: str, root: Path) -> None:
+    """Let `fetch` fill a temporary folder, and move `folder` of it below `root`: it appears complete or not at all.
+
+    Args:
+        name: of the data set, for the error.
+        fetch: downloads into the folder it is given and checks what came.
+        folder: path below that folder, and below `root`.
+        root: where it is to be.
+
+    Raises:
+        Refused: the download failed.
+    """
+    with tempfile.TemporaryDirectory() as fetched:
+        try:
+            fetch(Path(fetched))
+        except Exception as error:  # libraries raise whatever their HTTP and file layers raise
+            raise Refused(f"{name} could not be downloaded ({error}); give --data a folder that holds it.") from None
+        target = root / folder
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as unfinished:
+            whole = shutil.copytree(Path(fetched) / folder, Path(unfinished) / target.name)
+            with suppress(OSError):  # another process was first, and its files are the same
+                whole.rename(target)
