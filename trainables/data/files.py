@@ -34,7 +34,7 @@ def download(name: str, fetch: Callable[[Path], None], folder: str, root: Path) 
         root: where it is to be.
 
     Raises:
-        Refused: the download failed.
+        Refused: the download failed, or `root` cannot be written.
     """
     with tempfile.TemporaryDirectory() as fetched:
         try:
@@ -42,8 +42,12 @@ def download(name: str, fetch: Callable[[Path], None], folder: str, root: Path) 
         except Exception as error:  # libraries raise whatever their HTTP and file layers raise
             raise Refused(f"{name} could not be downloaded ({error}); give --data a folder that holds it.") from None
         target = root / folder
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as unfinished:
-            whole = shutil.copytree(Path(fetched) / folder, Path(unfinished) / target.name)
-            with suppress(OSError):  # another process was first, and its files are the same
-                whole.rename(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as unfinished:
+                whole = shutil.copytree(Path(fetched) / folder, Path(unfinished) / target.name)
+                with suppress(OSError):  # another process was first, and its files are the same
+                    whole.rename(target)
+        except OSError as error:  # of many files together it has no text of its own
+            raise Refused(f"{name} cannot be written below {root} ({error.strerror or error}); give --home a folder with "
+                          "room that you may write to.") from None
