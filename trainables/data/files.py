@@ -49,5 +49,5 @@ def download(name: str, fetch: Callable[[Path], None], folder: str, root: Path) 
                 with suppress(OSError):  # another process was first, and its files are the same
                     whole.rename(target)
         except OSError as error:  # of many files together it has no text of its own
-            raise Refused(f"{name} cannot be written below {root} ({error.strerror or error}); give --home a folder with "
-                          "room that you may write to.") from None
+            raise Refused(f"{name} cannot be written below {root} ({error.strerror or error}); give --home a "
+                          "folder with room that you may write to.") from None
