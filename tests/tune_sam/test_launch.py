@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 
 import odd_workload
 import pytest
@@ -19,7 +18,7 @@ from tune_sam.launch import _commit, _inside, _terminate_as_interrupt
 from tune_sam.settings import Home, Refused
 from tune_sam.study import ENDINGS, open_storage, open_study, studies
 from tune_sam.training import Trainer, default_device, evaluate
-from tune_sam.workload import AS_REPORTED, Preset, find_workload
+from tune_sam.workload import find_workload
 
 ODD = "odd_workload:Odd"
 
@@ -244,15 +243,12 @@ def test_a_locked_study_is_refused(study):
 
 @pytest.mark.slow
 def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path, monkeypatch):
-    workload = find_workload("gcn")
-    small = replace(workload.settings["digits"], network={**workload.settings["digits"].network, "widths": (8,)},
-                    classes=tuple("abcdefghij"))
-    monkeypatch.setattr(type(workload), "datasets", {"digits": workload.datasets["digits"]})
-    monkeypatch.setattr(type(workload), "presets", {"report": Preset(small, AS_REPORTED)})
-    study = tune_sam.search("gcn", preset="report", epochs=2, train_subset=200, home=tmp_path, name="reported")
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(odd_workload.__file__))
+    study = tune_sam.search("odd_workload:Reported", preset="report", epochs=2, train_subset=200, home=tmp_path,
+                            name="reported")
     assert study.settings.optimizers == ("base", "asam-all")
     assert study.counts() == {"complete": 5}
-    assert [trial.config.rho for trial in study.records("asam-all")] == list(workload.report_rho)
+    assert [trial.config.rho for trial in study.records("asam-all")] == list(odd_workload.Reported.report_rho)
     assert {(trial.config.lr, trial.config.batch_size) for trial in study.records()} == {(0.01, 64)}
     best = study.best("asam-all")
     assert best.load_model().convolutions[0].lin_rel.weight.shape == (8, 17)
