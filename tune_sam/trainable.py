@@ -78,7 +78,7 @@ class SAMTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process: imports and data stay, everything of the training is new."""
-        if self._given is None and self._source(new_config) != self._source(self.config):
+        if self._given is None and self._source(new_config) != self._read_from:
             self._read(new_config)
         del self.trainer  # before the next one has its data, on a GPU too
         self._begin(new_config)
@@ -105,7 +105,7 @@ class SAMTrainable(tune.Trainable):
     def _read(self, config: dict[str, Any]) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
-        dataset, root, samples = self._source(config)
+        self._read_from = dataset, root, samples = self._source(config)
         self._data = self._given or self._own.enter_context(
             share(with_train_subset(self.workload.splits(dataset, root), samples)))
 

@@ -55,6 +55,20 @@ def test_a_reused_actor_gives_the_numbers_of_a_fresh_one(cluster, data, tmp_path
         assert [numbers(reused.train()) for _ in range(2)] == results
 
 
+def test_a_reused_actor_reads_other_data_where_its_config_names_them():
+    small, larger = ({**CONFIGS[0], "train_subset": samples} for samples in (64, 128))
+    trainable = trainable_for(GCN)
+    expected = numbers(trainable(larger).train())
+    actor = trainable(small)
+    first = actor.trainer.splits.train
+    assert actor.reset({**small, "lr": 0.02})
+    assert len(actor.trainer.splits.train) == 64
+    assert actor.reset(larger)
+    assert len(first) == 64
+    assert numbers(actor.train()) == expected
+    actor.stop()
+
+
 def test_a_checkpoint_restores_another_actor(cluster, data, tmp_path):
     trainable = _with(data)
     first = trainable(CONFIGS[0])
