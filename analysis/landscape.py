@@ -168,8 +168,8 @@ def _filter_normalised(weight: Tensor, dim: int, generator: torch.Generator) -> 
     weight = weight.detach().cpu()
     drawn = torch.randn(weight.shape, generator=generator).double()
     others = [d for d in range(weight.dim()) if d != dim]
-    ratio = weight.double().norm(dim=others, keepdim=True) / drawn.norm(dim=others, keepdim=True)
-    return (drawn * ratio).to(weight.dtype)
+    wanted, has = (torch.linalg.vector_norm(t.double(), dim=others, keepdim=True) for t in (weight, drawn))
+    return (drawn * (wanted / has)).to(weight.dtype)
 
 
 def _coordinates(points: ArrayLike, dimensions: int) -> NDArray[np.float64]:
