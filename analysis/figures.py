@@ -18,7 +18,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -36,10 +36,12 @@ DPI = 150
 COLUMNS = 3
 """Panels side by side; more of them start a new row."""
 
-SPAN = 30.0
+SPAN = 10.0
 """An axis is logarithmic if all values are above 0 and the largest is this many times the smallest."""
 
 GREY = "0.35"
+BEST = "#D55E00"
+Layout = Literal["constrained", "compressed"]
 FLATTEST = 1e-9
 """Part of the highest spectral density below which nothing is drawn: there it is the smoothing kernel's tail."""
 
@@ -110,24 +112,26 @@ def surfaces(frame: pd.DataFrame) -> Figure:
     logarithmic = _spans(finite)
     height = np.log10 if logarithmic else np.asarray
     low, high = _limits(height(finite))
-    figure, axes = _panels(len(names), width=4.6, height=4.2, projection="3d")
+    figure, axes = _panels(len(names), width=4.4, height=3.8, projection="3d")
     for name, axis in zip(names, cast("list[Axes3D]", axes), strict=True):
         x, y, z = _grid_of(frame[frame["optimizer"] == name])
         with np.errstate(divide="ignore", invalid="ignore"):
             z = height(np.where(np.isfinite(z), z, np.nan))
         axis.plot_surface(*np.meshgrid(x, y), z, cmap="viridis", vmin=low, vmax=high, linewidth=0.2, edgecolor="0.3",
                           rcount=60, ccount=60, antialiased=True)
-        axis.set(title=_style(name, names).label, xlabel="direction 1\n(filter norms)",
-                 ylabel="direction 2\n(filter norms)", zlim=(low, high))
-        axis.set_zlabel("loss (nats)", labelpad=8)
-        axis.tick_params(labelsize=8)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.yaxis.set_major_locator(MaxNLocator(5))
-        axis.zaxis.set_major_locator(MaxNLocator(5))
+        axis.set_title(_style(name, names).label, y=0.98)
+        axis.set_zlim(low, high)
+        axis.set_xlabel("direction 1 (filter norms)", labelpad=6, fontsize=9)
+        axis.set_ylabel("direction 2 (filter norms)", labelpad=6, fontsize=9)
+        axis.set_zlabel("loss (nats)", labelpad=6, fontsize=9)
+        axis.tick_params(labelsize=8, pad=1)
+        for which in (axis.xaxis, axis.yaxis, axis.zaxis):
+            which.set_major_locator(MaxNLocator(5))
         if logarithmic:
-            axis.zaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10 ** value:.2g}"))
+            ticks = _log_ticks(10 ** low, 10 ** high)
+            axis.set_zticks(np.log10(ticks), [_short(tick) for tick in ticks])
         axis.view_init(elev=28, azim=-58)
-        axis.set_box_aspect(None, zoom=0.82)
+        axis.set_box_aspect((4, 4, 3), zoom=0.88)
     return figure
 
 
@@ -143,14 +147,16 @@ def contours(frame: pd.DataFrame) -> Figure:
     low, high = _limits(finite)
     norm = LogNorm(low, high) if _spans(finite) else Normalize(low, high)
     levels = (np.geomspace if _spans(finite) else np.linspace)(low, high, 21)
-    figure, axes = _panels(len(names), width=3.7, height=3.5, sharex=True, sharey=True)
+    figure, axes = _panels(len(names), width=3.7, height=3.5, layout="compressed")
     for name, axis in zip(names, axes, strict=True):
         x, y, z = _grid_of(frame[frame["optimizer"] == name])
         z = np.ma.masked_invalid(z)
         axis.contourf(x, y, z, levels=levels, norm=norm, cmap="viridis")
-        axis.contour(x, y, z, levels=levels[::2], colors="white", linewidths=0.6, alpha=0.8, norm=None)
+        axis.contour(x, y, z, levels=levels[::2], colors="white", linewidths=0.6, alpha=0.8)
         axis.plot(0, 0, "+", color="white", markersize=10, markeredgewidth=2)
         axis.set(title=_style(name, names).label, xlabel="direction 1 (filter norms)", aspect="equal")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.yaxis.set_major_locator(MaxNLocator(4))
     for axis in _firsts_of_rows(axes):
         axis.set_ylabel("direction 2 (filter norms)")
     bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="loss (nats)", shrink=0.9)
@@ -209,20 +215,20 @@ def over_rho(frame: pd.DataFrame) -> Figure:
         for name in names:
             one = _shown(frame[frame["optimizer"] == name], column)
             _spread(axis, one["rho"].to_numpy(float), one[column].to_numpy(float), _style(name, names))
-        axis.set_ylabel(textwrap.fill(_name(column), 20))
+        axis.set_ylabel(_wrapped(_name(column), 20))
         if column == "val/loss":
             _set_scale(axis, "y", frame[column])
     axes[1].set_xlabel("radius ρ (each optimizer measures it its own way)")
     if logarithmic and frame["rho"].notna().any():
         axes[1].set_xscale("log")
-        _plain_ticks(axes[1], "x", True, *_limits(frame["rho"].dropna()))
+        _plain_ticks(axes[1], "x", True, *axes[1].get_xlim())
     _legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True)
     return figure
 
 
 def parallel_coordinates(frame: pd.DataFrame, value: str = "val/accuracy",
                          columns: Sequence[str] = ("rho", "lr", "batch_size")) -> Figure:
-    """Each trial as a line from its configuration to its value; the best tenth of each optimizer stands out.
+    """Each trial as a line from its configuration to its value; the best few of each optimizer stand out.
 
     A configuration without ρ, or a trial without a value, passes below the axis, at "none".
 
@@ -247,13 +253,14 @@ def parallel_coordinates(frame: pd.DataFrame, value: str = "val/accuracy",
                       bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8})
     table = pd.DataFrame(heights, index=frame.index)
     good = _good(frame, value)
+    faint = min(0.3, max(0.06, 30 / len(table)))
     for name in names:
         style, own = _style(name, names), frame["optimizer"] == name
         for row in table[own & ~good].to_numpy():
-            axis.plot(range(len(row)), row, color=style.colour, alpha=0.25, linewidth=0.8, zorder=2)
+            axis.plot(range(len(row)), row, color=style.colour, alpha=faint, linewidth=0.8, zorder=2)
         for row in table[own & good].to_numpy():
             axis.plot(range(len(row)), row, style.line, color=style.colour, alpha=0.95, linewidth=2, zorder=3)
-    axis.set_xticks(range(len(axes_names)), [textwrap.fill(_name(column), 16) for column in axes_names])
+    axis.set_xticks(range(len(axes_names)), [_wrapped(_name(column), 16) for column in axes_names])
     axis.set(xlim=(-0.45, len(axes_names) - 0.9), ylim=(-0.2, 1.05), yticks=[])
     axis.tick_params(axis="x", length=0)
     axis.grid(False)
@@ -274,7 +281,7 @@ def importance(values: Mapping[str, Mapping[str, float]]) -> Figure:
     names = _optimizers(pd.DataFrame({"optimizer": list(table)}))
     table = table[names].loc[table.mean(axis=1).sort_values().index]
     thickness = 0.8 / len(names)
-    labels = [textwrap.fill(_name(str(index)), 24, break_long_words=True) for index in table.index]
+    labels = [_wrapped(_name(str(index)), 24) for index in table.index]
     figure, (axis,) = _panels(1, width=7.0, height=1.0 + max(0.5, 0.25 * len(names)) * len(table)
                               + 0.15 * sum(label.count("\n") for label in labels))
     for index, name in enumerate(names):
@@ -305,7 +312,8 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
         return _without_values(figure, axis)
     low, high = _limits(good)
     norm = LogNorm(low, high) if value.endswith("loss") and _spans(good) else Normalize(low, high)
-    figure, axes = _panels(len(names), width=3.6, height=3.5, sharex=True)
+    figure, axes = _panels(len(names), width=3.6, height=3.5)
+    lr = _limits(np.log10(_finite(frame["lr"])), pad=0.06)
     for name, axis in zip(names, axes, strict=True):
         one = frame[frame["optimizer"] == name]
         with_rho = bool(one["rho"].notna().any())
@@ -316,16 +324,22 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
                      marker=_style(name, names).marker, edgecolors="black", linewidths=0.5)
         if found.any():
             best = one[value][found].idxmin() if value.endswith("loss") else one[value][found].idxmax()
-            axis.plot(one["lr"][best], rho[best], "o", markersize=15, markerfacecolor="none", markeredgecolor="#D55E00",
+            axis.plot(one["lr"][best], rho[best], "o", markersize=15, markerfacecolor="none", markeredgecolor=BEST,
                       markeredgewidth=2)
-        axis.set(title=_style(name, names).label, xlabel="learning rate", xscale="log")
-        _plain_ticks(axis, "x", True, *_limits(_finite(frame["lr"])))
+        axis.set(title=_style(name, names).label, xlabel="learning rate", xscale="log",
+                 xlim=(10 ** lr[0], 10 ** lr[1]))
+        _plain_ticks(axis, "x", True, *axis.get_xlim())
         if with_rho:
             axis.set(ylabel="radius ρ", yscale="log")
-            _plain_ticks(axis, "y", True, *_limits(_finite(rho)))
+            axis.margins(y=0.1)
+            _plain_ticks(axis, "y", True, *axis.get_ylim())
         else:
             axis.set(ylabel="no radius", yticks=[])
-        axis.margins(0.1)
+    marks = [Line2D([], [], linestyle="none", marker="o", markersize=11, markerfacecolor="none", markeredgewidth=2,
+                    markeredgecolor=BEST, label="best")]
+    if len(good) < len(frame):
+        marks.append(Line2D([], [], linestyle="none", marker="x", markersize=4, color=GREY, label="no value"))
+    figure.legend(handles=marks, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=_name(value), shrink=0.9)
     _plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
     return figure
@@ -357,7 +371,7 @@ def batch_sizes_and_curvature(frame: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
-    axis.set(xlabel="batch size (samples)", ylabel="largest eigenvalue $λ_{max}$\n(nats per squared weight)")
+    axis.set(xlabel="batch size (samples)", ylabel="largest eigenvalue $λ_\\mathrm{max}$\n(nats per squared weight)")
     _set_scale(axis, "y", rows["lambda_max"])
     _legend(figure, names, lines=True, hollow=_any_hollow(rows))
     return figure
@@ -421,14 +435,14 @@ def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
             one = rows[rows["optimizer"] == name]
             _points(axis, one["value"], one[gap], one, _style(name, names), horizontal=True)
         axis.set_title(_correlation(rows[_resolved(rows)], gap), fontsize=9)
-        axis.set_xlabel(textwrap.fill(str(measure), 34, break_long_words=True))
+        axis.set_xlabel(_wrapped(str(measure), 34))
         _set_scale(axis, "x", rows["value"], ticks=4)
         axis.yaxis.set_major_locator(MaxNLocator(6))
         axis.margins(0.08)
         if rows.empty:
             _without_values(figure, axis)
     for axis in _firsts_of_rows(axes):
-        axis.set_ylabel(textwrap.fill(_name(gap), 34))
+        axis.set_ylabel(_wrapped(_name(gap), 34))
     _legend(figure, names, lines=False, hollow=_any_hollow(frame))
     return figure
 
@@ -503,7 +517,7 @@ def _grid_of(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
     """Coordinates [X], [Y] and losses [Y, X] of one surface; nan where there is none."""
     table = frame.pivot_table(index="y", columns="x", values="loss", aggfunc="mean", dropna=False)
     if min(table.shape) < 2:
-        raise ValueError(f"a surface needs 2 by 2 points or more, got {' by '.join(map(str, table.shape))}: pass a grid")
+        raise ValueError(f"a surface needs 2 × 2 points or more, got {' × '.join(map(str, table.shape))}: pass a grid")
     return table.columns.to_numpy(float), table.index.to_numpy(float), table.to_numpy(float)
 
 
@@ -518,10 +532,10 @@ def _any_hollow(frame: pd.DataFrame) -> bool:
 
 
 def _good(frame: pd.DataFrame, value: str) -> pd.Series:
-    """The best tenth of each optimizer, and at least one."""
+    """The best of each optimizer: a tenth, but one at least and five at most."""
     rank = frame.groupby("optimizer")[value].rank(ascending=value.endswith("loss"), method="first")
     counts = frame.groupby("optimizer")[value].transform("count")
-    return rank <= np.maximum(1, counts // 10)
+    return rank <= np.clip(counts // 10, 1, 5)
 
 
 def _correlation(rows: pd.DataFrame, gap: str) -> str:
@@ -540,12 +554,11 @@ def _heights(values: pd.Series, log: bool) -> tuple[NDArray[np.float64], list[tu
     log = log and len(finite) > 0 and finite.min() > 0 and low > 0
     scale = np.log10 if log else np.asarray
     some = np.unique(finite)
-    if len(some) <= 6 and len(some):
+    if 0 < len(some) <= 6:
         marks = some
-    elif log:
-        marks = np.geomspace(low, high, 5)
     else:
-        marks = np.linspace(low, high, 5)
+        marks = np.array(_log_ticks(low, high) if log else MaxNLocator(5).tick_values(low, high))
+        marks = np.unique([low, high, *marks[(marks >= low) & (marks <= high)]])
     bottom, top = scale(low), scale(high)
     with np.errstate(divide="ignore", invalid="ignore"):
         heights = (scale(array) - bottom) / (top - bottom)
@@ -555,11 +568,22 @@ def _heights(values: pd.Series, log: bool) -> tuple[NDArray[np.float64], list[tu
     return np.where(np.isfinite(array), heights, -0.13), _apart(ticks)
 
 
-def _apart(ticks: list[tuple[float, str]], least: float = 0.045) -> list[tuple[float, str]]:
-    """Without ticks that would overlap the one before."""
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Up to about seven round numbers from `low` to `high`, evenly spread on a logarithmic axis."""
+    decades = math.log10(high / low)
+    if decades < 0.6:
+        marks: Sequence[float] = MaxNLocator(5).tick_values(low, high)
+    else:
+        subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
+        marks = LogLocator(subs=subs, numticks=7).tick_values(low, high)
+    return [float(mark) for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
+
+
+def _apart(ticks: list[tuple[float, str]], least: float = 0.06) -> list[tuple[float, str]]:
+    """Without ticks that would overlap another; the lowest and the highest stay."""
     kept: list[tuple[float, str]] = []
-    for height, text in sorted(ticks):
-        if not kept or height - kept[-1][0] >= least:
+    for height, text in sorted(ticks, key=lambda tick: (0.0 < tick[0] < 1.0, tick[0])):
+        if all(abs(height - other) >= least for other, _ in kept):
             kept.append((height, text))
     return kept
 
@@ -588,26 +612,29 @@ def _name(column: str) -> str:
     return NAMES.get(column, column)
 
 
+def _wrapped(text: str, width: int) -> str:
+    """In lines of `width` characters: not broken at an equals sign, and in identifiers after an underscore or slash."""
+    text = text.replace(" = ", "\u00a0=\u00a0").replace("_", "_ ").replace("/", "/ ")
+    return textwrap.fill(text, width).replace("_ ", "_").replace("/ ", "/")
+
+
 def _panels(count: int, width: float, height: float, columns: int = COLUMNS, projection: str | None = None,
-            sharex: bool = False, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+            sharex: bool = False, layout: Layout = "constrained") -> tuple[Figure, list[Axes]]:
     """A figure with `count` axes of `width` by `height` inches, in rows."""
     # Four are two rows of two.
     columns = 2 if count == 4 and columns == COLUMNS else min(count, columns)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(width * columns, 4.5), height * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey,
+    figure = Figure(figsize=(max(width * columns, 4.5), height * rows + 0.4), layout=layout)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex,
                            subplot_kw={"projection": projection})
     axes = list(grid.flat)
     for spare in axes[count:]:
         spare.remove()
-    for index, axis in enumerate(axes[:count]):
+    for axis in axes[:count]:
         if projection is None:
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(True, color="0.9", linewidth=0.6)
             axis.set_axisbelow(True)
-            # A panel above an empty place shows its own labels.
-            if sharex and index + columns >= count:
-                axis.tick_params(labelbottom=True)
     return figure, axes[:count]
 
 
@@ -659,7 +686,7 @@ def _set_scale(axis: Axes, which: str, values: pd.Series, ticks: int = 6) -> Non
     logarithmic = _spans(values)
     if logarithmic:
         axis.set(**{f"{which}scale": "log"})
-        _plain_ticks(axis, which, True, *_limits(values))
+        _plain_ticks(axis, which, True, *getattr(axis, f"get_{which}lim")())
     else:
         getattr(axis, f"{which}axis").set_major_locator(MaxNLocator(ticks))
 
@@ -669,9 +696,7 @@ def _plain_ticks(axis: Axes, which: str, logarithmic: bool, low: float, high: fl
     if not logarithmic:
         return
     ticker = getattr(axis, f"{which}axis")
-    decades = math.log10(high / low) if low > 0 else 0.0
-    subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
-    ticker.set_major_locator(LogLocator(subs=subs, numticks=7) if decades > 0.6 else MaxNLocator(4))
+    ticker.set_major_locator(FixedLocator(_log_ticks(low, high)))
     ticker.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     ticker.set_minor_formatter(NullFormatter())
 
@@ -684,13 +709,14 @@ def _legend(figure: Figure, names: Sequence[str], *, lines: bool, markers: bool 
         style = _style(name, names)
         label = style.label if counts is None else f"{style.label} (n = {counts[name]})"
         marker = "s" if patches else style.marker if markers else None
-        handles.append(Line2D([], [], color=style.colour, linestyle=style.line if lines else "none", marker=marker,
-                              markersize=9 if patches else 6, linewidth=1.8, label=label))  # type: ignore[arg-type]
+        look: dict[str, Any] = {"linestyle": style.line if lines else "none", "marker": marker}
+        handles.append(Line2D([], [], color=style.colour, markersize=9 if patches else 6, linewidth=1.8, label=label,
+                              **look))
     if hollow:
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="none", markerfacecolor="white",
                               markeredgewidth=1.3, label="unresolved"))
     handles += extra
-    figure.legend(handles=handles, loc="outside upper center", ncols=max(1, min(len(handles), 4)), frameon=False,
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(figure.get_figwidth() / 1.75)), frameon=False,
                   fontsize=9, handlelength=2.8)
 
 
