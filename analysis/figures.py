@@ -11,14 +11,11 @@ that is called unresolved, in a boolean column `resolved`, is drawn hollow.
 Losses are in nats, accuracies in the data from 0 to 1 and in the figures in %.
 """
 
-import math
 import os
 import secrets
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -27,50 +24,38 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from mpl_toolkits.mplot3d import Axes3D
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from analysis.drawing import (
+    BEST,
+    GREY,
+    Style,
+    draw_points,
+    finite_of,
+    firsts_of_rows,
+    legend,
+    limits,
+    log_ticks,
+    name_of,
+    optimizers_in,
+    panels,
+    plain_ticks,
+    resolved_in,
+    set_scale,
+    short,
+    spans,
+    style_of,
+    without_values,
+    wrapped,
+)
+
 DPI = 150
-COLUMNS = 3
-"""Panels side by side; more of them start a new row."""
 
-SPAN = 10.0
-"""An axis is logarithmic if all values are above 0 and the largest is this many times the smallest."""
-
-GREY = "0.35"
-BEST = "#D55E00"
-Layout = Literal["constrained", "compressed"]
 FLATTEST = 1e-9
 """Part of the highest spectral density below which nothing is drawn: there it is the smoothing kernel's tail."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """How an optimizer looks in every figure."""
-
-    label: str
-    colour: str
-    marker: str
-    line: str
-
-
-STYLES = {
-    "base": Style("base", "#0072B2", "o", "-"),
-    "sam": Style("SAM", "#D55E00", "s", "--"),
-    "asam": Style("ASAM", "#009E73", "^", "-."),
-    "asam-all": Style("ASAM (all)", "#CC79A7", "D", ":"),
-}
-OTHERS = (("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))
-
-NAMES = {
-    "rho": "radius ρ", "lr": "learning rate", "batch_size": "batch size",
-    "val/accuracy": "validation accuracy (%)", "val/loss": "validation loss (nats)",
-    "train/accuracy": "training accuracy (%)", "train/loss": "training loss (nats)",
-    "test/accuracy": "test accuracy (%)", "test/loss": "test loss (nats)",
-    "gap/accuracy": "generalisation gap: accuracy (%)", "gap/loss": "generalisation gap: loss (nats)",
-}
 
 
 def save(figure: Figure, data: pd.DataFrame, path: Path | str) -> tuple[Path, Path]:
@@ -107,19 +92,19 @@ def surfaces(frame: pd.DataFrame) -> Figure:
         frame: `optimizer`, `x`, `y` (coordinates along two directions), `loss`; a full grid for each optimizer.
     """
     _need(frame, "optimizer", "x", "y", "loss")
-    names = _optimizers(frame)
-    finite = _finite(frame["loss"])
-    logarithmic = _spans(finite)
+    names = optimizers_in(frame)
+    finite = finite_of(frame["loss"])
+    logarithmic = spans(finite)
     height = np.log10 if logarithmic else np.asarray
-    low, high = _limits(height(finite))
-    figure, axes = _panels(len(names), width=4.4, height=3.8, projection="3d")
+    low, high = limits(height(finite))
+    figure, axes = panels(len(names), width=4.4, height=3.8, projection="3d")
     for name, axis in zip(names, cast("list[Axes3D]", axes), strict=True):
         x, y, z = _grid_of(frame[frame["optimizer"] == name])
         with np.errstate(divide="ignore", invalid="ignore"):
             z = height(np.where(np.isfinite(z), z, np.nan))
         axis.plot_surface(*np.meshgrid(x, y), z, cmap="viridis", vmin=low, vmax=high, linewidth=0.2, edgecolor="0.3",
                           rcount=60, ccount=60, antialiased=True)
-        axis.set_title(_style(name, names).label, y=0.98)
+        axis.set_title(style_of(name, names).label, y=0.98)
         axis.set_zlim(low, high)
         axis.set_xlabel("direction 1 (filter norms)", labelpad=6, fontsize=9)
         axis.set_ylabel("direction 2 (filter norms)", labelpad=6, fontsize=9)
@@ -128,8 +113,8 @@ def surfaces(frame: pd.DataFrame) -> Figure:
         for which in (axis.xaxis, axis.yaxis, axis.zaxis):
             which.set_major_locator(MaxNLocator(5))
         if logarithmic:
-            ticks = _log_ticks(10 ** low, 10 ** high)
-            axis.set_zticks(np.log10(ticks), [_short(tick) for tick in ticks])
+            ticks = log_ticks(10 ** low, 10 ** high)
+            axis.set_zticks(np.log10(ticks), [short(tick) for tick in ticks])
         axis.view_init(elev=28, azim=-58)
         axis.set_box_aspect((4, 4, 3), zoom=0.88)
     return figure
@@ -142,25 +127,25 @@ def contours(frame: pd.DataFrame) -> Figure:
         frame: as for :func:`surfaces`.
     """
     _need(frame, "optimizer", "x", "y", "loss")
-    names = _optimizers(frame)
-    finite = _finite(frame["loss"])
-    low, high = _limits(finite)
-    norm = LogNorm(low, high) if _spans(finite) else Normalize(low, high)
-    levels = (np.geomspace if _spans(finite) else np.linspace)(low, high, 21)
-    figure, axes = _panels(len(names), width=3.7, height=3.5, layout="compressed")
+    names = optimizers_in(frame)
+    finite = finite_of(frame["loss"])
+    low, high = limits(finite)
+    norm = LogNorm(low, high) if spans(finite) else Normalize(low, high)
+    levels = (np.geomspace if spans(finite) else np.linspace)(low, high, 21)
+    figure, axes = panels(len(names), width=3.7, height=3.5, layout="compressed")
     for name, axis in zip(names, axes, strict=True):
         x, y, z = _grid_of(frame[frame["optimizer"] == name])
         z = np.ma.masked_invalid(z)
         axis.contourf(x, y, z, levels=levels, norm=norm, cmap="viridis")
         axis.contour(x, y, z, levels=levels[::2], colors="white", linewidths=0.6, alpha=0.8)
         axis.plot(0, 0, "+", color="white", markersize=10, markeredgewidth=2)
-        axis.set(title=_style(name, names).label, xlabel="direction 1 (filter norms)", aspect="equal")
+        axis.set(title=style_of(name, names).label, xlabel="direction 1 (filter norms)", aspect="equal")
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.yaxis.set_major_locator(MaxNLocator(4))
-    for axis in _firsts_of_rows(axes):
+    for axis in firsts_of_rows(axes):
         axis.set_ylabel("direction 2 (filter norms)")
     bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="loss (nats)", shrink=0.9)
-    _plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
+    plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
     return figure
 
 
@@ -171,15 +156,15 @@ def spectral_densities(frame: pd.DataFrame) -> Figure:
         frame: `optimizer`, `eigenvalue` (in nats per squared weight), `density` (its integral is 1).
     """
     _need(frame, "optimizer", "eigenvalue", "density")
-    names = _optimizers(frame)
-    figure, (axis,) = _panels(1, width=7.0, height=4.0)
+    names = optimizers_in(frame)
+    figure, (axis,) = panels(1, width=7.0, height=4.0)
     rows = frame[np.isfinite(frame["eigenvalue"]) & np.isfinite(frame["density"])]
     top = rows["density"].max()
     if not top > 0:
-        return _without_values(figure, axis)
+        return without_values(figure, axis)
     for name in names:
         one = rows[rows["optimizer"] == name].sort_values("eigenvalue")
-        style = _style(name, names)
+        style = style_of(name, names)
         density = one["density"].where(one["density"] > 0)
         alone = len(one) == 1
         axis.plot(one["eigenvalue"], density, style.line, color=style.colour, linewidth=1.6,
@@ -187,11 +172,11 @@ def spectral_densities(frame: pd.DataFrame) -> Figure:
     visible = rows[rows["density"] > FLATTEST * top]
     axis.set(yscale="log", ylim=(max(visible["density"].min(), FLATTEST * top) / 2, 3 * top),
              xlabel="eigenvalue λ of the Hessian (nats per squared weight)", ylabel="density (1 / unit of λ)")
-    axis.set_xlim(*_limits(visible["eigenvalue"], pad=0.03))
+    axis.set_xlim(*limits(visible["eigenvalue"], pad=0.03))
     axis.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     axis.yaxis.set_major_locator(LogLocator(numticks=8))
     axis.xaxis.set_major_locator(MaxNLocator(8))
-    _legend(figure, names, lines=True, markers=False)
+    legend(figure, names, lines=True, markers=False)
     return figure
 
 
@@ -208,21 +193,21 @@ def over_rho(frame: pd.DataFrame) -> Figure:
         frame: `optimizer`, `rho`, `val/accuracy` (0 to 1), `val/loss`.
     """
     _need(frame, "optimizer", "rho", "val/accuracy", "val/loss")
-    names = _optimizers(frame)
-    figure, axes = _panels(2, width=7.0, height=2.9, columns=1, sharex=True)
+    names = optimizers_in(frame)
+    figure, axes = panels(2, width=7.0, height=2.9, columns=1, sharex=True)
     logarithmic = bool((frame["rho"].dropna() > 0).all())
     for axis, column in zip(axes, ("val/accuracy", "val/loss"), strict=True):
         for name in names:
             one = _shown(frame[frame["optimizer"] == name], column)
-            _spread(axis, one["rho"].to_numpy(float), one[column].to_numpy(float), _style(name, names))
-        axis.set_ylabel(_wrapped(_name(column), 20))
+            _spread(axis, one["rho"].to_numpy(float), one[column].to_numpy(float), style_of(name, names))
+        axis.set_ylabel(wrapped(name_of(column), 20))
         if column == "val/loss":
-            _set_scale(axis, "y", frame[column])
+            set_scale(axis, "y", frame[column])
     axes[1].set_xlabel("radius ρ (each optimizer measures it its own way)")
     if logarithmic and frame["rho"].notna().any():
         axes[1].set_xscale("log")
-        _plain_ticks(axes[1], "x", True, *axes[1].get_xlim())
-    _legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True)
+        plain_ticks(axes[1], "x", True, *axes[1].get_xlim())
+    legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True)
     return figure
 
 
@@ -241,9 +226,9 @@ def parallel_coordinates(frame: pd.DataFrame, value: str = "val/accuracy",
         ValueError: a column is missing, or there are no trials.
     """
     _need(frame, "optimizer", *columns, value)
-    names, axes_names = _optimizers(frame), [*columns, value]
+    names, axes_names = optimizers_in(frame), [*columns, value]
     frame = _shown(frame, value, drop=False)
-    figure, (axis,) = _panels(1, width=2.2 * len(axes_names) + 1, height=4.4)
+    figure, (axis,) = panels(1, width=2.2 * len(axes_names) + 1, height=4.4)
     heights = {}
     for place, column in enumerate(axes_names):
         heights[column], ticks = _heights(frame[column], log=column != value)
@@ -255,17 +240,17 @@ def parallel_coordinates(frame: pd.DataFrame, value: str = "val/accuracy",
     good = _good(frame, value)
     faint = min(0.3, max(0.06, 30 / len(table)))
     for name in names:
-        style, own = _style(name, names), frame["optimizer"] == name
+        style, own = style_of(name, names), frame["optimizer"] == name
         for row in table[own & ~good].to_numpy():
             axis.plot(range(len(row)), row, color=style.colour, alpha=faint, linewidth=0.8, zorder=2)
         for row in table[own & good].to_numpy():
             axis.plot(range(len(row)), row, style.line, color=style.colour, alpha=0.95, linewidth=2, zorder=3)
-    axis.set_xticks(range(len(axes_names)), [_wrapped(_name(column), 16) for column in axes_names])
+    axis.set_xticks(range(len(axes_names)), [wrapped(name_of(column), 16) for column in axes_names])
     axis.set(xlim=(-0.45, len(axes_names) - 0.9), ylim=(-0.2, 1.05), yticks=[])
     axis.tick_params(axis="x", length=0)
     axis.grid(False)
     axis.spines[:].set_visible(False)
-    _legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True, markers=False)
+    legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True, markers=False)
     return figure
 
 
@@ -278,20 +263,20 @@ def importance(values: Mapping[str, Mapping[str, float]]) -> Figure:
     table = pd.DataFrame(values, dtype=float)
     if table.empty:
         raise ValueError("there are no importances to draw: pass {optimizer: {hyperparameter: value}}")
-    names = _optimizers(pd.DataFrame({"optimizer": list(table)}))
+    names = optimizers_in(pd.DataFrame({"optimizer": list(table)}))
     table = table[names].loc[table.mean(axis=1).sort_values().index]
     thickness = 0.8 / len(names)
-    labels = [_wrapped(_name(str(index)), 24) for index in table.index]
-    figure, (axis,) = _panels(1, width=7.0, height=1.0 + max(0.5, 0.25 * len(names)) * len(table)
+    labels = [wrapped(name_of(str(index)), 24) for index in table.index]
+    figure, (axis,) = panels(1, width=7.0, height=1.0 + max(0.5, 0.25 * len(names)) * len(table)
                               + 0.15 * sum(label.count("\n") for label in labels))
     for index, name in enumerate(names):
         places = np.arange(len(table)) + (len(names) - 1 - 2 * index) * thickness / 2
-        bars = axis.barh(places, table[name].fillna(0), 0.9 * thickness, color=_style(name, names).colour)
+        bars = axis.barh(places, table[name].fillna(0), 0.9 * thickness, color=style_of(name, names).colour)
         axis.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "none" for v in table[name]], padding=3, fontsize=8)
     axis.set_yticks(range(len(table)), labels)
     axis.set(xlabel="importance (share of the variance of the value)", xlim=(0, max(1.0, table.max().max()) * 1.08))
     axis.grid(axis="y", visible=False)
-    _legend(figure, names, lines=False, patches=True)
+    legend(figure, names, lines=False, patches=True)
     return figure
 
 
@@ -304,16 +289,17 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
         value: what is coloured; less is better if its name ends in "loss".
     """
     _need(frame, "optimizer", "lr", "rho", value)
-    names = _optimizers(frame)
+    names = optimizers_in(frame)
     frame = _shown(frame, value, drop=False)
-    good = _finite(frame[value])
+    good = finite_of(frame[value])
     if not len(good):
-        figure, (axis,) = _panels(1, width=7.0, height=4.0)
-        return _without_values(figure, axis)
-    low, high = _limits(good)
-    norm = LogNorm(low, high) if value.endswith("loss") and _spans(good) else Normalize(low, high)
-    figure, axes = _panels(len(names), width=3.6, height=3.5)
-    lr = _limits(np.log10(_finite(frame["lr"])), pad=0.06)
+        figure, (axis,) = panels(1, width=7.0, height=4.0)
+        return without_values(figure, axis)
+    low, high = limits(good)
+    norm = LogNorm(low, high) if value.endswith("loss") and spans(good) else Normalize(low, high)
+    figure, axes = panels(len(names), width=3.6, height=3.5)
+    lr = limits(np.log10(finite_of(frame["lr"])), pad=0.06)
+    wider = max(0.0, 0.7 - (lr[1] - lr[0])) / 2  # a narrow range has no room for its ticks' digits
     for name, axis in zip(names, axes, strict=True):
         one = frame[frame["optimizer"] == name]
         with_rho = bool(one["rho"].notna().any())
@@ -321,18 +307,18 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
         found = np.isfinite(one[value])
         axis.plot(one["lr"][~found], rho[~found], "x", color=GREY, markersize=4)
         axis.scatter(one["lr"][found], rho[found], c=one[value][found], cmap="cividis", norm=norm, s=42,
-                     marker=_style(name, names).marker, edgecolors="black", linewidths=0.5)
+                     marker=style_of(name, names).marker, edgecolors="black", linewidths=0.5)
         if found.any():
             best = one[value][found].idxmin() if value.endswith("loss") else one[value][found].idxmax()
             axis.plot(one["lr"][best], rho[best], "o", markersize=15, markerfacecolor="none", markeredgecolor=BEST,
                       markeredgewidth=2)
-        axis.set(title=_style(name, names).label, xlabel="learning rate", xscale="log",
-                 xlim=(10 ** lr[0], 10 ** lr[1]))
-        _plain_ticks(axis, "x", True, *axis.get_xlim())
+        axis.set(title=style_of(name, names).label, xlabel="learning rate", xscale="log",
+                 xlim=(10 ** (lr[0] - wider), 10 ** (lr[1] + wider)))
+        plain_ticks(axis, "x", True, *axis.get_xlim())
         if with_rho:
             axis.set(ylabel="radius ρ", yscale="log")
             axis.margins(y=0.1)
-            _plain_ticks(axis, "y", True, *axis.get_ylim())
+            plain_ticks(axis, "y", True, *axis.get_ylim())
         else:
             axis.set(ylabel="no radius", yticks=[])
     marks = [Line2D([], [], linestyle="none", marker="o", markersize=11, markerfacecolor="none", markeredgewidth=2,
@@ -340,8 +326,8 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
     if len(good) < len(frame):
         marks.append(Line2D([], [], linestyle="none", marker="x", markersize=4, color=GREY, label="no value"))
     figure.legend(handles=marks, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=_name(value), shrink=0.9)
-    _plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
+    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=name_of(value), shrink=0.9)
+    plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
     return figure
 
 
@@ -353,16 +339,16 @@ def batch_sizes_and_curvature(frame: pd.DataFrame) -> Figure:
             `lambda_max`) and `resolved`.
     """
     _need(frame, "optimizer", "batch_size", "lambda_max")
-    names = _optimizers(frame)
-    figure, (axis,) = _panels(1, width=7.0, height=4.2)
+    names = optimizers_in(frame)
+    figure, (axis,) = panels(1, width=7.0, height=4.2)
     rows = frame[np.isfinite(frame["batch_size"]) & np.isfinite(frame["lambda_max"])]
     if rows.empty:
-        return _without_values(figure, axis)
+        return without_values(figure, axis)
     for index, name in enumerate(names):
         one = rows[rows["optimizer"] == name]
         aside = 2 ** (0.12 * (index - (len(names) - 1) / 2))
-        style = _style(name, names)
-        _points(axis, one["batch_size"] * aside, one["lambda_max"], one, style)
+        style = style_of(name, names)
+        draw_points(axis, one["batch_size"] * aside, one["lambda_max"], one, style)
         middle = one.groupby("batch_size")["lambda_max"].median()
         axis.plot(middle.index * aside, middle, style.line, color=style.colour, linewidth=1.4, zorder=1)
     sizes = np.unique(rows["batch_size"])
@@ -372,8 +358,8 @@ def batch_sizes_and_curvature(frame: pd.DataFrame) -> Figure:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
     axis.set(xlabel="batch size (samples)", ylabel="largest eigenvalue $λ_\\mathrm{max}$\n(nats per squared weight)")
-    _set_scale(axis, "y", rows["lambda_max"])
-    _legend(figure, names, lines=True, hollow=_any_hollow(rows))
+    set_scale(axis, "y", rows["lambda_max"])
+    legend(figure, names, lines=True, hollow=_any_hollow(rows))
     return figure
 
 
@@ -390,26 +376,28 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
             and epoch.
     """
     _need(frame, "optimizer", "epoch", "train/loss", "val/loss", "train/accuracy", "val/accuracy")
-    names = _optimizers(frame)
-    figure, axes = _panels(2, width=4.6, height=3.8)
+    names = optimizers_in(frame)
+    figure, axes = panels(2, width=4.6, height=3.8)
     for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
         for name in names:
-            style = _style(name, names)
+            style = style_of(name, names)
             for part, thick in (("val", 2.0), ("train", 0.9)):
                 one = _shown(frame[frame["optimizer"] == name], f"{part}/{metric}")
                 by_epoch = one.groupby("epoch")[f"{part}/{metric}"]
                 mean = by_epoch.mean()
                 axis.plot(mean.index, mean, style.line if thick > 1 else "-", color=style.colour, linewidth=thick,
-                          marker=style.marker if len(mean) < 3 else None, markersize=4)
+                          marker=style.marker if len(mean) < 3 else None, markersize=3 * thick)
                 if thick > 1:
                     axis.fill_between(mean.index, by_epoch.min(), by_epoch.max(), color=style.colour, alpha=0.18,
                                       linewidth=0)
         axis.set(xlabel="epoch", ylabel="loss (nats)" if metric == "loss" else "accuracy (%)")
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _set_scale(axes[0], "y", pd.concat([frame["train/loss"], frame["val/loss"]]))
+        first, last = limits(frame["epoch"])
+        axis.set_xlim(first - 0.02 * (last - first), last + 0.02 * (last - first))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    set_scale(axes[0], "y", pd.concat([frame["train/loss"], frame["val/loss"]]))
     extra = [Line2D([], [], color=GREY, linewidth=2.0, label="validation"),
              Line2D([], [], color=GREY, linewidth=0.9, label="training")]
-    _legend(figure, names, lines=True, markers=False, extra=extra)
+    legend(figure, names, lines=True, markers=False, extra=extra)
     return figure
 
 
@@ -425,29 +413,29 @@ def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
         gap: the column of the gap.
     """
     _need(frame, "optimizer", "measure", "value", gap)
-    names = _optimizers(frame)
+    names = optimizers_in(frame)
     frame = _shown(frame, gap, drop=False)
     measures = list(dict.fromkeys(frame["measure"]))
-    figure, axes = _panels(len(measures), width=3.6, height=3.5)
+    figure, axes = panels(len(measures), width=3.6, height=3.5)
     for measure, axis in zip(measures, axes, strict=True):
         rows = frame[(frame["measure"] == measure) & np.isfinite(frame["value"]) & np.isfinite(frame[gap])]
         for name in names:
             one = rows[rows["optimizer"] == name]
-            _points(axis, one["value"], one[gap], one, _style(name, names), horizontal=True)
-        axis.set_title(_correlation(rows[_resolved(rows)], gap), fontsize=9)
-        axis.set_xlabel(_wrapped(str(measure), 34))
-        _set_scale(axis, "x", rows["value"], ticks=4)
-        axis.yaxis.set_major_locator(MaxNLocator(6))
+            draw_points(axis, one["value"], one[gap], one, style_of(name, names), horizontal=True)
+        axis.set_title(_correlation(rows[resolved_in(rows)], gap), fontsize=9)
+        axis.set_xlabel(wrapped(str(measure), 34))
         axis.margins(0.08)
+        set_scale(axis, "x", rows["value"], ticks=4)
+        axis.yaxis.set_major_locator(MaxNLocator(6))
         if rows.empty:
-            _without_values(figure, axis)
-    for axis in _firsts_of_rows(axes):
-        axis.set_ylabel(_wrapped(_name(gap), 34))
-    _legend(figure, names, lines=False, hollow=_any_hollow(frame))
+            without_values(figure, axis)
+    for axis in firsts_of_rows(axes):
+        axis.set_ylabel(wrapped(name_of(gap), 34))
+    legend(figure, names, lines=False, hollow=_any_hollow(frame))
     return figure
 
 
-# --- parts: data ---
+# --- parts ---
 
 
 class _Whole:
@@ -474,43 +462,12 @@ def _need(frame: pd.DataFrame, *columns: str) -> None:
         raise ValueError("the data have no rows: there is nothing to draw")
 
 
-def _optimizers(frame: pd.DataFrame) -> list[str]:
-    """Those in the data, ours first, in a fixed order."""
-    found = set(frame["optimizer"])
-    return [name for name in STYLES if name in found] + sorted(found - STYLES.keys())
-
-
 def _shown(frame: pd.DataFrame, column: str, drop: bool = True) -> pd.DataFrame:
     """Accuracies in %; without the rows whose `column` is not finite, or with nan there."""
     frame = frame.assign(**{column: frame[column].astype(float).where(np.isfinite(frame[column].astype(float)))})
     if column.endswith("accuracy"):
         frame[column] *= 100
     return frame.dropna(subset=[column]) if drop else frame.reset_index(drop=True)
-
-
-def _finite(values: pd.Series) -> NDArray[np.float64]:
-    array = values.to_numpy(float)
-    return array[np.isfinite(array)]
-
-
-def _spans(values: Iterable[float]) -> bool:
-    """Whether the values want a logarithmic axis."""
-    array = np.asarray(values, float)
-    array = array[np.isfinite(array)]
-    return bool(len(array) and array.min() > 0 and array.max() >= SPAN * array.min())
-
-
-def _limits(values: Iterable[float], pad: float = 0.0) -> tuple[float, float]:
-    """The least and the largest of finite values, never the same; 0 and 1 if there are none."""
-    array = np.asarray(values, float)
-    array = array[np.isfinite(array)]
-    if not len(array):
-        return 0.0, 1.0
-    low, high = float(array.min()), float(array.max())
-    if low == high:
-        aside = abs(low) * 0.05 or 0.5
-        return low - aside, high + aside
-    return low - pad * (high - low), high + pad * (high - low)
 
 
 def _grid_of(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -521,14 +478,8 @@ def _grid_of(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
     return table.columns.to_numpy(float), table.index.to_numpy(float), table.to_numpy(float)
 
 
-def _resolved(frame: pd.DataFrame) -> pd.Series:
-    if "resolved" not in frame:
-        return pd.Series(True, index=frame.index)
-    return frame["resolved"].fillna(False).astype(bool)
-
-
 def _any_hollow(frame: pd.DataFrame) -> bool:
-    return not bool(_resolved(frame).all())
+    return not bool(resolved_in(frame).all())
 
 
 def _good(frame: pd.DataFrame, value: str) -> pd.Series:
@@ -547,36 +498,25 @@ def _correlation(rows: pd.DataFrame, gap: str) -> str:
 
 
 def _heights(values: pd.Series, log: bool) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
-    """Where values are on an axis from 0 to 1, nan below it, and the axis' ticks."""
+    """Where values are on an axis from 0 to 1, missing ones below it, and the axis' ticks."""
     array = values.to_numpy(float)
     finite = array[np.isfinite(array)]
-    low, high = _limits(finite)
+    low, high = limits(finite)
     log = log and len(finite) > 0 and finite.min() > 0 and low > 0
     scale = np.log10 if log else np.asarray
     some = np.unique(finite)
     if 0 < len(some) <= 6:
         marks = some
     else:
-        marks = np.array(_log_ticks(low, high) if log else MaxNLocator(5).tick_values(low, high))
+        marks = np.array(log_ticks(low, high) if log else MaxNLocator(5).tick_values(low, high))
         marks = np.unique([low, high, *marks[(marks >= low) & (marks <= high)]])
     bottom, top = scale(low), scale(high)
     with np.errstate(divide="ignore", invalid="ignore"):
         heights = (scale(array) - bottom) / (top - bottom)
-    ticks = [(float((scale(mark) - bottom) / (top - bottom)), _short(mark)) for mark in marks]
+    ticks = [(float((scale(mark) - bottom) / (top - bottom)), short(mark)) for mark in marks]
     if len(finite) < len(array):
         ticks.append((-0.13, "none"))
     return np.where(np.isfinite(array), heights, -0.13), _apart(ticks)
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Up to about seven round numbers from `low` to `high`, evenly spread on a logarithmic axis."""
-    decades = math.log10(high / low)
-    if decades < 0.6:
-        marks: Sequence[float] = MaxNLocator(5).tick_values(low, high)
-    else:
-        subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
-        marks = LogLocator(subs=subs, numticks=7).tick_values(low, high)
-    return [float(mark) for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
 
 
 def _apart(ticks: list[tuple[float, str]], least: float = 0.06) -> list[tuple[float, str]]:
@@ -586,60 +526,6 @@ def _apart(ticks: list[tuple[float, str]], least: float = 0.06) -> list[tuple[fl
         if all(abs(height - other) >= least for other, _ in kept):
             kept.append((height, text))
     return kept
-
-
-def _short(value: float) -> str:
-    """Three digits, and a power of ten only where it is shorter."""
-    if value and not 1e-4 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-# --- parts: drawing ---
-
-
-def _style(name: str, names: Sequence[str]) -> Style:
-    """An optimizer's style; unknown ones get the remaining colours in the order of their names."""
-    if name in STYLES:
-        return STYLES[name]
-    others = [other for other in names if other not in STYLES]
-    return Style(textwrap.shorten(name, 24, placeholder="…") if " " in name else
-                 name if len(name) <= 24 else f"{name[:23]}…", *OTHERS[others.index(name) % len(OTHERS)])
-
-
-def _name(column: str) -> str:
-    return NAMES.get(column, column)
-
-
-def _wrapped(text: str, width: int) -> str:
-    """In lines of `width` characters: not broken at an equals sign, and in identifiers after an underscore or slash."""
-    text = text.replace(" = ", "\u00a0=\u00a0").replace("_", "_ ").replace("/", "/ ")
-    return textwrap.fill(text, width).replace("_ ", "_").replace("/ ", "/")
-
-
-def _panels(count: int, width: float, height: float, columns: int = COLUMNS, projection: str | None = None,
-            sharex: bool = False, layout: Layout = "constrained") -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes of `width` by `height` inches, in rows."""
-    # Four are two rows of two.
-    columns = 2 if count == 4 and columns == COLUMNS else min(count, columns)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(width * columns, 4.5), height * rows + 0.4), layout=layout)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex,
-                           subplot_kw={"projection": projection})
-    axes = list(grid.flat)
-    for spare in axes[count:]:
-        spare.remove()
-    for axis in axes[:count]:
-        if projection is None:
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(True, color="0.9", linewidth=0.6)
-            axis.set_axisbelow(True)
-    return figure, axes[:count]
-
-
-def _firsts_of_rows(axes: Sequence[Axes]) -> list[Axes]:
-    return [axis for axis in axes if axis.get_subplotspec().is_first_col()]  # type: ignore[union-attr]
 
 
 def _spread(axis: Axes, rho: NDArray[np.float64], values: NDArray[np.float64], style: Style) -> None:
@@ -667,59 +553,3 @@ def _bins(rho: NDArray[np.float64]) -> list[NDArray[np.intp]]:
     if 2 * len(distinct) <= len(rho):
         return [order[rho[order] == value] for value in distinct]
     return [part for part in np.array_split(order, max(1, min(8, len(rho) // 5))) if len(part) >= 5]
-
-
-def _points(axis: Axes, x: pd.Series, y: pd.Series, rows: pd.DataFrame, style: Style, horizontal: bool = False) -> None:
-    """Points with error bars along one axis; hollow where unresolved."""
-    resolved = _resolved(rows)
-    for which, face in ((resolved, style.colour), (~resolved, "white")):
-        if not which.any():
-            continue
-        error = rows["error"][which].to_numpy(float) if "error" in rows else None
-        bars: dict[str, Any] = {"xerr" if horizontal else "yerr": error}
-        axis.errorbar(x[which], y[which], **bars, fmt=style.marker, color=style.colour, markerfacecolor=face,
-                      markeredgewidth=1.3, markersize=5.5, elinewidth=0.8, alpha=0.9)
-
-
-def _set_scale(axis: Axes, which: str, values: pd.Series, ticks: int = 6) -> None:
-    """A logarithmic axis where the values want one, with few enough ticks either way."""
-    logarithmic = _spans(values)
-    if logarithmic:
-        axis.set(**{f"{which}scale": "log"})
-        _plain_ticks(axis, which, True, *getattr(axis, f"get_{which}lim")())
-    else:
-        getattr(axis, f"{which}axis").set_major_locator(MaxNLocator(ticks))
-
-
-def _plain_ticks(axis: Axes, which: str, logarithmic: bool, low: float, high: float) -> None:
-    """Ticks of a logarithmic axis as plain numbers, also where it spans less than a decade."""
-    if not logarithmic:
-        return
-    ticker = getattr(axis, f"{which}axis")
-    ticker.set_major_locator(FixedLocator(_log_ticks(low, high)))
-    ticker.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    ticker.set_minor_formatter(NullFormatter())
-
-
-def _legend(figure: Figure, names: Sequence[str], *, lines: bool, markers: bool = True, patches: bool = False,
-            counts: pd.Series | None = None, hollow: bool = False, extra: Sequence[Line2D] = ()) -> None:
-    """One legend above all panels."""
-    handles = []
-    for name in names:
-        style = _style(name, names)
-        label = style.label if counts is None else f"{style.label} (n = {counts[name]})"
-        marker = "s" if patches else style.marker if markers else None
-        look: dict[str, Any] = {"linestyle": style.line if lines else "none", "marker": marker}
-        handles.append(Line2D([], [], color=style.colour, markersize=9 if patches else 6, linewidth=1.8, label=label,
-                              **look))
-    if hollow:
-        handles.append(Line2D([], [], color=GREY, marker="o", linestyle="none", markerfacecolor="white",
-                              markeredgewidth=1.3, label="unresolved"))
-    handles += extra
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(figure.get_figwidth() / 1.75)), frameon=False,
-                  fontsize=9, handlelength=2.8)
-
-
-def _without_values(figure: Figure, axis: Axes) -> Figure:
-    axis.text(0.5, 0.5, "no values", transform=axis.transAxes, ha="center", va="center", color=GREY)
-    return figure
