@@ -120,17 +120,17 @@ def set_scale(axis: Axes, which: str, values: pd.Series, ticks: int = 6) -> None
     """A logarithmic axis where the values want one, with few enough ticks either way."""
     if spans(values):
         axis.set(**{f"{which}scale": "log"})
-        plain_ticks(axis, which, True, *getattr(axis, f"get_{which}lim")())
+        plain_ticks(axis, which, True, *getattr(axis, f"get_{which}lim")(), most=ticks)
     else:
         getattr(axis, f"{which}axis").set_major_locator(MaxNLocator(ticks))
 
 
-def plain_ticks(axis: Axes, which: str, logarithmic: bool, low: float, high: float) -> None:
-    """Ticks of a logarithmic axis as plain numbers, also where it spans less than a decade."""
+def plain_ticks(axis: Axes, which: str, logarithmic: bool, low: float, high: float, most: int = 7) -> None:
+    """At most so many ticks of a logarithmic axis, as plain numbers, also where it spans less than a decade."""
     if not logarithmic:
         return
     ticker = getattr(axis, f"{which}axis")
-    ticker.set_major_locator(FixedLocator(log_ticks(low, high)))
+    ticker.set_major_locator(FixedLocator(log_ticks(low, high, most)))
     ticker.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     ticker.set_minor_formatter(NullFormatter())
 
@@ -150,8 +150,9 @@ def legend(figure: Figure, names: Sequence[str], *, lines: bool, markers: bool =
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="none", markerfacecolor="white",
                               markeredgewidth=1.3, label="unresolved"))
     handles += extra
-    # An entry takes about 1.75 inches.
-    columns = min(len(handles), int(figure.get_figwidth() / 1.75))
+    # Inches of an entry at this font size: its line and gaps, and its characters.
+    widest = 0.75 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9,
                   handlelength=2.8)
 
@@ -195,15 +196,16 @@ def resolved_in(frame: pd.DataFrame) -> pd.Series:
     return frame["resolved"].fillna(False).astype(bool)
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Up to about seven round numbers from `low` to `high`, evenly spread on a logarithmic axis."""
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """At most so many round numbers from `low` to `high`, evenly spread on a logarithmic axis."""
     decades = math.log10(high / low)
     if decades < 0.6:
-        marks: Sequence[float] = MaxNLocator(5).tick_values(low, high)
+        marks: Sequence[float] = MaxNLocator(most).tick_values(low, high)
     else:
         subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
-        marks = LogLocator(subs=subs, numticks=7).tick_values(low, high)
-    return [float(mark) for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
+        marks = LogLocator(subs=subs, numticks=99).tick_values(low, high)
+    inside = [float(mark) for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
+    return inside[::math.ceil(len(inside) / most) or 1]
 
 
 def short(value: float) -> str:
