@@ -120,7 +120,8 @@ def set_scale(axis: Axes, which: str, values: pd.Series, ticks: int = 6) -> None
     """A logarithmic axis where the values want one, with few enough ticks either way."""
     if spans(values):
         axis.set(**{f"{which}scale": "log"})
-        plain_ticks(axis, which, True, *getattr(axis, f"get_{which}lim")(), most=ticks)
+        low, high = getattr(axis, f"get_{which}lim")()
+        plain_ticks(axis, which, True, low, high, most=ticks)
     else:
         getattr(axis, f"{which}axis").set_major_locator(MaxNLocator(ticks))
 

@@ -24,8 +24,8 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     That is, bitwise and in place: parameters, buffers, each module's training mode, torch's random state on the CPU and
     on the model's devices. Nobody here touches `.grad` or `requires_grad`.
 
-    torch's fast path for attention is off inside: it serves evaluations without gradients only, and its sums differ in
-    the last digits, which would be taken for a difference between two losses.
+    torch's fast path for attention is off inside: it serves evaluations without gradients only, and its sums may differ
+    in the last digits, which would be taken for a difference between two losses.
 
     Yields:
         Copies of all parameters and buffers by name, to be read only: the weights that are put back.

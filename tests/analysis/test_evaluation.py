@@ -68,13 +68,15 @@ def test_autocast_of_the_caller_is_off_inside_and_on_again_after():
     assert loss == F.cross_entropy(model(data[0][0]), data[0][1]).item()
 
 
-def test_attention_sums_alike_with_and_without_gradients():
-    model = network("attention").float()
-    data = [(inputs.float(), targets) for inputs, targets in batches("attention")]
+def test_attention_goes_the_same_way_with_and_without_gradients(monkeypatch):
+    """torch has a fast path for evaluations without gradients; its sums may differ in the last digits."""
+    model, fast = network("attention"), []
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *_: fast.append("taken"))
     with undisturbed(model):
-        without, _ = mean_loss(model, F.cross_entropy, data)
-        with_gradient, _, _ = mean_gradient(model, F.cross_entropy, data, list(model.parameters()))
+        without, _ = mean_loss(model, F.cross_entropy, batches("attention"))
+        with_gradient, _, _ = mean_gradient(model, F.cross_entropy, batches("attention"), list(model.parameters()))
     assert without == with_gradient
+    assert not fast
 
 
 def test_a_network_that_draws_draws_the_same_each_time():

@@ -114,11 +114,10 @@ def assert_legible(figure):
     """No upright text lies on another or leaves the figure."""
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    boxes = []
-    for text in figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible()):
-        # Ticks beyond the limits keep their text but are not drawn; the slanted labels of three axes have no boxes.
-        if text.get_text() and text.get_rotation() % 90 == 0 and drawn(text, figure):
-            boxes.append((text.get_text(), text.get_window_extent(canvas.get_renderer())))
+    # Ticks beyond the limits keep their text but are not drawn; the slanted labels of three axes have no boxes.
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer()))
+             for text in figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+             if text.get_text() and text.get_rotation() % 90 == 0 and drawn(text, figure)]
     assert boxes
     width, height = canvas.get_width_height()
     for text, box in boxes:
