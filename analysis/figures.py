@@ -108,7 +108,7 @@ def surfaces(frame: pd.DataFrame) -> Figure:
         axis.set_zlim(low, high)
         axis.set_xlabel("direction 1 (filter norms)", labelpad=6, fontsize=9)
         axis.set_ylabel("direction 2 (filter norms)", labelpad=6, fontsize=9)
-        axis.set_zlabel("loss (nats)", labelpad=6, fontsize=9)
+        axis.set_zlabel("loss (nats)", labelpad=3, fontsize=9)
         axis.tick_params(labelsize=8, pad=1)
         for which in (axis.xaxis, axis.yaxis, axis.zaxis):
             which.set_major_locator(MaxNLocator(5))
@@ -116,7 +116,7 @@ def surfaces(frame: pd.DataFrame) -> Figure:
             ticks = log_ticks(10 ** low, 10 ** high)
             axis.set_zticks(np.log10(ticks), [short(tick) for tick in ticks])
         axis.view_init(elev=28, azim=-58)
-        axis.set_box_aspect((4, 4, 3), zoom=0.88)
+        axis.set_box_aspect((4, 4, 3), zoom=0.82)
     return figure
 
 
