@@ -18,7 +18,7 @@ KIND = pytest.mark.parametrize("kind", KINDS)
 SCALES = ["one", "rms", "adaptive", "asam"]
 SCALE = pytest.mark.parametrize("scale", SCALES)
 BOTH = pytest.mark.parametrize("measure", [
-    partial(worst_case, rho=0.1, steps=5), partial(average_case, sigma=0.1, pairs=3)], ids=["worst", "average"])
+    partial(worst_case, rho=0.1, steps=3), partial(average_case, sigma=0.1, pairs=2)], ids=["worst", "average"])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,7 +62,7 @@ def test_worst_case_of_a_quadratic_is_the_best_of_all_directions(scale, eigenval
     epsilon = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1) * scaled(scale, w)
     rise = epsilon @ gradient + np.einsum("...i,ij,...j->...", epsilon, hessian, epsilon) / 2
 
-    found = worst_case(model, Quadratic.loss, Quadratic.batches(), rho, steps=60, scale=scale)
+    found = worst_case(model, Quadratic.loss, Quadratic.batches(), rho, steps=50, scale=scale)
 
     # A lower bound, up to the grid's fineness. A top inside a narrow ball, as of a concave loss, is neared slowly.
     least = 0.998 if min(eigenvalues) > 0 else 0.97
@@ -121,12 +121,12 @@ def test_the_ascent_stays_in_the_ball_and_keeps_its_best(kind, scale):
         seen.append(math.sqrt(total))
 
     model.register_forward_pre_hook(radius)
-    found = worst_case(model, F.cross_entropy, batches(kind), 0.7, steps=8, scale=scale)
+    found = worst_case(model, F.cross_entropy, batches(kind), 0.7, steps=6, scale=scale)
     assert max(seen) == pytest.approx(0.7, rel=1e-6)  # the first step is to the boundary, and none goes beyond
     assert found.value == max(found.ascent) > 0
-    assert len(found.ascent) == found.steps + 1 == 9
-    fewer = [worst_case(model, F.cross_entropy, batches(kind), 0.7, steps=n, scale=scale) for n in (1, 4)]
-    assert fewer[1].ascent == found.ascent[:5]
+    assert len(found.ascent) == found.steps + 1 == 7
+    fewer = [worst_case(model, F.cross_entropy, batches(kind), 0.7, steps=n, scale=scale) for n in (1, 3)]
+    assert fewer[1].ascent == found.ascent[:4]
     assert fewer[0].value <= fewer[1].value <= found.value
     assert found.error == pytest.approx(found.value - fewer[1].value, abs=1e-15)
 
@@ -176,20 +176,20 @@ def test_average_case_of_a_quadratic_is_half_the_trace(scale):
     model, hessian, _, w = quadratic((5.0, 3.0, 1.0, -0.5, 0.2, 0.0), slope_at_w=2.0)
     t = scaled(scale, w)
     expected = 0.3 ** 2 / 2 * np.trace(t[:, None] * hessian * t)
-    found = average_case(model, Quadratic.loss, Quadratic.batches(), 0.3, pairs=1000, scale=scale)
+    found = average_case(model, Quadratic.loss, Quadratic.batches(), 0.3, pairs=500, scale=scale)
     assert abs(found.value - expected) < 4 * found.error
-    assert found.error < 0.07 * expected
-    assert (found.samples, found.draws) == (3, 2000)
+    assert found.error < 0.1 * expected
+    assert (found.samples, found.draws) == (3, 1000)
 
 
 def test_the_average_has_an_honest_standard_error():
     model, hessian, _, _ = quadratic((5.0, 3.0, 1.0, -0.5, 0.2, 0.0), slope_at_w=2.0)
     truth = 0.3 ** 2 / 2 * np.trace(hessian)
-    found = [average_case(model, Quadratic.loss, Quadratic.batches(), 0.3, pairs=30, seed=seed)
-             for seed in range(60)]
+    found = [average_case(model, Quadratic.loss, Quadratic.batches(), 0.3, pairs=20, seed=seed)
+             for seed in range(50)]
     errors = np.array([(one.value - truth) / one.error for one in found])
-    assert 0.75 < np.sqrt(np.mean(errors ** 2)) < 1.35  # about 1: sixty of them are right to a tenth
-    assert len({one.value for one in found}) == 60
+    assert 0.75 < np.sqrt(np.mean(errors ** 2)) < 1.35  # about 1: fifty of them are right to a tenth
+    assert len({one.value for one in found}) == 50
 
 
 def test_the_slope_is_no_sharpness():
@@ -268,7 +268,7 @@ def test_an_exception_on_the_way_leaves_the_model_as_before(measure):
 
     def fails(outputs, targets):
         calls.append(None)
-        if len(calls) == 8:
+        if len(calls) == 7:
             raise KeyError("stop")
         return F.cross_entropy(outputs, targets)
 
