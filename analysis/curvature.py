@@ -221,10 +221,10 @@ def spectrum(model: nn.Module, loss_fn: Loss, batches: Batches, *, steps: int = 
         loss_fn: `loss_fn(outputs, targets)`, the mean over a batch.
         batches: pairs (inputs, targets), the same on every walk.
         steps: most products for one probe. 30 to 60 resolve both ends of the networks seen so far.
-        probes: Rademacher vectors. The first runs until both ends are resolved, and up to twice as long for λ_5. The
-            others serve the trace, the density and their errors; they stop when their ends are resolved, or after as
-            many steps as the first. One gives the ends as well as three, a trace that is good to its order of
-            magnitude, and a density without an error.
+        probes: Rademacher vectors. The first runs until both ends and λ_5 are resolved; in trained networks λ_5 comes
+            before λ_min. The others serve the trace, the density and their errors; they stop when their ends are
+            resolved, or after as many steps as the first. One gives the ends as well as three, a trace that is good to
+            its order of magnitude, and a density without an error.
         tol: an end is resolved when its residual is at most `tol` · |λ|.
         seed: of the probes.
         max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. Where
@@ -305,23 +305,15 @@ class _Probe:
 
 
 def _run(lanczos: Lanczos, steps: int, tol: float, fifth: bool = False) -> _Probe:
-    """Until both ends are resolved, an invariant subspace is complete or the steps are used up.
-
-    With `fifth` it goes on until λ_5 is resolved too, for as many steps again at most: behind λ_max it is usually there
-    before λ_min, but where it is one of a crowd it takes for ever.
+    """Until both ends, and λ_5 if asked for, are resolved, an invariant subspace is complete or the steps are used up.
     """
-    def ends(ritz: Ritz) -> bool:
+    def done(ritz: Ritz) -> bool:
         resolved = _resolved(ritz, tol)
-        return resolved[0] and resolved[-1] or lanczos.beta == 0
+        wanted = resolved[0] and resolved[-1] and (not fifth or len(resolved) >= 5 and resolved[-5])
+        return wanted or lanczos.beta == 0
 
-    def upper(ritz: Ritz) -> bool:
-        return len(ritz.values) >= 5 and _resolved(ritz, tol)[-5] or lanczos.beta == 0
-
-    first = _extend(lanczos, min(steps, lanczos.capacity), ends)
-    ritz = _extend(lanczos, steps, ends)
-    if fifth:
-        ritz = _extend(lanczos, min(steps, 2 * lanczos.steps), upper)
-    return _Probe(ritz, first.values, first.weights, lanczos.steps)
+    first = _extend(lanczos, min(steps, lanczos.capacity), done)
+    return _Probe(_extend(lanczos, steps, done), first.values, first.weights, lanczos.steps)
 
 
 def _both_ends(size: int) -> list[int]:
