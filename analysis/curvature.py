@@ -242,21 +242,18 @@ def spectrum(model: nn.Module, loss_fn: Loss, batches: Batches, *, steps: int = 
         basis = _basis(hessian, steps, max_vectors)
         lanczos = Lanczos(hessian.product, basis, seed)
         generator = torch.Generator().manual_seed(seed)
-        runs: list[_Probe] = []
-        traces: list[tuple[float, float]] = []
-        for probe in range(probes):
+        signs = _rademacher(hessian, generator)
+        image = hessian.product(signs)
+        lanczos.start(signs, image)
+        runs = [_run(lanczos, steps, tol, fifth=True)]
+        traces = [_plain_trace(signs, image, runs[0].ritz)] if probes == 1 else []
+        top = lanczos.vectors(lanczos.ritz().coordinates[:, -1:])[0]
+        for _ in range(1, probes):
             signs = _rademacher(hessian, generator)
             image = hessian.product(signs)
-            if probe:
-                traces.append(_deflated_trace(lanczos, signs, image.clone()))
+            traces.append(_deflated_trace(lanczos, signs, image.clone()))
             lanczos.start(signs, image)
-            if probe:
-                runs.append(_run(lanczos, min(runs[0].steps, lanczos.capacity), tol))
-                continue
-            runs.append(_run(lanczos, steps, tol, fifth=True))
-            top = lanczos.vectors(lanczos.ritz().coordinates[:, -1:])[0]
-        if probes == 1:
-            traces.append(_plain_trace(runs[0], hessian.size))
+            runs.append(_run(lanczos, min(runs[0].steps, lanczos.capacity), tol))
         ends = _Ends.of([run.ritz for run in runs], tol)
         spread = _spread(hessian, basis, top, ends.largest, tol)
         return Spectrum(
@@ -409,15 +406,14 @@ def _quotient(a: Estimate, b: Estimate, absolute: bool = False) -> Estimate:
     return Estimate(abs(value) if absolute else value, error, a.resolved and b.resolved)
 
 
-def _plain_trace(probe: _Probe, size: int) -> tuple[float, float]:
-    """gᵀHg and its variance's upper estimate, 2 ‖H‖_F², from the quadrature of a single probe.
+def _plain_trace(signs: Tensor, image: Tensor, ritz: Ritz) -> tuple[float, float]:
+    """gᵀHg and its variance's upper estimate, 2 ‖H‖_F² ≈ 2 ‖Hg‖².
 
-    n Σ w θ² = ‖Hg‖² estimates ‖H‖_F², but badly if g happens to miss the top eigenvectors; Σ θ² over Ritz values is
+    That is far too little if g happens to miss the top eigenvectors. But Σ θ² over the Ritz values of one process is
     never more than ‖H‖_F².
     """
-    first = float((probe.weights * probe.nodes).sum())
-    frobenius = max(size * float((probe.weights * probe.nodes.square()).sum()), float(probe.ritz.values.square().sum()))
-    return size * first, 2 * frobenius
+    frobenius = max(float(image.square().sum()), float(ritz.values.square().sum()))
+    return float(torch.dot(signs, image)), 2 * frobenius
 
 
 def _deflated_trace(before: Lanczos, signs: Tensor, image: Tensor) -> tuple[float, float]:

@@ -6,8 +6,9 @@ PyHessian is asked for what its users ask for: `eigenvalues()`, `trace()` and `d
 a. one batch of 512 graphs, where PyHessian keeps the gradient's graph, too;
 b. the whole training split in batches of 512, PyHessian in its dataloader mode.
 
-Times are medians over the repeats; in each of them all contestants run once, in an order that rotates. PyHessian's
-trace stops by chance, so the number of its products differs between repeats.
+Seconds are medians over the repeats, on the wall's clock and on the process's, which other work on the machine disturbs
+less. In each repeat all contestants run once, in an order that rotates. PyHessian's trace stops by chance, so the number
+of its products differs between repeats.
 
     python benchmarks/curvature.py --data ~/data
     python benchmarks/curvature.py --data ~/data --case a --repeats 5 --weights gcn.pt
@@ -52,6 +53,7 @@ class Result:
     error: float
     resolved: bool | None = None
     seconds: float = float("nan")
+    cpu: float = float("nan")
 
 
 @dataclass
@@ -94,21 +96,23 @@ def compete(contestants: list[Contestant], model: nn.Module, repeats: int) -> No
         for contestant in contestants[repeat % len(contestants):] + contestants[:repeat % len(contestants)]:
             model.zero_grad()
             gc.collect()
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             result = contestant.run(repeat)
-            result.seconds = time.perf_counter() - started
+            result.seconds, result.cpu = time.perf_counter() - started, time.process_time() - cpu
             contestant.results.append(result)
             print(f"  {repeat + 1}/{repeats} {contestant.name}: {result.seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def table(title: str, contestants: list[Contestant]) -> str:
     reference = next(c for c in contestants if c.name == "PyHessian")
-    lines = [title, f"{'':20} {'seconds':>8} {'ratio':>6} {'products':>8} {'λ_max':>9} {'λ_min':>9}  trace"]
+    lines = [title, f"{'':20} {'seconds':>8} {'ratio':>6} {'CPU s':>8} {'ratio':>6} {'products':>8} {'λ_max':>9} "
+                    f"{'λ_min':>9}  trace"]
     for one in contestants:
-        last, seconds = one.results[-1], one.median("seconds")
+        last = one.results[-1]
+        times = "".join(f"{one.median(name):8.1f} {one.median(name) / reference.median(name):6.3f} "
+                        for name in ("seconds", "cpu"))
         lowest = "–" if last.resolved is None else f"{last.lambda_min:.5f}" if last.resolved else "unresolved"
-        lines.append(f"{one.name:20} {seconds:8.1f} {seconds / reference.median('seconds'):6.3f} "
-                     f"{one.median('products'):8.0f} {last.lambda_max:9.4f} {lowest:>9}  "
+        lines.append(f"{one.name:20} {times}{one.median('products'):8.0f} {last.lambda_max:9.4f} {lowest:>9}  "
                      f"{last.trace:.1f} ± {last.error:.1f}")
     for one in contestants:
         if one is not reference:
