@@ -21,6 +21,7 @@ eigenvector, and their length is fixed, so that quadrature weights add up to 1.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -93,8 +94,11 @@ class Estimate(float):
         return f"{self.value:.5g} ± {self.error:.1g}" if self.resolved else "unresolved"
 
     def __format__(self, spec: str) -> str:
-        """As a float where it is resolved; as `str` without a format."""
-        return format(self.value, spec) if spec and self.resolved else str(self)
+        """As a float where it is resolved, else the word in a column of that width; as `str` without a format."""
+        if not spec:
+            return str(self)
+        width = re.match(r"(?:.?[<>=^])?[-+ ]?0?(\d*)", spec)
+        return format(self.value, spec) if self.resolved else str(self).rjust(int(width and width[1] or 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +218,7 @@ def spectrum(model: nn.Module, loss_fn: Loss, batches: Batches, *, steps: int = 
 
     The model is evaluated in eval mode and left as it was found; see :class:`analysis.hessian.Hessian`, also for the
     way batches are weighted. Memory beside the model's own is `max_vectors` vectors, `graph_bytes`, the graph of one
-    batch and about six vectors more: at most 6.9 GiB and one graph for 19.6 million float32 parameters.
+    batch and at most eight vectors of float64: 7.2 GiB and one graph for 19.6 million float32 parameters.
 
     Args:
         model: called as `model(inputs)`.

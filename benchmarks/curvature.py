@@ -7,8 +7,8 @@ a. one batch of 512 graphs, where PyHessian keeps the gradient's graph, too;
 b. the whole training split in batches of 512, PyHessian in its dataloader mode.
 
 Seconds are medians over the repeats, on the wall's clock and on the process's, which other work on the machine disturbs
-less. In each repeat all contestants run once, in an order that rotates. PyHessian's trace stops by chance, so the number
-of its products differs between repeats.
+less. In each repeat all contestants run once, in an order that rotates. PyHessian's trace stops by chance, so the
+number of its products differs between repeats.
 
     python benchmarks/curvature.py --data ~/data
     python benchmarks/curvature.py --data ~/data --case a --repeats 5 --weights gcn.pt

@@ -307,6 +307,7 @@ def test_an_estimate_is_a_float():
     assert repr(estimate) == "Estimate(value=2.5, error=0.25, resolved=True)"
     lost = replace(estimate, resolved=False)
     assert (str(lost), f"{lost}", f"{lost:.2f}") == ("unresolved",) * 3
+    assert (f"{estimate:>12.2f}", f"{lost:>12.2f}", f"{lost:12}") == ("        2.50", "  unresolved", "  unresolved")
     assert json.dumps([estimate, lost]) == "[2.5, 2.5]"
     for copied in (copy.deepcopy(lost), pickle.loads(pickle.dumps(lost))):
         assert asdict(copied) == {"value": 2.5, "error": 0.25, "resolved": False}
