@@ -1,0 +1,479 @@
+"""The spectrum of the Hessian of a trained model's mean loss: both ends, their ratio, trace and density.
+
+::
+
+    print(spectrum(model, loss_fn, batches))
+
+One Lanczos process with full re-orthogonalisation gives all of it from the same products (`analysis.lanczos`):
+
+- **Ends.** The outermost Ritz values θ of the process, each judged by its own residual: an eigenvalue lies within it. A
+  few steps give λ_max to machine precision, while λ_min still has the wrong sign.
+- **Trace.** With the signs g [n] of a Rademacher vector, E gᵀHg = tr H (Hutchinson 1990). The start vector is g/√n, so
+  the first step gives that form. It varies by 2 (‖H‖_F² − Σ H_ii²) ≤ 2 ‖H‖_F², as little as any distribution allows;
+  E ‖Hg‖² = ‖H‖_F² comes with it. From the second probe on, the part of H inside the space Q of the probe before is
+  taken exactly, and only the rest is left to chance (Meyer et al. 2021, arXiv 2010.09649, Hutch++):
+  tr H = tr QHQᵀ + E gᵀRg with R = (1 − QᵀQ) H (1 − QᵀQ).
+- **Density.** Stochastic Lanczos quadrature (Ghorbani et al. 2019, arXiv 1901.10159; Papyan 2018, arXiv 1811.07062):
+  the mean over probes of Σ_i s_1i² N(t; θ_i, σ²).
+
+Rademacher start vectors serve all three: no trace estimator of this kind varies less, the vectors have no preferred
+eigenvector, and their length is fixed, so that quadrature weights add up to 1.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from analysis.hessian import GRAPH_BYTES, Batches, Hessian, Loss
+from analysis.lanczos import Lanczos, Ritz
+from analysis.memory import available, in_words, shortage_told
+
+__all__ = [
+    "BASIS_BYTES",
+    "Density",
+    "Eigenpairs",
+    "Estimate",
+    "Hessian",
+    "Spectrum",
+    "Spread",
+    "spectrum",
+    "top_eigenvalues",
+]
+
+BASIS_BYTES = 4 << 30
+"""Default limit on Lanczos vectors: 4 GiB, 54 vectors of 19.6 million float32 parameters. GCNs never come near it."""
+
+FEWEST_VECTORS = 10
+"""The least basis that a restart can work with: five wanted values at one end, some at the other, and room to grow."""
+
+TRACE_TOL = 0.1
+"""A trace counts as resolved when its standard error is at most this part of it.
+
+PyHessian's trace, the reference, stops 4 to 6 % off, without saying so."""
+
+GRID = 2048
+"""Points of the density's grid, 3 to a standard deviation of its Gaussians."""
+
+SIGMA = math.sqrt(1e-5) / 2
+"""σ of the density's Gaussians in units of λ_max − λ_min: σ² = 1e-5 for a spectrum in [-1, 1] (Ghorbani et al.)."""
+
+BATCH_STEPS = 12
+"""Most products for λ_max of one batch; they start at the eigenvector of all batches, so a handful is usual."""
+
+BATCH_TOL = 1e-2
+"""Relative residual at which λ_max of one batch is taken. Its error is about the square of that, far below its spread.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate(float):
+    """A number that knows how far it can be trusted; elsewhere a `float` with the same value.
+
+    Attributes:
+        value: the number.
+        error: for an eigenvalue the residual of its Ritz pair (an eigenvalue lies that near), for a ratio the two
+            residuals propagated, for a mean over random vectors its standard error.
+        resolved: False if the value had not converged; it is then printed as "unresolved".
+    """
+
+    value: float
+    error: float
+    resolved: bool
+
+    def __new__(cls, value: float, error: float, resolved: bool) -> "Estimate":
+        return super().__new__(cls, value)
+
+    def __getnewargs__(self) -> tuple[float, float, bool]:  # type: ignore[override]
+        return self.value, self.error, self.resolved
+
+    def __str__(self) -> str:
+        return f"{self.value:.5g} ± {self.error:.1g}" if self.resolved else "unresolved"
+
+    def __format__(self, spec: str) -> str:
+        """As a float where it is resolved, else the word in a column of that width; as `str` without a format."""
+        if not spec:
+            return str(self)
+        width = re.match(r"(?:.?[<>=^])?[-+ ]?0?(\d*)", spec)
+        return format(self.value, spec) if self.resolved else str(self).rjust(int(width and width[1] or 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """The density of the Hessian's eigenvalues, smoothed by Gaussians; its integral over the grid is 1.
+
+    Attributes:
+        grid: eigenvalues t [g], ascending, from 6 σ below λ_min to 6 σ above λ_max; float64 on the CPU, as all here.
+        values: the density [g].
+        error: its standard error over the probes [g]; nan for a single probe.
+        sigma: σ.
+        nodes, weights: quadrature nodes θ and weights (which add up to 1) of each probe, to smooth otherwise.
+    """
+
+    grid: Tensor
+    values: Tensor
+    error: Tensor
+    sigma: float
+    nodes: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """λ_max of every single batch.
+
+    Attributes:
+        values: one for each batch, in order.
+        mean, std, min, max: over the batches; `std` (with n − 1) is nan for a single batch.
+        products: products with one batch's Hessian that this took.
+    """
+
+    values: tuple[Estimate, ...]
+    mean: float
+    std: float
+    min: float
+    max: float
+    products: int
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What `spectrum` found.
+
+    Attributes:
+        lambda_max, lambda_min: the largest and the smallest eigenvalue, signed.
+        lambda_5: the fifth largest; nan where there are fewer than five Ritz values.
+        ratio: |λ_max / λ_min|, the report's λ_M/λ_m. A small one means much negative curvature, not a flat minimum.
+        lambda_max_over_lambda_5: λ_max / λ_5 (Foret et al. 2021, §4.2).
+        trace: tr H with its standard error; resolved if that is at most `TRACE_TOL` of it.
+        density: of the eigenvalues.
+        batch_lambda_max: λ_max of every single batch.
+        products: products with the Hessian of all batches.
+        steps: of each probe; the first product of each is one of them.
+        samples: of all batches.
+        size: n, the parameters that were differentiated.
+        loss: the mean loss over all batches.
+        unused: names of parameters that need gradients but get none, and were left out.
+    """
+
+    lambda_max: Estimate
+    lambda_min: Estimate
+    lambda_5: Estimate
+    ratio: Estimate
+    lambda_max_over_lambda_5: Estimate
+    trace: Estimate
+    density: Density = field(repr=False)
+    batch_lambda_max: Spread = field(repr=False)
+    products: int
+    steps: tuple[int, ...]
+    samples: int
+    size: int
+    loss: float
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        spread = self.batch_lambda_max
+        lines = {
+            "λ_max": self.lambda_max, "λ_min": self.lambda_min, "|λ_max/λ_min|": self.ratio,
+            "λ_max/λ_5": self.lambda_max_over_lambda_5, "trace": self.trace,
+            "λ_max of a batch": f"{spread.min:.5g} to {spread.max:.5g}, standard deviation {spread.std:.2g}, "
+                                f"{len(spread.values)} batches",
+            "sample": f"{self.samples} samples, {self.size} parameters, {self.products} products",
+        }
+        if self.unused:
+            lines["without gradient"] = ", ".join(self.unused)
+        return "\n".join(f"{name:<16}  {value}" for name, value in lines.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    """What `top_eigenvalues` found, from the largest eigenvalue down.
+
+    Attributes:
+        values: eigenvalues [k], float64 on the CPU.
+        vectors: orthonormal eigenvectors as rows [k, n], in the dtype and on the device of the parameters.
+        residuals: ‖H v − λ v‖ [k], float64 on the CPU.
+        resolved: whether each residual is at most `tol` · |λ|.
+        names: of the parameters that make up the n, in order, each flattened.
+        unused: names of parameters that need gradients but get none, and were left out.
+        products: products with the Hessian.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    resolved: tuple[bool, ...]
+    names: tuple[str, ...]
+    unused: tuple[str, ...]
+    products: int
+
+
+def spectrum(model: nn.Module, loss_fn: Loss, batches: Batches, *, steps: int = 100, probes: int = 3,
+             tol: float = 1e-3, seed: int = 0, max_vectors: int | None = None,
+             graph_bytes: int = GRAPH_BYTES) -> Spectrum:
+    """Both ends, ratio, trace and density of the Hessian of the mean loss over all batches.
+
+    The model is evaluated in eval mode and left as it was found; see :class:`analysis.hessian.Hessian`, also for the
+    way batches are weighted. Memory beside the model's own is `max_vectors` vectors, `graph_bytes`, the graph of one
+    batch and at most eight vectors of float64: 7.2 GiB and one graph for 19.6 million float32 parameters.
+
+    Args:
+        model: called as `model(inputs)`.
+        loss_fn: `loss_fn(outputs, targets)`, the mean over a batch.
+        batches: pairs (inputs, targets), the same on every walk.
+        steps: most products for one probe. 30 to 60 resolve both ends of the networks seen so far.
+        probes: Rademacher vectors. The first runs until both ends and λ_5 are resolved; in trained networks λ_5 comes
+            before λ_min. The others serve the trace, the density and their errors; they stop when their ends are
+            resolved, or after as many steps as the first. One gives the ends as well as three, a trace that is good to
+            its order of magnitude, and a density without an error.
+        tol: an end is resolved when its residual is at most `tol` · |λ|.
+        seed: of the probes.
+        max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. Where
+            `steps` need more, the process is restarted with the Ritz vectors next to both ends, which takes more
+            products; the density then comes from the first pass.
+        graph_bytes: limit on kept gradient graphs, by default `GRAPH_BYTES`, 2 GiB; without them a product takes two
+            to three times as long.
+
+    Raises:
+        ValueError: an argument is out of range, there is nothing to differentiate, no sample, something is not finite,
+            or memory is too small.
+    """
+    _check(steps=steps, probes=probes, tol=tol)
+    with Hessian(model, loss_fn, batches, graph_bytes=graph_bytes) as hessian:
+        basis = _basis(hessian, steps, max_vectors)
+        lanczos = Lanczos(hessian.product, basis, seed)
+        generator = torch.Generator().manual_seed(seed)
+        signs = _rademacher(hessian, generator)
+        image = hessian.product(signs)
+        lanczos.start(signs, image)
+        runs = [_run(lanczos, steps, tol, fifth=True)]
+        traces = [_plain_trace(signs, image, runs[0].ritz)] if probes == 1 else []
+        top = lanczos.vectors(lanczos.ritz().coordinates[:, -1:])[0]
+        for _ in range(1, probes):
+            signs = _rademacher(hessian, generator)
+            image = hessian.product(signs)
+            traces.append(_deflated_trace(lanczos, signs, image.clone()))
+            lanczos.start(signs, image)
+            runs.append(_run(lanczos, min(runs[0].steps, lanczos.capacity), tol))
+        ends = _Ends.of([run.ritz for run in runs], tol)
+        spread = _spread(hessian, basis, top, ends.largest, tol)
+        return Spectrum(
+            ends.largest, ends.smallest, ends.fifth,
+            ratio=_quotient(ends.largest, ends.smallest, absolute=True),
+            lambda_max_over_lambda_5=_quotient(ends.largest, ends.fifth),
+            trace=_trace(traces), density=_density(runs, ends), batch_lambda_max=spread,
+            products=hessian.products, steps=tuple(run.steps for run in runs), samples=hessian.samples,
+            size=hessian.size, loss=hessian.loss, unused=hessian.unused,
+        )
+
+
+def top_eigenvalues(model: nn.Module, loss_fn: Loss, batches: Batches, k: int, *, steps: int = 100, tol: float = 1e-3,
+                    seed: int = 0, max_vectors: int | None = None, graph_bytes: int = GRAPH_BYTES) -> Eigenpairs:
+    """The k largest eigenvalues (signed, so none is negative before all others are found) and their eigenvectors.
+
+    Arguments, limits and errors are those of :func:`spectrum`; `max_vectors` is at least 2 k, too, and k vectors more
+    are returned.
+    """
+    _check(steps=steps, k=k, tol=tol)
+    with Hessian(model, loss_fn, batches, graph_bytes=graph_bytes) as hessian:
+        if k > min(hessian.size, steps):
+            raise ValueError(f"k must be at most the number of parameters, {hessian.size}, and of steps, {steps}; "
+                             f"got {k}")
+        lanczos = Lanczos(hessian.product, _basis(hessian, steps, max_vectors, fewest=max(FEWEST_VECTORS, 2 * k)), seed)
+        lanczos.start(_rademacher(hessian, torch.Generator().manual_seed(seed)))
+        ritz = _extend(lanczos, steps, lambda ritz: len(ritz.values) >= k and all(_resolved(ritz, tol)[-k:]),
+                       keep=lambda size: range(size - k - (size - k) // 2, size))
+        top = list(range(len(ritz.values) - 1, len(ritz.values) - 1 - k, -1))
+        return Eigenpairs(ritz.values[top], lanczos.vectors(ritz.coordinates[:, top]), ritz.residuals[top],
+                          tuple(_resolved(ritz, tol)[i] for i in top), hessian.names, hessian.unused,
+                          hessian.products)
+
+
+# --- probes ---
+
+
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """One probe's Ritz pairs at its end, and its quadrature from before the first restart."""
+
+    ritz: Ritz
+    nodes: Tensor
+    weights: Tensor
+    steps: int
+
+
+def _run(lanczos: Lanczos, steps: int, tol: float, fifth: bool = False) -> _Probe:
+    """Until both ends, and λ_5 if asked for, are resolved, an invariant subspace is complete or the steps are used up.
+    """
+    def done(ritz: Ritz) -> bool:
+        resolved = _resolved(ritz, tol)
+        wanted = resolved[0] and resolved[-1] and (not fifth or len(resolved) >= 5 and resolved[-5])
+        return wanted or lanczos.beta == 0
+
+    first = _extend(lanczos, min(steps, lanczos.capacity), done)
+    return _Probe(_extend(lanczos, steps, done), first.values, first.weights, lanczos.steps)
+
+
+def _both_ends(size: int) -> list[int]:
+    """Indices of the Ritz vectors that a restart keeps: about half, λ_max … λ_5 always among them."""
+    return [*range(max(1, size // 4)), *range(size - max(5, size // 4), size)]
+
+
+def _extend(lanczos: Lanczos, steps: int, done: Callable[[Ritz], bool],
+            keep: Callable[[int], Sequence[int]] = _both_ends) -> Ritz:
+    """Steps until `done` or `steps` are used up, with restarts where the basis is full."""
+    ritz = lanczos.ritz() if lanczos.size else None
+    while lanczos.steps < steps and not (ritz and done(ritz)):
+        if lanczos.full:
+            if lanczos.complete:
+                break
+            lanczos.restart(keep(lanczos.size))
+        lanczos.step()
+        # T's eigenvalues cost k³: look less often where there are many.
+        look = lanczos.size % (1 + lanczos.size // 40) == 0 or lanczos.full or lanczos.steps == steps
+        ritz = lanczos.ritz() if look else None
+    return ritz or lanczos.ritz()
+
+
+def _resolved(ritz: Ritz, tol: float) -> list[bool]:
+    return (ritz.residuals <= tol * ritz.values.abs()).tolist()
+
+
+def _rademacher(hessian: Hessian, generator: torch.Generator) -> Tensor:
+    """Signs [n], float64; drawn on the CPU, so that every device sees the same."""
+    signs = torch.randint(0, 2, (hessian.size,), dtype=torch.int8, generator=generator)
+    return signs.to(hessian.device, torch.float64).mul_(2).sub_(1)
+
+
+def _basis(hessian: Hessian, steps: int, max_vectors: int | None, fewest: int = FEWEST_VECTORS) -> Tensor:
+    """Storage for the Lanczos vectors, rows of the parameters' dtype.
+
+    Raises:
+        ValueError: the limit, or the memory, is too small.
+    """
+    vector = hessian.size * torch.finfo(hessian.dtype).bits // 8
+    wanted = min(steps, hessian.size) + 1
+    limit = BASIS_BYTES // vector if max_vectors is None else max_vectors
+    if limit < min(wanted, fewest):
+        said = (f"the default limit of {in_words(BASIS_BYTES)} holds {limit} of them" if max_vectors is None
+                else f"max_vectors is {max_vectors}")
+        raise ValueError(f"{min(wanted, fewest)} Lanczos vectors of {in_words(vector)} are needed, but {said}; "
+                         "give a larger max_vectors")
+    rows = min(wanted, limit)
+    left = available(hessian.device)
+    if left is not None and rows * vector > left:
+        raise ValueError(f"{rows} Lanczos vectors of {in_words(vector)} do not fit into the {in_words(left)} that "
+                         f"{hessian.device} has left; give max_vectors, {fewest} or more, or a smaller graph_bytes")
+    with shortage_told(f"{rows} Lanczos vectors of {in_words(vector)} do not fit; give a smaller max_vectors"):
+        return torch.empty(rows, hessian.size, dtype=hessian.dtype, device=hessian.device)
+
+
+# --- estimates ---
+
+
+@dataclass(frozen=True)
+class _Ends:
+    largest: Estimate
+    smallest: Estimate
+    fifth: Estimate
+
+    @classmethod
+    def of(cls, probes: Sequence[Ritz], tol: float) -> "_Ends":
+        return cls(_extreme(probes, -1, tol), _extreme(probes, 0, tol), _extreme(probes, -5, tol))
+
+
+def _extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:
+    """The eigenvalue with this index, from the probe with the least residual.
+
+    Ritz values never lie beyond the eigenvalue of their rank. So where another probe's lies further out than the
+    residual allows, the best pair belongs to an eigenvalue further in, and the other probe is right.
+    """
+    found = [ritz for ritz in probes if len(ritz.values) >= (-index if index < 0 else index + 1)]
+    estimates = [Estimate(float(ritz.values[index]), float(ritz.residuals[index]), _resolved(ritz, tol)[index])
+                 for ritz in found]
+    if not estimates:
+        return Estimate(math.nan, math.nan, False)
+    best = min(estimates, key=lambda estimate: estimate.error)
+    outwards = 1 if index < 0 else -1
+    beyond = [e for e in estimates if outwards * (e.value - best.value) > best.error]
+    return max(beyond, key=lambda estimate: outwards * estimate.value) if beyond else best
+
+
+def _quotient(a: Estimate, b: Estimate, absolute: bool = False) -> Estimate:
+    if b.value == 0 or math.isnan(b.value):
+        return Estimate(math.nan if a.value == 0 or math.isnan(b.value) else math.inf, math.nan, False)
+    value = a.value / b.value
+    error = abs(a.error / b.value) + abs(value * b.error / b.value)
+    return Estimate(abs(value) if absolute else value, error, a.resolved and b.resolved)
+
+
+def _plain_trace(signs: Tensor, image: Tensor, ritz: Ritz) -> tuple[float, float]:
+    """gᵀHg and its variance's upper estimate, 2 ‖H‖_F² ≈ 2 ‖Hg‖².
+
+    That is far too little if g happens to miss the top eigenvectors. But Σ θ² over the Ritz values of one process is
+    never more than ‖H‖_F².
+    """
+    frobenius = max(float(image.square().sum()), float(ritz.values.square().sum()))
+    return float(torch.dot(signs, image)), 2 * frobenius
+
+
+def _deflated_trace(before: Lanczos, signs: Tensor, image: Tensor) -> tuple[float, float]:
+    """tr QHQᵀ + gᵀRg and its variance's upper estimate, 2 ‖R‖_F² ≈ 2 ‖Rg‖², Q being the space of the probe before."""
+    form, square = before.remainder_form(signs, image)
+    ritz = before.ritz()
+    rounding = ritz.rounding * len(ritz.values)
+    return float(ritz.values.sum()) + form, 2 * square + rounding ** 2
+
+
+def _trace(samples: Sequence[tuple[float, float]]) -> Estimate:
+    """The mean of (value, variance) pairs with its standard error.
+
+    The variances bound those of the values, so the error does not rest on the scatter of two or three values.
+    """
+    values, variances = zip(*samples, strict=True)
+    mean, error = sum(values) / len(values), math.sqrt(sum(variances)) / len(values)
+    return Estimate(mean, error, error <= TRACE_TOL * abs(mean))
+
+
+def _density(probes: Sequence[_Probe], ends: _Ends) -> Density:
+    low = min(float(probe.nodes[0]) for probe in probes)
+    high = max(float(probe.nodes[-1]) for probe in probes)
+    # All eigenvalues equal: any width will do, as long as the grid can tell its points apart.
+    width = high - low if high - low > 1e-9 * abs(high) else abs(high) or 1.0
+    sigma = SIGMA * width
+    grid = torch.linspace(low - 6 * sigma, high + 6 * sigma, GRID, dtype=torch.float64)
+    each = torch.stack([
+        torch.exp(-0.5 * ((grid[:, None] - probe.nodes) / sigma).square()) @ probe.weights
+        for probe in probes
+    ]) / (sigma * math.sqrt(2 * math.pi))
+    error = each.std(0) / math.sqrt(len(probes)) if len(probes) > 1 else torch.full_like(grid, math.nan)
+    return Density(grid, each.mean(0), error, sigma, tuple(probe.nodes for probe in probes),
+                   tuple(probe.weights for probe in probes))
+
+
+def _spread(hessian: Hessian, basis: Tensor, start: Tensor, whole: Estimate, tol: float) -> Spread:
+    """λ_max of each batch, by a few Lanczos steps from the top eigenvector of all of them."""
+    tol = max(tol, BATCH_TOL)
+    values, products = [], 0
+    for product in hessian.batch_products() if hessian.batches > 1 else ():
+        lanczos = Lanczos(product, basis)
+        lanczos.start(start)
+        ritz = _extend(lanczos, min(BATCH_STEPS, lanczos.capacity),
+                       lambda ritz: _resolved(ritz, tol)[-1] or lanczos.beta == 0)  # noqa: B023 (called at once)
+        products += lanczos.steps
+        values.append(_extreme([ritz], -1, tol))
+    values = values or [whole]
+    numbers = torch.tensor([value.value for value in values], dtype=torch.float64)
+    std = float(numbers.std()) if len(values) > 1 else math.nan
+    return Spread(tuple(values), float(numbers.mean()), std, float(numbers.min()), float(numbers.max()), products)
+
+
+def _check(tol: float, **counts: int) -> None:
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {count!r}")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must lie between 0 and 1, got {tol!r}")

@@ -1,0 +1,74 @@
+"""What autograd graphs hold, what a device has left, and running out of it said in one sentence."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Address and bytes of each tensor's storage; tensors that share one count once."""
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+
+
+def saved_tensors(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The tensors that the autograd graph behind `outputs` keeps for its backward pass, some of them repeatedly."""
+    nodes: list[Any] = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        # torch's own nodes have an attribute for each saved tensor (or list of them), Python's have one for all.
+        for name in dir(node):
+            if name.startswith("_saved_") or name == "saved_tensors":
+                saved = getattr(node, name)
+                yield from (part for part in (saved if isinstance(saved, tuple | list) else (saved,))
+                            if isinstance(part, Tensor))
+        following = {parent for parent, _ in node.next_functions if parent is not None} - seen
+        seen |= following
+        nodes.extend(following)
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that can still be had on `device`, or None where nobody says.
+
+    On the CPU this is what Linux calls available: it would hand out more, and end the process later.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "cpu" and _MEMINFO.exists():
+        sizes = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return int(sizes["MemAvailable"].split()[0]) << 10 if "MemAvailable" in sizes else None
+    return None
+
+
+def in_words(size: float) -> str:
+    """1500000000 -> `1.4 GiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"
+
+
+@contextmanager
+def shortage_told(way_out: str) -> Iterator[None]:
+    """Turn torch's way of running out of memory into one sentence.
+
+    Args:
+        way_out: what the caller can change, put after "out of memory: ".
+
+    Raises:
+        ValueError: memory ran out inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(f"out of memory: {way_out}") from error

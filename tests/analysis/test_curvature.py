@@ -1,0 +1,457 @@
+"""`analysis.curvature` against dense Hessians, scipy and PyHessian."""
+
+import copy
+import json
+import math
+import pickle
+import subprocess
+import sys
+from dataclasses import asdict, is_dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from curvature_cases import CASES, dense
+from pyhessian_peer import eig_is_back, peer
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy, mse_loss
+
+import analysis.curvature
+from analysis import Estimate, Hessian, spectrum, top_eigenvalues
+from tune_sam.loss import smoothed_kl
+from tune_sam.workload import find_workload
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+KIND = pytest.mark.parametrize("kind", CASES)
+SHARP = {"steps": 200, "tol": 1e-9, "probes": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def known(request):
+    """A small model and its eigenvalues, ascending."""
+    case = CASES[request.param]()
+    return case, torch.linalg.eigvalsh(dense(request.param))
+
+
+@pytest.fixture(scope="module")
+def default(known):
+    """What the defaults find for it."""
+    return run(known[0])
+
+
+def run(case, **options):
+    return spectrum(case.model, case.loss, case.batches, **options)
+
+
+def quadratic(*eigenvalues, rotation=None):
+    """A model, a loss and batches with these eigenvalues: L = ½ Σ λ (Qw)²; the Hessian is diagonal without a rotation.
+    """
+    model = nn.Module()
+    model.w = nn.Parameter(torch.ones(len(eigenvalues), dtype=torch.float64))
+    model.forward = lambda x: (x * (model.w if rotation is None else rotation @ model.w).square()).sum(1) / 2
+    batch = torch.tensor([eigenvalues], dtype=torch.float64), torch.zeros(1)
+    return model, lambda outputs, targets: outputs.mean(), [batch]
+
+
+# --- the numbers ---
+
+
+def test_both_ends_ratio_and_fifth_are_those_of_the_dense_hessian(known):
+    case, exact = known
+    found = run(case, **SHARP)
+    for name, value in {
+        "lambda_max": exact[-1], "lambda_min": exact[0], "lambda_5": exact[-5], "ratio": (exact[-1] / exact[0]).abs(),
+        "lambda_max_over_lambda_5": exact[-1] / exact[-5],
+    }.items():
+        estimate = getattr(found, name)
+        assert float(estimate) == pytest.approx(float(value), rel=1e-6), name
+        assert estimate.resolved, name
+    assert found.size == len(exact)
+    assert found.samples == sum(len(targets) for _, targets in case.batches)
+
+
+def test_at_the_defaults_each_end_is_within_its_residual(known, default):
+    _, exact = known
+    for estimate, value in [(default.lambda_max, exact[-1]), (default.lambda_min, exact[0])]:
+        assert estimate.resolved
+        assert abs(estimate - value) <= estimate.error + 1e-14
+        assert estimate.error <= 1e-3 * abs(estimate)
+
+
+@KIND
+@pytest.mark.parametrize("device", DEVICES)
+def test_float32_reaches_both_ends(kind, device):
+    exact = torch.linalg.eigvalsh(dense(kind))
+    found = run(CASES[kind](torch.float32, device), probes=1)
+    assert float(found.lambda_max) == pytest.approx(float(exact[-1]), rel=1e-3)
+    assert float(found.lambda_min) == pytest.approx(float(exact[0]), rel=1e-3)
+    assert found.ratio.resolved
+
+
+def test_trace_and_its_error_over_many_seeds(known):
+    """Standardised errors scatter by about 1; they may by less, as the variance is bounded from above."""
+    case, exact = known
+    for probes, seeds in ((1, 12), (3, 9)):
+        traces = [spectrum(case.model, case.loss, [case.whole], seed=seed, probes=probes, steps=7).trace
+                  for seed in range(seeds)]
+        scores = torch.tensor([(trace - float(exact.sum())) / trace.error for trace in traces])
+        assert scores.square().mean().sqrt() < 1.5, probes
+        assert scores.mean().abs() < 3 / math.sqrt(seeds), probes
+
+
+def test_later_probes_make_the_trace_sharper(known, default):
+    one = run(known[0], probes=1, steps=1).trace
+    assert default.trace.error < one.error / 2
+    assert not one.resolved
+
+
+def test_trace_of_a_whole_basis_is_exact():
+    found = spectrum(*quadratic(1.0, 2, 3, 4, 5, -6), probes=2)
+    assert float(found.trace) == pytest.approx(9, rel=1e-12)
+    assert found.trace.resolved
+
+
+def test_density(known, default):
+    case, exact = known
+    density = default.density
+    assert torch.trapezoid(density.values, density.grid) == pytest.approx(1, abs=1e-6)
+    assert (density.values >= 0).all()
+    assert density.grid[0] < exact[0] < exact[-1] < density.grid[-1]
+    assert all(weights.sum() == pytest.approx(1) for weights in density.weights)
+    assert density.error.shape == density.values.shape == density.grid.shape
+    assert (density.error[density.values > 0.1] > 0).all()
+    assert run(case, probes=1, steps=5).density.error.isnan().all()
+
+
+def test_density_tends_to_that_of_the_eigenvalues():
+    random = torch.Generator().manual_seed(7)
+    exact = torch.randn(400, dtype=torch.float64, generator=random).pow(3).sort().values
+    Q, _ = torch.linalg.qr(torch.randn(400, 400, dtype=torch.float64, generator=random))
+    model, loss, batches = quadratic(*exact.tolist(), rotation=Q)
+    density = spectrum(model, loss, batches, probes=30, steps=40, tol=1e-12).density
+    reached = torch.cumulative_trapezoid(density.values, density.grid)
+    true = torch.stack([(exact <= t).double().mean() for t in density.grid[1:]])
+    # Wasserstein distance, in units of the spectrum's width.
+    distance = torch.trapezoid((reached - true).abs(), density.grid[1:]) / (exact[-1] - exact[0])
+    assert distance < 0.005
+    few = spectrum(model, loss, batches, probes=5, steps=40, tol=1e-12).density
+    assert density.error.mean() < 0.6 * few.error.mean()
+
+
+def test_the_same_numbers_in_one_batch_or_many_and_whatever_is_kept(known):
+    case, _ = known
+    # No end is resolved at this tolerance, so that rounding cannot decide how many steps there are.
+    few = {"steps": 14, "tol": 1e-15, "probes": 2}
+    whole = spectrum(case.model, case.loss, [case.whole], **few)
+    for graph_bytes in (60_000, 1 << 30):
+        parts = run(case, graph_bytes=graph_bytes, **few)
+        for name in ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace"):
+            assert float(getattr(parts, name)) == pytest.approx(float(getattr(whole, name)), rel=1e-7), name
+        assert torch.allclose(parts.density.values, whole.density.values, rtol=1e-5, atol=1e-8)
+
+
+def test_spread_over_single_batches(known, default):
+    case, _ = known
+    spread = default.batch_lambda_max
+    exact = [float(top_eigenvalues(case.model, case.loss, [batch], 1, tol=1e-6).values) for batch in case.batches]
+    assert [float(value) for value in spread.values] == pytest.approx(exact, rel=1e-3)
+    assert (spread.min, spread.max) == pytest.approx((min(exact), max(exact)), rel=1e-3)
+    assert (spread.mean, spread.std) == pytest.approx((np.mean(exact), np.std(exact, ddof=1)), rel=1e-2)
+    assert 3 <= spread.products <= 36
+
+
+def test_a_single_batch_has_no_spread():
+    found = spectrum(*quadratic(3.0, 1, 2))
+    assert float(found.batch_lambda_max.values[0]) == float(found.lambda_max)
+    assert math.isnan(found.batch_lambda_max.std)
+    assert found.batch_lambda_max.products == 0
+
+
+def test_restarts_where_the_basis_is_short(known):
+    case, exact = known
+    found = run(case, probes=2, max_vectors=12, steps=400, tol=1e-5)
+    assert found.ratio.resolved
+    assert float(found.lambda_max) == pytest.approx(float(exact[-1]), rel=1e-6)
+    assert float(found.lambda_min) == pytest.approx(float(exact[0]), rel=1e-6)
+    assert found.steps[0] > 11 >= found.steps[1]
+    assert all(len(nodes) <= 11 for nodes in found.density.nodes)
+    assert torch.trapezoid(found.density.values, found.density.grid) == pytest.approx(1, abs=1e-6)
+    assert abs(found.trace - float(exact.sum())) < 4 * found.trace.error
+
+
+# --- what has not converged ---
+
+
+def test_few_steps_leave_lambda_min_unresolved_and_the_ratio_with_it(known):
+    case, exact = known
+    found = run(case, steps=4, probes=1)
+    assert not found.lambda_min.resolved
+    assert not found.ratio.resolved
+    assert not found.lambda_max_over_lambda_5.resolved
+    assert math.isnan(found.lambda_5)
+    assert found.products == 4
+    assert "|λ_max/λ_min|     unresolved" in str(found)
+    # The residual is honest: some eigenvalue is that near.
+    assert (exact - found.lambda_min.value).abs().min() <= found.lambda_min.error
+
+
+def test_a_probe_stops_when_it_has_the_ends_and_later_ones_need_no_more_steps(default):
+    assert max(default.steps) == default.steps[0] < 60
+    assert default.products == sum(default.steps)
+    assert default.lambda_5.resolved
+    assert default.unused == ()
+
+
+def test_an_eigenvalue_below_the_rounding_of_float32_is_not_resolved():
+    model, loss, batches = quadratic(*torch.linspace(1, 1e4, 20).tolist(), -1e-4)
+    assert spectrum(model, loss, batches, tol=1e-2).lambda_min.resolved
+    model.float()
+    batches = [(batches[0][0].float(), batches[0][1])]
+    found = spectrum(model, loss, batches, tol=1e-2)
+    assert found.lambda_max.resolved
+    assert not found.lambda_min.resolved
+
+
+def test_a_process_that_settled_further_in_is_overruled():
+    values = torch.tensor([[1.0, 2, 3], [1.0, 2, 4]], dtype=torch.float64)
+    residuals = torch.tensor([[0.01, 0.01, 1e-6], [0.01, 0.01, 0.2]], dtype=torch.float64)
+    probes = [analysis.curvature.Ritz(v, r, torch.eye(3), 0.0) for v, r in zip(values, residuals, strict=True)]
+    found = analysis.curvature._extreme(probes, -1, 1e-3)
+    assert (found.value, found.resolved) == (4, False)
+
+
+# --- special Hessians ---
+
+
+def test_one_parameter():
+    found = spectrum(*quadratic(3.0))
+    assert float(found.lambda_max) == float(found.lambda_min) == pytest.approx(3)
+    assert found.ratio.resolved
+    assert not found.lambda_max_over_lambda_5.resolved
+    assert torch.trapezoid(found.density.values, found.density.grid) == pytest.approx(1, abs=1e-6)
+
+
+def test_no_curvature_at_all():
+    model, loss, batches = quadratic(0.0, 0, 0)
+    found = spectrum(model, loss, batches)
+    assert (float(found.lambda_max), float(found.lambda_min), float(found.trace)) == (0, 0, 0)
+    assert not found.ratio.resolved
+    assert torch.trapezoid(found.density.values, found.density.grid) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_singular_hessian_has_no_resolved_lambda_min():
+    torch.manual_seed(0)
+    model = nn.Linear(30, 1).double()
+    x = torch.randn(6, 30, dtype=torch.float64)
+    found = spectrum(model, mse_loss, [(x, torch.zeros(6, 1, dtype=torch.float64))])
+    exact = torch.linalg.eigvalsh(2 / 6 * torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], 1).T
+                                  @ torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], 1))
+    assert float(found.lambda_max) == pytest.approx(float(exact[-1]), rel=1e-6)
+    assert abs(found.lambda_min) < 1e-12
+    assert not found.ratio.resolved
+    assert found.steps[0] <= 8
+    assert float(found.trace) == pytest.approx(float(exact.sum()), rel=1e-9)
+
+
+# --- eigenvectors ---
+
+
+@KIND
+@pytest.mark.parametrize("max_vectors", [None, 14])
+def test_top_eigenvalues(kind, max_vectors):
+    case = CASES[kind]()
+    exact = torch.linalg.eigvalsh(dense(kind)).flip(0)
+    found = top_eigenvalues(case.model, case.loss, case.batches, 6, tol=1e-6, steps=300, max_vectors=max_vectors)
+    assert torch.allclose(found.values, exact[:6], rtol=1e-6)
+    assert all(found.resolved)
+    assert torch.allclose(found.vectors @ found.vectors.T, torch.eye(6, dtype=torch.float64), atol=1e-10)
+    with Hessian(case.model, case.loss, case.batches) as hessian:
+        assert found.names == hessian.names
+        for value, vector, residual in zip(found.values, found.vectors, found.residuals, strict=True):
+            true = (hessian.product(vector) - value * vector).norm()
+            assert true <= residual + 1e-12
+            assert true <= 1e-6 * value
+
+
+def test_top_eigenvalues_that_occur_several_times():
+    found = top_eigenvalues(*quadratic(2.0, 2, 2, 1, 1, -5), 6)
+    assert found.values.tolist() == pytest.approx([2, 2, 2, 1, 1, -5])
+
+
+def test_top_eigenvalues_say_what_they_did_not_reach():
+    case = CASES["gcn"]()
+    found = top_eigenvalues(case.model, case.loss, case.batches, 3, steps=3)
+    assert not all(found.resolved)
+    assert found.products == 3
+
+
+# --- what is returned ---
+
+
+def test_an_estimate_is_a_float():
+    estimate = Estimate(2.5, 0.25, True)
+    assert is_dataclass(estimate)
+    assert isinstance(estimate, float)
+    assert (float(estimate), estimate + 1, math.sqrt(estimate * 10), estimate < 3) == (2.5, 3.5, 5, True)
+    assert (str(estimate), f"{estimate:.2f}", f"{estimate}") == ("2.5 ± 0.2", "2.50", "2.5 ± 0.2")
+    assert repr(estimate) == "Estimate(value=2.5, error=0.25, resolved=True)"
+    lost = replace(estimate, resolved=False)
+    assert (str(lost), f"{lost}", f"{lost:.2f}") == ("unresolved",) * 3
+    assert (f"{estimate:>12.2f}", f"{lost:>12.2f}", f"{lost:12}") == ("        2.50", "  unresolved", "  unresolved")
+    assert json.dumps([estimate, lost]) == "[2.5, 2.5]"
+    for copied in (copy.deepcopy(lost), pickle.loads(pickle.dumps(lost))):
+        assert asdict(copied) == {"value": 2.5, "error": 0.25, "resolved": False}
+        assert float(copied) == 2.5
+
+
+def test_a_spectrum_can_be_kept_and_printed():
+    case = CASES["gcn"]()
+    found = run(case)
+    again = pickle.loads(pickle.dumps(found))
+    assert asdict(again)["lambda_max"] == asdict(found)["lambda_max"]
+    assert "30 samples, 197 parameters" in str(found)
+    assert "Estimate(" in repr(found)
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    case = CASES["attention"]()
+    first, second, other = (run(case, seed=seed) for seed in (0, 0, 1))
+    assert asdict(first)["trace"] == asdict(second)["trace"]
+    assert torch.equal(first.density.values, second.density.values)
+    assert float(first.trace) != float(other.trace)
+
+
+def test_parameters_without_gradient_are_named():
+    model = nn.ModuleDict({"used": nn.Linear(4, 2), "never": nn.Linear(4, 2)})
+    model.forward = lambda x: model["used"](x)
+    found = spectrum(model, cross_entropy, [(torch.ones(9, 4), torch.zeros(9, dtype=torch.int64))], steps=5)
+    assert found.unused == ("never.weight", "never.bias")
+    assert "never.weight, never.bias" in str(found)
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+    ({"steps": 2.5}, "steps must be a whole number >= 1, got 2.5"),
+    ({"probes": 0}, "probes must be a whole number >= 1, got 0"),
+    ({"tol": 0}, "tol must lie between 0 and 1, got 0"),
+    ({"tol": math.nan}, "tol must lie between 0 and 1, got nan"),
+    ({"max_vectors": 3}, "10 Lanczos vectors of .* are needed, but max_vectors is 3; give a larger max_vectors"),
+])
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(CASES["gcn"](), **options)
+
+
+@pytest.mark.parametrize("k", [0, 198, 101])
+def test_k_is_checked(k):
+    case = CASES["gcn"]()
+    with pytest.raises(ValueError, match=f"k must be .*{k}"):
+        top_eigenvalues(case.model, case.loss, case.batches, k)
+
+
+def test_too_little_memory_is_refused(monkeypatch):
+    case = CASES["gcn"]()
+    monkeypatch.setattr(analysis.curvature, "available", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"101 Lanczos vectors of 1.54 KiB do not fit into the 1e\+03 B that cpu"):
+        run(case)
+    monkeypatch.setattr(analysis.curvature, "BASIS_BYTES", 8000)
+    with pytest.raises(ValueError, match="the default limit of 7.81 KiB holds 5 of them; give a larger max_vectors"):
+        run(case)
+
+
+def test_curvature_that_is_not_finite_is_refused():
+    model, _, batches = quadratic(1.0, 2)
+    with torch.no_grad():
+        model.w[0] = 0
+    with pytest.raises(ValueError, match="not finite: the loss has no second derivative here"):
+        spectrum(model, lambda outputs, targets: model.w.abs().pow(1.5).sum(), batches)
+
+
+# --- peers ---
+
+
+@KIND
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+def test_what_pyhessian_gets_right(kind):
+    case = CASES[kind](torch.float32)
+    found = run(case)
+    torch.manual_seed(0)
+    # Attention's fused kernels have no second derivative; PyHessian does not know that.
+    with sdpa_kernel(SDPBackend.MATH):
+        for batches in ([case.whole], case.batches):
+            reference = peer(case.model, case.loss, batches)
+            (top,), _ = reference.eigenvalues(maxIter=60, tol=1e-5)
+            assert float(found.lambda_max) == pytest.approx(top, rel=1e-3)
+        reference = peer(case.model, case.loss, [case.whole])
+        traces = reference.trace(maxIter=25, tol=0)
+        with eig_is_back():
+            nodes, _ = reference.density(iter=30)
+    error = math.hypot(found.trace.error, np.std(traces, ddof=1) / math.sqrt(len(traces)))
+    assert abs(found.trace - np.mean(traces)) < 3 * error
+    assert max(nodes[0]) == pytest.approx(float(found.lambda_max), rel=1e-3)
+    assert min(nodes[0]) == pytest.approx(float(found.lambda_min), rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_gcn_against_scipy(molecules):
+    """The whole network and a batch of 512 graphs, at both ends; float32 products, as they are in use."""
+    gcn = find_workload("gcn")
+    store = gcn.splits("mutagenicity", molecules).train
+    torch.manual_seed(0)
+    model = gcn.network(gcn.settings["mutagenicity"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    for part in torch.randperm(len(store))[:2560].split(64):
+        optimizer.zero_grad()
+        inputs, targets = store.batch(part)
+        smoothed_kl(model(inputs), targets).backward()
+        optimizer.step()
+    batches = [store.batch(torch.arange(512))]
+    found = spectrum(model, smoothed_kl, batches, probes=1)
+    with Hessian(model, smoothed_kl, batches) as hessian:
+        operator = LinearOperator((hessian.size,) * 2, dtype=np.float64,
+                                  matvec=lambda v: hessian.product(torch.from_numpy(v.reshape(-1))).numpy())
+        start = np.random.default_rng(0).standard_normal(hessian.size)
+        for which, estimate in (("LA", found.lambda_max), ("SA", found.lambda_min)):
+            (exact,) = eigsh(operator, 1, which=which, tol=1e-4, ncv=30, v0=start, return_eigenvectors=False)
+            assert estimate.resolved
+            assert float(estimate) == pytest.approx(exact, rel=1e-3)
+
+
+MEMORY = """
+import resource, sys, torch
+from analysis import spectrum
+from trainables.networks.attention import SequenceClassifier
+from tune_sam.loss import smoothed_kl
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = SequenceClassifier(187, 200, 2, 128, 1, 0.1, (512, 256, 128), 5)
+batch = torch.randn(2, 187), torch.tensor([0, 3])
+smoothed_kl(model(batch[0]), batch[1]).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = spectrum(model, smoothed_kl, [batch], steps=16, probes=2, max_vectors=12)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(found.size, after - before)
+"""
+
+
+@pytest.mark.slow
+def test_19_million_parameters_stay_within_the_stated_memory():
+    """`max_vectors` vectors, a graph of some MB, and eight vectors of float64 at most."""
+    answer = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY], capture_output=True, text=True, check=True)
+    size, grown = map(int, answer.stdout.split())
+    assert size == 19_528_109
+    assert grown * 1024 < (12 * 4 + 8 * 8) * size + (300 << 20)
