@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tune_sam.settings import Refused, SearchOptions
-from tune_sam.sharing import share
+from tune_sam.sharing import Shared, share
 from tune_sam.space import OPTIMIZERS, Configuration
 from tune_sam.store import with_train_subset
 from tune_sam.trainable import SAMTrainable, trainable_for
@@ -184,12 +184,13 @@ class WorkloadContract:
 
     def test_a_reused_process_gives_the_numbers_of_a_fresh_one(self, few: Splits) -> None:
         configs = [self._config("sam", 1), self._config("base", 2)]
-        fresh = [self._trainable(config, few).train() for config in configs]
-        reused = self._trainable(configs[1], few)
-        reused.train()
-        for config, expected in zip(configs, fresh, strict=True):
-            assert reused.reset(config)
-            assert _numbers(reused.train()) == _numbers(expected)
+        with share(few) as data:
+            fresh = [self._trainable(config, data).train() for config in configs]
+            reused = self._trainable(configs[1], data)
+            reused.train()
+            for config, expected in zip(configs, fresh, strict=True):
+                assert reused.reset(config)
+                assert _numbers(reused.train()) == _numbers(expected)
 
     def test_no_training_reads_the_test_part(self, few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
         def read(*_: Any) -> Store:
@@ -197,7 +198,8 @@ class WorkloadContract:
 
         monkeypatch.setattr(type(self.subject()), "test_split", read)
         self.subject().splits(self.data_set(), self.root())
-        self._trainable(self._config("sam", 0), few).train()
+        with share(few) as data:
+            self._trainable(self._config("sam", 0), data).train()
 
     def test_an_empty_folder_is_refused_in_a_sentence(self, tmp_path: Path) -> None:
         try:
@@ -215,12 +217,12 @@ class WorkloadContract:
                 "seed": seed, "epochs": self.epochs, "dataset": self.data_set(), "preset": self.preset,
                 "precision": "fp32"}
 
-    def _trainable(self, config: dict[str, Any], splits: Splits) -> SAMTrainable:
+    def _trainable(self, config: dict[str, Any], data: Shared) -> SAMTrainable:
         """The workload's trainable in this process, on a part of the data."""
 
         class Given(trainable_for(self.subject())):  # type: ignore[misc]
-            def _read(self, config: dict[str, Any]) -> None:
-                self._data = self._own.enter_context(share(splits))
+            def setup(self, config: dict[str, Any]) -> None:
+                super().setup(config, data)
 
         return Given(config)
 
