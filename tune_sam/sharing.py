@@ -35,30 +35,41 @@ class Shared:
     content: ray.ObjectRef | None = None
 
     def splits(self) -> Splits:
-        """The splits, with tensors over the mapped file on the CPU. Writes to them stay with the caller."""
-        # Our own file, and a workload's stores are its own classes, which torch does not know.
-        return torch.load(self._here(), mmap=True, weights_only=False)
+        """The splits, with tensors over the mapped file on the CPU. Writes to them stay with the caller.
+
+        Raises:
+            FileNotFoundError: this node cannot see the file, and it was not sent.
+        """
+        if self.path.exists():
+            return _mapped(self.path)
+        with self._lock():  # the first process fetches for all of its node, and none forgets before another has mapped
+            if not self._copy().exists():
+                self._fetch()
+            return _mapped(self._copy())
 
     def forget(self) -> None:
         """Remove a copy that this node made of another's file; what is mapped stays readable."""
-        self._copy().unlink(missing_ok=True)
+        if self._copy().exists():
+            with self._lock():
+                self._copy().unlink(missing_ok=True)
 
-    def _here(self) -> Path:
-        """The file as this node sees it; fetched once for all processes of the node if it does not."""
-        if self.path.exists():
-            return self.path
-        copy = self._copy()
-        with FileLock(copy.with_suffix(".lock")):
-            if not copy.exists():
-                if self.content is None:
-                    raise FileNotFoundError(f"the shared data {self.path} are not on this node and were not sent to it")
-                unfinished = copy.with_suffix(".unfinished")
-                ray.get(self.content).tofile(unfinished)
-                unfinished.rename(copy)
-        return copy
+    def _fetch(self) -> None:
+        if self.content is None:
+            raise FileNotFoundError(f"the shared data {self.path} are not on this node and were not sent to it")
+        unfinished = self._copy().with_suffix(".unfinished")
+        ray.get(self.content).tofile(unfinished)
+        unfinished.rename(self._copy())
+
+    def _lock(self) -> FileLock:
+        return FileLock(self._copy().with_suffix(".lock"))
 
     def _copy(self) -> Path:
         return Path(tempfile.gettempdir()) / self.path.name
+
+
+def _mapped(path: Path) -> Splits:
+    # Our own file, and a workload's stores are its own classes, which torch does not know.
+    return torch.load(path, mmap=True, weights_only=False)
 
 
 @contextmanager

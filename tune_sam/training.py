@@ -102,6 +102,8 @@ class Trainer:
         self.epochs = epochs
         self.device = device or default_device()
         self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"there is no precision {precision!r}; choose from {', '.join(PRECISIONS)}")
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         self.splits = splits.to(self.device)

@@ -192,8 +192,12 @@ class Workload(ABC):
         """How many numbers a network learns."""
         import torch
 
-        with torch.device("meta"):  # shapes alone
-            return sum(parameter.numel() for parameter in self.network(setting).parameters())
+        try:
+            with torch.device("meta"):  # shapes alone
+                network = self.network(setting)
+        except (NotImplementedError, RuntimeError):  # it needs a number that it computes with tensors
+            network = self.network(setting)
+        return sum(parameter.numel() for parameter in network.parameters())
 
     def to_json(self) -> dict[str, Any]:
         """The description as `tune-sam workloads --json` prints it."""

@@ -296,6 +296,8 @@ def test_under_bf16_the_second_pass_sees_the_climbed_weights():
 
 def test_the_precision_is_the_devices_by_default(splits):
     assert trainer(splits).precision == "fp32"
+    with pytest.raises(ValueError, match="there is no precision 'fp16'; choose from bf16, fp32"):
+        trainer(splits, precision="fp16")
 
 
 @pytest.mark.slow

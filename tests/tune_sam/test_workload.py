@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from tune_sam.settings import Refused, SearchOptions
 from tune_sam.space import OPTIMIZERS
@@ -90,6 +91,12 @@ def test_the_reports_settings(name, epochs, parameters, base, options):
 def test_a_batch_larger_than_the_training_subset_is_refused():
     with pytest.raises(Refused, match="--batch-size 128 is larger than the 100 training samples"):
         space("base", train_subset=100)
+
+
+def test_parameters_are_counted_of_networks_that_compute_while_they_are_built(monkeypatch):
+    workload = find_workload("gcn")
+    monkeypatch.setattr(type(workload), "network", lambda *_: torch.nn.Linear(int(torch.tensor([3.0]).sum().item()), 2))
+    assert workload.parameters(workload.settings["digits"]) == 8
 
 
 def test_the_shares_of_a_gpu():
