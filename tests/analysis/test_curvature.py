@@ -407,10 +407,10 @@ def test_what_pyhessian_gets_right(kind):
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_gcn_against_scipy(molecules):
+def test_the_gcn_against_scipy(real_data):
     """The whole network and a batch of 512 graphs, at both ends; float32 products, as they are in use."""
     gcn = find_workload("gcn")
-    store = gcn.splits("mutagenicity", molecules).train
+    store = gcn.splits("mutagenicity", real_data).train
     torch.manual_seed(0)
     model = gcn.network(gcn.settings["mutagenicity"])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
