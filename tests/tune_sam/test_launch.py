@@ -337,13 +337,14 @@ def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(tmp_path, sent
     def second_trial_has_trained():
         home = Home.at(tmp_path / "cut")
         found = [t for s in studies(home.path) for t in s.records()] if home.optuna_file.exists() else []
-        return len(found) == 3 and found[1].epochs >= 2 and found[1].checkpoint
+        return len(found) == 3 and found[1].epochs >= 1 and found[1].checkpoint
 
     wait_until(first, second_trial_has_trained)
     first.send_signal(sent)
     assert first.wait() == status
     between = open_study("cut", tmp_path / "cut").records()
-    assert [trial.state for trial in between] == ["complete", "waiting", "waiting"]
+    # On a busy machine the second trial may reach its rung, after epoch 4, before the signal arrives.
+    assert [trial.state for trial in between] in [["complete", second, "waiting"] for second in ("waiting", "pruned")]
     assert command(tmp_path / "cut", "resume", "cut").wait() == 0
     assert command(tmp_path / "straight", "search", "gcn", *words).wait() == 0
     cut, straight = (open_study("cut", tmp_path / place) for place in ("cut", "straight"))
