@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from analysis.hessian import GRAPH_BYTES, Batches, Hessian, Loss
+from analysis.evaluation import Batches, LossFn
+from analysis.hessian import GRAPH_BYTES, Hessian
 from analysis.lanczos import Lanczos, Ritz
 from analysis.memory import available, in_words, shortage_told
 
@@ -211,7 +212,7 @@ class Eigenpairs:
     products: int
 
 
-def spectrum(model: nn.Module, loss_fn: Loss, batches: Batches, *, steps: int = 100, probes: int = 3,
+def spectrum(model: nn.Module, loss_fn: LossFn, batches: Batches, *, steps: int = 100, probes: int = 3,
              tol: float = 1e-3, seed: int = 0, max_vectors: int | None = None,
              graph_bytes: int = GRAPH_BYTES) -> Spectrum:
     """Both ends, ratio, trace and density of the Hessian of the mean loss over all batches.
@@ -270,7 +271,7 @@ def spectrum(model: nn.Module, loss_fn: Loss, batches: Batches, *, steps: int = 
         )
 
 
-def top_eigenvalues(model: nn.Module, loss_fn: Loss, batches: Batches, k: int, *, steps: int = 100, tol: float = 1e-3,
+def top_eigenvalues(model: nn.Module, loss_fn: LossFn, batches: Batches, k: int, *, steps: int = 100, tol: float = 1e-3,
                     seed: int = 0, max_vectors: int | None = None, graph_bytes: int = GRAPH_BYTES) -> Eigenpairs:
     """The k largest eigenvalues (signed, so none is negative before all others are found) and their eigenvectors.
 

@@ -18,6 +18,28 @@ LossFn = Callable[[Any, Tensor], Tensor]
 
 
 @contextmanager
+def as_before(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; each module's mode and buffers are as before afterwards, also after an exception."""
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    buffers = [(dict(module._buffers), {name: None if b is None else b.clone() for name, b in module._buffers.items()})
+               for module in modules]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training, (held, values) in zip(modules, modes, buffers, strict=True):
+            module.training = training
+            module._buffers.update(held)
+            for name, value in values.items():
+                buffer = held[name]
+                # Only what a forward pass has changed: writing bumps the version that other graphs check.
+                if buffer is not None and value is not None and not torch.equal(buffer, value):
+                    with torch.no_grad():
+                        buffer.copy_(value)
+
+
+@contextmanager
 def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Eval mode without autocast; afterwards, also after an exception, everything is as it was.
 
@@ -30,7 +52,6 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     Yields:
         Copies of all parameters and buffers by name, to be read only: the weights that are put back.
     """
-    modes = [(module, module.training) for module in model.modules()]
     tensors = named_tensors(model)
     start = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -38,15 +59,13 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         stack.enter_context(torch.random.fork_rng(_cuda_devices(tensors.values())))
         for kind in {"cpu"} | {tensor.device.type for tensor in tensors.values()}:
             stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(as_before(model))
         try:
-            model.eval()
             torch.backends.mha.set_fastpath_enabled(False)
             yield start
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
             move(tensors, start)
-            for module, training in modes:
-                module.training = training
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

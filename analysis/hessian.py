@@ -8,7 +8,7 @@ each batch by a second backward pass through its gradient (Pearlmutter 1994, doi
 of that gradient is the same for every v. Kept, a product costs a third to a half of one that builds it anew.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from analysis.evaluation import Batches, LossFn, as_before
 from analysis.memory import saved_tensors, shortage_told, storages
 
-__all__ = ["GRAPH_BYTES", "Batches", "Hessian", "Loss"]
+__all__ = ["GRAPH_BYTES", "Hessian"]
 
-Batches = Iterable[tuple[Any, Tensor]]
-Loss = Callable[[Any, Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
 
 GRAPH_BYTES = 2 << 30
@@ -111,7 +110,7 @@ class Hessian:
     loss: float
     batches_kept: int
 
-    def __init__(self, model: nn.Module, loss_fn: Loss, batches: Batches, *, graph_bytes: int = GRAPH_BYTES) -> None:
+    def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Batches, *, graph_bytes: int = GRAPH_BYTES) -> None:
         if isinstance(batches, Iterator):
             raise ValueError(f"batches are walked again and again, but {type(batches).__name__} can be walked only "
                              "once; give a list of them")
@@ -131,7 +130,7 @@ class Hessian:
         _check_finite(self._model)
         with ExitStack() as stack:
             stack.callback(self._forget)
-            stack.enter_context(_as_before(self._model))
+            stack.enter_context(as_before(self._model))
             stack.enter_context(_twice_differentiable(self.device))
             self._first_walk()
             self._lay_out(named)
@@ -283,28 +282,6 @@ def _check_finite(model: nn.Module) -> None:
         for name, tensor in tensors:
             if not tensor.isfinite().all():
                 raise ValueError(f"the {kind} {name!r} is not finite, so there is no curvature; did training diverge?")
-
-
-@contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each module's mode and buffers as before afterwards."""
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    buffers = [(dict(module._buffers), {name: None if b is None else b.clone() for name, b in module._buffers.items()})
-               for module in modules]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training, (held, values) in zip(modules, modes, buffers, strict=True):
-            module.training = training
-            module._buffers.update(held)
-            for name, value in values.items():
-                buffer = held[name]
-                # Only what a forward pass has changed: writing bumps the version that other graphs check.
-                if buffer is not None and value is not None and not torch.equal(buffer, value):
-                    with torch.no_grad():
-                        buffer.copy_(value)
 
 
 @contextmanager

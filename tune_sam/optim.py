@@ -54,7 +54,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
@@ -451,11 +451,14 @@ class SharpnessAware(Optimizer):
     def _two_passes(self, closure: Callable[[], R], model: nn.Module | None) -> R:
         """Leave the gradient at w + ε̂ in `.grad` and the weights at w."""
         rng = random_state(next(p.device for group in self.param_groups for p in group["params"]))
-        with torch.enable_grad(), _modules_called() as called:
+        # Not where the model is known: torch.compile would compile anew for each hook that it sees registered.
+        modules: AbstractContextManager[Iterable[nn.Module]]
+        modules = _modules_called() if model is None else nullcontext([model])
+        with torch.enable_grad(), modules as called:
             result = closure()
         self.first_step(zero_grad=True)
         try:
-            with torch.enable_grad(), second_pass(nn.ModuleList(called) if model is None else model, rng):
+            with torch.enable_grad(), second_pass(nn.ModuleList(called), rng):
                 closure()
         finally:
             self.restore()

@@ -28,14 +28,6 @@ KIND = pytest.mark.parametrize("kind", CASES)
 SHARP = {"steps": 200, "tol": 1e-9, "probes": 1}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=CASES)
 def known(request):
     """A small model and its eigenvalues, ascending."""

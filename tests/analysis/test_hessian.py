@@ -17,14 +17,6 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KIND = pytest.mark.parametrize("kind", CASES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def vector(size, device="cpu"):
     return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
 

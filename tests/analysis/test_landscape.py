@@ -14,14 +14,6 @@ from analysis.landscape import Direction, grid, line_between, losses, random_dir
 KIND = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # --- directions ---
 
 

@@ -21,14 +21,6 @@ BOTH = pytest.mark.parametrize("measure", [
     partial(worst_case, rho=0.1, steps=3), partial(average_case, sigma=0.1, pairs=2)], ids=["worst", "average"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def scaled(scale, w):
     """T, as a vector like w; the second half of a `Quadratic` is named *weight*."""
     if scale == "rms":
