@@ -9,10 +9,11 @@ pytest.register_assert_rewrite("tune_sam.testing")
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory):
     """The folder that holds the three real data sets; for tests marked `data`. Beats are cached for this run alone."""
-    root = Path(os.environ.get("TUNE_SAM_DATA") or "/nonexistent")
+    if not (named := os.environ.get("TUNE_SAM_DATA")):
+        pytest.skip("$TUNE_SAM_DATA names no folder of real data")
+    root = Path(named)
     for folder in ("Mutagenicity/raw", "mitdb", "cifar-10-batches-py"):
-        if not (root / folder).is_dir():
-            pytest.skip(f"$TUNE_SAM_DATA names no folder that holds {folder}")
+        assert (root / folder).is_dir(), f"$TUNE_SAM_DATA names a folder without {folder}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_SAM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield root

@@ -54,10 +54,15 @@ class WideResNet(Workload):
         return wideresnet.WideResNet(**setting.network).to(memory_format=torch.channels_last)
 
     def augment(self, inputs: "Tensor", setting: Setting) -> "Tensor":
-        """Crop after padding with black, flip, and cut out, as in the report; `inputs` are normalised."""
+        """Crop after padding with black, flip, and cut out, as in the report; `inputs` are normalised.
+
+        Digits stay as they are: mirrored, or without their middle, they are others.
+        """
         from trainables.data.images import crop_and_flip, cutout
 
         options = setting.augmentation
+        if not options:
+            return inputs
         black = inputs.new_tensor([-mean / std for mean, std in zip(cifar10.MEAN, cifar10.STD, strict=True)])
         cropped = crop_and_flip(inputs, options["pad"], black)
         return cutout(cropped, options["cutout"], options["cutout_probability"])

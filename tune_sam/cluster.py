@@ -20,8 +20,11 @@ QUIET = {
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[bool]:
     """Ray for the length of a search: the cluster at `address`, the one already connected to, or a new one here.
+
+    Yields:
+        Whether the cluster may have nodes beside this one, now or later: whether it is not a new one here.
 
     Raises:
         Refused: no cluster answers at `address`.
@@ -31,7 +34,7 @@ def connected(address: str | None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        yield
+        yield True
         return
     try:
         if address:
@@ -46,7 +49,7 @@ def connected(address: str | None) -> Iterator[None]:
     # Interrupted and failed trials are told by the study, in its own words.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        yield
+        yield bool(address)
     finally:
         ray.shutdown()
 

@@ -82,7 +82,9 @@ class Driver(NotPickled, tune.Callback):
         self._started.add(number)
         params = {name: config[name] for name in PARAMETERS if config[name] is not None}
         tags = {**self.tags, "tune_sam.optimizer": config["optimizer"], "tune_sam.seed": str(config["seed"]),
-                "tune_sam.dataset": config["dataset"], "tune_sam.tune_trial_id": trial.trial_id}
+                "tune_sam.tune_trial_id": trial.trial_id,
+                **{f"tune_sam.{name}": str(config[name]) for name in ("dataset", "preset", "train_subset")
+                   if config.get(name) is not None}}
         self.tracker.start(self.ledger.key(number), f"{config['optimizer']} {number}", params, tags, _milliseconds())
         self.progress.started(config["optimizer"], number)
 

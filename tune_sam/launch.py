@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,16 +97,19 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
     if dataset not in workload.datasets:
         raise Refused(f"workload {chosen.workload} has no data set {dataset!r}; "
                       f"choose from {', '.join(workload.datasets)}.")
-    if chosen.preset:
-        chosen = _preset(chosen, workload, dataset)
+    if chosen.preset is not None:
+        chosen = _preset(chosen, chosen.preset, workload, dataset)
     sizes = workload.datasets[dataset]
     if chosen.train_subset and not sizes.classes <= chosen.train_subset <= sizes.train:
         raise Refused(f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
                       f"samples of {sizes.classes} classes; give from {sizes.classes} to {sizes.train}.")
     spaces = {optimizer: workload.space(chosen, optimizer, dataset) for optimizer in chosen.optimizers}
+    trials = chosen.trials
+    if chosen.sampler == "grid":
+        trials = min(trials, max(len(space.grid) for space in spaces.values()))
     return StudySettings(
         workload=chosen.workload, dataset=dataset, preset=chosen.preset,
-        data=str(_data(chosen, workload, dataset, home)), optimizers=chosen.optimizers, trials=chosen.trials,
+        data=str(_data(chosen, workload, dataset, home)), optimizers=chosen.optimizers, trials=trials,
         epochs=chosen.epochs or workload.setting(dataset, chosen.preset).epochs, seed=chosen.seed,
         scheduler=chosen.scheduler, sampler=chosen.sampler, train_subset=chosen.train_subset,
         precision=chosen.precision, compile=chosen.compile, cpus_per_trial=chosen.cpus_per_trial,
@@ -113,15 +117,15 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
     )
 
 
-def _preset(chosen: SearchOptions, workload: Workload, dataset: str) -> SearchOptions:
+def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) -> SearchOptions:
     """The options with the preset's defaults below them."""
-    if not chosen.preset or chosen.preset not in workload.presets:
+    if name not in workload.presets:
         there = f"choose from {', '.join(workload.presets)}" if workload.presets else "leave --preset out"
-        raise Refused(f"workload {chosen.workload} has no preset {chosen.preset!r}; {there}.")
+        raise Refused(f"workload {chosen.workload} has no preset {name!r}; {there}.")
     if dataset != workload.default_dataset:
-        raise Refused(f"preset {chosen.preset!r} is of the data set {workload.default_dataset}, not of {dataset}; "
+        raise Refused(f"preset {name!r} is of the data set {workload.default_dataset}, not of {dataset}; "
                       "leave --preset or --dataset out.")
-    return chosen.under(workload.presets[chosen.preset].options)
+    return chosen.under(workload.presets[name].options)
 
 
 def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
@@ -190,6 +194,9 @@ def _grown(study: Study, trials: int) -> Study:
     if trials < study.settings.trials:
         raise Refused(f"study {study.name} has {study.settings.trials} trials of each optimizer already, "
                       f"more than {trials}; --trials is the total, so give at least that.")
+    if study.settings.sampler == "grid" and trials > study.settings.trials:
+        raise Refused(f"study {study.name} tries the points of a grid, to which --trials {trials} can add none; leave "
+                      "--trials out, or search without --sampler grid under another --name.")
     return replace(study, settings=replace(study.settings, trials=trials))
 
 
@@ -207,7 +214,7 @@ def _create(chosen: SearchOptions, settings: StudySettings, home: Home) -> Study
         run = tracking.open_study_run(
             uri, experiment=settings.workload, artifact_root=None if chosen.tracking_uri else str(home.artifacts),
             name=name, home=f"{socket.gethostname()}:{home.path}", description=_description(settings),
-            tags={"tune_sam.dataset": settings.dataset, **_versions()},
+            tags={**_tags(settings), **_versions()},
         )
     study = Study(name, home, settings, created, uri, run.experiment_id, run.run_id, storage)
     with _only_driver(study):
@@ -243,7 +250,7 @@ def _launch(study: Study, address: str | None, max_concurrent: int | None, progr
         waiting = [ledger for ledger in ledgers if ledger.open]
         with _tracked(study, storage) as tracker, progress.following(study):
             if waiting:
-                with connected(address), _shared(study.settings, other_nodes=bool(address)) as data:
+                with connected(address) as other_nodes, _shared(study, other_nodes) as data:
                     for ledger in waiting:
                         _tune(study, ledger, tracker, data, max_concurrent, progress)
                         if ledger.open:
@@ -253,13 +260,16 @@ def _launch(study: Study, address: str | None, max_concurrent: int | None, progr
 
 
 @contextmanager
-def _shared(settings: StudySettings, other_nodes: bool) -> "Iterator[Shared]":
+def _shared(study: Study, other_nodes: bool) -> "Iterator[Shared]":
     """The study's data, read once for all its trials; this process keeps none."""
     from tune_sam.sharing import share
     from tune_sam.store import with_train_subset
 
+    settings, folder = study.settings, study.home.study(study.name) / "data"
+    shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed; we hold the study's lock
+    folder.mkdir()
     splits = find_workload(settings.workload).splits(settings.dataset, Path(settings.data))
-    with share(with_train_subset(splits, settings.train_subset), other_nodes=other_nodes) as data:
+    with share(with_train_subset(splits, settings.train_subset), folder=folder, other_nodes=other_nodes) as data:
         del splits
         yield data
 
@@ -275,7 +285,8 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
 
     settings = study.settings
     workload = find_workload(settings.workload)
-    constants = {"dataset": settings.dataset, "preset": settings.preset, "epochs": settings.epochs,
+    constants = {"dataset": settings.dataset, "preset": settings.preset, "train_subset": settings.train_subset,
+                 "epochs": settings.epochs,
                  "precision": settings.precision, "compile": settings.compile,
                  "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
     prefix = f"{study.name}/{ledger.optimizer}"
@@ -367,10 +378,17 @@ def _description(settings: StudySettings) -> str:
     return "\n".join(lines)
 
 
+def _tags(settings: StudySettings) -> dict[str, str]:
+    """What was trained on what, as tags of the study's run."""
+    told = {"dataset": settings.dataset, "preset": settings.preset, "train_subset": settings.train_subset,
+            "sampler": settings.sampler, "compile": settings.compile or None}
+    return {f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}
+
+
 def _versions() -> dict[str, str]:
     """The versions that a number depends on, as tags of every run."""
     tags = {f"version.{package}": version(package) for package in
-            ("tune-sam", "torch", "torch-geometric", "ray", "optuna")}
+            ("tune-sam", "torch", "torchvision", "torch-geometric", "wfdb", "scipy", "ray", "optuna")}
     if commit := _commit():
         tags["mlflow.source.git.commit"] = commit
     return tags

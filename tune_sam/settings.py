@@ -210,8 +210,12 @@ class SearchOptions(RangeOptions):
             raise Refused(_sentence(error, config)) from None
 
     def under(self, defaults: Mapping[str, Any]) -> "SearchOptions":
-        """These options, with other defaults for those that nobody gave."""
-        return type(self).model_validate({**defaults, **{name: getattr(self, name) for name in self.model_fields_set}})
+        """These options, with other defaults for those that nobody gave.
+
+        Raises:
+            Refused: what was given does not go with them.
+        """
+        return self.read({**defaults, **{name: getattr(self, name) for name in self.model_fields_set}})
 
     def ranges_of(self, optimizer: str) -> RangeOptions:
         """The person's ranges for one optimizer: its own, else those given for all."""

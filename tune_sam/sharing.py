@@ -73,7 +73,7 @@ def _mapped(path: Path) -> Splits:
 
 
 @contextmanager
-def share(splits: Splits, *, other_nodes: bool = False) -> Iterator[Shared]:
+def share(splits: Splits, *, folder: Path | None = None, other_nodes: bool = False) -> Iterator[Shared]:
     """Share splits for as long as the context lasts; drop your own inside it.
 
     Example: `with share(workload.splits(dataset, folder)) as data:` and then
@@ -81,11 +81,12 @@ def share(splits: Splits, *, other_nodes: bool = False) -> Iterator[Shared]:
 
     Args:
         splits: of a workload.
-        other_nodes: also put them into Ray's object store, for nodes that do not see this node's temporary files; that
-            is a second copy on this node.
+        folder: for the file; the system's for temporary files by default.
+        other_nodes: also put them into Ray's object store, for nodes that do not see that folder; that is a second
+            copy on this node.
     """
-    with tempfile.TemporaryDirectory(prefix="tune_sam-") as folder:
-        path = Path(folder) / f"tune_sam-{secrets.token_hex(8)}.pt"
+    with tempfile.TemporaryDirectory(prefix="tune_sam-", dir=folder) as own:
+        path = Path(own) / f"tune_sam-{secrets.token_hex(8)}.pt"
         torch.save(splits, path, pickle_module=cloudpickle)
         del splits
         yield Shared(path, ray.put(np.fromfile(path, np.uint8)) if other_nodes else None)

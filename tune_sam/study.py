@@ -59,6 +59,7 @@ class Trial:
     Attributes:
         key: `study/optimizer/number`.
         study, workload, dataset, optimizer: where it belongs.
+        preset, train_subset: the preset it was trained with, and on how many samples; None for none and for all.
         number: from 0, in the order in which the optimizer's trials were asked for; Optuna's number too.
         state: one of :data:`STATES`.
         reason: why it did not end complete; empty otherwise.
@@ -78,6 +79,8 @@ class Trial:
     study: str
     workload: str
     dataset: str
+    preset: str | None
+    train_subset: int | None
     optimizer: str
     number: int
     state: str
@@ -251,8 +254,11 @@ class Study:
         return {state: states.count(state) for state in STATES if state in states}
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "workload": self.settings.workload, "dataset": self.settings.dataset,
-                "optimizers": list(self.settings.optimizers), "trials_asked": self.settings.trials,
+        settings = self.settings
+        return {"name": self.name, "workload": settings.workload, "dataset": settings.dataset,
+                "preset": settings.preset, "train_subset": settings.train_subset, "sampler": settings.sampler,
+                "precision": settings.precision, "compile": settings.compile,
+                "optimizers": list(settings.optimizers), "trials_asked": settings.trials,
                 "counts": self.counts(), "created": self.created, "mlflow_run_id": self.mlflow_run_id}
 
     def _record(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> Trial:
@@ -260,7 +266,8 @@ class Study:
         steps = frozen.intermediate_values
         return Trial(
             key=trial_key(self.name, optimizer, frozen.number), study=self.name, workload=self.settings.workload,
-            dataset=self.settings.dataset, optimizer=optimizer, number=frozen.number,
+            dataset=self.settings.dataset, preset=self.settings.preset, train_subset=self.settings.train_subset,
+            optimizer=optimizer, number=frozen.number,
             state=_state(frozen, going), reason=told.get("reason", ""),
             config=self._configuration(optimizer, frozen),
             value=frozen.value if frozen.state.name == "COMPLETE" else None,

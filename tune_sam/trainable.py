@@ -49,6 +49,9 @@ class SAMTrainable(tune.Trainable):
             config: the trial's.
             data: what the config names as :func:`tune_sam.sharing.share` gives it, so that all trials of a node use one
                 copy; a process reads its own without it.
+
+        Raises:
+            ValueError: `data` has another number of training samples than what the config names.
         """
         share = self.trial_resources.required_resources.get("GPU", 0) if self.trial_resources else 0
         if torch.cuda.is_available() and 0 < share < 1:
@@ -90,11 +93,17 @@ class SAMTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         setting = self.workload.setting(self._dataset(config), config.get("preset"))
+        splits = self._data.splits()
+        dataset, _, samples = self._source(config)
+        expected = samples or self.workload.datasets[dataset].train
+        if len(splits.train) != expected:
+            raise ValueError(f"the data have {len(splits.train)} training samples and the config names {expected} of "
+                             f"{dataset}; give it their `dataset` and `train_subset`")
         self.trainer = Trainer(
             self.workload, setting,
             Configuration(optimizer=config["optimizer"], rho=config.get("rho"), lr=config["lr"],
                           batch_size=config["batch_size"], seed=config.get("seed", 0)),
-            self._data.splits(), epochs=config.get("epochs") or setting.epochs,
+            splits, epochs=config.get("epochs") or setting.epochs,
             threads=int(config.get("cpus_per_trial", 1)), precision=config.get("precision"),
             compile=config.get("compile", False),
         )

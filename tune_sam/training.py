@@ -39,7 +39,7 @@ class Evaluation:
         loss: mean of the workload's loss.
         cross_entropy: mean cross-entropy without smoothing, in nats.
         accuracy: share of samples whose largest output is the target's, 0 to 1.
-        f1: F1 score of each class, 0 to 1; None for a class that is neither among the targets nor predicted.
+        f1: F1 score of each class, 0 to 1; None for a class that no sample has.
         samples: how many were evaluated.
     """
 
@@ -51,7 +51,10 @@ class Evaluation:
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the classes' F1 scores, each with the same weight; classes without a score are left out."""
+        """Mean of the F1 scores, each with the same weight, of the classes that some sample has.
+
+        So its denominator is the data's, and no prediction changes it.
+        """
         return fmean(score for score in self.f1 if score is not None)
 
 
@@ -184,8 +187,7 @@ class Trainer:
     def _step(self, batch: tuple[Any, Tensor]) -> Tensor:
         """One optimizer step; the loss at the weights before it."""
         inputs, targets = batch
-        if self.setting.augmentation:
-            inputs = self.workload.augment(inputs, self.setting)
+        inputs = self.workload.augment(inputs, self.setting)
 
         def closure() -> Tensor:
             loss = self.workload.loss(self.outputs(inputs), targets)
@@ -205,8 +207,8 @@ class Trainer:
     def _evaluations(self) -> dict[str, float]:
         """Both parts with the same weights in eval mode, so that their gap is one of generalisation alone."""
         train, val = self.evaluate(self.splits.train), self.evaluate(self.splits.validation)
-        classes = {f"val/f1/{name}": score for name, score in zip(self.setting.classes, val.f1, strict=False)
-                   if score is not None}
+        classes = {f"val/f1/{name}": score for name, score in zip(self.setting.classes, val.f1, strict=True)
+                   if score is not None} if self.setting.classes else {}
         return {"train/loss": train.loss, "train/accuracy": train.accuracy,
                 "val/loss": val.loss, "val/accuracy": val.accuracy, "val/macro_f1": val.macro_f1, **classes,
                 "gap/loss": val.loss - train.loss, "gap/accuracy": train.accuracy - val.accuracy}
@@ -231,7 +233,7 @@ class Trainer:
 def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store, device: torch.device) -> Evaluation:
     """Loss, accuracy and F1 of what `network` gives for the inputs of a store that is on `device`."""
     loss = cross_entropy = torch.zeros((), dtype=torch.float64, device=device)
-    confusion: Tensor | int = 0
+    confusion = torch.zeros((), dtype=torch.int64, device=device)
     with torch.no_grad():
         for indices in torch.arange(len(store), device=device).split(workload.evaluation_batch):
             inputs, targets = store.batch(indices)
@@ -239,11 +241,10 @@ def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store,
             loss = loss + workload.loss(outputs, targets).double() * len(targets)
             cross_entropy = cross_entropy + F.cross_entropy(outputs, targets, reduction="sum").double()
             confusion = confusion + _confusion(outputs.argmax(1), targets, outputs.shape[1])
-    assert isinstance(confusion, Tensor)
-    hits = confusion.diag()
-    occurring = (confusion.sum(0) + confusion.sum(1)).tolist()
-    f1 = tuple(2 * hit / either if either else None for hit, either in zip(hits.tolist(), occurring, strict=True))
-    return Evaluation(float(loss) / len(store), float(cross_entropy) / len(store), int(hits.sum()) / len(store), f1,
+    hits, predicted, there = (counts.tolist() for counts in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
+    f1 = tuple(2 * hit / (taken + real) if real else None
+               for hit, taken, real in zip(hits, predicted, there, strict=True))
+    return Evaluation(float(loss) / len(store), float(cross_entropy) / len(store), sum(hits) / len(store), f1,
                       len(store))
 
 

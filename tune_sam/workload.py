@@ -6,6 +6,7 @@ methods that build networks and read data import what they need.
 """
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -48,7 +49,8 @@ class Setting:
     Attributes:
         network: keyword arguments of the workload's network.
         epochs, batch_size, lr: the training's defaults, and the point of the grid.
-        classes: names of the network's outputs; where they are given, the F1 score of each is reported.
+        classes: names of the network's outputs, of letters, digits and `_-. :/`, which MLflow takes in the name of a
+            metric; where they are given, the F1 score of each is reported.
         augmentation: what :meth:`Workload.augment` is to do; nothing if empty.
     """
 
@@ -58,6 +60,12 @@ class Setting:
     lr: float
     classes: tuple[str, ...] = ()
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            if not re.fullmatch(r"[\w\-. :/]+", name):
+                raise ValueError(f"the class {name!r} has a character that MLflow refuses in the name of a metric; use "
+                                 "letters, digits and _-. :/")
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Workload(ABC):
         lr, batch_size: the range and the list that are searched.
         gpus_per_trial: share of a GPU for one trial, where there are GPUs.
         label_smoothing: s of the report's loss, see :func:`tune_sam.loss.smoothed_kl`.
-        evaluation_batch: samples that are evaluated at a time; a limit of memory, which changes no result.
+        evaluation_batch: samples that are evaluated at a time; a limit of memory, which changes nothing but rounding.
     """
 
     name: ClassVar[str]
@@ -186,7 +194,7 @@ class Workload(ABC):
 
     def setting(self, dataset: str, preset: str | None = None) -> Setting:
         """The setting of a data set, or a named one in its place."""
-        return self.presets[preset].setting if preset else self.settings[dataset]
+        return self.presets[preset].setting if preset is not None else self.settings[dataset]
 
     def parameters(self, setting: Setting) -> int:
         """How many numbers a network learns."""

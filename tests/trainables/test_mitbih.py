@@ -1,7 +1,6 @@
 import hashlib
 import logging
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -442,7 +441,8 @@ def test_a_missing_file_is_named_with_a_way_out(root, look, name):
     with pytest.raises(Refused) as refused:
         look(root)
     assert str(refused.value) == (f"the data file {path} is missing; put the WFDB records of the MIT-BIH database into "
-                                  f"{path.parent}, or leave --data out to download them.")
+                                  f"{path.parent}, or, to download, move that folder away and name none with "
+                                  "--data or TUNE_SAM_DATA.")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -553,7 +553,8 @@ def test_a_missing_csv_file_is_named(csvs, look, name):
     with pytest.raises(Refused) as refused:
         look(csvs)
     assert str(refused.value) == (f"the data file {csvs / name} is missing; put the published mitbih_train.csv and "
-                                  f"mitbih_test.csv into {csvs}, or leave --data out to download the records.")
+                                  f"mitbih_test.csv into {csvs}, or, to download, move that folder away and name "
+                                  "none with --data or TUNE_SAM_DATA.")
 
 
 @pytest.mark.parametrize(("damage", "found"), [
@@ -748,22 +749,11 @@ def test_no_person_is_on_two_sides():
 
 
 @pytest.fixture(scope="session")
-def heartbeats():
-    """The folder that holds the real records."""
-    root = Path(os.environ.get("TUNE_SAM_DATA") or "/nonexistent")
-    if not mitbih.records_folder(root).is_dir():
-        pytest.skip("$TUNE_SAM_DATA names no folder that holds mitdb")
-    return root
-
-
-@pytest.fixture(scope="session")
-def real(heartbeats, tmp_path_factory):
+def real(real_data):
     """All beats, cut once; the folder of the records stays as it is."""
-    before = tree(mitbih.records_folder(heartbeats))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNE_SAM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        beats = mitbih.load(heartbeats)
-    assert tree(mitbih.records_folder(heartbeats)) == before
+    before = tree(mitbih.records_folder(real_data))
+    beats = mitbih.load(real_data)
+    assert tree(mitbih.records_folder(real_data)) == before
     return beats
 
 
@@ -780,9 +770,9 @@ def test_the_beats_are_as_many_as_published(real):
 @pytest.mark.data
 @pytest.mark.parametrize(("record", "channel"), [
     (100, "MLII"), (104, "V5"), (114, "MLII"), (207, "MLII")])  # 207 has windows with one beat
-def test_a_real_record_is_cut_as_the_publication_says(real, heartbeats, record, channel):
+def test_a_real_record_is_cut_as_the_publication_says(real, real_data, record, channel):
     ours = real.signals[real.records == record]
-    np.testing.assert_allclose(ours, slowly_cut(mitbih.records_folder(heartbeats), record, channel), atol=1e-6)
+    np.testing.assert_allclose(ours, slowly_cut(mitbih.records_folder(real_data), record, channel), atol=1e-6)
 
 
 @pytest.mark.data

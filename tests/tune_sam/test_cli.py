@@ -58,6 +58,8 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--dataset", "digits", "--batch-size", "64,1079"], "1079 is larger than the 1078 training"),
     (["search", "gcn", "--dataset", "digits", "--trials", "0"], "--trials 0"),
     (["search", "gcn", "--preset", "big"], "workload gcn has no preset 'big'; choose from report"),
+    (["search", "gcn", "--preset", ""], "has no preset ''"),
+    (["search", "gcn", "--preset", "report", "--no-grid"], "--sampler grid: it tries the points of the grid"),
     (["search", "gcn", "--preset", "report", "--dataset", "digits"], "preset 'report' is of the data set mutagenicity"),
     (["search", "gcn", "--dataset", "digits", "--train-subset", "9"], "--train-subset 9 is not possible"),
     (["search", "gcn", "--dataset", "digits", "--train-subset", "1079"], "give from 10 to 1078"),
@@ -249,7 +251,8 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     status, out, _ = run("studies", "--json")
     assert status == 0
     assert json.loads(out) == [{
-        "name": "one", "workload": "gcn", "dataset": "digits", "optimizers": ["base"], "trials_asked": 3, "counts": {},
+        "name": "one", "workload": "gcn", "dataset": "digits", "preset": None, "train_subset": None, "sampler": "tpe",
+        "precision": None, "compile": False, "optimizers": ["base"], "trials_asked": 3, "counts": {},
         "created": "2026-01-02T03:04:05+00:00", "mlflow_run_id": "p"}]
     assert run("trials", "one", "--json")[:2] == (0, "[]\n")
 

@@ -33,8 +33,9 @@ def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked():
             cluster.check_offer(4, 0, None)
         with pytest.raises(Refused, match="--gpus-per-trial 0.25 cannot be met.*0 GPUs"):
             cluster.check_offer(1, 0.25, None)
-        with cluster.connected(None):
+        with cluster.connected(None) as others:
             assert ray.is_initialized()
+            assert others, "somebody else's cluster may have more nodes, to which data must be sent"
         assert ray.is_initialized(), "a cluster that was there before stays"
     finally:
         ray.shutdown()

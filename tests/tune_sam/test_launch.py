@@ -95,9 +95,9 @@ def test_an_ending_says_why(study):
 def test_a_record_is_whole(study):
     for trial in study.records():
         row = trial.to_json()
-        assert list(row) == ["key", "study", "workload", "dataset", "optimizer", "number", "state", "reason", "config",
-                             "value", "epochs", "metrics", "seconds", "node", "pid", "started", "ended",
-                             "mlflow_run_id", "optuna_trial_number", "checkpoint"]
+        assert list(row) == ["key", "study", "workload", "dataset", "preset", "train_subset", "optimizer", "number",
+                             "state", "reason", "config", "value", "epochs", "metrics", "seconds", "node", "pid",
+                             "started", "ended", "mlflow_run_id", "optuna_trial_number", "checkpoint"]
         assert list(row["config"]) == ["rho", "lr", "batch_size", "seed"]
         assert row["config"]["seed"] == 3 + trial.number
         assert row["started"] <= row["ended"]
@@ -254,8 +254,15 @@ def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path, monkeypatch):
     assert best.load_model().convolutions[0].lin_rel.weight.shape == (8, 17)
     assert {name for name in best.metrics if name.startswith("val/f1/")} <= {f"val/f1/{name}" for name in "abcdefghij"}
     assert "val/macro_f1" in best.metrics
-    again = tune_sam.resume("reported", home=tmp_path, trials=30)
-    assert again.counts() == {"complete": 5}, "a grid has no more points"
+    assert (study.settings.trials, study.to_json()["train_subset"]) == (4, 200)
+    with pytest.raises(Refused, match="tries the points of a grid, to which --trials 30 can add none"):
+        tune_sam.resume("reported", home=tmp_path, trials=30)
+    assert tune_sam.resume("reported", home=tmp_path).counts() == {"complete": 5}
+    _, _, runs, client = ledgers(study)
+    assert {run.data.tags["tune_sam.train_subset"] for run in runs.values()} == {"200"}
+    assert client.get_run(study.mlflow_run_id).data.tags["tune_sam.preset"] == "report"
+    assert (best.preset, best.train_subset) == ("report", 200)
+    assert not list((study.home.study("reported") / "data").iterdir()), "the shared data are gone"
 
 
 @pytest.mark.slow

@@ -69,6 +69,15 @@ def test_a_reused_actor_reads_other_data_where_its_config_names_them():
     actor.stop()
 
 
+def test_data_other_than_what_the_config_names_are_refused(data):
+    class Given(trainable_for(GCN)):
+        def setup(self, config):
+            super().setup(config, data)
+
+    with pytest.raises(ValueError, match="1078 training samples and the config names 100 of digits"):
+        Given({**CONFIGS[0], "train_subset": 100})
+
+
 def test_a_checkpoint_restores_another_actor(cluster, data, tmp_path):
     trainable = _with(data)
     first = trainable(CONFIGS[0])

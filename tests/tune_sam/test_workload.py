@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -97,6 +99,13 @@ def test_parameters_are_counted_of_networks_that_compute_while_they_are_built(mo
     workload = find_workload("gcn")
     monkeypatch.setattr(type(workload), "network", lambda *_: torch.nn.Linear(int(torch.tensor([3.0]).sum().item()), 2))
     assert workload.parameters(workload.settings["digits"]) == 8
+
+
+def test_a_class_that_mlflow_would_refuse_is_refused():
+    setting = find_workload("gcn").settings["digits"]
+    with pytest.raises(ValueError, match=r"the class 'malignant \(M\)' has a character that MLflow refuses"):
+        replace(setting, classes=("malignant (M)", "benign"))
+    assert replace(setting, classes=("N/a b-c_d.e:f", "ä")).classes[1] == "ä"
 
 
 def test_the_shares_of_a_gpu():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.data import files
-from trainables.data.files import reading
 from tune_sam.settings import Refused
 
 if TYPE_CHECKING:
@@ -38,10 +37,10 @@ def check(root: Path) -> None:
         Refused: a file is missing, or its MD5 is not the published one.
     """
     folder = root / FOLDER
-    way_out = f"put the Python version of CIFAR-10 into {folder}, or leave --data out to download it"
+    way_out = files.way_out("the Python version of CIFAR-10", folder)
     for name, expected in MD5.items():
         path = folder / name
-        with reading(path, way_out), path.open("rb") as file:
+        with files.reading(path, way_out), path.open("rb") as file:
             found = hashlib.file_digest(file, "md5").hexdigest()
         if found != expected:
             raise Refused(f"the data file {path} is damaged (its MD5 is {found}, not {expected}); {way_out}.")
@@ -75,7 +74,10 @@ def load(root: Path, train: bool) -> "ImageStore":
 
     from trainables.data.images import ImageStore
 
-    check(root)
-    images = CIFAR10(str(root), train=train)
+    try:
+        images = CIFAR10(str(root), train=train)  # which takes the MD5 of every file
+    except RuntimeError:
+        check(root)
+        raise
     # The array is a view of channels-first memory.
     return ImageStore(torch.from_numpy(np.ascontiguousarray(images.data)), torch.tensor(images.targets), MEAN, STD)

@@ -9,6 +9,12 @@ from pathlib import Path
 from tune_sam.settings import Refused
 
 
+def way_out(what: str, folder: Path) -> str:
+    """What to do about a file of a data set, for a folder that a person named and for one of the home alike."""
+    return (f"put {what} into {folder}, or, to download, move that folder away and name none with --data or "
+            "TUNE_SAM_DATA")
+
+
 @contextmanager
 def reading(path: Path, way_out: str) -> Iterator[None]:
     """Turn the system's errors about `path` into one sentence that ends with the way out.

@@ -22,7 +22,6 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainables.data import files
-from trainables.data.files import reading
 from tune_sam.settings import Refused
 
 if TYPE_CHECKING:
@@ -99,7 +98,8 @@ def check(root: Path, interpatient: bool = False) -> None:
         _check_records(records_folder(root))
     elif interpatient:
         raise Refused(f"the CSV files in {csvs} do not say whose beat is whose, which the inter-patient split needs; "
-                      f"put the WFDB records into {records_folder(root)}, or leave --data out to download them.")
+                      f"put the WFDB records into {records_folder(root)}, or, to download them, name no folder with "
+                      "--data or TUNE_SAM_DATA.")
     else:
         _check_csvs(csvs)
 
@@ -122,23 +122,23 @@ def _csv_folder(root: Path) -> Path | None:
 
 
 def _check_records(folder: Path) -> None:
-    way_out = f"put the WFDB records of the MIT-BIH database into {folder}, or leave --data out to download them"
+    way_out = files.way_out("the WFDB records of the MIT-BIH database", folder)
     published = _checksums()
     for name in published:
-        with reading(folder / name, way_out):
+        with files.reading(folder / name, way_out):
             (folder / name).stat()
     for name, checksum in published.items():
-        with reading(folder / name, way_out), (folder / name).open("rb") as file:
+        with files.reading(folder / name, way_out), (folder / name).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != checksum:
             raise Refused(f"the data file {folder / name} is damaged, its SHA-256 is not the published one; {way_out}.")
 
 
 def _check_csvs(folder: Path) -> None:
-    way_out = f"put the published {' and '.join(CSVS)} into {folder}, or leave --data out to download the records"
+    way_out = files.way_out(f"the published {' and '.join(CSVS)}", folder)
     for name, classes in CSVS.items():
         path, rows = folder / name, sum(classes)
-        with reading(path, way_out), path.open("rb") as file:
+        with files.reading(path, way_out), path.open("rb") as file:
             found = 0
             while block := file.read(1 << 20):
                 found += block.count(b"\n")  # each line ends with one, so that a cut within the last line is seen

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.data import files
-from trainables.data.files import reading
 from tune_sam.settings import Refused
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ def check(root: Path) -> None:
     """
     for name, rows in ROWS.items():
         path = raw_folder(root) / name
-        way_out = f"put the TUDataset files of {NAME} into {path.parent}, or leave --data out to download them"
-        with reading(path, way_out):
+        way_out = files.way_out(f"the TUDataset files of {NAME}", path.parent)
+        with files.reading(path, way_out):
             content = path.read_bytes()
         found = content.count(b"\n")  # each line ends with one, so that a cut within the last line is seen
         if found != rows:
