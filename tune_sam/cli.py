@@ -198,8 +198,9 @@ def workloads(as_json: JsonOption = False) -> None:
         _print_json(found)
         return
     for workload in found:
-        out.print(f"[bold]{workload['name']}[/bold]  {_training(workload)}, {workload['base_optimizer']}, "
-                  f"{workload['gpus_per_trial']:g} of a GPU a trial", soft_wrap=True)
+        out.print(f"[bold]{workload['name']}[/bold]  {workload['base_optimizer']}, {workload['gpus_per_trial']:g} of a "
+                  "GPU a trial", soft_wrap=True)
+        out.print(f"  {_training(workload)}", soft_wrap=True)
         for name, preset in workload["presets"].items():
             out.print(f"  preset {name}: {_training(preset)}", soft_wrap=True)
         table = _table("data set", *("train", "validation", "test", "classes"))
@@ -208,10 +209,11 @@ def workloads(as_json: JsonOption = False) -> None:
         out.print(table)
         table = _table("optimizer", "ρ", "grid of ρ", "learning rate", "batch size")
         for name, ranges in workload["ranges"].items():
-            grid = " ".join(f"{rho:g}" for rho in workload["rho_grid"].get(name, []))
+            grid = " ".join(f"{rho:.3g}" for rho in workload["rho_grid"].get(name, []))
             sizes = " ".join(map(str, ranges["batch_size"]))
             table.add_row(name, _ends(ranges["rho"]), grid, _ends(ranges["lr"]), sizes)
         out.print(table)
+        out.print()
 
 
 @app.command()
