@@ -297,8 +297,24 @@ def open_storage(home: Home) -> "RDBStorage":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not home.optuna_file.exists():
+        with FileLock(home.path / "optuna.lock"):
+            if not home.optuna_file.exists():
+                _make_storage(home.optuna_file)
     # Several drivers may share the file: a busy database is waited for and not an error.
     return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _make_storage(file: Path) -> None:
+    """Optuna makes its tables one by one, and two processes at once fail: so under another name first."""
+    import optuna
+
+    half = file.with_suffix(".part")
+    half.unlink(missing_ok=True)  # of a process that was killed
+    made = optuna.storages.RDBStorage(f"sqlite:///{half}")
+    made.remove_session()
+    made.engine.dispose()
+    half.rename(file)
 
 
 def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:

@@ -1,3 +1,5 @@
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 
@@ -144,3 +146,17 @@ def test_every_ending_has_a_word_in_every_ledger():
     assert STATES == ("waiting", "running", "complete", "pruned", "diverged", "failed")
     assert {ending.optuna for ending in ENDINGS.values()} <= {state.name for state in optuna.trial.TrialState}
     assert now().endswith("+00:00")
+
+
+def _open_when_all_are_there(home, barrier):
+    barrier.wait()
+    return len(open_storage(home).get_all_studies())
+
+
+def test_processes_that_open_a_fresh_storage_at_once_all_get_it(tmp_path):
+    with multiprocessing.Manager() as manager:
+        barrier = manager.Barrier(4)
+        with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+            asked = [pool.submit(_open_when_all_are_there, Home(tmp_path), barrier) for _ in range(4)]
+            assert [one.result() for one in asked] == [0] * 4
+    assert {file.name for file in tmp_path.iterdir()} <= {"optuna.db", "optuna.lock"}
