@@ -169,6 +169,17 @@ def test_steps_without_a_direction_are_counted(splits):
     assert running.epoch().unperturbed > 0
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_training_takes_numbers_below_the_smallest_normal_one_for_zero(splits, threads):
+    torch.set_flush_denormal(False)
+    small = torch.full((200_000,), 1e-39, requires_grad=True)  # long enough for all threads
+    assert (small * 2 > 0).all()
+    trainer(splits, CONFIGURATIONS["base"], threads=threads)
+    assert not (small * 2).any()
+    (2 * small).sum().backward(torch.tensor(1e-39))
+    assert not small.grad.any()
+
+
 def test_an_optimizer_that_is_not_there_is_named():
     model = GCN.network(SETTING)
     with pytest.raises(ValueError, match="'adamw'"):
