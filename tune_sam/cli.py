@@ -293,15 +293,22 @@ def _show_best(study: "Study", as_json: bool) -> None:
 
 
 def _trial_table(found: "list[Trial]", title: str | None = None) -> Table:
-    table = _table("optimizer", "trial", "state", "accuracy", "ρ", "lr", "batch", "epochs", "seconds", title=title)
+    # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
+    scored = any(name.startswith("val/f1/") for trial in found for name in trial.metrics)
+    table = _table("optimizer", "trial", "state", "accuracy", *(["macro-F1"] if scored else []), "ρ", "lr", "batch",
+                   "epochs", "seconds", title=title)
     for trial in found:
         config = trial.config
         rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
         table.add_row(trial.optimizer, str(trial.number), trial.state,
-                      f"{trial.metrics['val/accuracy']:.4f}" if "val/accuracy" in trial.metrics else "–", rho,
+                      *(_score(trial, f"val/{name}") for name in ("accuracy", *(["macro_f1"] if scored else []))), rho,
                       f"{config.lr:.3g}" if config else "–", str(config.batch_size) if config else "–",
                       str(trial.epochs), f"{trial.seconds:.1f}" if trial.seconds is not None else "–")
     return table
+
+
+def _score(trial: "Trial", metric: str) -> str:
+    return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

@@ -94,6 +94,7 @@ class Driver(NotPickled, tune.Callback):
         outcome = Outcome(
             state=state, reason=reason, epochs=result.get("epoch") or self.ledger.reported(number),
             metrics=_metrics(result), seconds=result.get("seconds"), node=result.get("node"), pid=result.get("pid"),
+            precision=result.get("precision"),
         )
         last = self.ledger.checkpoint(number)
         # MLflow first: a trial that is in Optuna's storage as ended is never looked at again, while one that is asked

@@ -106,7 +106,8 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
     spaces = {optimizer: workload.space(chosen, optimizer, dataset) for optimizer in chosen.optimizers}
     trials = chosen.trials
     if chosen.sampler == "grid":
-        trials = min(trials, max(len(space.grid) for space in spaces.values()))
+        trials = max(len(space.grid) for space in spaces.values())
+        _refuse_what_a_grid_lacks(chosen, trials)
     return StudySettings(
         workload=chosen.workload, dataset=dataset, preset=chosen.preset,
         data=str(_data(chosen, workload, dataset, home)), optimizers=chosen.optimizers, trials=trials,
@@ -117,6 +118,18 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
     )
 
 
+def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
+    """What is given and would change nothing must not stand in a record."""
+    sizes = ",".join(map(str, chosen.batch_size)) if chosen.batch_size else None
+    for option, value in (("--lr", chosen.lr), ("--batch-size", sizes)):
+        if value is not None:
+            raise Refused(f"{option} {value} changes nothing where the grid alone is tried, which varies ρ; leave it "
+                          "out, or search with --sampler tpe and without a preset.")
+    if "trials" in chosen.model_fields_set and chosen.trials != points:
+        raise Refused(f"--trials {chosen.trials} does not go with a grid of {points} points, which is tried alone; "
+                      "leave --trials out.")
+
+
 def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) -> SearchOptions:
     """The options with the preset's defaults below them."""
     if name not in workload.presets:
@@ -125,7 +138,14 @@ def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) 
     if dataset != workload.default_dataset:
         raise Refused(f"preset {name!r} is of the data set {workload.default_dataset}, not of {dataset}; "
                       "leave --preset or --dataset out.")
-    return chosen.under(workload.presets[name].options)
+    options = workload.presets[name].options
+    if options.get("sampler") == "grid":
+        for option, given, plain in (("--no-grid", chosen.grid, True), (f"--sampler {chosen.sampler}",
+                                                                        chosen.sampler, "grid")):
+            if given != plain and option.strip("-").split()[0].removeprefix("no-") in chosen.model_fields_set:
+                raise Refused(f"preset {name!r} is a plain grid, and {option} would make it another study; leave "
+                              f"{option} or --preset out.")
+    return chosen.under(options)
 
 
 def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
@@ -381,7 +401,8 @@ def _description(settings: StudySettings) -> str:
 def _tags(settings: StudySettings) -> dict[str, str]:
     """What was trained on what, as tags of the study's run."""
     told = {"dataset": settings.dataset, "preset": settings.preset, "train_subset": settings.train_subset,
-            "sampler": settings.sampler, "compile": settings.compile or None}
+            "sampler": settings.sampler, "scheduler": settings.scheduler, "precision": settings.precision,
+            "compile": settings.compile or None}
     return {f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}
 
 

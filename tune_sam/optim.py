@@ -340,7 +340,9 @@ class SharpnessAware(Optimizer):
     def step(self, closure: Callable[[], R] | None = None) -> R:
         """One whole step on one batch: two calls of `closure`, then the base optimizer's step.
 
-        The second call is inside `second_pass` for every module that the first one called.
+        The second call is inside `second_pass` for every module that the first one called. Finding those takes a hook
+        on all modules, at which a network compiled by `torch.compile` is compiled anew; `step_parts([closure], model)`
+        needs none.
 
         Args:
             closure: runs forward and backward of the batch and returns the loss. All gradients are None when

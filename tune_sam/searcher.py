@@ -56,6 +56,7 @@ class Outcome:
         metrics: of the last epoch; empty if the training diverged or failed in its first.
         seconds: spent in its epochs, over all attempts; None if none ended.
         node, pid: Ray's node id and the process.
+        precision: of the network's passes, `bf16` or `fp32`; None if no epoch ended.
     """
 
     state: str
@@ -65,6 +66,7 @@ class Outcome:
     seconds: float | None
     node: str | None
     pid: int | None
+    precision: str | None = None
 
 
 class Ledger:

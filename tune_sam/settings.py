@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from filelock import FileLock
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tune_sam.space import OPTIMIZERS, Range, parse_batch_sizes, parse_range
@@ -60,14 +61,19 @@ class Home:
     def made(self) -> Iterator[None]:
         """The folder, made if there is none, and taken away again if what follows is refused.
 
+        One process at a time is inside: two that download one file or make MLflow's tables at once fail.
+
         Raises:
             Refused: it cannot be made or written to.
         """
         missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
         try:
             self._create()
-            yield
+            with FileLock(self.path / "home.lock"):
+                yield
         except Refused:
+            if self.path in missing:
+                (self.path / "home.lock").unlink(missing_ok=True)
             for folder in missing:
                 with suppress(OSError):  # it has something in it by now, or was never made
                     folder.rmdir()

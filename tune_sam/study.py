@@ -68,6 +68,8 @@ class Trial:
         epochs: trained so far.
         metrics: of the last epoch, by the names of :data:`tune_sam.driver.METRICS`; empty until it ended.
         seconds: spent in its epochs, over all attempts; None until it ended.
+        precision: of the network's passes, `bf16` or `fp32`; None until it ended.
+        compile: whether the network ran through torch.compile.
         node, pid: Ray's node id and the process that trained it last.
         started, ended: ISO 8601, UTC.
         mlflow_run_id: its run; None until the tracking server has given one.
@@ -90,6 +92,8 @@ class Trial:
     epochs: int
     metrics: dict[str, float]
     seconds: float | None
+    precision: str | None
+    compile: bool
     node: str | None
     pid: int | None
     started: str | None
@@ -272,7 +276,8 @@ class Study:
             config=self._configuration(optimizer, frozen),
             value=frozen.value if frozen.state.name == "COMPLETE" else None,
             epochs=told.get("epochs", max(steps, default=0)), metrics=told.get("metrics", {}),
-            seconds=told.get("seconds"), node=told.get("node"), pid=told.get("pid"), started=given.get("started"),
+            seconds=told.get("seconds"), precision=told.get("precision"), compile=self.settings.compile,
+            node=told.get("node"), pid=told.get("pid"), started=given.get("started"),
             ended=told.get("ended"), mlflow_run_id=run_id, optuna_trial_number=frozen.number,
             checkpoint=given.get("checkpoint"),
         )

@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,6 +110,9 @@ class WorkloadContract:
         assert 0 < workload.gpus_per_trial <= 1 or workload.gpus_per_trial == int(workload.gpus_per_trial)
         for dataset, setting in workload.settings.items():
             assert len(setting.classes) in (0, workload.datasets[dataset].classes), "name each class, or none"
+        for preset in workload.presets.values():
+            classes = len(preset.setting.classes)
+            assert classes in (0, workload.datasets[workload.default_dataset].classes), "name each class, or none"
         json.dumps(workload.to_json(), allow_nan=False)
         for optimizer in ("base", *workload.rho):  # refuses points of the grid that lie outside the ranges
             workload.space(SearchOptions.read({"workload": self.workload}), optimizer, self.data_set())
@@ -192,7 +197,7 @@ class WorkloadContract:
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
         # On a GPU sums come in any order, and no two trainings are equal to the last digit.
         monkeypatch.setattr("tune_sam.training.default_device", lambda: torch.device("cpu"))
-        configs = [self._config(few, "sam", 1), self._config(few, "base", 2)]
+        configs = [self._config("sam", 1), self._config("base", 2)]
         with share(few) as data:
             fresh = [self._trainable(config, data).train() for config in configs]
             reused = self._trainable(configs[1], data)
@@ -208,7 +213,7 @@ class WorkloadContract:
         monkeypatch.setattr(type(self.subject()), "test_split", read)
         self.subject().splits(self.data_set(), self.root())
         with share(few) as data:
-            self._trainable(self._config(few, "sam", 0), data).train()
+            self._trainable(self._config("sam", 0), data).train()
 
     def test_an_empty_folder_is_refused_in_a_sentence(self, tmp_path: Path) -> None:
         try:
@@ -220,16 +225,20 @@ class WorkloadContract:
             return
         assert str(tmp_path) in said, "name what is missing"
 
-    def _config(self, few: Splits, optimizer: str, seed: int) -> dict[str, Any]:
+    def _config(self, optimizer: str, seed: int) -> dict[str, Any]:
         chosen = self.configuration(optimizer, seed)
         return {"optimizer": optimizer, "rho": chosen.rho, "lr": chosen.lr, "batch_size": chosen.batch_size,
                 "seed": seed, "epochs": self.epochs, "dataset": self.data_set(), "preset": self.preset,
-                "train_subset": len(few.train), "precision": "fp32"}
+                "precision": "fp32"}
 
     def _trainable(self, config: dict[str, Any], data: Shared) -> SAMTrainable:
         """The workload's trainable in this process, on a part of the data."""
 
-        class Given(trainable_for(self.subject())):  # type: ignore[misc]
+        workload, parts = copy(self.subject()), data.splits()
+        sizes = replace(workload.datasets[self.data_set()], train=len(parts.train), validation=len(parts.validation))
+        workload.datasets = {**workload.datasets, self.data_set(): sizes}  # type: ignore[misc]
+
+        class Given(trainable_for(workload)):  # type: ignore[misc]
             def setup(self, config: dict[str, Any]) -> None:
                 super().setup(config, data)
 

@@ -51,7 +51,7 @@ class SAMTrainable(tune.Trainable):
                 copy; a process reads its own without it.
 
         Raises:
-            ValueError: `data` has another number of training samples than what the config names.
+            ValueError: the parts of `data` have other sizes than what the config names.
         """
         share = self.trial_resources.required_resources.get("GPU", 0) if self.trial_resources else 0
         if torch.cuda.is_available() and 0 < share < 1:
@@ -95,10 +95,11 @@ class SAMTrainable(tune.Trainable):
         setting = self.workload.setting(self._dataset(config), config.get("preset"))
         splits = self._data.splits()
         dataset, _, samples = self._source(config)
-        expected = samples or self.workload.datasets[dataset].train
-        if len(splits.train) != expected:
-            raise ValueError(f"the data have {len(splits.train)} training samples and the config names {expected} of "
-                             f"{dataset}; give it their `dataset` and `train_subset`")
+        sizes = self.workload.datasets[dataset]
+        expected, found = (samples or sizes.train, sizes.validation), (len(splits.train), len(splits.validation))
+        if found != expected:
+            raise ValueError(f"the data have {found[0]} training and {found[1]} validation samples, the config names "
+                             f"{expected[0]} and {expected[1]} of {dataset}; give it theirs")
         self.trainer = Trainer(
             self.workload, setting,
             Configuration(optimizer=config["optimizer"], rho=config.get("rho"), lr=config["lr"],
@@ -115,8 +116,13 @@ class SAMTrainable(tune.Trainable):
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
         self._read_from = dataset, root, samples = self._source(config)
-        self._data = self._given or self._own.enter_context(
-            share(with_train_subset(self.workload.splits(dataset, root), samples)))
+        if self._given:
+            self._data = self._given
+            return
+        if root == Home.at().data:  # a folder that a person named is only read
+            self.workload.fetch(dataset, root)
+        self.workload.check_data(dataset, root)
+        self._data = self._own.enter_context(share(with_train_subset(self.workload.splits(dataset, root), samples)))
 
     def _source(self, config: dict[str, Any]) -> tuple[str, Path, int | None]:
         return (self._dataset(config),

@@ -49,9 +49,9 @@ class Setting:
     Attributes:
         network: keyword arguments of the workload's network.
         epochs, batch_size, lr: the training's defaults, and the point of the grid.
-        classes: names of the network's outputs, of letters, digits and `_-. :/`, which MLflow takes in the name of a
-            metric; where they are given, the F1 score of each is reported.
-        augmentation: what :meth:`Workload.augment` is to do; nothing if empty.
+        classes: names of the network's outputs, all different, of letters, digits and `_-. :`, which MLflow takes in
+            the name of a metric; where they are given, the F1 score of each is reported.
+        augmentation: what :meth:`Workload.augment` is to do; empty if it needs to be told nothing.
     """
 
     network: Mapping[str, Any]
@@ -63,9 +63,11 @@ class Setting:
 
     def __post_init__(self) -> None:
         for name in self.classes:
-            if not re.fullmatch(r"[\w\-. :/]+", name):
-                raise ValueError(f"the class {name!r} has a character that MLflow refuses in the name of a metric; use "
-                                 "letters, digits and _-. :/")
+            if not re.fullmatch(r"[\w\-. :]+", name) or name in (".", ".."):
+                raise ValueError(f"the class {name!r} cannot be part of the name of a metric in MLflow; use letters, "
+                                 "digits and _-. :")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"the classes {', '.join(self.classes)} are not all different; rename one")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,15 @@ def test_files_without_sense_are_refused(tmp_path):
         mutagenicity.load(tmp_path)
 
 
+@pytest.mark.data
+def test_files_with_other_classes_are_refused(real_data, tmp_path):
+    shutil.copytree(mutagenicity.raw_folder(real_data), mutagenicity.raw_folder(tmp_path))
+    labels = mutagenicity.raw_folder(tmp_path) / "Mutagenicity_graph_labels.txt"
+    labels.write_text(labels.read_text().replace("1", "0", 3))
+    with pytest.raises(Refused, match=r"are damaged \(graphs of each class: \(2404, 1933\) in place of"):
+        mutagenicity.load(tmp_path)
+
+
 def pretend(monkeypatch, download):
     """Put `download(folder)` in the place of PyG's; returns the folders it was given."""
     asked = []

@@ -324,6 +324,17 @@ def command(home, *words):
                             env={**os.environ, "PYTHONPATH": os.path.dirname(odd_workload.__file__)})
 
 
+@pytest.mark.slow
+def test_two_searches_that_begin_in_one_fresh_home_both_run(tmp_path):
+    words = ["--dataset", "digits", "--optimizer", "base", "--trials", "1", "--epochs", "1"]
+    both = [command(tmp_path, "search", "gcn", *words, "--name", name) for name in ("one", "two")]
+    assert [search.wait() for search in both] == [0, 0]
+    records = [trial for name in ("one", "two") for trial in open_study(name, tmp_path).records()]
+    assert [trial.state for trial in records] == ["complete"] * 2
+    assert len({trial.mlflow_run_id for trial in records}) == 2
+    assert not list(tmp_path.glob("studies/*/mlflow*")), "everything was delivered"
+
+
 def wait_until(process, condition):
     """Poll a search that runs in another process; it must not end before the condition holds."""
     for _ in range(1200):

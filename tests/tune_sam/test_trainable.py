@@ -7,9 +7,10 @@ import ray
 import torch
 from ray import tune
 
+from tune_sam.settings import Refused
 from tune_sam.sharing import share
 from tune_sam.trainable import SAMTrainable, gpu_share, read_checkpoint, trainable_for
-from tune_sam.workload import find_workload
+from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
 SMALL = {"dataset": "digits", "epochs": 2, "lr": 0.01, "batch_size": 64}
@@ -74,8 +75,31 @@ def test_data_other_than_what_the_config_names_are_refused(data):
         def setup(self, config):
             super().setup(config, data)
 
-    with pytest.raises(ValueError, match="1078 training samples and the config names 100 of digits"):
+    with pytest.raises(ValueError, match="1078 training and 179 validation samples, the config names 100 "):
         Given({**CONFIGS[0], "train_subset": 100})
+
+
+def test_data_of_another_split_with_as_many_training_samples_are_refused(data):
+    splits = data.splits()
+    with share(Splits(splits.train, splits.train)) as other:
+        class Given(trainable_for(GCN)):
+            def setup(self, config):
+                super().setup(config, other)
+
+        with pytest.raises(ValueError, match="1078 training and 1078 validation samples, the config names 1078 a"):
+            Given(CONFIGS[0])
+
+
+def test_data_of_the_home_are_fetched_and_a_named_folder_is_only_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
+    fetched = []
+    monkeypatch.setattr(type(GCN), "fetch", lambda self, dataset, root: fetched.append((dataset, root)))
+    config = {"optimizer": "base", "lr": 0.01, "batch_size": 64}
+    for options in ({}, {"data": str(tmp_path)}):
+        with pytest.raises(Refused, match=r"Mutagenicity_A.txt is missing; put .* or let them be downloaded"):
+            trainable_for(GCN)({**config, **options})
+    assert fetched == [("mutagenicity", tmp_path / "home" / "data")]
 
 
 def test_a_checkpoint_restores_another_actor(cluster, data, tmp_path):

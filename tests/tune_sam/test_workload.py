@@ -103,9 +103,12 @@ def test_parameters_are_counted_of_networks_that_compute_while_they_are_built(mo
 
 def test_a_class_that_mlflow_would_refuse_is_refused():
     setting = find_workload("gcn").settings["digits"]
-    with pytest.raises(ValueError, match=r"the class 'malignant \(M\)' has a character that MLflow refuses"):
+    with pytest.raises(ValueError, match=r"the class 'malignant \(M\)' cannot be part of the name of a metric"):
         replace(setting, classes=("malignant (M)", "benign"))
-    assert replace(setting, classes=("N/a b-c_d.e:f", "ä")).classes[1] == "ä"
+    for classes in (("N/a",), ("..",), ("a", "b", "a")):
+        with pytest.raises(ValueError, match="cannot be part of|not all different"):
+            replace(setting, classes=classes)
+    assert replace(setting, classes=("N a b-c_d.e:f", "ä")).classes[1] == "ä"
 
 
 def test_the_shares_of_a_gpu():

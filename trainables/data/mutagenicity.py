@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 NAME = "Mutagenicity"
 CLASSES = ("mutagen", "nonmutagen")
+GRAPHS = (2401, 1936)
+"""Of each class; with the kinds of atoms, what tells published files from damaged ones, for there are no checksums."""
+ATOMS = 14
 ROWS = {  # lines of each file, as published
     f"{NAME}_A.txt": 266_894,
     f"{NAME}_graph_indicator.txt": 131_488,
@@ -78,6 +81,10 @@ def load(root: Path) -> "GraphStore":
         data, slices, sizes = read_tu_data(str(raw_folder(root)), NAME)
     except (ValueError, IndexError, RuntimeError) as error:
         raise Refused(f"the files in {raw_folder(root)} are damaged ({error}); fetch them again.") from None
+    counts = tuple(data.y.bincount().tolist())
+    if counts != GRAPHS or sizes["num_node_labels"] != ATOMS:
+        raise Refused(f"the files in {raw_folder(root)} are damaged (graphs of each class: {counts} in place of "
+                      f"{GRAPHS}; kinds of atoms: {sizes['num_node_labels']} in place of {ATOMS}); fetch them again.")
     # The reader numbers nodes within each graph, and its slices say where each graph begins.
     return GraphStore(x=data.x[:, -sizes["num_node_labels"]:].contiguous(), edge_index=data.edge_index,
                       node_start=slices["x"], edge_start=slices["edge_index"], y=data.y)
