@@ -1,0 +1,143 @@
+"""How flat one trained network is: every measure of `analysis` as one record."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis import spectrum
+from analysis.sharpness import AverageCase, Scale, WorstCase, average_case, worst_case
+from tune_sam.space import Configuration
+from tune_sam.workload import Store
+
+SCALES: dict[str, Scale] = {"sam": "one", "asam": "asam", "asam-all": "adaptive"}
+"""What each optimizer's ρ is measured in."""
+
+COMMON_RHO = 0.05
+"""Radius at which all networks are compared, in the ball of SAM and in that of |w|; Foret et al.'s default."""
+
+SIGMA = 0.05
+"""Relative noise of the average case: 5 % of each weight, or of the root mean square of all weights."""
+
+BATCH = 512
+"""Samples of a batch; no result but the spread over single batches depends on it."""
+
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a network.
+
+    Attributes:
+        value: the number.
+        error: a residual, a standard error, or what an ascent still added; see the measure in `analysis`.
+        resolved: False if it had not converged; nothing should be read off it then.
+    """
+
+    value: float
+    error: float
+    resolved: bool
+
+
+@dataclass(frozen=True)
+class Flatness:
+    """What was measured of one trial's network.
+
+    Attributes:
+        key: of the trial.
+        samples, loss: training samples that were used, and their mean loss.
+        size: parameters that were differentiated.
+        unused: names of the parameters without a gradient.
+        measures: by name.
+        eigenvalues, density: of the spectrum, as points of a curve.
+        batch_lambda_max: λ_max of single batches: mean, std, min, max.
+        products: with the Hessian of all batches.
+        seconds: that it took.
+    """
+
+    key: str
+    samples: int
+    loss: float
+    size: int
+    unused: tuple[str, ...]
+    measures: dict[str, Measure]
+    eigenvalues: tuple[float, ...]
+    density: tuple[float, ...]
+    batch_lambda_max: dict[str, float]
+    products: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Flatness":
+        measures = {name: Measure(**measure) for name, measure in data["measures"].items()}
+        lists = {name: tuple(data[name]) for name in ("unused", "eigenvalues", "density")}
+        return cls(**{**data, **lists, "measures": measures})
+
+    def metrics(self) -> dict[str, float]:
+        """What MLflow gets: each resolved value, and the errors of all."""
+        values = {f"flatness/{name}": measure.value for name, measure in self.measures.items() if measure.resolved}
+        errors = {f"flatness/{name}_error": measure.error for name, measure in self.measures.items()}
+        return {name: value for name, value in (values | errors).items() if math.isfinite(value)}
+
+
+def batches_of(store: Store) -> list[tuple[Any, Tensor]]:
+    """All samples of a store, in batches that can be walked again and again."""
+    return [store.batch(part) for part in torch.arange(len(store), device=store.y.device).split(BATCH)]
+
+
+def measure(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]],
+            configuration: Configuration) -> Flatness:
+    """Every measure: the spectrum from three probes, the worst case, the average case, and both adaptive.
+
+    Args:
+        key: of the trial.
+        model: trained; on the device of the batches.
+        loss: of a batch, from outputs and targets.
+        batches: of training samples.
+        configuration: of the trial, for its own ρ.
+
+    Raises:
+        ValueError: there is nothing to measure, or something is not finite.
+    """
+    begun = time.perf_counter()
+    found: dict[str, WorstCase | AverageCase] = {
+        "worst_case": worst_case(model, loss, batches, COMMON_RHO),
+        "worst_case_adaptive": worst_case(model, loss, batches, COMMON_RHO, scale="adaptive"),
+        "average_case": average_case(model, loss, batches, SIGMA, scale="rms"),
+        "average_case_adaptive": average_case(model, loss, batches, SIGMA, scale="adaptive"),
+    }
+    if configuration.rho is not None:
+        found["worst_case_own_rho"] = worst_case(model, loss, batches, configuration.rho,
+                                                 scale=SCALES[configuration.optimizer])
+    return _record(key, model, loss, batches, found, probes=3, begun=begun)
+
+
+def measure_cheaply(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]],
+                    configuration: Configuration) -> Flatness:
+    """The spectrum from one probe and the worst case alone, for many trials; as :func:`measure` otherwise."""
+    begun = time.perf_counter()
+    return _record(key, model, loss, batches, {"worst_case": worst_case(model, loss, batches, COMMON_RHO)}, probes=1,
+                   begun=begun)
+
+
+def _record(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]],
+            sharpness: dict[str, WorstCase | AverageCase], probes: int, begun: float) -> Flatness:
+    found = spectrum(model, loss, batches, probes=probes)
+    names = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
+    measures = {name: getattr(found, name) for name in names} | sharpness
+    spread = found.batch_lambda_max
+    return Flatness(
+        key=key, samples=found.samples, loss=found.loss, size=found.size, unused=found.unused,
+        measures={name: Measure(part.value, part.error, part.resolved) for name, part in measures.items()},
+        eigenvalues=tuple(found.density.grid.tolist()), density=tuple(found.density.values.tolist()),
+        batch_lambda_max={"mean": spread.mean, "std": spread.std, "min": spread.min, "max": spread.max},
+        products=found.products, seconds=time.perf_counter() - begun,
+    )
