@@ -7,15 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune_sam.analyzing import Analysis, analyze
     from tune_sam.launch import resume, search
     from tune_sam.settings import Refused
     from tune_sam.study import Study, Trial, open_study, studies
     from tune_sam.workload import Workload
 
-_HOME = {"search": "launch", "resume": "launch", "Refused": "settings", "Study": "study", "Trial": "study",
-         "open_study": "study", "studies": "study", "Workload": "workload"}
+_HOME = {"analyze": "analyzing", "Analysis": "analyzing", "search": "launch", "resume": "launch",
+         "Refused": "settings", "Study": "study", "Trial": "study", "open_study": "study", "studies": "study", "Workload": "workload"}
 
-__all__ = ["Refused", "Study", "Trial", "Workload", "open_study", "resume", "search", "studies"]
+__all__ = ["Analysis", "Refused", "Study", "Trial", "Workload", "analyze", "open_study", "resume", "search", "studies"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,8 @@ from rich.table import Table
 from tune_sam.settings import Home, NothingComplete, Refused, SearchOptions
 
 if TYPE_CHECKING:
+    from tune_sam.analyzing import Analysis
+    from tune_sam.flatness import Measure
     from tune_sam.study import Study, Trial
 
 app = typer.Typer(
@@ -42,6 +44,15 @@ AddressOption = Annotated[str | None, typer.Option(
     help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
 ConcurrentOption = Annotated[int | None, typer.Option(
     min=1, help="Trials at the same time.", show_default="as many as fit")]
+
+FLATNESS = {
+    "Curvature": {"lambda_max": "λ_max", "lambda_min": "λ_min", "ratio": "|λ_max/λ_min|",
+                  "lambda_max_over_lambda_5": "λ_max/λ_5", "trace": "trace"},
+    "Rise of the loss (nats) within ρ = 0.05 and with noise σ = 0.05": {
+        "worst_case": "worst", "worst_case_adaptive": "worst, |w|", "average_case": "average",
+        "average_case_adaptive": "average, |w|", "worst_case_own_rho": "worst in own ρ"},
+}
+"""The columns of what `analyze` prints, by the measures' names."""
 
 
 def _describe(field: str) -> str:
@@ -135,6 +146,45 @@ def best(
         _print_json(trial.to_json()) if as_json else out.print(_trial_table([trial]))
     else:
         _show_best(found, as_json)
+
+
+@app.command()
+def analyze(
+    study: StudyArgument,
+    optimizer: Annotated[list[str] | None, typer.Option(
+        help="Only this optimizer; may be given several times.", show_default="each")] = None,
+    top: Annotated[int | None, typer.Option(
+        min=1, help="Best trials of each optimizer that are measured.", show_default="1")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Training samples that they are measured on.")] = 2048,
+    grid: Annotated[int | None, typer.Option(
+        min=2, help="Points along a side of the loss surfaces.", show_default="21")] = None,
+    every: Annotated[bool, typer.Option(
+        "--all", help="Measure every complete trial by the cheap measures, without surfaces.")] = False,
+    address: AddressOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How flat the minima of the best trials are; goes on where it was interrupted.
+
+    Example: [bold]tune-sam analyze gcn-2026-11-24T101500 --optimizer base --optimizer sam[/bold]
+    """
+    from tune_sam.analyzing import analyze as run
+    from tune_sam.progress import parts
+
+    for option, value in (("--top", top), ("--grid", grid)):
+        if every and value is not None:
+            raise Refused(f"--all and {option} {value} exclude each other; leave one out.")
+    with parts(err) as progress:
+        found = run(study, home=home, optimizers=optimizer or (), top=top or 1, sample=sample, grid=grid or 21,
+                    every=every, address=address, progress=progress)
+    if as_json:
+        _print_json({key: one.to_json() for key, one in found.flatness.items()})
+    else:
+        _show_flatness(found)
+    err.print(f"Figures and their data are in {found.folder}.", soft_wrap=True, markup=False)
+    if found.undelivered:
+        raise NothingComplete(f"{found.undelivered}; everything is kept, and `tune-sam analyze` with the same options "
+                              "delivers it.")
 
 
 @app.command()
@@ -309,6 +359,37 @@ def _trial_table(found: "list[Trial]", title: str | None = None) -> Table:
 
 def _score(trial: "Trial", metric: str) -> str:
     return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
+
+
+def _show_flatness(analysis: "Analysis") -> None:
+    """A table of the curvature and one of the sharpness; a number that has not converged is not shown."""
+    some = next(iter(analysis.flatness.values()))
+    out.print(f"{analysis.study.name}: {some.samples:,} training samples, {some.size:,} parameters", soft_wrap=True,
+              markup=False)
+    if some.unused:
+        out.print(f"Left out, for the loss does not depend on them: {', '.join(some.unused)}", soft_wrap=True,
+                  markup=False)
+    for title, names in FLATNESS.items():
+        shown = {name: label for name, label in names.items()
+                 if any(name in found.measures for found in analysis.flatness.values())}
+        table = _table("trial", "ρ", *shown.values(), title=title)
+        for trial in analysis.trials:
+            rho = f"{trial.config.rho:.3g}" if trial.config and trial.config.rho is not None else "–"
+            measures = analysis.flatness[trial.key].measures
+            table.add_row(f"{trial.optimizer} {trial.number}", rho,
+                          *(_measure(measures[name]) if name in measures else "–" for name in shown))
+        out.print(table)
+
+
+def _measure(measure: "Measure") -> str:
+    """Four digits at most, and the error where it shows in them."""
+    if not measure.resolved:
+        return "unresolved"
+    value = f"{measure.value:.4g}"
+    if not 0 < measure.error < math.inf or measure.error < 1e-4 * abs(measure.value):
+        return value
+    digits = math.floor(math.log10(max(abs(measure.value), measure.error))) - math.floor(math.log10(measure.error)) + 1
+    return f"{measure.value:.{min(digits, 4)}g} ± {measure.error:.1g}"
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

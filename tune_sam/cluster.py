@@ -86,9 +86,26 @@ def check_offer(cpus: int, gpus: float, address: str | None) -> None:
 
 
 def concurrency(cpus: int, gpus: float, asked: int | None) -> int:
-    """Trials that run at the same time on the connected cluster: as many as fit, or fewer if fewer were asked for."""
+    """Trials that run at the same time on the connected cluster: as many as fit, or fewer if fewer were asked for.
+
+    Raises:
+        Refused: no node has room for one.
+    """
     fitting = sum(_fit(node, cpus, gpus) for node in _nodes())
+    if not fitting:
+        raise Refused(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one trial; ask for less of one.")
     return min(asked or fitting, fitting)
+
+
+def cap_gpu_memory(share: float) -> None:
+    """Keep this process to its share of a GPU's memory, so that an out-of-memory is its own and not its neighbours'.
+
+    Ray only counts shares.
+    """
+    import torch
+
+    if torch.cuda.is_available() and 0 < share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def _nodes() -> list[dict[str, float]]:

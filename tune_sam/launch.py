@@ -234,10 +234,10 @@ def _create(chosen: SearchOptions, settings: StudySettings, home: Home) -> Study
         run = tracking.open_study_run(
             uri, experiment=settings.workload, artifact_root=None if chosen.tracking_uri else str(home.artifacts),
             name=name, home=f"{socket.gethostname()}:{home.path}", description=_description(settings),
-            tags={**_tags(settings), **_versions()},
+            tags={**_tags(settings), **versions()},
         )
     study = Study(name, home, settings, created, uri, run.experiment_id, run.run_id, storage)
-    with _only_driver(study):
+    with only_driver(study):
         # Another process may have been making a study of this name since it was looked for.
         if any(known.name == name for known in studies(home.path)):
             raise Refused(f"study {name} was made by another process just now; go on with `tune-sam resume {name}`.")
@@ -263,25 +263,32 @@ def _launch(study: Study, address: str | None, max_concurrent: int | None, progr
     from tune_sam.searcher import Ledger
 
     progress = progress or Progress()
-    with _only_driver(study):
+    with only_driver(study):
         _store(study)
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
         waiting = [ledger for ledger in ledgers if ledger.open]
         with _tracked(study, storage) as tracker, progress.following(study):
+            tracker.set_study("RUNNING")
             if waiting:
-                with connected(address) as other_nodes, _shared(study, other_nodes) as data:
+                with connected(address) as other_nodes, shared(study, other_nodes) as data:
                     for ledger in waiting:
                         _tune(study, ledger, tracker, data, max_concurrent, progress)
                         if ledger.open:
                             raise KeyboardInterrupt
-            tracker.end_study("FINISHED")
+            tracker.set_study("FINISHED")
     return study
 
 
 @contextmanager
-def _shared(study: Study, other_nodes: bool) -> "Iterator[Shared]":
-    """The study's data, read once for all its trials; this process keeps none."""
+def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Iterator[Shared]":
+    """The study's data, read once for all its trials; this process keeps none. Call it inside :func:`only_driver`.
+
+    Args:
+        study: whose.
+        other_nodes: whether they may be needed on other nodes.
+        sample: so many of its training samples, chosen once; all by default.
+    """
     from tune_sam.sharing import share
     from tune_sam.store import with_train_subset
 
@@ -289,7 +296,10 @@ def _shared(study: Study, other_nodes: bool) -> "Iterator[Shared]":
     shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed; we hold the study's lock
     folder.mkdir()
     splits = find_workload(settings.workload).splits(settings.dataset, Path(settings.data))
-    with share(with_train_subset(splits, settings.train_subset), folder=folder, other_nodes=other_nodes) as data:
+    splits = with_train_subset(splits, settings.train_subset)
+    if sample:
+        splits = with_train_subset(splits, min(sample, len(splits.train)))
+    with share(splits, folder=folder, other_nodes=other_nodes) as data:
         del splits
         yield data
 
@@ -311,9 +321,6 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
                  "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
     prefix = f"{study.name}/{ledger.optimizer}"
     slots = concurrency(settings.cpus_per_trial, gpu_share(workload, constants), max_concurrent)
-    if not slots:
-        raise Refused(f"no node of the cluster has {settings.cpus_per_trial} CPUs and "
-                      f"{gpu_share(workload, constants):g} GPUs for one trial; ask for less of one.")
     tuner = tune.Tuner(
         tune.with_parameters(trainable_for(workload), data=data),
         param_space=constants,
@@ -329,15 +336,15 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
             verbose=0,
             # Every epoch, so that a crash loses one at most.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
-            callbacks=[Driver(ledger, tracker, _versions(), study.storage, progress)],
+            callbacks=[Driver(ledger, tracker, versions(), study.storage, progress)],
         ),
     )
-    with _terminate_as_interrupt():
+    with terminate_as_interrupt():
         tuner.fit()
 
 
 @contextmanager
-def _only_driver(study: Study) -> Iterator[None]:
+def only_driver(study: Study) -> Iterator[None]:
     """Hold the study's lock. The system frees it however this process ends."""
     lock = lock_file(study.home, study.name)
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -346,7 +353,7 @@ def _only_driver(study: Study) -> Iterator[None]:
         with FileLock(lock, timeout=2):
             yield
     except Timeout:
-        raise Refused(f"study {study.name} is being searched by another process; wait for it, or stop it.") from None
+        raise Refused(f"study {study.name} is in use by another process; wait for it, or stop it.") from None
 
 
 @contextmanager
@@ -366,7 +373,7 @@ def _tracked(study: Study, storage: "RDBStorage") -> Iterator[tracking.Tracker]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, with which schedulers end a job, stop a search as SIGINT does: trials wait for the next launch.
 
     Tune leaves its own handler of SIGINT behind, which would swallow the caller's next Ctrl-C.
@@ -406,7 +413,7 @@ def _tags(settings: StudySettings) -> dict[str, str]:
     return {f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """The versions that a number depends on, as tags of every run."""
     tags = {f"version.{package}": version(package) for package in
             ("tune-sam", "torch", "torchvision", "torch-geometric", "wfdb", "scipy", "ray", "optuna")}

@@ -1,103 +1,123 @@
-"""A study's figures: its records, its flatness and its learning curves in the form that `analysis.figures` draws."""
+"""A study's figures: its records, curves and flatness in the form that `analysis.figures` draws."""
 
+import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
-from tune_sam.flatness import Flatness
-from tune_sam.study import Study, Trial, open_storage
+from analysis.landscape import grid
+from tune_sam import tracking
+from tune_sam.settings import Refused
+from tune_sam.study import Study, Trial, best_of_each, open_storage
+
+if TYPE_CHECKING:
+    from tune_sam.analyzing import Analysis
+
+log = logging.getLogger(__name__)
 
 MEASURES = {
-    "lambda_max": "λ_max (nats per squared weight)", "trace": "trace (nats per squared weight)",
-    "ratio": "|λ_max / λ_min|", "worst_case": "worst case, ρ = 0.05 (nats)",
+    "lambda_max": "largest eigenvalue (nats per squared weight)", "trace": "trace (nats per squared weight)",
+    "ratio": "largest over smallest eigenvalue, absolute", "worst_case": "worst case, ρ = 0.05 (nats)",
     "worst_case_adaptive": "adaptive worst case, ρ = 0.05 (nats)", "average_case": "average case, σ = 0.05 (nats)",
     "average_case_adaptive": "adaptive average case, σ = 0.05 (nats)",
 }
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 
 
-def draw(study: Study, trials: Sequence[Trial], flatness: Mapping[str, Flatness], surfaces: Mapping[str, Any],
-         folder: Path) -> Iterator[Path]:
-    """Write every figure that the data are enough for, with its data beside it; the files of the figures."""
-    table = study.trials()
-    complete = table[table["state"] == "complete"]
-    measured = _measured(trials, flatness)
-    lambda_max = measured[measured["name"] == "lambda_max"].rename(columns={"value": "lambda_max"})
+def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: int) -> None:
+    """Write every figure that there are data for into the analysis' folder, each with its data beside it.
+
+    Args:
+        analysis: what was measured.
+        surfaces: losses at the points of a grid, by optimizer.
+        side: points along a side of it.
+    """
+    study, trials = analysis.study, analysis.trials
+    complete = study.trials().query("state == 'complete'")
+    measured, surface = _measured(analysis), _surface(surfaces, side)
+    lambda_max = measured.query("name == 'lambda_max'").rename(columns={"value": "lambda_max"})
     drawings: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
-        "over-rho": (figures.over_rho, complete), "parallel-coordinates": (figures.parallel_coordinates, complete),
-        "lr-rho": (figures.rates_and_radii, complete), "learning-curves": (figures.learning_curves, _curves(study, trials)),
-        "batch-size-lambda-max": (figures.batch_sizes_and_curvature, lambda_max),
-        "gap-flatness": (figures.gaps_and_flatness, measured), "spectral-density": (figures.spectral_densities,
-                                                                                    _densities(trials, flatness)),
-        "surfaces": (figures.surfaces, _surface_rows(surfaces)), "contours": (figures.contours, _surface_rows(surfaces)),
+        "surfaces": (figures.surfaces, surface),
+        "contours": (figures.contours, surface),
+        "spectral-density": (figures.spectral_densities, _densities(analysis)),
+        "gap-flatness": (figures.gaps_and_flatness, measured),
+        "batch-size-lambda-max": (figures.batch_sizes_and_curvature, _if_varied(lambda_max, "batch_size")),
+        "over-rho": (figures.over_rho, _if_varied(complete, "rho")),
+        "lr-rho": (figures.rates_and_radii, _if_varied(complete, "lr")),
+        "parallel-coordinates": (figures.parallel_coordinates, _if_varied(complete, "lr")),
+        "learning-curves": (figures.learning_curves, _curves(study, trials)),
     }
     for name, (figure, frame) in drawings.items():
         if len(frame):
-            yield figures.save(figure(frame), frame, folder / name)[0]
+            figures.save(figure(frame), frame, analysis.folder / name)
     if values := _importances(study):
-        yield figures.save(figures.importance(values), pd.DataFrame(values), folder / "importance")[0]
+        figures.save(figures.importance(values), pd.DataFrame(values), analysis.folder / "importance")
 
 
-def _measured(trials: Sequence[Trial], flatness: Mapping[str, Flatness]) -> pd.DataFrame:
+def _if_varied(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """No rows where all trials have one value: a figure over it would be a line of points."""
+    return frame if frame[column].nunique() > 1 else frame.iloc[:0]
+
+
+def _measured(analysis: "Analysis") -> pd.DataFrame:
     """A row for each measure of each trial."""
-    rows = []
-    for trial in trials:
-        assert trial.config
-        for name, measure in flatness[trial.key].measures.items():
-            if name in MEASURES:
-                rows.append({"optimizer": trial.optimizer, "number": trial.number, "rho": trial.config.rho,
-                             "batch_size": trial.config.batch_size, "name": name, "measure": MEASURES[name],
-                             "value": measure.value, "error": measure.error, "resolved": measure.resolved,
-                             "gap/loss": trial.metrics["gap/loss"], "gap/accuracy": trial.metrics["gap/accuracy"]})
-    return pd.DataFrame(rows)
+    table = analysis.table()
+    about = ["optimizer", "number", "rho", "lr", "batch_size", "gap/loss", "gap/accuracy"]
+    return pd.concat([
+        table[about].assign(name=name, measure=title, value=table[name], error=table[f"{name}_error"],
+                            resolved=table[f"{name}_resolved"])
+        for name, title in MEASURES.items() if name in table
+    ], ignore_index=True)
 
 
-def _densities(trials: Sequence[Trial], flatness: Mapping[str, Flatness]) -> pd.DataFrame:
+def _densities(analysis: "Analysis") -> pd.DataFrame:
     """Of the best trial of each optimizer."""
-    best = {trial.optimizer: trial for trial in reversed(trials)}
-    return pd.DataFrame([
-        {"optimizer": trial.optimizer, "eigenvalue": eigenvalue, "density": density}
-        for trial in reversed(best.values())
-        for eigenvalue, density in zip(flatness[trial.key].eigenvalues, flatness[trial.key].density, strict=True)
-    ])
+    return pd.concat([
+        pd.DataFrame({"optimizer": trial.optimizer, "eigenvalue": analysis.flatness[trial.key].eigenvalues,
+                      "density": analysis.flatness[trial.key].density})
+        for trial in best_of_each(analysis.trials)
+    ], ignore_index=True)
 
 
-def _surface_rows(surfaces: Mapping[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame([{"optimizer": optimizer, "x": x, "y": y, "loss": loss}
-                         for optimizer, rows in surfaces.items() for x, y, loss in rows])
+def _surface(surfaces: Mapping[str, Sequence[float]], side: int) -> pd.DataFrame:
+    points = grid(2, steps=side)
+    parts = [pd.DataFrame({"optimizer": optimizer, "x": points[:, 0], "y": points[:, 1], "loss": losses})
+             for optimizer, losses in surfaces.items()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
-    """Loss and accuracy of each epoch of the best trial of each optimizer, as MLflow has them."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(study.tracking_uri)
-    rows = []
-    for trial in {trial.optimizer: trial for trial in reversed(trials)}.values():
-        if trial.mlflow_run_id:
-            history = {name: {point.step: point.value for point in client.get_metric_history(trial.mlflow_run_id, name)}
-                       for name in CURVES}
-            rows += [{"optimizer": trial.optimizer, "epoch": epoch,
-                      **{name: history[name].get(epoch) for name in CURVES}} for epoch in sorted(history["val/loss"])]
-    return pd.DataFrame(rows)
+    """Loss and accuracy of each epoch of the best trial of each optimizer, as MLflow has them; none if it is away."""
+    parts = []
+    try:
+        for trial in best_of_each(trials):
+            if trial.mlflow_run_id:
+                history = tracking.history(study.tracking_uri, trial.mlflow_run_id, CURVES)
+                parts.append(pd.DataFrame(history).rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer))
+    except Refused as error:
+        log.warning("No learning curves are drawn: %s", error)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _importances(study: Study) -> dict[str, dict[str, float]]:
-    """How much each hyperparameter matters for the validation accuracy; needs some complete trials that differ."""
+    """How much each hyperparameter matters for the validation accuracy, by fANOVA (Hutter et al. 2014).
+
+    Of optimizers with four complete trials or more that differ in what was searched and in what came of it.
+    """
     import optuna
 
     found = {}
     for optimizer in study.settings.optimizers:
         loaded = optuna.load_study(study_name=f"{study.name}/{optimizer}", storage=open_storage(study.home))
         complete = [trial for trial in loaded.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-        if len(complete) >= 4 and len({trial.value for trial in complete}) > 1:
+        varied = len({tuple(trial.params.items()) for trial in complete}) > 1
+        if len(complete) >= 4 and varied and len({trial.value for trial in complete}) > 1:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # of parameters with one value, which it leaves out
                 evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
                 found[optimizer] = optuna.importance.get_param_importances(loaded, evaluator=evaluator)
     return found

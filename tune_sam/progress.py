@@ -5,13 +5,15 @@ On a terminal a table that is redrawn; elsewhere a line for each trial that ende
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as BarOfParts
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -123,6 +125,21 @@ class Progress:
                           ", ".join(f"{n} at {e}/{self._epochs}" for n, e in list(row.running.items())) or "–", best,
                           ", ".join(others) or "–")
         return table
+
+
+@contextmanager
+def parts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """What to call with the name of a part that is done, how many are done, and how many there are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
+    with BarOfParts(*columns, console=console, disable=not console.is_terminal) as bar:
+        whole = bar.add_task("measuring", total=None)
+
+        def done(what: str, count: int, total: int) -> None:
+            bar.update(whole, completed=count, total=total)
+            console.print(f"{what}: done, {count} of {total}", soft_wrap=True, markup=False)
+
+        yield done
 
 
 def _clock(seconds: float) -> str:

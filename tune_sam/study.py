@@ -1,8 +1,10 @@
 """Study and Trial: the records of a search, and what is asked of them. Read from Optuna's storage."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -113,7 +115,7 @@ class Trial:
         """The network with the weights of the last epoch, in eval mode, on the CPU.
 
         Raises:
-            Refused: the trial has no checkpoint, or it is gone.
+            Refused: the trial has no checkpoint, or it is gone, damaged, or of another network.
         """
         from ray.tune import Checkpoint
 
@@ -126,9 +128,15 @@ class Trial:
                 state = read_checkpoint(folder)
         except OSError:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is gone; search again.") from None
+        except (RuntimeError, EOFError, UnpicklingError):
+            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is damaged; search again.") from None
         workload = find_workload(self.workload)
         model = workload.network(workload.setting(state["dataset"], state["preset"]))
-        model.load_state_dict(state["training"]["model"])
+        try:
+            model.load_state_dict(state["training"]["model"])
+        except RuntimeError:
+            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is of another network than workload "
+                          f"{self.workload} makes now; give it the network it had, or search again.") from None
         return model.eval()
 
 
@@ -295,6 +303,11 @@ def _state(frozen: "FrozenTrial", going: bool) -> str:
     if frozen.state.name == "WAITING" or (frozen.state.name == "RUNNING" and not going):
         return "waiting"
     return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
+
+
+def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
+    """The first trial of each optimizer."""
+    return list({trial.optimizer: trial for trial in reversed(trials)}.values())[::-1]
 
 
 def open_storage(home: Home) -> "RDBStorage":

@@ -27,7 +27,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -315,7 +315,7 @@ class Tracker:
         uri: see :func:`check`; it need not answer now.
         folder: where the journal is; made if missing. What an earlier search left there is delivered first. A local
             folder, for its lock is what keeps a second process from delivering the same lines.
-        study_run: from :func:`open_study_run`; it is set to RUNNING.
+        study_run: from :func:`open_study_run`.
         on_run: called as `on_run(key, run_id)` from the delivery thread, once for each trial, when its run is known.
 
     Raises:
@@ -327,7 +327,6 @@ class Tracker:
         self._journal = _Journal(Path(folder))
         self._delivery = _Delivery(uri, self._journal, on_run)
         self._delivery.start()
-        self.end_study("RUNNING")
 
     def start(self, key: str, name: str, params: Mapping[str, object], tags: Mapping[str, object] | None = None,
               start_time: int | None = None) -> None:
@@ -370,8 +369,8 @@ class Tracker:
         """
         self._add("end", end_time, key=key, status=status, tags=_strings(tags))
 
-    def end_study(self, status: str) -> None:
-        """The parent run ends: FINISHED, FAILED or KILLED."""
+    def set_study(self, status: str) -> None:
+        """The parent run is RUNNING again, or ends: FINISHED, FAILED or KILLED."""
         self._add("study", status=status)
 
     def close(self, timeout: float) -> int:
@@ -408,6 +407,62 @@ def deliver(uri: str, folder: str | Path, timeout: float, on_run: OnRun | None =
     delivery = _Delivery(uri, _Journal(Path(folder)), on_run)
     delivery.start()
     return delivery.close(timeout)
+
+
+def history(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Each metric of a run, by its step; the last value where a step has several.
+
+    Args:
+        uri: see :func:`check`.
+        run_id: of the run.
+        metrics: their names.
+
+    Raises:
+        Refused: MLflow cannot be reached, or has no such run.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    store = _connect(uri)
+    try:
+        return {name: {point.step: point.value for point in store.get_metric_history(run_id, name)}
+                for name in metrics}
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise Refused(f"MLflow at {_masked(uri)} has no curves of run {run_id}; it says {_masked(str(error))}"
+                      ) from error
+
+
+def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, float]], files: Path, path: str) -> None:
+    """Add numbers to the runs of trials that have ended, and files to the study's run, now.
+
+    A number that its run has already is not added again; where the two differ the new one is the latest. Files take the
+    place of earlier ones.
+
+    Args:
+        uri: see :func:`check`.
+        study_run: the study's.
+        metrics: numbers by name, by run id; those that are not finite are left out.
+        files: the folder that holds them.
+        path: folder among the run's artifacts.
+
+    Raises:
+        Refused: MLflow cannot be reached or does not take them.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    store, time_now = _connect(uri), _now()
+    try:
+        for run_id, values in metrics.items():
+            there = store.get_run(run_id).data.metrics
+            new = [Metric(name, value, time_now, 0) for name, value in values.items()
+                   if math.isfinite(value) and there.get(name) != value]
+            store.log_batch(run_id, new, [], [])
+        MlflowClient(uri).log_artifacts(study_run.run_id, str(files), path)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise Refused(f"MLflow at {_masked(uri)} does not take the results; it says {_masked(str(error))}") from error
 
 
 def _now() -> int:

@@ -9,6 +9,7 @@ import ray
 import torch
 from ray import tune
 
+from tune_sam.cluster import cap_gpu_memory
 from tune_sam.settings import Home
 from tune_sam.sharing import Shared, share
 from tune_sam.space import Configuration
@@ -53,10 +54,8 @@ class SAMTrainable(tune.Trainable):
         Raises:
             ValueError: the parts of `data` have other sizes than what the config names.
         """
-        share = self.trial_resources.required_resources.get("GPU", 0) if self.trial_resources else 0
-        if torch.cuda.is_available() and 0 < share < 1:
-            # Ray only counts shares. The cap makes a trial's out-of-memory its own and not its neighbours'.
-            torch.cuda.set_per_process_memory_fraction(share)
+        if self.trial_resources:
+            cap_gpu_memory(self.trial_resources.required_resources.get("GPU", 0))
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
         self._given = data
         self._own = ExitStack()

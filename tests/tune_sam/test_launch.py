@@ -14,7 +14,7 @@ import torch
 
 import tune_sam
 from tune_sam.driver import METRICS
-from tune_sam.launch import _commit, _inside, _terminate_as_interrupt
+from tune_sam.launch import _commit, _inside, terminate_as_interrupt
 from tune_sam.settings import Home, Refused
 from tune_sam.study import ENDINGS, open_storage, open_study, studies
 from tune_sam.training import Trainer, default_device, evaluate
@@ -214,7 +214,7 @@ def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, t
 
 def test_the_callers_signal_handlers_are_there_again_after_a_search():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with _terminate_as_interrupt():
+    with terminate_as_interrupt():
         signal.signal(signal.SIGINT, lambda *_: None)  # as Tune does, and leaves it
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
@@ -237,7 +237,7 @@ def test_a_locked_study_is_refused(study):
     with FileLock(lock_file(study.home, "odd")):
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
                              env={**os.environ, "PYTHONPATH": os.path.dirname(odd_workload.__file__)})
-    assert "study odd is being searched by another process" in run.stderr
+    assert "study odd is in use by another process" in run.stderr
     assert open_study("odd", study.home.path).settings.trials == 9
 
 

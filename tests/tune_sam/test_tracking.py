@@ -164,7 +164,7 @@ def test_everything_arrives_once_and_in_order(uri: str, study: StudyRun, tmp_pat
     noted: list[tuple[str, str]] = []
     tracker = Tracker(uri, tmp_path / "journal", study, lambda key, run_id: noted.append((key, run_id)))
     tell(tracker, steps=30)
-    tracker.end_study("FINISHED")
+    tracker.set_study("FINISHED")
     assert tracker.close(PATIENCE) == 0
 
     runs = experiment_runs(uri, study)
@@ -282,7 +282,7 @@ def test_lines_sent_twice_count_once(nowhere: str, uri: str, study: StudyRun, tm
     folder = tmp_path / "journal"
     tracker = Tracker(nowhere, folder, study)
     tell(tracker, steps=20)
-    tracker.end_study("FINISHED")
+    tracker.set_study("FINISHED")
     tracker.close(0)
     journal = (folder / "mlflow.jsonl").read_bytes()
     before = None
@@ -461,7 +461,7 @@ def test_kill_9_loses_and_doubles_nothing(seed: int, uri: str, study: StudyRun, 
     last = dict(line.rsplit(" ", 1) for line in accepted.read_text().splitlines())
     die(deliver, (uri, folder, PATIENCE), folder / "mlflow.offset", chance.uniform(0, 0.3))
     tracker = Tracker(uri, folder, study)
-    tracker.end_study("FAILED")
+    tracker.set_study("FAILED")
     assert tracker.close(PATIENCE) == 0
     for key in KEYS:
         steps = len(history(uri, study, key, "val/loss"))
@@ -546,7 +546,7 @@ def test_a_server_that_goes_and_comes_back(
     tracker = unlocked(lambda: Tracker(server.uri, folder, study))
     for key in KEYS:
         tracker.end(key, "FINISHED")
-    tracker.end_study("FINISHED")
+    tracker.set_study("FINISHED")
     assert tracker.close(PATIENCE) == 0
     for key, run in experiment_runs(server.uri, study).items():
         assert run.info.status == "FINISHED"
@@ -620,7 +620,7 @@ def test_an_event_that_a_server_chokes_on_is_put_aside(
     with answering(answer) as uri:
         tracker = Tracker(uri, tmp_path / "journal", study)
         tracker.start(KEYS[0], "sam 0", {})
-        tracker.end_study("FINISHED")
+        tracker.set_study("FINISHED")
         assert tracker.close(PATIENCE) == 0
     assert seen.count("create") == 5
     rejected = json.loads((tmp_path / "journal" / "mlflow.rejected.jsonl").read_text())
