@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tune_sam.workload import Workload
 
 _HOME = {"analyze": "analyzing", "Analysis": "analyzing", "search": "launch", "resume": "launch",
-         "Refused": "settings", "Study": "study", "Trial": "study", "open_study": "study", "studies": "study", "Workload": "workload"}
+         "Refused": "settings", "Study": "study", "Trial": "study", "open_study": "study", "studies": "study",
+         "Workload": "workload"}
 
 __all__ = ["Analysis", "Refused", "Study", "Trial", "Workload", "analyze", "open_study", "resume", "search", "studies"]
 
