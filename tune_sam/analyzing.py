@@ -11,7 +11,7 @@ from tune_sam import tracking
 from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.launch import only_driver, shared, terminate_as_interrupt, versions
 from tune_sam.settings import NothingComplete, Refused
-from tune_sam.study import Study, Trial, best_of_each, note_run, open_storage, open_study
+from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, address)
     find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
-    with only_driver(study), terminate_as_interrupt():
+    if not is_going(study.home, study.name):
         _deliver_what_a_search_left(study)
-        plan = _Plan(study, _chosen(study, optimizers, None if every else top), sample, grid, every)
+    plan = _Plan(study, _chosen(study, optimizers, None if every else top), sample, grid, every)
+    with only_driver(study), terminate_as_interrupt():
         _measure(plan, address, progress)
         return _results(plan)
 

@@ -96,7 +96,7 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     try:
         for trial in best_of_each(trials):
             if trial.mlflow_run_id:
-                history = tracking.history(study.tracking_uri, trial.mlflow_run_id, CURVES)
+                history = tracking.curves(study.tracking_uri, trial.mlflow_run_id, CURVES)
                 parts.append(pd.DataFrame(history).rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer))
     except Refused as error:
         log.warning("No learning curves are drawn: %s", error)

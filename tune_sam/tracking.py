@@ -409,7 +409,7 @@ def deliver(uri: str, folder: str | Path, timeout: float, on_run: OnRun | None =
     return delivery.close(timeout)
 
 
-def history(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int, float]]:
+def curves(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int, float]]:
     """Each metric of a run, by its step; the last value where a step has several.
 
     Args:
@@ -418,7 +418,7 @@ def history(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int
         metrics: their names.
 
     Raises:
-        Refused: MLflow cannot be reached, or has no such run.
+        Refused: MLflow cannot be reached, or does not answer.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -428,7 +428,7 @@ def history(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int
         return {name: {point.step: point.value for point in store.get_metric_history(run_id, name)}
                 for name in metrics}
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise Refused(f"MLflow at {_masked(uri)} has no curves of run {run_id}; it says {_masked(str(error))}"
+        raise Refused(f"MLflow at {_masked(uri)} gives no curves of run {run_id}; it says {_masked(str(error))}"
                       ) from error
 
 

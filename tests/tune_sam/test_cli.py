@@ -235,6 +235,12 @@ SAME = ["--name", "one", "--dataset", "digits", "--optimizer", "base", "--trials
     (["resume", "one", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1"),
     (["best", "one", "--optimizer", "asam"], "study one did not search 'asam'; it has base"),
     (["best", "two"], "there is no study 'two'"),
+    (["analyze", "two"], "there is no study 'two'"),
+    (["analyze", "one", "--optimizer", "asam"], "study one did not search 'asam'; it has base"),
+    (["analyze", "one", "--all", "--top", "2"], "--all and --top 2 exclude each other"),
+    (["analyze", "one", "--all", "--grid", "5"], "--all and --grid 5 exclude each other"),
+    (["analyze", "one", "--sample", "0"], "'0'"),
+    (["analyze", "one", "--grid", "1"], "'1'"),
 ])
 @pytest.mark.usefixtures("one")
 def test_a_study_is_what_it_is(run, words, said):
@@ -249,6 +255,9 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     status, out, err = run("best", "one", "--optimizer", "base")
     assert (status, out) == (1, "")
     assert "tune-sam resume one" in err
+    status, out, err = run("analyze", "one")
+    assert (status, out) == (1, "")
+    assert "study one has no complete trial yet; go on with `tune-sam resume one`" in err
     status, out, _ = run("best", "one", "--json")
     assert (status, json.loads(out)) == (1, {"base": None})
     status, out, _ = run("studies", "--json")
@@ -321,3 +330,14 @@ def test_workloads_need_no_data(run):
 def test_json_has_no_nan():
     assert _strict({"a": [float("nan"), float("inf"), 1.5, "x"], "b": {"c": float("-inf")}}) == {
         "a": [None, None, 1.5, "x"], "b": {"c": None}}
+
+
+def test_a_flat_minimum_is_shown_with_its_errors():
+    from tune_sam import cli
+    from tune_sam.flatness import Measure
+
+    assert cli._measure(Measure(86.42901, 1e-5, True)) == "86.43"
+    assert cli._measure(Measure(365.21, 5.4, True)) == "365 ± 5"
+    assert cli._measure(Measure(-0.48252, 0.0003, True)) == "-0.4825 ± 0.0003"
+    assert cli._measure(Measure(0.001, 0.02, True)) == "0.001 ± 0.02"
+    assert cli._measure(Measure(12.0, 3.0, False)) == "unresolved"

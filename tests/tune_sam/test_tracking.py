@@ -3,6 +3,7 @@
 import http.server
 import json
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -23,7 +24,7 @@ import pytest
 
 from tune_sam import tracking
 from tune_sam.settings import Refused
-from tune_sam.tracking import StudyRun, Tracker, check, deliver, open_study_run
+from tune_sam.tracking import StudyRun, Tracker, check, curves, deliver, open_study_run, publish
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("s/sam/0", "s/sam/1", "s/base/0")
@@ -706,3 +707,60 @@ def unlocked(use: Callable[[], Result]) -> Result:
         except Refused:
             assert time.monotonic() < end
             time.sleep(0.02)
+
+
+# ------------------------------------------------------------------------------------------------- what is published
+
+
+def with_a_run(uri: str, study: StudyRun, folder: Path) -> str:
+    """A trial that ended; its run."""
+    tracker = Tracker(uri, folder / "journal", study)
+    tell(tracker, 3, (KEYS[0],))
+    assert tracker.close(PATIENCE) == 0
+    return str(experiment_runs(uri, study)[KEYS[0]].info.run_id)
+
+
+@pytest.fixture(params=["database", pytest.param("server", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("uri") if request.param == "database" else request.getfixturevalue("server").uri)
+
+
+def opened(place: str, experiment: str, folder: Path) -> StudyRun:
+    root = None if place.startswith("http") else str(folder / "root")
+    return open_study_run(place, experiment=experiment, artifact_root=root, name="s", home=place)
+
+
+def test_a_number_is_published_once_and_the_newer_one_is_the_latest(place: str, tmp_path: Path) -> None:
+    import mlflow
+
+    study = opened(place, "published", tmp_path)
+    run = with_a_run(place, study, tmp_path)
+    (tmp_path / "files").mkdir()
+    for text, number in (("one", 1.5), ("one", 1.5), ("two", 2.5)):
+        (tmp_path / "files" / "a.csv").write_text(text)
+        time.sleep(0.01)  # MLflow tells values of one step apart by their milliseconds
+        publish(place, study, {run: {"flatness/trace": number, "flatness/nan": math.nan}}, tmp_path / "files", "f/9")
+    client = mlflow.MlflowClient(place)
+    assert [point.value for point in client.get_metric_history(run, "flatness/trace")] == [1.5, 2.5]
+    metrics = client.get_run(run).data.metrics
+    assert metrics["flatness/trace"] == 2.5
+    assert "flatness/nan" not in metrics
+    fetched = client.download_artifacts(study.run_id, "f/9/a.csv", str(tmp_path))
+    assert Path(fetched).read_text() == "two"
+
+
+def test_a_curve_has_a_value_for_each_step(place: str, tmp_path: Path) -> None:
+    study = opened(place, "curves", tmp_path)
+    run = with_a_run(place, study, tmp_path)
+    metric = next(iter(values(0)))
+    expected = {step: values(step)[metric] for step in range(3)}
+    assert curves(place, run, (metric, "none")) == {metric: expected, "none": {}}
+
+
+def test_what_cannot_be_published_is_told_in_a_sentence(nowhere: str, uri: str, study: StudyRun,
+                                                        tmp_path: Path) -> None:
+    for place, run, said in ((nowhere, "x", "cannot be reached"), (uri, "no-such-run", "does not take the results")):
+        with pytest.raises(Refused, match=said):
+            publish(place, study, {run: {"flatness/trace": 1.0}}, tmp_path, "f")
+    with pytest.raises(Refused, match="cannot be reached"):
+        curves(nowhere, "x", ("val/loss",))
