@@ -96,14 +96,15 @@ def test_a_record_is_whole(study):
     for trial in study.records():
         row = trial.to_json()
         assert list(row) == ["key", "study", "workload", "dataset", "preset", "train_subset", "optimizer", "number",
-                             "state", "reason", "config", "value", "epochs", "metrics", "seconds", "node", "pid",
-                             "started", "ended", "mlflow_run_id", "optuna_trial_number", "checkpoint"]
+                             "state", "reason", "config", "value", "epochs", "metrics", "seconds", "precision",
+                             "compile", "node", "pid", "started", "ended", "mlflow_run_id", "optuna_trial_number", "checkpoint"]
         assert list(row["config"]) == ["rho", "lr", "batch_size", "seed"]
         assert row["config"]["seed"] == 3 + trial.number
         assert row["started"] <= row["ended"]
         if trial.state == "complete":
             assert trial.value == trial.metrics["val/accuracy"]
             assert set(trial.metrics) == set(METRICS)
+            assert (trial.precision, trial.compile) == ("bf16" if torch.cuda.is_available() else "fp32", False)
             assert trial.node
             assert trial.pid
         else:
