@@ -97,7 +97,8 @@ def test_a_record_is_whole(study):
         row = trial.to_json()
         assert list(row) == ["key", "study", "workload", "dataset", "preset", "train_subset", "optimizer", "number",
                              "state", "reason", "config", "value", "epochs", "metrics", "seconds", "precision",
-                             "compile", "node", "pid", "started", "ended", "mlflow_run_id", "optuna_trial_number", "checkpoint"]
+                             "compile", "node", "pid", "started", "ended", "mlflow_run_id", "optuna_trial_number",
+                             "checkpoint"]
         assert list(row["config"]) == ["rho", "lr", "batch_size", "seed"]
         assert row["config"]["seed"] == 3 + trial.number
         assert row["started"] <= row["ended"]
