@@ -2,16 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
-from tune_sam.cluster import check_offer, concurrency, connected
+from tune_sam.cluster import check_offer
 from tune_sam.launch import only_driver, shared, terminate_as_interrupt, versions
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study
+from tune_sam.tasks import Part, Progress, find_out, prepare_worker, write
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ SEED = 0
 
 CHUNK = 64
 """Points of a loss surface that one task evaluates."""
-
-Progress = Callable[[str, int, int], None]
-"""Called when a part is done, with its name, how many are done, and how many there are."""
-
 
 @dataclass(frozen=True)
 class Analysis:
@@ -93,16 +90,6 @@ class _Plan:
         return self.folder.with_name(f"{self.folder.name}-parts")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Something that one task finds out, and the file that keeps it."""
-
-    what: str
-    file: Path
-    task: Callable[..., Any]
-    arguments: tuple[Any, ...]
-
-
 def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[str] = (), top: int = 1,
             sample: int = 2048, grid: int = 21, every: bool = False, address: str | None = None,
             progress: Progress = lambda *_: None) -> Analysis:
@@ -135,7 +122,7 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
         _deliver_what_a_search_left(study)
     plan = _Plan(study, _chosen(study, optimizers, None if every else top), sample, grid, every)
     with only_driver(study), terminate_as_interrupt():
-        _measure(plan, address, progress)
+        find_out(study, _parts(plan), lambda other_nodes: shared(study, other_nodes, sample), address, progress)
         return _results(plan)
 
 
@@ -158,74 +145,15 @@ def _deliver_what_a_search_left(study: Study) -> None:
                      lambda key, run_id: note_run(storage, key, run_id))
 
 
-def _measure(plan: _Plan, address: str | None, progress: Progress) -> None:
-    parts = _parts(plan)
-    missing = [part for part in parts if not part.file.exists()]
-    if not missing:
-        return
-    with connected(address) as other_nodes, shared(plan.study, other_nodes, plan.sample) as data:
-        task = _task_of(plan.study)
-        pending = {task(part.task).remote(*part.arguments, data): part for part in missing}
-        for done, (part, result) in enumerate(_as_they_come(pending), start=len(parts) - len(missing) + 1):
-            part.file.parent.mkdir(parents=True, exist_ok=True)
-            _write(part.file, json.dumps(result))
-            progress(part.what, done, len(parts))
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all; we hold the study's lock."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(file)
-
-
-def _parts(plan: _Plan) -> list[_Part]:
-    numbers = [_Part(trial.key, plan.number_file(trial), _flatness, (plan.study, trial, plan.every))
+def _parts(plan: _Plan) -> list[Part]:
+    numbers = [Part(trial.key, plan.number_file(trial), _flatness, (plan.study, trial, plan.every))
                for trial in plan.trials]
     if plan.every:
         return numbers
-    surfaces = [_Part(f"{trial.key}, part {index + 1} of its loss surface", file, _losses,
+    surfaces = [Part(f"{trial.key}, part {index + 1} of its loss surface", file, _losses,
                       (plan.study, trial, plan.trials[0], plan.grid, index))
                 for trial in best_of_each(plan.trials) for index, file in enumerate(plan.surface_files(trial))]
     return numbers + surfaces
-
-
-def _task_of(study: Study) -> Callable[[Callable[..., Any]], Any]:
-    """What makes a Ray task of a function, with the resources of one of the study's trials."""
-    import ray
-
-    from tune_sam.trainable import gpu_share
-
-    settings = study.settings
-    share = gpu_share(find_workload(settings.workload), {"gpus_per_trial": settings.gpus_per_trial})
-    concurrency(settings.cpus_per_trial, share, None)
-    # A function that fails on its data fails again, so only a lost worker is worth another try; that is Ray's default.
-    return lambda function: ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=share)(function)
-
-
-def _as_they_come(pending: dict[Any, _Part]) -> Iterator[tuple[_Part, Any]]:
-    """Each part with its result.
-
-    Raises:
-        Refused: a part cannot be measured.
-    """
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    while pending:
-        (ready,), _ = ray.wait(list(pending), num_returns=1)
-        part = pending.pop(ready)
-        try:
-            result = ray.get(ready)
-        except RayTaskError as error:
-            if not isinstance(error.cause, (ValueError, Refused)):
-                raise
-            raise Refused(f"{part.what} cannot be measured: {error.cause}") from None
-        except RayError as error:  # its worker was killed, for want of memory mostly
-            reason = str(error).strip().splitlines()[0]
-            raise Refused(f"{part.what} was not measured, its worker was lost ({reason}); try fewer --sample, or run "
-                          "the same command again.") from None
-        yield part, result
 
 
 # ------------------------------------------------------------------------------------------------- in Ray's workers
@@ -251,16 +179,9 @@ def _losses(study: Study, trial: Trial, reference: Trial, side: int, part: int, 
 
 def _prepared(study: Study, trial: Trial, data: "Shared") -> tuple[Any, Any, Any]:
     """Network, loss and batches, on this process's device."""
-    import ray
-    import torch
-
-    from tune_sam.cluster import cap_gpu_memory
     from tune_sam.flatness import batches_of
-    from tune_sam.training import default_device
 
-    cap_gpu_memory(ray.get_runtime_context().get_assigned_resources().get("GPU", 0))
-    torch.set_num_threads(study.settings.cpus_per_trial)
-    device = default_device()
+    device = prepare_worker(study)
     batches = batches_of(data.splits().train.to(device))
     return trial.load_model().to(device), find_workload(trial.workload).loss, batches
 
@@ -276,8 +197,8 @@ def _results(plan: _Plan) -> Analysis:
     found = {trial.key: Flatness.from_json(json.loads(plan.number_file(trial).read_text())) for trial in plan.trials}
     analysis = Analysis(plan.study, plan.trials, found, plan.folder, "")
     plan.folder.mkdir(parents=True, exist_ok=True)
-    _write(plan.folder / "flatness.csv", analysis.table().to_csv(index=False))
-    _write(plan.folder / "analysis.json", json.dumps(_provenance(plan), indent=2))
+    write(plan.folder / "flatness.csv", analysis.table().to_csv(index=False))
+    write(plan.folder / "analysis.json", json.dumps(_provenance(plan), indent=2))
     draw(analysis, _surfaces(plan), plan.grid)
     return Analysis(plan.study, plan.trials, found, plan.folder, _publish(plan, found))
 

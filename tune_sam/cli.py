@@ -17,13 +17,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
 
 from tune_sam.settings import Home, NothingComplete, Refused, SearchOptions
+from tune_sam.tables import plain_table, show_flatness, show_refit, trial_table
 
 if TYPE_CHECKING:
-    from tune_sam.analyzing import Analysis
-    from tune_sam.flatness import Measure
     from tune_sam.study import Study, Trial
 
 app = typer.Typer(
@@ -44,16 +42,6 @@ AddressOption = Annotated[str | None, typer.Option(
     help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
 ConcurrentOption = Annotated[int | None, typer.Option(
     min=1, help="Trials at the same time.", show_default="as many as fit")]
-
-FLATNESS = {
-    "Curvature": {"lambda_max": "λ_max", "lambda_min": "λ_min", "ratio": "|λ_max/λ_min|",
-                  "lambda_max_over_lambda_5": "λ_max/λ_5", "trace": "trace"},
-    "Rise of the loss (nats) within ρ = 0.05 and with noise σ = 0.05": {
-        "worst_case": "worst", "worst_case_adaptive": "worst, |w|", "average_case": "average",
-        "average_case_adaptive": "average, |w|", "worst_case_own_rho": "worst in own ρ"},
-}
-"""The columns of what `analyze` prints, by the measures' names."""
-
 
 def _describe(field: str) -> str:
     """The help text of an option is the description of its field, so that the two cannot differ."""
@@ -143,7 +131,7 @@ def best(
     found = open_study(study, home)
     if optimizer:
         trial = found.best(optimizer)
-        _print_json(trial.to_json()) if as_json else out.print(_trial_table([trial]))
+        _print_json(trial.to_json()) if as_json else out.print(trial_table([trial]))
     else:
         _show_best(found, as_json)
 
@@ -180,11 +168,43 @@ def analyze(
     if as_json:
         _print_json({key: one.to_json() for key, one in found.flatness.items()})
     else:
-        _show_flatness(found)
+        show_flatness(found, out)
     err.print(f"Figures and their data are in {found.folder}.", soft_wrap=True, markup=False)
     if found.undelivered:
         raise NothingComplete(f"{found.undelivered}; everything is kept, and `tune-sam analyze` with the same options "
                               "delivers it.")
+
+
+@app.command()
+def refit(
+    study: StudyArgument,
+    seeds: Annotated[str, typer.Option(help="How many seeds, or which, as 3,7,11.", metavar="N or N,N,…")] = "5",
+    top: Annotated[int, typer.Option(min=1, help="Best configurations of each optimizer that are trained.")] = 1,
+    max_concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the best configurations on train + validation with several seeds, and test them once.
+
+    Example: [bold]tune-sam refit gcn-2026-11-24T101500 --seeds 5[/bold]
+    """
+    from tune_sam.progress import Progress, parts
+    from tune_sam.refit import refit as run
+
+    try:
+        asked = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise Refused(f"--seeds {seeds}: expected a number of seeds, or seeds as 3,7,11.") from None
+    with parts(err) as progress:
+        found = run(study, home=home, seeds=asked if "," in seeds else asked[0], top=top, address=address,
+                    max_concurrent=max_concurrent, trainings=Progress(err), progress=progress)
+    if as_json:
+        _print_json(found.table().to_dict("records"))
+    else:
+        show_refit(found, out)
+    if found.undelivered:
+        raise NothingComplete(f"{found.undelivered}; everything is kept, and the same command delivers it.")
 
 
 @app.command()
@@ -208,7 +228,7 @@ def trials(
     elif as_json:
         _print_json([trial.to_json() for trial in found.records()])
     else:
-        out.print(_trial_table(found.records()))
+        out.print(trial_table(found.records()))
 
 
 @app.command()
@@ -226,7 +246,7 @@ def studies(home: HomeOption = None, as_json: JsonOption = False) -> None:
         out.print(f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.", soft_wrap=True,
                   markup=False)
     else:
-        table = _table("study", "workload", "data set", "optimizers", "trials of each", "states", "created")
+        table = plain_table("study", "workload", "data set", "optimizers", "trials of each", "states", "created")
         for study in found:
             settings = study.settings
             states = ", ".join(f"{count} {state}" for state, count in study.counts().items())
@@ -253,11 +273,11 @@ def workloads(as_json: JsonOption = False) -> None:
         out.print(f"  {_training(workload)}", soft_wrap=True)
         for name, preset in workload["presets"].items():
             out.print(f"  preset {name}: {_training(preset)}", soft_wrap=True)
-        table = _table("data set", *("train", "validation", "test", "classes"))
+        table = plain_table("data set", *("train", "validation", "test", "classes"))
         for name, sizes in workload["datasets"].items():
             table.add_row(name, *(f"{size:,}" for size in sizes.values()))
         out.print(table)
-        table = _table("optimizer", "ρ", "grid of ρ", "learning rate", "batch size")
+        table = plain_table("optimizer", "ρ", "grid of ρ", "learning rate", "batch size")
         for name, ranges in workload["ranges"].items():
             grid = " ".join(f"{rho:.3g}" for rho in workload["rho_grid"].get(name, []))
             sizes = " ".join(map(str, ranges["batch_size"]))
@@ -334,69 +354,12 @@ def _show_best(study: "Study", as_json: bool) -> None:
     if as_json:
         _print_json({optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()})
     elif complete:
-        out.print(_trial_table(complete, f"{study.name}: best validation accuracy of each optimizer"))
+        out.print(trial_table(complete, f"{study.name}: best validation accuracy of each optimizer"))
     missing = [optimizer for optimizer, trial in found.items() if not trial]
     if missing:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
     if not complete:
         raise SystemExit(1)
-
-
-def _trial_table(found: "list[Trial]", title: str | None = None) -> Table:
-    # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
-    scored = any(name.startswith("val/f1/") for trial in found for name in trial.metrics)
-    table = _table("optimizer", "trial", "state", "accuracy", *(["macro-F1"] if scored else []), "ρ", "lr", "batch",
-                   "epochs", "seconds", title=title)
-    for trial in found:
-        config = trial.config
-        rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
-        table.add_row(trial.optimizer, str(trial.number), trial.state,
-                      *(_score(trial, f"val/{name}") for name in ("accuracy", *(["macro_f1"] if scored else []))), rho,
-                      f"{config.lr:.3g}" if config else "–", str(config.batch_size) if config else "–",
-                      str(trial.epochs), f"{trial.seconds:.1f}" if trial.seconds is not None else "–")
-    return table
-
-
-def _score(trial: "Trial", metric: str) -> str:
-    return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
-
-
-def _show_flatness(analysis: "Analysis") -> None:
-    """A table of the curvature and one of the sharpness; a number that has not converged is not shown."""
-    some = next(iter(analysis.flatness.values()))
-    out.print(f"{analysis.study.name}: {some.samples:,} training samples, {some.size:,} parameters", soft_wrap=True,
-              markup=False)
-    if some.unused:
-        out.print(f"Left out, for the loss does not depend on them: {', '.join(some.unused)}", soft_wrap=True,
-                  markup=False)
-    for title, names in FLATNESS.items():
-        shown = {name: label for name, label in names.items()
-                 if any(name in found.measures for found in analysis.flatness.values())}
-        table = _table("trial", "ρ", *shown.values(), title=title)
-        for trial in analysis.trials:
-            rho = f"{trial.config.rho:.3g}" if trial.config and trial.config.rho is not None else "–"
-            measures = analysis.flatness[trial.key].measures
-            table.add_row(f"{trial.optimizer} {trial.number}", rho,
-                          *(_measure(measures[name]) if name in measures else "–" for name in shown))
-        out.print(table)
-
-
-def _measure(measure: "Measure") -> str:
-    """Four digits at most, and the error where it shows in them."""
-    if not measure.resolved:
-        return "unresolved"
-    value = f"{measure.value:.4g}"
-    if not 0 < measure.error < math.inf or measure.error < 1e-4 * abs(measure.value):
-        return value
-    digits = math.floor(math.log10(max(abs(measure.value), measure.error))) - math.floor(math.log10(measure.error)) + 1
-    return f"{measure.value:.{min(digits, 4)}g} ± {measure.error:.1g}"
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column)
-    return table
 
 
 def _training(setting: dict[str, Any]) -> str:

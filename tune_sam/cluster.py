@@ -19,6 +19,10 @@ QUIET = {
 }
 
 
+_alone = False
+"""Whether the connection is to a Ray that :func:`connected` started, and which has no nodes but this one."""
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[bool]:
     """Ray for the length of a search: the cluster at `address`, the one already connected to, or a new one here.
@@ -33,8 +37,9 @@ def connected(address: str | None) -> Iterator[bool]:
         os.environ.setdefault(name, value)
     import ray
 
+    global _alone
     if ray.is_initialized():
-        yield True
+        yield not _alone
         return
     try:
         if address:
@@ -48,9 +53,11 @@ def connected(address: str | None) -> Iterator[bool]:
                       "search on this machine.") from None
     # Interrupted and failed trials are told by the study, in its own words.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    _alone = not address
     try:
         yield bool(address)
     finally:
+        _alone = False
         ray.shutdown()
 
 

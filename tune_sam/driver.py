@@ -49,7 +49,7 @@ class Driver(NotPickled, tune.Callback):
             return
         number, epoch = trial.config["number"], result["epoch"]
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
-            self.ledger.report(number, epoch, result["val/accuracy"])
+            self.ledger.report(number, epoch, result[self.ledger.settings.objective])
         self.tracker.log(self.ledger.key(number), _metrics(result), epoch, _milliseconds())
         self.progress.epoch(self.ledger.optimizer, number, epoch)
 

@@ -23,7 +23,7 @@ from tune_sam import tracking
 from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
 from tune_sam.settings import Home, Refused, SearchOptions
-from tune_sam.study import Study, StudySettings, lock_file, note_run, now, open_storage, open_study, studies
+from tune_sam.study import Study, StudySettings, every_study, lock_file, note_run, now, open_storage, open_study
 from tune_sam.workload import Workload, find_workload
 
 if TYPE_CHECKING:
@@ -57,15 +57,19 @@ def search(workload: str, *, config: Path | None = None, progress: Progress | No
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     home = Home.at(chosen.home)
     settings = _define(chosen, home)
-    study = next((study for study in studies(home.path) if study.name == chosen.name), None)
+    study = next((study for study in every_study(home.path) if study.name == chosen.name), None)
     if study:
         _refuse_other(study, settings)
         study = _grown(study, settings.trials)
         _fetch(settings, home)
     check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, chosen.address)
     if not study:
-        study = _create(chosen, settings, home)
-    return _launch(study, chosen.address, chosen.max_concurrent, progress)
+        storage = _storage(chosen.storage, home)
+        if chosen.tracking_uri:
+            tracking.check(chosen.tracking_uri)
+        study = create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri,
+                       storage)
+    return launch(study, chosen.address, chosen.max_concurrent, progress)
 
 
 def resume(name: str, *, home: str | Path | None = None, trials: int | None = None, address: str | None = None,
@@ -87,7 +91,7 @@ def resume(name: str, *, home: str | Path | None = None, trials: int | None = No
     study = open_study(name, home)
     check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
     study = _grown(study, study.settings.trials if trials is None else trials)
-    return _launch(study, address, max_concurrent, progress)
+    return launch(study, address, max_concurrent, progress)
 
 
 def _define(chosen: SearchOptions, home: Home) -> StudySettings:
@@ -220,32 +224,43 @@ def _grown(study: Study, trials: int) -> Study:
     return replace(study, settings=replace(study.settings, trials=trials))
 
 
-def _create(chosen: SearchOptions, settings: StudySettings, home: Home) -> Study:
-    """Make the study in MLflow and in Optuna, before any trial can race for it."""
-    uri = chosen.tracking_uri or home.tracking_uri
-    if chosen.tracking_uri:
-        tracking.check(uri)
-    storage = _storage(chosen.storage, home)
-    created = now()
-    made_up = f"{settings.workload.rpartition(':')[2].lower()}-{created[:19].replace(':', '')}-{secrets.token_hex(2)}"
-    name = chosen.name or made_up
+def _made_up(settings: StudySettings) -> str:
+    """A name with the time, in which no two agree."""
+    workload = settings.workload.rpartition(":")[2].lower()
+    return f"{workload}-{now()[:19].replace(':', '')}-{secrets.token_hex(2)}"
+
+
+def create(name: str, settings: StudySettings, home: Home, uri: str, storage: str) -> Study:
+    """Make a study in MLflow and in Optuna, before any trial can race for it.
+
+    Args:
+        name: of the study; there is none of that name.
+        settings: what it is.
+        home: where it will live.
+        uri: MLflow's; see :func:`tune_sam.tracking.check`.
+        storage: folder or URI for Ray's results.
+
+    Raises:
+        Refused: MLflow does not take it, data cannot be fetched, or the name was taken just now.
+    """
+    own = uri == home.tracking_uri
     with home.made():
         _fetch(settings, home)
         run = tracking.open_study_run(
-            uri, experiment=settings.workload, artifact_root=None if chosen.tracking_uri else str(home.artifacts),
+            uri, experiment=settings.workload, artifact_root=str(home.artifacts) if own else None,
             name=name, home=f"{socket.gethostname()}:{home.path}", description=_description(settings),
             tags={**_tags(settings), **versions()},
         )
-    study = Study(name, home, settings, created, uri, run.experiment_id, run.run_id, storage)
+    study = Study(name, home, settings, now(), uri, run.experiment_id, run.run_id, storage)
     with only_driver(study):
         # Another process may have been making a study of this name since it was looked for.
-        if any(known.name == name for known in studies(home.path)):
+        if any(known.name == name for known in every_study(home.path)):
             raise Refused(f"study {name} was made by another process just now; go on with `tune-sam resume {name}`.")
-        _store(study)
+        store(study)
     return study
 
 
-def _store(study: Study) -> None:
+def store(study: Study) -> None:
     """Write the study's record to each of its Optuna studies; those that are missing are made."""
     import optuna
 
@@ -258,13 +273,22 @@ def _store(study: Study) -> None:
         made.set_user_attr("record", record)
 
 
-def _launch(study: Study, address: str | None, max_concurrent: int | None, progress: Progress | None) -> Study:
-    """Search until the budget of every optimizer is spent."""
+def launch(study: Study, address: str | None, max_concurrent: int | None, progress: Progress | None) -> Study:
+    """Train until the budget of every optimizer is spent; what was interrupted goes on first.
+
+    Args:
+        study: that was created, perhaps with more trials than before.
+        address, max_concurrent, progress: as for :func:`search`.
+
+    Raises:
+        Refused: another process is at it, or no node has room for a trial.
+        KeyboardInterrupt: it was interrupted.
+    """
     from tune_sam.searcher import Ledger
 
     progress = progress or Progress()
     with only_driver(study):
-        _store(study)
+        store(study)
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
         waiting = [ledger for ledger in ledgers if ledger.open]
@@ -292,16 +316,24 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
     from tune_sam.sharing import share
     from tune_sam.store import with_train_subset
 
-    settings, folder = study.settings, study.home.study(study.name) / "data"
-    shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed; we hold the study's lock
-    folder.mkdir()
+    settings = study.settings
     splits = find_workload(settings.workload).splits(settings.dataset, Path(settings.data))
     splits = with_train_subset(splits, settings.train_subset)
+    if settings.refit_of:
+        splits = splits.together()
     if sample:
         splits = with_train_subset(splits, min(sample, len(splits.train)))
-    with share(splits, folder=folder, other_nodes=other_nodes) as data:
+    with share(splits, folder=data_folder(study), other_nodes=other_nodes) as data:
         del splits
         yield data
+
+
+def data_folder(study: Study) -> Path:
+    """An empty folder of the study for data that are shared; what a killed driver left there goes."""
+    folder = study.home.study(study.name) / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shared", max_concurrent: int | None,
@@ -316,7 +348,7 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
     settings = study.settings
     workload = find_workload(settings.workload)
     constants = {"dataset": settings.dataset, "preset": settings.preset, "train_subset": settings.train_subset,
-                 "epochs": settings.epochs,
+                 "together": settings.refit_of is not None, "epochs": settings.epochs,
                  "precision": settings.precision, "compile": settings.compile,
                  "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
     prefix = f"{study.name}/{ledger.optimizer}"
@@ -396,9 +428,10 @@ def _description(settings: StudySettings) -> str:
     trials = "the same number of trials for each optimizer" if settings.sampler != "grid" else "the points of a grid"
     preset = f", preset {settings.preset}" if settings.preset else ""
     subset = f" ({settings.train_subset} training samples)" if settings.train_subset else ""
-    lines = [f"Search of **{settings.workload}** on **{settings.dataset}**{subset}{preset}: {trials}, "
+    what = f"Refit of {settings.refit_of}," if settings.refit_of else "Search of"
+    lines = [f"{what} **{settings.workload}** on **{settings.dataset}**{subset}{preset}: {trials}, "
              f"{settings.epochs} epochs each, seed {settings.seed}, scheduler {settings.scheduler}. The value of a "
-             "trial is the validation accuracy of its last epoch.", "",
+             f"trial is {settings.objective} after its last epoch.", "",
              "| optimizer | ρ | learning rate | batch size |", "|---|---|---|---|"]
     for optimizer, space in settings.spaces.items():
         lines.append(f"| {optimizer} | {space.rho or '–'} | {space.lr} | {', '.join(map(str, space.batch_size))} |")

@@ -57,6 +57,7 @@ class Progress:
         """Show `study` for as long as the context lasts, from where it stands."""
         self._study = study.name
         self._epochs = study.settings.epochs
+        self._objective = study.settings.objective
         self._trials = {optimizer: study.settings.budget(optimizer) for optimizer in study.settings.optimizers}
         self._rows = {optimizer: _Row() for optimizer in study.settings.optimizers}
         for trial in study.records():
@@ -70,7 +71,8 @@ class Progress:
             with self._shown():
                 yield
         except KeyboardInterrupt:
-            self._say(f"Interrupted; go on with `tune-sam resume {study.name}`.")
+            again = f"refit {study.settings.refit_of}" if study.settings.refit_of else f"resume {study.name}"
+            self._say(f"Interrupted; go on with `tune-sam {again}`.")
             raise
 
     def started(self, optimizer: str, number: int) -> None:
@@ -81,10 +83,10 @@ class Progress:
 
     def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
         row = self._rows[optimizer]
-        value = outcome.metrics.get("val/accuracy")
+        value = outcome.metrics.get(self._objective)
         row.end(number, outcome.state, value if outcome.state == "complete" else None)
         if not self.console.is_terminal:
-            what = outcome.reason if value is None else f"validation accuracy {value:.4f}, {outcome.epochs} epochs"
+            what = outcome.reason if value is None else f"{self._objective} {value:.4f}, {outcome.epochs} epochs"
             self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials[optimizer]}  {outcome.state:9} {what}")
 
     def _shown(self) -> AbstractContextManager[object]:
@@ -114,7 +116,7 @@ class Progress:
         table = Table(title=f"{self._study}   {_clock(time.monotonic() - self._begun)} gone, {remaining}",
                       title_justify="left", box=None, pad_edge=False, header_style="bold")
         # Narrow enough for a terminal of 80 columns; only what ended otherwise than complete may take a second line.
-        for column in ("optimizer", "trials", "", "running", "best accuracy"):
+        for column in ("optimizer", "trials", "", "running", f"best {self._objective}"):
             table.add_column(column, no_wrap=True)
         table.add_column("others")
         for optimizer, row in self._rows.items():

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_sam.space import Configuration, Space
+from tune_sam.space import MAX_SEED, Configuration, Space
 from tune_sam.study import ENDINGS, StudySettings, now, trial_key
 from tune_sam.training import milestones
 
@@ -140,7 +140,7 @@ class Ledger:
         return before
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Keep the validation accuracy after an epoch; whether the trial should stop here."""
+        """Keep the objective's value after an epoch; whether the trial should stop here."""
         trial = self._trials[number]
         if epoch > self._reported.get(number, 0):
             trial.report(value, epoch)
@@ -173,7 +173,7 @@ class Ledger:
                 self._close(frozen.number, state, frozen.user_attrs["record"]["metrics"])
 
     def _close(self, number: int, state: str, metrics: dict[str, float]) -> None:
-        value = metrics["val/accuracy"] if state == "complete" else None
+        value = metrics[self.settings.objective] if state == "complete" else None
         self._optuna.tell(number, value, TrialState[ENDINGS[state].optuna])
 
     def _suggest(self, trial: optuna.Trial) -> Configuration:
@@ -181,7 +181,8 @@ class Ledger:
         rho = trial.suggest_float("rho", space.rho.low, space.rho.high, log=True) if space.rho else None
         lr = trial.suggest_float("lr", space.lr.low, space.lr.high, log=True)
         batch_size = trial.suggest_categorical("batch_size", space.batch_size)
-        return Configuration(self.optimizer, rho, lr, int(batch_size), self.settings.seed + trial.number)
+        seed = trial.suggest_int("seed", 0, MAX_SEED) if space.seeded else self.settings.seed + trial.number
+        return Configuration(self.optimizer, rho, lr, int(batch_size), seed)
 
     def _reseed(self, number: int) -> None:
         """A sampler whose draw depends on seed, optimizer, number and the history, and on no earlier launch."""
@@ -243,5 +244,5 @@ class TuneScheduler(NotPickled, FIFOScheduler):
         self.ledger = ledger
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self.ledger.report(trial.config["number"], result["epoch"], result["val/accuracy"])
+        stop = self.ledger.report(trial.config["number"], result["epoch"], result[self.ledger.settings.objective])
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

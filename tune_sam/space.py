@@ -8,6 +8,8 @@ from typing import Any
 OPTIMIZERS = ("base", "sam", "asam", "asam-all")
 """`base` is the workload's own optimizer; the others are named as in :mod:`tune_sam.optim`."""
 
+MAX_SEED = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Range:
@@ -64,13 +66,19 @@ class Space:
         rho: range of ρ; None for `base`, which has none.
         lr: range of the learning rate.
         batch_size: the batch sizes to choose from.
-        grid: points tried before anything is sampled, as values of `rho`, `lr` and `batch_size`.
+        grid: points tried before anything is sampled, as values of `rho`, `lr` and `batch_size`, in a refit of
+            `seed` too.
     """
 
     rho: Range | None
     lr: Range
     batch_size: tuple[int, ...]
     grid: tuple[dict[str, float], ...]
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the points name their seeds; in a search each trial has its own."""
+        return any("seed" in point for point in self.grid)
 
     def to_json(self) -> dict[str, Any]:
         return {"rho": self.rho.to_json() if self.rho else None, "lr": self.lr.to_json(),

@@ -32,6 +32,9 @@ class TensorStore:
     def subset(self, indices: Tensor) -> Self:
         return replace(self, x=self.x[indices], y=self.y[indices])
 
+    def joined(self, other: Self) -> Self:
+        return replace(self, x=torch.cat([self.x, other.x]), y=torch.cat([self.y, other.y]))
+
     def to(self, device: torch.device) -> Self:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 

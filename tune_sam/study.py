@@ -66,7 +66,7 @@ class Trial:
         state: one of :data:`STATES`.
         reason: why it did not end complete; empty otherwise.
         config: what it is given; None while nothing is decided yet.
-        value: validation accuracy of its last epoch, 0 to 1; None unless complete.
+        value: the objective's after its last epoch, such as the validation accuracy, 0 to 1; None unless complete.
         epochs: trained so far.
         metrics: of the last epoch, by the names of :data:`tune_sam.driver.METRICS`; empty until it ended.
         seconds: spent in its epochs, over all attempts; None until it ended.
@@ -159,6 +159,9 @@ class StudySettings:
         train_subset: samples that are trained on; None for all.
         precision: `bf16` or `fp32`; None leaves it to the device.
         compile: whether networks run through torch.compile.
+        objective: the metric whose value after the last epoch is a trial's.
+        refit_of: the study whose best configurations are trained again here, on train and validation part together;
+            None for a search.
     """
 
     workload: str
@@ -177,6 +180,8 @@ class StudySettings:
     train_subset: int | None = None
     precision: str | None = None
     compile: bool = False
+    objective: str = "val/accuracy"
+    refit_of: str | None = None
 
     def budget(self, optimizer: str) -> int:
         """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points."""
@@ -295,7 +300,7 @@ class Study:
         if not {"lr", "batch_size"} <= point.keys():
             return None
         return Configuration(optimizer, point.get("rho"), point["lr"], point["batch_size"],
-                             self.settings.seed + frozen.number)
+                             point.get("seed", self.settings.seed + frozen.number))
 
 
 def _state(frozen: "FrozenTrial", going: bool) -> str:
@@ -358,7 +363,12 @@ def lock_file(home: Home, name: str) -> Path:
 
 
 def studies(home: str | Path | None = None) -> list[Study]:
-    """All studies of a home, the oldest first."""
+    """All searches of a home, the oldest first."""
+    return [study for study in every_study(home) if not study.settings.refit_of]
+
+
+def every_study(home: str | Path | None = None) -> list[Study]:
+    """All studies of a home, refits too, the oldest first."""
     place = Home.at(home)
     if not place.optuna_file.exists():
         return []
@@ -386,7 +396,7 @@ def open_study(name: str, home: str | Path | None = None) -> Study:
         Refused: there is none of that name.
     """
     known = studies(home)
-    for study in known:
+    for study in every_study(home):
         if study.name == name:
             return study
     there = f"it has {', '.join(study.name for study in known)}" if known else "it has none yet"

@@ -26,7 +26,8 @@ class SAMTrainable(tune.Trainable):
     The trial's config has `optimizer`, `rho` (None for `base`), `lr` and `batch_size`, and may have
 
     - `seed` (0), `dataset` (the workload's first), `preset` (none), `epochs` (the workload's), `data` (an absolute
-      path; $TUNE_SAM_DATA, else ~/.tune_sam/data), `train_subset` (all samples);
+      path; $TUNE_SAM_DATA, else ~/.tune_sam/data), `train_subset` (all samples), `together` (False; True trains on the
+      validation part too, which is not evaluated then);
     - `precision` (`bf16` on CUDA, `fp32` on the CPU), `compile` (False);
     - `cpus_per_trial` (1), which is also the number of threads, and `gpus_per_trial` (the workload's share where the
       cluster has GPUs, else 0);
@@ -93,9 +94,12 @@ class SAMTrainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         setting = self.workload.setting(self._dataset(config), config.get("preset"))
         splits = self._data.splits()
-        dataset, _, samples = self._source(config)
+        dataset, _, samples, together = self._source(config)
         sizes = self.workload.datasets[dataset]
-        expected, found = (samples or sizes.train, sizes.validation), (len(splits.train), len(splits.validation))
+        expected = samples or sizes.train, sizes.validation
+        if together:
+            expected = sum(expected), 0
+        found = len(splits.train), len(splits.validation)
         if found != expected:
             raise ValueError(f"the data have {found[0]} training and {found[1]} validation samples, the config names "
                              f"{expected[0]} and {expected[1]} of {dataset}; give it theirs")
@@ -114,19 +118,20 @@ class SAMTrainable(tune.Trainable):
     def _read(self, config: dict[str, Any]) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
-        self._read_from = dataset, root, samples = self._source(config)
+        self._read_from = dataset, root, samples, together = self._source(config)
         if self._given:
             self._data = self._given
             return
         if root == Home.at().data:  # a folder that a person named is only read
             self.workload.fetch(dataset, root)
         self.workload.check_data(dataset, root)
-        self._data = self._own.enter_context(share(with_train_subset(self.workload.splits(dataset, root), samples)))
+        splits = with_train_subset(self.workload.splits(dataset, root), samples)
+        self._data = self._own.enter_context(share(splits.together() if together else splits))
 
-    def _source(self, config: dict[str, Any]) -> tuple[str, Path, int | None]:
+    def _source(self, config: dict[str, Any]) -> tuple[str, Path, int | None, bool]:
         return (self._dataset(config),
                 Path(config.get("data") or os.environ.get("TUNE_SAM_DATA") or Home.at().data),
-                config.get("train_subset"))
+                config.get("train_subset"), config.get("together", False))
 
     def _dataset(self, config: dict[str, Any]) -> str:
         return config.get("dataset") or self.workload.default_dataset

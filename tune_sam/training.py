@@ -83,7 +83,8 @@ class Trainer:
         workload: gives network, loss and base optimizer.
         setting: the network's shape.
         configuration: optimizer, ρ, learning rate, batch size, seed.
-        splits: the training part, and the part that is evaluated after each epoch; moved to `device` if elsewhere.
+        splits: the training part, and the part that is evaluated after each epoch unless it is empty; moved to `device`
+            if elsewhere.
         epochs: length of the training, which also sets the schedule.
         device: CUDA where torch sees a GPU, else the CPU.
         threads: of torch in this process. Sums differ with their number, so a training sets it: a Ray worker starts
@@ -146,11 +147,7 @@ class Trainer:
 
     def outputs(self, inputs: Any) -> Tensor:
         """The network's outputs [n, classes] in float32, at this training's precision."""
-        if self.precision == "fp32":
-            return self._network(inputs)
-        # The context ends with the forward pass: it keeps weights it has cast, and SAM's second pass has others.
-        with torch.autocast(self.device.type, PRECISIONS[self.precision]):
-            return self._network(inputs).float()
+        return outputs(self._network, inputs, self.precision, self.device)
 
     def evaluate(self, store: Store) -> Evaluation:
         """Loss and accuracy on `store`, in eval mode; the model's mode is as before, afterwards."""
@@ -206,7 +203,10 @@ class Trainer:
 
     def _evaluations(self) -> dict[str, float]:
         """Both parts with the same weights in eval mode, so that their gap is one of generalisation alone."""
-        train, val = self.evaluate(self.splits.train), self.evaluate(self.splits.validation)
+        train = self.evaluate(self.splits.train)
+        if not len(self.splits.validation):
+            return {"train/loss": train.loss, "train/accuracy": train.accuracy}
+        val = self.evaluate(self.splits.validation)
         classes = {f"val/f1/{name}": score for name, score in zip(self.setting.classes, val.f1, strict=True)
                    if score is not None} if self.setting.classes else {}
         return {"train/loss": train.loss, "train/accuracy": train.accuracy,
@@ -228,6 +228,15 @@ class Trainer:
             self._random.restore()
             yield
             self._random = random_state(self.device)
+
+
+def outputs(network: Callable[[Any], Tensor], inputs: Any, precision: str, device: torch.device) -> Tensor:
+    """What a network that is on `device` gives at a precision, in float32."""
+    if precision == "fp32":
+        return network(inputs)
+    # The context ends with the forward pass: it keeps weights it has cast, and SAM's second pass has others.
+    with torch.autocast(device.type, PRECISIONS[precision]):
+        return network(inputs).float()
 
 
 def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store, device: torch.device) -> Evaluation:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from tune_sam.settings import Refused, SearchOptions
 from tune_sam.space import Range, Space, grid
@@ -102,22 +102,37 @@ class Store(Protocol):
     def batch(self, indices: "Tensor") -> "tuple[Any, Tensor]":
         """Inputs for the network and int64 targets [n] of the samples at `indices` (int64 [n]), both copies."""
 
-    def subset(self, indices: "Tensor") -> "Store":
+    def subset(self, indices: "Tensor") -> Self:
         """A store of the samples at `indices` alone."""
 
-    def to(self, device: "device") -> "Store":
+    def joined(self, other: Self) -> Self:
+        """A store of these samples and then those of `other`, which is of the same kind."""
+
+    def to(self, device: "device") -> Self:
         """The same samples on `device`."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a search may see. The test part is not in it: only a refit asks for that, by `Workload.test_split`."""
+    """What a training may see. The test part is not in it: only a refit asks for that, by `Workload.test_split`, when
+    its trainings are done.
+
+    Attributes:
+        train: what is trained on.
+        validation: what is evaluated after each epoch; empty in a refit, which trains on it too.
+    """
 
     train: Store
     validation: Store
 
     def to(self, device: "device") -> "Splits":
         return Splits(self.train.to(device), self.validation.to(device))
+
+    def together(self) -> "Splits":
+        """Both parts as the training part, as a refit has them."""
+        import torch
+
+        return Splits(self.train.joined(self.validation), self.validation.subset(torch.arange(0)))
 
 
 class Workload(ABC):

@@ -24,7 +24,7 @@ def run(monkeypatch, capsys, tmp_path):
     """The command line, in this process, with a home that does not exist yet: status, output, errors."""
     monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
     monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(launch, "_launch", lambda study, *_: pytest.fail(f"study {study.name} begins"))
+    monkeypatch.setattr(launch, "launch", lambda study, *_: pytest.fail(f"study {study.name} begins"))
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["tune-sam", *map(str, words)])
@@ -216,7 +216,7 @@ def one(run, tmp_path):
     options = SearchOptions(workload="gcn", dataset="digits", optimizers=("base",), trials=3)
     study = Study("one", home, launch._define(options, home), "2026-01-02T03:04:05+00:00", home.tracking_uri, "1", "p",
                   str(home.path / "studies"))
-    launch._store(study)
+    launch.store(study)
     before = sorted(home.path.rglob("*")), study.to_json()
     yield
     assert (sorted(home.path.rglob("*")), study.to_json()) == before
@@ -333,11 +333,11 @@ def test_json_has_no_nan():
 
 
 def test_a_flat_minimum_is_shown_with_its_errors():
-    from tune_sam import cli
+    from tune_sam import tables
     from tune_sam.flatness import Measure
 
-    assert cli._measure(Measure(86.42901, 1e-5, True)) == "86.43"
-    assert cli._measure(Measure(365.21, 5.4, True)) == "365 ± 5"
-    assert cli._measure(Measure(-0.48252, 0.0003, True)) == "-0.4825 ± 0.0003"
-    assert cli._measure(Measure(0.001, 0.02, True)) == "0.001 ± 0.02"
-    assert cli._measure(Measure(12.0, 3.0, False)) == "unresolved"
+    assert tables._measure(Measure(86.42901, 1e-5, True)) == "86.43"
+    assert tables._measure(Measure(365.21, 5.4, True)) == "365 ± 5"
+    assert tables._measure(Measure(-0.48252, 0.0003, True)) == "-0.4825 ± 0.0003"
+    assert tables._measure(Measure(0.001, 0.02, True)) == "0.001 ± 0.02"
+    assert tables._measure(Measure(12.0, 3.0, False)) == "unresolved"

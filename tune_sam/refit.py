@@ -1,0 +1,296 @@
+"""Refit: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_sam import tracking
+from tune_sam.cluster import check_offer, connected
+from tune_sam.launch import create, data_folder, launch, only_driver, terminate_as_interrupt
+from tune_sam.progress import PASSES
+from tune_sam.progress import Progress as Trainings
+from tune_sam.settings import NothingComplete, Refused
+from tune_sam.space import MAX_SEED, Configuration, Range, Space
+from tune_sam.statistics import Difference, Mean
+from tune_sam.study import Study, StudySettings, Trial, every_study, open_study
+from tune_sam.tasks import Part, Progress, find_out, prepare_worker
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from tune_sam.sharing import Shared
+
+FIRST_SEED = 10_000
+"""Added to the study's seed, it gives the first seed of a refit: none that a trial of the search was chosen for."""
+
+TWICE = "twice"
+"""Name of the comparison at equal compute: the base optimizer for twice the epochs."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Trainings of chosen configurations, a row of each seed, and what they show.
+
+    Attributes:
+        of: the study whose configurations they are.
+        studies: the refits' own: the optimizers', and `twice` with the base optimizer for twice the epochs.
+        tests: what each training gave on the test part, by its key.
+        seeds: the same for all.
+        undelivered: why MLflow does not have the test results; empty if it has.
+    """
+
+    of: Study
+    studies: tuple[Study, ...]
+    tests: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...]
+    undelivered: str
+
+    def table(self) -> "DataFrame":
+        """A row for each training: what was trained, its losses and accuracies, gaps, and cost.
+
+        `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute.
+        `gradients` counts gradients of a batch: SAM takes two a step.
+        """
+        import pandas
+
+        return pandas.DataFrame([row for study in self.studies for row in self._rows(study)])
+
+    def summary(self) -> dict[str, dict[str, Mean]]:
+        """Mean and interval over the seeds of each column of :meth:`table` that is a number, by `row`."""
+        table = self.table()
+        columns = [name for name in table if name.startswith(("train/", "test/", "gap/")) or name in COSTS]
+        return {str(row): {name: Mean.of(part[name].dropna().tolist()) for name in columns}
+                for row, part in table.groupby("row", sort=False)}
+
+    def differences(self, column: str = "test/accuracy") -> dict[str, Difference]:
+        """Each row's paired difference to the first row of the base optimizer, by `row`; none without one."""
+        by_row = {str(row): part.set_index("seed")[column] for row, part in self.table().groupby("row", sort=False)}
+        base = next((values for row, values in by_row.items() if row.startswith("base")), None)
+        if base is None:
+            return {}
+        return {row: Difference.of(values.loc[base.index].tolist(), base.tolist())
+                for row, values in by_row.items() if values is not base and set(values.index) >= set(base.index)}
+
+    def _rows(self, study: Study) -> Iterator[dict[str, Any]]:
+        twice = study.settings.epochs != self.of.settings.epochs
+        samples = _trained_samples(study.settings)
+        for trial in study.records():
+            if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
+                config, test = trial.config, self.tests[trial.key]
+                steps = study.settings.epochs * math.ceil(samples / config.batch_size)
+                yield {
+                    "row": _name(config, twice), "optimizer": trial.optimizer, "rho": config.rho, "lr": config.lr,
+                    "batch_size": config.batch_size, "epochs": trial.epochs, "seed": config.seed, "key": trial.key,
+                    "train/loss": trial.metrics["train/loss"], "train/accuracy": trial.metrics["train/accuracy"],
+                    **{f"test/{name}": value for name, value in test.items() if name != "f1"},
+                    **{f"test/f1/{name}": value for name, value in test["f1"].items()},
+                    **gaps(trial, test), "seconds": trial.seconds,
+                    "gradients": steps * PASSES.get(trial.optimizer, 2),
+                }
+
+
+COSTS = ("seconds", "gradients")
+
+
+def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[int] = 5, top: int = 1,
+          address: str | None = None, max_concurrent: int | None = None, trainings: Trainings | None = None,
+          progress: Progress = lambda *_: None) -> Refit:
+    """Train the best configurations of a study again, on train and validation part together, and test them once.
+
+    For each optimizer the best by validation, for the study's epochs, with the same seeds for all, so that differences
+    are paired: initialisation and order of the samples are the same. The base optimizer is also trained for twice the
+    epochs, which costs what SAM costs. The test part is read when all trainings are done, once for each.
+
+    Args:
+        name: of the study.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        seeds: how many, or which; more of them may be asked for later, and only the new ones are trained then.
+        top: configurations of each optimizer, the best first.
+        address: Ray cluster to use; one is started here by default.
+        max_concurrent: trainings at the same time; as many as fit by default.
+        trainings: where to show the trainings; nowhere by default.
+        progress: called as tests are done.
+
+    Raises:
+        Refused: there is no such study, the seeds repeat, or another process is at it.
+        NothingComplete: an optimizer has no complete trial, or a training of the refit did not end complete.
+        KeyboardInterrupt: it was interrupted; the same call goes on.
+    """
+    study = open_study(name, home)
+    if study.settings.refit_of:
+        raise Refused(f"study {name} is a refit itself; give the study that it is of, {study.settings.refit_of}.")
+    chosen_seeds = _seeds(seeds, study)
+    check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
+    chosen = {optimizer: _best(study, optimizer, top) for optimizer in study.settings.optimizers}
+    made = [_child(study, "refit", study.settings.epochs, chosen, chosen_seeds)]
+    if "base" in chosen:
+        made.append(_child(study, TWICE, 2 * study.settings.epochs, {"base": chosen["base"][:1]}, chosen_seeds))
+    tests: dict[str, dict[str, Any]] = {}
+    with connected(address):  # once for all
+        for child in made:
+            launch(child, address, max_concurrent, trainings)
+        for child in made:
+            tests |= _test_all(child, chosen_seeds, address, progress)
+    found = Refit(study, tuple(made), tests, chosen_seeds, "")
+    return replace(found, undelivered=_publish(found))
+
+
+def gaps(trial: Trial, test: dict[str, Any]) -> dict[str, float]:
+    """Generalisation gaps, above 0 where the network overfits."""
+    return {"gap/loss": test["loss"] - trial.metrics["train/loss"],
+            "gap/accuracy": trial.metrics["train/accuracy"] - test["accuracy"]}
+
+
+def _seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
+    if isinstance(asked, int):
+        if asked < 1:
+            raise Refused(f"--seeds {asked}: there is nothing to train; give 1 or more.")
+        first = study.settings.seed + FIRST_SEED
+        return tuple(range(first, first + asked))
+    shown = ",".join(map(str, asked))
+    if len(set(asked)) < len(asked):
+        raise Refused(f"--seeds {shown}: a seed comes twice, which would be the same training; give each once.")
+    if not asked or not all(0 <= seed <= MAX_SEED for seed in asked):
+        raise Refused(f"--seeds {shown}: give a number of seeds, or a list of seeds from 0 to {MAX_SEED}.")
+    return tuple(asked)
+
+
+def _best(study: Study, optimizer: str, top: int) -> list[Configuration]:
+    complete = [trial for trial in study.records(optimizer) if trial.value is not None and trial.config]
+    if not complete:
+        raise NothingComplete(f"study {study.name} has no complete trial of {optimizer} to refit; go on with "
+                              f"`tune-sam resume {study.name}`.")
+    best = sorted(complete, key=lambda trial: -(trial.value or 0))[:top]
+    return [trial.config for trial in best if trial.config]
+
+
+def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configuration]],
+           seeds: tuple[int, ...]) -> Study:
+    """The refit's study, made or with more seeds than before.
+
+    Where the search has gone on and has other best configurations now, their refit is another study.
+    """
+    spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
+    settings = replace(study.settings, optimizers=tuple(chosen), epochs=epochs, scheduler="none", sampler="grid",
+                       spaces=spaces, trials=max(len(space.grid) for space in spaces.values()),
+                       objective="train/accuracy", refit_of=study.name)
+    known = {child.name: child for child in every_study(study.home.path)}
+    number = 1
+    while True:
+        name = f"{study.name}.{what}{number if number > 1 else ''}"
+        if name not in known:
+            return create(name, settings, study.home, study.tracking_uri, study.storage)
+        before = known[name].settings
+        if _configurations(before) == _configurations(settings):
+            merged = {optimizer: _space(chosen[optimizer], tuple(sorted({*_seeds_in(before), *seeds})))
+                      for optimizer in chosen}
+            grown = replace(settings, spaces=merged, trials=max(len(space.grid) for space in merged.values()))
+            return replace(known[name], settings=grown)
+        number += 1
+
+
+def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:
+    """Just the chosen configurations, each with each seed."""
+    rhos = [configuration.rho for configuration in chosen if configuration.rho is not None]
+    rates = [configuration.lr for configuration in chosen]
+    points = tuple(
+        {**({"rho": one.rho} if one.rho is not None else {}), "lr": one.lr, "batch_size": one.batch_size, "seed": seed}
+        for one in chosen for seed in seeds
+    )
+    return Space(Range(min(rhos), max(rhos)) if rhos else None, Range(min(rates), max(rates)),
+                 tuple(sorted({one.batch_size for one in chosen})), points)
+
+
+def _configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]]:
+    """What each optimizer trains, without the seeds."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for optimizer, space in settings.spaces.items():
+        points = [{name: value for name, value in point.items() if name != "seed"} for point in space.grid]
+        found[optimizer] = [point for index, point in enumerate(points) if point not in points[:index]]
+    return found
+
+
+def _seeds_in(settings: StudySettings) -> set[int]:
+    return {int(point["seed"]) for space in settings.spaces.values() for point in space.grid}
+
+
+def _trained_samples(settings: StudySettings) -> int:
+    sizes = find_workload(settings.workload).datasets[settings.dataset]
+    return (settings.train_subset or sizes.train) + sizes.validation
+
+
+def _name(config: Configuration, twice: bool) -> str:
+    rho = f" ρ={config.rho:.3g}" if config.rho is not None else ""
+    return f"{config.optimizer}{rho} lr={config.lr:.3g} batch={config.batch_size}{' twice' if twice else ''}"
+
+
+# -------------------------------------------------------------------------------------------------------- the test
+
+
+def _test_all(study: Study, seeds: tuple[int, ...], address: str | None,
+              progress: Progress) -> dict[str, dict[str, Any]]:
+    """What each training gives on the test part: measured once, and kept."""
+    trials = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
+    for trial in trials:
+        if trial.value is None:
+            why = f" ({trial.reason})" if trial.reason else ""
+            raise NothingComplete(f"the training {trial.key} is {trial.state}{why}, so there is no mean over all seeds; "
+                                  "choose other seeds with --seeds.")
+    folder = study.home.study(study.name) / "test"
+    parts = [Part(f"{trial.key}, test", folder / f"{trial.optimizer}-{trial.number}.json", _test, (study, trial))
+             for trial in trials]
+    with only_driver(study), terminate_as_interrupt():
+        find_out(study, parts, lambda other_nodes: _test_part(study, other_nodes), address, progress)
+    return {trial.key: json.loads(part.file.read_text()) for trial, part in zip(trials, parts, strict=True)}
+
+
+@contextmanager
+def _test_part(study: Study, other_nodes: bool) -> "Iterator[Shared]":
+    import torch
+
+    from tune_sam.sharing import share
+    from tune_sam.workload import Splits
+
+    settings = study.settings
+    test = find_workload(settings.workload).test_split(settings.dataset, Path(settings.data))
+    with share(Splits(test, test.subset(torch.arange(0))), folder=data_folder(study), other_nodes=other_nodes) as data:
+        del test
+        yield data
+
+
+def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, Any]:
+    """In a worker: loss and scores of a training's network on the test part, at the precision it was trained with."""
+    from tune_sam.training import evaluate, outputs
+
+    device = prepare_worker(study)
+    workload = find_workload(trial.workload)
+    model = trial.load_model().to(device)
+    found = evaluate(lambda inputs: outputs(model, inputs, trial.precision or "fp32", device), workload,
+                     data.splits().train.to(device), device)
+    classes = workload.setting(trial.dataset, trial.preset).classes
+    f1 = {name: score for name, score in zip(classes, found.f1, strict=True) if score is not None} if classes else {}
+    return {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1, "f1": f1}
+
+
+def _publish(found: Refit) -> str:
+    """Log the test results to the trainings' runs; why they could not be, or nothing."""
+    for study in found.studies:
+        folder = study.home.study(study.name) / "test"
+        runs = {}
+        for trial in study.records():
+            if trial.key in found.tests and trial.mlflow_run_id:
+                test = found.tests[trial.key]
+                runs[trial.mlflow_run_id] = {
+                    **{f"test/{name}": value for name, value in test.items() if name != "f1"},
+                    **{f"test/f1/{name}": value for name, value in test["f1"].items()}, **gaps(trial, test)}
+        try:
+            tracking.publish(study.tracking_uri, tracking.StudyRun(study.experiment_id, study.mlflow_run_id), runs,
+                             folder, "test")
+        except Refused as error:
+            return str(error)
+    return ""

@@ -1,0 +1,108 @@
+"""The tables that a person reads on a terminal."""
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tune_sam.analyzing import Analysis
+    from tune_sam.flatness import Measure
+    from tune_sam.refit import Refit
+    from tune_sam.statistics import Difference, Mean
+    from tune_sam.study import Trial
+
+FLATNESS = {
+    "Curvature": {"lambda_max": "λ_max", "lambda_min": "λ_min", "ratio": "|λ_max/λ_min|",
+                  "lambda_max_over_lambda_5": "λ_max/λ_5", "trace": "trace"},
+    "Rise of the loss (nats) within ρ = 0.05 and with noise σ = 0.05": {
+        "worst_case": "worst", "worst_case_adaptive": "worst, |w|", "average_case": "average",
+        "average_case_adaptive": "average, |w|", "worst_case_own_rho": "worst in own ρ"},
+}
+"""The columns of what `analyze` prints, by the measures' names."""
+
+
+def trial_table(found: "list[Trial]", title: str | None = None) -> Table:
+    # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
+    scored = any(name.startswith("val/f1/") for trial in found for name in trial.metrics)
+    table = plain_table("optimizer", "trial", "state", "accuracy", *(["macro-F1"] if scored else []), "ρ", "lr",
+                        "batch", "epochs", "seconds", title=title)
+    for trial in found:
+        config = trial.config
+        rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
+        table.add_row(trial.optimizer, str(trial.number), trial.state,
+                      *(_score(trial, f"val/{name}") for name in ("accuracy", *(["macro_f1"] if scored else []))), rho,
+                      f"{config.lr:.3g}" if config else "–", str(config.batch_size) if config else "–",
+                      str(trial.epochs), f"{trial.seconds:.1f}" if trial.seconds is not None else "–")
+    return table
+
+
+def _score(trial: "Trial", metric: str) -> str:
+    return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
+
+
+def show_flatness(analysis: "Analysis", out: Console) -> None:
+    """A table of the curvature and one of the sharpness; a number that has not converged is not shown."""
+    some = next(iter(analysis.flatness.values()))
+    out.print(f"{analysis.study.name}: {some.samples:,} training samples, {some.size:,} parameters", soft_wrap=True,
+              markup=False)
+    if some.unused:
+        out.print(f"Left out, for the loss does not depend on them: {', '.join(some.unused)}", soft_wrap=True,
+                  markup=False)
+    for title, names in FLATNESS.items():
+        shown = {name: label for name, label in names.items()
+                 if any(name in found.measures for found in analysis.flatness.values())}
+        table = plain_table("trial", "ρ", *shown.values(), title=title)
+        for trial in analysis.trials:
+            rho = f"{trial.config.rho:.3g}" if trial.config and trial.config.rho is not None else "–"
+            measures = analysis.flatness[trial.key].measures
+            table.add_row(f"{trial.optimizer} {trial.number}", rho,
+                          *(_measure(measures[name]) if name in measures else "–" for name in shown))
+        out.print(table)
+
+
+def _measure(measure: "Measure") -> str:
+    """Four digits at most, and the error where it shows in them."""
+    if not measure.resolved:
+        return "unresolved"
+    value = f"{measure.value:.4g}"
+    if not 0 < measure.error < math.inf or measure.error < 1e-4 * abs(measure.value):
+        return value
+    digits = math.floor(math.log10(max(abs(measure.value), measure.error))) - math.floor(math.log10(measure.error)) + 1
+    return f"{measure.value:.{min(digits, 4)}g} ± {measure.error:.1g}"
+
+
+def plain_table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def show_refit(refit: "Refit", out: Console) -> None:
+    """Means over the seeds with their 95 % intervals, and what the paired differences to the base optimizer show."""
+    table = plain_table("", "test accuracy", "test loss", "train loss", "gap (loss)", "seconds", "gradients",
+                        title=f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals")
+    for row, means in refit.summary().items():
+        table.add_row(row, _mean(means["test/accuracy"]), _mean(means["test/loss"]), _mean(means["train/loss"]),
+                      _mean(means["gap/loss"]), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
+    out.print(table)
+    for row, difference in refit.differences().items():
+        out.print(f"{row}: {difference_in_words(difference)}", soft_wrap=True, markup=False)
+
+
+def difference_in_words(difference: "Difference") -> str:
+    """What a paired difference of accuracies to the base optimizer shows."""
+    mean = difference.mean
+    points = f"{100 * mean.value:+.2f} points to base"
+    if mean.n < 2:
+        return f"{points} with one seed, which shows nothing."
+    low, high = 100 * (mean.value - mean.half), 100 * (mean.value + mean.half)
+    p = f", p = {difference.p:.2g}" if math.isfinite(difference.p) else ""
+    verdict = "a difference is shown" if difference.shown else "no difference is shown"
+    return f"{points} (95 % interval {low:+.2f} to {high:+.2f}{p}): {verdict} at n = {mean.n}."
+
+
+def _mean(mean: "Mean") -> str:
+    return f"{mean.value:.4f} ± {mean.half:.4f}" if math.isfinite(mean.half) else f"{mean.value:.4f}"
