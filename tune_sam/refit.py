@@ -67,14 +67,18 @@ class Refit:
         return {str(row): {name: Mean.of(part[name].dropna().tolist()) for name in columns}
                 for row, part in table.groupby("row", sort=False)}
 
-    def differences(self, column: str = "test/accuracy") -> dict[str, Difference]:
-        """Each row's paired difference to the first row of the base optimizer, by `row`; none without one."""
+    def differences(self, to: str, column: str = "test/accuracy") -> dict[str, Difference]:
+        """Each other row's paired difference to the row `to`, by `row`."""
         by_row = {str(row): part.set_index("seed")[column] for row, part in self.table().groupby("row", sort=False)}
-        base = next((values for row, values in by_row.items() if row.startswith("base")), None)
-        if base is None:
-            return {}
-        return {row: Difference.of(values.loc[base.index].tolist(), base.tolist())
-                for row, values in by_row.items() if values is not base and set(values.index) >= set(base.index)}
+        reference = by_row.pop(to)
+        return {row: Difference.of(values.loc[reference.index].tolist(), reference.tolist())
+                for row, values in by_row.items()}
+
+    @property
+    def references(self) -> list[str]:
+        """The rows that the others are compared with: the base optimizer, and it at equal compute."""
+        rows = self.table().query("optimizer == 'base'").drop_duplicates("epochs")
+        return [str(row) for row in rows["row"]]
 
     def _rows(self, study: Study) -> Iterator[dict[str, Any]]:
         twice = study.settings.epochs != self.of.settings.epochs
@@ -239,8 +243,8 @@ def _test_all(study: Study, seeds: tuple[int, ...], address: str | None,
     for trial in trials:
         if trial.value is None:
             why = f" ({trial.reason})" if trial.reason else ""
-            raise NothingComplete(f"the training {trial.key} is {trial.state}{why}, so there is no mean over all seeds; "
-                                  "choose other seeds with --seeds.")
+            raise NothingComplete(f"the training {trial.key} is {trial.state}{why}, so there is no mean over all "
+                                  "seeds; choose other seeds with --seeds.")
     folder = study.home.study(study.name) / "test"
     parts = [Part(f"{trial.key}, test", folder / f"{trial.optimizer}-{trial.number}.json", _test, (study, trial))
              for trial in trials]

@@ -82,20 +82,22 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
 
 def show_refit(refit: "Refit", out: Console) -> None:
     """Means over the seeds with their 95 % intervals, and what the paired differences to the base optimizer show."""
-    table = plain_table("", "test accuracy", "test loss", "train loss", "gap (loss)", "seconds", "gradients",
+    table = plain_table("", "test accuracy", "test loss", "gap (loss)", "seconds", "gradients",
                         title=f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals")
     for row, means in refit.summary().items():
-        table.add_row(row, _mean(means["test/accuracy"]), _mean(means["test/loss"]), _mean(means["train/loss"]),
-                      _mean(means["gap/loss"]), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
+        table.add_row(row, _mean(means["test/accuracy"]), _mean(means["test/loss"]), _mean(means["gap/loss"]),
+                      f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
     out.print(table)
-    for row, difference in refit.differences().items():
-        out.print(f"{row}: {difference_in_words(difference)}", soft_wrap=True, markup=False)
+    for reference in refit.references:
+        out.print(f"Against {reference}:", soft_wrap=True, markup=False)
+        for row, difference in refit.differences(reference).items():
+            out.print(f"  {row}: {difference_in_words(difference)}", soft_wrap=True, markup=False)
 
 
 def difference_in_words(difference: "Difference") -> str:
-    """What a paired difference of accuracies to the base optimizer shows."""
+    """What a paired difference of accuracies shows."""
     mean = difference.mean
-    points = f"{100 * mean.value:+.2f} points to base"
+    points = f"{100 * mean.value:+.2f} points"
     if mean.n < 2:
         return f"{points} with one seed, which shows nothing."
     low, high = 100 * (mean.value - mean.half), 100 * (mean.value + mean.half)

@@ -136,6 +136,13 @@ class WorkloadContract:
             some = torch.arange(0, len(part), max(len(part) // 500, 1))
             assert _fingerprint(part.batch(some)) == _fingerprint(other.batch(some)), "splits differ from call to call"
 
+    def test_a_refit_trains_on_both_parts(self, few: Splits) -> None:
+        whole = few.together()
+        assert len(whole.validation) == 0
+        for part, begin in ((few.train, 0), (few.validation, len(few.train))):
+            place = torch.arange(len(part))
+            assert _fingerprint(whole.train.batch(place + begin)) == _fingerprint(part.batch(place))
+
     def test_no_sample_is_in_two_parts(self, splits: Splits) -> None:
         test = self.subject().test_split(self.data_set(), self.root())
         train, validation, held = (_samples(part) for part in (splits.train, splits.validation, test))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch_geometric.data import Batch, Data
 
+from trainables.data import digits
 from trainables.data.graphs import GraphStore
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -80,3 +81,14 @@ def test_every_tensor_moves_to_a_device(store, device):
     assert {getattr(moved, field.name).device.type for field in fields(moved)} == {device}
     assert len(moved) == len(store)
     assert all(getattr(store, field.name).device.type == "cpu" for field in fields(store))
+
+
+def test_joined_stores_give_the_graphs_of_both():
+    whole = digits.grid_graphs()
+    first, second = whole.subset(torch.tensor([5, 3])), whole.subset(torch.tensor([0, 7, 2]))
+    joined, expected = first.joined(second), whole.subset(torch.tensor([5, 3, 0, 7, 2]))
+    for ours, theirs in zip(vars(joined).values(), vars(expected).values(), strict=True):
+        assert torch.equal(ours, theirs)
+    nothing = whole.subset(torch.arange(0))
+    assert len(nothing) == 0
+    assert torch.equal(nothing.joined(first).edge_index, first.edge_index)

@@ -1,0 +1,152 @@
+import json
+
+import mlflow
+import pandas as pd
+import pytest
+import ray
+import torch
+
+import tune_sam
+from tune_sam.refit import FIRST_SEED, refit
+from tune_sam.settings import NothingComplete, Refused
+from tune_sam.study import Study, open_study, studies
+from tune_sam.training import Trainer, evaluate
+from tune_sam.workload import find_workload
+
+GCN = find_workload("gcn")
+SEEDS = (FIRST_SEED, FIRST_SEED + 1)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    home = tmp_path_factory.mktemp("home")
+    tune_sam.search("gcn", dataset="digits", optimizers=["base", "sam"], trials=2, epochs=2, scheduler="none",
+                    name="one", home=home)
+    yield home
+    ray.shutdown()
+
+
+@pytest.fixture
+def asked(home, monkeypatch):
+    """For each time that the test part is read: the states of all trainings of refits then."""
+    states, read = [], type(GCN).test_split
+
+    def test_split(self, dataset, root):
+        refits = [open_study(name, home) for name in ("one.refit", "one.twice")]
+        states.append([trial.state for study in refits for trial in study.records()])
+        return read(self, dataset, root)
+
+    monkeypatch.setattr(type(GCN), "test_split", test_split)
+    return states
+
+
+@pytest.fixture(scope="module")
+def found(home):
+    return refit("one", home=home, seeds=2)
+
+
+def test_the_same_seeds_train_the_best_configuration_of_each(home, found):
+    table = found.table()
+    assert len(table) == 6
+    assert table.groupby("row")["seed"].apply(tuple).tolist() == [SEEDS] * 3
+    study = open_study("one", home)
+    for optimizer, part in table[table["epochs"] == 2].groupby("optimizer"):
+        best = study.best(optimizer).config
+        assert set(zip(part["lr"], part["batch_size"], strict=True)) == {(best.lr, best.batch_size)}
+        assert part["rho"].dropna().unique().tolist() == ([best.rho] if best.rho else [])
+
+
+def test_training_and_test_are_what_a_trainer_gives(home, found):
+    """Without Ray: on training and validation part together, then once on the test part."""
+    splits = GCN.splits("digits", None)
+    test = GCN.test_split("digits", None)
+    for trial in (found.studies[0].records("sam")[1], found.studies[1].records("base")[0]):
+        trainer = Trainer(GCN, GCN.settings["digits"], trial.config, splits.together(), epochs=trial.epochs,
+                          device=torch.device("cpu"))
+        while not trainer.finished:
+            metrics = trainer.epoch().metrics
+        assert trial.metrics["train/loss"] == metrics["train/loss"]
+        row = found.table().set_index("key").loc[trial.key]
+        if torch.cuda.is_available():
+            continue  # another device gives other sums
+        expected = evaluate(trainer.model.eval(), GCN, test, torch.device("cpu"))
+        assert (row["test/loss"], row["test/accuracy"]) == (expected.loss, expected.accuracy)
+        assert row["gap/loss"] == expected.loss - metrics["train/loss"]
+
+
+def test_no_training_of_a_refit_sees_a_held_out_part(found):
+    for study in found.studies:
+        for trial in study.records():
+            assert not [name for name in trial.metrics if name.startswith(("val/", "test/"))]
+
+
+def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
+    summary = found.summary()
+    gradients = {row: means["gradients"].value for row, means in summary.items()}
+    base, twice = found.references
+    assert twice == f"{base} twice"
+    (sam,) = [row for row in gradients if row.startswith("sam")]
+    if sam.partition("batch=")[2] == base.partition("batch=")[2]:
+        assert gradients[sam] == gradients[twice] == 2 * gradients[base]
+    assert list(found.differences(base)) == [sam, twice]
+
+
+def test_mlflow_has_the_test_results_beside_the_training(found):
+    table = found.table().set_index("key")
+    for study in found.studies:
+        client = mlflow.MlflowClient(study.tracking_uri)
+        for trial in study.records():
+            metrics = client.get_run(trial.mlflow_run_id).data.metrics
+            assert metrics["test/accuracy"] == table.loc[trial.key, "test/accuracy"]
+            assert metrics["gap/loss"] == table.loc[trial.key, "gap/loss"]
+        assert client.get_run(study.mlflow_run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_the_test_part_is_read_when_all_trainings_are_done_and_once(home, found, asked):
+    again = refit("one", home=home, seeds=2)
+    assert not asked
+    pd.testing.assert_frame_equal(again.table(), found.table())
+    more = refit("one", home=home, seeds=3)
+    assert asked == [["complete"] * 9] * 2
+    both = more.table().merge(found.table(), on=list(found.table()))
+    assert len(both) == len(found.table()), "what was there is as it was"
+    assert len(more.table()) == 9
+
+
+@pytest.mark.slow
+def test_other_configurations_are_another_refit(home, found):
+    wider = refit("one", home=home, seeds=1, top=2)
+    assert [study.name for study in wider.studies] == ["one.refit2", "one.twice"]
+    assert len(wider.table()) == 5
+
+
+def test_searches_are_listed_without_their_refits(home, found):
+    assert [study.name for study in studies(home)] == ["one"]
+    assert open_study("one.refit", home).settings.refit_of == "one"
+
+
+@pytest.mark.parametrize(("seeds", "said"), [
+    (0, "--seeds 0: there is nothing to train"), ((3, 4, 3), "--seeds 3,4,3: a seed comes twice"),
+    ((-1,), "--seeds -1: give a number of seeds"),
+])
+def test_seeds_that_cannot_be_are_refused(home, seeds, said):
+    with pytest.raises(Refused, match=said):
+        refit("one", home=home, seeds=seeds)
+
+
+def test_a_refit_is_of_a_search(home, found):
+    with pytest.raises(Refused, match="one.refit is a refit itself; give the study that it is of, one"):
+        refit("one.refit", home=home)
+
+
+def test_a_study_without_a_complete_trial_is_told(home, monkeypatch):
+    monkeypatch.setattr(Study, "records", lambda *_: [])
+    with pytest.raises(NothingComplete, match="no complete trial of base to refit; go on with `tune-sam resume one`"):
+        refit("one", home=home)
+
+
+def test_tests_are_kept_as_files(home, found):
+    kept = home / "studies" / "one.refit" / "test" / "sam-0.json"
+    assert json.loads(kept.read_text()) == found.tests["one.refit/sam/0"]

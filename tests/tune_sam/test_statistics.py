@@ -1,0 +1,43 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tune_sam.statistics import Difference, Mean
+
+VALUES, OTHERS = [0.81, 0.79, 0.83, 0.80, 0.82], [0.80, 0.80, 0.79, 0.78, 0.81]
+
+
+def test_an_interval_is_scipys():
+    mean = Mean.of(VALUES)
+    low, high = stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
+    assert (mean.value - mean.half, mean.value + mean.half) == pytest.approx((low, high))
+    assert mean.n == 5
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 5))
+    covered = [abs(mean.value - 3.0) <= mean.half for mean in map(Mean.of, draws)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
+
+
+def test_a_paired_difference_is_scipys():
+    difference = Difference.of(VALUES, OTHERS)
+    reference = stats.ttest_rel(VALUES, OTHERS)
+    low, high = reference.confidence_interval(0.95)
+    assert difference.p == pytest.approx(reference.pvalue)
+    assert (difference.mean.value - difference.mean.half, difference.mean.value + difference.mean.half) == (
+        pytest.approx((low, high)))
+
+
+@pytest.mark.parametrize(("values", "others", "shown"), [
+    (VALUES, OTHERS, False), ([0.9, 0.91, 0.92], [0.8, 0.81, 0.825], True),
+    ([0.9], [0.1], False),  # one seed shows nothing
+    ([0.9, 0.9], [0.8, 0.8], False),  # no spread to judge by
+    ([0.5, 0.5], [0.5, 0.5], False),
+])
+def test_a_difference_is_shown_or_not(values, others, shown):
+    difference = Difference.of(values, others)
+    assert difference.shown is shown
+    assert math.isnan(Difference.of([0.9], [0.1]).p)
