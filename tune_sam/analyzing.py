@@ -11,7 +11,7 @@ from tune_sam import tracking
 from tune_sam.cluster import check_offer
 from tune_sam.launch import only_driver, shared, terminate_as_interrupt, versions
 from tune_sam.settings import NothingComplete, Refused
-from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study
+from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study, refit_of
 from tune_sam.tasks import Part, Progress, find_out, prepare_worker, write
 from tune_sam.workload import find_workload
 
@@ -33,7 +33,8 @@ class Analysis:
 
     Attributes:
         study: whose.
-        trials: that were measured, in the order of the study's optimizers, the best of each first.
+        trials: that were measured, in the order of the study's optimizers, the best of each first; of a refit in the
+            order of its seeds.
         flatness: of each, by its key.
         folder: where the figures, their data and the numbers are.
         undelivered: why MLflow does not have them; empty if it has.
@@ -51,10 +52,16 @@ class Analysis:
         A measure has three columns: itself, `…_error` and `…_resolved`; nothing should be read off one that is not
         resolved.
         """
+        import pandas
+
         from tune_sam.flatness import columns
+        from tune_sam.refit import test_results
 
         found = self.study.trials().set_index("key", drop=False)
         rows = found.loc[[trial.key for trial in self.trials]].reset_index(drop=True)
+        if self.study.settings.refit_of:  # its gaps are those to the test part
+            tested = pandas.DataFrame.from_dict(test_results(self.study), orient="index")
+            rows = rows.merge(tested, left_on="key", right_index=True, how="left")
         return rows.merge(columns(self.flatness.values()), on="key")
 
 
@@ -93,7 +100,9 @@ class _Plan:
 def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[str] = (), top: int = 1,
             sample: int = 2048, grid: int = 21, every: bool = False, address: str | None = None,
             progress: Progress = lambda *_: None) -> Analysis:
-    """Measure how flat the minima of a study's best trials are. What an earlier call has measured is not done again.
+    """Measure how flat the minima of a study's refit are, or those of its best trials where it has no refit.
+
+    What an earlier call has measured is not done again.
 
     Everything is measured on the same part of the training samples, as they are, without augmentation, in eval mode and
     float32. Numbers go to the trials' MLflow runs as `flatness/…`, figures and their data to the study's run.
@@ -102,11 +111,11 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
         name: of the study.
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         optimizers: of the study; all by default.
-        top: complete trials of each optimizer, the best by validation accuracy first.
+        top: trials of each optimizer: the best by validation accuracy, or the first seeds of a refit.
         sample: training samples, chosen once for all networks, with the classes' shares; all if there are fewer.
         grid: points along a side of the loss surface of the best trial of each optimizer. All surfaces have the same
             directions, and their scale is that of the first optimizer's best network.
-        every: measure every complete trial instead, by the cheap measures and without surfaces.
+        every: measure every complete trial of the search instead, by the cheap measures and without surfaces.
         address: Ray cluster to use; one is started here by default.
         progress: called as parts are done.
 
@@ -115,6 +124,8 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
         NothingComplete: no trial is complete.
     """
     study = open_study(name, home)
+    if not every:
+        study = refit_of(study) or study
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, address)
     find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
@@ -127,11 +138,13 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
 
 
 def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
-    """The complete trials of each optimizer, the best first; the first `top` of them."""
+    """The complete trials of each optimizer, the best first, or in the order of a refit's seeds; the first `top`."""
     found: list[Trial] = []
     for optimizer in dict.fromkeys(optimizers) or study.settings.optimizers:
         complete = [trial for trial in study.records(optimizer) if trial.value is not None]
-        found += sorted(complete, key=lambda trial: -(trial.value or 0))[:top]
+        if not study.settings.refit_of:
+            complete.sort(key=lambda trial: -(trial.value or 0))
+        found += complete[:top]
     if not found:
         which = f"complete trial of {' or '.join(optimizers)}" if optimizers else "complete trial"
         raise NothingComplete(f"study {study.name} has no {which} yet; go on with `tune-sam resume {study.name}`.")

@@ -46,9 +46,9 @@ def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: in
         "spectral-density": (figures.spectral_densities, _densities(analysis)),
         "gap-flatness": (figures.gaps_and_flatness, measured),
         "batch-size-lambda-max": (figures.batch_sizes_and_curvature, _if_varied(lambda_max, "batch_size")),
-        "over-rho": (figures.over_rho, _if_varied(complete, "rho")),
-        "lr-rho": (figures.rates_and_radii, _if_varied(complete, "lr")),
-        "parallel-coordinates": (figures.parallel_coordinates, _if_varied(complete, "lr")),
+        "over-rho": (figures.over_rho, _if_judged(complete, "rho")),
+        "lr-rho": (figures.rates_and_radii, _if_judged(complete, "lr")),
+        "parallel-coordinates": (figures.parallel_coordinates, _if_judged(complete, "lr")),
         "learning-curves": (figures.learning_curves, _curves(study, trials)),
     }
     for name, (figure, frame) in drawings.items():
@@ -61,6 +61,11 @@ def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: in
 def _if_varied(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """No rows where all trials have one value: a figure over it would be a line of points."""
     return frame if frame[column].nunique() > 1 else frame.iloc[:0]
+
+
+def _if_judged(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Likewise where no validation judges, as in a refit."""
+    return _if_varied(frame, column) if "val/accuracy" in frame else frame.iloc[:0]
 
 
 def _measured(analysis: "Analysis") -> pd.DataFrame:
@@ -106,12 +111,13 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
 def _importances(study: Study) -> dict[str, dict[str, float]]:
     """How much each hyperparameter matters for the validation accuracy, by fANOVA (Hutter et al. 2014).
 
-    Of optimizers with four complete trials or more that differ in what was searched and in what came of it.
+    Of optimizers with four complete trials or more that differ in what was searched and in what came of it; none of a
+    refit, where the seeds differ.
     """
     import optuna
 
     found = {}
-    for optimizer in study.settings.optimizers:
+    for optimizer in () if study.settings.refit_of else study.settings.optimizers:
         loaded = optuna.load_study(study_name=f"{study.name}/{optimizer}", storage=open_storage(study.home))
         complete = [trial for trial in loaded.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
         varied = len({tuple(trial.params.items()) for trial in complete}) > 1

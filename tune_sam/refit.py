@@ -144,6 +144,22 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
     return replace(found, undelivered=_publish(found))
 
 
+def test_results(study: Study) -> dict[str, dict[str, float]]:
+    """Losses, accuracies and gaps of a refit's trainings on the test part, by their keys; of those that were tested."""
+    found = {}
+    for trial in study.records():
+        file = _test_file(study, trial)
+        if file.exists():
+            test = json.loads(file.read_text())
+            scores = {f"test/{name}": value for name, value in test.items() if name != "f1"}
+            found[trial.key] = scores | gaps(trial, test)
+    return found
+
+
+def _test_file(study: Study, trial: Trial) -> Path:
+    return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
+
+
 def gaps(trial: Trial, test: dict[str, Any]) -> dict[str, float]:
     """Generalisation gaps, above 0 where the network overfits."""
     return {"gap/loss": test["loss"] - trial.metrics["train/loss"],
@@ -245,9 +261,7 @@ def _test_all(study: Study, seeds: tuple[int, ...], address: str | None,
             why = f" ({trial.reason})" if trial.reason else ""
             raise NothingComplete(f"the training {trial.key} is {trial.state}{why}, so there is no mean over all "
                                   "seeds; choose other seeds with --seeds.")
-    folder = study.home.study(study.name) / "test"
-    parts = [Part(f"{trial.key}, test", folder / f"{trial.optimizer}-{trial.number}.json", _test, (study, trial))
-             for trial in trials]
+    parts = [Part(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
     with only_driver(study), terminate_as_interrupt():
         find_out(study, parts, lambda other_nodes: _test_part(study, other_nodes), address, progress)
     return {trial.key: json.loads(part.file.read_text()) for trial, part in zip(trials, parts, strict=True)}

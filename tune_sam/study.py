@@ -310,6 +310,13 @@ def _state(frozen: "FrozenTrial", going: bool) -> str:
     return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
 
 
+def refit_of(study: Study) -> Study | None:
+    """The latest refit of a search; None if there is none."""
+    found = [other for other in every_study(study.home.path)
+             if other.settings.refit_of == study.name and other.settings.epochs == study.settings.epochs]
+    return found[-1] if found else None
+
+
 def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
     """The first trial of each optimizer."""
     return list({trial.optimizer: trial for trial in reversed(trials)}.values())[::-1]

@@ -235,6 +235,10 @@ SAME = ["--name", "one", "--dataset", "digits", "--optimizer", "base", "--trials
     (["resume", "one", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1"),
     (["best", "one", "--optimizer", "asam"], "study one did not search 'asam'; it has base"),
     (["best", "two"], "there is no study 'two'"),
+    (["refit", "two"], "there is no study 'two'"),
+    (["refit", "one", "--seeds", "3,x"], "--seeds 3,x: expected a number of seeds"),
+    (["refit", "one", "--seeds", "0"], "--seeds 0: there is nothing to train"),
+    (["refit", "one", "--seeds", "4,4"], "--seeds 4,4: a seed comes twice"),
     (["analyze", "two"], "there is no study 'two'"),
     (["analyze", "one", "--optimizer", "asam"], "study one did not search 'asam'; it has base"),
     (["analyze", "one", "--all", "--top", "2"], "--all and --top 2 exclude each other"),
@@ -258,6 +262,9 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     status, out, err = run("analyze", "one")
     assert (status, out) == (1, "")
     assert "study one has no complete trial yet; go on with `tune-sam resume one`" in err
+    status, out, err = run("refit", "one")
+    assert (status, out) == (1, "")
+    assert "study one has no complete trial of base to refit; go on with `tune-sam resume one`" in err
     status, out, _ = run("best", "one", "--json")
     assert (status, json.loads(out)) == (1, {"base": None})
     status, out, _ = run("studies", "--json")

@@ -147,6 +147,17 @@ def test_a_study_without_a_complete_trial_is_told(home, monkeypatch):
         refit("one", home=home)
 
 
+def test_a_refit_is_what_analyze_measures(home, found):
+    """With the gaps to the test part; `--all` measures the search's trials."""
+    analysis = tune_sam.analyze("one", home=home, sample=50, grid=3, top=2)
+    table = analysis.table().set_index("key")
+    assert list(table.index) == [f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")]
+    expected = found.table().set_index("key").loc[table.index]
+    pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
+    assert (analysis.folder / "surfaces.png").exists()
+    assert {trial.study for trial in tune_sam.analyze("one", home=home, sample=50, every=True).trials} == {"one"}
+
+
 def test_tests_are_kept_as_files(home, found):
     kept = home / "studies" / "one.refit" / "test" / "sam-0.json"
     assert json.loads(kept.read_text()) == found.tests["one.refit/sam/0"]
