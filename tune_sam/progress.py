@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PASSES = {"base": 1}
 """Gradients of a step; all optimizers that are not named here take two."""
 
+WORDS = {"val/accuracy": "validation accuracy", "train/accuracy": "training accuracy"}
+"""For what is the value of a trial."""
+
 
 @dataclass
 class _Row:
@@ -86,7 +89,7 @@ class Progress:
         value = outcome.metrics.get(self._objective)
         row.end(number, outcome.state, value if outcome.state == "complete" else None)
         if not self.console.is_terminal:
-            what = outcome.reason if value is None else f"{self._objective} {value:.4f}, {outcome.epochs} epochs"
+            what = outcome.reason if value is None else f"{WORDS[self._objective]} {value:.4f}, {outcome.epochs} epochs"
             self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials[optimizer]}  {outcome.state:9} {what}")
 
     def _shown(self) -> AbstractContextManager[object]:
@@ -116,7 +119,7 @@ class Progress:
         table = Table(title=f"{self._study}   {_clock(time.monotonic() - self._begun)} gone, {remaining}",
                       title_justify="left", box=None, pad_edge=False, header_style="bold")
         # Narrow enough for a terminal of 80 columns; only what ended otherwise than complete may take a second line.
-        for column in ("optimizer", "trials", "", "running", f"best {self._objective}"):
+        for column in ("optimizer", "trials", "", "running", "best accuracy"):
             table.add_column(column, no_wrap=True)
         table.add_column("others")
         for optimizer, row in self._rows.items():
