@@ -56,6 +56,9 @@ TRACE_TOL = 0.1
 
 PyHessian's trace, the reference, stops 4 to 6 % off, without saying so."""
 
+TRACE_DRAWS = 2
+"""Draws for the trace where there is one probe, each a product."""
+
 GRID = 2048
 """Points of the density's grid, 3 to a standard deviation of its Gaussians."""
 
@@ -228,8 +231,8 @@ def spectrum(model: nn.Module, loss_fn: LossFn, batches: Batches, *, steps: int 
         steps: most products for one probe. 30 to 60 resolve both ends of the networks seen so far.
         probes: Rademacher vectors. The first runs until both ends and λ_5 are resolved; in trained networks λ_5 comes
             before λ_min. The others serve the trace, the density and their errors; they stop when their ends are
-            resolved, or after as many steps as the first. One gives the ends as well as three, a trace that is good to
-            its order of magnitude, and a density without an error.
+            resolved, or after as many steps as the first. One gives the ends as well as three, a trace from
+            `TRACE_DRAWS` more products outside the space that it found, and a density without an error.
         tol: an end is resolved when its residual is at most `tol` · |λ|.
         seed: of the probes.
         max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. Where
@@ -251,7 +254,10 @@ def spectrum(model: nn.Module, loss_fn: LossFn, batches: Batches, *, steps: int 
         image = hessian.product(signs)
         lanczos.start(signs, image)
         runs = [_run(lanczos, steps, tol, fifth=True)]
-        traces = [_plain_trace(signs, image, runs[0].ritz)] if probes == 1 else []
+        traces = []
+        for _ in range(TRACE_DRAWS if probes == 1 else 0):
+            signs = _rademacher(hessian, generator)
+            traces.append(_deflated_trace(lanczos, signs, hessian.product(signs)))
         top = lanczos.vectors(lanczos.ritz().coordinates[:, -1:])[0]
         for _ in range(1, probes):
             signs = _rademacher(hessian, generator)
@@ -409,16 +415,6 @@ def _quotient(a: Estimate, b: Estimate, absolute: bool = False) -> Estimate:
     value = a.value / b.value
     error = abs(a.error / b.value) + abs(value * b.error / b.value)
     return Estimate(abs(value) if absolute else value, error, a.resolved and b.resolved)
-
-
-def _plain_trace(signs: Tensor, image: Tensor, ritz: Ritz) -> tuple[float, float]:
-    """gᵀHg and its variance's upper estimate, 2 ‖H‖_F² ≈ 2 ‖Hg‖².
-
-    That is far too little if g happens to miss the top eigenvectors. But Σ θ² over the Ritz values of one process is
-    never more than ‖H‖_F².
-    """
-    frobenius = max(float(image.square().sum()), float(ritz.values.square().sum()))
-    return float(torch.dot(signs, image)), 2 * frobenius
 
 
 def _deflated_trace(before: Lanczos, signs: Tensor, image: Tensor) -> tuple[float, float]:

@@ -40,8 +40,21 @@ def as_before(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Products and convolutions of float32 in float32 on CUDA too, where a training may have chosen TF32."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
 def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Eval mode without autocast; afterwards, also after an exception, everything is as it was.
+    """Eval mode without autocast and TF32; afterwards, also after an exception, everything is as it was.
 
     That is, bitwise and in place: parameters, buffers, each module's training mode, torch's random state on the CPU and
     on the model's devices. Nobody here touches `.grad` or `requires_grad`.
@@ -59,6 +72,7 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         stack.enter_context(torch.random.fork_rng(_cuda_devices(tensors.values())))
         for kind in {"cpu"} | {tensor.device.type for tensor in tensors.values()}:
             stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(full_precision())
         stack.enter_context(as_before(model))
         try:
             torch.backends.mha.set_fastpath_enabled(False)

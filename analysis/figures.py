@@ -149,6 +149,30 @@ def contours(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def lines(frame: pd.DataFrame) -> Figure:
+    """The loss on the line from one minimum to each other one; a bump between 0 and 1 is a barrier.
+
+    Args:
+        frame: `start` (the optimizer of the minimum at 0), `optimizer` (of the one at 1), `position`, `loss`.
+    """
+    _need(frame, "start", "optimizer", "position", "loss")
+    start, names = str(frame["start"].iloc[0]), optimizers_in(frame)
+    everyone = optimizers_in(pd.DataFrame({"optimizer": [start, *names]}))
+    figure, (axis,) = panels(1, width=7.0, height=4.2)
+    for name in names:
+        one = frame[frame["optimizer"] == name].sort_values("position")
+        style = style_of(name, everyone)
+        axis.plot(one["position"], one["loss"].where(np.isfinite(one["loss"])), style.line, color=style.colour,
+                  marker=style.marker, markersize=4)
+    for place in (0, 1):
+        axis.axvline(place, color=GREY, linewidth=0.8, zorder=0)
+    axis.set(xlabel=f"position on the line: {style_of(start, everyone).label} at 0, the other minimum at 1",
+             ylabel="loss (nats)")
+    set_scale(axis, "y", frame["loss"])
+    legend(figure, names, lines=True)
+    return figure
+
+
 def spectral_densities(frame: pd.DataFrame) -> Figure:
     """Densities of the Hessian's eigenvalues, one line an optimizer, on a logarithmic axis.
 
@@ -332,7 +356,9 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
 
 
 def batch_sizes_and_curvature(frame: pd.DataFrame) -> Figure:
-    """The Hessian's largest eigenvalue by batch size, with the median of each optimizer; hollow is unresolved.
+    """The Hessian's largest eigenvalue by batch size, with the median of each optimizer's resolved values.
+
+    Hollow points are unresolved.
 
     Args:
         frame: `optimizer`, `batch_size`, `lambda_max` (in nats per squared weight) and, if known, `error` (of
@@ -349,7 +375,7 @@ def batch_sizes_and_curvature(frame: pd.DataFrame) -> Figure:
         aside = 2 ** (0.12 * (index - (len(names) - 1) / 2))
         style = style_of(name, names)
         draw_points(axis, one["batch_size"] * aside, one["lambda_max"], one, style)
-        middle = one.groupby("batch_size")["lambda_max"].median()
+        middle = one[resolved_in(one)].groupby("batch_size")["lambda_max"].median()
         axis.plot(middle.index * aside, middle, style.line, color=style.colour, linewidth=1.4, zorder=1)
     sizes = np.unique(rows["batch_size"])
     axis.set_xscale("log", base=2)

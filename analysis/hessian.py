@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from analysis.evaluation import Batches, LossFn, as_before
+from analysis.evaluation import Batches, LossFn, as_before, full_precision
 from analysis.memory import saved_tensors, shortage_told, storages
 
 __all__ = ["GRAPH_BYTES", "Hessian"]
@@ -289,5 +289,5 @@ def _twice_differentiable(device: torch.device) -> Iterator[None]:
     """Gradients of gradients can be taken inside, in full precision; torch's random state is as before afterwards."""
     cuda = [device] if device.type == "cuda" else []
     with (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False),
-          sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(cuda, device_type="cuda")):
+          sdpa_kernel(SDPBackend.MATH), full_precision(), torch.random.fork_rng(cuda, device_type="cuda")):
         yield

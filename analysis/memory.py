@@ -39,8 +39,10 @@ def available(device: torch.device) -> int | None:
     On the CPU this is what Linux calls available: it would hand out more, and end the process later.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        share = torch.cuda.get_per_process_memory_fraction(device) * total  # of this process, if it has a cap
+        return min(free, int(share) - reserved) + reserved - torch.cuda.memory_allocated(device)
     if device.type == "cpu" and _MEMINFO.exists():
         sizes = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
         return int(sizes["MemAvailable"].split()[0]) << 10 if "MemAvailable" in sizes else None
@@ -68,7 +70,12 @@ def shortage_told(way_out: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
             raise
         raise ValueError(f"out of memory: {way_out}") from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or on a GPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,18 +1,21 @@
 """The flatness of a study's networks: measured by Ray tasks, kept as each is there, logged and drawn."""
 
 import json
+import logging
 import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer
-from tune_sam.launch import only_driver, shared, terminate_as_interrupt, versions
+from tune_sam.launch import only_driver, shared
+from tune_sam.launch import versions as made_now
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study, refit_of
-from tune_sam.tasks import Part, Progress, find_out, prepare_worker, write
+from tune_sam.tasks import Part, Progress, find_out, made_by, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
@@ -21,11 +24,20 @@ if TYPE_CHECKING:
     from tune_sam.flatness import Flatness
     from tune_sam.sharing import Shared
 
+log = logging.getLogger(__name__)
+
 SEED = 0
 """Of the random directions, and of whatever the measures draw."""
 
 CHUNK = 64
 """Points of a loss surface that one task evaluates."""
+
+GRID = 21
+"""Points along a side of a surface, unless others are asked for."""
+
+LINE = tuple(round(-0.5 + 0.05 * step, 2) for step in range(41))
+"""Places on the line between two minima, which lie at 0 and 1."""
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -37,6 +49,7 @@ class Analysis:
             order of its seeds.
         flatness: of each, by its key.
         folder: where the figures, their data and the numbers are.
+        failed: why others could not be measured, by their keys.
         undelivered: why MLflow does not have them; empty if it has.
     """
 
@@ -44,7 +57,8 @@ class Analysis:
     trials: tuple[Trial, ...]
     flatness: "dict[str, Flatness]"
     folder: Path
-    undelivered: str
+    failed: dict[str, str]
+    undelivered: str = ""
 
     def table(self) -> "DataFrame":
         """A row for each trial: its configuration, accuracies and gaps, and each measure.
@@ -67,45 +81,61 @@ class Analysis:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is measured, and where it is kept: with each number a file, so that no plan takes another's for its own."""
+    """What is measured. Parts are kept by what they are and serve any plan; results have a folder for each plan."""
 
     study: Study
     trials: tuple[Trial, ...]
+    optimizers: tuple[str, ...]
+    top: int
     sample: int
     grid: int
     every: bool
 
     @property
+    def path(self) -> str:
+        """The folder of the results, below the study's: named after the sample, and after what else was asked for."""
+        more = [f"top{self.top}"] * (self.top != 1) + [f"grid{self.grid}"] * (self.grid != GRID)
+        return "-".join([f"flatness/{self._of}", *more, *self.optimizers])
+
+    @property
     def folder(self) -> Path:
         return self.study.home.study(self.study.name) / self.path
 
-    @property
-    def path(self) -> str:
-        return f"flatness/{'all-' if self.every else ''}{self.sample}"
-
     def number_file(self, trial: Trial) -> Path:
-        return self._kept / f"{trial.optimizer}-{trial.number}.json"
+        return self._kept / f"{_short(trial)}.json"
 
     def surface_files(self, trial: Trial) -> list[Path]:
         """A file for each part of a surface, whose directions are made from the first trial's network."""
-        reference, parts = self.trials[0], math.ceil(self.grid**2 / CHUNK)
-        name = f"{trial.optimizer}-{trial.number}-along-{reference.optimizer}-{reference.number}-{self.grid}"
+        parts = math.ceil(self.grid**2 / CHUNK)
+        name = f"{_short(trial)}-along-{_short(self.trials[0])}-{self.grid}"
         return [self._kept / f"{name}-{part}.json" for part in range(parts)]
+
+    def line_file(self, trial: Trial) -> Path:
+        return self._kept / f"{_short(trial)}-from-{_short(self.trials[0])}.json"
+
+    @property
+    def _of(self) -> str:
+        return f"{'all-' if self.every else ''}{self.sample}"
 
     @property
     def _kept(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}-parts")
+        return self.study.home.study(self.study.name) / "flatness" / "parts" / self._of
+
+
+def _short(trial: Trial) -> str:
+    return f"{trial.optimizer}-{trial.number}"
 
 
 def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[str] = (), top: int = 1,
-            sample: int = 2048, grid: int = 21, every: bool = False, address: str | None = None,
+            sample: int = 2048, grid: int = GRID, every: bool = False, address: str | None = None,
             progress: Progress = lambda *_: None) -> Analysis:
     """Measure how flat the minima of a study's refit are, or those of its best trials where it has no refit.
 
     What an earlier call has measured is not done again.
 
     Everything is measured on the same part of the training samples, as they are, without augmentation, in eval mode and
-    float32. Numbers go to the trials' MLflow runs as `flatness/…`, figures and their data to the study's run.
+    float32. Numbers go to the trials' MLflow runs as `flatness/…`, those of `every` as `flatness/all/…`, with the
+    number of samples as their step; figures and their data go to the study's run.
 
     Args:
         name: of the study.
@@ -114,13 +144,14 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
         top: trials of each optimizer: the best by validation accuracy, or the first seeds of a refit.
         sample: training samples, chosen once for all networks, with the classes' shares; all if there are fewer.
         grid: points along a side of the loss surface of the best trial of each optimizer. All surfaces have the same
-            directions, and their scale is that of the first optimizer's best network.
+            directions, and their scale is that of the first optimizer's best network. From that one the line to each
+            other best network is measured too.
         every: measure every complete trial of the search instead, by the cheap measures and without surfaces.
         address: Ray cluster to use; one is started here by default.
         progress: called as parts are done.
 
     Raises:
-        Refused: there is no such study, it is in use, or a network, the data or a checkpoint cannot be measured.
+        Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
         NothingComplete: no trial is complete.
     """
     study = open_study(name, home)
@@ -131,10 +162,16 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
     find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
     if not is_going(study.home, study.name):
         _deliver_what_a_search_left(study)
-    plan = _Plan(study, _chosen(study, optimizers, None if every else top), sample, grid, every)
-    with only_driver(study), terminate_as_interrupt():
-        find_out(study, _parts(plan), lambda other_nodes: shared(study, other_nodes, sample), address, progress)
-        return _results(plan)
+    trials = _chosen(study, optimizers, None if every else top)
+    plan = _Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
+    with only_driver(study):
+        failed = find_out(study, _parts(plan), lambda other_nodes: shared(study, other_nodes, sample), address,
+                          progress)
+        measured = tuple(trial for trial in plan.trials if trial.key not in failed)
+        if failed and not (every and measured):
+            what, reason = next(iter(failed.items()))
+            raise Refused(f"{what} cannot be measured: {reason}")
+        return _results(replace(plan, trials=measured), failed)
 
 
 def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
@@ -166,7 +203,9 @@ def _parts(plan: _Plan) -> list[Part]:
     surfaces = [Part(f"{trial.key}, part {index + 1} of its loss surface", file, _losses,
                       (plan.study, trial, plan.trials[0], plan.grid, index))
                 for trial in best_of_each(plan.trials) for index, file in enumerate(plan.surface_files(trial))]
-    return numbers + surfaces
+    lines = [Part(f"{trial.key}, the line to it", plan.line_file(trial), _line, (plan.study, plan.trials[0], trial))
+             for trial in best_of_each(plan.trials)[1:]]
+    return numbers + surfaces + lines
 
 
 # ------------------------------------------------------------------------------------------------- in Ray's workers
@@ -190,57 +229,85 @@ def _losses(study: Study, trial: Trial, reference: Trial, side: int, part: int, 
     return losses(model, loss, batches, directions, points).tolist()
 
 
+def _line(study: Study, start: Trial, end: Trial, data: "Shared") -> list[float]:
+    """The losses on the line from one minimum to another."""
+    from analysis.landscape import line_between, losses
+
+    model, loss, batches = _prepared(study, start, data)
+    return losses(model, loss, batches, [line_between(start.load_model(), end.load_model())], LINE).tolist()
+
+
 def _prepared(study: Study, trial: Trial, data: "Shared") -> tuple[Any, Any, Any]:
     """Network, loss and batches, on this process's device."""
-    from tune_sam.flatness import batches_of
+    from tune_sam.flatness import batch_size, batches_of
 
-    device = prepare_worker(study)
-    batches = batches_of(data.splits().train.to(device))
-    return trial.load_model().to(device), find_workload(trial.workload).loss, batches
+    device, workload = prepare_worker(study), find_workload(trial.workload)
+    batches = batches_of(data.splits().train.to(device), batch_size(workload))
+    return trial.load_model().to(device), workload.loss, batches
 
 
 # ------------------------------------------------------------------------------------------------------ the results
 
 
-def _results(plan: _Plan) -> Analysis:
-    """Draw, log and return what has been measured."""
+def _results(plan: _Plan, failed: dict[str, str]) -> Analysis:
+    """Draw, log and return what has been measured. The folder is made anew, so that all in it belongs together."""
     from tune_sam.flatness import Flatness
     from tune_sam.pictures import draw
 
-    found = {trial.key: Flatness.from_json(json.loads(plan.number_file(trial).read_text())) for trial in plan.trials}
-    analysis = Analysis(plan.study, plan.trials, found, plan.folder, "")
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    write(plan.folder / "flatness.csv", analysis.table().to_csv(index=False))
-    write(plan.folder / "analysis.json", json.dumps(_provenance(plan), indent=2))
-    draw(analysis, _surfaces(plan), plan.grid)
-    return Analysis(plan.study, plan.trials, found, plan.folder, _publish(plan, found))
+    found = {trial.key: Flatness.from_json(result_of(plan.number_file(trial))) for trial in plan.trials}
+    unfinished = plan.folder.with_name(f"{plan.folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    analysis = Analysis(plan.study, plan.trials, found, unfinished, failed)
+    analysis.table().to_csv(unfinished / "flatness.csv", index=False)
+    (unfinished / "analysis.json").write_text(json.dumps(_provenance(plan, found), indent=2))
+    draw(analysis, _surfaces(plan), plan.grid, _lines(plan))
+    shutil.rmtree(plan.folder, ignore_errors=True)
+    unfinished.rename(plan.folder)
+    analysis = replace(analysis, folder=plan.folder)
+    return replace(analysis, undelivered=_publish(plan, found))
 
 
-def _provenance(plan: _Plan) -> dict[str, Any]:
+def _provenance(plan: _Plan, found: "dict[str, Flatness]") -> dict[str, Any]:
     """What the numbers rest on."""
-    from tune_sam.flatness import BATCH, COMMON_RHO, SIGMA
+    from tune_sam.flatness import COMMON_RHO, SIGMA, batch_size
 
     settings = plan.study.settings
-    return {"study": plan.study.to_json(), "trials": [trial.key for trial in plan.trials], "sample": plan.sample,
-            "split": "train", "batch": BATCH, "seed": SEED, "rho": COMMON_RHO, "sigma": SIGMA,
+    some = next(iter(found.values()))
+    made = {trial.key: made_by(plan.number_file(trial)) | {"device": found[trial.key].device} for trial in plan.trials}
+    if others := sum(versions != made_now() for versions in map(made_by, map(plan.number_file, plan.trials))):
+        log.warning("%d of the numbers were measured before, by other versions than these (see analysis.json); to "
+                    "measure them anew, remove %s.", others, plan.number_file(plan.trials[0]).parent)
+    return {"study": plan.study.to_json(), "samples": some.samples, "of": "training part", "data": settings.data,
+            "batch": batch_size(find_workload(settings.workload)), "seed": SEED, "rho": COMMON_RHO, "sigma": SIGMA,
             "surface": None if plan.every else {"grid": plan.grid, "directions_of": plan.trials[0].key},
-            "data": settings.data, "versions": versions()}
+            "measured_by": made}
 
 
 def _surfaces(plan: _Plan) -> dict[str, list[float]]:
     """The losses at the points of the grid, by optimizer."""
     if plan.every:
         return {}
-    return {trial.optimizer: [loss for file in plan.surface_files(trial) for loss in json.loads(file.read_text())]
+    return {trial.optimizer: [loss for file in plan.surface_files(trial) for loss in result_of(file)]
             for trial in best_of_each(plan.trials)}
+
+
+def _lines(plan: _Plan) -> dict[str, list[float]]:
+    """The losses on the lines from the first network to the others, by optimizer."""
+    if plan.every:
+        return {}
+    return {trial.optimizer: result_of(plan.line_file(trial)) for trial in best_of_each(plan.trials)[1:]}
 
 
 def _publish(plan: _Plan, found: "dict[str, Flatness]") -> str:
     """Log everything; why it could not be, or nothing."""
-    runs = {trial.mlflow_run_id: found[trial.key].metrics() for trial in plan.trials if trial.mlflow_run_id}
+    group = "flatness/all" if plan.every else "flatness"
+    runs = {trial.mlflow_run_id: {f"{group}/{name}": value for name, value in found[trial.key].metrics().items()}
+            for trial in plan.trials if trial.mlflow_run_id}
+    samples = next(iter(found.values())).samples
     try:
         tracking.publish(plan.study.tracking_uri, tracking.StudyRun(plan.study.experiment_id, plan.study.mlflow_run_id),
-                         runs, plan.folder, plan.path)
+                         runs, samples, plan.folder, plan.path)
     except Refused as error:
         return str(error)
     without = [trial.key for trial in plan.trials if not trial.mlflow_run_id]

@@ -170,6 +170,8 @@ def analyze(
     else:
         show_flatness(found, out)
     err.print(f"Figures and their data are in {found.folder}.", soft_wrap=True, markup=False)
+    if found.failed:
+        raise NothingComplete("; ".join(f"{what} cannot be measured: {why}" for what, why in found.failed.items()))
     if found.undelivered:
         raise NothingComplete(f"{found.undelivered}; everything is kept, and `tune-sam analyze` with the same options "
                               "delivers it.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from analysis import spectrum
 from analysis.sharpness import AverageCase, Scale, WorstCase, average_case, worst_case
 from tune_sam.space import Configuration
-from tune_sam.workload import Store
+from tune_sam.workload import Store, Workload
 
 SCALES: dict[str, Scale] = {"sam": "one", "asam": "asam", "asam-all": "adaptive"}
 """What each optimizer's ρ is measured in."""
@@ -23,10 +23,6 @@ COMMON_RHO = 0.05
 
 SIGMA = 0.05
 """Relative noise of the average case: 5 % of each weight, or of the root mean square of all weights."""
-
-BATCH = 128
-"""Samples of a batch: the gradient graphs of WRN-22-8 take 0.1 GB an image. No result but the spread of λ_max over
-single batches depends on it."""
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -57,9 +53,9 @@ class Flatness:
         unused: names of the parameters without a gradient.
         measures: by name.
         eigenvalues, density: of the spectrum, as points of a curve.
-        batch_lambda_max: λ_max of single batches: mean, std, min, max.
         products: with the Hessian of all batches.
         seconds: that it took.
+        device: that it was measured on.
     """
 
     key: str
@@ -70,9 +66,9 @@ class Flatness:
     measures: dict[str, Measure]
     eigenvalues: tuple[float, ...]
     density: tuple[float, ...]
-    batch_lambda_max: dict[str, float]
     products: int
     seconds: float
+    device: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,11 +80,13 @@ class Flatness:
         return cls(**{**data, **lists, "measures": measures})
 
     def metrics(self) -> dict[str, float]:
-        """What MLflow gets: the samples, each resolved value, and the errors of all; what is not finite is left out."""
-        values = {name: measure.value for name, measure in self.measures.items() if measure.resolved}
-        errors = {f"{name}_error": measure.error for name, measure in self.measures.items()}
-        numbers = {"samples": float(self.samples), **values, **errors}
-        return {f"flatness/{name}": value for name, value in numbers.items() if math.isfinite(value)}
+        """What MLflow gets, by names of its own: each value with its error, nan where it is unresolved.
+
+        A nan rather than nothing, so that no earlier value stands beside another measurement's error.
+        """
+        return {name: number for key, measure in self.measures.items()
+                for name, number in ((key, measure.value if measure.resolved else math.nan),
+                                     (f"{key}_error", measure.error))}
 
 
 def columns(found: Iterable[Flatness]) -> pd.DataFrame:
@@ -101,9 +99,17 @@ def columns(found: Iterable[Flatness]) -> pd.DataFrame:
     ])
 
 
-def batches_of(store: Store) -> list[tuple[Any, Tensor]]:
+def batch_size(workload: Workload) -> int:
+    """Samples of a batch: gradients of gradients hold several times what an evaluation holds.
+
+    No result but the spread of λ_max over single batches depends on it.
+    """
+    return max(workload.evaluation_batch // 2, 1)
+
+
+def batches_of(store: Store, size: int) -> list[tuple[Any, Tensor]]:
     """All samples of a store, in batches that can be walked again and again."""
-    return [store.batch(part) for part in torch.arange(len(store), device=store.y.device).split(BATCH)]
+    return [store.batch(part) for part in torch.arange(len(store), device=store.y.device).split(size)]
 
 
 def measure(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]],
@@ -147,10 +153,13 @@ def _record(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Ten
     names = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
     measures = {name: getattr(found, name) for name in names} | sharpness
     spread = found.batch_lambda_max
+    over_batches = Measure(spread.mean, spread.std, all(value.resolved for value in spread.values))
+    device = next(model.parameters()).device
     return Flatness(
         key=key, samples=found.samples, loss=found.loss, size=found.size, unused=found.unused,
-        measures={name: Measure(part.value, part.error, part.resolved) for name, part in measures.items()},
+        measures={name: Measure(part.value, part.error, part.resolved) for name, part in measures.items()}
+        | {"batch_lambda_max": over_batches},
         eigenvalues=tuple(found.density.grid.tolist()), density=tuple(found.density.values.tolist()),
-        batch_lambda_max={"mean": spread.mean, "std": spread.std, "min": spread.min, "max": spread.max},
         products=found.products, seconds=time.perf_counter() - begun,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )

@@ -21,20 +21,23 @@ log = logging.getLogger(__name__)
 
 MEASURES = {
     "lambda_max": "largest eigenvalue (nats per squared weight)", "trace": "trace (nats per squared weight)",
-    "ratio": "largest over smallest eigenvalue, absolute", "worst_case": "worst case, ρ = 0.05 (nats)",
-    "worst_case_adaptive": "adaptive worst case, ρ = 0.05 (nats)", "average_case": "average case, σ = 0.05 (nats)",
+    "ratio": "largest over smallest eigenvalue, absolute", "worst_case": "worst case found, ρ = 0.05 (nats)",
+    "worst_case_adaptive": "adaptive worst case found, ρ = 0.05 (nats)",
+    "average_case": "average case, σ = 0.05 (nats)",
     "average_case_adaptive": "adaptive average case, σ = 0.05 (nats)",
 }
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 
 
-def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: int) -> None:
+def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: int,
+         lines: Mapping[str, Sequence[float]]) -> None:
     """Write every figure that there are data for into the analysis' folder, each with its data beside it.
 
     Args:
         analysis: what was measured.
         surfaces: losses at the points of a grid, by optimizer.
         side: points along a side of it.
+        lines: losses on the lines from the first network to the others, by their optimizers.
     """
     study, trials = analysis.study, analysis.trials
     complete = study.trials().query("state == 'complete'")
@@ -43,6 +46,7 @@ def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: in
     drawings: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
         "surfaces": (figures.surfaces, surface),
         "contours": (figures.contours, surface),
+        "lines": (figures.lines, _line(lines, trials[0])),
         "spectral-density": (figures.spectral_densities, _densities(analysis)),
         "gap-flatness": (figures.gaps_and_flatness, measured),
         "batch-size-lambda-max": (figures.batch_sizes_and_curvature, _if_varied(lambda_max, "batch_size")),
@@ -92,6 +96,14 @@ def _surface(surfaces: Mapping[str, Sequence[float]], side: int) -> pd.DataFrame
     points = grid(2, steps=side)
     parts = [pd.DataFrame({"optimizer": optimizer, "x": points[:, 0], "y": points[:, 1], "loss": losses})
              for optimizer, losses in surfaces.items()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _line(lines: Mapping[str, Sequence[float]], start: Trial) -> pd.DataFrame:
+    from tune_sam.analyzing import LINE
+
+    parts = [pd.DataFrame({"start": start.optimizer, "optimizer": optimizer, "position": LINE, "loss": losses})
+             for optimizer, losses in lines.items()]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -144,7 +144,11 @@ def parts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(whole, completed=count, total=total)
             console.print(f"{what}: done, {count} of {total}", soft_wrap=True, markup=False)
 
-        yield done
+        try:
+            yield done
+        except KeyboardInterrupt:
+            console.print("Interrupted; what is done is kept, and the same command goes on.")
+            raise
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """Refit: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer, connected
-from tune_sam.launch import create, data_folder, launch, only_driver, terminate_as_interrupt
+from tune_sam.launch import create, data_folder, launch, only_driver
 from tune_sam.progress import PASSES
 from tune_sam.progress import Progress as Trainings
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.statistics import Difference, Mean
 from tune_sam.study import Study, StudySettings, Trial, every_study, open_study
-from tune_sam.tasks import Part, Progress, find_out, prepare_worker
+from tune_sam.tasks import Part, Progress, find_out, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     for trial in study.records():
         file = _test_file(study, trial)
         if file.exists():
-            test = json.loads(file.read_text())
+            test = result_of(file)
             scores = {f"test/{name}": value for name, value in test.items() if name != "f1"}
             found[trial.key] = scores | gaps(trial, test)
     return found
@@ -262,9 +261,11 @@ def _test_all(study: Study, seeds: tuple[int, ...], address: str | None,
             raise NothingComplete(f"the training {trial.key} is {trial.state}{why}, so there is no mean over all "
                                   "seeds; choose other seeds with --seeds.")
     parts = [Part(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
-    with only_driver(study), terminate_as_interrupt():
-        find_out(study, parts, lambda other_nodes: _test_part(study, other_nodes), address, progress)
-    return {trial.key: json.loads(part.file.read_text()) for trial, part in zip(trials, parts, strict=True)}
+    with only_driver(study):
+        failed = find_out(study, parts, lambda other_nodes: _test_part(study, other_nodes), address, progress)
+    for what, reason in failed.items():
+        raise Refused(f"{what} failed: {reason}")
+    return {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}
 
 
 @contextmanager
@@ -308,7 +309,7 @@ def _publish(found: Refit) -> str:
                     **{f"test/f1/{name}": value for name, value in test["f1"].items()}, **gaps(trial, test)}
         try:
             tracking.publish(study.tracking_uri, tracking.StudyRun(study.experiment_id, study.mlflow_run_id), runs,
-                             folder, "test")
+                             study.settings.epochs, folder, "test")
         except Refused as error:
             return str(error)
     return ""

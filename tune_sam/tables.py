@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 FLATNESS = {
     "Curvature": {"lambda_max": "λ_max", "lambda_min": "λ_min", "ratio": "|λ_max/λ_min|",
                   "lambda_max_over_lambda_5": "λ_max/λ_5", "trace": "trace"},
-    "Rise of the loss (nats) within ρ = 0.05 and with noise σ = 0.05": {
-        "worst_case": "worst", "worst_case_adaptive": "worst, |w|", "average_case": "average",
-        "average_case_adaptive": "average, |w|", "worst_case_own_rho": "worst in own ρ"},
+    "Rise of the loss (nats): the worst found within ρ = 0.05, the average at σ = 0.05": {
+        "worst_case": "worst ≥", "worst_case_adaptive": "worst |w| ≥", "average_case": "average",
+        "average_case_adaptive": "average |w|", "worst_case_own_rho": "own ρ ≥"},
 }
 """The columns of what `analyze` prints, by the measures' names."""
 
@@ -53,11 +53,10 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
     for title, names in FLATNESS.items():
         shown = {name: label for name, label in names.items()
                  if any(name in found.measures for found in analysis.flatness.values())}
-        table = plain_table("trial", "ρ", *shown.values(), title=title)
+        table = plain_table("trial", *shown.values(), title=title)
         for trial in analysis.trials:
-            rho = f"{trial.config.rho:.3g}" if trial.config and trial.config.rho is not None else "–"
             measures = analysis.flatness[trial.key].measures
-            table.add_row(f"{trial.optimizer} {trial.number}", rho,
+            table.add_row(f"{trial.optimizer} {trial.number}",
                           *(_measure(measures[name]) if name in measures else "–" for name in shown))
         out.print(table)
 
@@ -66,11 +65,11 @@ def _measure(measure: "Measure") -> str:
     """Four digits at most, and the error where it shows in them."""
     if not measure.resolved:
         return "unresolved"
-    value = f"{measure.value:.4g}"
-    if not 0 < measure.error < math.inf or measure.error < 1e-4 * abs(measure.value):
-        return value
-    digits = math.floor(math.log10(max(abs(measure.value), measure.error))) - math.floor(math.log10(measure.error)) + 1
-    return f"{measure.value:.{min(digits, 4)}g} ± {measure.error:.1g}"
+    size = max(abs(measure.value), measure.error)
+    if not 0 < measure.error < math.inf or measure.error < 5e-4 * size:
+        return f"{measure.value:.4g}"
+    decimals = max(0, -math.floor(math.log10(measure.error)))
+    return f"{measure.value:.{decimals}f} ± {measure.error:.{decimals}f}"
 
 
 def plain_table(*columns: str, title: str | None = None) -> Table:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.memory import is_shortage
 from tune_sam.cluster import concurrency, connected
+from tune_sam.launch import terminate_as_interrupt, versions
 from tune_sam.settings import Refused
 from tune_sam.study import Study
 from tune_sam.workload import find_workload
@@ -27,7 +29,7 @@ class Part:
 
     Attributes:
         what: its name, for people.
-        file: where it is kept, as JSON; a part whose file is there is not found out again.
+        file: where it is kept, with what made it; a part whose file is there is not found out again.
         task: a function of the arguments and the shared data; it runs in a worker and returns what JSON holds.
         arguments: of the task.
     """
@@ -39,8 +41,8 @@ class Part:
 
 
 def find_out(study: Study, parts: Sequence[Part], data: "Callable[[bool], AbstractContextManager[Shared]]",
-             address: str | None, progress: Progress) -> None:
-    """Find out the parts whose files are missing, as many at a time as fit.
+             address: str | None, progress: Progress) -> dict[str, str]:
+    """Find out the parts whose files are missing, as many at a time as fit. Interrupted, it keeps what is done.
 
     Args:
         study: whose; call this inside its :func:`tune_sam.launch.only_driver`.
@@ -49,19 +51,36 @@ def find_out(study: Study, parts: Sequence[Part], data: "Callable[[bool], Abstra
         address: Ray cluster to use; one is started here by default.
         progress: called as parts are done.
 
-    Raises:
-        Refused: a part cannot be found out; those that were done before are kept.
+    Returns:
+        Why parts cannot be found out, by `what` they are.
     """
     missing = [part for part in parts if not part.file.exists()]
+    failed: dict[str, str] = {}
     if not missing:
-        return
-    with connected(address) as other_nodes, data(other_nodes) as shared:
+        return failed
+    made = versions()
+    # Ray takes the signals' handlers when it starts, so ours come after.
+    with connected(address) as other_nodes, terminate_as_interrupt(), data(other_nodes) as shared:
         task = _task_of(study)
         pending = {task(part.task).remote(*part.arguments, shared): part for part in missing}
-        for done, (part, result) in enumerate(_as_they_come(pending), start=len(parts) - len(missing) + 1):
-            part.file.parent.mkdir(parents=True, exist_ok=True)
-            write(part.file, json.dumps(result))
+        for done, (part, outcome) in enumerate(_as_they_come(pending), start=len(parts) - len(missing) + 1):
+            if isinstance(outcome, Failure):
+                failed[part.what] = outcome.reason
+            else:
+                part.file.parent.mkdir(parents=True, exist_ok=True)
+                write(part.file, json.dumps({"made": made, "result": outcome}))
             progress(part.what, done, len(parts))
+    return failed
+
+
+def result_of(file: Path) -> Any:
+    """What a part's task returned."""
+    return json.loads(file.read_text())["result"]
+
+
+def made_by(file: Path) -> dict[str, str]:
+    """The versions that a part was found out with."""
+    return json.loads(file.read_text())["made"]
 
 
 def write(file: Path, text: str) -> None:
@@ -96,8 +115,15 @@ def _task_of(study: Study) -> Callable[[Callable[..., Any]], Any]:
     return lambda function: ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=share)(function)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a part cannot be found out."""
+
+    reason: str
+
+
 def _as_they_come(pending: dict[Any, Part]) -> Iterator[tuple[Part, Any]]:
-    """Each part with its result."""
+    """Each part with its result, or with its failure."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -105,13 +131,15 @@ def _as_they_come(pending: dict[Any, Part]) -> Iterator[tuple[Part, Any]]:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
         part = pending.pop(ready)
         try:
-            result = ray.get(ready)
+            outcome = ray.get(ready)
         except RayTaskError as error:
-            if not isinstance(error.cause, (ValueError, Refused)):
+            if is_shortage(error.cause):
+                outcome = Failure("memory ran out; use a machine, or a share of a GPU, with more")
+            elif isinstance(error.cause, (ValueError, Refused)):
+                outcome = Failure(str(error.cause))
+            else:
                 raise
-            raise Refused(f"{part.what} cannot be measured: {error.cause}") from None
         except RayError as error:  # its worker was killed, for want of memory mostly
             reason = str(error).strip().splitlines()[0]
-            raise Refused(f"{part.what} was not measured, its worker was lost ({reason}); run the same command again, "
-                          "with a smaller sample if memory was short.") from None
-        yield part, result
+            outcome = Failure(f"its worker was lost ({reason}); run the same command again")
+        yield part, outcome

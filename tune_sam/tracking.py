@@ -432,16 +432,18 @@ def curves(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int,
                       ) from error
 
 
-def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, float]], files: Path, path: str) -> None:
-    """Add numbers to the runs of trials that have ended, and files to the study's run, now.
+def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, float]], step: int, files: Path,
+            path: str) -> None:
+    """Add files to the study's run and numbers to the runs of trials that have ended, now.
 
     A number that its run has already is not added again; where the two differ the new one is the latest. Files take the
-    place of earlier ones.
+    place of earlier ones. Numbers come last, so that none is there without its files.
 
     Args:
         uri: see :func:`check`.
         study_run: the study's.
-        metrics: numbers by name, by run id; those that are not finite are left out.
+        metrics: numbers by name, by run id; nan is kept, as what has no value.
+        step: of the numbers.
         files: the folder that holds them.
         path: folder among the run's artifacts.
 
@@ -453,16 +455,39 @@ def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, fl
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    store, time_now = _connect(uri), _now()
+    _expect_there(uri)
+    store = _connect(uri)
     try:
+        runs = {run_id: store.get_run(run_id) for run_id in metrics}  # all of them, before anything is written
+        try:
+            MlflowClient(uri).log_artifacts(study_run.run_id, str(files), path)
+        except Exception as error:  # whatever the client of an artifact store raises
+            raise OSError(str(error)) from error
         for run_id, values in metrics.items():
-            there = store.get_run(run_id).data.metrics
-            new = [Metric(name, value, time_now, 0) for name, value in values.items()
-                   if math.isfinite(value) and there.get(name) != value]
+            latest = runs[run_id].data.metrics
+            new = [Metric(name, value, _now(), step) for name, value in values.items()
+                   if not _same(latest.get(name), value)
+                   and not _same(_value_at(store, run_id, name, step), value)]
             store.log_batch(run_id, new, [], [])
-        MlflowClient(uri).log_artifacts(study_run.run_id, str(files), path)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise Refused(f"MLflow at {_masked(uri)} does not take the results; it says {_masked(str(error))}") from error
+
+
+def _same(one: float | None, other: float) -> bool:
+    return one == other or (one is not None and math.isnan(one) and math.isnan(other))
+
+
+def _expect_there(uri: str) -> None:
+    """MLflow makes a database of SQLite that is not there; what has runs cannot be a new one."""
+    path = uri.partition(":///")[2].partition("?")[0]
+    if uri.startswith("sqlite") and not Path(path).exists():
+        raise Refused(f"MLflow's database {path} is gone; put it back.")
+
+
+def _value_at(store: AbstractStore, run_id: str, name: str, step: int) -> float | None:
+    """The latest value of a metric at a step."""
+    points = [point for point in store.get_metric_history(run_id, name) if point.step == step]
+    return max(points, key=lambda point: point.timestamp).value if points else None
 
 
 def _now() -> int:

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from filelock import FileLock
 
 import tune_sam
 from analysis import spectrum
+from analysis.evaluation import mean_loss
 from analysis.landscape import grid, losses, random_directions
 from tune_sam.analyzing import SEED
-from tune_sam.flatness import Flatness, batches_of
+from tune_sam.flatness import Flatness, batch_size, batches_of
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.store import with_train_subset
 from tune_sam.study import Study, lock_file, open_study
@@ -55,7 +57,7 @@ def another(home, tmp_path):
 
 def sample():
     part = with_train_subset(GCN.splits("digits", None), SAMPLE).train
-    return batches_of(part)
+    return batches_of(part, batch_size(GCN))
 
 
 def latest(study, trial, name=FLATNESS):
@@ -91,9 +93,11 @@ def test_mlflow_has_each_number_once_and_the_figures(home, analysis):
     tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE)
     for trial in analysis.trials:
         for name, value in analysis.flatness[trial.key].metrics().items():
-            assert [point.value for point in latest(study, trial, name)] == [value], name
+            (point,) = [point for point in latest(study, trial, f"flatness/{name}") if point.step == SAMPLE]
+            assert point.value == value or (math.isnan(value) and math.isnan(point.value)), name
     client = mlflow.MlflowClient(study.tracking_uri)
-    there = {file.path.rpartition("/")[2] for file in client.list_artifacts(study.mlflow_run_id, f"flatness/{SAMPLE}")}
+    folder = f"flatness/{SAMPLE}-grid{SIDE}"
+    there = {file.path.rpartition("/")[2] for file in client.list_artifacts(study.mlflow_run_id, folder)}
     assert there == {file.name for file in analysis.folder.iterdir()}
     assert {"surfaces.png", "contours.csv", "spectral-density.png", "learning-curves.png", "flatness.csv"} <= there
     assert client.get_run(study.mlflow_run_id).info.status == "FINISHED"
@@ -106,8 +110,8 @@ def test_the_table_has_configurations_gaps_and_measures(analysis):
             "worst_case_own_rho"} <= set(table)
     assert table["worst_case_own_rho"].isna().tolist() == [True, False], "the base optimizer has no ρ of its own"
     told = json.loads((analysis.folder / "analysis.json").read_text())
-    assert (told["sample"], told["split"], told["seed"]) == (SAMPLE, "train", SEED)
-    assert "version.torch" in told["versions"]
+    assert (told["samples"], told["of"], told["seed"]) == (SAMPLE, "training part", SEED)
+    assert all("version.torch" in made and made["device"] for made in told["measured_by"].values())
 
 
 def test_what_is_measured_already_is_not_measured_again(home, analysis):
@@ -124,10 +128,10 @@ def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
 
     with pytest.raises(KeyboardInterrupt):
         tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=interrupt)
-    assert not (another / "studies" / "one" / "flatness" / str(SAMPLE)).exists(), "nothing is reported by halves"
+    assert [place.name for place in (another / "studies" / "one" / "flatness").iterdir()] == ["parts"], "no half report"
     counts = []
     done = tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=lambda *part: counts.append(part))
-    assert [part[1:] for part in counts] == [(count, 6) for count in (3, 4, 5, 6)]
+    assert [part[1:] for part in counts] == [(count, 7) for count in (3, 4, 5, 6, 7)]
     assert {key: replace(one, seconds=0) for key, one in done.flatness.items()} == {
         key: replace(one, seconds=0) for key, one in analysis.flatness.items()}
     assert (done.folder / "surfaces.csv").read_text() == (analysis.folder / "surfaces.csv").read_text()
@@ -182,7 +186,35 @@ def test_a_network_that_cannot_be_measured_is_told_and_nothing_is_logged(another
     assert best.key in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert len(latest(study, best)) == before
-    assert not (another / "studies" / "one" / "flatness" / "50").exists()
+    assert not (another / "studies" / "one" / "flatness" / "50-grid3").exists()
+
+
+def test_of_all_trials_those_that_can_be_measured_are(another):
+    study = open_study("one", another)
+    best = study.best("sam")
+    with spoiled(best, "nan"):
+        found = tune_sam.analyze("one", home=another, sample=50, every=True)
+        assert list(found.failed) == [best.key]
+        assert len(found.trials) == len(found.table()) == 5
+        with pytest.raises(Refused, match=f"{best.key} cannot be measured"):
+            tune_sam.analyze("one", home=another, sample=40, optimizers=["sam"])
+
+
+def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
+    start, end = (trial.load_model() for trial in analysis.trials)
+    drawn = pd.read_csv(analysis.folder / "lines.csv").set_index("position")["loss"]
+    for place, model in ((0, start), (1, end)):
+        assert drawn[place] == pytest.approx(mean_loss(model, GCN.loss, sample())[0], rel=1e-5)
+
+
+def test_each_plan_has_a_folder_of_its_own(home, analysis):
+    before = {file.name: file.read_bytes() for file in analysis.folder.iterdir()}
+    (analysis.folder / "stale.png").touch()
+    found = tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE, optimizers=["sam"])
+    assert found.folder.name == f"{SAMPLE}-grid{SIDE}-sam"
+    assert {file.name: file.read_bytes() for file in analysis.folder.iterdir() if file.name != "stale.png"} == before
+    tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE)
+    assert not (analysis.folder / "stale.png").exists()
 
 
 def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(home, analysis, monkeypatch):
@@ -220,7 +252,7 @@ def test_a_study_that_is_searched_is_left_alone(home, analysis):
 @pytest.mark.slow
 def test_a_killed_analysis_goes_on_where_it_was(another, analysis):
     words = ["analyze", "one", "--sample", str(SAMPLE), "--grid", str(SIDE), "--home", str(another), "--json"]
-    parts = another / "studies" / "one" / "flatness" / f"{SAMPLE}-parts"
+    parts = another / "studies" / "one" / "flatness" / "parts" / str(SAMPLE)
     first = subprocess.Popen([sys.executable, "-c", "from tune_sam.cli import main; main()", *words],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (kept := {file: file.stat().st_mtime_ns for file in parts.glob("*.json")}):

@@ -4,13 +4,15 @@ import math
 import pytest
 import torch
 
+from analysis import spectrum
 from analysis.sharpness import average_case, worst_case
 from tune_sam.flatness import COMMON_RHO, SIGMA, Flatness, Measure, batches_of, columns, measure, measure_cheaply
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
 
 CONFIGURATION = Configuration("asam", 0.3, 0.1, 16, 0)
-CHEAP = {"lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace", "worst_case"}
+CHEAP = {"lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace", "worst_case", "batch_lambda_max"}
+SIZE = 128
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def model():
 
 
 def batches(store):
-    return [(inputs.double(), targets) for inputs, targets in batches_of(store)]
+    return [(inputs.double(), targets) for inputs, targets in batches_of(store, SIZE)]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,8 @@ def found(store, model):
 
 
 def test_all_samples_are_in_the_batches(store):
-    assert sum(len(targets) for _, targets in batches_of(store)) == len(store)
-    assert torch.equal(torch.cat([inputs for inputs, _ in batches_of(store)]), store.x)
+    assert sum(len(targets) for _, targets in batches_of(store, SIZE)) == len(store)
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches_of(store, SIZE)]), store.x)
 
 
 def test_each_measure_is_the_one_that_its_name_says(store, model, found):
@@ -73,12 +75,19 @@ def test_a_record_survives_json(found):
     assert Flatness.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
-def test_mlflow_gets_no_unresolved_value_and_none_that_is_not_finite(found):
+def test_lambda_max_of_single_batches_is_their_mean_with_their_spread(store, model, found):
+    each = [float(spectrum(model, torch.nn.functional.cross_entropy, [batch]).lambda_max) for batch in batches(store)]
+    assert found.measures["batch_lambda_max"].value == pytest.approx(sum(each) / len(each), rel=1e-3)
+    assert found.measures["batch_lambda_max"].error == pytest.approx(torch.tensor(each).std().item(), rel=0.02)
+
+
+def test_mlflow_gets_nan_for_an_unresolved_value(found):
     measures = {"lambda_max": Measure(3.0, 0.1, True), "ratio": Measure(2.0, 5.0, False),
                 "trace": Measure(1.0, math.nan, True)}
     told = Flatness(**{**found.to_json(), "measures": measures}).metrics()
-    assert told == {"flatness/samples": 300, "flatness/lambda_max": 3.0, "flatness/lambda_max_error": 0.1,
-                    "flatness/ratio_error": 5.0, "flatness/trace": 1.0}
+    assert {name: value for name, value in told.items() if not math.isnan(value)} == {
+        "lambda_max": 3.0, "lambda_max_error": 0.1, "ratio_error": 5.0, "trace": 1.0}
+    assert told.keys() - {"lambda_max", "lambda_max_error", "ratio_error", "trace"} == {"ratio", "trace_error"}
 
 
 def test_a_row_has_each_measure_with_its_error(found):

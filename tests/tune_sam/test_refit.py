@@ -1,5 +1,3 @@
-import json
-
 import mlflow
 import pandas as pd
 import pytest
@@ -10,6 +8,7 @@ import tune_sam
 from tune_sam.refit import FIRST_SEED, refit
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.study import Study, open_study, studies
+from tune_sam.tasks import result_of
 from tune_sam.training import Trainer, evaluate
 from tune_sam.workload import find_workload
 
@@ -160,4 +159,4 @@ def test_a_refit_is_what_analyze_measures(home, found):
 
 def test_tests_are_kept_as_files(home, found):
     kept = home / "studies" / "one.refit" / "test" / "sam-0.json"
-    assert json.loads(kept.read_text()) == found.tests["one.refit/sam/0"]
+    assert result_of(kept) == found.tests["one.refit/sam/0"]

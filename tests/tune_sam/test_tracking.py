@@ -739,12 +739,13 @@ def test_a_number_is_published_once_and_the_newer_one_is_the_latest(place: str, 
     for text, number in (("one", 1.5), ("one", 1.5), ("two", 2.5)):
         (tmp_path / "files" / "a.csv").write_text(text)
         time.sleep(0.01)  # MLflow tells values of one step apart by their milliseconds
-        publish(place, study, {run: {"flatness/trace": number, "flatness/nan": math.nan}}, tmp_path / "files", "f/9")
+        publish(place, study, {run: {"flatness/trace": number, "flatness/nan": math.nan}}, 9, tmp_path / "files", "f/9")
     client = mlflow.MlflowClient(place)
     assert [point.value for point in client.get_metric_history(run, "flatness/trace")] == [1.5, 2.5]
     metrics = client.get_run(run).data.metrics
     assert metrics["flatness/trace"] == 2.5
-    assert "flatness/nan" not in metrics
+    assert math.isnan(metrics["flatness/nan"])
+    assert len(client.get_metric_history(run, "flatness/nan")) == 1
     fetched = client.download_artifacts(study.run_id, "f/9/a.csv", str(tmp_path))
     assert Path(fetched).read_text() == "two"
 
@@ -761,6 +762,6 @@ def test_what_cannot_be_published_is_told_in_a_sentence(nowhere: str, uri: str, 
                                                         tmp_path: Path) -> None:
     for place, run, said in ((nowhere, "x", "cannot be reached"), (uri, "no-such-run", "does not take the results")):
         with pytest.raises(Refused, match=said):
-            publish(place, study, {run: {"flatness/trace": 1.0}}, tmp_path, "f")
+            publish(place, study, {run: {"flatness/trace": 1.0}}, 9, tmp_path, "f")
     with pytest.raises(Refused, match="cannot be reached"):
         curves(nowhere, "x", ("val/loss",))
