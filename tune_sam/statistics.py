@@ -3,9 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from scipy import stats
+from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
@@ -28,11 +26,12 @@ class Mean:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
         """Of values that are independent, such as of several seeds."""
+        from scipy.stats import t
+
         n = len(values)
         if n < 2:
-            return cls(float(np.mean(values)), math.nan, n)
-        spread = float(np.std(values, ddof=1)) / math.sqrt(n)
-        return cls(float(np.mean(values)), float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * spread, n)
+            return cls(fmean(values), math.nan, n)
+        return cls(fmean(values), float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * stdev(values) / math.sqrt(n), n)
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,12 @@ class Difference:
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> "Difference":
         """Of `values` minus `others`, which belong to the same seeds in the same order."""
-        differences = np.asarray(values, float) - np.asarray(others, float)
-        if len(differences) < 2 or np.ptp(differences) == 0:
-            return cls(Mean.of(differences.tolist()), math.nan)
-        return cls(Mean.of(differences.tolist()), float(stats.ttest_rel(values, others).pvalue))
+        from scipy.stats import ttest_rel
+
+        differences = [one - other for one, other in zip(values, others, strict=True)]
+        spread = max(differences) - min(differences)
+        p = float(ttest_rel(values, others).pvalue) if spread > 0 else math.nan
+        return cls(Mean.of(differences), p)
 
     @property
     def shown(self) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.memory import is_shortage
 from tune_sam.cluster import concurrency, connected
 from tune_sam.launch import terminate_as_interrupt, versions
 from tune_sam.settings import Refused
@@ -126,6 +125,8 @@ def _as_they_come(pending: dict[Any, Part]) -> Iterator[tuple[Part, Any]]:
     """Each part with its result, or with its failure."""
     import ray
     from ray.exceptions import RayError, RayTaskError
+
+    from analysis.memory import is_shortage
 
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)

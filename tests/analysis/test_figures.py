@@ -28,6 +28,13 @@ def surface(optimizers, steps=9, largest=2.0):
                      for k, name in enumerate(optimizers))
 
 
+def line(optimizers, start="base"):
+    place = np.linspace(-0.5, 1.5, 41)
+    return pd.concat(pd.DataFrame({"start": start, "optimizer": name, "position": place,
+                                   "loss": 0.3 + (k + 1) * np.sin(np.pi * place) ** 2})
+                     for k, name in enumerate(optimizers))
+
+
 def density(optimizers):
     grid = np.linspace(-5, 60, 300)
     return pd.concat(pd.DataFrame({
@@ -81,6 +88,7 @@ DRAW = {
     "surfaces, logarithmic": lambda names: figures.surfaces(surface(names, largest=500)),
     "contours": lambda names: figures.contours(surface(names)),
     "contours, linear": lambda names: figures.contours(surface(names, largest=0.2)),
+    "lines": lambda names: figures.lines(line(names, "start")),
     "densities": lambda names: figures.spectral_densities(density(names)),
     "rho": lambda names: figures.over_rho(trials(names)),
     "rho, many": lambda names: figures.over_rho(trials(names, 100)),
@@ -95,6 +103,7 @@ DRAW = {
 FEW = {
     "surfaces": lambda: figures.surfaces(surface(["sam"], 2)),
     "contours": lambda: figures.contours(surface(["sam"], 2)),
+    "lines": lambda: figures.lines(line(["sam"]).iloc[:2]),
     "densities": lambda: figures.spectral_densities(density(["sam"]).iloc[150:151]),
     "rho": lambda: figures.over_rho(trials(["base", "sam"], 1)),
     "coordinates": lambda: figures.parallel_coordinates(trials(["sam"], 1)),
@@ -234,6 +243,13 @@ def test_unresolved_is_hollow():
         assert "unresolved" not in [text.get_text() for text in figure.legends[0].texts]
     unknown = data.assign(resolved=[True, None, True])
     assert [face for face, *_ in markers(figures.batch_sizes_and_curvature(unknown).axes[0])] == ["#D55E00", "white"]
+
+
+def test_the_median_over_batch_sizes_is_that_of_the_resolved():
+    data = pd.DataFrame({"optimizer": "sam", "batch_size": [32, 32, 32, 64], "lambda_max": [10.0, 300.0, 320.0, 20.0],
+                         "resolved": [True, False, False, True]})
+    (line,) = [line for line in figures.batch_sizes_and_curvature(data).axes[0].lines if line.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [10, 20]
 
 
 def test_tau_is_kendalls_over_the_resolved():

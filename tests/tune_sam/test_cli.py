@@ -300,6 +300,7 @@ def test_every_command_shows_an_example(run, command):
 @pytest.mark.parametrize("words", [["--help"], ["search", "--help"], ["search", "nope"],
                                    ["search", "gcn", "--rho", "1:0.1"], ["search", "gcn", "--dataset", "zinc"],
                                    ["search", "gcn", "--data", "/nowhere"], ["best", "none"],
+                                   ["analyze", "none"], ["refit", "none"], ["refit", "none", "--seeds", "x"],
                                    ["search", "wideresnet", "--data", "/nowhere"],
                                    ["search", "attention", "--data", "/nowhere"],
                                    *([] if os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd") else
