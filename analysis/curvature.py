@@ -149,7 +149,7 @@ class Spectrum:
 
     Attributes:
         lambda_max, lambda_min: the largest and the smallest eigenvalue, signed.
-        lambda_5: the fifth largest; nan where there are fewer than five Ritz values.
+        lambda_5: the fifth largest; nan where there are too few Ritz values to tell it from the lower end.
         ratio: |λ_max / λ_min|, the report's λ_M/λ_m. A small one means much negative curvature, not a flat minimum.
         lambda_max_over_lambda_5: λ_max / λ_5 (Foret et al. 2021, §4.2).
         trace: tr H with its standard error; resolved if that is at most `TRACE_TOL` of it.
@@ -265,7 +265,7 @@ def spectrum(model: nn.Module, loss_fn: LossFn, batches: Batches, *, steps: int 
             traces.append(_deflated_trace(lanczos, signs, image.clone()))
             lanczos.start(signs, image)
             runs.append(_run(lanczos, min(runs[0].steps, lanczos.capacity), tol))
-        ends = _Ends.of([run.ritz for run in runs], tol)
+        ends = _Ends.of([run.ritz for run in runs], tol, hessian.size)
         spread = _spread(hessian, basis, top, ends.largest, tol)
         return Spectrum(
             ends.largest, ends.smallest, ends.fifth,
@@ -291,7 +291,8 @@ def top_eigenvalues(model: nn.Module, loss_fn: LossFn, batches: Batches, k: int,
                              f"got {k}")
         lanczos = Lanczos(hessian.product, _basis(hessian, steps, max_vectors, fewest=max(FEWEST_VECTORS, 2 * k)), seed)
         lanczos.start(_rademacher(hessian, torch.Generator().manual_seed(seed)))
-        ritz = _extend(lanczos, steps, lambda ritz: len(ritz.values) >= k and all(_resolved(ritz, tol)[-k:]),
+        ritz = _extend(lanczos, steps,
+                       lambda ritz: _counts_from_above(ritz, hessian.size, k) and all(_resolved(ritz, tol)[-k:]),
                        keep=lambda size: range(size - k - (size - k) // 2, size))
         top = list(range(len(ritz.values) - 1, len(ritz.values) - 1 - k, -1))
         return Eigenpairs(ritz.values[top], lanczos.vectors(ritz.coordinates[:, top]), ritz.residuals[top],
@@ -317,11 +318,20 @@ def _run(lanczos: Lanczos, steps: int, tol: float, fifth: bool = False) -> _Prob
     """
     def done(ritz: Ritz) -> bool:
         resolved = _resolved(ritz, tol)
-        wanted = resolved[0] and resolved[-1] and (not fifth or len(resolved) >= 5 and resolved[-5])
-        return wanted or lanczos.beta == 0
+        further = not fifth or _counts_from_above(ritz, lanczos.dimension) and resolved[-5]
+        return resolved[0] and resolved[-1] and further or lanczos.beta == 0
 
     first = _extend(lanczos, min(steps, lanczos.capacity), done)
     return _Probe(_extend(lanczos, steps, done), first.values, first.weights, lanczos.steps)
+
+
+def _counts_from_above(ritz: Ritz, dimension: int, k: int = 5) -> bool:
+    """Whether the k-th Ritz value from above can stand for the k-th largest eigenvalue.
+
+    Of few Ritz values it may be one of the other end's, which are resolved early, and eigenvalues between the two ends
+    are not there yet.
+    """
+    return len(ritz.values) >= max(k, min(2 * k, dimension))
 
 
 def _both_ends(size: int) -> list[int]:
@@ -388,8 +398,9 @@ class _Ends:
     fifth: Estimate
 
     @classmethod
-    def of(cls, probes: Sequence[Ritz], tol: float) -> "_Ends":
-        return cls(_extreme(probes, -1, tol), _extreme(probes, 0, tol), _extreme(probes, -5, tol))
+    def of(cls, probes: Sequence[Ritz], tol: float, dimension: int) -> "_Ends":
+        fifths = [ritz for ritz in probes if _counts_from_above(ritz, dimension)]
+        return cls(_extreme(probes, -1, tol), _extreme(probes, 0, tol), _extreme(fifths, -5, tol))
 
 
 def _extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:

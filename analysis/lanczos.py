@@ -136,6 +136,11 @@ class Lanczos:
         return length
 
     @property
+    def dimension(self) -> int:
+        """n, of the whole space."""
+        return self._basis.shape[1]
+
+    @property
     def full(self) -> bool:
         """Whether the basis has no room for another vector."""
         return self.size == self.capacity
@@ -143,7 +148,7 @@ class Lanczos:
     @property
     def complete(self) -> bool:
         """Whether Q spans the whole space."""
-        return self.size == self._basis.shape[1]
+        return self.size == self.dimension
 
     def ritz(self) -> Ritz:
         values, coordinates = torch.linalg.eigh(self._T[:self.size, :self.size])

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 FLATNESS = {
     "Curvature": {"lambda_max": "λ_max", "lambda_min": "λ_min", "ratio": "|λ_max/λ_min|",
                   "lambda_max_over_lambda_5": "λ_max/λ_5", "trace": "trace"},
-    "Rise of the loss (nats): the worst found within ρ = 0.05, the average at σ = 0.05": {
-        "worst_case": "worst ≥", "worst_case_adaptive": "worst |w| ≥", "average_case": "average",
-        "average_case_adaptive": "average |w|", "worst_case_own_rho": "own ρ ≥"},
+    "Worst rise of the loss that was found (nats), a lower bound": {
+        "worst_case": "ρ = 0.05", "worst_case_adaptive": "ρ = 0.05, by |w|", "worst_case_own_rho": "own ρ, own scale"},
+    "Average rise of the loss (nats)": {"average_case": "σ = 0.05", "average_case_adaptive": "σ = 0.05, by |w|"},
 }
 """The columns of what `analyze` prints, by the measures' names."""
 
@@ -53,7 +53,10 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
     for title, names in FLATNESS.items():
         shown = {name: label for name, label in names.items()
                  if any(name in found.measures for found in analysis.flatness.values())}
-        table = plain_table("trial", *shown.values(), title=title)
+        if not shown:
+            continue
+        out.print(f"\n{title}", style="italic")  # not the table's own, which folds to its width
+        table = plain_table("trial", *shown.values())
         for trial in analysis.trials:
             measures = analysis.flatness[trial.key].measures
             table.add_row(f"{trial.optimizer} {trial.number}",

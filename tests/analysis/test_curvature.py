@@ -125,6 +125,16 @@ def test_density(known, default):
     assert run(case, probes=1, steps=5).density.error.isnan().all()
 
 
+def test_the_lower_end_is_not_taken_for_the_fifth_largest():
+    """Five eigenvalues differ, so a Krylov space has five dimensions; the fifth largest is one of the zeros."""
+    few = quadratic(5, 4, *[0] * 60, -1, -2)
+    found = spectrum(*few)
+    assert not found.lambda_5.resolved
+    assert not found.lambda_max_over_lambda_5.resolved
+    assert float(found.lambda_min) == pytest.approx(-2)
+    assert top_eigenvalues(*few, 5).values.tolist() == pytest.approx([5, 4, 0, 0, 0], abs=1e-9)
+
+
 def test_density_tends_to_that_of_the_eigenvalues():
     random = torch.Generator().manual_seed(7)
     exact = torch.randn(400, dtype=torch.float64, generator=random).pow(3).sort().values
