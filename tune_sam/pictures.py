@@ -123,8 +123,8 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
 def _importances(study: Study) -> dict[str, dict[str, float]]:
     """How much each hyperparameter matters for the validation accuracy, by fANOVA (Hutter et al. 2014).
 
-    Of optimizers with four complete trials or more that differ in what was searched and in what came of it; none of a
-    refit, where the seeds differ.
+    Of optimizers with four complete trials or more that differ in two hyperparameters or more and in what came of it;
+    what has one value in all of them is left out. None of a refit, where the seeds differ.
     """
     import optuna
 
@@ -132,10 +132,11 @@ def _importances(study: Study) -> dict[str, dict[str, float]]:
     for optimizer in () if study.settings.refit_of else study.settings.optimizers:
         loaded = optuna.load_study(study_name=f"{study.name}/{optimizer}", storage=open_storage(study.home))
         complete = [trial for trial in loaded.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-        varied = len({tuple(trial.params.items()) for trial in complete}) > 1
-        if len(complete) >= 4 and varied and len({trial.value for trial in complete}) > 1:
+        varied = [name for name in (complete[0].params if complete else ())
+                  if len({trial.params[name] for trial in complete}) > 1]
+        if len(complete) >= 4 and len(varied) > 1 and len({trial.value for trial in complete}) > 1:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of parameters with one value, which it leaves out
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-                found[optimizer] = optuna.importance.get_param_importances(loaded, evaluator=evaluator)
+                found[optimizer] = optuna.importance.get_param_importances(loaded, params=varied, evaluator=evaluator)
     return found
