@@ -221,6 +221,16 @@ def test_the_callers_signal_handlers_are_there_again_after_a_search():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_what_a_script_started_in_the_background_can_be_terminated():
+    """A shell without job control lets its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("storage", "inside"), [
     ("/home/studies", "/home/studies/s/ray"),
     ("s3://bucket/p", "s3://bucket/p/s/ray"),
