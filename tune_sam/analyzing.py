@@ -5,14 +5,15 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer
-from tune_sam.launch import only_driver, shared
-from tune_sam.launch import versions as made_now
+from tune_sam.launch import only_driver, shared, versions
+from tune_sam.refit import test_results
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study, refit_of
 from tune_sam.tasks import Part, Progress, find_out, made_by, prepare_worker, result_of
@@ -69,7 +70,6 @@ class Analysis:
         import pandas
 
         from tune_sam.flatness import columns
-        from tune_sam.refit import test_results
 
         found = self.study.trials().set_index("key", drop=False)
         rows = found.loc[[trial.key for trial in self.trials]].reset_index(drop=True)
@@ -156,7 +156,8 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
     """
     study = open_study(name, home)
     if not every:
-        study = refit_of(study) or study
+        refit = refit_of(study)
+        study = refit if refit and test_results(refit) else study
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, address)
     find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
@@ -175,13 +176,15 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
 
 
 def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
-    """The complete trials of each optimizer, the best first, or in the order of a refit's seeds; the first `top`."""
+    """The first `top` trials of each optimizer: complete, the best first; of a refit tested, seed by seed."""
+    tested = test_results(study) if study.settings.refit_of else {}
     found: list[Trial] = []
     for optimizer in dict.fromkeys(optimizers) or study.settings.optimizers:
-        complete = [trial for trial in study.records(optimizer) if trial.value is not None]
-        if not study.settings.refit_of:
-            complete.sort(key=lambda trial: -(trial.value or 0))
-        found += complete[:top]
+        if tested:
+            found += [trial for trial in study.records(optimizer) if trial.key in tested][:top]
+        else:
+            with suppress(NothingComplete):  # of one optimizer
+                found += study.complete(optimizer)[:top]
     if not found:
         which = f"complete trial of {' or '.join(optimizers)}" if optimizers else "complete trial"
         raise NothingComplete(f"study {study.name} has no {which} yet; go on with `tune-sam resume {study.name}`.")
@@ -274,14 +277,14 @@ def _provenance(plan: _Plan, found: "dict[str, Flatness]") -> dict[str, Any]:
 
     settings = plan.study.settings
     some = next(iter(found.values()))
-    made = {trial.key: made_by(plan.number_file(trial)) | {"device": found[trial.key].device} for trial in plan.trials}
-    if others := sum(versions != made_now() for versions in map(made_by, map(plan.number_file, plan.trials))):
+    made, now = {trial.key: made_by(plan.number_file(trial)) for trial in plan.trials}, versions()
+    if others := sum(then != now for then in made.values()):
         log.warning("%d of the numbers were measured before, by other versions than these (see analysis.json); to "
                     "measure them anew, remove %s.", others, plan.number_file(plan.trials[0]).parent)
     return {"study": plan.study.to_json(), "samples": some.samples, "of": "training part", "data": settings.data,
             "batch": batch_size(find_workload(settings.workload)), "seed": SEED, "rho": COMMON_RHO, "sigma": SIGMA,
             "surface": None if plan.every else {"grid": plan.grid, "directions_of": plan.trials[0].key},
-            "measured_by": made}
+            "measured_by": {key: then | {"device": found[key].device} for key, then in made.items()}}
 
 
 def _surfaces(plan: _Plan) -> dict[str, list[float]]:

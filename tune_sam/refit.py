@@ -45,7 +45,7 @@ class Refit:
 
     of: Study
     studies: tuple[Study, ...]
-    tests: dict[str, dict[str, Any]]
+    tests: dict[str, dict[str, float]]
     seeds: tuple[int, ...]
     undelivered: str
 
@@ -90,9 +90,7 @@ class Refit:
                     "row": _name(config, twice), "optimizer": trial.optimizer, "rho": config.rho, "lr": config.lr,
                     "batch_size": config.batch_size, "epochs": trial.epochs, "seed": config.seed, "key": trial.key,
                     "train/loss": trial.metrics["train/loss"], "train/accuracy": trial.metrics["train/accuracy"],
-                    **{f"test/{name}": value for name, value in test.items() if name != "f1"},
-                    **{f"test/f1/{name}": value for name, value in test["f1"].items()},
-                    **gaps(trial, test), "seconds": trial.seconds,
+                    **_scores(trial, test), "seconds": trial.seconds,
                     "gradients": steps * PASSES.get(trial.optimizer, 2),
                 }
 
@@ -133,7 +131,7 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
     made = [_child(study, "refit", study.settings.epochs, chosen, chosen_seeds)]
     if "base" in chosen:
         made.append(_child(study, TWICE, 2 * study.settings.epochs, {"base": chosen["base"][:1]}, chosen_seeds))
-    tests: dict[str, dict[str, Any]] = {}
+    tests: dict[str, dict[str, float]] = {}
     with connected(address):  # once for all
         for child in made:
             launch(child, address, max_concurrent, trainings)
@@ -149,9 +147,7 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     for trial in study.records():
         file = _test_file(study, trial)
         if file.exists():
-            test = result_of(file)
-            scores = {f"test/{name}": value for name, value in test.items() if name != "f1"}
-            found[trial.key] = scores | gaps(trial, test)
+            found[trial.key] = _scores(trial, result_of(file))
     return found
 
 
@@ -159,9 +155,10 @@ def _test_file(study: Study, trial: Trial) -> Path:
     return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
 
 
-def gaps(trial: Trial, test: dict[str, Any]) -> dict[str, float]:
-    """Generalisation gaps, above 0 where the network overfits."""
-    return {"gap/loss": test["loss"] - trial.metrics["train/loss"],
+def _scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
+    """What a training gave on the test part, and its gaps, above 0 where the network overfits: nats, and 0 to 1."""
+    return {**{f"test/{name}": value for name, value in test.items()},
+            "gap/loss": test["loss"] - trial.metrics["train/loss"],
             "gap/accuracy": trial.metrics["train/accuracy"] - test["accuracy"]}
 
 
@@ -180,12 +177,7 @@ def _seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
 
 
 def _best(study: Study, optimizer: str, top: int) -> list[Configuration]:
-    complete = [trial for trial in study.records(optimizer) if trial.value is not None and trial.config]
-    if not complete:
-        raise NothingComplete(f"study {study.name} has no complete trial of {optimizer} to refit; go on with "
-                              f"`tune-sam resume {study.name}`.")
-    best = sorted(complete, key=lambda trial: -(trial.value or 0))[:top]
-    return [trial.config for trial in best if trial.config]
+    return [trial.config for trial in study.complete(optimizer)[:top] if trial.config]
 
 
 def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configuration]],
@@ -252,7 +244,7 @@ def _name(config: Configuration, twice: bool) -> str:
 
 
 def _test_all(study: Study, seeds: tuple[int, ...], address: str | None,
-              progress: Progress) -> dict[str, dict[str, Any]]:
+              progress: Progress) -> dict[str, dict[str, float]]:
     """What each training gives on the test part: measured once, and kept."""
     trials = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
     for trial in trials:
@@ -282,7 +274,7 @@ def _test_part(study: Study, other_nodes: bool) -> "Iterator[Shared]":
         yield data
 
 
-def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, Any]:
+def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, float]:
     """In a worker: loss and scores of a training's network on the test part, at the precision it was trained with."""
     from tune_sam.training import evaluate, outputs
 
@@ -292,21 +284,17 @@ def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, Any]:
     found = evaluate(lambda inputs: outputs(model, inputs, trial.precision or "fp32", device), workload,
                      data.splits().train.to(device), device)
     classes = workload.setting(trial.dataset, trial.preset).classes
-    f1 = {name: score for name, score in zip(classes, found.f1, strict=True) if score is not None} if classes else {}
-    return {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1, "f1": f1}
+    f1 = {f"f1/{name}": score for name, score in zip(classes, found.f1, strict=True)
+          if score is not None} if classes else {}
+    return {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1, **f1}
 
 
 def _publish(found: Refit) -> str:
     """Log the test results to the trainings' runs; why they could not be, or nothing."""
     for study in found.studies:
         folder = study.home.study(study.name) / "test"
-        runs = {}
-        for trial in study.records():
-            if trial.key in found.tests and trial.mlflow_run_id:
-                test = found.tests[trial.key]
-                runs[trial.mlflow_run_id] = {
-                    **{f"test/{name}": value for name, value in test.items() if name != "f1"},
-                    **{f"test/f1/{name}": value for name, value in test["f1"].items()}, **gaps(trial, test)}
+        runs = {trial.mlflow_run_id: _scores(trial, found.tests[trial.key]) for trial in study.records()
+                if trial.key in found.tests and trial.mlflow_run_id}
         try:
             tracking.publish(study.tracking_uri, tracking.StudyRun(study.experiment_id, study.mlflow_run_id), runs,
                              study.settings.epochs, folder, "test")

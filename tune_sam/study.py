@@ -253,7 +253,16 @@ class Study:
         return pandas.DataFrame(rows)
 
     def best(self, optimizer: str | None = None) -> Trial:
-        """The complete trial with the highest validation accuracy; the earlier one where two are equal.
+        """The complete trial with the highest value; the earlier one where two are equal.
+
+        Raises:
+            Refused: the optimizer is not one of the study's.
+            NothingComplete: no trial is complete.
+        """
+        return self.complete(optimizer)[0]
+
+    def complete(self, optimizer: str | None = None) -> list[Trial]:
+        """The complete trials of one optimizer or of all, the highest value first; the earlier one where two are equal.
 
         Raises:
             Refused: the optimizer is not one of the study's.
@@ -263,7 +272,7 @@ class Study:
         if not complete:
             which = f"complete trial of {optimizer}" if optimizer else "complete trial"
             raise NothingComplete(f"study {self.name} has no {which} yet; go on with `tune-sam resume {self.name}`.")
-        return max(complete, key=lambda trial: trial.value or 0)
+        return sorted(complete, key=lambda trial: -(trial.value or 0))
 
     def counts(self) -> dict[str, int]:
         """How many trials are in each state that occurs."""

@@ -24,6 +24,7 @@ FLATNESS = {
 
 
 def trial_table(found: "list[Trial]", title: str | None = None) -> Table:
+    """Trials, a row each: configuration, validation accuracy from 0 to 1, epochs, seconds."""
     # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
     scored = any(name.startswith("val/f1/") for trial in found for name in trial.metrics)
     table = plain_table("optimizer", "trial", "state", "accuracy", *(["macro-F1"] if scored else []), "ρ", "lr",
@@ -76,6 +77,7 @@ def _measure(measure: "Measure") -> str:
 
 
 def plain_table(*columns: str, title: str | None = None) -> Table:
+    """A table without lines that has no rows yet."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column)

@@ -12,7 +12,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 import torch
 from filelock import FileLock
 
@@ -33,25 +32,14 @@ FLATNESS = "flatness/lambda_max"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A home with a study of two optimizers, three complete trials each."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    home = tmp_path_factory.mktemp("home")
-    tune_sam.search("gcn", dataset="digits", optimizers=["base", "sam"], trials=3, epochs=2, scheduler="none",
-                    name="one", home=home)
-    yield home
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def analysis(home):
-    return tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE)
+def analysis(searched):
+    return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
 
 
 @pytest.fixture
-def another(home, tmp_path):
+def another(searched, tmp_path):
     """A study of the same trials that may be spoiled, in a home of its own; its runs are the first one's."""
-    shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns("flatness"))
+    shutil.copytree(searched, tmp_path / "home", ignore=shutil.ignore_patterns("flatness"))
     return tmp_path / "home"
 
 
@@ -88,9 +76,9 @@ def test_all_surfaces_have_the_directions_of_the_first_network(analysis):
         np.testing.assert_allclose(drawn[drawn["optimizer"] == trial.optimizer]["loss"], expected, rtol=1e-6)
 
 
-def test_mlflow_has_each_number_once_and_the_figures(home, analysis):
+def test_mlflow_has_each_number_once_and_the_figures(searched, analysis):
     study = analysis.study
-    tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE)
+    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
     for trial in analysis.trials:
         for name, value in analysis.flatness[trial.key].metrics().items():
             (point,) = [point for point in latest(study, trial, f"flatness/{name}") if point.step == SAMPLE]
@@ -114,9 +102,9 @@ def test_the_table_has_configurations_gaps_and_measures(analysis):
     assert all("version.torch" in made and made["device"] for made in told["measured_by"].values())
 
 
-def test_what_is_measured_already_is_not_measured_again(home, analysis):
+def test_what_is_measured_already_is_not_measured_again(searched, analysis):
     seen = []
-    again = tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE, progress=lambda *part: seen.append(part))
+    again = tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, progress=lambda *part: seen.append(part))
     assert not seen
     assert again.flatness == analysis.flatness
 
@@ -137,8 +125,8 @@ def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
     assert (done.folder / "surfaces.csv").read_text() == (analysis.folder / "surfaces.csv").read_text()
 
 
-def test_every_complete_trial_gets_the_cheap_measures(home, analysis):
-    found = tune_sam.analyze("one", home=home, sample=SAMPLE, every=True)
+def test_every_complete_trial_gets_the_cheap_measures(searched, analysis):
+    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, every=True)
     assert [trial.number for trial in found.trials if trial.optimizer == "sam"] == [
         trial.number for trial in sorted(found.study.records("sam"), key=lambda trial: -trial.value)]
     assert len(found.trials) == 6
@@ -207,17 +195,17 @@ def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
         assert drawn[place] == pytest.approx(mean_loss(model, GCN.loss, sample())[0], rel=1e-5)
 
 
-def test_each_plan_has_a_folder_of_its_own(home, analysis):
+def test_each_plan_has_a_folder_of_its_own(searched, analysis):
     before = {file.name: file.read_bytes() for file in analysis.folder.iterdir()}
     (analysis.folder / "stale.png").touch()
-    found = tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE, optimizers=["sam"])
+    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, optimizers=["sam"])
     assert found.folder.name == f"{SAMPLE}-grid{SIDE}-sam"
     assert {file.name: file.read_bytes() for file in analysis.folder.iterdir() if file.name != "stale.png"} == before
-    tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE)
+    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
     assert not (analysis.folder / "stale.png").exists()
 
 
-def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(home, analysis, monkeypatch):
+def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(searched, analysis, monkeypatch):
     def away(uri):
         raise Refused("MLflow at http://away cannot be reached")
 
@@ -225,28 +213,28 @@ def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(home, 
     before = len(latest(study, trial))
     with monkeypatch.context() as patched:
         patched.setattr("tune_sam.tracking.check", away)
-        found = tune_sam.analyze("one", home=home, sample=60, grid=3)
+        found = tune_sam.analyze("one", home=searched, sample=60, grid=3)
     assert found.undelivered == "MLflow at http://away cannot be reached"
     assert (found.folder / "surfaces.png").exists()
     assert len(latest(study, trial)) == before
-    assert tune_sam.analyze("one", home=home, sample=60, grid=3).undelivered == ""
+    assert tune_sam.analyze("one", home=searched, sample=60, grid=3).undelivered == ""
     assert len(latest(study, trial)) == before + 1
 
 
-def test_a_study_without_a_complete_trial_is_told(home, monkeypatch):
+def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda *_: [])
     with pytest.raises(NothingComplete, match=r"no complete trial yet; go on with `tune-sam resume one`"):
-        tune_sam.analyze("one", home=home)
+        tune_sam.analyze("one", home=searched)
 
 
-def test_an_optimizer_that_was_not_searched_is_told(home):
+def test_an_optimizer_that_was_not_searched_is_told(searched):
     with pytest.raises(Refused, match="did not search 'asam'"):
-        tune_sam.analyze("one", home=home, optimizers=["asam"])
+        tune_sam.analyze("one", home=searched, optimizers=["asam"])
 
 
-def test_a_study_that_is_searched_is_left_alone(home, analysis):
+def test_a_study_that_is_searched_is_left_alone(searched, analysis):
     with FileLock(lock_file(analysis.study.home, "one")), pytest.raises(Refused, match="in use by another process"):
-        tune_sam.analyze("one", home=home)
+        tune_sam.analyze("one", home=searched)
 
 
 @pytest.mark.slow

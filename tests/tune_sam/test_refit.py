@@ -1,7 +1,8 @@
+import math
+
 import mlflow
 import pandas as pd
 import pytest
-import ray
 import torch
 
 import tune_sam
@@ -16,23 +17,13 @@ GCN = find_workload("gcn")
 SEEDS = (FIRST_SEED, FIRST_SEED + 1)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    home = tmp_path_factory.mktemp("home")
-    tune_sam.search("gcn", dataset="digits", optimizers=["base", "sam"], trials=2, epochs=2, scheduler="none",
-                    name="one", home=home)
-    yield home
-    ray.shutdown()
-
-
 @pytest.fixture
-def asked(home, monkeypatch):
+def asked(searched, monkeypatch):
     """For each time that the test part is read: the states of all trainings of refits then."""
     states, read = [], type(GCN).test_split
 
     def test_split(self, dataset, root):
-        refits = [open_study(name, home) for name in ("one.refit", "one.twice")]
+        refits = [open_study(name, searched) for name in ("one.refit", "one.twice")]
         states.append([trial.state for study in refits for trial in study.records()])
         return read(self, dataset, root)
 
@@ -41,22 +32,22 @@ def asked(home, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def found(home):
-    return refit("one", home=home, seeds=2)
+def found(searched):
+    return refit("one", home=searched, seeds=2)
 
 
-def test_the_same_seeds_train_the_best_configuration_of_each(home, found):
+def test_the_same_seeds_train_the_best_configuration_of_each(searched, found):
     table = found.table()
     assert len(table) == 6
     assert table.groupby("row")["seed"].apply(tuple).tolist() == [SEEDS] * 3
-    study = open_study("one", home)
+    study = open_study("one", searched)
     for optimizer, part in table[table["epochs"] == 2].groupby("optimizer"):
         best = study.best(optimizer).config
         assert set(zip(part["lr"], part["batch_size"], strict=True)) == {(best.lr, best.batch_size)}
         assert part["rho"].dropna().unique().tolist() == ([best.rho] if best.rho else [])
 
 
-def test_training_and_test_are_what_a_trainer_gives(home, found):
+def test_training_and_test_are_what_a_trainer_gives(searched, found):
     """Without Ray: on training and validation part together, then once on the test part."""
     splits = GCN.splits("digits", None)
     test = GCN.test_split("digits", None)
@@ -86,8 +77,11 @@ def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
     base, twice = found.references
     assert twice == f"{base} twice"
     (sam,) = [row for row in gradients if row.startswith("sam")]
-    if sam.partition("batch=")[2] == base.partition("batch=")[2]:
-        assert gradients[sam] == gradients[twice] == 2 * gradients[base]
+    samples = GCN.datasets["digits"].train + GCN.datasets["digits"].validation
+    sizes = found.table().drop_duplicates("row").set_index("row")["batch_size"]
+    assert gradients[base] == 2 * math.ceil(samples / sizes[base])  # of two epochs
+    assert gradients[twice] == 2 * gradients[base]
+    assert gradients[sam] == 2 * 2 * math.ceil(samples / sizes[sam])
     assert list(found.differences(base)) == [sam, twice]
 
 
@@ -103,11 +97,11 @@ def test_mlflow_has_the_test_results_beside_the_training(found):
 
 
 @pytest.mark.slow
-def test_the_test_part_is_read_when_all_trainings_are_done_and_once(home, found, asked):
-    again = refit("one", home=home, seeds=2)
+def test_the_test_part_is_read_when_all_trainings_are_done_and_once(searched, found, asked):
+    again = refit("one", home=searched, seeds=2)
     assert not asked
     pd.testing.assert_frame_equal(again.table(), found.table())
-    more = refit("one", home=home, seeds=3)
+    more = refit("one", home=searched, seeds=3)
     assert asked == [["complete"] * 9] * 2
     both = more.table().merge(found.table(), on=list(found.table()))
     assert len(both) == len(found.table()), "what was there is as it was"
@@ -115,48 +109,48 @@ def test_the_test_part_is_read_when_all_trainings_are_done_and_once(home, found,
 
 
 @pytest.mark.slow
-def test_other_configurations_are_another_refit(home, found):
-    wider = refit("one", home=home, seeds=1, top=2)
+def test_other_configurations_are_another_refit(searched, found):
+    wider = refit("one", home=searched, seeds=1, top=2)
     assert [study.name for study in wider.studies] == ["one.refit2", "one.twice"]
     assert len(wider.table()) == 5
 
 
-def test_searches_are_listed_without_their_refits(home, found):
-    assert [study.name for study in studies(home)] == ["one"]
-    assert open_study("one.refit", home).settings.refit_of == "one"
+def test_searches_are_listed_without_their_refits(searched, found):
+    assert [study.name for study in studies(searched)] == ["one"]
+    assert open_study("one.refit", searched).settings.refit_of == "one"
 
 
 @pytest.mark.parametrize(("seeds", "said"), [
     (0, "--seeds 0: there is nothing to train"), ((3, 4, 3), "--seeds 3,4,3: a seed comes twice"),
     ((-1,), "--seeds -1: give a number of seeds"),
 ])
-def test_seeds_that_cannot_be_are_refused(home, seeds, said):
+def test_seeds_that_cannot_be_are_refused(searched, seeds, said):
     with pytest.raises(Refused, match=said):
-        refit("one", home=home, seeds=seeds)
+        refit("one", home=searched, seeds=seeds)
 
 
-def test_a_refit_is_of_a_search(home, found):
+def test_a_refit_is_of_a_search(searched, found):
     with pytest.raises(Refused, match="one.refit is a refit itself; give the study that it is of, one"):
-        refit("one.refit", home=home)
+        refit("one.refit", home=searched)
 
 
-def test_a_study_without_a_complete_trial_is_told(home, monkeypatch):
+def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda *_: [])
-    with pytest.raises(NothingComplete, match="no complete trial of base to refit; go on with `tune-sam resume one`"):
-        refit("one", home=home)
+    with pytest.raises(NothingComplete, match="no complete trial of base yet; go on with `tune-sam resume one`"):
+        refit("one", home=searched)
 
 
-def test_a_refit_is_what_analyze_measures(home, found):
+def test_a_refit_is_what_analyze_measures(searched, found):
     """With the gaps to the test part; `--all` measures the search's trials."""
-    analysis = tune_sam.analyze("one", home=home, sample=50, grid=3, top=2)
+    analysis = tune_sam.analyze("one", home=searched, sample=50, grid=3, top=2)
     table = analysis.table().set_index("key")
     assert list(table.index) == [f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")]
     expected = found.table().set_index("key").loc[table.index]
     pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
     assert (analysis.folder / "surfaces.png").exists()
-    assert {trial.study for trial in tune_sam.analyze("one", home=home, sample=50, every=True).trials} == {"one"}
+    assert {trial.study for trial in tune_sam.analyze("one", home=searched, sample=50, every=True).trials} == {"one"}
 
 
-def test_tests_are_kept_as_files(home, found):
-    kept = home / "studies" / "one.refit" / "test" / "sam-0.json"
+def test_tests_are_kept_as_files(searched, found):
+    kept = searched / "studies" / "one.refit" / "test" / "sam-0.json"
     assert result_of(kept) == found.tests["one.refit/sam/0"]
