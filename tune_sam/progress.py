@@ -138,10 +138,10 @@ def parts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
     with BarOfParts(*columns, console=console, disable=not console.is_terminal) as bar:
-        whole = bar.add_task("measuring", total=None)
-
         def done(what: str, count: int, total: int) -> None:
-            bar.update(whole, completed=count, total=total)
+            if not bar.tasks:  # with nothing to measure there is nothing to show
+                bar.add_task("measuring")
+            bar.update(bar.tasks[0].id, completed=count, total=total)
             console.print(f"{what}: done, {count} of {total}", soft_wrap=True, markup=False)
 
         try:

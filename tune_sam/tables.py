@@ -86,14 +86,18 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
 
 def show_refit(refit: "Refit", out: Console) -> None:
     """Means over the seeds with their 95 % intervals, and what the paired differences to the base optimizer show."""
-    table = plain_table("", "test accuracy", "test loss", "gap (loss)", "seconds", "gradients",
-                        title=f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals")
+    out.print(f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals", soft_wrap=True, markup=False)
+    quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
+    cost = plain_table("", "seconds", "gradients")
     for row, means in refit.summary().items():
-        table.add_row(row, _mean(means["test/accuracy"]), _mean(means["test/loss"]), _mean(means["gap/loss"]),
-                      f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
-    out.print(table)
+        quality.add_row(row, _mean(means["test/accuracy"], 100, 2), _mean(means["test/loss"], 1, 3),
+                        _mean(means["gap/loss"], 1, 3))
+        cost.add_row(row, f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
+    out.print(quality)
+    out.print()
+    out.print(cost)
     for reference in refit.references:
-        out.print(f"Against {reference}:", soft_wrap=True, markup=False)
+        out.print(f"\nAgainst {reference}:", soft_wrap=True, markup=False)
         for row, difference in refit.differences(reference).items():
             out.print(f"  {row}: {difference_in_words(difference)}", soft_wrap=True, markup=False)
 
@@ -110,5 +114,6 @@ def difference_in_words(difference: "Difference") -> str:
     return f"{points} (95 % interval {low:+.2f} to {high:+.2f}{p}): {verdict} at n = {mean.n}."
 
 
-def _mean(mean: "Mean") -> str:
-    return f"{mean.value:.4f} ± {mean.half:.4f}" if math.isfinite(mean.half) else f"{mean.value:.4f}"
+def _mean(mean: "Mean", unit: float, decimals: int) -> str:
+    half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
+    return f"{unit * mean.value:.{decimals}f}{half}"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from tune_sam.progress import Progress
+from tune_sam.progress import Progress, parts
 from tune_sam.searcher import Outcome
 
 
@@ -69,3 +69,21 @@ def test_an_interrupt_says_how_to_go_on():
     with pytest.raises(KeyboardInterrupt), Progress(console).following(study()):
         raise KeyboardInterrupt
     assert "tune-sam resume s" in console.export_text()
+
+
+def test_parts_that_are_done_have_a_line_each_and_none_shows_no_bar():
+    console = Console(record=True, width=100, force_terminal=True)
+    with parts(console):
+        pass
+    assert "measuring" not in console.export_text()
+    with parts(console) as progress:
+        progress("one/sam/0", 1, 2)
+        progress("one/sam/1", 2, 2)
+    assert "one/sam/1: done, 2 of 2" in console.export_text()
+
+
+def test_an_interrupt_of_parts_says_how_to_go_on():
+    console = Console(record=True, width=100)
+    with pytest.raises(KeyboardInterrupt), parts(console):
+        raise KeyboardInterrupt
+    assert "the same command goes on" in console.export_text()
