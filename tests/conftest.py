@@ -2,8 +2,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.register_assert_rewrite("tune_sam.testing")
+
+
+@pytest.fixture(autouse=True)
+def numbers_below_the_smallest_normal_one():
+    """A training in the test's own process takes them for zero from then on; the next test must not."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
