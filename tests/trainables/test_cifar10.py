@@ -86,8 +86,8 @@ def test_a_missing_file_is_named_with_a_way_out(root, name):
     with pytest.raises(Refused) as refused:
         cifar10.check(root)
     assert str(refused.value) == (f"the data file {path} is missing; put the Python version of CIFAR-10 into "
-                                  f"{path.parent}, or let them be downloaded: move that folder away if it is there, and "
-                                  "name none with --data or TUNE_SAM_DATA.")
+                                  f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
+                                  "and name none with --data or TUNE_SAM_DATA.")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -441,8 +441,8 @@ def test_a_missing_file_is_named_with_a_way_out(root, look, name):
     with pytest.raises(Refused) as refused:
         look(root)
     assert str(refused.value) == (f"the data file {path} is missing; put the WFDB records of the MIT-BIH database into "
-                                  f"{path.parent}, or let them be downloaded: move that folder away if it is there, and "
-                                  "name none with --data or TUNE_SAM_DATA.")
+                                  f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
+                                  "and name none with --data or TUNE_SAM_DATA.")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -553,8 +553,8 @@ def test_a_missing_csv_file_is_named(csvs, look, name):
     with pytest.raises(Refused) as refused:
         look(csvs)
     assert str(refused.value) == (f"the data file {csvs / name} is missing; put the published mitbih_train.csv and "
-                                  f"mitbih_test.csv into {csvs}, or let them be downloaded: move that folder away if it "
-                                  "is there, and name none with --data or TUNE_SAM_DATA.")
+                                  f"mitbih_test.csv into {csvs}, or let them be downloaded: move that folder away if "
+                                  "it is there, and name none with --data or TUNE_SAM_DATA.")
 
 
 @pytest.mark.parametrize(("damage", "found"), [
