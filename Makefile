@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 .PHONY: demo install dev test test-all lint clean
 
 demo: $(VENV)/installed
-	$(BIN)/tune-sam search gcn --dataset digits --optimizer base --optimizer sam --optimizer asam --trials 6 --epochs 10
+	$(BIN)/tune-sam run gcn --name demo --dataset digits --trials 6 --epochs 10 --seeds 3 --sample 512
 
 install: $(VENV)/installed
 

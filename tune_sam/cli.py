@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -19,9 +20,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from tune_sam.settings import Home, NothingComplete, Refused, SearchOptions
-from tune_sam.tables import plain_table, show_flatness, show_refit, trial_table
+from tune_sam.tables import plain_table, show_flatness, show_refit, stage_table, trial_table
 
 if TYPE_CHECKING:
+    from tune_sam.report import Report
     from tune_sam.study import Study, Trial
 
 app = typer.Typer(
@@ -40,8 +42,29 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
 AddressOption = Annotated[str | None, typer.Option(
     help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
+SeedsOption = Annotated[str, typer.Option(help="How many seeds, or which, as 3,7,11.", metavar="N or N,N,…")]
+SampleOption = Annotated[int, typer.Option(min=1, help="Training samples that flatness is measured on.")]
 ConcurrentOption = Annotated[int | None, typer.Option(
     min=1, help="Trials at the same time.", show_default="as many as fit")]
+
+def _seeds(text: str) -> int | list[int]:
+    """How many seeds, or which."""
+    try:
+        asked = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise Refused(f"--seeds {text}: expected a number of seeds, or seeds as 3,7,11.") from None
+    return asked if "," in text else asked[0]
+
+
+def _show_report(found: "Report", as_json: bool) -> None:
+    """Where the page is."""
+    if as_json:
+        _print_json({"study": found.study.name, "page": str(found.page)})
+    else:
+        out.print(str(found.page), soft_wrap=True, markup=False)
+    if found.undelivered:
+        raise NothingComplete(f"{found.undelivered}; the page is kept, and the same command delivers it.")
+
 
 def _describe(field: str) -> str:
     """The help text of an option is the description of its field, so that the two cannot differ."""
@@ -116,6 +139,57 @@ def resume(
 
 
 @app.command()
+def run(
+    workload: Annotated[str, typer.Argument(help=_describe("workload"), metavar="WORKLOAD")],
+    optimizer: Annotated[list[str] | None, typer.Option(
+        help="Optimizer to search: base, sam, asam or asam-all; may be given several times.",
+        show_default="base, sam, asam")] = None,
+    trials: Annotated[int | None, typer.Option(help=_describe("trials"), show_default="20")] = None,
+    epochs: Annotated[int | None, typer.Option(help=_describe("epochs"))] = None,
+    dataset: Annotated[str | None, typer.Option(help=_describe("dataset"))] = None,
+    preset: Annotated[str | None, typer.Option(help=_describe("preset"))] = None,
+    data: Annotated[Path | None, typer.Option(help=_describe("data"))] = None,
+    name: Annotated[str | None, typer.Option(help=_describe("name"))] = None,
+    seed: Annotated[int | None, typer.Option(help=_describe("seed"), show_default="0")] = None,
+    config: Annotated[Path | None, typer.Option(
+        help="YAML file of these and all other options of `tune-sam search`; those given here come on top.")] = None,
+    seeds: SeedsOption = "5",
+    sample: SampleOption = 2048,
+    max_concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search, refit, analyze and report in one; the same command with the study's --name goes on where it was.
+
+    Example: [bold]tune-sam run gcn --name molecules --trials 20 --seeds 5[/bold]
+    """
+    from tune_sam.progress import Progress, parts
+    from tune_sam.run import run as run_all
+
+    options = {key: value for key, value in locals().items() if key in SearchOptions.model_fields and key != "workload"}
+    asked = _seeds(seeds)
+    with parts(err) as progress:
+        found = run_all(workload, config=config, seeds=asked, sample=sample, trainings=Progress(err), progress=progress,
+                        begins=lambda what: err.print(f"== {what}", soft_wrap=True, markup=False), optimizers=optimizer,
+                        **options)
+    _show_report(found, as_json)
+
+
+@app.command()
+def status(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """How far a study is, stage by stage, and about how long is left.
+
+    Example: [bold]tune-sam status gcn-2026-11-24T101500[/bold]
+    """
+    from tune_sam.status import status as stages
+    from tune_sam.study import open_study
+
+    found = stages(open_study(study, home))
+    _print_json([asdict(stage) for stage in found]) if as_json else out.print(stage_table(found))
+
+
+@app.command()
 def best(
     study: StudyArgument,
     optimizer: Annotated[str | None, typer.Option(help="Only this optimizer.", show_default="each")] = None,
@@ -143,7 +217,7 @@ def analyze(
         help="Only this optimizer; may be given several times.", show_default="each")] = None,
     top: Annotated[int | None, typer.Option(
         min=1, help="Best trials of each optimizer that are measured.", show_default="1")] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Training samples that they are measured on.")] = 2048,
+    sample: SampleOption = 2048,
     grid: Annotated[int | None, typer.Option(
         min=2, help="Points along a side of the loss surfaces.", show_default="21")] = None,
     every: Annotated[bool, typer.Option(
@@ -180,7 +254,7 @@ def analyze(
 @app.command()
 def refit(
     study: StudyArgument,
-    seeds: Annotated[str, typer.Option(help="How many seeds, or which, as 3,7,11.", metavar="N or N,N,…")] = "5",
+    seeds: SeedsOption = "5",
     top: Annotated[int, typer.Option(min=1, help="Best configurations of each optimizer that are trained.")] = 1,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
@@ -194,19 +268,27 @@ def refit(
     from tune_sam.progress import Progress, parts
     from tune_sam.refit import refit as run
 
-    try:
-        asked = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise Refused(f"--seeds {seeds}: expected a number of seeds, or seeds as 3,7,11.") from None
+    asked = _seeds(seeds)
     with parts(err) as progress:
-        found = run(study, home=home, seeds=asked if "," in seeds else asked[0], top=top, address=address,
-                    max_concurrent=max_concurrent, trainings=Progress(err), progress=progress)
+        found = run(study, home=home, seeds=asked, top=top, address=address, max_concurrent=max_concurrent,
+                    trainings=Progress(err), progress=progress)
     if as_json:
         _print_json(found.table().to_dict("records"))
     else:
         show_refit(found, out)
     if found.undelivered:
         raise NothingComplete(f"{found.undelivered}; everything is kept, and the same command delivers it.")
+
+
+@app.command()
+def report(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Write one page on what a study searched and what came of it, as HTML and Markdown.
+
+    Example: [bold]tune-sam report gcn-2026-11-24T101500[/bold]
+    """
+    from tune_sam.report import report as run
+
+    _show_report(run(study, home=home), as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -39,27 +40,43 @@ def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: in
         side: points along a side of it.
         lines: losses on the lines from the first network to the others, by their optimizers.
     """
-    study, trials = analysis.study, analysis.trials
-    complete = study.trials().query("state == 'complete'")
+    trials = analysis.trials
     measured, surface = _measured(analysis), _surface(surfaces, side)
     lambda_max = measured.query("name == 'lambda_max'").rename(columns={"value": "lambda_max"})
-    drawings: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
+    _save(analysis.folder, {
         "surfaces": (figures.surfaces, surface),
         "contours": (figures.contours, surface),
         "lines": (figures.lines, _line(lines, trials[0])),
         "spectral-density": (figures.spectral_densities, _densities(analysis)),
         "gap-flatness": (figures.gaps_and_flatness, measured),
         "batch-size-lambda-max": (figures.batch_sizes_and_curvature, _if_varied(lambda_max, "batch_size")),
+    })
+    draw_trainings(analysis.study, trials, analysis.folder)
+
+
+def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
+    """Write the figures that need no measure of flatness, each with its data beside it.
+
+    Args:
+        study: whose complete trials are drawn.
+        trials: the best of each optimizer among them has its learning curve drawn.
+        folder: where to.
+    """
+    complete = study.trials().query("state == 'complete'")
+    _save(folder, {
         "over-rho": (figures.over_rho, _if_judged(complete, "rho")),
         "lr-rho": (figures.rates_and_radii, _if_judged(complete, "lr")),
         "parallel-coordinates": (figures.parallel_coordinates, _if_judged(complete, "lr")),
         "learning-curves": (figures.learning_curves, _curves(study, trials)),
-    }
+    })
+    if values := _importances(study):
+        figures.save(figures.importance(values), pd.DataFrame(values), folder / "importance")
+
+
+def _save(folder: Path, drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]]) -> None:
     for name, (figure, frame) in drawings.items():
         if len(frame):
-            figures.save(figure(frame), frame, analysis.folder / name)
-    if values := _importances(study):
-        figures.save(figures.importance(values), pd.DataFrame(values), analysis.folder / "importance")
+            figures.save(figure(frame), frame, folder / name)
 
 
 def _if_varied(frame: pd.DataFrame, column: str) -> pd.DataFrame:

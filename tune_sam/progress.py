@@ -115,8 +115,8 @@ class Progress:
 
     def _table(self) -> Table:
         left = self._left()
-        remaining = f"{_clock(left)} left" if left is not None else "time left not known yet"
-        table = Table(title=f"{self._study}   {_clock(time.monotonic() - self._begun)} gone, {remaining}",
+        remaining = f"{clock(left)} left" if left is not None else "time left not known yet"
+        table = Table(title=f"{self._study}   {clock(time.monotonic() - self._begun)} gone, {remaining}",
                       title_justify="left", box=None, pad_edge=False, header_style="bold")
         # Narrow enough for a terminal of 80 columns; only what ended otherwise than complete may take a second line.
         for column in ("optimizer", "trials", "", "running", "best accuracy"):
@@ -151,7 +151,8 @@ def parts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             raise
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

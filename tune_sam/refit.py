@@ -15,7 +15,7 @@ from tune_sam.progress import Progress as Trainings
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.statistics import Difference, Mean
-from tune_sam.study import Study, StudySettings, Trial, every_study, open_study
+from tune_sam.study import Study, StudySettings, Trial, every_study, open_study, refit_of, refits_of
 from tune_sam.tasks import Part, Progress, find_out, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
@@ -141,6 +141,38 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
     return replace(found, undelivered=_publish(found))
 
 
+def tested_refit(study: Study) -> Refit | None:
+    """The latest refit of a search as far as every row of it is tested, with the seeds that all rows have; or None.
+
+    Nothing is trained or tested, and the base optimizer for twice the epochs is there if its tests are.
+    """
+    latest = refit_of(study)
+    if latest is None:
+        return None
+    twice = [other for other in refits_of(study) if other.settings.epochs == 2 * study.settings.epochs]
+    tests: dict[str, dict[str, float]] = {}
+    made, seeds = [], _seeds_in(latest.settings)
+    for child in (latest, *twice[-1:]):
+        tested = {trial.key: result_of(_test_file(child, trial)) for trial in child.records()
+                  if _test_file(child, trial).exists()}
+        shared = _seeds_of_all(child, tested)
+        if child is latest or seeds & shared:
+            seeds &= shared
+            made.append(child)
+            tests |= tested
+    return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
+
+
+def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]:
+    """The seeds for which every configuration of a refit is tested."""
+    done: dict[int, int] = {}
+    for trial in study.records():
+        if trial.key in tested and trial.config:
+            done[trial.config.seed] = done.get(trial.config.seed, 0) + 1
+    rows = sum(len(points) for points in _configurations(study.settings).values())
+    return {seed for seed, count in done.items() if count == rows}
+
+
 def test_results(study: Study) -> dict[str, dict[str, float]]:
     """Losses, accuracies and gaps of a refit's trainings on the test part, by their keys; of those that were tested."""
     found = {}
@@ -162,18 +194,27 @@ def _scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
             "gap/accuracy": trial.metrics["train/accuracy"] - test["accuracy"]}
 
 
-def _seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
+def check_seeds(asked: int | Sequence[int]) -> None:
+    """Refuse a number of seeds, or a list of them, that no refit can have.
+
+    Raises:
+        Refused: there are none, one repeats, or one is out of range.
+    """
     if isinstance(asked, int):
         if asked < 1:
             raise Refused(f"--seeds {asked}: there is nothing to train; give 1 or more.")
-        first = study.settings.seed + FIRST_SEED
-        return tuple(range(first, first + asked))
+        return
     shown = ",".join(map(str, asked))
     if len(set(asked)) < len(asked):
         raise Refused(f"--seeds {shown}: a seed comes twice, which would be the same training; give each once.")
     if not asked or not all(0 <= seed <= MAX_SEED for seed in asked):
         raise Refused(f"--seeds {shown}: give a number of seeds, or a list of seeds from 0 to {MAX_SEED}.")
-    return tuple(asked)
+
+
+def _seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
+    check_seeds(asked)
+    first = study.settings.seed + FIRST_SEED
+    return tuple(range(first, first + asked)) if isinstance(asked, int) else tuple(asked)
 
 
 def _best(study: Study, optimizer: str, top: int) -> list[Configuration]:

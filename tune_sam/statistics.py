@@ -1,12 +1,14 @@
 """Means over seeds with their intervals, and paired differences: what several trainings can show, and what not."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
+BOOTSTRAPS = 2_000
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,44 @@ class Difference:
     def shown(self) -> bool:
         """Whether the values show a difference at all, at the level 0.05 and for this comparison alone."""
         return self.p < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Kendall's rank correlation τ of two measures over n networks.
+
+    Attributes:
+        tau: from -1 to 1.
+        low, high: its 95 % interval, the percentiles of a bootstrap over the networks; nan where it has none.
+        p: two-sided, for no association.
+        n: of networks.
+    """
+
+    tau: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], others: Sequence[float]) -> "Correlation | None":
+        """None of fewer than four, where even a perfect order has p = 1/3, or where one of the two does not vary."""
+        from scipy.stats import DegenerateDataWarning, bootstrap, kendalltau
+
+        if len(values) < 4 or len(set(values)) < 2 or len(set(others)) < 2:
+            return None
+        found = kendalltau(values, others)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateDataWarning)
+            interval = bootstrap((values, others), _tau, paired=True, vectorized=False,
+                                 n_resamples=BOOTSTRAPS, confidence_level=CONFIDENCE, method="percentile",
+                                 rng=0).confidence_interval
+        return cls(float(found.statistic), float(interval.low), float(interval.high), float(found.pvalue), len(values))
+
+
+def _tau(values: Sequence[float], others: Sequence[float]) -> float:
+    """0 where a resample has one network only, which orders nothing."""
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(values, others).statistic)
+    return tau if math.isfinite(tau) else 0.0

@@ -319,10 +319,14 @@ def _state(frozen: "FrozenTrial", going: bool) -> str:
     return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
 
 
+def refits_of(study: Study) -> list[Study]:
+    """The studies that train a search's best configurations again, the oldest first; those at equal compute too."""
+    return [other for other in every_study(study.home.path) if other.settings.refit_of == study.name]
+
+
 def refit_of(study: Study) -> Study | None:
     """The latest refit of a search; None if there is none."""
-    found = [other for other in every_study(study.home.path)
-             if other.settings.refit_of == study.name and other.settings.epochs == study.settings.epochs]
+    found = [other for other in refits_of(study) if other.settings.epochs == study.settings.epochs]
     return found[-1] if found else None
 
 

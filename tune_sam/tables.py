@@ -1,16 +1,20 @@
 """The tables that a person reads on a terminal."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from tune_sam.progress import clock
 
 if TYPE_CHECKING:
     from tune_sam.analyzing import Analysis
     from tune_sam.flatness import Measure
     from tune_sam.refit import Refit
     from tune_sam.statistics import Difference, Mean
+    from tune_sam.status import Stage
     from tune_sam.study import Trial
 
 FLATNESS = {
@@ -112,6 +116,17 @@ def difference_in_words(difference: "Difference") -> str:
     p = f", p = {difference.p:.2g}" if math.isfinite(difference.p) else ""
     verdict = "a difference is shown" if difference.shown else "no difference is shown"
     return f"{points} (95 % interval {low:+.2f} to {high:+.2f}{p}): {verdict} at n = {mean.n}."
+
+
+def stage_table(stages: "Sequence[Stage]") -> Table:
+    """A row for each stage: how much of it is done, and about how long is left."""
+    table = plain_table("stage", "done", "left", "")
+    for stage in stages:
+        done = f"{stage.done} of {stage.parts} {stage.unit}" if stage.parts else "not begun"
+        over = stage.done >= stage.parts
+        left = "" if over else "unknown" if stage.left is None else f"about {clock(stage.left)}"
+        table.add_row(stage.name, done, left, "going on" if stage.going else "")
+    return table
 
 
 def _mean(mean: "Mean", unit: float, decimals: int) -> str:

@@ -432,6 +432,27 @@ def curves(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int,
                       ) from error
 
 
+def tags(uri: str, run_id: str) -> dict[str, str]:
+    """The tags of a run.
+
+    Args:
+        uri: see :func:`check`.
+        run_id: of the run.
+
+    Raises:
+        Refused: MLflow cannot be reached, or does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    store = _connect(uri)
+    try:
+        return dict(store.get_run(run_id).data.tags)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise Refused(f"MLflow at {_masked(uri)} gives no tags of run {run_id}; it says {_masked(str(error))}"
+                      ) from error
+
+
 def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, float]], step: int, files: Path,
             path: str) -> None:
     """Add files to the study's run and numbers to the runs of trials that have ended, now.

@@ -95,6 +95,10 @@ def assert_refused(result, said, tmp_path):
     (["trials", "none"], "there is no study 'none'"),
     (["trials", "none", "--json", "--csv"], "exclude each other"),
     (["resume", "none"], "there is no study 'none'"),
+    (["report", "none"], "there is no study 'none'"),
+    (["status", "none"], "there is no study 'none'"),
+    (["run", "nope"], "there is no workload 'nope'"),
+    (["run", "gcn", "--dataset", "digits", "--seeds", "1,x"], "--seeds 1,x"),
     (["resume", "none", "--trials", "0"], "'0'"),
     (["search", "--home"], "'--home' requires an argument"),
     (["ui"], "there is no study"),
@@ -301,6 +305,7 @@ def test_every_command_shows_an_example(run, command):
                                    ["search", "gcn", "--rho", "1:0.1"], ["search", "gcn", "--dataset", "zinc"],
                                    ["search", "gcn", "--data", "/nowhere"], ["best", "none"],
                                    ["analyze", "none"], ["refit", "none"], ["refit", "none", "--seeds", "x"],
+                                   ["report", "none"], ["status", "none"], ["run", "none"],
                                    ["search", "wideresnet", "--data", "/nowhere"],
                                    ["search", "attention", "--data", "/nowhere"],
                                    *([] if os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd") else

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tune_sam.statistics import Difference, Mean
+from tune_sam.statistics import Correlation, Difference, Mean
 
 VALUES, OTHERS = [0.81, 0.79, 0.83, 0.80, 0.82], [0.80, 0.80, 0.79, 0.78, 0.81]
 
@@ -41,3 +41,27 @@ def test_a_difference_is_shown_or_not(values, others, shown):
     difference = Difference.of(values, others)
     assert difference.shown is shown
     assert math.isnan(Difference.of([0.9], [0.1]).p)
+
+
+def test_a_correlation_is_scipys_with_an_interval_around_it():
+    draws = np.random.default_rng(0).normal(size=(2, 20))
+    values, others = draws[0].tolist(), (draws[0] + draws[1]).tolist()
+    found = Correlation.of(values, others)
+    reference = stats.kendalltau(values, others)
+    assert (found.tau, found.p, found.n) == (reference.statistic, reference.pvalue, 20)
+    assert found.low < found.tau < found.high
+    assert found == Correlation.of(values, others)
+
+
+def test_a_correlations_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
+    """τ of two normal variables with correlation r is 2/π arcsin r."""
+    monkeypatch.setattr("tune_sam.statistics.BOOTSTRAPS", 200)
+    draws = np.random.default_rng(0).multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], (100, 30))
+    truth = 2 / math.pi * math.asin(0.6)
+    found = [Correlation.of(one[:, 0].tolist(), one[:, 1].tolist()) for one in draws]
+    assert np.mean([one.low <= truth <= one.high for one in found]) == pytest.approx(0.95, abs=0.05)
+
+
+@pytest.mark.parametrize(("values", "others"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4])])
+def test_too_few_networks_have_no_correlation(values, others):
+    assert Correlation.of(values, others) is None

@@ -1,0 +1,214 @@
+import base64
+import re
+import shutil
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+
+from tune_sam import open_study
+from tune_sam.analyzing import analyze
+from tune_sam.launch import _define
+from tune_sam.refit import refit, tested_refit
+from tune_sam.report import AS_REPORTED, CAPTIONS, as_options, at_edge, report
+from tune_sam.settings import NothingComplete, Refused, SearchOptions
+from tune_sam.space import Range
+from tune_sam.study import Study
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def bare(searched):
+    """The page of a search that nothing else was done with, as text."""
+    return report("one", home=searched).page.with_name("report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def full(searched, bare):
+    """The page after a refit and both analyses."""
+    refit("one", home=searched, seeds=2)
+    analyze("one", home=searched, sample=64, grid=3)
+    analyze("one", home=searched, sample=64, every=True)
+    return report("one", home=searched).page
+
+
+@pytest.fixture
+def study(searched):
+    return open_study("one", searched)
+
+
+class Page(HTMLParser):
+    """What a page loads, and the text of its tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.open, self.rows = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "href")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def test_a_search_alone_is_told_as_one(bare, study):
+    assert "This cannot be said yet" in bare
+    assert "tune-sam refit one" in bare
+    assert "Not measured; tune-sam analyze one --all" in bare
+    for trial in (study.best("base"), study.best("sam")):
+        assert f"| {trial.optimizer} | {trial.number} |" in bare
+        assert f"{trial.value:.4f}" in bare
+    assert "Of 6 trials that ended: 100 % complete." in bare
+
+
+def test_the_page_needs_no_other_file_and_no_network(full):
+    page = Page(full.read_text())
+    assert page.open == []
+    assert page.loads
+    assert all(load.startswith(("#", "data:")) for load in page.loads)
+
+
+def test_every_figure_has_a_caption_and_its_data(full):
+    text = full.read_text()
+    files = sorted(file.stem for file in (full.parent / "figures").glob("*.png"))
+    assert {"surfaces", "contours", "lines", "spectral-density", "gap-flatness", "over-rho"} <= set(files)
+    page = Page(text)
+    images = [load for load in page.loads if load.startswith("data:image/png")]
+    data = [base64.b64decode(load.partition(",")[2]) for load in page.loads if load.startswith("data:text/csv")]
+    assert len(images) == len(data) == len(files)
+    for name in files:
+        assert CAPTIONS[name][:40] in unescape(text)
+        assert (full.parent / "figures" / f"{name}.csv").read_bytes() in data
+
+
+def test_the_table_holds_the_means_of_the_refit(full, study):
+    found = tested_refit(study)
+    rows = {row[0]: row for row in Page(full.read_text()).rows if row}
+    means = found.summary()
+    assert len(means) == 3
+    for name, columns in means.items():
+        accuracy = columns["test/accuracy"]
+        assert rows[name][4] == f"{100 * accuracy.value:.2f} ± {100 * accuracy.half:.2f}"
+        assert rows[name][1].startswith(f"{columns['train/loss'].value:.4f}")
+    assert "no difference is shown at n = 2" in full.read_text() or "a difference is shown at n = 2" in full.read_text()
+
+
+def test_html_and_markdown_say_the_same(full):
+    markdown = full.with_name("report.md").read_text()
+    cells = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+             for line in markdown.splitlines() if line.startswith("|") and not set(line) <= {"|", "-"}]
+    assert cells == Page(full.read_text()).rows
+
+
+def test_mlflow_has_the_page(full, study):
+    from mlflow import MlflowClient
+
+    files = {file.path for file in MlflowClient(study.tracking_uri).list_artifacts(study.mlflow_run_id, "report")}
+    assert files == {"report/index.html", "report/report.md", "report/figures", "report/study.yaml"}
+
+
+def test_a_page_that_mlflow_does_not_take_is_kept(full, searched, monkeypatch):
+    monkeypatch.setattr(Study, "tracking_uri", f"sqlite:///{searched}/none/mlflow.db", raising=False)
+    monkeypatch.setattr("tune_sam.tracking.publish", refuse)
+    found = report("one", home=searched)
+    assert found.undelivered == "MLflow is away"
+    assert found.page.exists()
+
+
+def refuse(*_):
+    raise Refused("MLflow is away")
+
+
+def test_the_options_make_the_same_study_again(full, study):
+    """Read back from the file that lies beside the page."""
+    chosen = SearchOptions.read({"workload": "gcn"}, full.with_name("study.yaml"))
+    assert _define(chosen, study.home) == study.settings
+
+
+@pytest.mark.parametrize("given", [
+    {"sampler": "grid", "optimizers": ["base", "asam"]},
+    {"sampler": "grid", "optimizers": ["sam"], "rho": "0.01:0.5"},
+    {"grid": False, "lr": "0.001:0.1", "batch_size": "16,32", "train_subset": 500, "scheduler": "none"},
+    {"ranges": {"sam": {"rho": "0.01:0.5"}}, "precision": "fp32", "compile": True, "gpus_per_trial": 0.25, "seed": 7},
+])
+def test_other_studies_are_made_again_too(study, given):
+    settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)
+    options = as_options(Study("x", study.home, settings, "", "", "", "", ""))
+    assert _define(SearchOptions.read({"workload": "gcn", **options}), study.home) == settings
+
+
+@pytest.mark.parametrize(("value", "end"), [(0.001, "lower"), (0.0013, "lower"), (0.0015, ""), (0.03, ""), (0.7, ""),
+                                            (0.8, "upper"), (1, "upper")])
+def test_the_edge_is_a_twentieth_of_the_logarithm(value, end):
+    assert at_edge(value, Range(0.001, 1)) == end
+
+
+def test_a_single_value_has_no_edge():
+    assert at_edge(0.01, Range(0.01, 0.01)) == ""
+
+
+def test_the_reports_own_numbers_are_table_one():
+    """Its gap between training and test loss, from the table as printed."""
+    gaps = {name: [round(row[3] - row[1], 4) for row in rows] for name, rows in AS_REPORTED.items()}
+    assert gaps == {"cifar10": [0.0728, 0.0502], "mitbih": [0.0434, 0.0387], "mutagenicity": [0.0652, 0.0738]}
+
+
+def test_a_figure_that_is_gone_is_named(full, searched):
+    folder = next(file.parent for file in (searched / "studies" / "one").glob("flatness/all-*/analysis.json"))
+    figure = folder / "gap-flatness.png"
+    kept = figure.read_bytes()
+    figure.unlink()
+    before = full.read_bytes()
+    try:
+        with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one makes it again"):
+            report("one", home=searched)
+    finally:
+        figure.write_bytes(kept)
+    assert full.read_bytes() == before
+
+
+def test_a_study_whose_files_are_gone_is_told(full, searched):
+    folder = searched / "studies" / "one"
+    shutil.move(folder, searched / "elsewhere")
+    try:
+        with pytest.raises(Refused, match="the files of study one are gone"):
+            report("one", home=searched)
+    finally:
+        shutil.move(searched / "elsewhere", folder)
+
+
+def test_a_report_is_of_a_search(full, searched):
+    with pytest.raises(Refused, match="study one.refit is a refit; give the study that it is of, one"):
+        report("one.refit", home=searched)
+
+
+def test_a_study_without_a_complete_trial_is_told(full, searched, monkeypatch):
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [])
+    with pytest.raises(NothingComplete, match="study one has no complete trial yet"):
+        report("one", home=searched)
+
+
+def test_seeds_that_not_all_rows_have_are_left_out(full, study, monkeypatch):
+    """As when a refit with more seeds was interrupted between its tests."""
+    file = study.home.study("one.refit") / "test" / "sam-1.json"
+    kept = file.read_bytes()
+    file.unlink()
+    try:
+        found = tested_refit(study)
+        assert len(found.seeds) == 1
+        assert found.table().groupby("row")["seed"].apply(tuple).tolist() == [found.seeds] * 3
+    finally:
+        file.write_bytes(kept)

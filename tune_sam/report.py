@@ -1,0 +1,443 @@
+"""Report: one page, and the same as Markdown, that says what a study searched, what came of it, and what that shows."""
+
+import json
+import logging
+import math
+import platform
+import shutil
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_sam import tracking
+from tune_sam.launch import versions
+from tune_sam.refit import Refit, tested_refit
+from tune_sam.settings import Refused
+from tune_sam.space import Range, Space
+from tune_sam.statistics import Correlation, Mean
+from tune_sam.study import STATES, Study, Trial, best_of_each, now, open_study
+from tune_sam.tables import difference_in_words
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+log = logging.getLogger(__name__)
+
+AS_REPORTED = {
+    "cifar10": (("SGD", 0.0367, 98.57, 0.1095, 95.43, 21.7), ("SAM", 0.0459, 98.64, 0.0961, 95.97, 4.8)),
+    "mitbih": (("SGD", 0.0770, 96.31, 0.1204, 94.64, 16.8), ("SAM", 0.0836, 95.94, 0.1223, 94.26, 12.2)),
+    "mutagenicity": (("Adam", 0.1754, 86.46, 0.2406, 80.41, 289), ("SAM", 0.1719, 87.05, 0.2457, 81.11, 65)),
+}
+"""Table I of the study that this system follows: optimizer, training loss, training accuracy in %, test loss, test
+accuracy in %, |λ_max/λ_min|; one seed, the final epoch. Its SAM is what we call asam-all."""
+
+EDGE = 0.05
+"""A best value nearer to an end of its range than this part of the range's logarithm lies at the edge."""
+
+CAPTIONS = {
+    "over-rho": "Validation accuracy and loss over ρ, a point for each complete trial. An optimizer that ρ helps rises "
+                "above the base optimizer's line somewhere; a level cloud says that ρ does not matter here.",
+    "importance": "The share of the variance of the validation accuracy that each hyperparameter explains, by fANOVA. "
+                  "Where the learning rate has most of it, ρ is a detail.",
+    "lr-rho": "Validation accuracy over learning rate and ρ. See whether the best trials share one ρ, or whether the "
+              "best ρ moves with the learning rate.",
+    "parallel-coordinates": "Each complete trial as a line through its hyperparameters to its accuracy. The strong "
+                            "lines are the best trials: where they run together, the search has found a region.",
+    "learning-curves": "Loss and accuracy of the best trial of each optimizer over its epochs. A validation loss that "
+                       "rises while the training loss falls is overfitting.",
+    "gap-flatness": "The generalisation gap against each measure of flatness. If flat minima generalise better, "
+                    "points rise to the right; τ says how well they do.",
+    "batch-size-lambda-max": "The largest eigenvalue over the batch size. A search varies the learning rate and ρ too, "
+                             "along with the batch size, so this shows no cause.",
+    "surfaces": "The loss around the best network of each optimizer, along the same two filter-normalised random "
+                "directions and at the same scale. A wider bowl is a flatter minimum, in these two directions only.",
+    "contours": "The same surfaces from above, with one colour scale for all.",
+    "lines": "The loss on the straight line from the first optimizer's minimum to the others'. A barrier says that the "
+             "minima lie in different valleys.",
+    "spectral-density": "The density of the Hessian's eigenvalues. A flatter minimum has a shorter tail to the right; "
+                        "what lies left of zero is negative curvature.",
+}
+"""What to see in each figure, by its file's name, in the order of the page."""
+
+PARAMETERS = ("rho", "lr", "batch_size")
+CHOOSING = ("over-rho", "importance", "lr-rho", "parallel-coordinates", "learning-curves")
+FLATNESS = ("gap-flatness", "batch-size-lambda-max")
+LANDSCAPE = ("surfaces", "contours", "lines", "spectral-density")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are read; an empty one was not measured."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, its data as CSV beside it, and what to see in it."""
+
+    name: str
+    caption: str
+    png: Path
+
+    @property
+    def csv(self) -> Path:
+        return self.png.with_suffix(".csv")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and below it sentences, tables, figures and text that is to be copied, in this order."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        study: that it is about.
+        page: the HTML page, which needs no other file; `report.md`, `figures/` and `study.yaml` lie beside it.
+        undelivered: why MLflow does not have it; empty if it has.
+    """
+
+    study: Study
+    page: Path
+    undelivered: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One folder of what `analyze` wrote: its figures, the table of its numbers, and what they rest on."""
+
+    folder: Path
+    about: dict[str, Any]
+
+    def table(self) -> "DataFrame":
+        import pandas
+
+        return pandas.read_csv(_there(self.folder / "flatness.csv", self.about["study"]["name"]))
+
+
+def report(name: str, *, home: str | Path | None = None) -> Report:
+    """Write the page of a study: `HOME/studies/NAME/report/index.html`; everything is also logged to its MLflow run.
+
+    It says what there is: the search, its refit if there is a tested one, and the newest of each kind of analysis. What
+    was not measured is an empty cell. Nothing is trained, tested or measured for it.
+
+    Args:
+        name: of the study.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Raises:
+        Refused: there is no such study, it is a refit, or files that its page shows are gone.
+        NothingComplete: no trial is complete.
+    """
+    study = open_study(name, home)
+    if study.settings.refit_of:
+        raise Refused(f"study {name} is a refit; give the study that it is of, {study.settings.refit_of}.")
+    own = study.home.study(name)
+    if not own.is_dir():
+        raise Refused(f"the files of study {name} are gone, there is no folder {own}; bring it back, or search again.")
+    found = {trial.optimizer: trial for trial in best_of_each(study.complete())}
+    best = [found[optimizer] for optimizer in study.settings.optimizers if optimizer in found]
+    folder = own / "report"
+    unfinished = folder.with_name("report.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "figures").mkdir(parents=True)
+    _write(unfinished, study, _sections(study, best, unfinished))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return Report(study, folder / "index.html", _publish(study, folder))
+
+
+def _sections(study: Study, best: Sequence[Trial], folder: Path) -> list[Section]:
+    from tune_sam.pictures import draw_trainings
+
+    refit = tested_refit(study)
+    close, wide = _measurements(study, refit)
+    draw_trainings(study, best, folder / "figures")
+    for measured, names in ((wide or close, FLATNESS), (close, LANDSCAPE)):
+        if measured:
+            _take(measured, names, folder / "figures")
+    return [
+        _answer(study, refit),
+        _table_one(study, refit, close),
+        _searched(study),
+        _chosen(study, best, folder),
+        _flatness(study, wide or close, folder),
+        Section("The loss around the minima", (_rests_on(close, study),), pictures=_pictures(folder, LANDSCAPE)),
+        _again(study, refit, folder),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------- its sections
+
+
+def _answer(study: Study, refit: Refit | None) -> Section:
+    """What the paired differences show, or what is left to do before anything can be said."""
+    if refit is None:
+        return Section("Does it help?", (
+            "This cannot be said yet: the best of a search is chosen among many and looks better than it is. "
+            f"tune-sam refit {study.name} trains each optimizer's best configuration with several seeds and tests "
+            "each.",))
+    sentences = [f"On the test part, over {len(refit.seeds)} seeds that all rows share, in percentage points of "
+                 "accuracy; each p-value is of one comparison alone."]
+    for reference in refit.references:
+        sentences += [f"{row} against {reference}: {difference_in_words(difference)}"
+                      for row, difference in refit.differences(reference).items()]
+    return Section("Does it help?", tuple(sentences))
+
+
+def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Section:
+    """The report's table again: ours, where there is a refit, and the report's own rows for its data set."""
+    rows = []
+    if refit:
+        ratios = _ratios(refit, close)
+        rows = [(row, _cell(means["train/loss"], 1, 4), _cell(means["train/accuracy"], 100, 2),
+                 _cell(means["test/loss"], 1, 4), _cell(means["test/accuracy"], 100, 2), _cell(means["gap/loss"], 1, 4),
+                 ratios.get(row, ""), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
+                for row, means in refit.summary().items()]
+    theirs = [(f"the report's {name}", f"{train_loss:.4f}", f"{train:.2f}", f"{test_loss:.4f}", f"{test:.2f}",
+               f"{test_loss - train_loss:.4f}", f"{ratio:g}", "", "")
+              for name, train_loss, train, test_loss, test, ratio in AS_REPORTED.get(study.settings.dataset, ())]
+    sentences = ["Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus "
+                 "training loss. Gradients are of one batch each, and SAM takes two a step."]
+    if theirs:
+        sentences.append("The report's rows are one seed each, with ρ chosen by test accuracy, and its ratio is of one "
+                         "training batch; its SAM is our asam-all.")
+    header = ("", "train loss", "train acc.", "test loss", "test acc.", "gap", "|λ_max/λ_min|", "seconds", "gradients")
+    return Section("Table I again", tuple(sentences), (Table(header, (*rows, *theirs)),) if rows or theirs else ())
+
+
+def _ratios(refit: Refit, close: _Measured | None) -> dict[str, str]:
+    """|λ_max/λ_min| of a row's networks: their range, of those that were measured and are resolved."""
+    found: dict[str, str] = {}
+    if close is None:
+        return found
+    rows = refit.table().set_index("key")["row"]
+    measured = close.table().set_index("key")
+    measured = measured[measured.index.isin(rows.index) & measured["ratio_resolved"]]
+    for row, part in measured.groupby(rows.loc[measured.index]):
+        low, high = part["ratio"].min(), part["ratio"].max()
+        found[str(row)] = f"{low:.4g}" if len(part) == 1 else f"{low:.4g} to {high:.4g}"
+    return found
+
+
+def _searched(study: Study) -> Section:
+    """The ranges, the budget, and how trials ended."""
+    settings = study.settings
+    counts = {optimizer: [trial.state for trial in study.records(optimizer)] for optimizer in settings.optimizers}
+    seen = [state for state in STATES if any(state in states for states in counts.values())]
+    rows = tuple(
+        (optimizer, *_tried(space, settings.sampler == "grid"), str(settings.budget(optimizer)),
+         *(str(counts[optimizer].count(state) or "") for state in seen))
+        for optimizer, space in settings.spaces.items())
+    ended = [state for states in counts.values() for state in states if state not in ("waiting", "running")]
+    shares = ", ".join(f"{100 * ended.count(state) / len(ended):.0f} % {state}" for state in STATES if state in ended)
+    how = ("the points of the grid alone" if settings.sampler == "grid"
+           else "Optuna's TPE sampler, after the grid where there is one")
+    stop = "ASHA stops the worse half at each rung" if settings.scheduler == "asha" else "no trial is stopped early"
+    part = f", on {settings.train_subset:,} training samples" if settings.train_subset else ""
+    return Section("What was searched", (
+        f"{settings.workload} on {settings.dataset}{part}, {settings.epochs} epochs a trial, by {how}; {stop}. "
+        f"The value of a trial is the {settings.objective} of its last epoch.",
+        f"Of {len(ended)} trials that ended: {shares}.",
+    ), (Table(("optimizer", "ρ", "learning rate", "batch size", "budget", *seen), rows),))
+
+
+def _tried(space: Space, alone: bool) -> tuple[str, ...]:
+    """ρ, learning rate and batch size: their ranges, or the values of a grid that is tried alone."""
+    if not alone:
+        return str(space.rho or ""), str(space.lr), ", ".join(map(str, space.batch_size))
+    values = [dict.fromkeys(point[name] for point in space.grid if name in point) for name in PARAMETERS]
+    return tuple(", ".join(f"{value:.3g}" for value in one) for one in values)
+
+
+def _chosen(study: Study, best: Sequence[Trial], folder: Path) -> Section:
+    """The best of each optimizer, and whether it lies at the edge of what was searched."""
+    rows, edges = [], []
+    for trial in best:
+        assert trial.config
+        config, space = trial.config, study.settings.spaces[trial.optimizer]
+        rows.append((trial.optimizer, str(trial.number), f"{config.rho:.4g}" if config.rho is not None else "",
+                     f"{config.lr:.4g}", str(config.batch_size), f"{trial.value:.4f}", f"{trial.seconds:.0f}"))
+        for name, value, among in (("ρ", config.rho, space.rho), ("learning rate", config.lr, space.lr)):
+            if value is not None and among and (end := at_edge(value, among)):
+                edges.append(f"{trial.optimizer}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "
+                             "optimum may lie beyond, so search a wider range.")
+    return Section("What the search chose", (
+        "By the validation part, one training each: a search shows where to look, not which optimizer is better.",
+        *(edges or ["No best value lies at the edge of its range."])),
+        (Table(("optimizer", "trial", "ρ", "learning rate", "batch size", study.settings.objective, "seconds"),
+               tuple(rows)),), _pictures(folder, CHOOSING))
+
+
+def at_edge(value: float, among: Range) -> str:
+    """`lower` or `upper`, if the value lies at that end of a log-uniform range; empty otherwise, or without a width."""
+    if among.high <= among.low:
+        return ""
+    place = math.log(value / among.low) / math.log(among.high / among.low)
+    return "lower" if place < EDGE else "upper" if place > 1 - EDGE else ""
+
+
+def _flatness(study: Study, measured: _Measured | None, folder: Path) -> Section:
+    """Kendall's τ between each measure and the gap, over all networks that were analysed and are resolved."""
+    title = "Do flatter minima generalise better?"
+    if measured is None:
+        return Section(title, (f"Not measured; tune-sam analyze {study.name} --all measures every complete trial.",))
+    from tune_sam.pictures import MEASURES
+
+    table, rows = measured.table(), []
+    for name, what in MEASURES.items():
+        if name in table:
+            some = table[table[f"{name}_resolved"].astype(bool)].dropna(subset=[name, "gap/loss"])
+            found = Correlation.of(some[name].tolist(), some["gap/loss"].tolist())
+            rows.append((what, f"{found.tau:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.2g}",
+                         str(found.n)) if found else (what, "", "", "", str(len(some))))
+    return Section(title, (
+        _rests_on(measured, study),
+        "Kendall's τ between a measure and the gap in the loss is above 0 where sharper minima have wider gaps. Its "
+        "interval is a bootstrap over the networks; networks of one search are not independent of each other, so both "
+        "are a description rather than a test."),
+        (Table(("measure", "τ", "95 % interval", "p", "networks"), tuple(rows)),), _pictures(folder, FLATNESS))
+
+
+def _rests_on(measured: _Measured | None, study: Study) -> str:
+    if measured is None:
+        return f"Not measured; tune-sam analyze {study.name} measures the best network of each optimizer."
+    about = measured.about
+    return (f"Measured on {about['samples']:,} samples of the {about['of']}, in batches of {about['batch']}, for the "
+            f"networks of study {about['study']['name']}.")
+
+
+def _again(study: Study, refit: Refit | None, folder: Path) -> Section:
+    """Versions, seeds, and the commands that make all of it again."""
+    import yaml
+
+    settings = study.settings
+    (folder / "study.yaml").write_text(yaml.safe_dump(as_options(study), sort_keys=False, allow_unicode=True))
+    commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"]
+    seeds = f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
+    if refit:
+        commands.append(f"tune-sam refit {study.name} --seeds {','.join(map(str, refit.seeds))}")
+        seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
+    commands += [f"tune-sam analyze {study.name}", f"tune-sam analyze {study.name} --all",
+                 f"tune-sam report {study.name}"]
+    return Section("How to make it again", (
+        f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with Python "
+        f"{platform.python_version()}. Its data are in {settings.data}.", seeds,
+        "study.yaml, beside this page and below, says what was searched."),
+        (_version_table(study),),
+        code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text())
+
+
+def _version_table(study: Study) -> Table:
+    """Of what trained, as MLflow has it, and of what wrote the page."""
+    here, trained = versions(), {}
+    try:
+        trained = tracking.tags(study.tracking_uri, study.mlflow_run_id)
+    except Refused as error:
+        log.warning("The page lacks the versions of the search: %s", error)
+    rows = tuple((name.removeprefix("version.").replace("mlflow.source.git.", ""), trained.get(name, ""), version)
+                 for name, version in here.items())
+    return Table(("", "the search", "this page"), rows)
+
+
+def as_options(study: Study) -> dict[str, Any]:
+    """A study's settings as the options of a search that would make the same again, for `--config`."""
+    settings = study.settings
+    found: dict[str, Any] = {"dataset": settings.dataset, "optimizers": list(settings.optimizers),
+                             "epochs": settings.epochs, "seed": settings.seed, "scheduler": settings.scheduler,
+                             "cpus_per_trial": settings.cpus_per_trial}
+    found |= {name: value for name in ("preset", "train_subset", "gpus_per_trial", "precision", "compile")
+              if (value := getattr(settings, name))}
+    if settings.sampler == "grid":  # its points follow from ρ's range
+        found["sampler"] = "grid"
+        found["ranges"] = {optimizer: {"rho": str(space.rho)} for optimizer, space in settings.spaces.items()
+                           if space.rho and not settings.preset}
+    else:
+        found["trials"] = settings.trials
+        found["grid"] = all(space.grid for space in settings.spaces.values())
+        found["ranges"] = {
+            optimizer: {**({"rho": str(space.rho)} if space.rho else {}), "lr": str(space.lr),
+                        "batch_size": list(space.batch_size)} for optimizer, space in settings.spaces.items()}
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- what analyze left
+
+
+def _measurements(study: Study, refit: Refit | None) -> tuple[_Measured | None, _Measured | None]:
+    """The newest analysis of the refit's or else of the best networks, and the newest of all trials."""
+    owners = [*([refit.studies[0]] if refit else []), study]
+    close = next((found for owner in owners if (found := _newest(owner, every=False))), None)
+    return close, _newest(study, every=True)
+
+
+def _newest(study: Study, *, every: bool) -> _Measured | None:
+    files = [file for file in (study.home.study(study.name) / "flatness").glob("*/analysis.json")
+             if not file.parent.name.endswith(".unfinished") and file.parent.name.startswith("all-") == every]
+    if not files:
+        return None
+    newest = max(files, key=lambda file: file.stat().st_mtime)
+    return _Measured(newest.parent, json.loads(newest.read_text()))
+
+
+def _take(measured: _Measured, names: Sequence[str], into: Path) -> None:
+    """Copy the figures that an analysis drew; which those are follows from what it measured."""
+    for name in names:
+        png = measured.folder / f"{name}.png"
+        if not png.exists() and not png.with_suffix(".csv").exists():
+            continue
+        for file in (png, png.with_suffix(".csv")):
+            shutil.copyfile(_there(file, measured.about["study"]["name"]), into / file.name)
+
+
+def _there(file: Path, study: str) -> Path:
+    if not file.exists():
+        raise Refused(f"{file} is gone, which the page shows; tune-sam analyze {study} makes it again.")
+    return file
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def _pictures(folder: Path, names: Sequence[str]) -> tuple[Picture, ...]:
+    files = ((name, folder / "figures" / f"{name}.png") for name in names)
+    return tuple(Picture(name, CAPTIONS[name], file) for name, file in files if file.exists())
+
+
+def _cell(mean: Mean, unit: float, decimals: int) -> str:
+    half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
+    return f"{unit * mean.value:.{decimals}f}{half}"
+
+
+def _write(folder: Path, study: Study, sections: Sequence[Section]) -> None:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    templates = Environment(loader=PackageLoader("tune_sam"), undefined=StrictUndefined, trim_blocks=True,
+                            lstrip_blocks=True, autoescape=select_autoescape(["html.j2"]))
+    templates.filters["inline"] = lambda file: b64encode(Path(file).read_bytes()).decode()
+    templates.filters["cell"] = lambda text: text.replace("|", "\\|")
+    for template, file in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
+        text = templates.get_template(template).render(study=study, sections=sections)
+        (folder / file).write_text(text, encoding="utf-8")
+
+
+def _publish(study: Study, folder: Path) -> str:
+    """Log the page and what lies beside it to the study's run; why it could not be, or nothing."""
+    try:
+        tracking.publish(study.tracking_uri, tracking.StudyRun(study.experiment_id, study.mlflow_run_id), {}, 0, folder,
+                         "report")
+    except Refused as error:
+        return str(error)
+    return ""

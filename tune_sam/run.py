@@ -1,0 +1,52 @@
+"""Run: search, refit, analyze and report, one after the other, each from where it was left."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tune_sam.analyzing import analyze
+from tune_sam.launch import search
+from tune_sam.progress import Progress as Trainings
+from tune_sam.refit import check_seeds, refit
+from tune_sam.report import Report, report
+from tune_sam.tasks import Progress
+
+SAMPLE = 2048
+"""Training samples that flatness is measured on, unless others are asked for."""
+
+
+def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int] = 5, sample: int = SAMPLE,
+        trainings: Trainings | None = None, progress: Progress = lambda *_: None,
+        begins: Callable[[str], None] = lambda _: None, **options: Any) -> Report:
+    """Search a workload, train the best again with several seeds and test them, measure flatness, write the page.
+
+    Called again with the same name and options it goes on where it was: what is trained, tested or measured is kept by
+    each stage, and only what is missing is done. With more trials, seeds or samples it does those.
+
+    Args:
+        workload: name of a workload, or `package.module:Class`.
+        config: a YAML file of options; those given here come on top.
+        seeds: how many of the refit, or which; see :func:`tune_sam.refit.refit`.
+        sample: training samples that flatness is measured on.
+        trainings: where to show the trainings; nowhere by default.
+        progress: called as tests and measurements are done.
+        begins: called with what begins after the search.
+        options: the fields of :class:`tune_sam.settings.SearchOptions`.
+
+    Raises:
+        Refused: an option is wrong, or a stage cannot be done; what is done is kept.
+        NothingComplete: an optimizer has no complete trial.
+        KeyboardInterrupt: it was interrupted; the same call goes on, with the study's name.
+    """
+    check_seeds(seeds)  # before the search, which takes long
+    study = search(workload, config=config, progress=trainings, **options)
+    name, home, address = study.name, study.home.path, options.get("address")
+    begins(f"refit of {name}")
+    refit(name, home=home, seeds=seeds, address=address, max_concurrent=options.get("max_concurrent"),
+          trainings=trainings, progress=progress)
+    begins(f"flatness of the refit of {name}")
+    analyze(name, home=home, sample=sample, address=address, progress=progress)
+    begins(f"flatness of all trials of {name}")
+    analyze(name, home=home, sample=sample, every=True, address=address, progress=progress)
+    begins(f"page of {name}")
+    return report(name, home=home)

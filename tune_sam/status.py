@@ -1,0 +1,75 @@
+"""Status: how far a study is, stage by stage, and about how long is left of what goes on."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tune_sam.refit import test_results
+from tune_sam.study import Study, Trial, is_going, refits_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study.
+
+    Attributes:
+        name: `search`, the name of a refit's study, `flatness` or `report`.
+        done, parts: how much of it there is, and how much there will be; `parts` is 0 where it has not begun.
+        unit: what is counted.
+        left: seconds until it is done, if trainings go on as those before; None where that cannot be said.
+        going: whether a process is at it now.
+    """
+
+    name: str
+    done: int
+    parts: int
+    unit: str
+    left: float | None = None
+    going: bool = False
+
+
+def status(study: Study) -> tuple[Stage, ...]:
+    """The stages of a search, its refits and what is made of them, in the order in which `tune-sam run` does them.
+
+    The time left takes each optimizer's mean over its complete trials, so it is too long where trials are pruned, and
+    as many trainings at a time as run now, or as this machine has room for.
+    """
+    own = study.home.study(study.name)
+    stages = [_trainings("search", study)]
+    for child in refits_of(study):
+        trainings = _trainings(child.name, child)
+        stages += [trainings, Stage(f"{child.name}, test", len(test_results(child)), trainings.parts, "trainings")]
+    if len(stages) == 1:
+        stages.append(Stage("refit", 0, 0, "trainings"))
+    analyses = [file for owner in (study, *refits_of(study))
+                for file in owner.home.study(owner.name).glob("flatness/*/analysis.json")]
+    page = own / "report" / "index.html"
+    return (*stages, Stage("flatness", len(analyses), len(analyses), "analyses"),
+            Stage("report", int(page.exists()), int(page.exists()), "page"))
+
+
+def _trainings(name: str, study: Study) -> Stage:
+    trials, settings = study.records(), study.settings
+    ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
+    parts = sum(settings.budget(optimizer) for optimizer in settings.optimizers)
+    running = sum(trial.state == "running" for trial in trials)
+    at_once = running or max(1, (os.cpu_count() or 1) // settings.cpus_per_trial)
+    times = [_left(study, optimizer, [trial for trial in trials if trial.optimizer == optimizer])
+             for optimizer in settings.optimizers]
+    known = [seconds for seconds in times if seconds is not None]
+    left = sum(known) / at_once if len(known) == len(times) else None
+    return Stage(name, len(ended), parts, "trials", left, is_going(study.home, study.name))
+
+
+def _left(study: Study, optimizer: str, trials: Sequence[Trial]) -> float | None:
+    """Seconds of training that an optimizer has before it; None if none of its trials tells how long one takes."""
+    ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
+    missing = study.settings.budget(optimizer) - len(ended)
+    if missing <= 0:
+        return 0.0
+    whole = [trial.seconds for trial in trials if trial.state == "complete" and trial.seconds is not None]
+    if not whole:
+        return None
+    trained = sum(trial.epochs / study.settings.epochs for trial in trials if trial not in ended)
+    return (missing - trained) * fmean(whole)
