@@ -1,9 +1,12 @@
 import pytest
 
-from tune_sam import open_study, run as module
+from tune_sam import open_study
+from tune_sam import run as module
 from tune_sam.run import run
 from tune_sam.settings import Refused
 from tune_sam.study import refits_of
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = {"dataset": "digits", "optimizers": ["base", "sam"], "trials": 1, "epochs": 1, "name": "all", "seeds": 2,
            "sample": 64}
