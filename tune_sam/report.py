@@ -16,9 +16,9 @@ from tune_sam.launch import versions
 from tune_sam.refit import Refit, tested_refit
 from tune_sam.settings import Refused
 from tune_sam.space import Range, Space
-from tune_sam.statistics import Correlation, Mean
+from tune_sam.statistics import Correlation
 from tune_sam.study import STATES, Study, Trial, best_of_each, now, open_study
-from tune_sam.tables import difference_in_words
+from tune_sam.tables import difference_in_words, with_interval
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,6 +32,10 @@ AS_REPORTED = {
 }
 """Table I of the study that this system follows: optimizer, training loss, training accuracy in %, test loss, test
 accuracy in %, |λ_max/λ_min|; one seed, the final epoch. Its SAM is what we call asam-all."""
+
+TABLE_ONE = (("train/loss", 1, 4), ("train/accuracy", 100, 2), ("test/loss", 1, 4), ("test/accuracy", 100, 2),
+             ("gap/loss", 1, 4))
+"""Its columns: name, unit and decimals."""
 
 EDGE = 0.05
 """A best value nearer to an end of its range than this part of the range's logarithm lies at the edge."""
@@ -202,8 +206,7 @@ def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Se
     rows = []
     if refit:
         ratios = _ratios(refit, close)
-        rows = [(row, _cell(means["train/loss"], 1, 4), _cell(means["train/accuracy"], 100, 2),
-                 _cell(means["test/loss"], 1, 4), _cell(means["test/accuracy"], 100, 2), _cell(means["gap/loss"], 1, 4),
+        rows = [(row, *(with_interval(means[name], unit, decimals) for name, unit, decimals in TABLE_ONE),
                  ratios.get(row, ""), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
                 for row, means in refit.summary().items()]
     theirs = [(f"the report's {name}", f"{train_loss:.4f}", f"{train:.2f}", f"{test_loss:.4f}", f"{test:.2f}",
@@ -414,11 +417,6 @@ def _there(file: Path, study: str) -> Path:
 def _pictures(folder: Path, names: Sequence[str]) -> tuple[Picture, ...]:
     files = ((name, folder / "figures" / f"{name}.png") for name in names)
     return tuple(Picture(name, CAPTIONS[name], file) for name, file in files if file.exists())
-
-
-def _cell(mean: Mean, unit: float, decimals: int) -> str:
-    half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
-    return f"{unit * mean.value:.{decimals}f}{half}"
 
 
 def _write(folder: Path, study: Study, sections: Sequence[Section]) -> None:

@@ -94,8 +94,8 @@ def show_refit(refit: "Refit", out: Console) -> None:
     quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
     cost = plain_table("", "seconds", "gradients")
     for row, means in refit.summary().items():
-        quality.add_row(row, _mean(means["test/accuracy"], 100, 2), _mean(means["test/loss"], 1, 3),
-                        _mean(means["gap/loss"], 1, 3))
+        quality.add_row(row, with_interval(means["test/accuracy"], 100, 2), with_interval(means["test/loss"], 1, 3),
+                        with_interval(means["gap/loss"], 1, 3))
         cost.add_row(row, f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
     out.print(quality)
     out.print()
@@ -129,6 +129,7 @@ def stage_table(stages: "Sequence[Stage]") -> Table:
     return table
 
 
-def _mean(mean: "Mean", unit: float, decimals: int) -> str:
+def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
+    """A mean and half of its 95 % interval, times `unit`; the mean alone of a single value."""
     half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
     return f"{unit * mean.value:.{decimals}f}{half}"
