@@ -33,6 +33,9 @@ SEED = 0
 CHUNK = 64
 """Points of a loss surface that one task evaluates."""
 
+SAMPLE = 2048
+"""Training samples that flatness is measured on, unless others are asked for."""
+
 GRID = 21
 """Points along a side of a surface, unless others are asked for."""
 
@@ -127,7 +130,7 @@ def _short(trial: Trial) -> str:
 
 
 def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[str] = (), top: int = 1,
-            sample: int = 2048, grid: int = GRID, every: bool = False, address: str | None = None,
+            sample: int = SAMPLE, grid: int = GRID, every: bool = False, address: str | None = None,
             progress: Progress = lambda *_: None) -> Analysis:
     """Measure how flat the minima of a study's refit are, or those of its best trials where it has no refit.
 

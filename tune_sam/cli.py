@@ -42,7 +42,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
 AddressOption = Annotated[str | None, typer.Option(
     help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
-SeedsOption = Annotated[str, typer.Option(help="How many seeds, or which, as 3,7,11.", metavar="N or N,N,…")]
+SeedsOption = Annotated[str, typer.Option(
+    help="How many seeds, or which, as 3,7,11 (one alone as 3,).", metavar="N or N,N,…")]
 SampleOption = Annotated[int, typer.Option(min=1, help="Training samples that flatness is measured on.")]
 ConcurrentOption = Annotated[int | None, typer.Option(
     min=1, help="Trials at the same time.", show_default="as many as fit")]
@@ -50,7 +51,7 @@ ConcurrentOption = Annotated[int | None, typer.Option(
 def _seeds(text: str) -> int | list[int]:
     """How many seeds, or which."""
     try:
-        asked = [int(seed) for seed in text.split(",")]
+        asked = [int(seed) for seed in text.removesuffix(",").split(",")]
     except ValueError:
         raise Refused(f"--seeds {text}: expected a number of seeds, or seeds as 3,7,11.") from None
     return asked if "," in text else asked[0]
@@ -72,20 +73,31 @@ def _describe(field: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
+WorkloadArgument = Annotated[str, typer.Argument(help=_describe("workload"), metavar="WORKLOAD")]
+OptimizersOption = Annotated[list[str] | None, typer.Option(
+    help="Optimizer to search: base, sam, asam or asam-all; may be given several times.",
+    show_default="base, sam, asam")]
+TrialsOption = Annotated[int | None, typer.Option(help=_describe("trials"), show_default="20")]
+EpochsOption = Annotated[int | None, typer.Option(help=_describe("epochs"))]
+DatasetOption = Annotated[str | None, typer.Option(help=_describe("dataset"))]
+PresetOption = Annotated[str | None, typer.Option(help=_describe("preset"))]
+DataOption = Annotated[Path | None, typer.Option(help=_describe("data"))]
+NameOption = Annotated[str | None, typer.Option(help=_describe("name"))]
+SeedOption = Annotated[int | None, typer.Option(help=_describe("seed"), show_default="0")]
+
+
 @app.command()
 def search(
-    workload: Annotated[str, typer.Argument(help=_describe("workload"), metavar="WORKLOAD")],
-    optimizer: Annotated[list[str] | None, typer.Option(
-        help="Optimizer to search: base, sam, asam or asam-all; may be given several times.",
-        show_default="base, sam, asam")] = None,
-    trials: Annotated[int | None, typer.Option(help=_describe("trials"), show_default="20")] = None,
-    epochs: Annotated[int | None, typer.Option(help=_describe("epochs"))] = None,
-    dataset: Annotated[str | None, typer.Option(help=_describe("dataset"))] = None,
-    preset: Annotated[str | None, typer.Option(help=_describe("preset"))] = None,
-    data: Annotated[Path | None, typer.Option(help=_describe("data"))] = None,
+    workload: WorkloadArgument,
+    optimizer: OptimizersOption = None,
+    trials: TrialsOption = None,
+    epochs: EpochsOption = None,
+    dataset: DatasetOption = None,
+    preset: PresetOption = None,
+    data: DataOption = None,
     train_subset: Annotated[int | None, typer.Option(help=_describe("train_subset"))] = None,
-    name: Annotated[str | None, typer.Option(help=_describe("name"))] = None,
-    seed: Annotated[int | None, typer.Option(help=_describe("seed"), show_default="0")] = None,
+    name: NameOption = None,
+    seed: SeedOption = None,
     rho: Annotated[str | None, typer.Option(help=_describe("rho"), metavar="LOW:HIGH")] = None,
     lr: Annotated[str | None, typer.Option(help=_describe("lr"), metavar="LOW:HIGH")] = None,
     batch_size: Annotated[str | None, typer.Option(help=_describe("batch_size"), metavar="N,N,…")] = None,
@@ -140,17 +152,15 @@ def resume(
 
 @app.command()
 def run(
-    workload: Annotated[str, typer.Argument(help=_describe("workload"), metavar="WORKLOAD")],
-    optimizer: Annotated[list[str] | None, typer.Option(
-        help="Optimizer to search: base, sam, asam or asam-all; may be given several times.",
-        show_default="base, sam, asam")] = None,
-    trials: Annotated[int | None, typer.Option(help=_describe("trials"), show_default="20")] = None,
-    epochs: Annotated[int | None, typer.Option(help=_describe("epochs"))] = None,
-    dataset: Annotated[str | None, typer.Option(help=_describe("dataset"))] = None,
-    preset: Annotated[str | None, typer.Option(help=_describe("preset"))] = None,
-    data: Annotated[Path | None, typer.Option(help=_describe("data"))] = None,
-    name: Annotated[str | None, typer.Option(help=_describe("name"))] = None,
-    seed: Annotated[int | None, typer.Option(help=_describe("seed"), show_default="0")] = None,
+    workload: WorkloadArgument,
+    optimizer: OptimizersOption = None,
+    trials: TrialsOption = None,
+    epochs: EpochsOption = None,
+    dataset: DatasetOption = None,
+    preset: PresetOption = None,
+    data: DataOption = None,
+    name: NameOption = None,
+    seed: SeedOption = None,
     config: Annotated[Path | None, typer.Option(
         help="YAML file of these and all other options of `tune-sam search`; those given here come on top.")] = None,
     seeds: SeedsOption = "5",
@@ -183,9 +193,9 @@ def status(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = 
     Example: [bold]tune-sam status gcn-2026-11-24T101500[/bold]
     """
     from tune_sam.status import status as stages
-    from tune_sam.study import open_study
+    from tune_sam.study import open_search
 
-    found = stages(open_study(study, home))
+    found = stages(open_search(study, home))
     _print_json([asdict(stage) for stage in found]) if as_json else out.print(stage_table(found))
 
 

@@ -17,6 +17,8 @@ from rich.progress import Progress as BarOfParts
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from tune_sam.tables import clock
+
 if TYPE_CHECKING:
     from tune_sam.searcher import Outcome
     from tune_sam.study import Study
@@ -149,10 +151,3 @@ def parts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         except KeyboardInterrupt:
             console.print("Interrupted; what is done is kept, and the same command goes on.")
             raise
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -15,7 +15,7 @@ from tune_sam.progress import Progress as Trainings
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.statistics import Difference, Mean
-from tune_sam.study import Study, StudySettings, Trial, every_study, open_study, refit_of, refits_of
+from tune_sam.study import Study, StudySettings, Trial, every_study, open_search, refit_of, refits_of
 from tune_sam.tasks import Part, Progress, find_out, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
@@ -122,9 +122,7 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
         NothingComplete: an optimizer has no complete trial, or a training of the refit did not end complete.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
-    study = open_study(name, home)
-    if study.settings.refit_of:
-        raise Refused(f"study {name} is a refit itself; give the study that it is of, {study.settings.refit_of}.")
+    study = open_search(name, home)
     chosen_seeds = _seeds(seeds, study)
     check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
     chosen = {optimizer: _best(study, optimizer, top) for optimizer in study.settings.optimizers}

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
+from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
 from tune_sam.refit import Refit, tested_refit
 from tune_sam.settings import Refused
 from tune_sam.space import Range, Space
 from tune_sam.statistics import Correlation
-from tune_sam.study import STATES, Study, Trial, best_of_each, now, open_study
+from tune_sam.study import STATES, Study, Trial, best_of_each, now, open_search
 from tune_sam.tables import difference_in_words, with_interval
 
 if TYPE_CHECKING:
@@ -145,9 +146,7 @@ def report(name: str, *, home: str | Path | None = None) -> Report:
         Refused: there is no such study, it is a refit, or files that its page shows are gone.
         NothingComplete: no trial is complete.
     """
-    study = open_study(name, home)
-    if study.settings.refit_of:
-        raise Refused(f"study {name} is a refit; give the study that it is of, {study.settings.refit_of}.")
+    study = open_search(name, home)
     own = study.home.study(name)
     if not own.is_dir():
         raise Refused(f"the files of study {name} are gone, there is no folder {own}; bring it back, or search again.")
@@ -179,7 +178,7 @@ def _sections(study: Study, best: Sequence[Trial], folder: Path) -> list[Section
         _chosen(study, best, folder),
         _flatness(study, wide or close, folder),
         Section("The loss around the minima", (_rests_on(close, study),), pictures=_pictures(folder, LANDSCAPE)),
-        _again(study, refit, folder),
+        _again(study, refit, close, wide, folder),
     ]
 
 
@@ -213,7 +212,8 @@ def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Se
                f"{test_loss - train_loss:.4f}", f"{ratio:g}", "", "")
               for name, train_loss, train, test_loss, test, ratio in AS_REPORTED.get(study.settings.dataset, ())]
     sentences = ["Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus "
-                 "training loss. Gradients are of one batch each, and SAM takes two a step."]
+                 "training loss. Gradients are of one batch each, and SAM takes two a step. The ratio is no mean: it "
+                 "is that of the network that was measured, or the lowest and the highest of several."]
     if theirs:
         sentences.append("The report's rows are one seed each, with ρ chosen by test accuracy, and its ratio is of one "
                          "training batch; its SAM is our asam-all.")
@@ -322,8 +322,9 @@ def _rests_on(measured: _Measured | None, study: Study) -> str:
             f"networks of study {about['study']['name']}.")
 
 
-def _again(study: Study, refit: Refit | None, folder: Path) -> Section:
-    """Versions, seeds, and the commands that make all of it again."""
+def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Measured | None,
+           folder: Path) -> Section:
+    """Versions, seeds, and the commands that make all of it again: those of the stages that there are."""
     import yaml
 
     settings = study.settings
@@ -331,16 +332,32 @@ def _again(study: Study, refit: Refit | None, folder: Path) -> Section:
     commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"]
     seeds = f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
     if refit:
-        commands.append(f"tune-sam refit {study.name} --seeds {','.join(map(str, refit.seeds))}")
+        seeds_of = ",".join(map(str, refit.seeds)) + "," * (len(refit.seeds) == 1)  # a number alone would be a count
+        trained = refit.table().query(f"epochs == {settings.epochs}")
+        top = trained["optimizer"].value_counts().max() // len(refit.seeds)
+        commands.append(f"tune-sam refit {study.name} --seeds {seeds_of}" + (f" --top {top}" if top > 1 else ""))
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
-    commands += [f"tune-sam analyze {study.name}", f"tune-sam analyze {study.name} --all",
-                 f"tune-sam report {study.name}"]
+    commands += [*([_analyze_command(study, close)] if close else []),
+                 *([f"{_analyze_command(study, wide)} --all"] if wide else []), f"tune-sam report {study.name}"]
     return Section("How to make it again", (
         f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with Python "
         f"{platform.python_version()}. Its data are in {settings.data}.", seeds,
         "study.yaml, beside this page and below, says what was searched."),
         (_version_table(study),),
         code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text())
+
+
+def _analyze_command(study: Study, measured: _Measured) -> str:
+    """What measured it, without what are defaults."""
+    counts = measured.table()["optimizer"].value_counts().to_dict()
+    words = [f"tune-sam analyze {study.name}", f"--sample {measured.about['samples']}"]
+    if len(counts) < len(study.settings.optimizers):
+        words += [f"--optimizer {optimizer}" for optimizer in study.settings.optimizers if optimizer in counts]
+    if surface := measured.about["surface"]:
+        top, grid = max(counts.values()), surface["grid"]
+        words += [f"--top {top}"] if top > 1 else []
+        words += [f"--grid {grid}"] if grid != GRID else []
+    return " ".join(words)
 
 
 def _version_table(study: Study) -> Table:
@@ -362,7 +379,9 @@ def as_options(study: Study) -> dict[str, Any]:
                              "epochs": settings.epochs, "seed": settings.seed, "scheduler": settings.scheduler,
                              "cpus_per_trial": settings.cpus_per_trial}
     found |= {name: value for name in ("preset", "train_subset", "gpus_per_trial", "precision", "compile")
-              if (value := getattr(settings, name))}
+              if (value := getattr(settings, name)) is not None and value is not False}
+    if settings.data != str(study.home.data):
+        found["data"] = settings.data
     if settings.sampler == "grid":  # its points follow from ρ's range
         found["sampler"] = "grid"
         found["ranges"] = {optimizer: {"rho": str(space.rho)} for optimizer, space in settings.spaces.items()

@@ -1,18 +1,19 @@
 """Run: search, refit, analyze and report, one after the other, each from where it was left."""
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tune_sam.analyzing import analyze
+from tune_sam.analyzing import SAMPLE, analyze
 from tune_sam.launch import search
 from tune_sam.progress import Progress as Trainings
 from tune_sam.refit import check_seeds, refit
 from tune_sam.report import Report, report
 from tune_sam.tasks import Progress
 
-SAMPLE = 2048
-"""Training samples that flatness is measured on, unless others are asked for."""
+log = logging.getLogger(__name__)
 
 
 def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int] = 5, sample: int = SAMPLE,
@@ -33,6 +34,9 @@ def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int]
         begins: called with what begins after the search.
         options: the fields of :class:`tune_sam.settings.SearchOptions`.
 
+    Returns:
+        Where the page is; `undelivered` says what MLflow lacks of any stage.
+
     Raises:
         Refused: an option is wrong, or a stage cannot be done; what is done is kept.
         NothingComplete: an optimizer has no complete trial.
@@ -42,11 +46,15 @@ def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int]
     study = search(workload, config=config, progress=trainings, **options)
     name, home, address = study.name, study.home.path, options.get("address")
     begins(f"refit of {name}")
-    refit(name, home=home, seeds=seeds, address=address, max_concurrent=options.get("max_concurrent"),
-          trainings=trainings, progress=progress)
+    trained = refit(name, home=home, seeds=seeds, address=address, max_concurrent=options.get("max_concurrent"),
+                    trainings=trainings, progress=progress)
     begins(f"flatness of the refit of {name}")
-    analyze(name, home=home, sample=sample, address=address, progress=progress)
+    best = analyze(name, home=home, sample=sample, address=address, progress=progress)
     begins(f"flatness of all trials of {name}")
-    analyze(name, home=home, sample=sample, every=True, address=address, progress=progress)
+    every = analyze(name, home=home, sample=sample, every=True, address=address, progress=progress)
+    for trial, why in every.failed.items():
+        log.warning("%s cannot be measured: %s", trial, why)
     begins(f"page of {name}")
-    return report(name, home=home)
+    page = report(name, home=home)
+    undelivered = [stage.undelivered for stage in (trained, best, every, page) if stage.undelivered]
+    return replace(page, undelivered="; ".join(dict.fromkeys(undelivered)))

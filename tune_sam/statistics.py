@@ -1,7 +1,6 @@
-"""Means over seeds with their intervals, and paired differences: what several trainings can show, and what not."""
+"""Means over seeds with intervals, paired differences, rank correlations: what several trainings show, and what not."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -70,7 +69,7 @@ class Correlation:
 
     Attributes:
         tau: from -1 to 1.
-        low, high: its 95 % interval, the percentiles of a bootstrap over the networks; nan where it has none.
+        low, high: its 95 % interval, the percentiles of a bootstrap over the networks.
         p: two-sided, for no association.
         n: of networks.
     """
@@ -84,16 +83,13 @@ class Correlation:
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> "Correlation | None":
         """None of fewer than four, where even a perfect order has p = 1/3, or where one of the two does not vary."""
-        from scipy.stats import DegenerateDataWarning, bootstrap, kendalltau
+        from scipy.stats import bootstrap, kendalltau
 
         if len(values) < 4 or len(set(values)) < 2 or len(set(others)) < 2:
             return None
         found = kendalltau(values, others)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DegenerateDataWarning)
-            interval = bootstrap((values, others), _tau, paired=True, vectorized=False,
-                                 n_resamples=BOOTSTRAPS, confidence_level=CONFIDENCE, method="percentile",
-                                 rng=0).confidence_interval
+        interval = bootstrap((values, others), _tau, paired=True, vectorized=False, n_resamples=BOOTSTRAPS,
+                             confidence_level=CONFIDENCE, method="percentile", rng=0).confidence_interval
         return cls(float(found.statistic), float(interval.low), float(interval.high), float(found.pvalue), len(values))
 
 

@@ -319,6 +319,22 @@ def _state(frozen: "FrozenTrial", going: bool) -> str:
     return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
 
 
+def open_search(name: str, home: str | Path | None = None) -> Study:
+    """The study called `name`, which is a search.
+
+    Args:
+        name: as `tune-sam studies` lists it.
+        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Raises:
+        Refused: there is none of that name, or it is a refit.
+    """
+    study = open_study(name, home)
+    if study.settings.refit_of:
+        raise Refused(f"study {name} is a refit itself; give the study that it is of, {study.settings.refit_of}.")
+    return study
+
+
 def refits_of(study: Study) -> list[Study]:
     """The studies that train a search's best configurations again, the oldest first; those at equal compute too."""
     return [other for other in every_study(study.home.path) if other.settings.refit_of == study.name]

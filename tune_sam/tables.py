@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from tune_sam.progress import clock
-
 if TYPE_CHECKING:
     from tune_sam.analyzing import Analysis
     from tune_sam.flatness import Measure
@@ -133,3 +131,10 @@ def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
     """A mean and half of its 95 % interval, times `unit`; the mean alone of a single value."""
     half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
     return f"{unit * mean.value:.{decimals}f}{half}"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -28,6 +28,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -420,16 +421,9 @@ def curves(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int,
     Raises:
         Refused: MLflow cannot be reached, or does not answer.
     """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    store = _connect(uri)
-    try:
+    with _reading(uri, f"curves of run {run_id}") as store:
         return {name: {point.step: point.value for point in store.get_metric_history(run_id, name)}
                 for name in metrics}
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise Refused(f"MLflow at {_masked(uri)} gives no curves of run {run_id}; it says {_masked(str(error))}"
-                      ) from error
 
 
 def tags(uri: str, run_id: str) -> dict[str, str]:
@@ -442,15 +436,21 @@ def tags(uri: str, run_id: str) -> dict[str, str]:
     Raises:
         Refused: MLflow cannot be reached, or does not answer.
     """
+    with _reading(uri, f"tags of run {run_id}") as store:
+        return dict(store.get_run(run_id).data.tags)
+
+
+@contextmanager
+def _reading(uri: str, what: str) -> Iterator[AbstractStore]:
+    """The store at `uri`; its errors become a sentence that names what was to be read."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     store = _connect(uri)
     try:
-        return dict(store.get_run(run_id).data.tags)
+        yield store
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise Refused(f"MLflow at {_masked(uri)} gives no tags of run {run_id}; it says {_masked(str(error))}"
-                      ) from error
+        raise Refused(f"MLflow at {_masked(uri)} gives no {what}; it says {_masked(str(error))}") from error
 
 
 def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, float]], step: int, files: Path,

@@ -99,6 +99,7 @@ def assert_refused(result, said, tmp_path):
     (["status", "none"], "there is no study 'none'"),
     (["run", "nope"], "there is no workload 'nope'"),
     (["run", "gcn", "--dataset", "digits", "--seeds", "1,x"], "--seeds 1,x"),
+    (["run", "gcn", "--dataset", "digits", "--seeds", "-3,"], "--seeds -3: give a number of seeds, or a list"),
     (["resume", "none", "--trials", "0"], "'0'"),
     (["search", "--home"], "'--home' requires an argument"),
     (["ui"], "there is no study"),

@@ -14,8 +14,7 @@ from tune_sam.report import AS_REPORTED, CAPTIONS, as_options, at_edge, report
 from tune_sam.settings import NothingComplete, Refused, SearchOptions
 from tune_sam.space import Range
 from tune_sam.study import Study
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+from tune_sam.tables import difference_in_words
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,19 @@ def test_the_table_holds_the_means_of_the_refit(full, study):
         accuracy = columns["test/accuracy"]
         assert rows[name][4] == f"{100 * accuracy.value:.2f} ± {100 * accuracy.half:.2f}"
         assert rows[name][1].startswith(f"{columns['train/loss'].value:.4f}")
-    assert "no difference is shown at n = 2" in full.read_text() or "a difference is shown at n = 2" in full.read_text()
+    for reference in found.references:
+        for row, difference in found.differences(reference).items():
+            assert f"{row} against {reference}: {difference_in_words(difference)}" in full.read_text()
+
+
+def test_the_commands_are_those_that_made_it(bare, full):
+    """Of a search alone, the search's and the page's."""
+    lines = full.with_name("report.md").read_text().splitlines()
+    commands = [line for line in lines if line.startswith("tune-sam ")]
+    assert commands == [
+        "tune-sam search gcn --config study.yaml --name one", "tune-sam refit one --seeds 10000,10001",
+        "tune-sam analyze one --sample 64 --grid 3", "tune-sam analyze one --sample 64 --all", "tune-sam report one"]
+    assert [line for line in bare.splitlines() if line.startswith("tune-sam ")] == [commands[0], commands[-1]]
 
 
 def test_html_and_markdown_say_the_same(full):
@@ -121,7 +132,6 @@ def test_mlflow_has_the_page(full, study):
 
 
 def test_a_page_that_mlflow_does_not_take_is_kept(full, searched, monkeypatch):
-    monkeypatch.setattr(Study, "tracking_uri", f"sqlite:///{searched}/none/mlflow.db", raising=False)
     monkeypatch.setattr("tune_sam.tracking.publish", refuse)
     found = report("one", home=searched)
     assert found.undelivered == "MLflow is away"
@@ -143,6 +153,7 @@ def test_the_options_make_the_same_study_again(full, study):
     {"sampler": "grid", "optimizers": ["sam"], "rho": "0.01:0.5"},
     {"grid": False, "lr": "0.001:0.1", "batch_size": "16,32", "train_subset": 500, "scheduler": "none"},
     {"ranges": {"sam": {"rho": "0.01:0.5"}}, "precision": "fp32", "compile": True, "gpus_per_trial": 0.25, "seed": 7},
+    {"gpus_per_trial": 0, "data": "/elsewhere"},
 ])
 def test_other_studies_are_made_again_too(study, given):
     settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)
@@ -191,7 +202,7 @@ def test_a_study_whose_files_are_gone_is_told(full, searched):
 
 
 def test_a_report_is_of_a_search(full, searched):
-    with pytest.raises(Refused, match="study one.refit is a refit; give the study that it is of, one"):
+    with pytest.raises(Refused, match="study one.refit is a refit itself; give the study that it is of, one"):
         report("one.refit", home=searched)
 
 
