@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GraphConv, global_max_pool, global_mean_pool
 
-POOLS = {"mean": global_mean_pool, "max": global_max_pool}
-
 
 class GraphClassifier(nn.Module):
     """GraphConv layers with ReLU between them (none after the last), a pool, and a head of two linear layers.
@@ -30,7 +28,7 @@ class GraphClassifier(nn.Module):
         self.convolutions = nn.ModuleList(
             GraphConv(inputs, outputs) for inputs, outputs in zip((features, *widths), widths, strict=False)
         )
-        self.pool = POOLS[pool]
+        self.pooled = POOLS[pool]
         self.head = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(widths[-1], hidden), nn.Dropout(dropout), nn.Linear(hidden, classes)
         )
@@ -40,5 +38,22 @@ class GraphClassifier(nn.Module):
         x = graphs.x
         for convolution in self.convolutions[:-1]:
             x = torch.relu(convolution(x, graphs.edge_index))
-        x = self.convolutions[-1](x, graphs.edge_index)
-        return self.head(self.pool(x, graphs.batch, graphs.num_graphs))
+        return self.head(self.pooled(self.convolutions[-1], x, graphs))
+
+
+def _mean(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
+    """The mean over each graph's nodes of what the last layer gives for them, [graphs, outputs].
+
+    The layer is linear, so the mean is taken first: its products are then of graphs, not of 30 times as many nodes.
+    """
+    neighbours = last.propagate(graphs.edge_index, x=(x, x), edge_weight=None, size=None)
+    of_neighbours, of_nodes = (global_mean_pool(part, graphs.batch, graphs.num_graphs) for part in (neighbours, x))
+    return last.lin_rel(of_neighbours) + last.lin_root(of_nodes)
+
+
+def _max(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
+    """The largest over each graph's nodes of what the last layer gives for them, [graphs, outputs]."""
+    return global_max_pool(last(x, graphs.edge_index), graphs.batch, graphs.num_graphs)
+
+
+POOLS = {"mean": _mean, "max": _max}
