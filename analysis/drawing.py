@@ -46,6 +46,7 @@ OTHERS = (("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))
 NAMES = {
     "rho": "radius ρ", "lr": "learning rate", "batch_size": "batch size",
     "val/accuracy": "validation accuracy (%)", "val/loss": "validation loss (nats)",
+    "val/sharpness": "worst rise of the validation loss found, ρ = 0.05 (nats)",
     "train/accuracy": "training accuracy (%)", "train/loss": "training loss (nats)",
     "test/accuracy": "test accuracy (%)", "test/loss": "test loss (nats)",
     "gap/accuracy": "generalisation gap: accuracy (%)", "gap/loss": "generalisation gap: loss (nats)",

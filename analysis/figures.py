@@ -355,6 +355,32 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
     return figure
 
 
+def pareto(frame: pd.DataFrame) -> Figure:
+    """Validation accuracy against the sharpness of the validation loss: each trial, and the front of all.
+
+    The front joins the trials than which no other is both at least as accurate and at least as flat.
+
+    Args:
+        frame: `optimizer`, `val/accuracy` (0 to 1), `val/sharpness` (nats).
+    """
+    _need(frame, "optimizer", "val/accuracy", "val/sharpness")
+    names = optimizers_in(frame)
+    figure, (axis,) = panels(1, width=7.0, height=4.2)
+    rows = frame[np.isfinite(frame["val/accuracy"]) & np.isfinite(frame["val/sharpness"])]
+    if rows.empty:
+        return without_values(figure, axis)
+    front = rows.sort_values(["val/sharpness", "val/accuracy"], ascending=[True, False])
+    front = front[front["val/accuracy"] > front["val/accuracy"].cummax().shift(fill_value=-np.inf)]
+    axis.step(front["val/sharpness"], 100 * front["val/accuracy"], where="post", color=GREY, linewidth=1.2, zorder=1)
+    for name in names:
+        one = rows[rows["optimizer"] == name]
+        draw_points(axis, one["val/sharpness"], 100 * one["val/accuracy"], one, style_of(name, names))
+    axis.set(xlabel=name_of("val/sharpness"), ylabel=name_of("val/accuracy"))
+    set_scale(axis, "x", rows["val/sharpness"])
+    legend(figure, names, counts=rows["optimizer"].value_counts(), lines=False)
+    return figure
+
+
 def batch_sizes_and_curvature(frame: pd.DataFrame) -> Figure:
     """The Hessian's largest eigenvalue by batch size, with the median of each optimizer's resolved values.
 

@@ -44,6 +44,8 @@ AddressOption = Annotated[str | None, typer.Option(
     help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
 SeedsOption = Annotated[str, typer.Option(
     help="How many seeds, or which, as 3,7,11 (one alone as 3,).", metavar="N or N,N,…")]
+RefitEpochsOption = Annotated[int | None, typer.Option(
+    min=1, help="Epochs of each training of the refit.", show_default="the search's")]
 SampleOption = Annotated[int, typer.Option(min=1, help="Training samples that flatness is measured on.")]
 ConcurrentOption = Annotated[int | None, typer.Option(
     min=1, help="Trials at the same time.", show_default="as many as fit")]
@@ -98,12 +100,13 @@ def search(
     train_subset: Annotated[int | None, typer.Option(help=_describe("train_subset"))] = None,
     name: NameOption = None,
     seed: SeedOption = None,
-    rho: Annotated[str | None, typer.Option(help=_describe("rho"), metavar="LOW:HIGH")] = None,
-    lr: Annotated[str | None, typer.Option(help=_describe("lr"), metavar="LOW:HIGH")] = None,
+    rho: Annotated[str | None, typer.Option(help=_describe("rho"), metavar="LOW:HIGH or X,X,…")] = None,
+    lr: Annotated[str | None, typer.Option(help=_describe("lr"), metavar="LOW:HIGH or X,X,…")] = None,
     batch_size: Annotated[str | None, typer.Option(help=_describe("batch_size"), metavar="N,N,…")] = None,
     grid: Annotated[bool | None, typer.Option("--grid/--no-grid", help=_describe("grid"), show_default="grid")] = None,
     sampler: Annotated[str | None, typer.Option(help=_describe("sampler"), show_default="tpe")] = None,
     scheduler: Annotated[str | None, typer.Option(help=_describe("scheduler"), show_default="asha")] = None,
+    objective: Annotated[str | None, typer.Option(help=_describe("objective"), show_default="val/accuracy")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of options; those given here come on top.")] = None,
     cpus_per_trial: Annotated[int | None, typer.Option(help=_describe("cpus_per_trial"), show_default="1")] = None,
     gpus_per_trial: Annotated[float | None, typer.Option(help=_describe("gpus_per_trial"))] = None,
@@ -164,6 +167,7 @@ def run(
     config: Annotated[Path | None, typer.Option(
         help="YAML file of these and all other options of `tune-sam search`; those given here come on top.")] = None,
     seeds: SeedsOption = "5",
+    refit_epochs: RefitEpochsOption = None,
     sample: SampleOption = 2048,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
@@ -180,9 +184,9 @@ def run(
     options = {key: value for key, value in locals().items() if key in SearchOptions.model_fields and key != "workload"}
     asked = _seeds(seeds)
     with parts(err) as progress:
-        found = run_all(workload, config=config, seeds=asked, sample=sample, trainings=Progress(err), progress=progress,
-                        begins=lambda what: err.print(f"== {what}", soft_wrap=True, markup=False), optimizers=optimizer,
-                        **options)
+        found = run_all(workload, config=config, seeds=asked, refit_epochs=refit_epochs, sample=sample,
+                        trainings=Progress(err), progress=progress, optimizers=optimizer,
+                        begins=lambda what: err.print(f"== {what}", soft_wrap=True, markup=False), **options)
     _show_report(found, as_json)
 
 
@@ -203,17 +207,23 @@ def status(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = 
 def best(
     study: StudyArgument,
     optimizer: Annotated[str | None, typer.Option(help="Only this optimizer.", show_default="each")] = None,
+    pareto: Annotated[bool, typer.Option(
+        "--pareto", help="All trials on the Pareto front of a study with two objectives.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The best configuration of each optimizer, by validation accuracy.
+    """The best configuration of each optimizer, by what the study's trials are judged by.
 
     Example: [bold]tune-sam best gcn-2026-11-24T101500 --optimizer asam --json[/bold]
     """
     from tune_sam.study import open_study
 
     found = open_study(study, home)
-    if optimizer:
+    if pareto:
+        front = found.pareto(optimizer)
+        title = f"{found.name}: no trial is better in one objective and as good in the other"
+        _print_json([trial.to_json() for trial in front]) if as_json else out.print(trial_table(front, title))
+    elif optimizer:
         trial = found.best(optimizer)
         _print_json(trial.to_json()) if as_json else out.print(trial_table([trial]))
     else:
@@ -263,9 +273,18 @@ def analyze(
 
 @app.command()
 def refit(
-    study: StudyArgument,
+    study: Annotated[str, typer.Argument(help="Name of a study; with --preset, of a workload.", metavar="STUDY")],
     seeds: SeedsOption = "5",
-    top: Annotated[int, typer.Option(min=1, help="Best configurations of each optimizer that are trained.")] = 1,
+    top: Annotated[int | None, typer.Option(
+        min=1, help="Best configurations of each optimizer that are trained.", show_default="1")] = None,
+    each_batch_size: Annotated[bool, typer.Option(
+        "--each-batch-size", help="The best of each batch size, in place of all together.")] = False,
+    epochs: RefitEpochsOption = None,
+    preset: Annotated[str | None, typer.Option(
+        help="Train all points of this preset of a workload without a search; report has the report's own.")] = None,
+    name: Annotated[str | None, typer.Option(
+        help="With --preset, the name of the study.", show_default="WORKLOAD-PRESET")] = None,
+    data: DataOption = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     home: HomeOption = None,
@@ -273,15 +292,25 @@ def refit(
 ) -> None:
     """Train the best configurations on train + validation with several seeds, and test them once.
 
-    Example: [bold]tune-sam refit gcn-2026-11-24T101500 --seeds 5[/bold]
+    Example: [bold]tune-sam refit gcn-2026-11-24T101500 --seeds 5[/bold], or without a search
+    [bold]tune-sam refit gcn --preset report[/bold].
     """
     from tune_sam.progress import Progress, parts
     from tune_sam.refit import refit as run
+    from tune_sam.refit import refit_preset
 
     asked = _seeds(seeds)
+    of_searches = {"--top": top, "--each-batch-size": each_batch_size or None}
+    of_presets = {"--name": name, "--data": data}
+    for option, value in (of_searches if preset else of_presets).items():
+        if value is not None:
+            raise Refused(f"{option}{'' if value is True else f' {value}'} goes with "
+                          f"{'a search' if preset else '--preset'} alone; leave it out.")
     with parts(err) as progress:
-        found = run(study, home=home, seeds=asked, top=top, address=address, max_concurrent=max_concurrent,
-                    trainings=Progress(err), progress=progress)
+        common: dict[str, Any] = {"home": home, "seeds": asked, "epochs": epochs, "address": address,
+                                  "max_concurrent": max_concurrent, "trainings": Progress(err), "progress": progress}
+        found = (refit_preset(study, preset, name=name, data=data, **common) if preset
+                 else run(study, top=top or 1, each_batch_size=each_batch_size, **common))
     if as_json:
         _print_json(found.table().to_dict("records"))
     else:
@@ -448,7 +477,7 @@ def _show_best(study: "Study", as_json: bool) -> None:
     if as_json:
         _print_json({optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()})
     elif complete:
-        out.print(trial_table(complete, f"{study.name}: best validation accuracy of each optimizer"))
+        out.print(trial_table(complete, f"{study.name}: best {study.settings.judged_by} of each optimizer"))
     missing = [optimizer for optimizer, trial in found.items() if not trial]
     if missing:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)

@@ -18,8 +18,8 @@ from tune_sam.tracking import Tracker
 log = logging.getLogger(__name__)
 
 PARAMETERS = ("optimizer", "rho", "lr", "batch_size", "seed", "epochs")
-METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "gap/loss", "gap/accuracy", "lr",
-           "time/epoch_s")
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "val/sharpness", "gap/loss",
+           "gap/accuracy", "lr", "time/epoch_s")
 """What MLflow gets, and `val/f1/CLASS` where classes have names: few names, because its pages slow down with many."""
 
 
@@ -49,7 +49,7 @@ class Driver(NotPickled, tune.Callback):
             return
         number, epoch = trial.config["number"], result["epoch"]
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
-            self.ledger.report(number, epoch, result[self.ledger.settings.objective])
+            self.ledger.report(number, epoch, result[self.ledger.settings.judged_by])
         self.tracker.log(self.ledger.key(number), _metrics(result), epoch, _milliseconds())
         self.progress.epoch(self.ledger.optimizer, number, epoch)
 

@@ -23,6 +23,7 @@ from tune_sam import tracking
 from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
 from tune_sam.settings import Home, Refused, SearchOptions
+from tune_sam.space import Range
 from tune_sam.study import Study, StudySettings, every_study, lock_file, note_run, now, open_storage, open_study
 from tune_sam.workload import Workload, find_workload
 
@@ -55,6 +56,16 @@ def search(workload: str, *, config: Path | None = None, progress: Progress | No
         KeyboardInterrupt: it was interrupted; :func:`resume` goes on.
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
+    return launch(_planned(chosen), chosen.address, chosen.max_concurrent, progress)
+
+
+def plan(workload: str, *, config: Path | None = None, **options: Any) -> Study:
+    """Make the study that :func:`search` would make with these options, or find it, and train nothing."""
+    return _planned(SearchOptions.read({"workload": workload, **options}, config))
+
+
+def _planned(chosen: SearchOptions) -> Study:
+    """The study that the options describe, with their budget: a new one, or the one of that name."""
     home = Home.at(chosen.home)
     settings = _define(chosen, home)
     study = next((study for study in every_study(home.path) if study.name == chosen.name), None)
@@ -63,13 +74,12 @@ def search(workload: str, *, config: Path | None = None, progress: Progress | No
         study = _grown(study, settings.trials)
         _fetch(settings, home)
     check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, chosen.address)
-    if not study:
-        storage = _storage(chosen.storage, home)
-        if chosen.tracking_uri:
-            tracking.check(chosen.tracking_uri)
-        study = create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri,
-                       storage)
-    return launch(study, chosen.address, chosen.max_concurrent, progress)
+    if study:
+        return study
+    storage = _storage(chosen.storage, home)
+    if chosen.tracking_uri:
+        tracking.check(chosen.tracking_uri)
+    return create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri, storage)
 
 
 def resume(name: str, *, home: str | Path | None = None, trials: int | None = None, address: str | None = None,
@@ -116,19 +126,27 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
         workload=chosen.workload, dataset=dataset, preset=chosen.preset,
         data=str(_data(chosen, workload, dataset, home)), optimizers=chosen.optimizers, trials=trials,
         epochs=chosen.epochs or workload.setting(dataset, chosen.preset).epochs, seed=chosen.seed,
-        scheduler=chosen.scheduler, sampler=chosen.sampler, train_subset=chosen.train_subset,
+        scheduler=_scheduler(chosen), sampler=chosen.sampler, train_subset=chosen.train_subset,
         precision=chosen.precision, compile=chosen.compile, cpus_per_trial=chosen.cpus_per_trial,
-        gpus_per_trial=chosen.gpus_per_trial, spaces=spaces,
+        gpus_per_trial=chosen.gpus_per_trial, spaces=spaces, objective=chosen.objective,
     )
+
+
+def _scheduler(chosen: SearchOptions) -> str:
+    """ASHA compares trials by one number at each rung, and of two objectives none is that number."""
+    if chosen.objective != "two":
+        return chosen.scheduler
+    if chosen.scheduler == "asha" and "scheduler" in chosen.model_fields_set:
+        raise Refused("--scheduler asha compares trials by one number, and --objective two has two; leave it out, or "
+                      "give one objective.")
+    return "none"
 
 
 def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
     """What is given and would change nothing must not stand in a record."""
-    sizes = ",".join(map(str, chosen.batch_size)) if chosen.batch_size else None
-    for option, value in (("--lr", chosen.lr), ("--batch-size", sizes)):
-        if value is not None:
-            raise Refused(f"{option} {value} changes nothing where the grid alone is tried, which varies ρ; leave it "
-                          "out, or search with --sampler tpe and without a preset.")
+    if isinstance(chosen.lr, Range):
+        raise Refused(f"--lr {chosen.lr} changes nothing where a grid alone is tried; give values, as in --lr "
+                      "0.001,0.01, or leave it out.")
     if "trials" in chosen.model_fields_set and chosen.trials != points:
         raise Refused(f"--trials {chosen.trials} does not go with a grid of {points} points, which is tried alone; "
                       "leave --trials out.")
@@ -144,6 +162,11 @@ def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) 
                       "leave --preset or --dataset out.")
     options = workload.presets[name].options
     if options.get("sampler") == "grid":
+        for option, value in (("--lr", chosen.lr), ("--batch-size", chosen.batch_size)):
+            if value is not None:
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise Refused(f"preset {name!r} is a plain grid over ρ, and {option} {shown} would make it another "
+                              f"study; leave {option} or --preset out.")
         for option, given, plain in (("--no-grid", chosen.grid, True), (f"--sampler {chosen.sampler}",
                                                                         chosen.sampler, "grid")):
             if given != plain and option.strip("-").split()[0].removeprefix("no-") in chosen.model_fields_set:
@@ -268,8 +291,8 @@ def store(study: Study) -> None:
     record = {"settings": study.settings.to_json(), "created": study.created, "tracking_uri": study.tracking_uri,
               "experiment_id": study.experiment_id, "mlflow_run_id": study.mlflow_run_id, "storage": study.storage}
     for optimizer in study.settings.optimizers:
-        made = optuna.create_study(storage=storage, study_name=f"{study.name}/{optimizer}", direction="maximize",
-                                   load_if_exists=True)
+        made = optuna.create_study(storage=storage, study_name=f"{study.name}/{optimizer}",
+                                   directions=list(study.settings.directions.values()), load_if_exists=True)
         made.set_user_attr("record", record)
 
 
@@ -350,6 +373,7 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
     constants = {"dataset": settings.dataset, "preset": settings.preset, "train_subset": settings.train_subset,
                  "together": settings.refit_of is not None, "epochs": settings.epochs,
                  "precision": settings.precision, "compile": settings.compile,
+                 "sharpness": "val/sharpness" in settings.directions,
                  "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
     prefix = f"{study.name}/{ledger.optimizer}"
     slots = concurrency(settings.cpus_per_trial, gpu_share(workload, constants), max_concurrent)
@@ -436,7 +460,7 @@ def _description(settings: StudySettings) -> str:
     what = f"Refit of {settings.refit_of}," if settings.refit_of else "Search of"
     lines = [f"{what} **{settings.workload}** on **{settings.dataset}**{subset}{preset}: {trials}, "
              f"{settings.epochs} epochs each, seed {settings.seed}, scheduler {settings.scheduler}. The value of a "
-             f"trial is {settings.objective} after its last epoch.", "",
+             f"trial is {' and '.join(settings.directions)} after its last epoch.", "",
              "| optimizer | ρ | learning rate | batch size |", "|---|---|---|---|"]
     for optimizer, space in settings.spaces.items():
         lines.append(f"| {optimizer} | {space.rho or '–'} | {space.lr} | {', '.join(map(str, space.batch_size))} |")
@@ -446,7 +470,8 @@ def _description(settings: StudySettings) -> str:
 def _tags(settings: StudySettings) -> dict[str, str]:
     """What was trained on what, as tags of the study's run."""
     told = {"dataset": settings.dataset, "preset": settings.preset, "train_subset": settings.train_subset,
-            "sampler": settings.sampler, "scheduler": settings.scheduler, "precision": settings.precision,
+            "sampler": settings.sampler, "scheduler": settings.scheduler, "objective": settings.objective,
+            "precision": settings.precision,
             "compile": settings.compile or None}
     return {f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}
 

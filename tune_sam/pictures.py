@@ -68,6 +68,7 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
         "lr-rho": (figures.rates_and_radii, _if_judged(complete, "lr")),
         "parallel-coordinates": (figures.parallel_coordinates, _if_judged(complete, "lr")),
         "learning-curves": (figures.learning_curves, _curves(study, trials)),
+        "pareto": (figures.pareto, complete if "val/sharpness" in complete else complete.iloc[:0]),
     })
     if values := _importances(study):
         figures.save(figures.importance(values), pd.DataFrame(values), folder / "importance")
@@ -155,5 +156,7 @@ def _importances(study: Study) -> dict[str, dict[str, float]]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-                found[optimizer] = optuna.importance.get_param_importances(loaded, params=varied, evaluator=evaluator)
+                found[optimizer] = optuna.importance.get_param_importances(
+                    loaded, params=varied, evaluator=evaluator,
+                    target=lambda trial: trial.user_attrs["record"]["metrics"]["val/accuracy"])
     return found

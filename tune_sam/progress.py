@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PASSES = {"base": 1}
 """Gradients of a step; all optimizers that are not named here take two."""
 
-WORDS = {"val/accuracy": "validation accuracy", "train/accuracy": "training accuracy"}
+WORDS = {"val/accuracy": "validation accuracy", "val/loss": "validation loss", "train/accuracy": "training accuracy"}
 """For what is the value of a trial."""
 
 
@@ -37,11 +37,12 @@ class _Row:
     ended: Counter[str] = field(default_factory=Counter)
     running: dict[int, int] = field(default_factory=dict)
     best: tuple[float, int] | None = None
+    sign: int = 1
 
     def end(self, number: int, state: str, value: float | None) -> None:
         self.running.pop(number, None)
         self.ended[state] += 1
-        if value is not None and (self.best is None or value > self.best[0]):
+        if value is not None and (self.best is None or self.sign * value > self.sign * self.best[0]):
             self.best = value, number
 
 
@@ -62,9 +63,9 @@ class Progress:
         """Show `study` for as long as the context lasts, from where it stands."""
         self._study = study.name
         self._epochs = study.settings.epochs
-        self._objective = study.settings.objective
+        self._judged_by = study.settings.judged_by
         self._trials = {optimizer: study.settings.budget(optimizer) for optimizer in study.settings.optimizers}
-        self._rows = {optimizer: _Row() for optimizer in study.settings.optimizers}
+        self._rows = {optimizer: _Row(sign=study.settings.sign) for optimizer in study.settings.optimizers}
         for trial in study.records():
             if trial.state not in ("waiting", "running"):
                 self._rows[trial.optimizer].end(trial.number, trial.state, trial.value)
@@ -88,10 +89,10 @@ class Progress:
 
     def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
         row = self._rows[optimizer]
-        value = outcome.metrics.get(self._objective)
+        value = outcome.metrics.get(self._judged_by)
         row.end(number, outcome.state, value if outcome.state == "complete" else None)
         if not self.console.is_terminal:
-            what = outcome.reason if value is None else f"{WORDS[self._objective]} {value:.4f}, {outcome.epochs} epochs"
+            what = outcome.reason if value is None else f"{WORDS[self._judged_by]} {value:.4f}, {outcome.epochs} epochs"
             self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials[optimizer]}  {outcome.state:9} {what}")
 
     def _shown(self) -> AbstractContextManager[object]:
@@ -121,7 +122,7 @@ class Progress:
         table = Table(title=f"{self._study}   {clock(time.monotonic() - self._begun)} gone, {remaining}",
                       title_justify="left", box=None, pad_edge=False, header_style="bold")
         # Narrow enough for a terminal of 80 columns; only what ended otherwise than complete may take a second line.
-        for column in ("optimizer", "trials", "", "running", "best accuracy"):
+        for column in ("optimizer", "trials", "", "running", f"best {self._judged_by.rpartition('/')[2]}"):
             table.add_column(column, no_wrap=True)
         table.add_column("others")
         for optimizer, row in self._rows.items():

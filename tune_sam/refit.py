@@ -1,21 +1,22 @@
 """Refit: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer, connected
-from tune_sam.launch import create, data_folder, launch, only_driver
+from tune_sam.launch import create, data_folder, launch, only_driver, plan
 from tune_sam.progress import PASSES
 from tune_sam.progress import Progress as Trainings
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.statistics import Difference, Mean
-from tune_sam.study import Study, StudySettings, Trial, every_study, open_search, refit_of, refits_of
+from tune_sam.study import REFIT, TWICE, Study, StudySettings, Trial, every_study, open_search, refit_of, refits_of
 from tune_sam.tasks import Part, Progress, find_out, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
@@ -27,8 +28,39 @@ if TYPE_CHECKING:
 FIRST_SEED = 10_000
 """Added to the study's seed, it gives the first seed of a refit: none that a trial of the search was chosen for."""
 
-TWICE = "twice"
-"""Name of the comparison at equal compute: the base optimizer for twice the epochs."""
+
+@dataclass(frozen=True)
+class Choice:
+    """Which configurations of each optimizer are trained again.
+
+    Attributes:
+        top: so many of the best by validation.
+        each_batch_size: so many of each batch size, in place of all batch sizes together.
+        planned: all points of the study's grid instead, whatever a search found.
+    """
+
+    top: int = 1
+    each_batch_size: bool = False
+    planned: bool = False
+
+    def of(self, study: Study, optimizer: str) -> list[Configuration]:
+        """The configurations, the best first, those of a grid in its order; each with the seed of its trial.
+
+        Raises:
+            NothingComplete: no trial of the optimizer is complete, and not all points are taken.
+        """
+        if self.planned:
+            settings = study.settings
+            return [Configuration(optimizer, point.get("rho"), point["lr"], int(point["batch_size"]), settings.seed)
+                    for point in settings.spaces[optimizer].grid]
+        taken: list[Configuration] = []
+        of_size: Counter[int | None] = Counter()
+        for config in (trial.config for trial in study.complete(optimizer) if trial.config):
+            group = config.batch_size if self.each_batch_size else None
+            if of_size[group] < self.top:
+                taken.append(config)
+            of_size[group] += 1
+        return taken
 
 
 @dataclass(frozen=True)
@@ -74,13 +106,31 @@ class Refit:
                 for row, values in by_row.items()}
 
     @property
+    def epochs(self) -> int:
+        """Of each training but those at equal compute."""
+        return self.studies[0].settings.epochs
+
+    @property
+    def choice(self) -> Choice | None:
+        """What chooses these configurations; None if the search has gone on since they were chosen."""
+        trained = _configurations(self.studies[0].settings)
+        most = max(map(len, trained.values()))
+        searched = [Choice(top, each) for each in (False, True) for top in range(1, most + 1)]
+        for choice in (*searched, Choice(planned=True)):
+            with suppress(NothingComplete):
+                chosen = {optimizer: choice.of(self.of, optimizer) for optimizer in trained}
+                if _configurations(_settings(self.of, self.epochs, chosen, self.seeds)) == trained:
+                    return choice
+        return None
+
+    @property
     def references(self) -> list[str]:
         """The rows that the others are compared with: the base optimizer, and it at equal compute."""
         rows = self.table().query("optimizer == 'base'").drop_duplicates("epochs")
         return [str(row) for row in rows["row"]]
 
     def _rows(self, study: Study) -> Iterator[dict[str, Any]]:
-        twice = study.settings.epochs != self.of.settings.epochs
+        twice = study.settings.epochs != self.epochs
         samples = _trained_samples(study.settings)
         for trial in study.records():
             if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
@@ -99,19 +149,22 @@ COSTS = ("seconds", "gradients")
 
 
 def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[int] = 5, top: int = 1,
-          address: str | None = None, max_concurrent: int | None = None, trainings: Trainings | None = None,
+          each_batch_size: bool = False, epochs: int | None = None, address: str | None = None,
+          max_concurrent: int | None = None, trainings: Trainings | None = None,
           progress: Progress = lambda *_: None) -> Refit:
     """Train the best configurations of a study again, on train and validation part together, and test them once.
 
-    For each optimizer the best by validation, for the study's epochs, with the same seeds for all, so that differences
-    are paired: initialisation and order of the samples are the same. The base optimizer is also trained for twice the
-    epochs, which costs what SAM costs. The test part is read when all trainings are done, once for each.
+    For each optimizer the best by validation, with the same seeds for all, so that differences are paired:
+    initialisation and order of the samples are the same. The base optimizer is also trained for twice the epochs, which
+    costs what SAM costs. The test part is read when all trainings are done, once for each.
 
     Args:
         name: of the study.
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         seeds: how many, or which; more of them may be asked for later, and only the new ones are trained then.
         top: configurations of each optimizer, the best first.
+        each_batch_size: so many of each batch size, in place of all batch sizes together.
+        epochs: of each training; the study's by default. A search may be shorter than what it is for.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trainings at the same time; as many as fit by default.
         trainings: where to show the trainings; nowhere by default.
@@ -122,13 +175,45 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
         NothingComplete: an optimizer has no complete trial, or a training of the refit did not end complete.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
-    study = open_search(name, home)
+    return _refit(open_search(name, home), Choice(top, each_batch_size), seeds, epochs, address, max_concurrent,
+                  trainings, progress)
+
+
+def refit_preset(workload: str, preset: str = "report", *, name: str | None = None, home: str | Path | None = None,
+                 data: str | Path | None = None, seeds: int | Sequence[int] = 5, epochs: int | None = None,
+                 address: str | None = None, max_concurrent: int | None = None, trainings: Trainings | None = None,
+                 progress: Progress = lambda *_: None) -> Refit:
+    """Train all points of a preset's grid, without a search; as :func:`refit` otherwise.
+
+    Args:
+        workload: whose preset.
+        preset: one that is a plain grid, such as `report`: the report's own settings and values of ρ.
+        name: of the study that the refit is of, which is made if there is none; `WORKLOAD-PRESET` by default.
+        home, seeds, epochs, address, max_concurrent, trainings, progress: as for :func:`refit`.
+        data: folder that holds the data set; $TUNE_SAM_DATA, else the home's.
+
+    Raises:
+        Refused: as for :func:`refit` and :func:`tune_sam.search`, or the preset is there to be searched.
+        KeyboardInterrupt: it was interrupted; the same call goes on.
+    """
+    check_seeds(seeds)
+    known = find_workload(workload).presets.get(preset)
+    if known and known.options.get("sampler") != "grid":
+        raise Refused(f"--preset {preset} of {workload} is no plain grid, so it has to be searched before anything can "
+                      "be chosen; search with it, and give the study.")
+    study = plan(workload, preset=preset, name=name or f"{workload}-{preset}", home=home, data=data, address=address)
+    return _refit(study, Choice(planned=True), seeds, epochs, address, max_concurrent, trainings, progress)
+
+
+def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int | None, address: str | None,
+           max_concurrent: int | None, trainings: Trainings | None, progress: Progress) -> Refit:
     chosen_seeds = _seeds(seeds, study)
     check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
-    chosen = {optimizer: _best(study, optimizer, top) for optimizer in study.settings.optimizers}
-    made = [_child(study, "refit", study.settings.epochs, chosen, chosen_seeds)]
+    epochs = epochs or study.settings.epochs
+    chosen = {optimizer: choice.of(study, optimizer) for optimizer in study.settings.optimizers}
+    made = [_child(study, REFIT, epochs, chosen, chosen_seeds)]
     if "base" in chosen:
-        made.append(_child(study, TWICE, 2 * study.settings.epochs, {"base": chosen["base"][:1]}, chosen_seeds))
+        made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, chosen_seeds))
     tests: dict[str, dict[str, float]] = {}
     with connected(address):  # once for all
         for child in made:
@@ -147,7 +232,7 @@ def tested_refit(study: Study) -> Refit | None:
     latest = refit_of(study)
     if latest is None:
         return None
-    twice = [other for other in refits_of(study) if other.settings.epochs == 2 * study.settings.epochs]
+    twice = [other for other in refits_of(study, TWICE) if other.settings.epochs == 2 * latest.settings.epochs]
     tests: dict[str, dict[str, float]] = {}
     made, seeds = [], _seeds_in(latest.settings)
     for child in (latest, *twice[-1:]):
@@ -215,20 +300,13 @@ def _seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
     return tuple(range(first, first + asked)) if isinstance(asked, int) else tuple(asked)
 
 
-def _best(study: Study, optimizer: str, top: int) -> list[Configuration]:
-    return [trial.config for trial in study.complete(optimizer)[:top] if trial.config]
-
-
 def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configuration]],
            seeds: tuple[int, ...]) -> Study:
     """The refit's study, made or with more seeds than before.
 
-    Where the search has gone on and has other best configurations now, their refit is another study.
+    Other configurations, as after a search has gone on, or other epochs are another study.
     """
-    spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
-    settings = replace(study.settings, optimizers=tuple(chosen), epochs=epochs, scheduler="none", sampler="grid",
-                       spaces=spaces, trials=max(len(space.grid) for space in spaces.values()),
-                       objective="train/accuracy", refit_of=study.name)
+    settings = _settings(study, epochs, chosen, seeds)
     known = {child.name: child for child in every_study(study.home.path)}
     number = 1
     while True:
@@ -236,12 +314,18 @@ def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configur
         if name not in known:
             return create(name, settings, study.home, study.tracking_uri, study.storage)
         before = known[name].settings
-        if _configurations(before) == _configurations(settings):
-            merged = {optimizer: _space(chosen[optimizer], tuple(sorted({*_seeds_in(before), *seeds})))
-                      for optimizer in chosen}
-            grown = replace(settings, spaces=merged, trials=max(len(space.grid) for space in merged.values()))
-            return replace(known[name], settings=grown)
+        if (_configurations(before), before.epochs) == (_configurations(settings), epochs):
+            all_seeds = sorted({*_seeds_in(before), *seeds})
+            return replace(known[name], settings=_settings(study, epochs, chosen, all_seeds))
         number += 1
+
+
+def _settings(study: Study, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int]) -> StudySettings:
+    """A search's settings, changed into those of a study of just these configurations, each with each seed."""
+    spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
+    return replace(study.settings, optimizers=tuple(chosen), epochs=epochs, scheduler="none", sampler="grid",
+                   spaces=spaces, trials=max(len(space.grid) for space in spaces.values()),
+                   objective="train/accuracy", refit_of=study.name)
 
 
 def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:

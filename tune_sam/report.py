@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tune_sam import tracking
 from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
-from tune_sam.refit import Refit, tested_refit
-from tune_sam.settings import Refused
+from tune_sam.refit import Choice, Refit, tested_refit
+from tune_sam.settings import NothingComplete, Refused
 from tune_sam.space import Range, Space
 from tune_sam.statistics import Correlation
-from tune_sam.study import STATES, Study, Trial, best_of_each, now, open_search
+from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search
 from tune_sam.tables import difference_in_words, with_interval
+from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,6 +47,9 @@ CAPTIONS = {
                 "above the base optimizer's line somewhere; a level cloud says that ρ does not matter here.",
     "importance": "The share of the variance of the validation accuracy that each hyperparameter explains, by fANOVA. "
                   "Where the learning rate has most of it, ρ is a detail.",
+    "pareto": "Validation accuracy against the sharpness of the validation loss, a point for each complete trial. The "
+              "line is the Pareto front: no trial lies above it and to its left. An optimizer that finds flatter "
+              "minima without a loss of accuracy has the front's left part to itself.",
     "lr-rho": "Validation accuracy over learning rate and ρ. See whether the best trials share one ρ, or whether the "
               "best ρ moves with the learning rate.",
     "parallel-coordinates": "Each complete trial as a line through its hyperparameters to its accuracy. The strong "
@@ -67,7 +71,7 @@ CAPTIONS = {
 """What to see in each figure, by its file's name, in the order of the page."""
 
 PARAMETERS = ("rho", "lr", "batch_size")
-CHOOSING = ("over-rho", "importance", "lr-rho", "parallel-coordinates", "learning-curves")
+CHOOSING = ("over-rho", "pareto", "importance", "lr-rho", "parallel-coordinates", "learning-curves")
 FLATNESS = ("gap-flatness", "batch-size-lambda-max")
 LANDSCAPE = ("surfaces", "contours", "lines", "spectral-density")
 
@@ -144,30 +148,36 @@ def report(name: str, *, home: str | Path | None = None) -> Report:
 
     Raises:
         Refused: there is no such study, it is a refit, or files that its page shows are gone.
-        NothingComplete: no trial is complete.
+        NothingComplete: no trial is complete, and there is no tested refit.
     """
     study = open_search(name, home)
+    refit = tested_refit(study)
     own = study.home.study(name)
     if not own.is_dir():
         raise Refused(f"the files of study {name} are gone, there is no folder {own}; bring it back, or search again.")
-    found = {trial.optimizer: trial for trial in best_of_each(study.complete())}
+    try:
+        found = {trial.optimizer: trial for trial in best_of_each(study.complete())}
+    except NothingComplete:
+        if not refit:
+            raise
+        found = {}
     best = [found[optimizer] for optimizer in study.settings.optimizers if optimizer in found]
     folder = own / "report"
     unfinished = folder.with_name("report.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "figures").mkdir(parents=True)
-    _write(unfinished, study, _sections(study, best, unfinished))
+    _write(unfinished, study, _sections(study, refit, best, unfinished))
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return Report(study, folder / "index.html", _publish(study, folder))
 
 
-def _sections(study: Study, best: Sequence[Trial], folder: Path) -> list[Section]:
+def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: Path) -> list[Section]:
     from tune_sam.pictures import draw_trainings
 
-    refit = tested_refit(study)
     close, wide = _measurements(study, refit)
-    draw_trainings(study, best, folder / "figures")
+    if best:
+        draw_trainings(study, best, folder / "figures")
     for measured, names in ((wide or close, FLATNESS), (close, LANDSCAPE)):
         if measured:
             _take(measured, names, folder / "figures")
@@ -246,13 +256,16 @@ def _searched(study: Study) -> Section:
         for optimizer, space in settings.spaces.items())
     ended = [state for states in counts.values() for state in states if state not in ("waiting", "running")]
     shares = ", ".join(f"{100 * ended.count(state) / len(ended):.0f} % {state}" for state in STATES if state in ended)
+    if not ended:
+        return Section("What was searched", ("Nothing: the refit trains the points of a grid as they are.",), (Table(
+            ("optimizer", "ρ", "learning rate", "batch size", "points"), tuple(row[:5] for row in rows)),))
     how = ("the points of the grid alone" if settings.sampler == "grid"
            else "Optuna's TPE sampler, after the grid where there is one")
     stop = "ASHA stops the worse half at each rung" if settings.scheduler == "asha" else "no trial is stopped early"
     part = f", on {settings.train_subset:,} training samples" if settings.train_subset else ""
     return Section("What was searched", (
         f"{settings.workload} on {settings.dataset}{part}, {settings.epochs} epochs a trial, by {how}; {stop}. "
-        f"The value of a trial is the {settings.objective} of its last epoch.",
+        f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
         f"Of {len(ended)} trials that ended: {shares}.",
     ), (Table(("optimizer", "ρ", "learning rate", "batch size", "budget", *seen), rows),))
 
@@ -267,7 +280,9 @@ def _tried(space: Space, alone: bool) -> tuple[str, ...]:
 
 def _chosen(study: Study, best: Sequence[Trial], folder: Path) -> Section:
     """The best of each optimizer, and whether it lies at the edge of what was searched."""
-    rows, edges = [], []
+    if not best:
+        return Section("What the search chose", ("Nothing was searched.",))
+    rows, edges, judged_by = [], [], study.settings.judged_by
     for trial in best:
         assert trial.config
         config, space = trial.config, study.settings.spaces[trial.optimizer]
@@ -280,8 +295,20 @@ def _chosen(study: Study, best: Sequence[Trial], folder: Path) -> Section:
     return Section("What the search chose", (
         "By the validation part, one training each: a search shows where to look, not which optimizer is better.",
         *(edges or ["No best value lies at the edge of its range."])),
-        (Table(("optimizer", "trial", "ρ", "learning rate", "batch size", study.settings.objective, "seconds"),
-               tuple(rows)),), _pictures(folder, CHOOSING))
+        (Table(("optimizer", "trial", "ρ", "learning rate", "batch size", judged_by, "seconds"), tuple(rows)),
+         *_fronts(study)), _pictures(folder, CHOOSING))
+
+
+def _fronts(study: Study) -> tuple[Table, ...]:
+    """The Pareto front of a search with two objectives."""
+    if len(study.settings.directions) < 2:
+        return ()
+    rows = [(trial.optimizer, str(trial.number), f"{config.rho:.4g}" if config.rho is not None else "",
+             f"{config.lr:.4g}", str(config.batch_size),
+             *(f"{trial.metrics[name]:.4f}" for name in study.settings.directions))
+            for trial in study.pareto() if (config := trial.config)]
+    return (Table(("on the Pareto front", "trial", "ρ", "learning rate", "batch size", *study.settings.directions),
+                  tuple(rows)),)
 
 
 def at_edge(value: float, among: Range) -> str:
@@ -329,14 +356,15 @@ def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Me
 
     settings = study.settings
     (folder / "study.yaml").write_text(yaml.safe_dump(as_options(study), sort_keys=False, allow_unicode=True))
-    commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"]
+    searched = bool(study.records())
+    commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"] if searched else []
     seeds = f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
     if refit:
         seeds_of = ",".join(map(str, refit.seeds)) + "," * (len(refit.seeds) == 1)  # a number alone would be a count
-        trained = refit.table().query(f"epochs == {settings.epochs}")
-        top = trained["optimizer"].value_counts().max() // len(refit.seeds)
-        commands.append(f"tune-sam refit {study.name} --seeds {seeds_of}" + (f" --top {top}" if top > 1 else ""))
+        commands.append(f"{_refit_command(study, refit)} --seeds {seeds_of}")
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
+        if refit.choice is None:
+            seeds += " The search has gone on since its refit, whose command would choose other configurations now."
     commands += [*([_analyze_command(study, close)] if close else []),
                  *([f"{_analyze_command(study, wide)} --all"] if wide else []), f"tune-sam report {study.name}"]
     return Section("How to make it again", (
@@ -345,6 +373,18 @@ def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Me
         "study.yaml, beside this page and below, says what was searched."),
         (_version_table(study),),
         code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text())
+
+
+def _refit_command(study: Study, refit: Refit) -> str:
+    """What trained it, without what are defaults."""
+    settings, choice = study.settings, refit.choice or Choice()
+    if choice.planned:
+        words = [f"tune-sam refit {settings.workload} --preset {settings.preset} --name {study.name}"]
+    else:
+        words = [f"tune-sam refit {study.name}", *([f"--top {choice.top}"] if choice.top > 1 else []),
+                 *(["--each-batch-size"] if choice.each_batch_size else [])]
+    words += [f"--epochs {refit.epochs}"] if refit.epochs != settings.epochs else []
+    return " ".join(words)
 
 
 def _analyze_command(study: Study, measured: _Measured) -> str:
@@ -380,18 +420,37 @@ def as_options(study: Study) -> dict[str, Any]:
                              "cpus_per_trial": settings.cpus_per_trial}
     found |= {name: value for name in ("preset", "train_subset", "gpus_per_trial", "precision", "compile")
               if (value := getattr(settings, name)) is not None and value is not False}
+    if settings.objective != "val/accuracy":
+        found["objective"] = settings.objective
     if settings.data != str(study.home.data):
         found["data"] = settings.data
-    if settings.sampler == "grid":  # its points follow from ρ's range
+    if settings.sampler == "grid":
         found["sampler"] = "grid"
-        found["ranges"] = {optimizer: {"rho": str(space.rho)} for optimizer, space in settings.spaces.items()
-                           if space.rho and not settings.preset}
+        if not settings.preset:  # whose grid is its own
+            found["ranges"] = {optimizer: _of_grid(settings, optimizer) for optimizer in settings.optimizers}
     else:
         found["trials"] = settings.trials
         found["grid"] = all(space.grid for space in settings.spaces.values())
         found["ranges"] = {
             optimizer: {**({"rho": str(space.rho)} if space.rho else {}), "lr": str(space.lr),
                         "batch_size": list(space.batch_size)} for optimizer, space in settings.spaces.items()}
+    return found
+
+
+def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
+    """The ranges and values that give an optimizer's plain grid, as options: what is not the workload's own."""
+    workload, space = find_workload(settings.workload), settings.spaces[optimizer]
+    setting = workload.setting(settings.dataset)
+    rhos, lrs, sizes = (tuple(dict.fromkeys(point[name] for point in space.grid if name in point))
+                        for name in PARAMETERS)
+    found: dict[str, Any] = {}
+    if space.rho:
+        spread = rhos == workload.rho_grid(optimizer, space.rho)
+        found["rho"] = str(space.rho) if spread else ",".join(map(repr, rhos))
+    if (lrs, space.lr) != ((setting.lr,), workload.lr):
+        found["lr"] = ",".join(map(repr, lrs))
+    if (sizes, space.batch_size) != ((setting.batch_size,), workload.batch_size):
+        found["batch_size"] = list(space.batch_size)
     return found
 
 

@@ -16,8 +16,8 @@ from tune_sam.tasks import Progress
 log = logging.getLogger(__name__)
 
 
-def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int] = 5, sample: int = SAMPLE,
-        trainings: Trainings | None = None, progress: Progress = lambda *_: None,
+def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int] = 5, refit_epochs: int | None = None,
+        sample: int = SAMPLE, trainings: Trainings | None = None, progress: Progress = lambda *_: None,
         begins: Callable[[str], None] = lambda _: None, **options: Any) -> Report:
     """Search a workload, train the best again with several seeds and test them, measure flatness, write the page.
 
@@ -28,6 +28,7 @@ def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int]
         workload: name of a workload, or `package.module:Class`.
         config: a YAML file of options; those given here come on top.
         seeds: how many of the refit, or which; see :func:`tune_sam.refit.refit`.
+        refit_epochs: of each training of the refit; the search's by default.
         sample: training samples that flatness is measured on.
         trainings: where to show the trainings; nowhere by default.
         progress: called as tests and measurements are done.
@@ -46,8 +47,8 @@ def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int]
     study = search(workload, config=config, progress=trainings, **options)
     name, home, address = study.name, study.home.path, options.get("address")
     begins(f"refit of {name}")
-    trained = refit(name, home=home, seeds=seeds, address=address, max_concurrent=options.get("max_concurrent"),
-                    trainings=trainings, progress=progress)
+    trained = refit(name, home=home, seeds=seeds, epochs=refit_epochs, address=address,
+                    max_concurrent=options.get("max_concurrent"), trainings=trainings, progress=progress)
     begins(f"flatness of the refit of {name}")
     best = analyze(name, home=home, sample=sample, address=address, progress=progress)
     begins(f"flatness of all trials of {name}")

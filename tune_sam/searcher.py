@@ -110,7 +110,7 @@ class Ledger:
         if self._interrupted:
             frozen = self._interrupted.pop()
             self._reseed(frozen.number)
-            self._reported[frozen.number] = frozen.last_step or 0
+            self._reported[frozen.number] = frozen.last_step or frozen.user_attrs.get("epoch", 0)
             trial = optuna.Trial(self._optuna, frozen._trial_id)
         else:
             started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
@@ -142,9 +142,15 @@ class Ledger:
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Keep the objective's value after an epoch; whether the trial should stop here."""
         trial = self._trials[number]
-        if epoch > self._reported.get(number, 0):
-            trial.report(value, epoch)
+        new = epoch > self._reported.get(number, 0)
+        if new:
             self._reported[number] = epoch
+        if len(self.settings.directions) > 1:  # Optuna takes no steps of such trials, and prunes none
+            if new:
+                trial.set_user_attr("epoch", epoch)
+            return False
+        if new:
+            trial.report(value, epoch)
         if "stop_after" in trial.user_attrs:  # decided before an interrupt; the pruner would judge the next rung
             return epoch >= trial.user_attrs["stop_after"]
         stop = epoch < self.settings.epochs and trial.should_prune()
@@ -173,8 +179,8 @@ class Ledger:
                 self._close(frozen.number, state, frozen.user_attrs["record"]["metrics"])
 
     def _close(self, number: int, state: str, metrics: dict[str, float]) -> None:
-        value = metrics[self.settings.objective] if state == "complete" else None
-        self._optuna.tell(number, value, TrialState[ENDINGS[state].optuna])
+        values = [metrics[name] for name in self.settings.directions] if state == "complete" else None
+        self._optuna.tell(number, values, TrialState[ENDINGS[state].optuna])
 
     def _suggest(self, trial: optuna.Trial) -> Configuration:
         space = self.space
@@ -244,5 +250,5 @@ class TuneScheduler(NotPickled, FIFOScheduler):
         self.ledger = ledger
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self.ledger.report(trial.config["number"], result["epoch"], result[self.ledger.settings.objective])
+        stop = self.ledger.report(trial.config["number"], result["epoch"], result[self.ledger.settings.judged_by])
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

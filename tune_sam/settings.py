@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from tune_sam.space import OPTIMIZERS, Range, parse_batch_sizes, parse_range
+from tune_sam.space import OPTIMIZERS, Range, Values, parse_batch_sizes, parse_values
 
 
 class Refused(ValueError):
@@ -114,7 +114,7 @@ class Home:
         return self.path / "studies" / name
 
 
-RangeOption = Annotated[Range, BeforeValidator(parse_range)]
+RangeOption = Annotated[Range | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
 
 
@@ -123,8 +123,9 @@ class RangeOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rho: RangeOption | None = Field(default=None, description="ρ, log-uniform, as LOW:HIGH")
-    lr: RangeOption | None = Field(default=None, description="learning rate, log-uniform, as LOW:HIGH")
+    rho: RangeOption | None = Field(default=None, description="ρ, log-uniform as LOW:HIGH, or values as 0.01,0.1 for "
+                                    "--sampler grid")
+    lr: RangeOption | None = Field(default=None, description="learning rate, likewise")
     batch_size: BatchSizesOption | None = Field(default=None, description="batch sizes to choose from, as 32,64,128")
 
     def over(self, other: "RangeOptions") -> "RangeOptions":
@@ -151,7 +152,11 @@ class SearchOptions(RangeOptions):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the study; trial number n trains with seed + n")
     scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early, none lets all finish")
     grid: bool = Field(True, description="start with the four-point grid of ρ")
-    sampler: Literal["tpe", "grid"] = Field("tpe", description="tpe samples after the grid, grid tries it alone")
+    sampler: Literal["tpe", "grid"] = Field("tpe", description="tpe samples after the grid; grid tries a grid alone: "
+                                            "each combination of the values of ρ, learning rate and batch size")
+    objective: Literal["val/accuracy", "val/loss", "two"] = Field(
+        "val/accuracy", description="what a trial is judged by after its last epoch; two is val/accuracy against "
+        "val/sharpness, without asha")
     ranges: dict[str, RangeOptions] = Field({}, description="own ranges of single optimizers")
     cpus_per_trial: int = Field(1, ge=1, description="CPUs, and threads, of a trial")
     gpus_per_trial: float | None = Field(None, ge=0, allow_inf_nan=False,

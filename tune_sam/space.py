@@ -101,10 +101,37 @@ class Space:
         return None
 
 
-def grid(rhos: Sequence[float], lr: float, batch_size: int) -> tuple[dict[str, float], ...]:
-    """The points a search begins with: each ρ at one learning rate and batch size; without any ρ, one point."""
-    rest = {"lr": lr, "batch_size": batch_size}
-    return tuple({"rho": rho, **rest} for rho in rhos) or (rest,)
+Values = tuple[float, ...]
+"""What a plain grid tries of one hyperparameter, in place of a range."""
+
+
+def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]) -> tuple[dict[str, float], ...]:
+    """The points of a grid: each ρ at each learning rate and batch size; without any ρ, those two alone."""
+    return tuple({**({"rho": rho} if rho is not None else {}), "lr": lr, "batch_size": batch_size}
+                 for batch_size in batch_sizes for lr in lrs for rho in (rhos or (None,)))
+
+
+def ends(what: Range | Values) -> Range:
+    """The range, or the one that just holds the values."""
+    return what if isinstance(what, Range) else Range(min(what), max(what))
+
+
+def parse_values(text: Any) -> Range | Values:
+    """A range from `LOW:HIGH`, or the values of a plain grid from `0.01,0.1` or from one number, each once.
+
+    Raises:
+        ValueError: neither; or a value is not a finite number above 0.
+    """
+    if isinstance(text, (Range, list, tuple)) or (isinstance(text, str) and ":" in text):
+        return parse_range(text)
+    try:
+        values = sorted({float(part) for part in str(text).split(",")})
+    except ValueError:
+        raise ValueError("expected a range as LOW:HIGH, for example 0.001:1, or values for --sampler grid, for example "
+                         "0.01,0.1") from None
+    if not all(0 < value < math.inf for value in values):
+        raise ValueError("values must be finite and above 0")
+    return tuple(values)
 
 
 def parse_range(text: Any) -> Range:

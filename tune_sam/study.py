@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from operator import ge
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -38,6 +39,18 @@ ENDINGS = {
 
 STATES = ("waiting", "running", *ENDINGS)
 
+OBJECTIVES: dict[str, dict[str, Literal["maximize", "minimize"]]] = {
+    "val/accuracy": {"val/accuracy": "maximize"},
+    "val/loss": {"val/loss": "minimize"},
+    "two": {"val/accuracy": "maximize", "val/sharpness": "minimize"},
+    "train/accuracy": {"train/accuracy": "maximize"},  # of a refit, which has no validation part
+}
+"""The metrics that a trial can be judged by after its last epoch, and which way is better. The first is its value."""
+
+REFIT, TWICE = "refit", "twice"
+"""What the studies of a refit are called, after the search's name: its own, and the base optimizer's at equal compute,
+for twice the epochs."""
+
 
 def _run_attribute(number: int) -> str:
     """The attribute of an Optuna study that holds a trial's MLflow run."""
@@ -66,7 +79,8 @@ class Trial:
         state: one of :data:`STATES`.
         reason: why it did not end complete; empty otherwise.
         config: what it is given; None while nothing is decided yet.
-        value: the objective's after its last epoch, such as the validation accuracy, 0 to 1; None unless complete.
+        value: the objective's after its last epoch, such as the validation accuracy, 0 to 1; the first of two; None
+            unless complete.
         epochs: trained so far.
         metrics: of the last epoch, by the names of :data:`tune_sam.driver.METRICS`; empty until it ended.
         seconds: spent in its epochs, over all attempts; None until it ended.
@@ -159,7 +173,7 @@ class StudySettings:
         train_subset: samples that are trained on; None for all.
         precision: `bf16` or `fp32`; None leaves it to the device.
         compile: whether networks run through torch.compile.
-        objective: the metric whose value after the last epoch is a trial's.
+        objective: what a trial is judged by after its last epoch, one of :data:`OBJECTIVES`.
         refit_of: the study whose best configurations are trained again here, on train and validation part together;
             None for a search.
     """
@@ -182,6 +196,21 @@ class StudySettings:
     compile: bool = False
     objective: str = "val/accuracy"
     refit_of: str | None = None
+
+    @property
+    def directions(self) -> dict[str, Literal["maximize", "minimize"]]:
+        """The metrics that trials are judged by, each with `maximize` or `minimize`."""
+        return OBJECTIVES[self.objective]
+
+    @property
+    def judged_by(self) -> str:
+        """The metric that is a trial's value."""
+        return next(iter(self.directions))
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher value is better, -1 where a lower one is."""
+        return 1 if self.directions[self.judged_by] == "maximize" else -1
 
     def budget(self, optimizer: str) -> int:
         """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points."""
@@ -253,7 +282,7 @@ class Study:
         return pandas.DataFrame(rows)
 
     def best(self, optimizer: str | None = None) -> Trial:
-        """The complete trial with the highest value; the earlier one where two are equal.
+        """The complete trial with the best value; the earlier one where two are equal.
 
         Raises:
             Refused: the optimizer is not one of the study's.
@@ -262,7 +291,7 @@ class Study:
         return self.complete(optimizer)[0]
 
     def complete(self, optimizer: str | None = None) -> list[Trial]:
-        """The complete trials of one optimizer or of all, the highest value first; the earlier one where two are equal.
+        """The complete trials of one optimizer or of all, the best value first; the earlier one where two are equal.
 
         Raises:
             Refused: the optimizer is not one of the study's.
@@ -272,7 +301,24 @@ class Study:
         if not complete:
             which = f"complete trial of {optimizer}" if optimizer else "complete trial"
             raise NothingComplete(f"study {self.name} has no {which} yet; go on with `tune-sam resume {self.name}`.")
-        return sorted(complete, key=lambda trial: -(trial.value or 0))
+        return sorted(complete, key=lambda trial: -self.settings.sign * (trial.value or 0))
+
+    def pareto(self, optimizer: str | None = None) -> list[Trial]:
+        """The complete trials of one optimizer or of all than which no other is better in one objective and as good or
+        better in the other; the highest accuracy first.
+
+        Raises:
+            Refused: the study has one objective, or the optimizer is not one of its.
+            NothingComplete: no trial is complete.
+        """
+        signs = {name: 1 if way == "maximize" else -1 for name, way in self.settings.directions.items()}
+        if len(signs) < 2:
+            raise Refused(f"study {self.name} has one objective, {self.settings.objective}, so it has no Pareto front; "
+                          "leave --pareto out, or search with --objective two under another --name.")
+        complete = self.complete(optimizer)
+        points = [tuple(sign * trial.metrics[name] for name, sign in signs.items()) for trial in complete]
+        return [trial for trial, point in zip(complete, points, strict=True)
+                if not any(other != point and all(map(ge, other, point)) for other in points)]
 
     def counts(self) -> dict[str, int]:
         """How many trials are in each state that occurs."""
@@ -283,7 +329,7 @@ class Study:
         settings = self.settings
         return {"name": self.name, "workload": settings.workload, "dataset": settings.dataset,
                 "preset": settings.preset, "train_subset": settings.train_subset, "sampler": settings.sampler,
-                "precision": settings.precision, "compile": settings.compile,
+                "precision": settings.precision, "compile": settings.compile, "objective": settings.objective,
                 "optimizers": list(settings.optimizers), "trials_asked": settings.trials,
                 "counts": self.counts(), "created": self.created, "mlflow_run_id": self.mlflow_run_id}
 
@@ -296,8 +342,8 @@ class Study:
             optimizer=optimizer, number=frozen.number,
             state=_state(frozen, going), reason=told.get("reason", ""),
             config=self._configuration(optimizer, frozen),
-            value=frozen.value if frozen.state.name == "COMPLETE" else None,
-            epochs=told.get("epochs", max(steps, default=0)), metrics=told.get("metrics", {}),
+            value=frozen.values[0] if frozen.state.name == "COMPLETE" else None,
+            epochs=told.get("epochs", given.get("epoch", max(steps, default=0))), metrics=told.get("metrics", {}),
             seconds=told.get("seconds"), precision=told.get("precision"), compile=self.settings.compile,
             node=told.get("node"), pid=told.get("pid"), started=given.get("started"),
             ended=told.get("ended"), mlflow_run_id=run_id, optuna_trial_number=frozen.number,
@@ -335,15 +381,21 @@ def open_search(name: str, home: str | Path | None = None) -> Study:
     return study
 
 
-def refits_of(study: Study) -> list[Study]:
-    """The studies that train a search's best configurations again, the oldest first; those at equal compute too."""
-    return [other for other in every_study(study.home.path) if other.settings.refit_of == study.name]
+def refits_of(study: Study, what: str = "") -> list[Study]:
+    """The studies that train a search's best configurations again, the oldest first.
+
+    Args:
+        study: the search.
+        what: `refit` for those that compare the optimizers, `twice` for the base optimizer at equal compute; all by
+            default.
+    """
+    return [other for other in every_study(study.home.path)
+            if other.settings.refit_of == study.name and other.name.startswith(f"{study.name}.{what}")]
 
 
 def refit_of(study: Study) -> Study | None:
     """The latest refit of a search; None if there is none."""
-    found = [other for other in refits_of(study) if other.settings.epochs == study.settings.epochs]
-    return found[-1] if found else None
+    return next(reversed(refits_of(study, REFIT)), None)
 
 
 def best_of_each(trials: Sequence[Trial]) -> list[Trial]:

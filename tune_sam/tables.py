@@ -26,16 +26,19 @@ FLATNESS = {
 
 
 def trial_table(found: "list[Trial]", title: str | None = None) -> Table:
-    """Trials, a row each: configuration, validation accuracy from 0 to 1, epochs, seconds."""
+    """Trials, a row each: validation accuracy from 0 to 1, loss in nats, configuration, epochs, seconds."""
     # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
-    scored = any(name.startswith("val/f1/") for trial in found for name in trial.metrics)
-    table = plain_table("optimizer", "trial", "state", "accuracy", *(["macro-F1"] if scored else []), "ρ", "lr",
-                        "batch", "epochs", "seconds", title=title)
+    measured = {name for trial in found for name in trial.metrics}
+    scored = any(name.startswith("val/f1/") for name in measured)
+    scores = {"val/accuracy": "accuracy", "val/loss": "loss", **({"val/macro_f1": "macro-F1"} if scored else {}),
+              **({"val/sharpness": "sharpness"} if "val/sharpness" in measured else {})}
+    table = plain_table("optimizer", "trial", "state", *scores.values(), "ρ", "lr", "batch", "epochs", "seconds",
+                        title=title)
     for trial in found:
         config = trial.config
         rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
         table.add_row(trial.optimizer, str(trial.number), trial.state,
-                      *(_score(trial, f"val/{name}") for name in ("accuracy", *(["macro_f1"] if scored else []))), rho,
+                      *(_score(trial, name) for name in scores), rho,
                       f"{config.lr:.3g}" if config else "–", str(config.batch_size) if config else "–",
                       str(trial.epochs), f"{trial.seconds:.1f}" if trial.seconds is not None else "–")
     return table

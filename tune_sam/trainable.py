@@ -10,11 +10,12 @@ import torch
 from ray import tune
 
 from tune_sam.cluster import cap_gpu_memory
+from tune_sam.flatness import quick
 from tune_sam.settings import Home
 from tune_sam.sharing import Shared, share
 from tune_sam.space import Configuration
 from tune_sam.store import with_train_subset
-from tune_sam.training import Trainer
+from tune_sam.training import Epoch, Trainer
 from tune_sam.workload import Workload, find_workload
 
 STATE_FILE = "training.pt"
@@ -28,6 +29,7 @@ class SAMTrainable(tune.Trainable):
     - `seed` (0), `dataset` (the workload's first), `preset` (none), `epochs` (the workload's), `data` (an absolute
       path; $TUNE_SAM_DATA, else ~/.tune_sam/data), `train_subset` (all samples), `together` (False; True trains on the
       validation part too, which is not evaluated then);
+    - `sharpness` (False): True measures `val/sharpness` after the last epoch, see :func:`tune_sam.flatness.quick`;
     - `precision` (`bf16` on CUDA, `fp32` on the CPU), `compile` (False);
     - `cpus_per_trial` (1), which is also the number of threads, and `gpus_per_trial` (the workload's share where the
       cluster has GPUs, else 0);
@@ -67,8 +69,8 @@ class SAMTrainable(tune.Trainable):
         # A training that was interrupted after its last epoch has nothing to train, only its last result to give again.
         last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
         assert last is not None
-        return {**last.metrics, "epoch": last.number, "diverged": last.diverged, "unperturbed": last.unperturbed,
-                "seconds": self.trainer.seconds, "precision": self.trainer.precision, "node": self.node,
+        return {**last.metrics, **self._sharpness(last), "epoch": last.number, "diverged": last.diverged,
+                "unperturbed": last.unperturbed, "seconds": self.trainer.seconds, "precision": self.trainer.precision, "node": self.node,
                 "done": self.trainer.finished}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -90,6 +92,12 @@ class SAMTrainable(tune.Trainable):
     def cleanup(self) -> None:
         self._own.close()
         self._data.forget()
+
+    def _sharpness(self, last: Epoch) -> dict[str, float]:
+        """Of the network at the end of its training, if that is asked for."""
+        if not self.config.get("sharpness") or not self.trainer.finished or last.diverged:
+            return {}
+        return {"val/sharpness": quick(self.trainer)}
 
     def _begin(self, config: dict[str, Any]) -> None:
         setting = self.workload.setting(self._dataset(config), config.get("preset"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from tune_sam.settings import Refused, SearchOptions
-from tune_sam.space import Range, Space, grid
+from tune_sam.space import Range, Space, ends, grid
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -250,20 +250,28 @@ class Workload(ABC):
         """The search space of one optimizer: the workload's ranges, and the person's where given.
 
         Raises:
-            Refused: a batch size exceeds the training split, or a grid point lies outside a range.
+            Refused: a batch size exceeds the training split, a grid point lies outside a range, or values are given
+                where a range is sampled.
         """
         own, setting = options.ranges_of(optimizer), self.setting(dataset, options.preset)
         if optimizer != "base" and not own.rho and optimizer not in self.rho:
             raise Refused(f"workload {self.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
         rho = None if optimizer == "base" else own.rho or self.rho[optimizer]
-        sizes = own.batch_size or self.batch_size
+        lr, sizes, alone = own.lr or self.lr, own.batch_size or self.batch_size, options.sampler == "grid"
+        for option, given in (("--rho", rho), ("--lr", lr)):
+            if isinstance(given, tuple) and not alone:
+                values = ",".join(f"{value:g}" for value in given)
+                raise Refused(f"{option} {values}: values are for a plain grid, and the sampler takes a range; give "
+                              "LOW:HIGH, or --sampler grid.")
         samples = options.train_subset or self.datasets[dataset].train
         if max(sizes) > samples:
             raise Refused(f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
                           f"give sizes up to {samples}.")
-        rhos = self.rho_grid(optimizer, rho) if rho else ()
-        points = grid(rhos, setting.lr, setting.batch_size) if options.grid else ()
-        space = Space(rho=rho, lr=own.lr or self.lr, batch_size=sizes, grid=points)
+        rhos = rho if isinstance(rho, tuple) else self.rho_grid(optimizer, rho) if rho else ()
+        lrs = lr if isinstance(lr, tuple) else (setting.lr,)
+        of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
+        points = grid(rhos, lrs, of_grid) if options.grid else ()
+        space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
         if outside := space.outside():
             raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, "
                           "or search without the grid (--no-grid).")

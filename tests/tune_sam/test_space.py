@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tune_sam.space import Range, Space, grid, parse_batch_sizes, parse_range
+from tune_sam.space import Range, Space, grid, parse_batch_sizes, parse_range, parse_values
 
 
 @pytest.mark.parametrize("text", ["0.001:1", "1e-3:1e0", [0.001, 1], (0.001, "1"), Range(0.001, 1)])
@@ -52,9 +52,9 @@ def test_spread_points_are_as_many_and_inside(ends, points):
 
 
 def test_a_grid_is_each_radius_at_one_point_and_without_one_a_single_point():
-    assert grid((0.1, 0.2), 0.01, 64) == ({"rho": 0.1, "lr": 0.01, "batch_size": 64},
+    assert grid((0.1, 0.2), (0.01,), (64,)) == ({"rho": 0.1, "lr": 0.01, "batch_size": 64},
                                           {"rho": 0.2, "lr": 0.01, "batch_size": 64})
-    assert grid((), 0.01, 64) == ({"lr": 0.01, "batch_size": 64},)
+    assert grid((), (0.01,), (64,)) == ({"lr": 0.01, "batch_size": 64},)
 
 
 @pytest.mark.parametrize(("point", "found"), [
@@ -67,3 +67,22 @@ def test_a_space_says_what_lies_outside_and_survives_json(point, found):
     space = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), (point,))
     assert space.outside() == found
     assert Space.from_json(space.to_json()) == space
+
+
+def test_a_grid_has_every_combination_once():
+    points = grid((0.1, 0.2), (0.01, 0.03, 0.1), (16, 32))
+    assert len({(point["rho"], point["lr"], point["batch_size"]) for point in points}) == len(points) == 12
+
+
+@pytest.mark.parametrize(("text", "values"), [
+    ("0.1,0.01", (0.01, 0.1)), ("0.05", (0.05,)), (0.05, (0.05,)), ("0.1,1e-1", (0.1,)), ("0.001:1", Range(0.001, 1)),
+    ([0.001, 1], Range(0.001, 1)),
+])
+def test_values_are_told_from_a_range(text, values):
+    assert parse_values(text) == values
+
+
+@pytest.mark.parametrize("text", ["", "a,b", "0.1,", "0,1", "-1", "nan", "inf", None, "0.1-1", "1:2:3"])
+def test_values_that_are_none_are_refused(text):
+    with pytest.raises(ValueError):
+        parse_values(text)
