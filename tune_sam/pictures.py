@@ -16,6 +16,8 @@ from tune_sam.settings import Refused
 from tune_sam.study import Study, Trial, best_of_each, open_storage
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from tune_sam.analyzing import Analysis
 
 log = logging.getLogger(__name__)
@@ -152,11 +154,15 @@ def _importances(study: Study) -> dict[str, dict[str, float]]:
         complete = [trial for trial in loaded.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
         varied = [name for name in (complete[0].params if complete else ())
                   if len({trial.params[name] for trial in complete}) > 1]
-        if len(complete) >= 4 and len(varied) > 1 and len({trial.value for trial in complete}) > 1:
+        if len(complete) >= 4 and len(varied) > 1 and len(set(map(_accuracy, complete))) > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-                found[optimizer] = optuna.importance.get_param_importances(
-                    loaded, params=varied, evaluator=evaluator,
-                    target=lambda trial: trial.user_attrs["record"]["metrics"]["val/accuracy"])
+                found[optimizer] = optuna.importance.get_param_importances(loaded, params=varied, evaluator=evaluator,
+                                                                           target=_accuracy)
     return found
+
+
+def _accuracy(trial: "FrozenTrial") -> float:
+    """Of a complete trial, whatever its objective is."""
+    return float(trial.user_attrs["record"]["metrics"]["val/accuracy"])

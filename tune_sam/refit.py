@@ -201,7 +201,8 @@ def refit_preset(workload: str, preset: str = "report", *, name: str | None = No
     if known and known.options.get("sampler") != "grid":
         raise Refused(f"--preset {preset} of {workload} is no plain grid, so it has to be searched before anything can "
                       "be chosen; search with it, and give the study.")
-    study = plan(workload, preset=preset, name=name or f"{workload}-{preset}", home=home, data=data, address=address)
+    name = name or f"{workload.rpartition(':')[2].lower()}-{preset}"
+    study = plan(workload, preset=preset, name=name, home=home, data=data, address=address)
     return _refit(study, Choice(planned=True), seeds, epochs, address, max_concurrent, trainings, progress)
 
 

@@ -16,7 +16,7 @@ from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
 from tune_sam.refit import Choice, Refit, tested_refit
 from tune_sam.settings import NothingComplete, Refused
-from tune_sam.space import Range, Space
+from tune_sam.space import Range, Space, Values
 from tune_sam.statistics import Correlation
 from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search
 from tune_sam.tables import difference_in_words, with_interval
@@ -446,9 +446,9 @@ def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if space.rho:
         spread = rhos == workload.rho_grid(optimizer, space.rho)
-        found["rho"] = str(space.rho) if spread else ",".join(map(repr, rhos))
+        found["rho"] = str(space.rho if spread else Values(rhos))
     if (lrs, space.lr) != ((setting.lr,), workload.lr):
-        found["lr"] = ",".join(map(repr, lrs))
+        found["lr"] = str(Values(lrs))
     if (sizes, space.batch_size) != ((setting.batch_size,), workload.batch_size):
         found["batch_size"] = list(space.batch_size)
     return found

@@ -101,8 +101,14 @@ class Space:
         return None
 
 
-Values = tuple[float, ...]
-"""What a plain grid tries of one hyperparameter, in place of a range."""
+@dataclass(frozen=True)
+class Values:
+    """What a plain grid tries of one hyperparameter, in place of a range; ascending."""
+
+    points: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return ",".join(map(repr, self.points))
 
 
 def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]) -> tuple[dict[str, float], ...]:
@@ -113,7 +119,7 @@ def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]
 
 def ends(what: Range | Values) -> Range:
     """The range, or the one that just holds the values."""
-    return what if isinstance(what, Range) else Range(min(what), max(what))
+    return what if isinstance(what, Range) else Range(what.points[0], what.points[-1])
 
 
 def parse_values(text: Any) -> Range | Values:
@@ -122,6 +128,8 @@ def parse_values(text: Any) -> Range | Values:
     Raises:
         ValueError: neither; or a value is not a finite number above 0.
     """
+    if isinstance(text, Values):
+        return text
     if isinstance(text, (Range, list, tuple)) or (isinstance(text, str) and ":" in text):
         return parse_range(text)
     try:
@@ -131,7 +139,7 @@ def parse_values(text: Any) -> Range | Values:
                          "0.01,0.1") from None
     if not all(0 < value < math.inf for value in values):
         raise ValueError("values must be finite and above 0")
-    return tuple(values)
+    return Values(tuple(values))
 
 
 def parse_range(text: Any) -> Range:

@@ -70,8 +70,8 @@ class SAMTrainable(tune.Trainable):
         last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
         assert last is not None
         return {**last.metrics, **self._sharpness(last), "epoch": last.number, "diverged": last.diverged,
-                "unperturbed": last.unperturbed, "seconds": self.trainer.seconds, "precision": self.trainer.precision, "node": self.node,
-                "done": self.trainer.finished}
+                "unperturbed": last.unperturbed, "seconds": self.trainer.seconds,
+                "precision": self.trainer.precision, "node": self.node, "done": self.trainer.finished}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         state = {"dataset": self._dataset(self.config), "preset": self.config.get("preset"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from tune_sam.settings import Refused, SearchOptions
-from tune_sam.space import Range, Space, ends, grid
+from tune_sam.space import Range, Space, Values, ends, grid
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -259,16 +259,15 @@ class Workload(ABC):
         rho = None if optimizer == "base" else own.rho or self.rho[optimizer]
         lr, sizes, alone = own.lr or self.lr, own.batch_size or self.batch_size, options.sampler == "grid"
         for option, given in (("--rho", rho), ("--lr", lr)):
-            if isinstance(given, tuple) and not alone:
-                values = ",".join(f"{value:g}" for value in given)
-                raise Refused(f"{option} {values}: values are for a plain grid, and the sampler takes a range; give "
+            if isinstance(given, Values) and not alone:
+                raise Refused(f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
                               "LOW:HIGH, or --sampler grid.")
         samples = options.train_subset or self.datasets[dataset].train
         if max(sizes) > samples:
             raise Refused(f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
                           f"give sizes up to {samples}.")
-        rhos = rho if isinstance(rho, tuple) else self.rho_grid(optimizer, rho) if rho else ()
-        lrs = lr if isinstance(lr, tuple) else (setting.lr,)
+        rhos = rho.points if isinstance(rho, Values) else self.rho_grid(optimizer, rho) if rho else ()
+        lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
         of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
         points = grid(rhos, lrs, of_grid) if options.grid else ()
         space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)

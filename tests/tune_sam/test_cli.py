@@ -58,11 +58,25 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--dataset", "digits", "--batch-size", "64,1079"], "1079 is larger than the 1078 training"),
     (["search", "gcn", "--dataset", "digits", "--trials", "0"], "--trials 0"),
     (["search", "gcn", "--preset", "big"], "workload gcn has no preset 'big'; choose from report"),
+    (["refit", "gcn", "--preset", "big"], "workload gcn has no preset 'big'; choose from report"),
+    (["refit", "gcn", "--preset", "report-network"], "--preset report-network of gcn is no plain grid"),
+    (["refit", "gcn", "--preset", "report", "--top", "2"], "--top 2 goes with a search alone"),
+    (["refit", "gcn", "--preset", "report", "--seeds", "3,3"], "--seeds 3,3: a seed comes twice"),
+    (["refit", "one", "--name", "two"], "--name two goes with --preset alone"),
+    (["refit", "one", "--epochs", "0"], "'0'"),
+    (["search", "gcn", "--dataset", "digits", "--lr", "0.01,0.1"], "--lr 0.01,0.1: values are for a plain grid"),
+    (["search", "gcn", "--dataset", "digits", "--sampler", "grid", "--lr", "0.01:0.1"],
+     "--lr 0.01:0.1 changes nothing where a grid alone is tried; give values"),
+    (["search", "gcn", "--dataset", "digits", "--rho", "0"], "--rho 0: values must be finite and above 0"),
+    (["search", "gcn", "--dataset", "digits", "--objective", "val/f1"], "--objective val/f1"),
+    (["search", "gcn", "--dataset", "digits", "--objective", "two", "--scheduler", "asha"],
+     "--scheduler asha compares trials by one number"),
     (["search", "gcn", "--preset", ""], "has no preset ''"),
     (["search", "gcn", "--preset", "report", "--no-grid"], "preset 'report' is a plain grid, and --no-grid would"),
     (["search", "gcn", "--preset", "report", "--sampler", "tpe"], "preset 'report' is a plain grid, and --sampler tpe"),
     (["search", "gcn", "--preset", "report", "--trials", "2"], "--trials 2 does not go with a grid of 4 points"),
-    (["search", "gcn", "--preset", "report", "--lr", "0.001:0.1"], "--lr 0.001:0.1 changes nothing"),
+    (["search", "gcn", "--preset", "report", "--lr", "0.001:0.1"], "--lr 0.001:0.1 would make it another study"),
+    (["search", "gcn", "--preset", "report", "--batch-size", "32,64"], "--batch-size 32,64 would make it another"),
     (["search", "gcn", "--preset", "report", "--dataset", "digits"], "preset 'report' is of the data set mutagenicity"),
     (["search", "gcn", "--dataset", "digits", "--train-subset", "9"], "--train-subset 9 is not possible"),
     (["search", "gcn", "--dataset", "digits", "--train-subset", "1079"], "give from 10 to 1078"),
@@ -241,6 +255,7 @@ SAME = ["--name", "one", "--dataset", "digits", "--optimizer", "base", "--trials
     (["best", "one", "--optimizer", "asam"], "study one did not search 'asam'; it has base"),
     (["best", "two"], "there is no study 'two'"),
     (["refit", "two"], "there is no study 'two'"),
+    (["best", "one", "--pareto"], "study one has one objective, val/accuracy, so it has no Pareto front"),
     (["refit", "one", "--seeds", "3,x"], "--seeds 3,x: expected a number of seeds"),
     (["refit", "one", "--seeds", "0"], "--seeds 0: there is nothing to train"),
     (["refit", "one", "--seeds", "4,4"], "--seeds 4,4: a seed comes twice"),
@@ -276,8 +291,8 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     assert status == 0
     assert json.loads(out) == [{
         "name": "one", "workload": "gcn", "dataset": "digits", "preset": None, "train_subset": None, "sampler": "tpe",
-        "precision": None, "compile": False, "optimizers": ["base"], "trials_asked": 3, "counts": {},
-        "created": "2026-01-02T03:04:05+00:00", "mlflow_run_id": "p"}]
+        "precision": None, "compile": False, "objective": "val/accuracy", "optimizers": ["base"], "trials_asked": 3,
+        "counts": {}, "created": "2026-01-02T03:04:05+00:00", "mlflow_run_id": "p"}]
     assert run("trials", "one", "--json")[:2] == (0, "[]\n")
 
 

@@ -6,9 +6,11 @@ import torch
 
 from analysis import spectrum
 from analysis.sharpness import average_case, worst_case
-from tune_sam.flatness import COMMON_RHO, SIGMA, Flatness, Measure, batches_of, columns, measure, measure_cheaply
+from tune_sam.flatness import COMMON_RHO, SIGMA, Flatness, Measure, batches_of, columns, measure, measure_cheaply, quick
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
+from tune_sam.training import Trainer
+from tune_sam.workload import find_workload
 
 CONFIGURATION = Configuration("asam", 0.3, 0.1, 16, 0)
 CHEAP = {"lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace", "worst_case", "batch_lambda_max"}
@@ -95,3 +97,16 @@ def test_a_row_has_each_measure_with_its_error(found):
     assert row["key"] == "s/asam/0"
     for name, one in found.measures.items():
         assert (row[name], row[f"{name}_error"], row[f"{name}_resolved"]) == (one.value, one.error, one.resolved)
+
+
+def test_a_quick_sharpness_is_the_worst_case_of_the_validation_part():
+    gcn = find_workload("gcn")
+    trainer = Trainer(gcn, gcn.settings["digits"], Configuration("sam", 0.05, 0.01, 64, 0), gcn.splits("digits", None),
+                      epochs=1, device=torch.device("cpu"))
+    trainer.epoch()
+    validation = batches_of(trainer.splits.validation, gcn.evaluation_batch // 2)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    found = quick(trainer)
+    assert found == worst_case(trainer.model.eval(), gcn.loss, validation, 0.05, steps=5).value
+    assert found > 0
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import tune_sam
+from tune_sam.cli import main
 from tune_sam.driver import METRICS
 from tune_sam.launch import _commit, _inside, terminate_as_interrupt
+from tune_sam.report import report
 from tune_sam.settings import Home, Refused
 from tune_sam.study import ENDINGS, open_storage, open_study, studies
 from tune_sam.training import Trainer, default_device, evaluate
@@ -163,8 +165,6 @@ def test_the_table_has_a_row_a_trial(study):
 
 
 def test_the_command_line_shows_what_python_does(study, monkeypatch, capsys):
-    from tune_sam.cli import main
-
     def shown(*words):
         monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(study.home.path)])
         with pytest.raises(SystemExit) as left:
@@ -431,3 +431,25 @@ class Server:
     def stop(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+@pytest.mark.slow
+def test_a_search_for_two_objectives_ends_with_a_front(tmp_path, monkeypatch, capsys):
+    study = tune_sam.search("gcn", dataset="digits", optimizers=["base", "sam"], trials=5, epochs=2, objective="two",
+                            name="two", home=tmp_path)
+    assert_agreement(study, 5)
+    assert study.settings.scheduler == "none"
+    assert study.counts() == {"complete": 10}
+    front = study.pareto()
+    assert front[0].value == study.best().value == max(trial.value for trial in study.records())
+    flattest = min(study.records(), key=lambda trial: trial.metrics["val/sharpness"])
+    assert front[-1].metrics["val/sharpness"] == flattest.metrics["val/sharpness"] > 0
+    _, _, mlflow, _ = ledgers(study)
+    assert mlflow[flattest.key].data.metrics["val/sharpness"] == flattest.metrics["val/sharpness"]
+    monkeypatch.setattr(sys, "argv", ["tune-sam", "best", "two", "--pareto", "--json", "--home", str(tmp_path)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert [trial["key"] for trial in json.loads(capsys.readouterr().out)] == [trial.key for trial in front]
+    page = report("two", home=tmp_path).page
+    assert (page.parent / "figures" / "pareto.png").exists()
+    assert "on the Pareto front" in page.read_text()

@@ -10,7 +10,7 @@ from tune_sam.searcher import Outcome
 
 def study(records=()):
     settings = SimpleNamespace(budget=lambda optimizer: 4, epochs=10, optimizers=("base", "sam"), workload="gcn",
-                               dataset="digits", objective="val/accuracy", refit_of=None)
+                               dataset="digits", judged_by="val/accuracy", sign=1, refit_of=None)
     return SimpleNamespace(name="s", settings=settings, records=lambda: list(records))
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import mlflow
 import pandas as pd
@@ -6,7 +7,8 @@ import pytest
 import torch
 
 import tune_sam
-from tune_sam.refit import FIRST_SEED, refit
+from tune_sam.refit import FIRST_SEED, Choice, refit, refit_preset, tested_refit
+from tune_sam.report import report
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.study import Study, open_study, studies
 from tune_sam.tasks import result_of
@@ -149,9 +151,50 @@ def test_tests_are_kept_as_files(searched, found):
     assert result_of(kept) == found.tests["one.refit/sam/0"]
 
 
+@pytest.mark.slow
+def test_a_refit_may_be_longer_than_its_search(searched, found):
+    """It is another one, also at equal compute."""
+    longer = refit("one", home=searched, seeds=1, epochs=3)
+    assert [(study.name, study.settings.epochs) for study in longer.studies] == [("one.refit2", 3), ("one.twice2", 6)]
+    assert tested_refit(open_study("one", searched)).table().equals(longer.table())
+    assert [row for row in longer.summary() if row.endswith(" twice")] == [longer.references[1]]
+    assert longer.choice == Choice()
+
+
+@pytest.mark.slow
+def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
+    every = refit_preset("odd_workload:Reported", home=searched, seeds=1, epochs=1)
+    table = every.table().query("epochs == 1")
+    assert table["rho"].dropna().tolist() == list(GCN.report_rho)
+    assert table["optimizer"].value_counts().to_dict() == {"base": 1, "asam-all": 4}
+    assert open_study("reported-report", searched).records() == []
+    assert every.choice == Choice(planned=True)
+    again = refit_preset("odd_workload:Reported", name="reported-report", home=searched, seeds=1, epochs=1)
+    assert again.table().equals(every.table())
+    page = report("reported-report", home=searched).page.with_name("report.md").read_text()
+    assert "refit odd_workload:Reported --preset report --name reported-report --epochs 1 --seeds 10000," in page
+    assert "Nothing was searched." in page
+
+
 # Last, for the refit that it makes is the latest from then on.
 @pytest.mark.slow
 def test_other_configurations_are_another_refit(searched, found):
     wider = refit("one", home=searched, seeds=1, top=2)
-    assert [study.name for study in wider.studies] == ["one.refit2", "one.twice"]
+    assert [study.name for study in wider.studies] == ["one.refit3", "one.twice"]
     assert len(wider.table()) == 5
+    assert wider.choice == Choice(top=2)
+
+
+def test_the_best_of_each_batch_size_are_chosen(searched, monkeypatch):
+    study = open_study("one", searched)
+    trial = study.best("sam")
+    configs = [replace(trial.config, batch_size=size, lr=lr)
+               for size, lr in ((64, 0.1), (16, 0.2), (64, 0.3), (16, 0.4), (32, 0.5), (64, 0.6))]
+    monkeypatch.setattr(Study, "complete", lambda *_: [replace(trial, config=config) for config in configs])
+
+    def rates(**asked):
+        return [config.lr for config in Choice(**asked).of(study, "sam")]
+
+    assert rates(each_batch_size=True) == [0.1, 0.2, 0.5]
+    assert rates(each_batch_size=True, top=2) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert rates(top=3) == [0.1, 0.2, 0.3]

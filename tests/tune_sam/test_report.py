@@ -153,7 +153,9 @@ def test_the_options_make_the_same_study_again(full, study):
     {"sampler": "grid", "optimizers": ["sam"], "rho": "0.01:0.5"},
     {"grid": False, "lr": "0.001:0.1", "batch_size": "16,32", "train_subset": 500, "scheduler": "none"},
     {"ranges": {"sam": {"rho": "0.01:0.5"}}, "precision": "fp32", "compile": True, "gpus_per_trial": 0.25, "seed": 7},
-    {"gpus_per_trial": 0, "data": "/elsewhere"},
+    {"gpus_per_trial": 0, "data": "/elsewhere"}, {"objective": "two"}, {"objective": "val/loss"},
+    {"sampler": "grid", "rho": "0.05", "lr": "0.001,0.01", "batch_size": "16,32"},
+    {"sampler": "grid", "optimizers": ["asam"], "lr": "0.01", "ranges": {"asam": {"rho": "0.1,0.7"}}},
 ])
 def test_other_studies_are_made_again_too(study, given):
     settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)

@@ -10,7 +10,7 @@ from tune_sam.searcher import Ledger, Outcome, TuneSearcher
 from tune_sam.space import Range, Space, grid
 from tune_sam.study import StudySettings
 
-SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), 0.01, 64))
+SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
 
 
 def settings(trials=8, space=SPACE, scheduler="none", seed=0):
@@ -76,7 +76,7 @@ def test_a_budget_below_the_grid_takes_its_first_points(storage):
 
 
 def test_base_has_no_radius(storage):
-    space = Space(None, SPACE.lr, SPACE.batch_size, grid((), 0.01, 64))
+    space = Space(None, SPACE.lr, SPACE.batch_size, grid((), (0.01,), (64,)))
     book = ledger(storage, settings(space=space))
     assert [run(book).configuration.rho for _ in range(3)] == [None] * 3
 
@@ -262,3 +262,49 @@ def test_other_seeds_and_optimizers_draw_other_points(storage, tmp_path):
     one = run(ledger(storage, settings(space=bare, seed=0))).configuration
     two = run(ledger(other, settings(space=bare, seed=1))).configuration
     assert (one.rho, one.lr) != (two.rho, two.lr)
+
+
+TWO = replace(settings(trials=14), objective="two")
+
+
+@pytest.fixture
+def of_two(tmp_path):
+    found = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'two.db'}")
+    optuna.create_study(storage=found, study_name="s/sam", directions=list(TWO.directions.values()))
+    return found
+
+
+def two(accuracy, sharpness):
+    return Outcome("complete", "", 10, {"val/accuracy": accuracy, "val/sharpness": sharpness}, 1.0, "node", 1)
+
+
+def test_two_objectives_are_both_told_and_none_stops_a_trial(of_two):
+    book = ledger(of_two, TWO)
+    for number in range(14):
+        asked = book.ask("t")
+        assert not any(book.report(asked.number, epoch, 0.1) for epoch in range(1, 11))
+        ended = outcome("diverged") if number == 5 else two(0.5 + 0.01 * number, 0.2 * number)
+        book.tell(asked.number, ended)
+    told = frozen(of_two)
+    assert told[3].values == [0.53, pytest.approx(0.6)]
+    assert (told[5].state.name, told[5].user_attrs["state"]) == ("PRUNED", "diverged")
+    assert book.open == 0
+
+
+def test_an_interrupted_trial_of_two_objectives_goes_on_where_it_was(of_two):
+    book = ledger(of_two, TWO)
+    number = book.ask("t").number
+    book.report(number, 7, 0.1)
+    again = ledger(of_two, TWO)
+    asked = again.ask("u")
+    assert (asked.number, asked.attempt, again.reported(number)) == (number, 2, 7)
+
+
+def test_of_two_objectives_the_sampler_uses_both(of_two):
+    """Where accuracy is level and a small ρ is flat, it goes to small ρ."""
+    chosen = replace(TWO, trials=40, spaces={"sam": replace(SPACE, grid=())})
+    book, rhos = ledger(of_two, chosen), []
+    while asked := book.ask("t"):
+        rhos.append(asked.configuration.rho)
+        book.tell(asked.number, two(0.5, asked.configuration.rho))
+    assert sum(math.log(rho) for rho in rhos[20:]) / 20 < sum(math.log(rho) for rho in rhos[:8]) / 8 - 1

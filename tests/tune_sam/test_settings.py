@@ -78,7 +78,7 @@ def test_a_wrong_option_is_one_sentence_with_its_value(given, said):
     ("trials: [\n", "is not YAML"),
     ("just words\n", "holds no `option: value` lines"),
     ("", "holds no `option: value` lines"),
-    ("rho: 5\n", "LOW:HIGH"),
+    ("rho: [5]\n", "LOW:HIGH"),
 ])
 def test_a_wrong_file_is_one_sentence(tmp_path, yaml, said):
     with pytest.raises(Refused) as refused:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tune_sam.space import Range, Space, grid, parse_batch_sizes, parse_range, parse_values
+from tune_sam.space import Range, Space, Values, grid, parse_batch_sizes, parse_range, parse_values
 
 
 @pytest.mark.parametrize("text", ["0.001:1", "1e-3:1e0", [0.001, 1], (0.001, "1"), Range(0.001, 1)])
@@ -75,14 +75,14 @@ def test_a_grid_has_every_combination_once():
 
 
 @pytest.mark.parametrize(("text", "values"), [
-    ("0.1,0.01", (0.01, 0.1)), ("0.05", (0.05,)), (0.05, (0.05,)), ("0.1,1e-1", (0.1,)), ("0.001:1", Range(0.001, 1)),
-    ([0.001, 1], Range(0.001, 1)),
+    ("0.1,0.01", Values((0.01, 0.1))), ("0.05", Values((0.05,))), (0.05, Values((0.05,))), ("0.1,1e-1", Values((0.1,))),
+    ("0.001:1", Range(0.001, 1)), ([0.001, 1], Range(0.001, 1)), ((0.001, 1), Range(0.001, 1)),
 ])
 def test_values_are_told_from_a_range(text, values):
-    assert parse_values(text) == values
+    assert parse_values(text) == values == parse_values(values)
 
 
 @pytest.mark.parametrize("text", ["", "a,b", "0.1,", "0,1", "-1", "nan", "inf", None, "0.1-1", "1:2:3"])
 def test_values_that_are_none_are_refused(text):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"LOW:HIGH|finite and above 0|both ends"):
         parse_values(text)

@@ -23,8 +23,8 @@ from tune_sam.study import (
     studies,
 )
 
-SPACES = {"base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), 0.01, 64)),
-          "sam": Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), grid((0.01, 0.1), 0.01, 64))}
+SPACES = {"base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), (0.01,), (64,))),
+          "sam": Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), grid((0.01, 0.1), (0.01,), (64,)))}
 SETTINGS = StudySettings("gcn", "digits", None, "/data", ("base", "sam"), 4, 10, 7, "asha", 1, None, SPACES)
 
 
@@ -55,7 +55,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
     assert open_study("one", study.home.path) == study
     assert study.to_json() == {"name": "one", "workload": "gcn", "dataset": "digits", "preset": None,
                                "train_subset": None, "sampler": "tpe", "precision": None, "compile": False,
-                               "optimizers": ["base", "sam"],
+                               "objective": "val/accuracy", "optimizers": ["base", "sam"],
                                "trials_asked": 4, "counts": {}, "created": "2026-01-02T03:04:05+00:00",
                                "mlflow_run_id": "parent"}
 
@@ -160,3 +160,39 @@ def test_processes_that_open_a_fresh_storage_at_once_all_get_it(tmp_path):
             asked = [pool.submit(_open_when_all_are_there, Home(tmp_path), barrier) for _ in range(4)]
             assert [one.result() for one in asked] == [0] * 4
     assert {file.name for file in tmp_path.iterdir()} <= {"optuna.db", "optuna.lock"}
+
+
+def of(study, objective, *outcomes):
+    """The study with another objective and with complete trials of these metrics, in turn of base and sam."""
+    changed = replace(study, name="other", settings=replace(SETTINGS, objective=objective))
+    record = {"settings": changed.settings.to_json(), "created": study.created, "tracking_uri": "", "experiment_id": "",
+              "mlflow_run_id": "", "storage": ""}
+    books = []
+    for optimizer in SETTINGS.optimizers:
+        optuna.create_study(storage=open_storage(study.home), study_name=f"other/{optimizer}",
+                            directions=list(changed.settings.directions.values())).set_user_attr("record", record)
+        books.append(Ledger(open_storage(study.home), "other", optimizer, changed.settings))
+    for index, metrics in enumerate(outcomes):
+        book = books[index % 2]
+        book.tell(book.ask("t").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
+    return open_study("other", study.home.path)
+
+
+def test_the_best_by_loss_is_the_lowest(study):
+    found = of(study, "val/loss", *({"val/accuracy": 0.5, "val/loss": loss} for loss in (0.3, 0.1, 0.2, 0.4)))
+    assert (found.best().key, found.best().value) == ("other/sam/0", 0.1)
+    assert [trial.value for trial in found.complete()] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_the_pareto_front_is_what_nothing_beats(study):
+    points = [(0.9, 0.5), (0.8, 0.1), (0.85, 0.5), (0.8, 0.2), (0.9, 0.5), (0.7, 0.1), (0.82, 0.3)]
+    found = of(study, "two", *({"val/accuracy": a, "val/sharpness": s} for a, s in points))
+    assert {trial.key for trial in found.pareto()} == {"other/base/0", "other/base/2", "other/base/3", "other/sam/0"}
+    assert [trial.key for trial in found.pareto("sam")] == ["other/sam/0"]
+    optunas = optuna.load_study(study_name="other/base", storage=open_storage(study.home)).best_trials
+    assert {trial.number for trial in found.pareto("base")} == {trial.number for trial in optunas}
+
+
+def test_a_study_of_one_objective_has_no_front(study):
+    with pytest.raises(Refused, match=r"study one has one objective, val/accuracy, .* --objective two"):
+        study.pareto()

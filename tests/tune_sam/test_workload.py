@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tune_sam.settings import Refused, SearchOptions
-from tune_sam.space import OPTIMIZERS
+from tune_sam.space import OPTIMIZERS, Range
 from tune_sam.workload import find_workload, workload_names
 
 
@@ -128,3 +128,14 @@ def test_a_description_has_the_promised_fields():
     assert found["ranges"]["asam-all"]["rho"] == [0.001, 0.1]
     assert {name: len(points) for name, points in found["rho_grid"].items()} == dict.fromkeys(
         ("sam", "asam", "asam-all"), 4)
+
+
+def test_a_plain_grid_has_every_combination_of_the_values():
+    found = space("sam", sampler="grid", rho="0.05,0.1", lr="0.01,0.003", batch_size="16,64")
+    assert len(found.grid) == 8
+    assert {tuple(point.values()) for point in found.grid} == {
+        (rho, lr, size) for rho in (0.05, 0.1) for lr in (0.003, 0.01) for size in (16, 64)}
+    assert (found.rho, found.lr) == (Range(0.05, 0.1), Range(0.003, 0.01))
+    base = space("base", sampler="grid", rho="0.05", lr="0.003")
+    assert base.grid == ({"lr": 0.003, "batch_size": 64},)
+    assert len(space("sam", sampler="grid", batch_size="16,32").grid) == 8  # four of ρ at two sizes
