@@ -28,6 +28,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from mpl_toolkits.mplot3d import Axes3D
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
+from scipy.stats import t as student_t
 
 from analysis.drawing import (
     BEST,
@@ -381,37 +382,44 @@ def pareto(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def batch_sizes_and_curvature(frame: pd.DataFrame) -> Figure:
-    """The Hessian's largest eigenvalue by batch size, with the median of each optimizer's resolved values.
+def over_batch_sizes(frame: pd.DataFrame) -> Figure:
+    """Each measure over the batch size: all trials, and the mean of each optimizer's resolved values.
 
-    Hollow points are unresolved.
+    Bars are 95 % intervals of the mean by Student's t, where a batch size has two values or more. Hollow points are
+    unresolved.
 
     Args:
-        frame: `optimizer`, `batch_size`, `lambda_max` (in nats per squared weight) and, if known, `error` (of
-            `lambda_max`) and `resolved`.
+        frame: `optimizer`, `batch_size`, `measure` (its name with its unit), `value` and, if known, `resolved`.
     """
-    _need(frame, "optimizer", "batch_size", "lambda_max")
+    _need(frame, "optimizer", "batch_size", "measure", "value")
     names = optimizers_in(frame)
-    figure, (axis,) = panels(1, width=7.0, height=4.2)
-    rows = frame[np.isfinite(frame["batch_size"]) & np.isfinite(frame["lambda_max"])]
-    if rows.empty:
-        return without_values(figure, axis)
-    for index, name in enumerate(names):
-        one = rows[rows["optimizer"] == name]
-        aside = 2 ** (0.12 * (index - (len(names) - 1) / 2))
-        style = style_of(name, names)
-        draw_points(axis, one["batch_size"] * aside, one["lambda_max"], one, style)
-        middle = one[resolved_in(one)].groupby("batch_size")["lambda_max"].median()
-        axis.plot(middle.index * aside, middle, style.line, color=style.colour, linewidth=1.4, zorder=1)
-    sizes = np.unique(rows["batch_size"])
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(FixedLocator(list(sizes)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
-    axis.set(xlabel="batch size (samples)", ylabel="largest eigenvalue $λ_\\mathrm{max}$\n(nats per squared weight)")
-    set_scale(axis, "y", rows["lambda_max"])
-    legend(figure, names, lines=True, hollow=_any_hollow(rows))
+    measures = list(dict.fromkeys(frame["measure"]))
+    figure, axes = panels(len(measures), width=4.2, height=3.7)
+    for measure, axis in zip(measures, axes, strict=True):
+        rows = frame[(frame["measure"] == measure) & np.isfinite(frame["batch_size"]) & np.isfinite(frame["value"])]
+        axis.set(xlabel="batch size (samples)", ylabel=wrapped(str(measure), 34))
+        if rows.empty:
+            without_values(figure, axis)
+            continue
+        for index, name in enumerate(names):
+            one = rows[rows["optimizer"] == name]
+            aside = 2 ** (0.16 * (index - (len(names) - 1) / 2))
+            style = style_of(name, names)
+            places = one["batch_size"] * aside
+            draw_points(axis, places, one["value"], one.drop(columns="error", errors="ignore"), style)
+            cells = one[resolved_in(one)].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
+            half = cells["sem"] * student_t.ppf(0.975, np.maximum(cells["count"] - 1, 1))
+            axis.errorbar(cells.index * aside, cells["mean"], yerr=half, fmt="none", ecolor=style.colour,
+                          elinewidth=1.8)
+            axis.plot(cells.index * aside, cells["mean"], style.line, color=style.colour, linewidth=1.4, zorder=1)
+        sizes = np.unique(rows["batch_size"])
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(FixedLocator(list(sizes)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+        set_scale(axis, "y", rows["value"])
+    legend(figure, names, lines=True, hollow=_any_hollow(frame[np.isfinite(frame["value"])]))
     return figure
 
 

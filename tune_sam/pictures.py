@@ -29,6 +29,7 @@ MEASURES = {
     "average_case": "average case, σ = 0.05 (nats)",
     "average_case_adaptive": "adaptive average case, σ = 0.05 (nats)",
 }
+GAP = "generalisation gap: loss (nats)"
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 
 
@@ -44,14 +45,13 @@ def draw(analysis: "Analysis", surfaces: Mapping[str, Sequence[float]], side: in
     """
     trials = analysis.trials
     measured, surface = _measured(analysis), _surface(surfaces, side)
-    lambda_max = measured.query("name == 'lambda_max'").rename(columns={"value": "lambda_max"})
     _save(analysis.folder, {
         "surfaces": (figures.surfaces, surface),
         "contours": (figures.contours, surface),
         "lines": (figures.lines, _line(lines, trials[0])),
         "spectral-density": (figures.spectral_densities, _densities(analysis)),
         "gap-flatness": (figures.gaps_and_flatness, measured),
-        "batch-size-lambda-max": (figures.batch_sizes_and_curvature, _if_varied(lambda_max, "batch_size")),
+        "batch-size": (figures.over_batch_sizes, _if_varied(_of_batch_sizes(measured), "batch_size")),
     })
     draw_trainings(analysis.study, trials, analysis.folder)
 
@@ -103,6 +103,14 @@ def _measured(analysis: "Analysis") -> pd.DataFrame:
     ], ignore_index=True)
 
 
+def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
+    """The largest eigenvalue, the worst case and the gap of each trial."""
+    found = measured[measured["name"].isin(["lambda_max", "worst_case"])]
+    gaps = measured[measured["name"] == "lambda_max"].assign(
+        name="gap/loss", measure=GAP, value=lambda of: of["gap/loss"], error=float("nan"), resolved=True)
+    return pd.concat([found, gaps], ignore_index=True)
+
+
 def _densities(analysis: "Analysis") -> pd.DataFrame:
     """Of the best trial of each optimizer."""
     return pd.concat([
@@ -141,7 +149,7 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def _importances(study: Study) -> dict[str, dict[str, float]]:
-    """How much each hyperparameter matters for the validation accuracy, by fANOVA (Hutter et al. 2014).
+    """How much each hyperparameter matters for what trials are judged by, by fANOVA (Hutter et al. 2014).
 
     Of optimizers with four complete trials or more that differ in two hyperparameters or more and in what came of it;
     what has one value in all of them is left out. None of a refit, where the seeds differ.
@@ -154,15 +162,15 @@ def _importances(study: Study) -> dict[str, dict[str, float]]:
         complete = [trial for trial in loaded.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
         varied = [name for name in (complete[0].params if complete else ())
                   if len({trial.params[name] for trial in complete}) > 1]
-        if len(complete) >= 4 and len(varied) > 1 and len(set(map(_accuracy, complete))) > 1:
+        if len(complete) >= 4 and len(varied) > 1 and len(set(map(_value, complete))) > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
                 found[optimizer] = optuna.importance.get_param_importances(loaded, params=varied, evaluator=evaluator,
-                                                                           target=_accuracy)
+                                                                           target=_value)
     return found
 
 
-def _accuracy(trial: "FrozenTrial") -> float:
-    """Of a complete trial, whatever its objective is."""
-    return float(trial.user_attrs["record"]["metrics"]["val/accuracy"])
+def _value(trial: "FrozenTrial") -> float:
+    """What a complete trial is judged by, the first of two."""
+    return trial.values[0]

@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +99,12 @@ class Refit:
                 for row, part in table.groupby("row", sort=False)}
 
     def differences(self, to: str, column: str = "test/accuracy") -> dict[str, Difference]:
-        """Each other row's paired difference to the row `to`, by `row`."""
-        by_row = {str(row): part.set_index("seed")[column] for row, part in self.table().groupby("row", sort=False)}
+        """Each other row's paired difference to the row `to`, by `row`; where each batch size was chosen apart, of the
+        rows with its batch size."""
+        table = self.table()
+        if self.choice.each_batch_size:
+            table = table[table["batch_size"].isin(table.loc[table["row"] == to, "batch_size"])]
+        by_row = {str(row): part.set_index("seed")[column] for row, part in table.groupby("row", sort=False)}
         reference = by_row.pop(to)
         return {row: Difference.of(values.loc[reference.index].tolist(), reference.tolist())
                 for row, values in by_row.items()}
@@ -111,22 +115,24 @@ class Refit:
         return self.studies[0].settings.epochs
 
     @property
-    def choice(self) -> Choice | None:
-        """What chooses these configurations; None if the search has gone on since they were chosen."""
-        trained = _configurations(self.studies[0].settings)
-        most = max(map(len, trained.values()))
-        searched = [Choice(top, each) for each in (False, True) for top in range(1, most + 1)]
-        for choice in (*searched, Choice(planned=True)):
-            with suppress(NothingComplete):
-                chosen = {optimizer: choice.of(self.of, optimizer) for optimizer in trained}
-                if _configurations(_settings(self.of, self.epochs, chosen, self.seeds)) == trained:
-                    return choice
-        return None
+    def choice(self) -> Choice:
+        """Which configurations of the search these were."""
+        return Choice(**(self.studies[0].settings.choice or {}))
+
+    @property
+    def stale(self) -> bool:
+        """Whether the search has gone on, so that the same choice would be of others now."""
+        trained = self.studies[0].settings
+        chosen = {optimizer: self.choice.of(self.of, optimizer) for optimizer in trained.optimizers}
+        now = _settings(self.of, self.epochs, chosen, self.seeds, self.choice)
+        return _configurations(now) != _configurations(trained)
 
     @property
     def references(self) -> list[str]:
-        """The rows that the others are compared with: the base optimizer, and it at equal compute."""
-        rows = self.table().query("optimizer == 'base'").drop_duplicates("epochs")
+        """The rows that the others are compared with: the base optimizer's best, and it at equal compute; where each
+        batch size was chosen apart, the best of each."""
+        apart = ["batch_size"] if self.choice.each_batch_size else []
+        rows = self.table().query("optimizer == 'base'").drop_duplicates(["epochs", *apart])
         return [str(row) for row in rows["row"]]
 
     def _rows(self, study: Study) -> Iterator[dict[str, Any]]:
@@ -212,9 +218,9 @@ def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int
     check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
     epochs = epochs or study.settings.epochs
     chosen = {optimizer: choice.of(study, optimizer) for optimizer in study.settings.optimizers}
-    made = [_child(study, REFIT, epochs, chosen, chosen_seeds)]
+    made = [_child(study, REFIT, epochs, chosen, chosen_seeds, choice)]
     if "base" in chosen:
-        made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, chosen_seeds))
+        made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, chosen_seeds, choice))
     tests: dict[str, dict[str, float]] = {}
     with connected(address):  # once for all
         for child in made:
@@ -302,12 +308,12 @@ def _seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
 
 
 def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configuration]],
-           seeds: tuple[int, ...]) -> Study:
+           seeds: tuple[int, ...], choice: Choice) -> Study:
     """The refit's study, made or with more seeds than before.
 
     Other configurations, as after a search has gone on, or other epochs are another study.
     """
-    settings = _settings(study, epochs, chosen, seeds)
+    settings = _settings(study, epochs, chosen, seeds, choice)
     known = {child.name: child for child in every_study(study.home.path)}
     number = 1
     while True:
@@ -317,16 +323,17 @@ def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configur
         before = known[name].settings
         if (_configurations(before), before.epochs) == (_configurations(settings), epochs):
             all_seeds = sorted({*_seeds_in(before), *seeds})
-            return replace(known[name], settings=_settings(study, epochs, chosen, all_seeds))
+            return replace(known[name], settings=_settings(study, epochs, chosen, all_seeds, choice))
         number += 1
 
 
-def _settings(study: Study, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int]) -> StudySettings:
+def _settings(study: Study, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int],
+              choice: Choice) -> StudySettings:
     """A search's settings, changed into those of a study of just these configurations, each with each seed."""
     spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
     return replace(study.settings, optimizers=tuple(chosen), epochs=epochs, scheduler="none", sampler="grid",
                    spaces=spaces, trials=max(len(space.grid) for space in spaces.values()),
-                   objective="train/accuracy", refit_of=study.name)
+                   objective="train/accuracy", refit_of=study.name, choice=asdict(choice))
 
 
 def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:

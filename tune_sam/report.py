@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from tune_sam import tracking
 from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
-from tune_sam.refit import Choice, Refit, tested_refit
+from tune_sam.refit import Refit, tested_refit
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.space import Range, Space, Values
-from tune_sam.statistics import Correlation
-from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search
+from tune_sam.statistics import Correlation, Mean
+from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search, studies
 from tune_sam.tables import difference_in_words, with_interval
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ EDGE = 0.05
 CAPTIONS = {
     "over-rho": "Validation accuracy and loss over ρ, a point for each complete trial. An optimizer that ρ helps rises "
                 "above the base optimizer's line somewhere; a level cloud says that ρ does not matter here.",
-    "importance": "The share of the variance of the validation accuracy that each hyperparameter explains, by fANOVA. "
-                  "Where the learning rate has most of it, ρ is a detail.",
+    "importance": "The share of the variance of what trials are judged by (of two objectives the accuracy) that each "
+                  "hyperparameter explains, by fANOVA. Where the learning rate has most of it, ρ is a detail.",
     "pareto": "Validation accuracy against the sharpness of the validation loss, a point for each complete trial. The "
               "line is the Pareto front: no trial lies above it and to its left. An optimizer that finds flatter "
               "minima without a loss of accuracy has the front's left part to itself.",
@@ -58,8 +58,9 @@ CAPTIONS = {
                        "rises while the training loss falls is overfitting.",
     "gap-flatness": "The generalisation gap against each measure of flatness. If flat minima generalise better, "
                     "points rise to the right; τ says how well they do.",
-    "batch-size-lambda-max": "The largest eigenvalue over the batch size. A search varies the learning rate and ρ too, "
-                             "along with the batch size, so this shows no cause.",
+    "batch-size": "Curvature, sharpness and gap over the batch size, with means and 95 % intervals. Large batches are "
+                  "said to find sharper minima: the lines would rise. Where the points are a search's trials, learning "
+                  "rate and ρ vary too, and nothing can be said about a cause.",
     "surfaces": "The loss around the best network of each optimizer, along the same two filter-normalised random "
                 "directions and at the same scale. A wider bowl is a flatter minimum, in these two directions only.",
     "contours": "The same surfaces from above, with one colour scale for all.",
@@ -72,7 +73,8 @@ CAPTIONS = {
 
 PARAMETERS = ("rho", "lr", "batch_size")
 CHOOSING = ("over-rho", "pareto", "importance", "lr-rho", "parallel-coordinates", "learning-curves")
-FLATNESS = ("gap-flatness", "batch-size-lambda-max")
+FLATNESS = ("gap-flatness",)
+BATCH_SIZE = ("batch-size",)
 LANDSCAPE = ("surfaces", "contours", "lines", "spectral-density")
 
 
@@ -178,7 +180,8 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: 
     close, wide = _measurements(study, refit)
     if best:
         draw_trainings(study, best, folder / "figures")
-    for measured, names in ((wide or close, FLATNESS), (close, LANDSCAPE)):
+    of_sizes = close if refit and refit.choice.each_batch_size else wide or close
+    for measured, names in ((wide or close, FLATNESS), (of_sizes, BATCH_SIZE), (close, LANDSCAPE)):
         if measured:
             _take(measured, names, folder / "figures")
     return [
@@ -187,6 +190,7 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: 
         _searched(study),
         _chosen(study, best, folder),
         _flatness(study, wide or close, folder),
+        *_batch_sizes(refit, of_sizes, study, folder),
         Section("The loss around the minima", (_rests_on(close, study),), pictures=_pictures(folder, LANDSCAPE)),
         _again(study, refit, close, wide, folder),
     ]
@@ -211,24 +215,55 @@ def _answer(study: Study, refit: Refit | None) -> Section:
 
 
 def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Section:
-    """The report's table again: ours, where there is a refit, and the report's own rows for its data set."""
-    rows = []
-    if refit:
-        ratios = _ratios(refit, close)
-        rows = [(row, *(with_interval(means[name], unit, decimals) for name, unit, decimals in TABLE_ONE),
-                 ratios.get(row, ""), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
-                for row, means in refit.summary().items()]
-    theirs = [(f"the report's {name}", f"{train_loss:.4f}", f"{train:.2f}", f"{test_loss:.4f}", f"{test:.2f}",
-               f"{test_loss - train_loss:.4f}", f"{ratio:g}", "", "")
-              for name, train_loss, train, test_loss, test, ratio in AS_REPORTED.get(study.settings.dataset, ())]
+    """The report's table again: ours, where there is a refit, and the report's own rows.
+
+    A study of one of its data sets has beside it what else this home has of the table: the latest refit of each other.
+    """
+    own = study.settings.dataset
+    rows = _our_rows(refit, close)
+    theirs = _their_rows(own)
+    others: list[tuple[str, ...]] = []
+    elsewhere = []
+    for dataset in AS_REPORTED if own in AS_REPORTED else ():
+        if dataset != own:
+            other, of_other = _latest(study, dataset)
+            of_them = _our_rows(of_other, _measurements(other, of_other)[0]) if other else []
+            others += [(f"{dataset}: {row[0]}", *row[1:]) for row in (*of_them, *_their_rows(dataset))]
+            elsewhere += [f"those of {dataset} are of study {other.name}"] if other else [f"{dataset} was not run here"]
     sentences = ["Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus "
                  "training loss. Gradients are of one batch each, and SAM takes two a step. The ratio is no mean: it "
                  "is that of the network that was measured, or the lowest and the highest of several."]
     if theirs:
         sentences.append("The report's rows are one seed each, with ρ chosen by test accuracy, and its ratio is of one "
                          "training batch; its SAM is our asam-all.")
+    if elsewhere:
+        sentences.append(f"Of the report's other data sets, {' and '.join(elsewhere)}.")
     header = ("", "train loss", "train acc.", "test loss", "test acc.", "gap", "|λ_max/λ_min|", "seconds", "gradients")
-    return Section("Table I again", tuple(sentences), (Table(header, (*rows, *theirs)),) if rows or theirs else ())
+    found = (*rows, *theirs, *others)
+    return Section("Table I again", tuple(sentences), (Table(header, found),) if found else ())
+
+
+def _our_rows(refit: Refit | None, close: _Measured | None) -> list[tuple[str, ...]]:
+    if refit is None:
+        return []
+    ratios = _ratios(refit, close)
+    return [(row, *(with_interval(means[name], unit, decimals) for name, unit, decimals in TABLE_ONE),
+             ratios.get(row, ""), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
+            for row, means in refit.summary().items()]
+
+
+def _their_rows(dataset: str) -> list[tuple[str, ...]]:
+    return [(f"the report's {name}", f"{train_loss:.4f}", f"{train:.2f}", f"{test_loss:.4f}", f"{test:.2f}",
+             f"{test_loss - train_loss:.4f}", f"{ratio:g}", "", "")
+            for name, train_loss, train, test_loss, test, ratio in AS_REPORTED.get(dataset, ())]
+
+
+def _latest(study: Study, dataset: str) -> tuple[Study, Refit] | tuple[None, None]:
+    """The newest search in the study's home of another data set that has a tested refit, and that."""
+    for other in reversed(studies(study.home.path)):
+        if other.settings.dataset == dataset and (found := tested_refit(other)):
+            return other, found
+    return None, None
 
 
 def _ratios(refit: Refit, close: _Measured | None) -> dict[str, str]:
@@ -341,6 +376,29 @@ def _flatness(study: Study, measured: _Measured | None, folder: Path) -> Section
         (Table(("measure", "τ", "95 % interval", "p", "networks"), tuple(rows)),), _pictures(folder, FLATNESS))
 
 
+def _batch_sizes(refit: Refit | None, measured: _Measured | None, study: Study, folder: Path) -> list[Section]:
+    """Curvature, sharpness and gap over the batch size; a table where a refit has several seeds of each."""
+    pictures = _pictures(folder, BATCH_SIZE)
+    if not pictures or measured is None:
+        return []
+    tables: tuple[Table, ...] = ()
+    if refit and refit.choice.each_batch_size:
+        rows = []
+        for (size, optimizer, lr), part in measured.table().groupby(["batch_size", "optimizer", "lr"]):
+            cells = (_mean_cell(part[part[f"{name}_resolved"]][name], decimals)
+                     for name, decimals in (("lambda_max", 1), ("worst_case", 3)))
+            rows.append((str(size), str(optimizer), f"{lr:g}", *cells, _mean_cell(part["gap/loss"], 4),
+                         _mean_cell(100 * part["test/accuracy"], 2), str(len(part))))
+        header = ("batch size", "optimizer", "learning rate", "λ_max", "worst case", "gap", "test acc.", "seeds")
+        tables = (Table(header, tuple(rows)),)
+    return [Section("Batch size and flatness", (_rests_on(measured, study),), tables, pictures)]
+
+
+def _mean_cell(values: "Series", decimals: int) -> str:
+    """A mean with its interval; empty if there is no value."""
+    return with_interval(Mean.of(values.tolist()), 1, decimals) if len(values) else ""
+
+
 def _rests_on(measured: _Measured | None, study: Study) -> str:
     if measured is None:
         return f"Not measured; tune-sam analyze {study.name} measures the best network of each optimizer."
@@ -363,7 +421,7 @@ def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Me
         seeds_of = ",".join(map(str, refit.seeds)) + "," * (len(refit.seeds) == 1)  # a number alone would be a count
         commands.append(f"{_refit_command(study, refit)} --seeds {seeds_of}")
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
-        if refit.choice is None:
+        if refit.stale:
             seeds += " The search has gone on since its refit, whose command would choose other configurations now."
     commands += [*([_analyze_command(study, close)] if close else []),
                  *([f"{_analyze_command(study, wide)} --all"] if wide else []), f"tune-sam report {study.name}"]
@@ -377,7 +435,7 @@ def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Me
 
 def _refit_command(study: Study, refit: Refit) -> str:
     """What trained it, without what are defaults."""
-    settings, choice = study.settings, refit.choice or Choice()
+    settings, choice = study.settings, refit.choice
     if choice.planned:
         words = [f"tune-sam refit {settings.workload} --preset {settings.preset} --name {study.name}"]
     else:

@@ -174,8 +174,9 @@ class StudySettings:
         precision: `bf16` or `fp32`; None leaves it to the device.
         compile: whether networks run through torch.compile.
         objective: what a trial is judged by after its last epoch, one of :data:`OBJECTIVES`.
-        refit_of: the study whose best configurations are trained again here, on train and validation part together;
-            None for a search.
+        refit_of: the study whose configurations are trained again here, on train and validation part together; None for
+            a search.
+        choice: which of them, as :class:`tune_sam.refit.Choice` has it; None for a search.
     """
 
     workload: str
@@ -196,6 +197,7 @@ class StudySettings:
     compile: bool = False
     objective: str = "val/accuracy"
     refit_of: str | None = None
+    choice: dict[str, Any] | None = None
 
     @property
     def directions(self) -> dict[str, Literal["maximize", "minimize"]]:

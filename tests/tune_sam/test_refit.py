@@ -158,7 +158,7 @@ def test_a_refit_may_be_longer_than_its_search(searched, found):
     assert [(study.name, study.settings.epochs) for study in longer.studies] == [("one.refit2", 3), ("one.twice2", 6)]
     assert tested_refit(open_study("one", searched)).table().equals(longer.table())
     assert [row for row in longer.summary() if row.endswith(" twice")] == [longer.references[1]]
-    assert longer.choice == Choice()
+    assert (longer.choice, longer.stale) == (Choice(), False)
 
 
 @pytest.mark.slow
