@@ -48,8 +48,8 @@ CAPTIONS = {
     "importance": "The share of the variance of what trials are judged by (of two objectives the accuracy) that each "
                   "hyperparameter explains, by fANOVA. Where the learning rate has most of it, ρ is a detail.",
     "pareto": "Validation accuracy against the sharpness of the validation loss, a point for each complete trial. The "
-              "line is the Pareto front: no trial lies above it and to its left. An optimizer that finds flatter "
-              "minima without a loss of accuracy has the front's left part to itself.",
+              "line is the Pareto front: no trial lies above it and to its left. A network that has learned nothing is "
+              "flat too, so read the front from its right end.",
     "lr-rho": "Validation accuracy over learning rate and ρ. See whether the best trials share one ρ, or whether the "
               "best ρ moves with the learning rate.",
     "parallel-coordinates": "Each complete trial as a line through its hyperparameters to its accuracy. The strong "

@@ -1,6 +1,7 @@
 import base64
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
@@ -8,9 +9,9 @@ import pytest
 
 from tune_sam import open_study
 from tune_sam.analyzing import analyze
-from tune_sam.launch import _define
+from tune_sam.launch import _define, search
 from tune_sam.refit import refit, tested_refit
-from tune_sam.report import AS_REPORTED, CAPTIONS, as_options, at_edge, report
+from tune_sam.report import AS_REPORTED, CAPTIONS, _table_one, as_options, at_edge, report
 from tune_sam.settings import NothingComplete, Refused, SearchOptions
 from tune_sam.space import Range
 from tune_sam.study import Study
@@ -225,3 +226,41 @@ def test_seeds_that_not_all_rows_have_are_left_out(full, study, monkeypatch):
         assert found.table().groupby("row")["seed"].apply(tuple).tolist() == [found.seeds] * 3
     finally:
         file.write_bytes(kept)
+
+
+@pytest.mark.slow
+def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
+    """Of a plain grid of two learning rates at each of two batch sizes."""
+    search("gcn", name="sizes", home=searched, dataset="digits", optimizers=["base", "sam"], sampler="grid", rho="0.05",
+           lr="0.003,0.01", batch_size="64,128", epochs=2, scheduler="none")
+    found = refit("sizes", home=searched, seeds=2, each_batch_size=True)
+    assert len(found.table()) == 2 * (2 * 2) + 2
+    for reference in found.references:
+        (size,) = set(found.table().query("row == @reference")["batch_size"])
+        compared = found.table()[found.table()["row"].isin(found.differences(reference))]
+        assert set(compared["batch_size"]) == {size}
+    measured = analyze("sizes", home=searched, sample=64, grid=3, top=4).table()
+    page = report("sizes", home=searched).page
+    assert (page.parent / "figures" / "batch-size.png").exists()
+    rows = {tuple(row[:2]): row for row in Page(page.read_text()).rows if row[0] in ("64", "128")}
+    assert set(rows) == {("64", "base"), ("64", "sam"), ("128", "base"), ("128", "sam")}
+    cell = measured.query("batch_size == 64 and optimizer == 'sam' and lambda_max_resolved")["lambda_max"]
+    assert rows["64", "sam"][3].startswith(f"{cell.mean():.1f}")
+    assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in page.with_name("report.md").read_text()
+
+
+def test_table_one_has_what_else_the_home_has(full, searched, study, monkeypatch):
+    """As if the digits of this home were molecules, and another study's were beats."""
+    found = tested_refit(study)
+    molecules, beats = (replace(study, name=name, settings=replace(study.settings, dataset=dataset))
+                        for name, dataset in (("m", "mutagenicity"), ("b", "mitbih")))
+    monkeypatch.setattr("tune_sam.report.studies", lambda _: [beats, molecules])
+    monkeypatch.setattr("tune_sam.report.tested_refit", lambda _: found)
+    section = _table_one(molecules, found, None)
+    names = [row[0] for row in section.tables[0].rows]
+    ours, theirs = list(found.summary()), ["the report's Adam", "the report's SAM"]
+    assert names[: len(ours) + 2] == ours + theirs
+    assert names[len(ours) + 2 :] == ["cifar10: the report's SGD", "cifar10: the report's SAM",
+                                      *(f"mitbih: {row}" for row in ours), "mitbih: the report's SGD",
+                                      "mitbih: the report's SAM"]
+    assert "cifar10 was not run here and those of mitbih are of study b" in section.sentences[-1]
