@@ -116,7 +116,9 @@ class Report:
 
     Attributes:
         study: that it is about.
-        page: the HTML page, which needs no other file; `report.md`, `figures/` and `study.yaml` lie beside it.
+        page: the HTML page, which needs no other file. Beside it lie `report.md`, `figures/`, `study.yaml`,
+            `trials.csv` with a row for each trial of the search and, of a refit, `table.csv` with the means and
+            intervals of each row of its table and `trainings.csv` with a row for each training.
         undelivered: why MLflow does not have it; empty if it has.
     """
 
@@ -169,6 +171,10 @@ def report(name: str, *, home: str | Path | None = None) -> Report:
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "figures").mkdir(parents=True)
     _write(unfinished, study, _sections(study, refit, best, unfinished))
+    study.trials().to_csv(unfinished / "trials.csv", index=False)
+    if refit:
+        _means(refit).to_csv(unfinished / "table.csv", index=False)
+        refit.table().to_csv(unfinished / "trainings.csv", index=False)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return Report(study, folder / "index.html", _publish(study, folder))
@@ -250,6 +256,17 @@ def _our_rows(refit: Refit | None, close: _Measured | None) -> list[tuple[str, .
     return [(row, *(with_interval(means[name], unit, decimals) for name, unit, decimals in TABLE_ONE),
              ratios.get(row, ""), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
             for row, means in refit.summary().items()]
+
+
+def _means(refit: Refit) -> "DataFrame":
+    """A row for each row of the refit: of each column the mean over the seeds and half of its 95 % interval."""
+    import pandas
+
+    return pandas.DataFrame([
+        {"row": row, "seeds": len(refit.seeds),
+         **{f"{name}{suffix}": part for name, mean in means.items()
+            for suffix, part in (("", mean.value), ("_half", mean.half))}}
+        for row, means in refit.summary().items()])
 
 
 def _their_rows(dataset: str) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
+import pandas
 import pytest
 
 from tune_sam import open_study
@@ -118,6 +119,18 @@ def test_the_commands_are_those_that_made_it(bare, full):
     assert [line for line in bare.splitlines() if line.startswith("tune-sam ")] == [commands[0], commands[-1]]
 
 
+def test_the_numbers_lie_beside_the_page(full, bare, study):
+    found = tested_refit(study)
+    table = pandas.read_csv(full.with_name("table.csv")).set_index("row")
+    for row, means in found.summary().items():
+        accuracy = means["test/accuracy"]
+        assert table.loc[row, ["test/accuracy", "test/accuracy_half"]].tolist() == [accuracy.value, accuracy.half]
+    trainings = pandas.read_csv(full.with_name("trainings.csv"))
+    assert trainings["test/loss"].tolist() == found.table()["test/loss"].tolist()
+    trials = pandas.read_csv(full.with_name("trials.csv"))
+    assert trials["val/accuracy"].tolist() == study.trials()["val/accuracy"].tolist()
+
+
 def test_html_and_markdown_say_the_same(full):
     markdown = full.with_name("report.md").read_text()
     cells = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -129,7 +142,8 @@ def test_mlflow_has_the_page(full, study):
     from mlflow import MlflowClient
 
     files = {file.path for file in MlflowClient(study.tracking_uri).list_artifacts(study.mlflow_run_id, "report")}
-    assert files == {"report/index.html", "report/report.md", "report/figures", "report/study.yaml"}
+    assert files == {f"report/{name}" for name in ("index.html", "report.md", "figures", "study.yaml", "trials.csv",
+                                                   "table.csv", "trainings.csv")}
 
 
 def test_a_page_that_mlflow_does_not_take_is_kept(full, searched, monkeypatch):
