@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tune_sam import tracking
 from tune_sam.cluster import check_offer
 from tune_sam.launch import only_driver, shared, versions
-from tune_sam.refit import test_results
+from tune_sam.refit import test_results, tested_refit
 from tune_sam.settings import NothingComplete, Refused
-from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study, refit_of
+from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study
 from tune_sam.tasks import Part, Progress, find_out, made_by, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
@@ -144,7 +145,7 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
         name: of the study.
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         optimizers: of the study; all by default.
-        top: trials of each optimizer: the best by validation accuracy, or the first seeds of a refit.
+        top: the best trials of each optimizer; of a refit so many seeds of each of its configurations.
         sample: training samples, chosen once for all networks, with the classes' shares; all if there are fewer.
         grid: points along a side of the loss surface of the best trial of each optimizer. All surfaces have the same
             directions, and their scale is that of the first optimizer's best network. From that one the line to each
@@ -159,8 +160,8 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
     """
     study = open_study(name, home)
     if not every:
-        refit = refit_of(study)
-        study = refit if refit and test_results(refit) else study
+        refit = tested_refit(study)
+        study = refit.studies[0] if refit else study
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, address)
     find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
@@ -179,12 +180,16 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
 
 
 def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
-    """The first `top` trials of each optimizer: complete, the best first; of a refit tested, seed by seed."""
+    """The first `top` trials of each optimizer, the best first; of each of a refit's configurations, seed by seed."""
     tested = test_results(study) if study.settings.refit_of else {}
     found: list[Trial] = []
     for optimizer in dict.fromkeys(optimizers) or study.settings.optimizers:
         if tested:
-            found += [trial for trial in study.records(optimizer) if trial.key in tested][:top]
+            seeds: Counter[tuple[Any, ...]] = Counter()
+            for trial in study.records(optimizer):
+                if trial.config and trial.key in tested:
+                    seeds[point := (trial.config.rho, trial.config.lr, trial.config.batch_size)] += 1
+                    found += [trial] * (top is None or seeds[point] <= top)
         else:
             with suppress(NothingComplete):  # of one optimizer
                 found += study.complete(optimizer)[:top]
@@ -286,6 +291,7 @@ def _provenance(plan: _Plan, found: "dict[str, Flatness]") -> dict[str, Any]:
                     "measure them anew, remove %s.", others, plan.number_file(plan.trials[0]).parent)
     return {"study": plan.study.to_json(), "samples": some.samples, "of": "training part", "data": settings.data,
             "batch": batch_size(find_workload(settings.workload)), "seed": SEED, "rho": COMMON_RHO, "sigma": SIGMA,
+            "optimizers": plan.optimizers, "top": plan.top, "every": plan.every,
             "surface": None if plan.every else {"grid": plan.grid, "directions_of": plan.trials[0].key},
             "measured_by": {key: then | {"device": found[key].device} for key, then in made.items()}}
 

@@ -144,9 +144,10 @@ def _scheduler(chosen: SearchOptions) -> str:
 
 def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
     """What is given and would change nothing must not stand in a record."""
-    if isinstance(chosen.lr, Range):
-        raise Refused(f"--lr {chosen.lr} changes nothing where a grid alone is tried; give values, as in --lr "
-                      "0.001,0.01, or leave it out.")
+    for optimizer in chosen.optimizers:
+        if isinstance(lr := chosen.ranges_of(optimizer).lr, Range):
+            raise Refused(f"--lr {lr} changes nothing where a grid alone is tried; give values, as in --lr 0.001,0.01, "
+                          "or leave it out.")
     if "trials" in chosen.model_fields_set and chosen.trials != points:
         raise Refused(f"--trials {chosen.trials} does not go with a grid of {points} points, which is tried alone; "
                       "leave --trials out.")
@@ -162,9 +163,10 @@ def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) 
                       "leave --preset or --dataset out.")
     options = workload.presets[name].options
     if options.get("sampler") == "grid":
-        for option, value in (("--lr", chosen.lr), ("--batch-size", chosen.batch_size)):
+        for option, value in (("--rho", chosen.rho), ("--lr", chosen.lr), ("--batch-size", chosen.batch_size),
+                              ("ranges", chosen.ranges or None)):
             if value is not None:
-                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                shown = ",".join(map(str, value)) if isinstance(value, (tuple, dict)) else value
                 raise Refused(f"preset {name!r} is a plain grid over ρ, and {option} {shown} would make it another "
                               f"study; leave {option} or --preset out.")
         for option, given, plain in (("--no-grid", chosen.grid, True), (f"--sampler {chosen.sampler}",

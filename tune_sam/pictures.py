@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +65,11 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
         trials: the best of each optimizer among them has its learning curve drawn.
         folder: where to.
     """
-    complete = study.trials().query("state == 'complete'")
+    complete, judged_by = study.trials().query("state == 'complete'"), study.settings.judged_by
     _save(folder, {
         "over-rho": (figures.over_rho, _if_judged(complete, "rho")),
-        "lr-rho": (figures.rates_and_radii, _if_judged(complete, "lr")),
-        "parallel-coordinates": (figures.parallel_coordinates, _if_judged(complete, "lr")),
+        "lr-rho": (partial(figures.rates_and_radii, value=judged_by), _if_judged(complete, "lr")),
+        "parallel-coordinates": (partial(figures.parallel_coordinates, value=judged_by), _if_judged(complete, "lr")),
         "learning-curves": (figures.learning_curves, _curves(study, trials)),
         "pareto": (figures.pareto, complete if "val/sharpness" in complete else complete.iloc[:0]),
     })

@@ -77,8 +77,8 @@ class Progress:
             with self._shown():
                 yield
         except KeyboardInterrupt:
-            again = f"refit {study.settings.refit_of}" if study.settings.refit_of else f"resume {study.name}"
-            self._say(f"Interrupted; go on with `tune-sam {again}`.")
+            resume = f"go on with `tune-sam resume {study.name}`"
+            self._say(f"Interrupted; {'the same command goes on' if study.settings.refit_of else resume}.")
             raise
 
     def started(self, optimizer: str, number: int) -> None:

@@ -1,7 +1,6 @@
 """Refit: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from tune_sam.progress import Progress as Trainings
 from tune_sam.settings import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.statistics import Difference, Mean
-from tune_sam.study import REFIT, TWICE, Study, StudySettings, Trial, every_study, open_search, refit_of, refits_of
+from tune_sam.study import REFIT, TWICE, Study, StudySettings, Trial, every_study, now, open_search, refits_of
 from tune_sam.tasks import Part, Progress, find_out, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
@@ -35,7 +34,7 @@ class Choice:
 
     Attributes:
         top: so many of the best by validation.
-        each_batch_size: so many of each batch size, in place of all batch sizes together.
+        each_batch_size: the best one of each batch size instead.
         planned: all points of the study's grid instead, whatever a search found.
     """
 
@@ -53,14 +52,10 @@ class Choice:
             settings = study.settings
             return [Configuration(optimizer, point.get("rho"), point["lr"], int(point["batch_size"]), settings.seed)
                     for point in settings.spaces[optimizer].grid]
-        taken: list[Configuration] = []
-        of_size: Counter[int | None] = Counter()
-        for config in (trial.config for trial in study.complete(optimizer) if trial.config):
-            group = config.batch_size if self.each_batch_size else None
-            if of_size[group] < self.top:
-                taken.append(config)
-            of_size[group] += 1
-        return taken
+        best = [trial.config for trial in study.complete(optimizer) if trial.config]
+        if self.each_batch_size:
+            return list({config.batch_size: config for config in reversed(best)}.values())[::-1]
+        return best[: self.top]
 
 
 @dataclass(frozen=True)
@@ -128,6 +123,18 @@ class Refit:
         return _configurations(now) != _configurations(trained)
 
     @property
+    def samples(self) -> int:
+        """That each training has: those of the training and of the validation part."""
+        return _trained_samples(self.studies[0].settings)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Trainings with seeds that not every row has, because a training did not end complete; and how they ended."""
+        return {trial.key: f"{trial.state} ({trial.reason})" if trial.reason else trial.state
+                for study in self.studies for trial in study.records()
+                if trial.config and trial.config.seed not in self.seeds and trial.state not in ("complete", "waiting")}
+
+    @property
     def references(self) -> list[str]:
         """The rows that the others are compared with: the base optimizer's best, and it at equal compute; where each
         batch size was chosen apart, the best of each."""
@@ -169,7 +176,7 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         seeds: how many, or which; more of them may be asked for later, and only the new ones are trained then.
         top: configurations of each optimizer, the best first.
-        each_batch_size: so many of each batch size, in place of all batch sizes together.
+        each_batch_size: the best one of each batch size instead.
         epochs: of each training; the study's by default. A search may be shorter than what it is for.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trainings at the same time; as many as fit by default.
@@ -177,10 +184,14 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
         progress: called as tests are done.
 
     Raises:
-        Refused: there is no such study, the seeds repeat, or another process is at it.
-        NothingComplete: an optimizer has no complete trial, or a training of the refit did not end complete.
+        Refused: there is no such study, the seeds repeat, an optimizer has no complete trial, or another process is at
+            it.
+        NothingComplete: a training of the refit did not end complete.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
+    if top < 1 or (each_batch_size and top > 1):
+        with_it = " with --each-batch-size" if each_batch_size else ""
+        raise Refused(f"--top {top} is not possible{with_it}; give 1 or more, or the best of each batch size alone.")
     return _refit(open_search(name, home), Choice(top, each_batch_size), seeds, epochs, address, max_concurrent,
                   trainings, progress)
 
@@ -216,8 +227,13 @@ def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int
            max_concurrent: int | None, trainings: Trainings | None, progress: Progress) -> Refit:
     chosen_seeds = _seeds(seeds, study)
     check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
-    epochs = epochs or study.settings.epochs
-    chosen = {optimizer: choice.of(study, optimizer) for optimizer in study.settings.optimizers}
+    epochs = study.settings.epochs if epochs is None else epochs
+    if epochs < 1:
+        raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
+    try:
+        chosen = {optimizer: choice.of(study, optimizer) for optimizer in study.settings.optimizers}
+    except NothingComplete as error:
+        raise Refused(str(error)) from None
     made = [_child(study, REFIT, epochs, chosen, chosen_seeds, choice)]
     if "base" in chosen:
         made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, chosen_seeds, choice))
@@ -232,14 +248,19 @@ def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int
 
 
 def tested_refit(study: Study) -> Refit | None:
-    """The latest refit of a search as far as every row of it is tested, with the seeds that all rows have; or None.
+    """A search's refit as far as every row of it is tested, with the seeds that all rows have; None if there is none.
 
-    Nothing is trained or tested, and the base optimizer for twice the epochs is there if its tests are.
+    Of several it is the one that was asked for last. Nothing is trained or tested, and the base optimizer for twice the
+    epochs is there if its tests are.
     """
-    latest = refit_of(study)
-    if latest is None:
-        return None
-    twice = [other for other in refits_of(study, TWICE) if other.settings.epochs == 2 * latest.settings.epochs]
+    found = (_tested(study, latest) for latest in reversed(refits_of(study, REFIT)))
+    return next((refit for refit in found if refit), None)
+
+
+def _tested(study: Study, latest: Study) -> Refit | None:
+    base = _configurations(latest.settings).get("base", [])
+    twice = [other for other in refits_of(study, TWICE) if other.settings.epochs == 2 * latest.settings.epochs
+             and _configurations(other.settings)["base"] == base[:1]]
     tests: dict[str, dict[str, float]] = {}
     made, seeds = [], _seeds_in(latest.settings)
     for child in (latest, *twice[-1:]):
@@ -333,7 +354,7 @@ def _settings(study: Study, epochs: int, chosen: dict[str, list[Configuration]],
     spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
     return replace(study.settings, optimizers=tuple(chosen), epochs=epochs, scheduler="none", sampler="grid",
                    spaces=spaces, trials=max(len(space.grid) for space in spaces.values()),
-                   objective="train/accuracy", refit_of=study.name, choice=asdict(choice))
+                   objective="train/accuracy", refit_of=study.name, choice=asdict(choice), asked=now())
 
 
 def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:

@@ -16,7 +16,7 @@ from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
 from tune_sam.refit import Refit, tested_refit
 from tune_sam.settings import NothingComplete, Refused
-from tune_sam.space import Range, Space, Values
+from tune_sam.space import Range, Space, Values, ends
 from tune_sam.statistics import Correlation, Mean
 from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search, studies
 from tune_sam.tables import difference_in_words, with_interval
@@ -61,8 +61,9 @@ CAPTIONS = {
     "batch-size": "Curvature, sharpness and gap over the batch size, with means and 95 % intervals. Large batches are "
                   "said to find sharper minima: the lines would rise. Where the points are a search's trials, learning "
                   "rate and ρ vary too, and nothing can be said about a cause.",
-    "surfaces": "The loss around the best network of each optimizer, along the same two filter-normalised random "
-                "directions and at the same scale. A wider bowl is a flatter minimum, in these two directions only.",
+    "surfaces": "The loss around one network of each optimizer, the first of its best configuration, along the same "
+                "two filter-normalised random directions and at the same scale. A wider bowl is a flatter minimum, in these "
+                "two directions only.",
     "contours": "The same surfaces from above, with one colour scale for all.",
     "lines": "The loss on the straight line from the first optimizer's minimum to the others'. A barrier says that the "
              "minima lie in different valleys.",
@@ -137,7 +138,31 @@ class _Measured:
     def table(self) -> "DataFrame":
         import pandas
 
-        return pandas.read_csv(_there(self.folder / "flatness.csv", self.about["study"]["name"]))
+        return pandas.read_csv(self.file("flatness.csv"))
+
+    def file(self, name: str) -> Path:
+        """One of its files.
+
+        Raises:
+            Refused: it is gone.
+        """
+        file = self.folder / name
+        if not file.exists():
+            raise Refused(f"{file} is gone, which the page shows; {self.command} makes it again.")
+        return file
+
+    @property
+    def command(self) -> str:
+        """What measured it, without what are defaults."""
+        about = self.about
+        of = about["study"].get("refit_of") or about["study"]["name"]
+        words = [f"tune-sam analyze {of} --sample {about['samples']}",
+                 *(f"--optimizer {optimizer}" for optimizer in about.get("optimizers", ()))]
+        if about.get("every"):
+            return " ".join([*words, "--all"])
+        words += [f"--top {about['top']}"] if about.get("top", 1) > 1 else []
+        words += [f"--grid {about['surface']['grid']}"] if about["surface"]["grid"] != GRID else []
+        return " ".join(words)
 
 
 def report(name: str, *, home: str | Path | None = None) -> Report:
@@ -170,7 +195,12 @@ def report(name: str, *, home: str | Path | None = None) -> Report:
     unfinished = folder.with_name("report.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "figures").mkdir(parents=True)
-    _write(unfinished, study, _sections(study, refit, best, unfinished))
+    try:
+        sections = _sections(study, refit, best, unfinished)
+    except Refused:
+        shutil.rmtree(unfinished)
+        raise
+    _write(unfinished, study, sections)
     study.trials().to_csv(unfinished / "trials.csv", index=False)
     if refit:
         _means(refit).to_csv(unfinished / "table.csv", index=False)
@@ -214,6 +244,12 @@ def _answer(study: Study, refit: Refit | None) -> Section:
             "each.",))
     sentences = [f"On the test part, over {len(refit.seeds)} seeds that all rows share, in percentage points of "
                  "accuracy; each p-value is of one comparison alone."]
+    if not refit.references:
+        sentences.append("The base optimizer was not searched, so there is nothing to compare with.")
+    if refit.left_out:
+        which = "; ".join(f"{key} {how}" for key, how in refit.left_out.items())
+        sentences.append("Left out are the seeds of trainings that did not end complete, which may favour the "
+                         f"optimizer that they are of: {which}.")
     for reference in refit.references:
         sentences += [f"{row} against {reference}: {difference_in_words(difference)}"
                       for row, difference in refit.differences(reference).items()]
@@ -233,10 +269,12 @@ def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Se
     for dataset in AS_REPORTED if own in AS_REPORTED else ():
         if dataset != own:
             other, of_other = _latest(study, dataset)
-            of_them = _our_rows(of_other, _measurements(other, of_other)[0]) if other else []
+            of_them = _our_rows(of_other, _measurements(other, of_other)[0]) if other and of_other else []
             others += [(f"{dataset}: {row[0]}", *row[1:]) for row in (*of_them, *_their_rows(dataset))]
-            elsewhere += [f"those of {dataset} are of study {other.name}"] if other else [f"{dataset} was not run here"]
-    sentences = ["Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus "
+            elsewhere += [f"our rows of {dataset} are of study {other.name}, {_trained_how(of_other)}"
+                          if other and of_other else f"{dataset} was not run here"]
+    sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
+    sentences += ["Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus "
                  "training loss. Gradients are of one batch each, and SAM takes two a step. The ratio is no mean: it "
                  "is that of the network that was measured, or the lowest and the highest of several."]
     if theirs:
@@ -252,10 +290,22 @@ def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Se
 def _our_rows(refit: Refit | None, close: _Measured | None) -> list[tuple[str, ...]]:
     if refit is None:
         return []
-    ratios = _ratios(refit, close)
+    try:
+        ratios = _ratios(refit, close)
+    except Refused as error:  # of another study, whose page this is not
+        log.warning("The page lacks ratios: %s", error)
+        ratios = {}
     return [(row, *(with_interval(means[name], unit, decimals) for name, unit, decimals in TABLE_ONE),
              ratios.get(row, ""), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
             for row, means in refit.summary().items()]
+
+
+def _trained_how(refit: Refit) -> str:
+    """The network, and how far it was trained."""
+    settings = refit.studies[0].settings
+    preset = f" (preset {settings.preset})" if settings.preset else ""
+    return (f"{settings.workload}{preset}, trained on {refit.samples:,} samples for {refit.epochs} epochs, or twice as "
+            "many where it says so")
 
 
 def _means(refit: Refit) -> "DataFrame":
@@ -340,7 +390,11 @@ def _chosen(study: Study, best: Sequence[Trial], folder: Path) -> Section:
         config, space = trial.config, study.settings.spaces[trial.optimizer]
         rows.append((trial.optimizer, str(trial.number), f"{config.rho:.4g}" if config.rho is not None else "",
                      f"{config.lr:.4g}", str(config.batch_size), f"{trial.value:.4f}", f"{trial.seconds:.0f}"))
-        for name, value, among in (("ρ", config.rho, space.rho), ("learning rate", config.lr, space.lr)):
+        tried = [point for point in space.grid if study.settings.sampler == "grid"]
+        for name, key, value, among in (("ρ", "rho", config.rho, space.rho),
+                                        ("learning rate", "lr", config.lr, space.lr)):
+            if tried and among:  # of values, the edge is the first or the last of them
+                among = ends(Values(tuple(sorted(point[key] for point in tried))))
             if value is not None and among and (end := at_edge(value, among)):
                 edges.append(f"{trial.optimizer}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "
                              "optimum may lie beyond, so search a wider range.")
@@ -398,17 +452,29 @@ def _batch_sizes(refit: Refit | None, measured: _Measured | None, study: Study, 
     pictures = _pictures(folder, BATCH_SIZE)
     if not pictures or measured is None:
         return []
+    from pandas import isnull
+
     tables: tuple[Table, ...] = ()
-    if refit and refit.choice.each_batch_size:
+    sentences = [_rests_on(measured, study)]
+    if refit and refit.choice.each_batch_size and measured.about["study"]["name"] == refit.studies[0].name:
         rows = []
-        for (size, optimizer, lr), part in measured.table().groupby(["batch_size", "optimizer", "lr"]):
+        sentences.append("The learning rate and ρ of each cell are those that validation chose among the search's "
+                         "trials; means over the seeds with 95 % intervals.")
+        for (size, optimizer), part in measured.table().groupby(["batch_size", "optimizer"]):
+            lr, rho = part["lr"].iloc[0], part["rho"].iloc[0]
             cells = (_mean_cell(part[part[f"{name}_resolved"]][name], decimals)
                      for name, decimals in (("lambda_max", 1), ("worst_case", 3)))
-            rows.append((str(size), str(optimizer), f"{lr:g}", *cells, _mean_cell(part["gap/loss"], 4),
-                         _mean_cell(100 * part["test/accuracy"], 2), str(len(part))))
-        header = ("batch size", "optimizer", "learning rate", "λ_max", "worst case", "gap", "test acc.", "seeds")
+            rows.append((str(size), str(optimizer), "" if isnull(rho) else f"{rho:g}", f"{lr:g}", *cells,
+                         _mean_cell(part["gap/loss"], 4), _mean_cell(100 * part["test/accuracy"], 2), str(len(part))))
+        header = ("batch size", "optimizer", "ρ", "learning rate", "λ_max", "worst case", "gap", "test acc.", "seeds")
         tables = (Table(header, tuple(rows)),)
-    return [Section("Batch size and flatness", (_rests_on(measured, study),), tables, pictures)]
+        measured_cells = {(row[0], row[1]) for row in rows}
+        missing = [f"{optimizer} at {size}" for optimizer, space in study.settings.spaces.items()
+                   for size in dict.fromkeys(point["batch_size"] for point in space.grid)
+                   if (str(size), optimizer) not in measured_cells]
+        if missing:
+            sentences.append(f"Not measured, or without a complete trial: {', '.join(missing)}.")
+    return [Section("Batch size and flatness", tuple(sentences), tables, pictures)]
 
 
 def _mean_cell(values: "Series", decimals: int) -> str:
@@ -418,7 +484,7 @@ def _mean_cell(values: "Series", decimals: int) -> str:
 
 def _rests_on(measured: _Measured | None, study: Study) -> str:
     if measured is None:
-        return f"Not measured; tune-sam analyze {study.name} measures the best network of each optimizer."
+        return f"Not measured; tune-sam analyze {study.name} measures a network of each optimizer."
     about = measured.about
     return (f"Measured on {about['samples']:,} samples of the {about['of']}, in batches of {about['batch']}, for the "
             f"networks of study {about['study']['name']}.")
@@ -433,19 +499,19 @@ def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Me
     (folder / "study.yaml").write_text(yaml.safe_dump(as_options(study), sort_keys=False, allow_unicode=True))
     searched = bool(study.records())
     commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"] if searched else []
-    seeds = f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
+    seeds = (f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
+             if searched else "")
     if refit:
         seeds_of = ",".join(map(str, refit.seeds)) + "," * (len(refit.seeds) == 1)  # a number alone would be a count
         commands.append(f"{_refit_command(study, refit)} --seeds {seeds_of}")
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
         if refit.stale:
             seeds += " The search has gone on since its refit, whose command would choose other configurations now."
-    commands += [*([_analyze_command(study, close)] if close else []),
-                 *([f"{_analyze_command(study, wide)} --all"] if wide else []), f"tune-sam report {study.name}"]
+    commands += [*(measured.command for measured in (close, wide) if measured), f"tune-sam report {study.name}"]
     return Section("How to make it again", (
         f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with Python "
         f"{platform.python_version()}. Its data are in {settings.data}.", seeds,
-        "study.yaml, beside this page and below, says what was searched."),
+        "study.yaml, beside this page and below, says what the study is."),
         (_version_table(study),),
         code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text())
 
@@ -455,23 +521,11 @@ def _refit_command(study: Study, refit: Refit) -> str:
     settings, choice = study.settings, refit.choice
     if choice.planned:
         words = [f"tune-sam refit {settings.workload} --preset {settings.preset} --name {study.name}"]
+        words += [f"--data {settings.data}"] if settings.data != str(study.home.data) else []
     else:
         words = [f"tune-sam refit {study.name}", *([f"--top {choice.top}"] if choice.top > 1 else []),
                  *(["--each-batch-size"] if choice.each_batch_size else [])]
     words += [f"--epochs {refit.epochs}"] if refit.epochs != settings.epochs else []
-    return " ".join(words)
-
-
-def _analyze_command(study: Study, measured: _Measured) -> str:
-    """What measured it, without what are defaults."""
-    counts = measured.table()["optimizer"].value_counts().to_dict()
-    words = [f"tune-sam analyze {study.name}", f"--sample {measured.about['samples']}"]
-    if len(counts) < len(study.settings.optimizers):
-        words += [f"--optimizer {optimizer}" for optimizer in study.settings.optimizers if optimizer in counts]
-    if surface := measured.about["surface"]:
-        top, grid = max(counts.values()), surface["grid"]
-        words += [f"--top {top}"] if top > 1 else []
-        words += [f"--grid {grid}"] if grid != GRID else []
     return " ".join(words)
 
 
@@ -555,13 +609,7 @@ def _take(measured: _Measured, names: Sequence[str], into: Path) -> None:
         if not png.exists() and not png.with_suffix(".csv").exists():
             continue
         for file in (png, png.with_suffix(".csv")):
-            shutil.copyfile(_there(file, measured.about["study"]["name"]), into / file.name)
-
-
-def _there(file: Path, study: str) -> Path:
-    if not file.exists():
-        raise Refused(f"{file} is gone, which the page shows; tune-sam analyze {study} makes it again.")
-    return file
+            shutil.copyfile(measured.file(file.name), into / file.name)
 
 
 # ------------------------------------------------------------------------------------------------------------ writing

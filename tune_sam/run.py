@@ -11,6 +11,7 @@ from tune_sam.launch import search
 from tune_sam.progress import Progress as Trainings
 from tune_sam.refit import check_seeds, refit
 from tune_sam.report import Report, report
+from tune_sam.settings import SearchOptions
 from tune_sam.tasks import Progress
 
 log = logging.getLogger(__name__)
@@ -40,15 +41,16 @@ def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int]
 
     Raises:
         Refused: an option is wrong, or a stage cannot be done; what is done is kept.
-        NothingComplete: an optimizer has no complete trial.
+        NothingComplete: a training of the refit did not end complete.
         KeyboardInterrupt: it was interrupted; the same call goes on, with the study's name.
     """
     check_seeds(seeds)  # before the search, which takes long
+    chosen = SearchOptions.read({"workload": workload, **options}, config)
     study = search(workload, config=config, progress=trainings, **options)
-    name, home, address = study.name, study.home.path, options.get("address")
+    name, home, address = study.name, study.home.path, chosen.address
     begins(f"refit of {name}")
     trained = refit(name, home=home, seeds=seeds, epochs=refit_epochs, address=address,
-                    max_concurrent=options.get("max_concurrent"), trainings=trainings, progress=progress)
+                    max_concurrent=chosen.max_concurrent, trainings=trainings, progress=progress)
     begins(f"flatness of the refit of {name}")
     best = analyze(name, home=home, sample=sample, address=address, progress=progress)
     begins(f"flatness of all trials of {name}")

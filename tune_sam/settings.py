@@ -6,6 +6,7 @@ in a :class:`Refused`.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -234,9 +235,20 @@ class SearchOptions(RangeOptions):
         return self.ranges.get(optimizer, RangeOptions()).over(common)
 
 
+class _Loader(yaml.SafeLoader):
+    """With the numbers of YAML 1.2: in 1.1, which PyYAML reads, 1:2 is the number 62 and 1e-3 is a text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] not in ("int", "float")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+for _tag, _pattern in (("int", r"[-+]?[0-9]+"), ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list("-+.0123456789"))
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.load(path.read_text(), _Loader)  # noqa: S506 (a safe one)
     except OSError as error:
         raise Refused(f"the config file {path} cannot be read ({error.strerror}); give --config a YAML file.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that there is not

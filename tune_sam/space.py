@@ -22,7 +22,7 @@ class Range:
         return self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return f"{self.low:g}:{self.high:g}"
+        return f"{_exact(self.low)}:{_exact(self.high)}"
 
     def to_json(self) -> list[float]:
         return [self.low, self.high]
@@ -108,7 +108,12 @@ class Values:
     points: tuple[float, ...]
 
     def __str__(self) -> str:
-        return ",".join(map(repr, self.points))
+        return ",".join(map(_exact, self.points))
+
+
+def _exact(value: float) -> str:
+    """The shortest text that reads as the same number."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]) -> tuple[dict[str, float], ...]:
@@ -123,37 +128,35 @@ def ends(what: Range | Values) -> Range:
 
 
 def parse_values(text: Any) -> Range | Values:
-    """A range from `LOW:HIGH`, or the values of a plain grid from `0.01,0.1` or from one number, each once.
+    """A range from `LOW:HIGH`, or the values of a plain grid from `0.01,0.1`, from a list or from one number.
 
     Raises:
         ValueError: neither; or a value is not a finite number above 0.
     """
-    if isinstance(text, Values):
+    if isinstance(text, (Range, Values)):
         return text
-    if isinstance(text, (Range, list, tuple)) or (isinstance(text, str) and ":" in text):
+    if isinstance(text, str) and ":" in text:
         return parse_range(text)
+    parts = text if isinstance(text, (list, tuple)) else str(text).split(",")
     try:
-        values = sorted({float(part) for part in str(text).split(",")})
-    except ValueError:
+        values = sorted({float(part) for part in parts})
+    except (TypeError, ValueError):
         raise ValueError("expected a range as LOW:HIGH, for example 0.001:1, or values for --sampler grid, for example "
                          "0.01,0.1") from None
-    if not all(0 < value < math.inf for value in values):
+    if not values or not all(0 < value < math.inf for value in values):
         raise ValueError("values must be finite and above 0")
     return Values(tuple(values))
 
 
-def parse_range(text: Any) -> Range:
-    """A range from `LOW:HIGH`, or from a list of two numbers.
+def parse_range(text: str) -> Range:
+    """A range from `LOW:HIGH`.
 
     Raises:
         ValueError: not two finite numbers above 0, the smaller first.
     """
-    if isinstance(text, Range):
-        return text
-    parts = text.split(":") if isinstance(text, str) else text if isinstance(text, (list, tuple)) else ()
     try:
-        low, high = (float(part) for part in parts)
-    except (TypeError, ValueError):
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
         raise ValueError("expected two numbers as LOW:HIGH, for example 0.001:1") from None
     if not (0 < low < math.inf and 0 < high < math.inf):
         raise ValueError("both ends must be finite and above 0, since the range is searched in logarithms")

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
 BOOTSTRAPS = 2_000
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Difference:
 
     Attributes:
         mean: with its interval.
-        p: of the paired t-test, two-sided, for no difference; nan if n is 1, or if all differences are equal.
+        p: of the paired t-test, two-sided, for no difference. Both interval and p are nan if n is 1, or if all
+            differences are equal but for rounding, which would make them of rounding alone.
     """
 
     mean: Mean
@@ -53,9 +55,10 @@ class Difference:
         from scipy.stats import ttest_rel
 
         differences = [one - other for one, other in zip(values, others, strict=True)]
-        spread = max(differences) - min(differences)
-        p = float(ttest_rel(values, others).pvalue) if spread > 0 else math.nan
-        return cls(Mean.of(differences), p)
+        found = Mean.of(differences)
+        if max(differences) - min(differences) <= ROUNDING * max(map(abs, (*values, *others))):
+            return cls(replace(found, half=math.nan), math.nan)
+        return cls(found, float(ttest_rel(values, others).pvalue))
 
     @property
     def shown(self) -> bool:

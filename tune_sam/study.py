@@ -177,6 +177,7 @@ class StudySettings:
         refit_of: the study whose configurations are trained again here, on train and validation part together; None for
             a search.
         choice: which of them, as :class:`tune_sam.refit.Choice` has it; None for a search.
+        asked: when this refit was asked for last, ISO 8601, UTC; None for a search.
     """
 
     workload: str
@@ -198,6 +199,7 @@ class StudySettings:
     objective: str = "val/accuracy"
     refit_of: str | None = None
     choice: dict[str, Any] | None = None
+    asked: str | None = None
 
     @property
     def directions(self) -> dict[str, Literal["maximize", "minimize"]]:
@@ -332,7 +334,7 @@ class Study:
         return {"name": self.name, "workload": settings.workload, "dataset": settings.dataset,
                 "preset": settings.preset, "train_subset": settings.train_subset, "sampler": settings.sampler,
                 "precision": settings.precision, "compile": settings.compile, "objective": settings.objective,
-                "optimizers": list(settings.optimizers), "trials_asked": settings.trials,
+                "refit_of": settings.refit_of, "optimizers": list(settings.optimizers), "trials_asked": settings.trials,
                 "counts": self.counts(), "created": self.created, "mlflow_run_id": self.mlflow_run_id}
 
     def _record(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> Trial:
@@ -384,20 +386,16 @@ def open_search(name: str, home: str | Path | None = None) -> Study:
 
 
 def refits_of(study: Study, what: str = "") -> list[Study]:
-    """The studies that train a search's best configurations again, the oldest first.
+    """The studies that train a search's configurations again, the one that was asked for last at the end.
 
     Args:
         study: the search.
         what: `refit` for those that compare the optimizers, `twice` for the base optimizer at equal compute; all by
             default.
     """
-    return [other for other in every_study(study.home.path)
-            if other.settings.refit_of == study.name and other.name.startswith(f"{study.name}.{what}")]
-
-
-def refit_of(study: Study) -> Study | None:
-    """The latest refit of a search; None if there is none."""
-    return next(reversed(refits_of(study, REFIT)), None)
+    found = [other for other in every_study(study.home.path)
+             if other.settings.refit_of == study.name and other.name.startswith(f"{study.name}.{what}")]
+    return sorted(found, key=lambda other: other.settings.asked or other.created)
 
 
 def best_of_each(trials: Sequence[Trial]) -> list[Trial]:

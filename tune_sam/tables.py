@@ -113,6 +113,8 @@ def difference_in_words(difference: "Difference") -> str:
     points = f"{100 * mean.value:+.2f} points"
     if mean.n < 2:
         return f"{points} with one seed, which shows nothing."
+    if math.isnan(mean.half):
+        return f"{points} with every one of {mean.n} seeds, which gives no interval and shows nothing."
     low, high = 100 * (mean.value - mean.half), 100 * (mean.value + mean.half)
     p = f", p = {difference.p:.2g}" if math.isfinite(difference.p) else ""
     verdict = "a difference is shown" if difference.shown else "no difference is shown"

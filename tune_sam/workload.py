@@ -272,8 +272,9 @@ class Workload(ABC):
         points = grid(rhos, lrs, of_grid) if options.grid else ()
         space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
         if outside := space.outside():
+            way_out = "give its values instead" if alone else "or search without the grid (--no-grid)"
             raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, "
-                          "or search without the grid (--no-grid).")
+                          f"{way_out}.")
         return space
 
 

@@ -77,6 +77,7 @@ def assert_refused(result, said, tmp_path):
     (["search", "gcn", "--preset", "report", "--trials", "2"], "--trials 2 does not go with a grid of 4 points"),
     (["search", "gcn", "--preset", "report", "--lr", "0.001:0.1"], "--lr 0.001:0.1 would make it another study"),
     (["search", "gcn", "--preset", "report", "--batch-size", "32,64"], "--batch-size 32,64 would make it another"),
+    (["search", "gcn", "--preset", "report", "--rho", "0.02,0.2"], "--rho 0.02,0.2 would make it another study"),
     (["search", "gcn", "--preset", "report", "--dataset", "digits"], "preset 'report' is of the data set mutagenicity"),
     (["search", "gcn", "--dataset", "digits", "--train-subset", "9"], "--train-subset 9 is not possible"),
     (["search", "gcn", "--dataset", "digits", "--train-subset", "1079"], "give from 10 to 1078"),
@@ -257,6 +258,7 @@ SAME = ["--name", "one", "--dataset", "digits", "--optimizer", "base", "--trials
     (["refit", "two"], "there is no study 'two'"),
     (["best", "one", "--pareto"], "study one has one objective, val/accuracy, so it has no Pareto front"),
     (["refit", "one", "--seeds", "3,x"], "--seeds 3,x: expected a number of seeds"),
+    (["refit", "one", "--each-batch-size", "--top", "2"], "--top 2 is not possible with --each-batch-size"),
     (["refit", "one", "--seeds", "0"], "--seeds 0: there is nothing to train"),
     (["refit", "one", "--seeds", "4,4"], "--seeds 4,4: a seed comes twice"),
     (["analyze", "two"], "there is no study 'two'"),
@@ -283,7 +285,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     assert (status, out) == (1, "")
     assert "study one has no complete trial yet; go on with `tune-sam resume one`" in err
     status, out, err = run("refit", "one")
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert "study one has no complete trial of base yet; go on with `tune-sam resume one`" in err
     status, out, _ = run("best", "one", "--json")
     assert (status, json.loads(out)) == (1, {"base": None})
@@ -291,8 +293,8 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     assert status == 0
     assert json.loads(out) == [{
         "name": "one", "workload": "gcn", "dataset": "digits", "preset": None, "train_subset": None, "sampler": "tpe",
-        "precision": None, "compile": False, "objective": "val/accuracy", "optimizers": ["base"], "trials_asked": 3,
-        "counts": {}, "created": "2026-01-02T03:04:05+00:00", "mlflow_run_id": "p"}]
+        "precision": None, "compile": False, "objective": "val/accuracy", "refit_of": None, "optimizers": ["base"],
+        "trials_asked": 3, "counts": {}, "created": "2026-01-02T03:04:05+00:00", "mlflow_run_id": "p"}]
     assert run("trials", "one", "--json")[:2] == (0, "[]\n")
 
 

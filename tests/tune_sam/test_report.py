@@ -12,7 +12,7 @@ from tune_sam import open_study
 from tune_sam.analyzing import analyze
 from tune_sam.launch import _define, search
 from tune_sam.refit import refit, tested_refit
-from tune_sam.report import AS_REPORTED, CAPTIONS, _table_one, as_options, at_edge, report
+from tune_sam.report import AS_REPORTED, CAPTIONS, _chosen, _table_one, as_options, at_edge, report
 from tune_sam.settings import NothingComplete, Refused, SearchOptions
 from tune_sam.space import Range
 from tune_sam.study import Study
@@ -201,7 +201,7 @@ def test_a_figure_that_is_gone_is_named(full, searched):
     figure.unlink()
     before = full.read_bytes()
     try:
-        with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one makes it again"):
+        with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one --sample 64 --all "):
             report("one", home=searched)
     finally:
         figure.write_bytes(kept)
@@ -247,20 +247,26 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
     """Of a plain grid of two learning rates at each of two batch sizes."""
     search("gcn", name="sizes", home=searched, dataset="digits", optimizers=["base", "sam"], sampler="grid", rho="0.05",
            lr="0.003,0.01", batch_size="64,128", epochs=2, scheduler="none")
+    analyze("sizes", home=searched, sample=64, grid=3)
     found = refit("sizes", home=searched, seeds=2, each_batch_size=True)
     assert len(found.table()) == 2 * (2 * 2) + 2
     for reference in found.references:
         (size,) = set(found.table().query("row == @reference")["batch_size"])
         compared = found.table()[found.table()["row"].isin(found.differences(reference))]
         assert set(compared["batch_size"]) == {size}
-    measured = analyze("sizes", home=searched, sample=64, grid=3, top=4).table()
+    report("sizes", home=searched)  # before the refit is analysed
+    measured = analyze("sizes", home=searched, sample=64, grid=3, top=2).table()
+    assert len(measured) == 8, "two seeds of each configuration"
     page = report("sizes", home=searched).page
     assert (page.parent / "figures" / "batch-size.png").exists()
     rows = {tuple(row[:2]): row for row in Page(page.read_text()).rows if row[0] in ("64", "128")}
     assert set(rows) == {("64", "base"), ("64", "sam"), ("128", "base"), ("128", "sam")}
     cell = measured.query("batch_size == 64 and optimizer == 'sam' and lambda_max_resolved")["lambda_max"]
-    assert rows["64", "sam"][3].startswith(f"{cell.mean():.1f}")
-    assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in page.with_name("report.md").read_text()
+    assert rows["64", "sam"][4].startswith(f"{cell.mean():.1f}")
+    assert rows["64", "sam"][2] == "0.05"
+    commands = page.with_name("report.md").read_text()
+    assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in commands
+    assert "tune-sam analyze sizes --sample 64 --top 2 --grid 3" in commands
 
 
 def test_table_one_has_what_else_the_home_has(full, searched, study, monkeypatch):
@@ -278,3 +284,25 @@ def test_table_one_has_what_else_the_home_has(full, searched, study, monkeypatch
                                       *(f"mitbih: {row}" for row in ours), "mitbih: the report's SGD",
                                       "mitbih: the report's SAM"]
     assert "cifar10 was not run here and those of mitbih are of study b" in section.sentences[-1]
+
+
+def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):
+    """Not the one that was made last, nor one that is not tested yet."""
+    short = refit("one", home=searched, seeds=1, epochs=1)
+    assert tested_refit(study).epochs == 1
+    for file in study.home.study(short.studies[0].name).glob("test/*.json"):
+        file.rename(file.with_suffix(".away"))
+    assert tested_refit(study).epochs == 2
+    for file in study.home.study(short.studies[0].name).glob("test/*.away"):
+        file.rename(file.with_suffix(".json"))
+    again = refit("one", home=searched, seeds=2)
+    assert tested_refit(study).table().equals(again.table())
+
+
+def test_the_edge_of_a_plain_grid_is_its_last_value(study):
+    settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", "sampler": "grid"}), study.home)
+    (largest,) = [point["rho"] for point in settings.spaces["sam"].grid][-1:]
+    best = study.best("sam")
+    best = replace(best, config=replace(best.config, rho=largest))
+    section = _chosen(replace(study, settings=settings), [best], study.home.path)
+    assert f"sam: the best ρ, {largest:.4g}, lies at the upper edge of" in section.sentences[1]

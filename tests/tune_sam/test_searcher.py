@@ -6,9 +6,11 @@ import optuna
 import pytest
 from ray.tune.search import Searcher
 
+from tune_sam.launch import store
 from tune_sam.searcher import Ledger, Outcome, TuneSearcher
+from tune_sam.settings import Home
 from tune_sam.space import Range, Space, grid
-from tune_sam.study import StudySettings
+from tune_sam.study import Study, StudySettings, open_storage
 
 SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
 
@@ -308,3 +310,17 @@ def test_of_two_objectives_the_sampler_uses_both(of_two):
         rhos.append(asked.configuration.rho)
         book.tell(asked.number, two(0.5, asked.configuration.rho))
     assert sum(math.log(rho) for rho in rhos[20:]) / 20 < sum(math.log(rho) for rho in rhos[:8]) / 8 - 1
+
+
+def test_a_lower_loss_is_kept_at_a_rung(tmp_path):
+    chosen = replace(settings(trials=6, scheduler="asha"), objective="val/loss")
+    study = Study("s", Home(tmp_path), chosen, "now", "", "", "", "")
+    store(study)
+    book, stopped = Ledger(open_storage(study.home), "s", "sam", chosen), {}
+    for loss in (0.5, 0.9, 0.4, 0.8, 0.3, 0.7):
+        asked = book.ask("t")
+        stopped[loss] = any(book.report(asked.number, epoch, loss) for epoch in range(1, 10))
+        ending = "pruned" if stopped[loss] else "complete"
+        book.tell(asked.number, Outcome(ending, "", 10, {"val/loss": loss}, 1.0, "node", 1))
+    assert {loss for loss, stop in stopped.items() if not stop} == {0.5, 0.4, 0.3}
+    assert book._optuna.best_value == 0.3

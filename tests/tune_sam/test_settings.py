@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tune_sam.settings import Home, RangeOptions, Refused, SearchOptions
-from tune_sam.space import Range
+from tune_sam.space import Range, Values
 
 
 def read(given=None, yaml=None, tmp_path=None):
@@ -71,14 +71,14 @@ def test_a_wrong_option_is_one_sentence_with_its_value(given, said):
 @pytest.mark.parametrize(("yaml", "said"), [
     ("trails: 3\n", "unknown option 'trails' in "),
     ("ranges: {sam: {roh: 0.1:1}}\n", "unknown option 'ranges.sam.roh' in "),
-    ("ranges: {sam: {rho: [1, 0.1]}}\n", "rho 1 0.1: the lower end must come first"),
+    ("ranges: {sam: {rho: 1:0.1}}\n", "rho 1:0.1: the lower end must come first"),
     ("rho: {low: 0.1, high: 1}\n", "LOW:HIGH"),
     ("1: 2\n", "unknown option '1' in "),
     ("ranges: {adamw: {lr: 0.1:1}}\n", "there is no optimizer 'adamw'"),
     ("trials: [\n", "is not YAML"),
     ("just words\n", "holds no `option: value` lines"),
     ("", "holds no `option: value` lines"),
-    ("rho: [5]\n", "LOW:HIGH"),
+    ("rho: [a]\n", "LOW:HIGH"),
 ])
 def test_a_wrong_file_is_one_sentence(tmp_path, yaml, said):
     with pytest.raises(Refused) as refused:
@@ -87,12 +87,12 @@ def test_a_wrong_file_is_one_sentence(tmp_path, yaml, said):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("lr", ["0.001:0.1", "[0.001, 0.1]", "[1e-3, 1e-1]"])
+@pytest.mark.parametrize("lr", ["0.001,0.1", "[0.001, 0.1]", "[1e-3, 1e-1]"])
 @pytest.mark.parametrize("sizes", ["32,64", "[64, 32]"])
-def test_a_file_may_give_ranges_and_lists_as_text_or_as_yaml(tmp_path, lr, sizes):
+def test_a_file_may_give_lists_as_text_or_as_yaml(tmp_path, lr, sizes):
     file = f"lr: {lr}\nbatch_size: {sizes}\noptimizers: [sam, base, sam]\n"
     options = read(yaml=file, tmp_path=tmp_path)
-    assert (options.lr, options.batch_size) == (Range(0.001, 0.1), (32, 64))
+    assert (options.lr, options.batch_size) == (Values((0.001, 0.1)), (32, 64))
     assert options.optimizers == ("sam", "base"), "each once, in the order given"
 
 
@@ -208,3 +208,15 @@ def test_a_presets_options_lie_under_what_is_given(tmp_path):
     found = SearchOptions.read({"workload": "gcn"}, file).under(preset)
     assert found.optimizers == ("sam",)
     assert str(found.ranges_of("sam").rho) == "0.01:0.5"
+
+
+@pytest.mark.parametrize(("rho", "read_as"), [
+    ("1:2", Range(1, 2)), ("0:59.5", None), ("1e-3:1e-1", Range(0.001, 0.1)), ("1e-2", Values((0.01,))),
+    (".5", Values((0.5,)))])
+def test_a_file_has_the_numbers_that_a_person_reads(tmp_path, rho, read_as):
+    """YAML 1.1 would read 1:2 as 62 and 1e-2 as a text."""
+    if read_as is None:
+        with pytest.raises(Refused, match="rho 0:59.5: both ends must be finite and above 0"):
+            read(yaml=f"rho: {rho}\n", tmp_path=tmp_path)
+    else:
+        assert read(yaml=f"rho: {rho}\n", tmp_path=tmp_path).rho == read_as

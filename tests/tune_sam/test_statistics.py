@@ -65,3 +65,11 @@ def test_a_correlations_interval_covers_the_truth_about_as_often_as_it_says(monk
 @pytest.mark.parametrize(("values", "others"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4])])
 def test_too_few_networks_have_no_correlation(values, others):
     assert Correlation.of(values, others) is None
+
+
+@pytest.mark.parametrize(("values", "others"), [((0.81, 0.82), (0.80, 0.81)), ((0.75, 0.5), (0.5, 0.25)),
+                                                ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
+def test_differences_that_are_equal_but_for_rounding_show_nothing(values, others):
+    found = Difference.of(values, others)
+    assert found.mean.value == pytest.approx(values[0] - others[0])
+    assert (math.isnan(found.p), math.isnan(found.mean.half), found.shown) == (True, True, False)

@@ -55,7 +55,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
     assert open_study("one", study.home.path) == study
     assert study.to_json() == {"name": "one", "workload": "gcn", "dataset": "digits", "preset": None,
                                "train_subset": None, "sampler": "tpe", "precision": None, "compile": False,
-                               "objective": "val/accuracy", "optimizers": ["base", "sam"],
+                               "objective": "val/accuracy", "refit_of": None, "optimizers": ["base", "sam"],
                                "trials_asked": 4, "counts": {}, "created": "2026-01-02T03:04:05+00:00",
                                "mlflow_run_id": "parent"}
 
