@@ -53,9 +53,12 @@ class Choice:
             return [Configuration(optimizer, point.get("rho"), point["lr"], int(point["batch_size"]), settings.seed)
                     for point in settings.spaces[optimizer].grid]
         best = [trial.config for trial in study.complete(optimizer) if trial.config]
-        if self.each_batch_size:
-            return list({config.batch_size: config for config in reversed(best)}.values())[::-1]
-        return best[: self.top]
+        if not self.each_batch_size:
+            return best[: self.top]
+        of_size: dict[int, Configuration] = {}
+        for config in best:
+            of_size.setdefault(config.batch_size, config)
+        return list(of_size.values())
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ CAPTIONS = {
                   "said to find sharper minima: the lines would rise. Where the points are a search's trials, learning "
                   "rate and ρ vary too, and nothing can be said about a cause.",
     "surfaces": "The loss around one network of each optimizer, the first of its best configuration, along the same "
-                "two filter-normalised random directions and at the same scale. A wider bowl is a flatter minimum, in these "
-                "two directions only.",
+                "two filter-normalised random directions and at the same scale. A wider bowl is a flatter minimum, in "
+                "these two directions only.",
     "contours": "The same surfaces from above, with one colour scale for all.",
     "lines": "The loss on the straight line from the first optimizer's minimum to the others'. A barrier says that the "
              "minima lie in different valleys.",
