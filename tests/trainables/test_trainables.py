@@ -20,7 +20,7 @@ def test_each_is_a_trainable_of_its_workload():
 
 @pytest.mark.slow
 def test_each_runs_in_a_plain_tuner_with_its_share_of_a_gpu(tmp_path):
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     try:
         for trainable, share in SHARES.items():
             assert trainable.default_resource_request({}).required_resources == {"CPU": 1, "GPU": share}

@@ -23,7 +23,7 @@ def test_trials_that_fit_on_a_node(node, cpus, gpus, fits):
 
 
 def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked():
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     try:
         assert cluster.concurrency(1, 0, None) == 3
         assert cluster.concurrency(1, 0, 2) == 2

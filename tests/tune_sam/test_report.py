@@ -283,7 +283,7 @@ def test_table_one_has_what_else_the_home_has(full, searched, study, monkeypatch
     assert names[len(ours) + 2 :] == ["cifar10: the report's SGD", "cifar10: the report's SAM",
                                       *(f"mitbih: {row}" for row in ours), "mitbih: the report's SGD",
                                       "mitbih: the report's SAM"]
-    assert "cifar10 was not run here and those of mitbih are of study b" in section.sentences[-1]
+    assert "cifar10 was not run here and our rows of mitbih are of study b, gcn, trained on" in section.sentences[-1]
 
 
 def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):

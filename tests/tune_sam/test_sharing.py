@@ -173,7 +173,7 @@ def test_four_processes_of_a_node_share_one_copy():
 
     whole = images()
     size, total = whole.train.x.numel() / (1 << 20), int(whole.train.x.sum())
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         with share(whole) as data:
             readers = [ray.remote(num_cpus=0.1)(Reader).remote() for _ in range(4)]
