@@ -222,10 +222,12 @@ def best(
     if pareto:
         front = found.pareto(optimizer)
         title = f"{found.name}: no trial is better in one objective and as good in the other"
-        _print_json([trial.to_json() for trial in front]) if as_json else out.print(trial_table(front, title))
+        _print_json([trial.to_json() for trial in front]) if as_json else out.print(
+            trial_table(front, found.settings.judged_by, title))
     elif optimizer:
         trial = found.best(optimizer)
-        _print_json(trial.to_json()) if as_json else out.print(trial_table([trial]))
+        _print_json(trial.to_json()) if as_json else out.print(
+            trial_table([trial], found.settings.judged_by))
     else:
         _show_best(found, as_json)
 
@@ -351,7 +353,7 @@ def trials(
     elif as_json:
         _print_json([trial.to_json() for trial in found.records()])
     else:
-        out.print(trial_table(found.records()))
+        out.print(trial_table(found.records(), found.settings.judged_by))
 
 
 @app.command()
@@ -477,7 +479,8 @@ def _show_best(study: "Study", as_json: bool) -> None:
     if as_json:
         _print_json({optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()})
     elif complete:
-        out.print(trial_table(complete, f"{study.name}: best {study.settings.judged_by} of each optimizer"))
+        judged_by = study.settings.judged_by
+        out.print(trial_table(complete, judged_by, f"{study.name}: best {judged_by} of each optimizer"))
     missing = [optimizer for optimizer, trial in found.items() if not trial]
     if missing:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)

@@ -25,12 +25,14 @@ FLATNESS = {
 """The columns of what `analyze` prints, by the measures' names."""
 
 
-def trial_table(found: "list[Trial]", title: str | None = None) -> Table:
-    """Trials, a row each: validation accuracy from 0 to 1, loss in nats, configuration, epochs, seconds."""
+def trial_table(found: "list[Trial]", judged_by: str, title: str | None = None) -> Table:
+    """Trials, a row each: validation accuracy from 0 to 1, what else they are judged by, configuration, epochs,
+    seconds."""
     # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
     measured = {name for trial in found for name in trial.metrics}
     scored = any(name.startswith("val/f1/") for name in measured)
-    scores = {"val/accuracy": "accuracy", "val/loss": "loss", **({"val/macro_f1": "macro-F1"} if scored else {}),
+    scores = {"val/accuracy": "accuracy", **({"val/loss": "loss"} if judged_by == "val/loss" else {}),
+              **({"val/macro_f1": "macro-F1"} if scored else {}),
               **({"val/sharpness": "sharpness"} if "val/sharpness" in measured else {})}
     table = plain_table("optimizer", "trial", "state", *scores.values(), "ρ", "lr", "batch", "epochs", "seconds",
                         title=title)
