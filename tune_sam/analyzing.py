@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer
-from tune_sam.launch import only_driver, shared, versions
+from tune_sam.launch import deliver, only_driver, shared, versions
 from tune_sam.refit import test_results, tested_refit
 from tune_sam.settings import NothingComplete, Refused
-from tune_sam.study import Study, Trial, best_of_each, is_going, note_run, open_storage, open_study
+from tune_sam.study import Study, Trial, best_of_each, is_going, open_study
 from tune_sam.tasks import Part, Progress, find_out, made_by, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
@@ -165,8 +165,8 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, address)
     find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
-    if not is_going(study.home, study.name):
-        _deliver_what_a_search_left(study)
+    if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
+        deliver(study, patience=5)
     trials = _chosen(study, optimizers, None if every else top)
     plan = _Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
     with only_driver(study):
@@ -197,13 +197,6 @@ def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[T
         which = f"complete trial of {' or '.join(optimizers)}" if optimizers else "complete trial"
         raise NothingComplete(f"study {study.name} has no {which} yet; go on with `tune-sam resume {study.name}`.")
     return tuple(found)
-
-
-def _deliver_what_a_search_left(study: Study) -> None:
-    """Trials of a search that MLflow could not be told of have no run yet."""
-    storage = open_storage(study.home)
-    tracking.deliver(study.tracking_uri, study.home.study(study.name), 5,
-                     lambda key, run_id: note_run(storage, key, run_id))
 
 
 def _parts(plan: _Plan) -> list[Part]:

@@ -333,6 +333,20 @@ def report(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = 
 
 
 @app.command()
+def sync(study: StudyArgument, home: HomeOption = None) -> None:
+    """Deliver to MLflow what could not be delivered while trials ran.
+
+    Example: [bold]tune-sam sync gcn-2026-11-24T101500[/bold]
+    """
+    from tune_sam.launch import sync as run
+
+    if left := run(study, home=home):
+        raise NothingComplete(f"{left} events of study {study} could not be delivered; they are kept, and the same "
+                              "command tries again.")
+    out.print(f"MLflow has everything of study {study}.", soft_wrap=True, markup=False)
+
+
+@app.command()
 def trials(
     study: StudyArgument,
     home: HomeOption = None,

@@ -24,7 +24,17 @@ from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
 from tune_sam.settings import Home, Refused, SearchOptions
 from tune_sam.space import Range
-from tune_sam.study import Study, StudySettings, every_study, lock_file, note_run, now, open_storage, open_study
+from tune_sam.study import (
+    Study,
+    StudySettings,
+    every_study,
+    lock_file,
+    note_run,
+    now,
+    open_storage,
+    open_study,
+    refits_of,
+)
 from tune_sam.workload import Workload, find_workload
 
 if TYPE_CHECKING:
@@ -102,6 +112,31 @@ def resume(name: str, *, home: str | Path | None = None, trials: int | None = No
     check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
     study = _grown(study, study.settings.trials if trials is None else trials)
     return launch(study, address, max_concurrent, progress)
+
+
+def sync(name: str, *, home: str | Path | None = None, patience: float = PATIENCE) -> int:
+    """Deliver to MLflow what could not be delivered while trials of a study and of its refits ran.
+
+    Args:
+        name: the study's.
+        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        patience: seconds to wait for a server that is away, for each study.
+
+    Returns:
+        How many events are still not delivered; they are kept.
+
+    Raises:
+        Refused: there is no such study, or a search of it is going on, which delivers on its own.
+    """
+    study = open_study(name, home)
+    return sum(deliver(one, patience) for one in (study, *refits_of(study)))
+
+
+def deliver(study: Study, patience: float) -> int:
+    """Deliver what a study's journal holds for MLflow; how many of its events are left then."""
+    storage = open_storage(study.home)
+    return tracking.deliver(study.tracking_uri, study.home.study(study.name), patience,
+                            lambda key, run_id: note_run(storage, key, run_id))
 
 
 def _define(chosen: SearchOptions, home: Home) -> StudySettings:
@@ -426,8 +461,8 @@ def _tracked(study: Study, storage: "RDBStorage") -> Iterator[tracking.Tracker]:
         patience = PATIENCE
     finally:
         if kept := tracker.close(patience):
-            log.warning("%d events of study %s could not be delivered to %s; they are kept and will be delivered by "
-                        "`tune-sam resume %s`.", kept, study.name, study.tracking_uri, study.name)
+            log.warning("%d events of study %s could not be delivered to %s; they are kept, and `tune-sam sync %s` "
+                        "delivers them.", kept, study.name, study.tracking_uri, study.name)
 
 
 @contextmanager

@@ -256,6 +256,7 @@ SAME = ["--name", "one", "--dataset", "digits", "--optimizer", "base", "--trials
     (["best", "one", "--optimizer", "asam"], "study one did not search 'asam'; it has base"),
     (["best", "two"], "there is no study 'two'"),
     (["refit", "two"], "there is no study 'two'"),
+    (["sync", "two"], "there is no study 'two'"),
     (["best", "one", "--pareto"], "study one has one objective, val/accuracy, so it has no Pareto front"),
     (["refit", "one", "--seeds", "3,x"], "--seeds 3,x: expected a number of seeds"),
     (["refit", "one", "--each-batch-size", "--top", "2"], "--top 2 is not possible with --each-batch-size"),

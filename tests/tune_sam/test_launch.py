@@ -15,7 +15,7 @@ import torch
 import tune_sam
 from tune_sam.cli import main
 from tune_sam.driver import METRICS
-from tune_sam.launch import _commit, _inside, terminate_as_interrupt
+from tune_sam.launch import _commit, _inside, sync, terminate_as_interrupt
 from tune_sam.report import report
 from tune_sam.settings import Home, Refused
 from tune_sam.study import ENDINGS, open_storage, open_study, studies
@@ -398,8 +398,9 @@ def test_a_search_does_not_wait_for_a_tracking_server_that_is_away(tmp_path):
     study = open_study("away", tmp_path)
     assert study.counts() == {"complete": 3}
     assert (study.home.study("away") / "mlflow.jsonl").exists()
+    assert sync("away", home=tmp_path, patience=1) > 0
     server.start()
-    assert command(tmp_path, "resume", "away").wait() == 0
+    assert command(tmp_path, "sync", "away").wait() == 0
     assert_agreement(open_study("away", tmp_path), 3)
     server.stop()
 
