@@ -209,6 +209,8 @@ def best(
     optimizer: Annotated[str | None, typer.Option(help="Only this optimizer.", show_default="each")] = None,
     pareto: Annotated[bool, typer.Option(
         "--pareto", help="All trials on the Pareto front of a study with two objectives.")] = False,
+    as_yaml: Annotated[bool, typer.Option(
+        "--yaml", help="Print them as a plain grid for `tune-sam refit WORKLOAD --config`.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -219,7 +221,11 @@ def best(
     from tune_sam.study import open_study
 
     found = open_study(study, home)
-    if pareto:
+    if as_yaml:
+        if pareto or optimizer or as_json:
+            raise Refused("--yaml prints the best of each optimizer and nothing else; leave the other options out.")
+        _print_best_alone(found)
+    elif pareto:
         front = found.pareto(optimizer)
         title = f"{found.name}: no trial is better in one objective and as good in the other"
         _print_json([trial.to_json() for trial in front]) if as_json else out.print(
@@ -275,7 +281,8 @@ def analyze(
 
 @app.command()
 def refit(
-    study: Annotated[str, typer.Argument(help="Name of a study; with --preset, of a workload.", metavar="STUDY")],
+    study: Annotated[str, typer.Argument(
+        help="Name of a study; with --preset or --config, of a workload.", metavar="STUDY")],
     seeds: SeedsOption = "5",
     top: Annotated[int | None, typer.Option(
         min=1, help="Best configurations of each optimizer that are trained.", show_default="1")] = None,
@@ -284,8 +291,10 @@ def refit(
     epochs: RefitEpochsOption = None,
     preset: Annotated[str | None, typer.Option(
         help="Train all points of this preset of a workload without a search; report has the report's own.")] = None,
+    config: Annotated[Path | None, typer.Option(
+        help="Train all points of the plain grid in this YAML file without a search; see best --yaml.")] = None,
     name: Annotated[str | None, typer.Option(
-        help="With --preset, the name of the study.", show_default="WORKLOAD-PRESET")] = None,
+        help="With --preset or --config, the name of the study.", show_default="of both")] = None,
     data: DataOption = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
@@ -299,19 +308,20 @@ def refit(
     """
     from tune_sam.progress import Progress, parts
     from tune_sam.refit import refit as run
-    from tune_sam.refit import refit_preset
+    from tune_sam.refit import refit_grid
 
     asked = _seeds(seeds)
     of_searches = {"--top": top, "--each-batch-size": each_batch_size or None}
-    of_presets = {"--name": name, "--data": data}
-    for option, value in (of_searches if preset else of_presets).items():
+    of_grids = {"--name": name, "--data": data}
+    planned = preset is not None or config is not None
+    for option, value in (of_searches if planned else of_grids).items():
         if value is not None:
             raise Refused(f"{option}{'' if value is True else f' {value}'} goes with "
-                          f"{'a search' if preset else '--preset'} alone; leave it out.")
+                          f"{'a search' if planned else '--preset or --config'} alone; leave it out.")
     with parts(err) as progress:
         common: dict[str, Any] = {"home": home, "seeds": asked, "epochs": epochs, "address": address,
                                   "max_concurrent": max_concurrent, "trainings": Progress(err), "progress": progress}
-        found = (refit_preset(study, preset, name=name, data=data, **common) if preset
+        found = (refit_grid(study, preset=preset, config=config, name=name, data=data, **common) if planned
                  else run(study, top=top or 1, each_batch_size=each_batch_size, **common))
     if as_json:
         _print_json(found.table().to_dict("records"))
@@ -500,6 +510,14 @@ def _show_best(study: "Study", as_json: bool) -> None:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
     if not complete:
         raise SystemExit(1)
+
+
+def _print_best_alone(study: "Study") -> None:
+    from tune_sam.refit import best_alone
+    from tune_sam.report import as_yaml
+
+    sys.stdout.write(f"# The best of each optimizer of study {study.name}: tune-sam refit {study.settings.workload} "
+                     f"--config FILE\n{as_yaml(best_alone(study), study.home)}")
 
 
 def _training(setting: dict[str, Any]) -> str:

@@ -70,8 +70,17 @@ def search(workload: str, *, config: Path | None = None, progress: Progress | No
 
 
 def plan(workload: str, *, config: Path | None = None, **options: Any) -> Study:
-    """Make the study that :func:`search` would make with these options, or find it, and train nothing."""
-    return _planned(SearchOptions.read({"workload": workload, **options}, config))
+    """Make the study of a plain grid that :func:`search` would make with these options, or find it; train nothing.
+
+    Raises:
+        Refused: as for :func:`search`, or the study is no plain grid, so that only a search can say what is best.
+    """
+    chosen = SearchOptions.read({"workload": workload, **options}, config)
+    if _define(chosen, Home.at(chosen.home)).sampler != "grid":
+        what = f"--preset {chosen.preset}" if chosen.preset and not config else str(config)
+        raise Refused(f"{what} is no plain grid, so it has to be searched before anything can be chosen; search with "
+                      "it, and refit that study.")
+    return _planned(chosen)
 
 
 def _planned(chosen: SearchOptions) -> Study:

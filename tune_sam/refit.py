@@ -199,30 +199,29 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
                   trainings, progress)
 
 
-def refit_preset(workload: str, preset: str = "report", *, name: str | None = None, home: str | Path | None = None,
-                 data: str | Path | None = None, seeds: int | Sequence[int] = 5, epochs: int | None = None,
-                 address: str | None = None, max_concurrent: int | None = None, trainings: Trainings | None = None,
-                 progress: Progress = lambda *_: None) -> Refit:
-    """Train all points of a preset's grid, without a search; as :func:`refit` otherwise.
+def refit_grid(workload: str, *, preset: str | None = None, config: Path | None = None, name: str | None = None,
+               home: str | Path | None = None, data: str | Path | None = None, seeds: int | Sequence[int] = 5,
+               epochs: int | None = None, address: str | None = None, max_concurrent: int | None = None,
+               trainings: Trainings | None = None, progress: Progress = lambda *_: None) -> Refit:
+    """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
 
     Args:
-        workload: whose preset.
+        workload: that is trained.
         preset: one that is a plain grid, such as `report`: the report's own settings and values of ρ.
-        name: of the study that the refit is of, which is made if there is none; `WORKLOAD-PRESET` by default.
+        config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints one.
+        name: of the study that the refit is of, which is made if there is none; WORKLOAD-PRESET by default, or
+            WORKLOAD and the file's name.
         home, seeds, epochs, address, max_concurrent, trainings, progress: as for :func:`refit`.
         data: folder that holds the data set; $TUNE_SAM_DATA, else the home's.
 
     Raises:
-        Refused: as for :func:`refit` and :func:`tune_sam.search`, or the preset is there to be searched.
+        Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
     check_seeds(seeds)
-    known = find_workload(workload).presets.get(preset)
-    if known and known.options.get("sampler") != "grid":
-        raise Refused(f"--preset {preset} of {workload} is no plain grid, so it has to be searched before anything can "
-                      "be chosen; search with it, and give the study.")
-    name = name or f"{workload.rpartition(':')[2].lower()}-{preset}"
-    study = plan(workload, preset=preset, name=name, home=home, data=data, address=address)
+    named_after = preset or (config.stem if config else "grid")
+    study = plan(workload, config=config, preset=preset, home=home, data=data, address=address,
+                 name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}")
     return _refit(study, Choice(planned=True), seeds, epochs, address, max_concurrent, trainings, progress)
 
 
@@ -379,6 +378,20 @@ def _configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]
         points = [{name: value for name, value in point.items() if name != "seed"} for point in space.grid]
         found[optimizer] = [point for index, point in enumerate(points) if point not in points[:index]]
     return found
+
+
+def best_alone(study: Study) -> StudySettings:
+    """A search's settings, changed into those of the plain grid of each optimizer's best configuration.
+
+    Raises:
+        NothingComplete: an optimizer has no complete trial.
+    """
+    chosen = {optimizer: Choice().of(study, optimizer) for optimizer in study.settings.optimizers}
+    settings = _settings(study, study.settings.epochs, chosen, (0,), Choice())
+    spaces = {optimizer: replace(space, grid=tuple({name: value for name, value in point.items() if name != "seed"}
+                                                   for point in space.grid))
+              for optimizer, space in settings.spaces.items()}
+    return replace(settings, spaces=spaces, objective=study.settings.objective, refit_of=None, choice=None, asked=None)
 
 
 def _seeds_in(settings: StudySettings) -> set[int]:

@@ -15,7 +15,7 @@ from tune_sam import tracking
 from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
 from tune_sam.refit import Refit, tested_refit
-from tune_sam.settings import NothingComplete, Refused
+from tune_sam.settings import Home, NothingComplete, Refused
 from tune_sam.space import Range, Space, Values, ends
 from tune_sam.statistics import Correlation, Mean
 from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search, studies
@@ -493,10 +493,8 @@ def _rests_on(measured: _Measured | None, study: Study) -> str:
 def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Measured | None,
            folder: Path) -> Section:
     """Versions, seeds, and the commands that make all of it again: those of the stages that there are."""
-    import yaml
-
     settings = study.settings
-    (folder / "study.yaml").write_text(yaml.safe_dump(as_options(study), sort_keys=False, allow_unicode=True))
+    (folder / "study.yaml").write_text(as_yaml(settings, study.home))
     searched = bool(study.records())
     commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"] if searched else []
     seeds = (f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
@@ -520,8 +518,7 @@ def _refit_command(study: Study, refit: Refit) -> str:
     """What trained it, without what are defaults."""
     settings, choice = study.settings, refit.choice
     if choice.planned:
-        words = [f"tune-sam refit {settings.workload} --preset {settings.preset} --name {study.name}"]
-        words += [f"--data {settings.data}"] if settings.data != str(study.home.data) else []
+        words = [f"tune-sam refit {settings.workload} --config study.yaml --name {study.name}"]
     else:
         words = [f"tune-sam refit {study.name}", *([f"--top {choice.top}"] if choice.top > 1 else []),
                  *(["--each-batch-size"] if choice.each_batch_size else [])]
@@ -541,9 +538,15 @@ def _version_table(study: Study) -> Table:
     return Table(("", "the search", "this page"), rows)
 
 
-def as_options(study: Study) -> dict[str, Any]:
-    """A study's settings as the options of a search that would make the same again, for `--config`."""
-    settings = study.settings
+def as_yaml(settings: StudySettings, home: Home) -> str:
+    """What :func:`as_options` gives, as a file for `--config`."""
+    import yaml
+
+    return yaml.safe_dump(as_options(settings, home), sort_keys=False, allow_unicode=True)
+
+
+def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
+    """A study's settings as the options of a search in `home` that would make the same again."""
     found: dict[str, Any] = {"dataset": settings.dataset, "optimizers": list(settings.optimizers),
                              "epochs": settings.epochs, "seed": settings.seed, "scheduler": settings.scheduler,
                              "cpus_per_trial": settings.cpus_per_trial}
@@ -551,11 +554,12 @@ def as_options(study: Study) -> dict[str, Any]:
               if (value := getattr(settings, name)) is not None and value is not False}
     if settings.objective != "val/accuracy":
         found["objective"] = settings.objective
-    if settings.data != str(study.home.data):
+    if settings.data != str(home.data):
         found["data"] = settings.data
     if settings.sampler == "grid":
         found["sampler"] = "grid"
-        if not settings.preset:  # whose grid is its own
+        preset = find_workload(settings.workload).presets.get(settings.preset or "")
+        if preset is None or preset.options.get("sampler") != "grid":  # of such a preset the grid is its own
             found["ranges"] = {optimizer: _of_grid(settings, optimizer) for optimizer in settings.optimizers}
     else:
         found["trials"] = settings.trials
@@ -569,7 +573,7 @@ def as_options(study: Study) -> dict[str, Any]:
 def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
     """The ranges and values that give an optimizer's plain grid, as options: what is not the workload's own."""
     workload, space = find_workload(settings.workload), settings.spaces[optimizer]
-    setting = workload.setting(settings.dataset)
+    setting = workload.setting(settings.dataset, settings.preset)
     rhos, lrs, sizes = (tuple(dict.fromkeys(point[name] for point in space.grid if name in point))
                         for name in PARAMETERS)
     found: dict[str, Any] = {}

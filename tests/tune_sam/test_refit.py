@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import tune_sam
-from tune_sam.refit import FIRST_SEED, Choice, refit, refit_preset, tested_refit
-from tune_sam.report import report
-from tune_sam.settings import Refused
+from tune_sam.refit import FIRST_SEED, Choice, best_alone, refit, refit_grid, tested_refit
+from tune_sam.report import as_yaml, report
+from tune_sam.settings import Home, Refused
 from tune_sam.study import Study, open_study, studies
 from tune_sam.tasks import result_of
 from tune_sam.training import Trainer, evaluate
@@ -163,17 +163,26 @@ def test_a_refit_may_be_longer_than_its_search(searched, found):
 
 @pytest.mark.slow
 def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
-    every = refit_preset("odd_workload:Reported", home=searched, seeds=1, epochs=1)
+    every = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1)
     table = every.table().query("epochs == 1")
     assert table["rho"].dropna().tolist() == list(GCN.report_rho)
     assert table["optimizer"].value_counts().to_dict() == {"base": 1, "asam-all": 4}
     assert open_study("reported-report", searched).records() == []
     assert every.choice == Choice(planned=True)
-    again = refit_preset("odd_workload:Reported", name="reported-report", home=searched, seeds=1, epochs=1)
+    again = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1)
     assert again.table().equals(every.table())
     page = report("reported-report", home=searched).page.with_name("report.md").read_text()
-    assert "refit odd_workload:Reported --preset report --name reported-report --epochs 1 --seeds 10000," in page
+    assert "refit odd_workload:Reported --config study.yaml --name reported-report --epochs 1 --seeds 10000," in page
     assert "Nothing was searched." in page
+
+
+@pytest.mark.slow
+def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(searched, found, tmp_path):
+    file = tmp_path / "best.yaml"
+    file.write_text(as_yaml(best_alone(open_study("one", searched)), Home(searched)))
+    there = refit_grid("gcn", config=file, name="other", home=tmp_path / "home", seeds=2)
+    numbers = [name for name in found.table() if name.startswith(("train/", "test/", "gap/")) or name == "row"]
+    pd.testing.assert_frame_equal(there.table()[numbers], found.table()[numbers])
 
 
 # Last, for the refit that it makes is the latest from then on.

@@ -170,11 +170,13 @@ def test_the_options_make_the_same_study_again(full, study):
     {"ranges": {"sam": {"rho": "0.01:0.5"}}, "precision": "fp32", "compile": True, "gpus_per_trial": 0.25, "seed": 7},
     {"gpus_per_trial": 0, "data": "/elsewhere"}, {"objective": "two"}, {"objective": "val/loss"},
     {"sampler": "grid", "rho": "0.05", "lr": "0.001,0.01", "batch_size": "16,32"},
+    {"sampler": "grid", "optimizers": ["base", "asam"], "ranges": {"base": {"lr": 0.002, "batch_size": 32},
+                                                                   "asam": {"rho": "0.1", "lr": "0.001,0.003"}}},
     {"sampler": "grid", "optimizers": ["asam"], "lr": "0.01", "ranges": {"asam": {"rho": "0.1,0.7"}}},
 ])
 def test_other_studies_are_made_again_too(study, given):
     settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)
-    options = as_options(Study("x", study.home, settings, "", "", "", "", ""))
+    options = as_options(settings, study.home)
     assert _define(SearchOptions.read({"workload": "gcn", **options}), study.home) == settings
 
 
