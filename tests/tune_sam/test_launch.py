@@ -435,7 +435,7 @@ class Server:
 
 
 @pytest.mark.slow
-def test_a_search_for_two_objectives_ends_with_a_front(tmp_path, monkeypatch, capsys):
+def test_a_search_for_two_objectives_ends_with_a_front(tmp_path):
     study = tune_sam.search("gcn", dataset="digits", optimizers=["base", "sam"], trials=5, epochs=2, objective="two",
                             name="two", home=tmp_path)
     assert_agreement(study, 5)
@@ -447,10 +447,8 @@ def test_a_search_for_two_objectives_ends_with_a_front(tmp_path, monkeypatch, ca
     assert front[-1].metrics["val/sharpness"] == flattest.metrics["val/sharpness"] > 0
     _, _, mlflow, _ = ledgers(study)
     assert mlflow[flattest.key].data.metrics["val/sharpness"] == flattest.metrics["val/sharpness"]
-    monkeypatch.setattr(sys, "argv", ["tune-sam", "best", "two", "--pareto", "--json", "--home", str(tmp_path)])
-    with pytest.raises(SystemExit, match="0"):
-        main()
-    assert [trial["key"] for trial in json.loads(capsys.readouterr().out)] == [trial.key for trial in front]
+    shown, _ = command(tmp_path, "best", "two", "--pareto", "--json").communicate()
+    assert [trial["key"] for trial in json.loads(shown)] == [trial.key for trial in front]
     page = report("two", home=tmp_path).page
     assert (page.parent / "figures" / "pareto.png").exists()
     assert "on the Pareto front" in page.read_text()
