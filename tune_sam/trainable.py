@@ -10,7 +10,6 @@ import torch
 from ray import tune
 
 from tune_sam.cluster import cap_gpu_memory
-from tune_sam.flatness import quick
 from tune_sam.settings import Home
 from tune_sam.sharing import Shared, share
 from tune_sam.space import Configuration
@@ -97,6 +96,8 @@ class SAMTrainable(tune.Trainable):
         """Of the network at the end of its training, if that is asked for."""
         if not self.config.get("sharpness") or not self.trainer.finished or last.diverged:
             return {}
+        from tune_sam.flatness import quick  # not for every worker: it loads all of `analysis`
+
         return {"val/sharpness": quick(self.trainer)}
 
     def _begin(self, config: dict[str, Any]) -> None:
