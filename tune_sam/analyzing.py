@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer
-from tune_sam.launch import deliver, only_driver, shared, versions
+from tune_sam.launch import deliver, shared, versions
 from tune_sam.refit import test_results, tested_refit
-from tune_sam.settings import NothingComplete, Refused
-from tune_sam.study import Study, Trial, best_of_each, is_going, open_study
+from tune_sam.settings import NothingComplete, Place, Refused
+from tune_sam.storage import driving, is_going
+from tune_sam.study import Study, Trial, best_of_each, open_study
 from tune_sam.tasks import Part, Progress, find_out, made_by, prepare_worker, result_of
 from tune_sam.workload import find_workload
 
@@ -130,7 +131,7 @@ def _short(trial: Trial) -> str:
     return f"{trial.optimizer}-{trial.number}"
 
 
-def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[str] = (), top: int = 1,
+def analyze(name: str, *, home: Place = None, optimizers: Sequence[str] = (), top: int = 1,
             sample: int = SAMPLE, grid: int = GRID, every: bool = False, address: str | None = None,
             progress: Progress = lambda *_: None) -> Analysis:
     """Measure how flat the minima of a study's refit are, or those of its best trials where it has no refit.
@@ -163,13 +164,13 @@ def analyze(name: str, *, home: str | Path | None = None, optimizers: Sequence[s
         refit = tested_refit(study)
         study = refit.studies[0] if refit else study
     settings = study.settings
-    check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, address)
+    check_offer(settings.cpus_per_trial, settings.share_said or 0, address)
     find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
     if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
         deliver(study, patience=5)
     trials = _chosen(study, optimizers, None if every else top)
     plan = _Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
-    with only_driver(study):
+    with driving(study.home, study.name):
         failed = find_out(study, _parts(plan), lambda other_nodes: shared(study, other_nodes, sample), address,
                           progress)
         measured = tuple(trial for trial in plan.trials if trial.key not in failed)

@@ -38,10 +38,13 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 HomeOption = Annotated[Path | None, typer.Option(
     "--home", help="Folder where studies live.", show_default="$TUNE_SAM_HOME, else ~/.tune_sam")]
+StudyStorageOption = Annotated[str | None, typer.Option(
+    help="Postgres that the studies' records are in.", show_default="$TUNE_SAM_STUDY_STORAGE, else a file in the home")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
 AddressOption = Annotated[str | None, typer.Option(
-    help="Ray cluster to use: auto or ray://HOST:10001.", show_default="one is started here")]
+    help="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001.",
+    show_default="$TUNE_SAM_ADDRESS, else one is started here, as with local")]
 SeedsOption = Annotated[str, typer.Option(
     help="How many seeds, or which, as 3,7,11 (one alone as 3,).", metavar="N or N,N,…")]
 RefitEpochsOption = Annotated[int | None, typer.Option(
@@ -85,6 +88,9 @@ DatasetOption = Annotated[str | None, typer.Option(help=_describe("dataset"))]
 PresetOption = Annotated[str | None, typer.Option(help=_describe("preset"))]
 DataOption = Annotated[Path | None, typer.Option(help=_describe("data"))]
 NameOption = Annotated[str | None, typer.Option(help=_describe("name"))]
+StorageOption = Annotated[str | None, typer.Option(help=_describe("storage"))]
+TrackingOption = Annotated[str | None, typer.Option(help=_describe("tracking_uri"))]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of options; those given here come on top.")]
 SeedOption = Annotated[int | None, typer.Option(help=_describe("seed"), show_default="0")]
 
 
@@ -107,17 +113,18 @@ def search(
     sampler: Annotated[str | None, typer.Option(help=_describe("sampler"), show_default="tpe")] = None,
     scheduler: Annotated[str | None, typer.Option(help=_describe("scheduler"), show_default="asha")] = None,
     objective: Annotated[str | None, typer.Option(help=_describe("objective"), show_default="val/accuracy")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of options; those given here come on top.")] = None,
+    config: ConfigOption = None,
     cpus_per_trial: Annotated[int | None, typer.Option(help=_describe("cpus_per_trial"), show_default="1")] = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help=_describe("gpus_per_trial"))] = None,
+    gpus_per_trial: Annotated[str | None, typer.Option(help=_describe("gpus_per_trial"), metavar="SHARE|auto")] = None,
     precision: Annotated[str | None, typer.Option(help=_describe("precision"))] = None,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help=_describe("compile"),
                                                  show_default="no-compile")] = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
-    storage: Annotated[str | None, typer.Option(help=_describe("storage"))] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help=_describe("tracking_uri"))] = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
     home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search ρ, learning rate and batch size of a workload; goes on if the study exists.
@@ -140,6 +147,7 @@ def resume(
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a study that was interrupted, or give it more trials.
@@ -149,7 +157,8 @@ def resume(
     from tune_sam.launch import resume as run
     from tune_sam.progress import Progress
 
-    found = run(study, home=home, trials=trials, max_concurrent=max_concurrent, address=address, progress=Progress(err))
+    found = run(study, home=Home.at(home, study_storage), trials=trials, max_concurrent=max_concurrent, address=address,
+                progress=Progress(err))
     _show_best(found, as_json)
 
 
@@ -172,6 +181,7 @@ def run(
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search, refit, analyze and report in one; the same command with the study's --name goes on where it was.
@@ -191,7 +201,12 @@ def run(
 
 
 @app.command()
-def status(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def status(
+    study: StudyArgument,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """How far a study is, stage by stage, and about how long is left.
 
     Example: [bold]tune-sam status gcn-2026-11-24T101500[/bold]
@@ -199,7 +214,7 @@ def status(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = 
     from tune_sam.status import status as stages
     from tune_sam.study import open_search
 
-    found = stages(open_search(study, home))
+    found = stages(open_search(study, Home.at(home, study_storage)))
     _print_json([asdict(stage) for stage in found]) if as_json else out.print(stage_table(found))
 
 
@@ -212,6 +227,7 @@ def best(
     as_yaml: Annotated[bool, typer.Option(
         "--yaml", help="Print them as a plain grid for `tune-sam refit WORKLOAD --config`.")] = False,
     home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """The best configuration of each optimizer, by what the study's trials are judged by.
@@ -220,7 +236,7 @@ def best(
     """
     from tune_sam.study import open_study
 
-    found = open_study(study, home)
+    found = open_study(study, Home.at(home, study_storage))
     if as_yaml:
         if pareto or optimizer or as_json:
             raise Refused("--yaml prints the best of each optimizer and nothing else; leave the other options out.")
@@ -252,6 +268,7 @@ def analyze(
         "--all", help="Measure every complete trial by the cheap measures, without surfaces.")] = False,
     address: AddressOption = None,
     home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """How flat the minima of the best trials are; goes on where it was interrupted.
@@ -265,8 +282,8 @@ def analyze(
         if every and value is not None:
             raise Refused(f"--all and {option} {value} exclude each other; leave one out.")
     with parts(err) as progress:
-        found = run(study, home=home, optimizers=optimizer or (), top=top or 1, sample=sample, grid=grid or 21,
-                    every=every, address=address, progress=progress)
+        found = run(study, home=Home.at(home, study_storage), optimizers=optimizer or (), top=top or 1, sample=sample,
+                    grid=grid or 21, every=every, address=address, progress=progress)
     if as_json:
         _print_json({key: one.to_json() for key, one in found.flatness.items()})
     else:
@@ -299,6 +316,7 @@ def refit(
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the best configurations on train + validation with several seeds, and test them once.
@@ -319,8 +337,9 @@ def refit(
             raise Refused(f"{option}{'' if value is True else f' {value}'} goes with "
                           f"{'a search' if planned else '--preset or --config'} alone; leave it out.")
     with parts(err) as progress:
-        common: dict[str, Any] = {"home": home, "seeds": asked, "epochs": epochs, "address": address,
-                                  "max_concurrent": max_concurrent, "trainings": Progress(err), "progress": progress}
+        common: dict[str, Any] = {"home": Home.at(home, study_storage), "seeds": asked, "epochs": epochs,
+                                  "address": address, "max_concurrent": max_concurrent, "trainings": Progress(err),
+                                  "progress": progress}
         found = (refit_grid(study, preset=preset, config=config, name=name, data=data, **common) if planned
                  else run(study, top=top or 1, each_batch_size=each_batch_size, **common))
     if as_json:
@@ -332,34 +351,67 @@ def refit(
 
 
 @app.command()
-def report(study: StudyArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def report(
+    study: StudyArgument,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Write one page on what a study searched and what came of it, as HTML and Markdown.
 
     Example: [bold]tune-sam report gcn-2026-11-24T101500[/bold]
     """
     from tune_sam.report import report as run
 
-    _show_report(run(study, home=home), as_json)
+    _show_report(run(study, home=Home.at(home, study_storage)), as_json)
 
 
 @app.command()
-def sync(study: StudyArgument, home: HomeOption = None) -> None:
+def sync(
+    study: StudyArgument,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+) -> None:
     """Deliver to MLflow what could not be delivered while trials ran.
 
     Example: [bold]tune-sam sync gcn-2026-11-24T101500[/bold]
     """
     from tune_sam.launch import sync as run
 
-    if left := run(study, home=home):
+    if left := run(study, home=Home.at(home, study_storage)):
         raise NothingComplete(f"{left} events of study {study} could not be delivered; they are kept, and the same "
                               "command tries again.")
     out.print(f"MLflow has everything of study {study}.", soft_wrap=True, markup=False)
 
 
 @app.command()
+def doctor(
+    study: StudyArgument,
+    fix: Annotated[bool, typer.Option("--fix", help="Close what is left over, and deliver what is missing.")] = False,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether Optuna, MLflow and Ray's results agree on every trial; exit status 1 where they do not.
+
+    Example: [bold]tune-sam doctor gcn-2026-11-24T101500 --fix[/bold]
+    """
+    from tune_sam.doctor import diagnose, mend
+    from tune_sam.tables import diagnosis_table
+
+    found = (mend if fix else diagnose)(study, home=Home.at(home, study_storage))
+    _print_json([asdict(one) for one in found]) if as_json else out.print(diagnosis_table(found))
+    if ill := [one.key for one in found if one.trouble]:
+        raise NothingComplete(f"the ledgers disagree on {', '.join(ill[:5])}{' and more' if len(ill) > 5 else ''}; "
+                              + ("somebody has to look at these." if fix else f"mend with `tune-sam doctor {study} "
+                                                                              "--fix`."))
+
+
+@app.command()
 def trials(
     study: StudyArgument,
     home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
 ) -> None:
@@ -371,7 +423,7 @@ def trials(
 
     if as_json and as_csv:
         raise Refused("--json and --csv exclude each other; give one of them.")
-    found = open_study(study, home)
+    found = open_study(study, Home.at(home, study_storage))
     if as_csv:
         found.trials().to_csv(sys.stdout, index=False)
     elif as_json:
@@ -381,14 +433,14 @@ def trials(
 
 
 @app.command()
-def studies(home: HomeOption = None, as_json: JsonOption = False) -> None:
+def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, as_json: JsonOption = False) -> None:
     """All studies of a home.
 
     Example: [bold]tune-sam studies --json[/bold]
     """
     from tune_sam.study import studies as find
 
-    found = find(home)
+    found = find(Home.at(home, study_storage))
     if as_json:
         _print_json([study.to_json() for study in found])
     elif not found:
@@ -435,6 +487,59 @@ def workloads(as_json: JsonOption = False) -> None:
         out.print()
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def submit(
+    command: Annotated[list[str], typer.Argument(help="A command of tune-sam with its options.", metavar="COMMAND …")],
+    dashboard: Annotated[str | None, typer.Option(
+        help="The cluster's dashboard, http://HOST:8265.", show_default="$RAY_API_SERVER_ADDRESS")] = None,
+    working_dir: Annotated[Path | None, typer.Option(
+        help="Folder that is sent along, for a config file or a workload of your own.", show_default="none")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the job's output until it ends.")] = True,
+) -> None:
+    """Have a cluster run a command as a Ray Job; begun anew there, it goes on where it was.
+
+    Example: [bold]tune-sam submit --dashboard http://HEAD:8265 run gcn --name molecules[/bold]
+    """
+    from tune_sam.submit import submit as run
+
+    job, succeeded = run(command, dashboard=dashboard, working_dir=working_dir,
+                         show=(lambda piece: err.print(piece, end="", markup=False, soft_wrap=True)) if wait else None)
+    out.print(job, markup=False)
+    if succeeded is False:
+        raise NothingComplete(f"job {job} failed; what it said last is above.")
+
+
+@app.command()
+def check(
+    workload: Annotated[str | None, typer.Argument(
+        help="A workload whose data are read and sent to each node too.", metavar="[WORKLOAD]",
+        show_default=False)] = None,
+    dataset: DatasetOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try what a search would use, from here and from every node: results, records, MLflow, versions, clocks, data.
+
+    Example: [bold]tune-sam check gcn --address auto --storage s3://BUCKET/PATH --tracking-uri http://HOST:5000[/bold]
+    """
+    from tune_sam.check import check as run
+    from tune_sam.tables import finding_table
+    from tune_sam.workload import workload_names
+
+    given = {key: value for key, value in locals().items() if key in SearchOptions.model_fields}
+    options = SearchOptions.read({**given, "workload": workload or workload_names()[0]}, config)
+    found = run(options, with_data=workload is not None)
+    _print_json([asdict(one) for one in found]) if as_json else out.print(finding_table(found))
+    if ill := sum(bool(one.trouble) for one in found):
+        raise NothingComplete(f"{ill} of {len(found)} things do not work; mend what the table names and check again.")
+
+
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
@@ -445,8 +550,9 @@ def ui(
     Example: [bold]tune-sam ui --port 5001[/bold]
     """
     place = Home.at(home)
-    if not place.optuna_file.exists():
-        raise Refused(f"there is no study in {place.path} yet; make one with `tune-sam search`, or give --home.")
+    if not place.tracking_file.exists():
+        raise Refused(f"there is no study in {place.path} yet that was logged there; make one with `tune-sam search`, "
+                      "give --home, or open the tracking server of those that there are.")
     err.print(f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True,
               markup=False)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its workers; they start slowly

@@ -36,7 +36,9 @@ def connected(address: str | None) -> Iterator[bool]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
+    from ray.exceptions import AuthenticationError
 
+    address = named(address)
     global _alone
     if ray.is_initialized():
         yield not _alone
@@ -46,6 +48,9 @@ def connected(address: str | None) -> Iterator[bool]:
             _knock(address)
         ray.init(address=address or "local", include_dashboard=False, log_to_driver=False,
                  logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        raise Refused(f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
+                      "give it the cluster's token as RAY_AUTH_TOKEN.") from None
     except (OSError, ValueError, OverflowError) as error:  # the last of a port over 65535
         if not address:
             raise
@@ -59,6 +64,12 @@ def connected(address: str | None) -> Iterator[bool]:
     finally:
         _alone = False
         ray.shutdown()
+
+
+def named(address: str | None) -> str | None:
+    """The cluster that is asked for: the one given, else $TUNE_SAM_ADDRESS; None for one that is started here."""
+    asked = address or os.environ.get("TUNE_SAM_ADDRESS")
+    return None if asked == "local" else asked
 
 
 def _knock(address: str) -> None:
@@ -78,7 +89,7 @@ def check_offer(cpus: int, gpus: float, address: str | None) -> None:
     Raises:
         Refused: none has.
     """
-    if address or _is_connected():
+    if named(address) or _is_connected():
         with connected(address):
             nodes, where = _nodes(), "the cluster's largest node"
     else:
@@ -102,17 +113,6 @@ def concurrency(cpus: int, gpus: float, asked: int | None) -> int:
     if not fitting:
         raise Refused(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one trial; ask for less of one.")
     return min(asked or fitting, fitting)
-
-
-def cap_gpu_memory(share: float) -> None:
-    """Keep this process to its share of a GPU's memory, so that an out-of-memory is its own and not its neighbours'.
-
-    Ray only counts shares.
-    """
-    import torch
-
-    if torch.cuda.is_available() and 0 < share < 1:
-        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -3,16 +3,18 @@
 import logging
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from pyarrow.fs import FileSystem, LocalFileSystem
-from ray import tune
+import torch
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError, RayTaskError
 
 from tune_sam.progress import Progress
+from tune_sam.results import delete, place_of
 from tune_sam.searcher import Ledger, NotPickled, Outcome
-from tune_sam.study import ENDINGS
+from tune_sam.study import OUT_OF_MEMORY, ending
 from tune_sam.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ class Driver(NotPickled, tune.Callback):
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: tune.Checkpoint,
                       **info: Any) -> None:
-        place = _place(checkpoint, self.storage)
+        place = place_of(checkpoint, self.storage)
         try:
             before = self.ledger.note_checkpoint(trial.config["number"], place)
         except Exception as error:
@@ -66,31 +68,49 @@ class Driver(NotPickled, tune.Callback):
         # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time. What the
         # trial was resumed from stays until it ends: a new process of the trial would begin there again.
         if before and before not in (place, trial.config["resume_from"]):
-            _delete(before)
+            delete(before)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, _ending(trial.last_result or {}, self.ledger.settings.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._start(trial)  # a process that cannot even start gives no other sign
-        self._end(trial, ("failed", _what_failed(trial)))
+        number, error = trial.config["number"], _error(trial)
+        if number not in self._lost and _node_died(error):
+            self._put_back(trial, "its node died")
+        elif number not in self._lost and isinstance(error, torch.OutOfMemoryError):
+            # Tune's own second try would have the same share again.
+            share = trial.placement_group_factory.required_resources.get("GPU", 0)
+            if 0 < share < 1 and not self.ledger.enlarged(number):
+                self._put_back(trial, f"{share:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * share))
+            else:
+                self._end(trial, ("failed", OUT_OF_MEMORY))
+        else:
+            self._end(trial, ("failed", _what_failed(trial)))
+
+    def _put_back(self, trial: Any, why: str, gpus: float | None = None) -> None:
+        """Let the search start a trial again, from its last checkpoint, for nothing is wrong with its training."""
+        number = trial.config["number"]
+        log.warning("trial %s goes on%s, for %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere",
+                    why)
+        begun = trial.config["resume_from"]
+        if begun and begun != self.ledger.checkpoint(number):
+            delete(begun)
+        self.ledger.suspend(number, gpus)
+        self.progress.put_back(self.ledger.optimizer, number)
 
     def _start(self, trial: Any) -> None:
         config, number = trial.config, trial.config["number"]
         if number in self._started:
             return
         self._started.add(number)
-        params = {name: config[name] for name in PARAMETERS if config[name] is not None}
-        tags = {**self.tags, "tune_sam.optimizer": config["optimizer"], "tune_sam.seed": str(config["seed"]),
-                "tune_sam.tune_trial_id": trial.trial_id,
-                **{f"tune_sam.{name}": str(config[name]) for name in ("dataset", "preset", "train_subset")
-                   if config.get(name) is not None}}
-        self.tracker.start(self.ledger.key(number), f"{config['optimizer']} {number}", params, tags, _milliseconds())
+        announce(self.tracker, self.ledger.key(number), config,
+                 {**self.tags, "tune_sam.tune_trial_id": trial.trial_id})
         self.progress.started(config["optimizer"], number)
 
-    def _end(self, trial: Any, ending: tuple[str, str]) -> None:
+    def _end(self, trial: Any, how: tuple[str, str]) -> None:
         number, result = trial.config["number"], trial.last_result or {}
-        state, reason = ("failed", self._lost[number]) if number in self._lost else ending
+        state, reason = ("failed", self._lost[number]) if number in self._lost else how
         outcome = Outcome(
             state=state, reason=reason, epochs=result.get("epoch") or self.ledger.reported(number),
             metrics=_metrics(result), seconds=result.get("seconds"), node=result.get("node"), pid=result.get("pid"),
@@ -99,7 +119,7 @@ class Driver(NotPickled, tune.Callback):
         last = self.ledger.checkpoint(number)
         # MLflow first: a trial that is in Optuna's storage as ended is never looked at again, while one that is asked
         # again sets its run to RUNNING.
-        self.tracker.end(self.ledger.key(number), ENDINGS[state].mlflow,
+        self.tracker.end(self.ledger.key(number), ending(state, reason).mlflow,
                          {"tune_sam.state": state, **({"tune_sam.reason": reason} if reason else {}),
                           **({"tune_sam.precision": result["precision"]} if "precision" in result else {})},
                          _milliseconds())
@@ -109,7 +129,23 @@ class Driver(NotPickled, tune.Callback):
                         "they were steps of the base optimizer.", self.ledger.key(number), result["unperturbed"])
         self.progress.ended(self.ledger.optimizer, number, outcome)
         if (begun := trial.config["resume_from"]) and begun != last:
-            _delete(begun)
+            delete(begun)
+
+
+def announce(tracker: Tracker, key: str, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
+    """Tell MLflow that a trial starts.
+
+    Args:
+        tracker: the study's.
+        key: the trial's.
+        config: what it is given.
+        tags: more tags of its run.
+    """
+    params = {name: config[name] for name in PARAMETERS if config[name] is not None}
+    told = {"tune_sam.optimizer": config["optimizer"], "tune_sam.seed": str(config["seed"]),
+            **{f"tune_sam.{name}": str(config[name]) for name in ("dataset", "preset", "train_subset")
+               if config.get(name) is not None}}
+    tracker.start(key, f"{config['optimizer']} {config['number']}", params, {**(tags or {}), **told}, _milliseconds())
 
 
 def _ending(result: dict[str, Any], epochs: int) -> tuple[str, str]:
@@ -123,21 +159,21 @@ def _ending(result: dict[str, Any], epochs: int) -> tuple[str, str]:
     return "pruned", f"not in the better half after epoch {epoch}"
 
 
-def _place(checkpoint: tune.Checkpoint, storage: str) -> str:
-    """A checkpoint's folder, or its URI with the options of the storage's, as `ray.tune.Checkpoint` opens it again."""
-    if isinstance(checkpoint.filesystem, LocalFileSystem):
-        return str(checkpoint.path)
-    bucket, _, path = checkpoint.path.partition("/")
-    return urlunsplit(urlsplit(storage)._replace(netloc=bucket, path=f"/{path}"))
-
-
-def _delete(place: str) -> None:
-    """Remove a checkpoint that nothing needs any more. One that stays costs space and nothing else."""
+def _error(trial: Any) -> BaseException | None:
+    """The exception that ended a trial, if it is one that Ray keeps."""
+    # Tune's own accessor reads the copy in the storage, which is written later.
+    file = trial.pickled_error_file
+    if not file or not Path(file).exists():
+        return None
     try:
-        filesystem, folder = FileSystem.from_uri(place)
-        filesystem.delete_dir(folder)
-    except OSError as error:
-        log.warning("the old checkpoint %s could not be removed (%s)", place, error)
+        error: BaseException = cloudpickle.loads(Path(file).read_bytes())
+    except Exception:  # of a package that this process lacks
+        return None
+    return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+
+
+def _node_died(error: BaseException | None) -> bool:
+    return isinstance(error, RayActorError) and (error.preempted or "node has died" in str(error))
 
 
 def _what_failed(trial: Any) -> str:

@@ -5,9 +5,7 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,23 +13,20 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
-
-from filelock import FileLock, Timeout
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
-from tune_sam.settings import Home, Refused, SearchOptions
+from tune_sam.results import chosen_storage, folder_of, tried
+from tune_sam.settings import Home, Place, Refused, SearchOptions
 from tune_sam.space import Range
+from tune_sam.storage import driving, open_storage
 from tune_sam.study import (
     Study,
     StudySettings,
     every_study,
-    lock_file,
     note_run,
     now,
-    open_storage,
     open_study,
     refits_of,
 )
@@ -76,7 +71,7 @@ def plan(workload: str, *, config: Path | None = None, **options: Any) -> Study:
         Refused: as for :func:`search`, or the study is no plain grid, so that only a search can say what is best.
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    if _define(chosen, Home.at(chosen.home)).sampler != "grid":
+    if _define(chosen, Home.at(chosen.home, chosen.study_storage)).sampler != "grid":
         what = f"--preset {chosen.preset}" if chosen.preset and not config else str(config)
         raise Refused(f"{what} is no plain grid, so it has to be searched before anything can be chosen; search with "
                       "it, and refit that study.")
@@ -85,29 +80,29 @@ def plan(workload: str, *, config: Path | None = None, **options: Any) -> Study:
 
 def _planned(chosen: SearchOptions) -> Study:
     """The study that the options describe, with their budget: a new one, or the one of that name."""
-    home = Home.at(chosen.home)
+    home = Home.at(chosen.home, chosen.study_storage)
     settings = _define(chosen, home)
-    study = next((study for study in every_study(home.path) if study.name == chosen.name), None)
+    study = next((study for study in every_study(home) if study.name == chosen.name), None)
     if study:
         _refuse_other(study, settings)
         study = _grown(study, settings.trials)
         _fetch(settings, home)
-    check_offer(settings.cpus_per_trial, settings.gpus_per_trial or 0, chosen.address)
+    check_offer(settings.cpus_per_trial, settings.share_said or 0, chosen.address)
     if study:
         return study
-    storage = _storage(chosen.storage, home)
+    storage = chosen_storage(chosen.storage, home)
     if chosen.tracking_uri:
         tracking.check(chosen.tracking_uri)
     return create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri, storage)
 
 
-def resume(name: str, *, home: str | Path | None = None, trials: int | None = None, address: str | None = None,
+def resume(name: str, *, home: Place = None, trials: int | None = None, address: str | None = None,
            max_concurrent: int | None = None, progress: Progress | None = None) -> Study:
     """Go on with a study: trials that were interrupted go on from their last checkpoint, then the rest follows.
 
     Args:
         name: the study's.
-        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         trials: a new budget of each optimizer, in all, not on top; as before by default.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trials at the same time; as many as fit by default.
@@ -118,17 +113,17 @@ def resume(name: str, *, home: str | Path | None = None, trials: int | None = No
         KeyboardInterrupt: it was interrupted again.
     """
     study = open_study(name, home)
-    check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
+    check_offer(study.settings.cpus_per_trial, study.settings.share_said or 0, address)
     study = _grown(study, study.settings.trials if trials is None else trials)
     return launch(study, address, max_concurrent, progress)
 
 
-def sync(name: str, *, home: str | Path | None = None, patience: float = PATIENCE) -> int:
+def sync(name: str, *, home: Place = None, patience: float = PATIENCE) -> int:
     """Deliver to MLflow what could not be delivered while trials of a study and of its refits ran.
 
     Args:
         name: the study's.
-        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         patience: seconds to wait for a server that is away, for each study.
 
     Returns:
@@ -233,44 +228,30 @@ def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -
     return root
 
 
+def prepared_data(chosen: SearchOptions, home: Home) -> tuple[Workload, str, Path]:
+    """The workload, its data set and the folder that has it; one in the home is filled.
+
+    Raises:
+        Refused: data are missing and cannot be fetched.
+    """
+    workload = find_workload(chosen.workload)
+    dataset = chosen.dataset or workload.default_dataset
+    if dataset not in workload.datasets:
+        raise Refused(f"workload {chosen.workload} has no data set {dataset!r}; "
+                      f"choose from {', '.join(workload.datasets)}.")
+    root = _data(chosen, workload, dataset, home)
+    if root == home.data:
+        workload.fetch(dataset, root)
+        workload.check_data(dataset, root)
+    return workload, dataset, root
+
+
 def _fetch(settings: StudySettings, home: Home) -> None:
     """Fill the home's data folder, where it is the study's. Nothing that can be refused at once comes after this."""
     if settings.data == str(home.data):
         workload = find_workload(settings.workload)
         workload.fetch(settings.dataset, home.data)
         workload.check_data(settings.dataset, home.data)
-
-
-def _storage(asked: str | None, home: Home) -> str:
-    """The folder or URI for Ray's results, as an absolute one.
-
-    Raises:
-        Refused: nothing can be written there.
-    """
-    if not asked:
-        return str(home.path / "studies")
-    from pyarrow.fs import FileSystem
-
-    try:
-        if "://" in asked:
-            FileSystem.from_uri(asked)
-            return asked
-        folder = Path(asked).expanduser().absolute()
-        there = next(part for part in (folder, *folder.parents) if part.exists())
-        # Really try: permissions do not tell everything, least of all to root.
-        with tempfile.TemporaryDirectory(dir=there):
-            return str(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise Refused(f"--storage {asked} cannot be used ({reason}); give a folder, or a URI such as s3://BUCKET/PATH.")
-
-
-def _inside(storage: str, path: str) -> str:
-    """A path below a folder or a URI, which may carry options after a question mark."""
-    if "://" not in storage:
-        return f"{storage}/{path}"
-    parts = urlsplit(storage)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
 
 
 def _refuse_other(study: Study, settings: StudySettings) -> None:
@@ -317,13 +298,13 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
         _fetch(settings, home)
         run = tracking.open_study_run(
             uri, experiment=settings.workload, artifact_root=str(home.artifacts) if own else None,
-            name=name, home=f"{socket.gethostname()}:{home.path}", description=_description(settings),
+            name=name, home=home.identity, description=_description(settings),
             tags={**_tags(settings), **versions()},
         )
     study = Study(name, home, settings, now(), uri, run.experiment_id, run.run_id, storage)
-    with only_driver(study):
+    with driving(study.home, study.name):
         # Another process may have been making a study of this name since it was looked for.
-        if any(known.name == name for known in every_study(home.path)):
+        if any(known.name == name for known in every_study(home)):
             raise Refused(f"study {name} was made by another process just now; go on with `tune-sam resume {name}`.")
         store(study)
     return study
@@ -356,7 +337,7 @@ def launch(study: Study, address: str | None, max_concurrent: int | None, progre
     from tune_sam.searcher import Ledger
 
     progress = progress or Progress()
-    with only_driver(study):
+    with driving(study.home, study.name):
         store(study)
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
@@ -364,6 +345,8 @@ def launch(study: Study, address: str | None, max_concurrent: int | None, progre
         with _tracked(study, storage) as tracker, progress.following(study):
             tracker.set_study("RUNNING")
             if waiting:
+                with tried(study.storage):  # it may have gone since the study was made
+                    pass
                 with connected(address) as other_nodes, shared(study, other_nodes) as data:
                     for ledger in waiting:
                         _tune(study, ledger, tracker, data, max_concurrent, progress)
@@ -375,7 +358,9 @@ def launch(study: Study, address: str | None, max_concurrent: int | None, progre
 
 @contextmanager
 def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Iterator[Shared]":
-    """The study's data, read once for all its trials; this process keeps none. Call it inside :func:`only_driver`.
+    """The study's data, read once for all its trials; this process keeps none.
+
+    Call it inside :func:`tune_sam.storage.driving`.
 
     Args:
         study: whose.
@@ -411,6 +396,7 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
     from ray import tune
 
     from tune_sam.driver import Driver
+    from tune_sam.gpu import measured_shares
     from tune_sam.searcher import TuneScheduler, TuneSearcher
     from tune_sam.trainable import gpu_share, trainable_for
 
@@ -420,21 +406,27 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
                  "together": settings.refit_of is not None, "epochs": settings.epochs,
                  "precision": settings.precision, "compile": settings.compile,
                  "sharpness": "val/sharpness" in settings.directions,
-                 "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.gpus_per_trial}
+                 "cpus_per_trial": settings.cpus_per_trial, "gpus_per_trial": settings.share_said}
     prefix = f"{study.name}/{ledger.optimizer}"
-    slots = concurrency(settings.cpus_per_trial, gpu_share(workload, constants), max_concurrent)
+    shares: dict[int, float] = {}
+    if settings.gpus_per_trial == "auto":
+        space = ledger.space
+        shares = measured_shares(workload, constants, ledger.optimizer, space.rho.low if space.rho else None,
+                                 space.lr.low, space.batch_size, data)
+    smallest = min(shares.values(), default=gpu_share(workload, constants))
+    slots = concurrency(settings.cpus_per_trial, smallest, max_concurrent)
     tuner = tune.Tuner(
         tune.with_parameters(trainable_for(workload), data=data),
         param_space=constants,
         tune_config=tune.TuneConfig(
-            search_alg=TuneSearcher(ledger), scheduler=TuneScheduler(ledger), num_samples=ledger.open,
+            search_alg=TuneSearcher(ledger, shares), scheduler=TuneScheduler(ledger),
+            num_samples=-1,  # the searcher says when there are no more
             max_concurrent_trials=slots, reuse_actors=True,
             trial_name_creator=lambda trial: f"{prefix}/{trial.config['number']}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04}.{trial.config['attempt']}",
         ),
         run_config=tune.RunConfig(
-            # Homes that share a storage may have studies of one name: the run's id tells their folders apart.
-            name=ledger.optimizer, storage_path=_inside(study.storage, f"{study.name}/ray-{study.mlflow_run_id[:8]}"),
+            name=ledger.optimizer, storage_path=folder_of(study),
             verbose=0,
             # Every epoch, so that a crash loses one at most.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
@@ -443,19 +435,6 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
     )
     with terminate_as_interrupt():
         tuner.fit()
-
-
-@contextmanager
-def only_driver(study: Study) -> Iterator[None]:
-    """Hold the study's lock. The system frees it however this process ends."""
-    lock = lock_file(study.home, study.name)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Not at once: a command that looks whether a driver is at work holds the lock for a moment.
-        with FileLock(lock, timeout=2):
-            yield
-    except Timeout:
-        raise Refused(f"study {study.name} is in use by another process; wait for it, or stop it.") from None
 
 
 @contextmanager

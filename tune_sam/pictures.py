@@ -14,7 +14,8 @@ from analysis import figures
 from analysis.landscape import grid
 from tune_sam import tracking
 from tune_sam.settings import Refused
-from tune_sam.study import Study, Trial, best_of_each, open_storage
+from tune_sam.storage import open_storage
+from tune_sam.study import Study, Trial, best_of_each
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

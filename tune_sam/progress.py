@@ -87,6 +87,9 @@ class Progress:
     def epoch(self, optimizer: str, number: int, epoch: int) -> None:
         self._rows[optimizer].running[number] = epoch
 
+    def put_back(self, optimizer: str, number: int) -> None:
+        self._rows[optimizer].running.pop(number, None)
+
     def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
         row = self._rows[optimizer]
         value = outcome.metrics.get(self._judged_by)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer, connected
-from tune_sam.launch import create, data_folder, launch, only_driver, plan
+from tune_sam.launch import create, data_folder, launch, plan
 from tune_sam.progress import PASSES
 from tune_sam.progress import Progress as Trainings
-from tune_sam.settings import NothingComplete, Refused
+from tune_sam.settings import Home, NothingComplete, Place, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.statistics import Difference, Mean
+from tune_sam.storage import driving
 from tune_sam.study import REFIT, TWICE, Study, StudySettings, Trial, every_study, now, open_search, refits_of
 from tune_sam.tasks import Part, Progress, find_out, prepare_worker, result_of
 from tune_sam.workload import find_workload
@@ -164,7 +165,7 @@ class Refit:
 COSTS = ("seconds", "gradients")
 
 
-def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[int] = 5, top: int = 1,
+def refit(name: str, *, home: Place = None, seeds: int | Sequence[int] = 5, top: int = 1,
           each_batch_size: bool = False, epochs: int | None = None, address: str | None = None,
           max_concurrent: int | None = None, trainings: Trainings | None = None,
           progress: Progress = lambda *_: None) -> Refit:
@@ -200,7 +201,7 @@ def refit(name: str, *, home: str | Path | None = None, seeds: int | Sequence[in
 
 
 def refit_grid(workload: str, *, preset: str | None = None, config: Path | None = None, name: str | None = None,
-               home: str | Path | None = None, data: str | Path | None = None, seeds: int | Sequence[int] = 5,
+               home: Place = None, data: str | Path | None = None, seeds: int | Sequence[int] = 5,
                epochs: int | None = None, address: str | None = None, max_concurrent: int | None = None,
                trainings: Trainings | None = None, progress: Progress = lambda *_: None) -> Refit:
     """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
@@ -220,7 +221,9 @@ def refit_grid(workload: str, *, preset: str | None = None, config: Path | None 
     """
     check_seeds(seeds)
     named_after = preset or (config.stem if config else "grid")
-    study = plan(workload, config=config, preset=preset, home=home, data=data, address=address,
+    place = Home.at(home)
+    study = plan(workload, config=config, preset=preset, home=place.path, study_storage=place.study_storage,
+                 data=data, address=address,
                  name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}")
     return _refit(study, Choice(planned=True), seeds, epochs, address, max_concurrent, trainings, progress)
 
@@ -228,7 +231,7 @@ def refit_grid(workload: str, *, preset: str | None = None, config: Path | None 
 def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int | None, address: str | None,
            max_concurrent: int | None, trainings: Trainings | None, progress: Progress) -> Refit:
     chosen_seeds = _seeds(seeds, study)
-    check_offer(study.settings.cpus_per_trial, study.settings.gpus_per_trial or 0, address)
+    check_offer(study.settings.cpus_per_trial, study.settings.share_said or 0, address)
     epochs = study.settings.epochs if epochs is None else epochs
     if epochs < 1:
         raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
@@ -337,7 +340,7 @@ def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configur
     Other configurations, as after a search has gone on, or other epochs are another study.
     """
     settings = _settings(study, epochs, chosen, seeds, choice)
-    known = {child.name: child for child in every_study(study.home.path)}
+    known = {child.name: child for child in every_study(study.home)}
     number = 1
     while True:
         name = f"{study.name}.{what}{number if number > 1 else ''}"
@@ -421,7 +424,7 @@ def _test_all(study: Study, seeds: tuple[int, ...], address: str | None,
             raise NothingComplete(f"the training {trial.key} is {trial.state}{why}, so there is no mean over all "
                                   "seeds; choose other seeds with --seeds.")
     parts = [Part(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
-    with only_driver(study):
+    with driving(study.home, study.name):
         failed = find_out(study, parts, lambda other_nodes: _test_part(study, other_nodes), address, progress)
     for what, reason in failed.items():
         raise Refused(f"{what} failed: {reason}")

@@ -15,7 +15,7 @@ from tune_sam import tracking
 from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
 from tune_sam.refit import Refit, tested_refit
-from tune_sam.settings import Home, NothingComplete, Refused
+from tune_sam.settings import Home, NothingComplete, Place, Refused
 from tune_sam.space import Range, Space, Values, ends
 from tune_sam.statistics import Correlation, Mean
 from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search, studies
@@ -165,7 +165,7 @@ class _Measured:
         return " ".join(words)
 
 
-def report(name: str, *, home: str | Path | None = None) -> Report:
+def report(name: str, *, home: Place = None) -> Report:
     """Write the page of a study: `HOME/studies/NAME/report/index.html`; everything is also logged to its MLflow run.
 
     It says what there is: the search, its refit if there is a tested one, and the newest of each kind of analysis. What
@@ -327,7 +327,7 @@ def _their_rows(dataset: str) -> list[tuple[str, ...]]:
 
 def _latest(study: Study, dataset: str) -> tuple[Study, Refit] | tuple[None, None]:
     """The newest search in the study's home of another data set that has a tested refit, and that."""
-    for other in reversed(studies(study.home.path)):
+    for other in reversed(studies(study.home)):
         if other.settings.dataset == dataset and (found := tested_refit(other)):
             return other, found
     return None, None

@@ -47,7 +47,7 @@ def run(workload: str, *, config: Path | None = None, seeds: int | Sequence[int]
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     study = search(workload, config=config, progress=trainings, **options)
-    name, home, address = study.name, study.home.path, chosen.address
+    name, home, address = study.name, study.home, chosen.address
     begins(f"refit of {name}")
     trained = refit(name, home=home, seeds=seeds, epochs=refit_epochs, address=address,
                     max_concurrent=chosen.max_concurrent, trainings=trainings, progress=progress)

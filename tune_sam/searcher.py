@@ -6,6 +6,7 @@ directly, and two small adapters stand between it and Tune.
 """
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from tune_sam.space import MAX_SEED, Configuration, Space
-from tune_sam.study import ENDINGS, StudySettings, now, trial_key
+from tune_sam.study import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.training import milestones
 
 HALVING = 2
@@ -37,12 +38,14 @@ class Asked:
         configuration: what it is given.
         attempt: 1, and one more for each time it was interrupted.
         resume_from: its last checkpoint, if it was interrupted and had one.
+        gpus: its share of a GPU, if an earlier attempt found that it needs more than the study's.
     """
 
     number: int
     configuration: Configuration
     attempt: int
     resume_from: str | None
+    gpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Ledger:
         self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
-        self._settle()
+        settle(self._optuna, settings)
         # Taken once: later on, RUNNING trials are this launch's own.
         self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
         for point in self.space.grid[: self.budget]:
@@ -127,7 +130,28 @@ class Ledger:
             trial.set_user_attr("started", now())
         trial.set_user_attr("tune_trial_id", tune_trial_id)
         trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
-        return Asked(trial.number, configuration, attempt, known.get("checkpoint"))
+        return Asked(trial.number, configuration, attempt, known.get("checkpoint"), known.get("gpus"))
+
+    def suspend(self, number: int, gpus: float | None = None) -> None:
+        """Put a trial back that its node or its share of a GPU has failed, not its training: it is asked for next.
+
+        Args:
+            number: the trial's.
+            gpus: the share that it has from now on; as before by default.
+        """
+        trial = self._trials.pop(number)
+        if gpus is not None:
+            trial.set_user_attr("gpus", gpus)
+        self._interrupted.append(next(one for one in self._in_state(TrialState.RUNNING) if one.number == number))
+
+    def enlarged(self, number: int) -> bool:
+        """Whether a trial has a larger share of a GPU than the study's already."""
+        return "gpus" in self._trials[number].user_attrs
+
+    @property
+    def running(self) -> int:
+        """Trials that were asked for here and have not ended."""
+        return len(self._trials)
 
     def checkpoint(self, number: int) -> str | None:
         """Where the last checkpoint of a trial that goes on is."""
@@ -165,22 +189,15 @@ class Ledger:
     def tell(self, number: int, outcome: Outcome) -> None:
         """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
         trial = self._trials.pop(number)
-        trial.set_user_attr("record", {**asdict(outcome), "ended": now()})
+        record = {**asdict(outcome), "ended": now()}
+        trial.set_user_attr("record", record)
+        # TPE never sees a FAIL and would go on sampling there; a violated constraint it avoids.
         if outcome.state == "diverged":
-            # TPE never sees a FAIL and would go on sampling there; a violated constraint it avoids.
             trial.set_constraint("diverged", 1.0)
+        elif outcome.reason == OUT_OF_MEMORY:
+            trial.set_constraint("memory", 1.0)
         trial.set_user_attr("state", outcome.state)
-        self._close(trial.number, outcome.state, outcome.metrics)
-
-    def _settle(self) -> None:
-        """Close the trials whose driver died between the record and the state."""
-        for frozen in self._in_state(TrialState.RUNNING):
-            if state := frozen.user_attrs.get("state"):
-                self._close(frozen.number, state, frozen.user_attrs["record"]["metrics"])
-
-    def _close(self, number: int, state: str, metrics: dict[str, float]) -> None:
-        values = [metrics[name] for name in self.settings.directions] if state == "complete" else None
-        self._optuna.tell(number, values, TrialState[ENDINGS[state].optuna])
+        _close(self._optuna, self.settings, trial.number, record)
 
     def _suggest(self, trial: optuna.Trial) -> Configuration:
         space = self.space
@@ -207,6 +224,19 @@ class Ledger:
         return self._optuna.get_trials(deepcopy=False, states=(state,))
 
 
+def settle(study: optuna.Study, settings: StudySettings) -> None:
+    """Close the trials of one optimizer whose driver died between the record and the state."""
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if "state" in frozen.user_attrs:
+            _close(study, settings, frozen.number, frozen.user_attrs["record"])
+
+
+def _close(study: optuna.Study, settings: StudySettings, number: int, record: dict[str, Any]) -> None:
+    state, metrics = record["state"], record["metrics"]
+    values = [metrics[name] for name in settings.directions] if state == "complete" else None
+    study.tell(number, values, TrialState[ending(state, record["reason"]).optuna])
+
+
 class NotPickled:
     """Tune pickles what it is given, to restore an experiment from. Here a study is gone on with from Optuna's storage,
     and handles of a database, a thread or a screen cannot be pickled."""
@@ -216,18 +246,26 @@ class NotPickled:
 
 
 class TuneSearcher(NotPickled, Searcher):
-    """Gives a ledger's trials to Tune. Endings are told by the driver's callback, which knows why a trial ended."""
+    """Gives a ledger's trials to Tune. Endings are told by the driver's callback, which knows why a trial ended.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Args:
+        ledger: whose.
+        shares: of a GPU for each batch size; what the study says by default.
+    """
+
+    def __init__(self, ledger: Ledger, shares: Mapping[int, float] | None = None) -> None:
         super().__init__()
         self.ledger = ledger
+        self.shares = shares or {}
 
     def suggest(self, trial_id: str) -> Any:
         asked = self.ledger.ask(trial_id)
         if asked is None:
-            return Searcher.FINISHED
+            # What runs may be put back, and then it is asked for again.
+            return None if self.ledger.running else Searcher.FINISHED
+        gpus = asked.gpus or self.shares.get(asked.configuration.batch_size)
         return {**asdict(asked.configuration), "number": asked.number, "attempt": asked.attempt,
-                "resume_from": asked.resume_from}
+                "resume_from": asked.resume_from, **({} if gpus is None else {"gpus_per_trial": gpus})}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass

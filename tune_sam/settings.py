@@ -7,9 +7,10 @@ in a :class:`Refused`.
 
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,19 +29,40 @@ class NothingComplete(LookupError):
     """A question that only a complete trial answers, asked of a study that has none."""
 
 
+def masked(text: str) -> str:
+    """The text without the user and password of a URI in it."""
+    return re.sub(r"://[^/\s]*@", "://***@", text)
+
+
 @dataclass(frozen=True)
 class Home:
-    """The folder where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets."""
+    """Where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets.
+
+    Attributes:
+        path: the folder of what is not said to be elsewhere.
+        study_storage: the database that Optuna's storage is in; None for a file in the folder. It may hold a password.
+    """
 
     path: Path
+    study_storage: str | None = field(default=None, repr=False)
 
     @classmethod
-    def at(cls, path: str | Path | None = None) -> "Home":
+    def at(cls, path: "Place" = None, study_storage: str | None = None) -> "Home":
         """The home at `path`, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
 
+        Args:
+            path: of the folder; a Home is taken as it is.
+            study_storage: `postgresql://USER@HOST/DATABASE`; $TUNE_SAM_STUDY_STORAGE, else a file in the folder.
+
         Raises:
-            Refused: the path is a file, or lies below one or where nobody may look.
+            Refused: the path is a file, or lies below one or where nobody may look; the storage is no Postgres.
         """
+        if isinstance(path, Home):
+            return path
+        storage = study_storage or os.environ.get("TUNE_SAM_STUDY_STORAGE") or None
+        if storage and not re.match(r"postgresql(\+\w+)?://", storage):
+            raise Refused(f"--study-storage {masked(storage)} is no database that many nodes can write to; give "
+                          "postgresql://USER@HOST/DATABASE, or leave it out for a file in the home.")
         asked = path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam"
         try:
             chosen = Path(asked).expanduser().absolute()
@@ -56,7 +78,7 @@ class Home:
                 raise Refused(f"home {chosen} cannot be used ({error.strerror}); give --home another folder.") from None
             if not usable:
                 raise Refused(f"home {chosen} cannot be used because {part} is a file; give --home a folder.")
-        return cls(chosen)
+        return cls(chosen, storage)
 
     @contextmanager
     def made(self) -> Iterator[None]:
@@ -94,13 +116,18 @@ class Home:
         return self.path / "optuna.db"
 
     @property
-    def optuna_url(self) -> str:
-        return f"sqlite:///{self.optuna_file}"
-
-    @property
     def tracking_uri(self) -> str:
         # Optuna and MLflow both keep a table `alembic_version`, so each has a database of its own.
-        return f"sqlite:///{self.path / 'mlflow.db'}"
+        return f"sqlite:///{self.tracking_file}"
+
+    @property
+    def tracking_file(self) -> Path:
+        return self.path / "mlflow.db"
+
+    @property
+    def identity(self) -> str:
+        """What tells its studies from others of the same names on a tracking server that several homes share."""
+        return masked(self.study_storage) if self.study_storage else f"{socket.gethostname()}:{self.path}"
 
     @property
     def artifacts(self) -> Path:
@@ -115,7 +142,23 @@ class Home:
         return self.path / "studies" / name
 
 
+Place = str | Path | Home | None
+"""What names a home: its folder, the home itself, or nothing for the default."""
+
 RangeOption = Annotated[Range | Values, BeforeValidator(parse_values)]
+def _parse_share(given: Any) -> float | Literal["auto"] | None:
+    if given is None or given == "auto":
+        return given
+    try:
+        gpus = float(given)
+    except (TypeError, ValueError):
+        raise ValueError("a share of a GPU, such as 0.25, a whole number or auto is possible") from None
+    if not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):
+        raise ValueError("a share from 0 to 1 or a whole number is possible")
+    return gpus
+
+
+ShareOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_share)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
 
 
@@ -133,6 +176,10 @@ class RangeOptions(BaseModel):
         """These ranges, and those of `other` where none is given here."""
         return RangeOptions(rho=self.rho or other.rho, lr=self.lr or other.lr,
                             batch_size=self.batch_size or other.batch_size)
+
+
+ENVIRONMENT = {name: f"TUNE_SAM_{name.upper()}" for name in ("address", "storage", "tracking_uri", "study_storage")}
+"""Options that name a service of a cluster, and the variable that gives each where nobody says another."""
 
 
 class SearchOptions(RangeOptions):
@@ -160,16 +207,21 @@ class SearchOptions(RangeOptions):
         "val/sharpness, without asha")
     ranges: dict[str, RangeOptions] = Field({}, description="own ranges of single optimizers")
     cpus_per_trial: int = Field(1, ge=1, description="CPUs, and threads, of a trial")
-    gpus_per_trial: float | None = Field(None, ge=0, allow_inf_nan=False,
-                                         description="share of a GPU; the workload's where there are GPUs")
+    gpus_per_trial: ShareOption = Field(None, description="share of a GPU, or auto, which measures what a step of each "
+                                        "batch size takes; the workload's where there are GPUs")
     precision: Literal["bf16", "fp32"] | None = Field(None, description="of a network's passes; bf16 on CUDA, fp32 on "
                                                       "the CPU by default")
     compile: bool = Field(False, description="run networks through torch.compile")
     max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; as many as fit by default")
     home: Path | None = Field(None, description="folder where studies live; $TUNE_SAM_HOME, else ~/.tune_sam")
-    address: str | None = Field(None, description="Ray cluster to use; one is started here by default")
-    storage: str | None = Field(None, description="folder or URI for Ray's results; in the home by default")
-    tracking_uri: str | None = Field(None, description="MLflow server; a database in the home by default")
+    address: str | None = Field(None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001; "
+                                "$TUNE_SAM_ADDRESS, else one is started here, as with local")
+    storage: str | None = Field(None, description="folder or URI for Ray's results, such as s3://BUCKET/PATH; "
+                                "$TUNE_SAM_STORAGE, else in the home")
+    tracking_uri: str | None = Field(None, description="MLflow server; $TUNE_SAM_TRACKING_URI, else a database in the "
+                                     "home")
+    study_storage: str | None = Field(None, repr=False, description="Postgres for Optuna's records, as postgresql://"
+                                      "USER@HOST/DATABASE; $TUNE_SAM_STUDY_STORAGE, else a file in the home")
 
     @field_validator("name")
     @classmethod
@@ -193,13 +245,6 @@ class SearchOptions(RangeOptions):
         cls._known_optimizers(tuple(ranges))
         return ranges
 
-    @field_validator("gpus_per_trial")
-    @classmethod
-    def _share_or_whole(cls, gpus: float | None) -> float | None:
-        if gpus is not None and gpus > 1 and gpus != int(gpus):
-            raise ValueError("a share below 1 or a whole number is possible")
-        return gpus
-
     @field_validator("sampler")
     @classmethod
     def _grid_to_sample(cls, sampler: str, info: ValidationInfo) -> str:
@@ -209,13 +254,16 @@ class SearchOptions(RangeOptions):
 
     @classmethod
     def read(cls, given: dict[str, Any], config: Path | None = None) -> "SearchOptions":
-        """Options from a YAML file, with what was `given` directly on top of them.
+        """Options from a YAML file, with what was `given` directly on top of them; below both the :data:`ENVIRONMENT`.
 
         Raises:
             Refused: the file cannot be read, or an option is unknown or wrong.
         """
         settings = _read_yaml(config) if config else {}
         settings.update({key: value for key, value in given.items() if value is not None})
+        for name, variable in ENVIRONMENT.items():
+            if settings.get(name) is None and (value := os.environ.get(variable)):
+                settings[name] = value
         try:
             return cls.model_validate(settings)
         except ValidationError as error:

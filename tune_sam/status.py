@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tune_sam.refit import test_results
-from tune_sam.study import Study, Trial, is_going, refits_of
+from tune_sam.storage import is_going
+from tune_sam.study import Study, Trial, refits_of
 
 
 @dataclass(frozen=True)

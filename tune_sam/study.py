@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from operator import ge
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from filelock import FileLock, Timeout
-
-from tune_sam.settings import Home, NothingComplete, Refused
+from tune_sam.settings import Home, NothingComplete, Place, Refused, masked
 from tune_sam.space import Configuration, Space
+from tune_sam.storage import exists, is_going, open_storage
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
@@ -36,6 +34,16 @@ ENDINGS = {
     "failed": Ending("FAIL", "FAILED", "ERROR"),
 }
 """How a trial can end. A diverged one is PRUNED with a violated constraint in Optuna, since samplers ignore FAIL."""
+
+OUT_OF_MEMORY = "out of memory"
+"""The reason of a trial that failed with twice its share of a GPU too, so that its batch size is infeasible there."""
+
+
+def ending(state: str, reason: str) -> Ending:
+    """What each ledger calls the ending of a trial that ended as `state` because of `reason`."""
+    # Optuna's samplers must see what they are to avoid.
+    return ENDINGS[state]._replace(optuna="PRUNED") if reason == OUT_OF_MEMORY else ENDINGS[state]
+
 
 STATES = ("waiting", "running", *ENDINGS)
 
@@ -167,7 +175,7 @@ class StudySettings:
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
         scheduler: `asha` or `none`.
         cpus_per_trial: CPUs and threads.
-        gpus_per_trial: share of a GPU; None leaves it to the workload.
+        gpus_per_trial: share of a GPU; `auto` measures it; None leaves it to the workload.
         spaces: the search space of each optimizer.
         sampler: `tpe`, or `grid` for the points of the grid alone.
         train_subset: samples that are trained on; None for all.
@@ -190,7 +198,7 @@ class StudySettings:
     seed: int
     scheduler: str
     cpus_per_trial: int
-    gpus_per_trial: float | None
+    gpus_per_trial: float | Literal["auto"] | None
     spaces: dict[str, Space]
     sampler: str = "tpe"
     train_subset: int | None = None
@@ -200,6 +208,11 @@ class StudySettings:
     refit_of: str | None = None
     choice: dict[str, Any] | None = None
     asked: str | None = None
+
+    @property
+    def share_said(self) -> float | None:
+        """The share of a GPU that a person gave; None where it is measured or the workload's."""
+        return None if self.gpus_per_trial == "auto" else self.gpus_per_trial
 
     @property
     def directions(self) -> dict[str, Literal["maximize", "minimize"]]:
@@ -369,12 +382,12 @@ def _state(frozen: "FrozenTrial", going: bool) -> str:
     return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
 
 
-def open_search(name: str, home: str | Path | None = None) -> Study:
+def open_search(name: str, home: Place = None) -> Study:
     """The study called `name`, which is a search.
 
     Args:
         name: as `tune-sam studies` lists it.
-        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
 
     Raises:
         Refused: there is none of that name, or it is a refit.
@@ -393,7 +406,7 @@ def refits_of(study: Study, what: str = "") -> list[Study]:
         what: `refit` for those that compare the optimizers, `twice` for the base optimizer at equal compute; all by
             default.
     """
-    found = [other for other in every_study(study.home.path)
+    found = [other for other in every_study(study.home)
              if other.settings.refit_of == study.name and other.name.startswith(f"{study.name}.{what}")]
     return sorted(found, key=lambda other: other.settings.asked or other.created)
 
@@ -403,62 +416,21 @@ def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
     return list({trial.optimizer: trial for trial in reversed(trials)}.values())[::-1]
 
 
-def open_storage(home: Home) -> "RDBStorage":
-    """Optuna's storage in a home; its tables are made if there are none."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not home.optuna_file.exists():
-        with FileLock(home.path / "optuna.lock"):
-            if not home.optuna_file.exists():
-                _make_storage(home.optuna_file)
-    # Several drivers may share the file: a busy database is waited for and not an error.
-    return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": 60}})
-
-
-def _make_storage(file: Path) -> None:
-    """Optuna makes its tables one by one, and two processes at once fail: so under another name first."""
-    import optuna
-
-    half = file.with_suffix(".part")
-    half.unlink(missing_ok=True)  # of a process that was killed
-    made = optuna.storages.RDBStorage(f"sqlite:///{half}")
-    made.remove_session()
-    made.engine.dispose()
-    half.rename(file)
-
-
 def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
     """Keep a trial's MLflow run. It may become known after the trial ended, so the study's attributes hold it."""
     study, _, number = key.rpartition("/")
     storage.set_study_user_attr(storage.get_study_id_from_name(study), _run_attribute(int(number)), run_id)
 
 
-def is_going(home: Home, name: str) -> bool:
-    """Whether a driver searches this study now: it holds the study's lock, which the system frees when it dies."""
-    lock = lock_file(home, name)
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def lock_file(home: Home, name: str) -> Path:
-    return home.study(name) / "driver.lock"
-
-
-def studies(home: str | Path | None = None) -> list[Study]:
+def studies(home: Place = None) -> list[Study]:
     """All searches of a home, the oldest first."""
     return [study for study in every_study(home) if not study.settings.refit_of]
 
 
-def every_study(home: str | Path | None = None) -> list[Study]:
+def every_study(home: Place = None) -> list[Study]:
     """All studies of a home, refits too, the oldest first."""
     place = Home.at(home)
-    if not place.optuna_file.exists():
+    if not exists(place):
         return []
     found: dict[str, Study] = {}
     there: dict[str, set[str]] = {}
@@ -473,12 +445,12 @@ def every_study(home: str | Path | None = None) -> list[Study]:
     return sorted(whole, key=lambda study: study.created)
 
 
-def open_study(name: str, home: str | Path | None = None) -> Study:
+def open_study(name: str, home: Place = None) -> Study:
     """The study called `name`.
 
     Args:
         name: as `tune-sam studies` lists it.
-        home: the folder where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
 
     Raises:
         Refused: there is none of that name.
@@ -487,5 +459,8 @@ def open_study(name: str, home: str | Path | None = None) -> Study:
     for study in every_study(home):
         if study.name == name:
             return study
+    place = Home.at(home)
+    where = masked(place.study_storage) if place.study_storage else place.path
     there = f"it has {', '.join(study.name for study in known)}" if known else "it has none yet"
-    raise Refused(f"there is no study {name!r} in {Home.at(home).path} ({there}); name one of those, or give --home.")
+    raise Refused(f"there is no study {name!r} in {where} ({there}); name one of those, or give --home, or "
+                  "--study-storage for one whose records are in a database elsewhere.")

@@ -9,6 +9,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from tune_sam.analyzing import Analysis
+    from tune_sam.check import Finding
+    from tune_sam.doctor import Diagnosis
     from tune_sam.flatness import Measure
     from tune_sam.refit import Refit
     from tune_sam.statistics import Difference, Mean
@@ -48,6 +50,23 @@ def trial_table(found: "list[Trial]", judged_by: str, title: str | None = None) 
 
 def _score(trial: "Trial", metric: str) -> str:
     return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
+
+
+def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:
+    """What each ledger says about each trial, and where they disagree."""
+    table = plain_table("trial", "state", "Optuna", "MLflow", "Ray", "disagreement")
+    for one in found:
+        table.add_row(one.key, one.state, one.optuna or "–", one.mlflow or "–", one.ray or "–", one.trouble or "–")
+    return table
+
+
+def finding_table(found: "Sequence[Finding]") -> Table:
+    """What was tried where, and what to mend."""
+    table = plain_table("where", "what", "result")
+    for one in found:
+        took = f" in {one.seconds:.2f} s" if one.seconds is not None else ""
+        table.add_row(one.where, one.what, one.trouble or f"works{took}")
+    return table
 
 
 def show_flatness(analysis: "Analysis", out: Console) -> None:

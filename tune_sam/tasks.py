@@ -44,7 +44,7 @@ def find_out(study: Study, parts: Sequence[Part], data: "Callable[[bool], Abstra
     """Find out the parts whose files are missing, as many at a time as fit. Interrupted, it keeps what is done.
 
     Args:
-        study: whose; call this inside its :func:`tune_sam.launch.only_driver`.
+        study: whose; call this inside its :func:`tune_sam.storage.driving`.
         parts: all that are needed.
         data: opens what the tasks are given; told whether they may run on other nodes.
         address: Ray cluster to use; one is started here by default.
@@ -93,7 +93,7 @@ def prepare_worker(study: Study) -> "torch.device":
     """Set up the process of a task as that of a trial; its device."""
     import ray
 
-    from tune_sam.cluster import cap_gpu_memory
+    from tune_sam.gpu import cap_gpu_memory
     from tune_sam.training import default_device, prepare_process
 
     cap_gpu_memory(ray.get_runtime_context().get_assigned_resources().get("GPU", 0))
@@ -108,7 +108,7 @@ def _task_of(study: Study) -> Callable[[Callable[..., Any]], Any]:
     from tune_sam.trainable import gpu_share
 
     settings = study.settings
-    share = gpu_share(find_workload(settings.workload), {"gpus_per_trial": settings.gpus_per_trial})
+    share = gpu_share(find_workload(settings.workload), {"gpus_per_trial": settings.share_said})
     concurrency(settings.cpus_per_trial, share, None)
     # A function that fails on its data fails again, so only a lost worker is worth another try; that is Ray's default.
     return lambda function: ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=share)(function)

@@ -23,8 +23,9 @@ import json
 import logging
 import math
 import os
-import re
+import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tune_sam.settings import Refused
+from tune_sam.settings import Refused, masked
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -97,7 +98,7 @@ def check(uri: str) -> None:
     elif scheme in _PORTS:
         _check_database(uri, _PORTS[scheme])
     else:
-        raise Refused(f"tracking URI {_masked(uri)!r} is neither a server nor a database (MLflow's file store is "
+        raise Refused(f"tracking URI {masked(uri)!r} is neither a server nor a database (MLflow's file store is "
                       "retired); give http://HOST:PORT of an MLflow server or sqlite:////ABSOLUTE/PATH.db.")
 
 
@@ -117,10 +118,10 @@ def _check_server(uri: str) -> None:
         return
     if answer.status_code == 403:
         host = urlsplit(uri).netloc.rpartition("@")[2]
-        raise Refused(f"MLflow at {_masked(uri)} answered 403, which is how its host check refuses the Host header "
+        raise Refused(f"MLflow at {masked(uri)} answered 403, which is how its host check refuses the Host header "
                       f"{host!r}; start it with `mlflow server --allowed-hosts {host}`.")
     if answer.status_code != 200 or not answer.text.lstrip().startswith("{"):
-        raise Refused(f"{_masked(uri)} answered {answer.status_code} to a question of MLflow's API; "
+        raise Refused(f"{masked(uri)} answered {answer.status_code} to a question of MLflow's API; "
                       "give the address of an MLflow tracking server.")
 
 
@@ -144,12 +145,7 @@ def _check_database(uri: str, port: int) -> None:
 
 
 def _unreachable(uri: str, reason: str, way_out: str) -> str:
-    return f"MLflow at {_masked(uri)} cannot be reached ({_masked(reason)}); {way_out} or give another tracking URI."
-
-
-def _masked(text: str) -> str:
-    """The text without the user and password of a URI in it."""
-    return re.sub(r"://[^/\s]*@", "://***@", text)
+    return f"MLflow at {masked(uri)} cannot be reached ({masked(reason)}); {way_out} or give another tracking URI."
 
 
 def _root(error: BaseException) -> BaseException:
@@ -251,6 +247,42 @@ def _last_step(store: AbstractStore, run_id: str, metric: str) -> float:
     return max((point.step for point in store.get_metric_history(run_id, metric)), default=-math.inf)
 
 
+def try_out(uri: str) -> None:
+    """Write a run and an artifact, read both back, and take them away again. The experiment that they were in stays.
+
+    Args:
+        uri: see :func:`check`.
+
+    Raises:
+        Refused: one of these fails.
+    """
+    check(uri)
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        store = _connect(uri)
+        experiment_id = _experiment(store, "tune_sam.check", None)
+        content = secrets.token_hex(8)
+        run_id = _create_run(store, experiment_id, "check", _now(), {"tune_sam.content": content})
+        try:
+            place = store.get_run(run_id).info.artifact_uri
+            repository = get_artifact_repository(place, tracking_uri=uri)
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "check.txt").write_text(content)
+                repository.log_artifact(str(Path(folder) / "check.txt"))
+                (Path(folder) / "check.txt").unlink()
+                there = Path(repository.download_artifacts("check.txt", folder)).read_text()
+            if not there == content == store.get_run(run_id).data.tags["tune_sam.content"]:
+                raise OSError("what is read is not what was written")
+        finally:
+            store.delete_run(run_id)
+    except Refused:
+        raise
+    except Exception as error:  # whatever the client of an artifact store raises
+        raise Refused(f"MLflow at {masked(uri)} cannot be written to and read back; it says {masked(str(error))}"
+                      ) from error
+
+
 def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = None, name: str, home: str = "",
                    description: str = "", tags: Mapping[str, object] | None = None) -> StudyRun:
     """Get or create the experiment and the parent run of a study. The driver does it before any trial starts.
@@ -283,7 +315,7 @@ def open_study_run(uri: str, *, experiment: str, artifact_root: str | None = Non
         note = {"mlflow.note.content": description} if description else {}
         store.log_batch(run_id, [], [], _tags({**note, **_strings(tags)}))
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise Refused(f"MLflow at {_masked(uri)} does not take study {name!r}; it says {_masked(str(error))}"
+        raise Refused(f"MLflow at {masked(uri)} does not take study {name!r}; it says {masked(str(error))}"
                       ) from error
     return StudyRun(experiment_id, run_id)
 
@@ -410,6 +442,64 @@ def deliver(uri: str, folder: str | Path, timeout: float, on_run: OnRun | None =
     return delivery.close(timeout)
 
 
+@dataclass(frozen=True)
+class RunState:
+    """What MLflow says about a trial.
+
+    Attributes:
+        run_id: of its run.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        state: our word for it, from the run's tags; None before its end.
+        metrics: the latest value of each.
+    """
+
+    run_id: str
+    status: str
+    state: str | None
+    metrics: dict[str, float]
+
+
+def run_states(uri: str, study_run: StudyRun) -> tuple[str, dict[str, list[RunState]]]:
+    """What MLflow says about a study and its trials.
+
+    Args:
+        uri: see :func:`check`.
+        study_run: the study's.
+
+    Returns:
+        The status of the study's run, and the runs of each trial by its key; more than one is one too many.
+
+    Raises:
+        Refused: the server cannot be reached, or the study's run is gone.
+    """
+    _expect_there(uri)
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    found: dict[str, list[RunState]] = {}
+    try:
+        store = _connect(uri)
+        status = store.get_run(study_run.run_id).info.status
+        condition, token = f"tags.`{PARENT_TAG}` = '{study_run.run_id}'", None
+        while True:
+            page = store.search_runs([study_run.experiment_id], condition, ViewType.ACTIVE_ONLY, page_token=token)
+            for run in page:
+                tags = run.data.tags
+                found.setdefault(tags.get(KEY_TAG, ""), []).append(
+                    RunState(run.info.run_id, run.info.status, tags.get("tune_sam.state"), dict(run.data.metrics)))
+            if not (token := page.token):
+                return status, found
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise Refused(f"MLflow at {masked(uri)} cannot be asked; it says {masked(str(error))}") from error
+
+
+def undelivered(folder: str | Path) -> int:
+    """Events in a study's journal that MLflow does not have yet, and those that it refused."""
+    files = (Path(folder) / _Journal.NAME, Path(folder) / "mlflow.rejected.jsonl")
+    return sum(len(file.read_bytes().splitlines()) for file in files if file.exists())
+
+
 def curves(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int, float]]:
     """Each metric of a run, by its step; the last value where a step has several.
 
@@ -450,7 +540,7 @@ def _reading(uri: str, what: str) -> Iterator[AbstractStore]:
     try:
         yield store
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise Refused(f"MLflow at {_masked(uri)} gives no {what}; it says {_masked(str(error))}") from error
+        raise Refused(f"MLflow at {masked(uri)} gives no {what}; it says {masked(str(error))}") from error
 
 
 def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, float]], step: int, files: Path,
@@ -491,7 +581,7 @@ def publish(uri: str, study_run: StudyRun, metrics: Mapping[str, Mapping[str, fl
                    and not _same(_value_at(store, run_id, name, step), value)]
             store.log_batch(run_id, new, [], [])
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise Refused(f"MLflow at {_masked(uri)} does not take the results; it says {_masked(str(error))}") from error
+        raise Refused(f"MLflow at {masked(uri)} does not take the results; it says {masked(str(error))}") from error
 
 
 def _same(one: float | None, other: float) -> bool:
@@ -682,13 +772,13 @@ class _Delivery(threading.Thread):
                 self._wait(error)
                 return
             if self._failures:
-                log.info("MLflow at %s takes events again", _masked(self._uri))
+                log.info("MLflow at %s takes events again", masked(self._uri))
             self._failures = self._internal_errors = 0
 
     def _wait(self, error: Exception) -> None:
         if not self._failures:
-            log.warning("MLflow at %s takes no events (%s); they are kept in %s", _masked(self._uri),
-                        _masked(str(error)), self._journal.path)
+            log.warning("MLflow at %s takes no events (%s); they are kept in %s", masked(self._uri),
+                        masked(str(error)), self._journal.path)
         longest = _CLOSING_PAUSE if self._closing.is_set() else _LONGEST_PAUSE
         pause = min(_FIRST_PAUSE * 2 ** min(self._failures, 10), longest)
         self._failures += 1
@@ -725,7 +815,7 @@ class _Delivery(threading.Thread):
         return self._internal_errors < _ATTEMPTS
 
     def _reject(self, event: Any, error: Exception) -> None:
-        reason = _masked(f"{type(error).__name__}: {error}")
+        reason = masked(f"{type(error).__name__}: {error}")
         self._journal.reject(event, reason)
         key = event.get("key", "the study") if isinstance(event, dict) else "a broken line"
         if key not in self._rejected:  # once for a trial: what follows is refused for the same reason, mostly

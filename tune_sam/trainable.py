@@ -9,7 +9,7 @@ import ray
 import torch
 from ray import tune
 
-from tune_sam.cluster import cap_gpu_memory
+from tune_sam.gpu import cap_gpu_memory
 from tune_sam.settings import Home
 from tune_sam.sharing import Shared, share
 from tune_sam.space import Configuration

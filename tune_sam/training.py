@@ -145,6 +145,15 @@ class Trainer:
         self.last = Epoch(self.done, {} if diverged else metrics, diverged, self._unperturbed())
         return self.last
 
+    def rehearse(self) -> None:
+        """One step and one batch of evaluation, for what they take of a device. The training is of no use afterwards.
+        """
+        self.model.train()
+        with self._own_random_state():
+            self._step(next(self._batches()))
+        some = torch.arange(min(len(self.splits.train), self.workload.evaluation_batch), device=self.device)
+        self.evaluate(self.splits.train.subset(some))
+
     def outputs(self, inputs: Any) -> Tensor:
         """The network's outputs [n, classes] in float32, at this training's precision."""
         return outputs(self._network, inputs, self.precision, self.device)

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from filelock import FileLock
 
 import tune_sam
 from analysis import spectrum
@@ -22,8 +21,9 @@ from analysis.landscape import grid, losses, random_directions
 from tune_sam.analyzing import SEED
 from tune_sam.flatness import batch_size, batches_of
 from tune_sam.settings import NothingComplete, Refused
+from tune_sam.storage import driving
 from tune_sam.store import with_train_subset
-from tune_sam.study import Study, lock_file, open_study
+from tune_sam.study import Study, open_study
 from tune_sam.workload import find_workload
 
 GCN = find_workload("gcn")
@@ -233,7 +233,7 @@ def test_an_optimizer_that_was_not_searched_is_told(searched):
 
 
 def test_a_study_that_is_searched_is_left_alone(searched, analysis):
-    with FileLock(lock_file(analysis.study.home, "one")), pytest.raises(Refused, match="in use by another process"):
+    with driving(analysis.study.home, "one"), pytest.raises(Refused, match="in use by another process"):
         tune_sam.analyze("one", home=searched)
 
 

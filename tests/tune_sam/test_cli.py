@@ -156,13 +156,6 @@ def test_a_place_for_results_that_cannot_be_is_refused(run, tmp_path):
         assert_refused(result, f"--storage {place} cannot be used", tmp_path)
 
 
-def test_results_go_to_a_folder_that_every_process_finds(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert launch._storage("results", Home(tmp_path)) == str(tmp_path / "results")
-    assert launch._storage(None, Home(tmp_path)) == str(tmp_path / "studies")
-    assert not (tmp_path / "results").exists()
-
-
 def test_a_gpu_that_is_not_there_is_refused(run, tmp_path):
     import torch
 

@@ -1,9 +1,9 @@
 from types import SimpleNamespace
 
 import pytest
-from pyarrow.fs import LocalFileSystem, _MockFileSystem
+from pyarrow.fs import LocalFileSystem
 
-from tune_sam.driver import Driver, _ending, _place, _what_failed
+from tune_sam.driver import Driver, _ending, _what_failed
 
 
 @pytest.mark.parametrize(("result", "ending"), [
@@ -27,13 +27,6 @@ def test_complete_is_what_reached_its_epochs_with_finite_weights(result, ending)
 def test_a_failure_is_told_in_one_line(tmp_path, text, reason):
     (tmp_path / "error.txt").write_text(text)
     assert _what_failed(SimpleNamespace(error_file=str(tmp_path / "error.txt"))) == reason
-
-
-def test_a_checkpoint_elsewhere_is_a_uri_with_the_storages_options():
-    local = SimpleNamespace(filesystem=LocalFileSystem(), path="/results/c")
-    remote = SimpleNamespace(filesystem=_MockFileSystem(), path="bucket/p/s/ray/c")
-    assert _place(local, "/results") == "/results/c"
-    assert _place(remote, "s3://bucket/p?scheme=http") == "s3://bucket/p/s/ray/c?scheme=http"
 
 
 class Book:

@@ -15,10 +15,11 @@ import torch
 import tune_sam
 from tune_sam.cli import main
 from tune_sam.driver import METRICS
-from tune_sam.launch import _commit, _inside, sync, terminate_as_interrupt
+from tune_sam.launch import _commit, sync, terminate_as_interrupt
 from tune_sam.report import report
 from tune_sam.settings import Home, Refused
-from tune_sam.study import ENDINGS, open_storage, open_study, studies
+from tune_sam.storage import driving, open_storage
+from tune_sam.study import ENDINGS, open_study, studies
 from tune_sam.training import Trainer, default_device, evaluate
 from tune_sam.workload import find_workload
 
@@ -231,22 +232,9 @@ def test_what_a_script_started_in_the_background_can_be_terminated():
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize(("storage", "inside"), [
-    ("/home/studies", "/home/studies/s/ray"),
-    ("s3://bucket/p", "s3://bucket/p/s/ray"),
-    ("s3://b/?endpoint_override=127.0.0.1:1", "s3://b/s/ray?endpoint_override=127.0.0.1:1"),
-])
-def test_results_lie_inside_the_storage_before_its_options(storage, inside):
-    assert _inside(storage, "s/ray") == inside
-
-
 def test_a_locked_study_is_refused(study):
-    from filelock import FileLock
-
-    from tune_sam.study import lock_file
-
     code = f"import tune_sam; tune_sam.resume('odd', home={str(study.home.path)!r}, trials=20)"
-    with FileLock(lock_file(study.home, "odd")):
+    with driving(study.home, "odd"):
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
                              env={**os.environ, "PYTHONPATH": os.path.dirname(odd_workload.__file__)})
     assert "study odd is in use by another process" in run.stderr

@@ -4,7 +4,8 @@ import pytest
 from tune_sam.pictures import _importances
 from tune_sam.settings import Home
 from tune_sam.space import Range, Space
-from tune_sam.study import Study, StudySettings, open_storage
+from tune_sam.storage import open_storage
+from tune_sam.study import Study, StudySettings
 
 SPACE = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), ())
 

@@ -6,11 +6,13 @@ import optuna
 import pytest
 from ray.tune.search import Searcher
 
+from tune_sam import searcher
 from tune_sam.launch import store
 from tune_sam.searcher import Ledger, Outcome, TuneSearcher
 from tune_sam.settings import Home
 from tune_sam.space import Range, Space, grid
-from tune_sam.study import Study, StudySettings, open_storage
+from tune_sam.storage import open_storage
+from tune_sam.study import OUT_OF_MEMORY, Study, StudySettings
 
 SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
 
@@ -200,8 +202,9 @@ def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):
 def test_a_driver_that_died_between_record_and_state_leaves_no_zombie(storage, state, monkeypatch):
     first = ledger(storage)
     asked = first.ask("a")
-    monkeypatch.setattr(first, "_close", lambda *_: None)
-    first.tell(asked.number, outcome(state, 0.7))
+    with monkeypatch.context() as patch:
+        patch.setattr(searcher, "_close", lambda *_: None)
+        first.tell(asked.number, outcome(state, 0.7))
     assert frozen(storage)[0].state.name == "RUNNING"
     second = ledger(storage)
     assert frozen(storage)[0].state.is_finished()
@@ -250,11 +253,59 @@ def test_a_finished_study_grows_without_repeating_the_grid(storage):
 
 
 def test_tune_is_given_the_configuration_and_then_the_end(storage):
-    searcher = TuneSearcher(ledger(storage, settings(trials=1)))
-    config = searcher.suggest("tune-7")
+    book = ledger(storage, settings(trials=1))
+    adapter = TuneSearcher(book)
+    config = adapter.suggest("tune-7")
     assert config == {"optimizer": "sam", "rho": 0.002, "lr": 0.01, "batch_size": 64, "seed": 0, "number": 0,
                       "attempt": 1, "resume_from": None}
-    assert searcher.suggest("tune-8") == Searcher.FINISHED
+    assert adapter.suggest("tune-8") is None, "what runs may come back"
+    book.tell(0, outcome("complete", 0.7))
+    assert adapter.suggest("tune-9") == Searcher.FINISHED
+
+
+def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
+    book = ledger(storage, settings(trials=3))
+    adapter = TuneSearcher(book, {64: 0.25})
+    first, second = adapter.suggest("a"), adapter.suggest("b")
+    assert first["gpus_per_trial"] == 0.25
+    book.report(0, 1, 0.5)
+    book.note_checkpoint(0, "/c/1")
+    assert not book.enlarged(0)
+    book.suspend(0, gpus=0.5)
+    again = adapter.suggest("c")
+    assert again == {**first, "attempt": 2, "resume_from": "/c/1", "gpus_per_trial": 0.5}
+    assert book.enlarged(0)
+    book.suspend(1)
+    assert adapter.suggest("d") == {**second, "attempt": 2}
+    for number in (0, 1):
+        book.tell(number, outcome("complete", 0.7))
+    assert adapter.suggest("e")["number"] == 2
+    assert frozen(storage)[0].intermediate_values == {1: 0.5}
+
+
+def test_too_little_memory_is_told_as_infeasible(storage):
+    book = ledger(storage)
+    book.tell(book.ask("a").number, replace(outcome("failed"), reason=OUT_OF_MEMORY))
+    told = frozen(storage)[0]
+    assert told.state.name == "PRUNED"
+    assert told.constraints == {"memory": 1.0}
+    assert told.user_attrs["state"] == "failed"
+
+
+def test_the_sampler_leaves_a_batch_size_that_does_not_fit(tmp_path):
+    """The largest batches are the best, as far as they fit."""
+    tried = []
+    for seed in range(3):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / f'{seed}.db'}")
+        optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
+        book, sizes = ledger(storage, settings(trials=40, seed=seed)), []
+        for _ in range(40):
+            asked = book.ask("t")
+            sizes.append(size := asked.configuration.batch_size)
+            book.tell(asked.number, outcome("complete", size / 128) if size < 128 else
+                      replace(outcome("failed"), reason=OUT_OF_MEMORY))
+        tried.append(sizes[20:].count(128) / 20)
+    assert max(tried) < 0.3, tried
 
 
 def test_other_seeds_and_optimizers_draw_other_points(storage, tmp_path):

@@ -5,20 +5,18 @@ from datetime import datetime
 
 import optuna
 import pytest
-from filelock import FileLock
 
 from tune_sam.searcher import Ledger, Outcome
 from tune_sam.settings import Home, NothingComplete, Refused
 from tune_sam.space import Range, Space, grid
+from tune_sam.storage import driving, open_storage
 from tune_sam.study import (
     ENDINGS,
     STATES,
     Study,
     StudySettings,
-    lock_file,
     note_run,
     now,
-    open_storage,
     open_study,
     studies,
 )
@@ -81,7 +79,7 @@ def test_a_home_without_studies_is_left_as_it_is(tmp_path):
 def test_states_while_a_driver_is_at_work_and_after_it_died(study):
     ledger = Ledger(open_storage(study.home), "one", "sam", SETTINGS)
     ledger.ask("tune")
-    with FileLock(lock_file(study.home, "one")):
+    with driving(study.home, "one"):
         assert [trial.state for trial in study.records("sam")] == ["running", "waiting"]
     assert [trial.state for trial in study.records("sam")] == ["waiting", "waiting"]
     assert study.counts() == {"waiting": 2}
