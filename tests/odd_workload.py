@@ -3,6 +3,9 @@
 import os
 from dataclasses import replace
 
+import ray
+import torch
+
 from trainables.gcn import GCN
 from tune_sam.workload import AS_REPORTED, Preset
 
@@ -40,3 +43,19 @@ class Reported(GCN):
                 classes=tuple("abcdefghij")),
         AS_REPORTED,
     )}
+
+
+FITS, FITS_HALF, NEVER_FITS = 32, 64, 128
+
+
+class Hungry(GCN):
+    """The digits with batches that need more of a GPU than there is: a counted one has no memory that could run out."""
+
+    name = "hungry"
+    batch_size = (FITS, FITS_HALF, NEVER_FITS)
+
+    def loss(self, outputs, targets):
+        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+        if outputs.requires_grad and (len(targets) == NEVER_FITS or (len(targets) == FITS_HALF and share < 0.5)):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return super().loss(outputs, targets)

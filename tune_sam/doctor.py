@@ -29,6 +29,7 @@ class Diagnosis:
         state: our word.
         optuna, mlflow, ray: what each ledger says; None where it has no record.
         trouble: where they contradict each other; empty where they agree.
+        runs: that MLflow has of it.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Diagnosis:
     mlflow: str | None
     ray: str | None
     trouble: str = ""
+    runs: int = 1
 
 
 def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
@@ -52,13 +54,15 @@ def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
         Refused: there is no such study, or a ledger cannot be read.
     """
     study = open_study(name, home)
-    return tuple(one for part in (study, *refits_of(study)) for one in _examined(part))
+    return tuple(one for part in (study, *refits_of(study))
+                 for one in _examined(part, is_going(part.home, part.name)))
 
 
 def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     """Close in each ledger what Optuna's storage says has ended, deliver what MLflow has missed, and diagnose again.
 
-    No trial is ended that could be gone on with, nothing is deleted, and Tune's own files stay as they are.
+    No trial is ended that could be gone on with, nothing is deleted, and Tune's own files stay as they are. Which of
+    two runs of one trial is right, a person has to say.
 
     Args:
         name: the study's.
@@ -72,15 +76,17 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
         with driving(part.home, part.name):
             _settle(part)
             deliver(part, PATIENCE)
-            ill = {one.key for one in _examined(part) if one.trouble}
-            _tell_mlflow(part, [trial for trial in part.records() if trial.key in ill], part.name in ill)
-            results.close(part, {trial.key: ending(trial.state, trial.reason).tune for trial in part.records()
-                                 if trial.key in ill and _has_ended(trial)})
+            ill = {one.key: one for one in _examined(part, going=False) if one.trouble and one.runs <= 1}
+            trials = [trial for trial in part.records() if trial.key in ill]
+            _tell_mlflow(part, trials, part.name in ill)
+            ended = {trial.key: ending(trial.state, trial.reason).tune for trial in trials if _has_ended(trial)}
+            if lagging := {key: status for key, status in ended.items() if ill[key].ray != status}:
+                results.close(part, lagging)
     return diagnose(name, home=home)
 
 
-def _examined(study: Study) -> list[Diagnosis]:
-    going = is_going(study.home, study.name)
+def _examined(study: Study, going: bool) -> list[Diagnosis]:
+    """A study's diagnoses; `going` says whether another process drives it."""
     status, runs = tracking.run_states(study.tracking_uri,
                                        tracking.StudyRun(study.experiment_id, study.mlflow_run_id))
     tune, optuna = results.tune_states(study), _optuna_states(study)
@@ -125,7 +131,8 @@ def _of_trial(trial: Trial, optuna: str, runs: Sequence[tracking.RunState], ray:
     troubles += [f"MLflow has {len(runs)} runs"] * (len(runs) > 1)
     if runs and not any(run.run_id == trial.mlflow_run_id for run in runs):
         troubles.append("its run in MLflow is another")
-    return Diagnosis(trial.key, trial.state, optuna, runs[0].status if runs else None, ray, "; ".join(troubles))
+    return Diagnosis(trial.key, trial.state, optuna, runs[0].status if runs else None, ray, "; ".join(troubles),
+                     len(runs))
 
 
 def _has_ended(trial: Trial) -> bool:

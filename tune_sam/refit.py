@@ -219,6 +219,8 @@ def refit_grid(workload: str, *, preset: str | None = None, config: Path | None 
         Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
+    if preset is None and config is None:
+        raise Refused("a refit without a search needs the points that it trains; give a preset or a config.")
     check_seeds(seeds)
     named_after = preset or (config.stem if config else "grid")
     place = Home.at(home)

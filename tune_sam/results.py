@@ -139,10 +139,12 @@ def close(study: "Study", statuses: Mapping[str, str]) -> None:
         study: whose results these are.
         statuses: TERMINATED or ERROR, by the trial's key.
     """
+    content = json.dumps(_closed(study) | dict(statuses)).encode()
     filesystem, path = FileSystem.from_uri(inside(folder_of(study), CLOSED))
     filesystem.create_dir(str(Path(path).parent))
-    with filesystem.open_output_stream(path) as file:
-        file.write(json.dumps(_closed(study) | dict(statuses)).encode())
+    with filesystem.open_output_stream(f"{path}.part") as file:
+        file.write(content)
+    filesystem.move(f"{path}.part", path)
 
 
 def _closed(study: "Study") -> dict[str, str]:

@@ -1,0 +1,226 @@
+"""A search on a cluster of several Ray nodes, with its records in Postgres, its results on S3 and an MLflow server: all
+of them real, and each of them going away at some time."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from services import mlflow_server, postgres, ray_nodes, s3, wait_for
+
+from tune_sam.storage import open_storage
+from tune_sam.study import open_study
+
+pytestmark = pytest.mark.slow
+
+MAIN = "from tune_sam.cli import main; main()"
+DIGITS = ("gcn", "--dataset", "digits", "--scheduler", "none")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Two nodes of four CPUs and a GPU that is only counted, and every service that a search can be given."""
+    folder = tmp_path_factory.mktemp("site")
+    # Nodes run their workers in the background here, so that a test's own commands get on.
+    with (postgres(folder) as database, s3(folder) as objects, pytest.MonkeyPatch.context() as patch,
+          ray_nodes(4, 1, dashboard=True, settings={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                                                    **objects.environment}) as cluster):
+        for name, value in (objects.environment | cluster.environment).items():
+            patch.setenv(name, value)
+        objects.create("results")
+        objects.create("artifacts")
+        cluster.add(4, 1)
+        with mlflow_server(database.create("mlflow"), folder, artifacts="s3://artifacts") as tracking:
+            patch.setenv("TUNE_SAM_STUDY_STORAGE", database.create("studies"))
+            patch.setenv("TUNE_SAM_TRACKING_URI", tracking.uri)
+            patch.setenv("TUNE_SAM_STORAGE", objects.uri("results", "ray"))
+            patch.setenv("TUNE_SAM_ADDRESS", cluster.address)
+            yield SimpleNamespace(database=database, objects=objects, cluster=cluster, tracking=tracking)
+
+
+@contextmanager
+def begun(home, *words):
+    """The command line in a process of its own, which does not outlive the test."""
+    process = subprocess.Popen([sys.executable, "-c", MAIN, *words, "--home", str(home)], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def done(home, *words, status=0):
+    """What it prints."""
+    with begun(home, *words) as process:
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == status, err
+    return out, err
+
+
+def all_agree(home, name):
+    """One line for each trial, and no ledger contradicts another."""
+    found = json.loads(done(home, "doctor", name, "--json")[0])
+    assert not [one for one in found if one["trouble"]]
+    return {one["key"]: one for one in found}
+
+
+def frozen(study, optimizer):
+    storage = open_storage(study.home)
+    return storage.get_all_trials(storage.get_study_id_from_name(f"{study.name}/{optimizer}"))
+
+
+def found(name, home):
+    """The study, once there is one."""
+    try:
+        return open_study(name, home)
+    except ValueError:
+        return None
+
+
+def epochs(name, home):
+    """Epochs so far of each trial."""
+    study = found(name, home)
+    return [trial.epochs for trial in study.records()] if study else []
+
+
+def steps(study, trial):
+    from mlflow import MlflowClient
+
+    history = MlflowClient(study.tracking_uri).get_metric_history(trial.mlflow_run_id, "val/accuracy")
+    return sorted(point.step for point in history)
+
+
+def test_check_tries_everything_on_every_node(site, tmp_path):
+    out, _ = done(tmp_path, "check", "gcn", "--dataset", "digits", "--json")
+    tried = json.loads(out)
+    assert not [one for one in tried if one["trouble"]]
+    nodes = {one["where"] for one in tried} - {"driver"}
+    assert len(nodes) == 2
+    for node in nodes:
+        assert {one["what"] for one in tried if one["where"] == node} == {
+            "versions", "results", "studies", "MLflow", "data", "clock"}
+    assert len([one for one in tried if one["where"] == "driver"]) == 4
+    assert site.database.password not in out
+
+
+def test_eight_trials_share_the_gpus_of_two_nodes(site, tmp_path):
+    done(tmp_path, "search", *DIGITS, "--optimizer", "base", "--trials", "8", "--epochs", "40", "--gpus-per-trial",
+         "0.25", "--name", "eight")
+    study = open_study("eight", tmp_path)
+    trials = study.records()
+    assert study.counts() == {"complete": 8}
+    assert max(trial.started for trial in trials) < min(trial.ended for trial in trials), "all ran at the same time"
+    assert sorted(Counter(trial.node for trial in trials).values()) == [4, 4]
+    assert all(trial.checkpoint.startswith("s3://results/ray/eight/") for trial in trials)
+    assert study.best().load_model() is not None
+    assert len(all_agree(tmp_path, "eight")) == 8 + 1
+    assert not list(tmp_path.glob("optuna.db")) + list(tmp_path.glob("mlflow.db")), "nothing of it is in the home"
+
+
+def test_a_killed_driver_is_followed_by_one_on_another_machine(site, tmp_path):
+    words = ("--optimizer", "sam", "--trials", "5", "--epochs", "15", "--max-concurrent", "2", "--name", "killed")
+    with begun(tmp_path / "one", "search", *DIGITS, *words):
+        wait_for(lambda: sum(epochs("killed", tmp_path / "one")) > 20, "trials run", limit=200)
+    done(tmp_path / "two", "resume", "killed")
+    study = open_study("killed", tmp_path / "two")
+    assert study.counts() == {"complete": 5}
+    assert max(trial.user_attrs["attempt"] for trial in frozen(study, "sam")) == 2
+    # What the first driver could not tell MLflow any more is in its journal, on its machine.
+    done(tmp_path / "one", "sync", "killed")
+    done(tmp_path / "two", "doctor", "killed", "--fix")
+    assert len(all_agree(tmp_path / "two", "killed")) == 5 + 1
+    for trial in study.records():
+        assert steps(study, trial) == list(range(1, 16))
+
+
+def test_a_tracking_server_that_is_away_for_half_a_minute_is_not_waited_for(site, tmp_path):
+    with begun(tmp_path, "search", *DIGITS, "--optimizer", "base", "--trials", "8", "--epochs", "60",
+               "--max-concurrent", "2", "--name", "away") as search:
+        wait_for(lambda: sum(epochs("away", tmp_path)) > 5, "trials run", limit=200)
+        site.tracking.kill()
+        before, gone = sum(epochs("away", tmp_path)), time.monotonic()
+        wait_for(lambda: time.monotonic() > gone + 30, "half a minute")
+        assert search.poll() is not None or sum(epochs("away", tmp_path)) > before, "it goes on meanwhile"
+        site.tracking.start()
+        _, err = search.communicate(timeout=400)
+    assert search.returncode == 0, err
+    done(tmp_path, "sync", "away")
+    study = open_study("away", tmp_path)
+    assert study.counts() == {"complete": 8}
+    assert len(all_agree(tmp_path, "away")) == 8 + 1
+    for trial in study.records():
+        assert steps(study, trial) == list(range(1, 61))
+
+
+def test_a_job_on_the_cluster_goes_on_where_it_was(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", site.cluster.dashboard)
+    command = ("search", *DIGITS, "--optimizer", "base", "--epochs", "2", "--name", "job", "--home", str(tmp_path))
+    for trials in ("1", "3"):
+        submitted = subprocess.run([sys.executable, "-c", MAIN, "submit", *command, "--trials", trials],
+                                   capture_output=True, text=True, timeout=400, check=False)
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        assert submitted.stdout.startswith("tune-sam-job-")
+        assert site.database.password not in submitted.stdout + submitted.stderr
+        assert open_study("job", tmp_path).counts() == {"complete": int(trials)}
+    listed = subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "job", "list"], capture_output=True,
+                            text=True, check=True)
+    assert "--name job" in listed.stdout
+    assert "postgresql" not in listed.stdout.partition("runtime_env")[0]
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"TUNE_SAM_STORAGE": "s3://absent/p?scheme=http&endpoint_override=127.0.0.1:{s3}"}, "NO_SUCH_BUCKET"),
+    ({"TUNE_SAM_STORAGE": "s3://results/p?scheme=http&endpoint_override=127.0.0.1:1"}, "NETWORK_CONNECTION"),
+    ({"TUNE_SAM_STUDY_STORAGE": "postgresql://tune:wrong-secret@127.0.0.1:{postgres}/studies"}, "password"),
+    ({"TUNE_SAM_STUDY_STORAGE": "postgresql://tune:wrong-secret@127.0.0.1:1/studies"}, "refused"),
+])
+def test_a_service_that_refuses_is_named_before_a_trial_starts(site, tmp_path, monkeypatch, change, says):
+    for name, value in change.items():
+        monkeypatch.setenv(name, value.format(s3=site.objects.port, postgres=site.database.port))
+    out, err = done(tmp_path, "search", *DIGITS, "--optimizer", "base", "--trials", "1", "--name", "refused", status=2)
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+    checked, _ = done(tmp_path, "check", "--json", status=1)
+    assert [one for one in json.loads(checked) if one["where"] == "driver" and says in one["trouble"]]
+    for text in (out, err, checked):
+        assert "wrong-secret" not in text
+        assert site.database.password not in text
+
+
+def test_trials_of_a_node_that_dies_go_on_elsewhere(site, tmp_path, monkeypatch):
+    with ray_nodes(1, settings=site.objects.environment) as cluster:
+        node = cluster.add(2)
+        for name, value in (cluster.environment | {"TUNE_SAM_ADDRESS": cluster.address}).items():
+            monkeypatch.setenv(name, value)
+        with begun(tmp_path, "search", *DIGITS, "--optimizer", "sam", "--trials", "3", "--epochs", "40",
+                   "--name", "node") as search:
+            wait_for(lambda: len(reached := epochs("node", tmp_path)) == 3 and min(reached) >= 3, "both nodes train",
+                     limit=300)
+            cluster.kill(node)
+            then = {trial.number: trial for trial in frozen(open_study("node", tmp_path), "sam")}
+            _, err = search.communicate(timeout=400)
+    assert search.returncode == 0, err
+    study = open_study("node", tmp_path)
+    assert study.counts() == {"complete": 3}
+    moved = [trial for trial in frozen(study, "sam") if trial.user_attrs["attempt"] == 2]
+    assert len(moved) == 2
+    assert err.count("goes on elsewhere, for its node died") == 2
+    for trial in study.records():
+        assert steps(study, trial) == list(range(1, 41))
+    for trial in moved:
+        at_its_death = then[trial.number]
+        saved = int(re.search(r"checkpoint_(\d+)", at_its_death.user_attrs["checkpoint"]).group(1)) + 1
+        assert at_its_death.last_step - saved <= 1, "an epoch is lost at most"
+    assert len(all_agree(tmp_path, "node")) == 3 + 1
+
+

@@ -1,0 +1,76 @@
+from types import SimpleNamespace
+
+import pytest
+
+from tune_sam import submit
+from tune_sam.settings import Refused
+
+
+class Client:
+    """Stands for the client of a cluster that takes every job; the real one is in tests/test_clusters.py."""
+
+    def __init__(self, jobs=()):
+        self.jobs, self.sent = jobs, None
+
+    def list_jobs(self):
+        return self.jobs
+
+    def submit_job(self, **sent):
+        self.sent = sent
+        return sent["submission_id"]
+
+
+@pytest.fixture
+def client(monkeypatch):
+    found = Client()
+    monkeypatch.setattr(submit, "_client", lambda _: found)
+    return found
+
+
+def test_places_with_passwords_travel_as_variables_and_not_in_the_command(client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "m-secret")
+    monkeypatch.setenv("TUNE_SAM_HOME", "/here")
+    monkeypatch.setenv("UNRELATED", "x")
+    job, succeeded = submit.submit(["search", "gcn", "--name", "mol", "--study-storage", "postgresql://u:secret@h/d",
+                                    "--tracking-uri=http://u:t@h", "--trials", "4"])
+    assert succeeded is None
+    assert job.startswith("tune-sam-mol-")
+    assert client.sent["entrypoint"] == "tune-sam search gcn --name mol --trials 4"
+    variables = client.sent["runtime_env"]["env_vars"]
+    assert variables["TUNE_SAM_STUDY_STORAGE"] == "postgresql://u:secret@h/d"
+    assert variables["TUNE_SAM_TRACKING_URI"] == "http://u:t@h"
+    assert variables["TUNE_SAM_ADDRESS"] == "auto"
+    assert variables["MLFLOW_TRACKING_PASSWORD"] == "m-secret"
+    assert not {"TUNE_SAM_HOME", "UNRELATED"} & variables.keys()
+    assert client.sent["metadata"] == {"tune_sam.study": "mol"}
+
+
+@pytest.mark.parametrize(("command", "says"), [
+    (["best", "mol"], "best is no command for a job; give one of search, run"),
+    ([], "nothing is no command"),
+    (["search", "gcn"], "without --name would begin another study"),
+    (["run", "gcn", "--trials", "3"], "without --name"),
+    (["refit", "gcn", "--preset", "report"], "without --name"),
+    (["resume"], "needs the name of a study"),
+    (["resume", "mol", "--address", "auto"], "--address does not go with a job"),
+])
+def test_what_would_not_go_on_is_refused(client, command, says):
+    with pytest.raises(Refused, match=says):
+        submit.submit(command)
+    assert client.sent is None
+
+
+def test_a_study_has_one_job_at_a_time(client):
+    running = SimpleNamespace(metadata={"tune_sam.study": "mol"}, status=SimpleNamespace(name="RUNNING"),
+                              submission_id="tune-sam-mol-1")
+    client.jobs = [running]
+    with pytest.raises(Refused, match="job tune-sam-mol-1 is at study mol already"):
+        submit.submit(["resume", "mol"])
+    submit.submit(["resume", "other"])
+    running.status.name = "FAILED"
+    submit.submit(["resume", "mol"])
+
+
+def test_a_dashboard_that_does_not_answer_is_named():
+    with pytest.raises(Refused, match="no Ray dashboard answers at http://127.0.0.1:1 "):
+        submit.submit(["resume", "mol"], dashboard="http://127.0.0.1:1")
