@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macr
 """What MLflow gets, and `val/f1/CLASS` where classes have names: few names, because its pages slow down with many."""
 
 
+DEATHS = 3
+"""After so many deaths of its process in one and the same epoch, it is the trial that kills it."""
+
+
 class Driver(NotPickled, tune.Callback):
     """Follows the trials of one optimizer.
 
@@ -41,6 +46,7 @@ class Driver(NotPickled, tune.Callback):
         self.ledger, self.tracker, self.tags, self.storage, self.progress = ledger, tracker, tags, storage, progress
         self._started: set[int] = set()
         self._lost: dict[int, str] = {}
+        self._deaths: Counter[tuple[int, int]] = Counter()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._start(trial)
@@ -76,8 +82,8 @@ class Driver(NotPickled, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._start(trial)  # a process that cannot even start gives no other sign
         number, error = trial.config["number"], _error(trial)
-        if number not in self._lost and _node_died(error):
-            self._put_back(trial, "its node died")
+        if number not in self._lost and self._died_of_no_fault(number, error):
+            self._put_back(trial, "its process or node died")
         elif number not in self._lost and isinstance(error, torch.OutOfMemoryError):
             # Tune's own second try would have the same share again.
             share = trial.placement_group_factory.required_resources.get("GPU", 0)
@@ -87,6 +93,14 @@ class Driver(NotPickled, tune.Callback):
                 self._end(trial, ("failed", OUT_OF_MEMORY))
         else:
             self._end(trial, ("failed", _what_failed(trial)))
+
+    def _died_of_no_fault(self, number: int, error: BaseException | None) -> bool:
+        """Whether a trial's process ended without an exception, as with its node, and not always at the same place."""
+        if not isinstance(error, RayActorError) or error.actor_init_failed:
+            return False
+        epoch = self.ledger.reported(number)
+        self._deaths[number, epoch] += 1
+        return error.preempted or self._deaths[number, epoch] < DEATHS
 
     def _put_back(self, trial: Any, why: str, gpus: float | None = None) -> None:
         """Let the search start a trial again, from its last checkpoint, for nothing is wrong with its training."""
@@ -170,10 +184,6 @@ def _error(trial: Any) -> BaseException | None:
     except Exception:  # of a package that this process lacks
         return None
     return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
-
-
-def _node_died(error: BaseException | None) -> bool:
-    return isinstance(error, RayActorError) and (error.preempted or "node has died" in str(error))
 
 
 def _what_failed(trial: Any) -> str:
