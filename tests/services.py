@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,26 +80,33 @@ class Program:
     def stop(self, asking: signal.Signals = signal.SIGTERM, patience: float = 20) -> None:
         """Ask the program to end, and kill what is there after some seconds."""
         if self._process is not None:
-            family = self._family()  # what is a session of its own is found by its parent alone
             self._process.send_signal(asking)
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(patience)
-            self._end(family)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            finally:
+                self._kill_the_rest()
 
     def kill(self) -> None:
-        """`kill -9` of every process of it."""
+        """What `kill -9` of every process of it does, as if the machine had gone."""
         if self._process is not None:
-            self._end(self._family())
+            self._kill_the_rest()
 
-    def freeze(self) -> None:
-        """Let none of its processes do anything any more. It can only be killed then."""
-        _send(signal.SIGSTOP, self._family())
-
-    def _end(self, family: list[psutil.Process]) -> None:
-        _send(signal.SIGSTOP, family)  # so that none can report the death of another
-        wait_for(lambda: not _send(signal.SIGKILL, [*family, *self._family()]), f"{self.name} is gone", self.log)
+    def _kill_the_rest(self) -> None:
+        wait_for(lambda: not self._killed(), f"{self.name} is gone", self.log)
         self._process.wait()
         self._process = None
+
+    def _killed(self) -> list[psutil.Process]:
+        family = self._family()
+        for sent in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none can report the death of another
+            for process in family:
+                try:
+                    process.send_signal(sent)
+                except psutil.NoSuchProcess:
+                    continue
+        return family
 
     def _family(self) -> list[psutil.Process]:
         """The process, what it started, and what is left of its session.
@@ -110,22 +117,15 @@ class Program:
         pid = self._process.pid
         own = [process for process in psutil.process_iter() if _session(process) == pid]
         for process in list(own):
-            with suppress(psutil.NoSuchProcess):
+            try:
                 own += process.children(recursive=True)
-        return list(dict.fromkeys(own))
+            except psutil.NoSuchProcess:
+                continue
+        return [process for process in dict.fromkeys(own) if _lives(process)]
 
     def _runs(self) -> bool:
         assert self._process.poll() is None, f"{self.name} ended with {self._process.returncode}{tail(self.log)}"
         return True
-
-
-def _send(sent: signal.Signals, family: list[psutil.Process]) -> list[psutil.Process]:
-    """Send a signal to those that live, and return them."""
-    living = [process for process in family if _lives(process)]
-    for process in living:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(sent)
-    return living
 
 
 def _session(process: psutil.Process) -> int | None:
@@ -331,14 +331,6 @@ def mlflow_server(
 # -------------------------------------------------------------------------------------------------------------- Ray
 
 
-SOON = {
-    "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "3",
-}  # fmt: skip
-"""Settings of a cluster that misses a killed node after some 3 seconds and a frozen one after 10, not after 15 and 65.
-On a machine with much else to do it may miss one that lives, too."""
-
-
 class Node:
     """A node of a Ray cluster, with its own address."""
 
@@ -369,9 +361,7 @@ class RayNodes:
             self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         # Ray tells its settings by the environment, also what another connection of this process has left there.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where a job that is submitted finds its own
-        own = {"PATH": programs, "RAY_raylet_start_wait_time_s": "240"}
-        self._env = {**kept, **own, **self.environment, **settings}
+        self._env = {**kept, **self.environment, **settings}
 
     @property
     def head(self) -> Node:
@@ -396,12 +386,8 @@ class RayNodes:
         return node
 
     def kill(self, node: Node) -> None:
-        """What `kill -9` of everything on the node does: its connections are closed at once."""
+        """What `kill -9` of everything on the node does, or a power cut."""
         node.program.kill()
-
-    def freeze(self, node: Node) -> None:
-        """What a power cut or a broken cable does: its connections stay open, and nothing answers any more."""
-        node.program.freeze()
 
     @contextmanager
     def known_here(self) -> Iterator[None]:

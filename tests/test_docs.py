@@ -17,19 +17,6 @@ def blocks(page):
 
 
 @pytest.mark.slow
-def test_the_cluster_of_the_page_runs_as_it_is_typed(tmp_path):
-    commands = "\n".join(re.findall(r"```bash\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL))
-    # This machine may have other nodes, which `ray stop` would stop too: only those of the page are stopped here.
-    commands = commands.replace("ray stop\n", "pkill -f 'gcs_address=127.0.0.2:6399|gcs_server.*6399' || true\n")
-    begun = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_SAM_"))}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, capture_output=True, text=True,
-                          check=False, env={**begun, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("versions") == 2, "each node was tried"
-    assert "two-nodes/asam/5" in done.stdout
-
-
-@pytest.mark.slow
 def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_path):
     module, contract = blocks("own-workload.md")
     (tmp_path / "mlp.py").write_text(module)

@@ -20,6 +20,9 @@ FILE = Path(__file__).parents[2] / "deploy" / "slurm.sbatch"
 SEARCH = ("search", "gcn", "--dataset", "digits", "--optimizer", "base", "--scheduler", "none", "--trials", "2")
 NODES = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
 
+ON_REQUEST = pytest.mark.skipif("TUNE_SAM_SLURM" not in os.environ, reason="makes network namespaces and stops every Ray "
+                                "that it sees; TUNE_SAM_SLURM=1 asks for it")
+
 OPTIONS = {
     "cpus-per-task", "exclusive", "gpus-per-node", "job-name", "nodes", "ntasks-per-node", "open-mode", "output",
     "requeue", "signal", "time",
@@ -94,7 +97,7 @@ def submit(text, folder, *command, stop_at=""):
         job = subprocess.Popen([*NODES, "bash", "cluster", "job", *command], cwd=folder, env=environment,
                                stdout=log, stderr=log)
     try:
-        status = job.wait(1500)
+        status = job.wait(900)
     finally:
         job.kill()  # all of its processes go with it; unshare does not heed SIGTERM
         job.wait()
@@ -164,7 +167,7 @@ def batch(tmp_path):
         if what == "wait":
             wait_for((tmp_path / "log").exists, "tune-sam runs")
             job.terminate()
-        status = job.wait(60)
+        status = job.wait(300)
         for place in Path("/tmp").glob("ray-??????"):
             if (place / "pid").exists() and not (place / "ray").exists():
                 shutil.rmtree(place)
@@ -188,6 +191,7 @@ def test_the_job_ends_as_tune_sam_does_and_fails_where_it_did_not_run(batch, wha
 
 
 @pytest.mark.slow
+@ON_REQUEST
 def test_a_job_whose_time_is_up_goes_on_when_it_was_requeued(nodes, tmp_path):
     text = FILE.read_text()
     command = (*SEARCH, "--epochs", "80", "--name", "s")
@@ -202,10 +206,10 @@ def test_a_job_whose_time_is_up_goes_on_when_it_was_requeued(nodes, tmp_path):
     trials = open_study("s", tmp_path / "home").records()
     assert [(trial.state, trial.epochs) for trial in trials] == [("complete", 80)] * 2
     assert len({trial.node for trial in trials}) == 2, "each node trained one"
-    assert "goes on" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow
+@ON_REQUEST
 @pytest.mark.parametrize(("good", "broken"), [
     ("ray symmetric-run", "ray symetric-run"),
     ("--cpus-per-task=\"", "--cpus=\""),
