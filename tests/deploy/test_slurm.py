@@ -20,8 +20,10 @@ FILE = Path(__file__).parents[2] / "deploy" / "slurm.sbatch"
 SEARCH = ("search", "gcn", "--dataset", "digits", "--optimizer", "base", "--scheduler", "none", "--trials", "2")
 NODES = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
 
-ON_REQUEST = pytest.mark.skipif("TUNE_SAM_SLURM" not in os.environ, reason="makes network namespaces and stops every Ray "
-                                "that it sees; TUNE_SAM_SLURM=1 asks for it")
+ON_REQUEST = pytest.mark.skipif(
+    "TUNE_SAM_SLURM" not in os.environ,
+    reason="makes network namespaces, and stops every Ray that it sees; TUNE_SAM_SLURM=1 asks for it",
+)
 
 OPTIONS = {
     "cpus-per-task", "exclusive", "gpus-per-node", "job-name", "nodes", "ntasks-per-node", "open-mode", "output",
