@@ -152,7 +152,7 @@ def test_what_is_missing_is_named(command, path, why):
 def batch(tmp_path):
     """The batch script by itself: one node, and short scripts in place of Ray and tune-sam."""
     scripts = {
-        "srun": "while [[ $1 == --* ]]; do shift; done; exec \"$@\"",
+        "srun": "echo $RAY_TMPDIR > place; while [[ $1 == --* ]]; do shift; done; exec \"$@\"",
         "ray": "[ $DO != nothing ] || exit 0; while [ $1 != -- ]; do shift; done; shift; \"$@\"; echo ray ends >> log",
         "tune-sam": "trap 'exit 130' TERM; echo $RAY_AUTH_MODE $TUNE_SAM_ADDRESS \"$@\" >> log; "
                     "[ $DO = wait ] || exit $DO; while true; do sleep 0.1; done",
@@ -170,9 +170,7 @@ def batch(tmp_path):
             wait_for((tmp_path / "log").exists, "tune-sam runs")
             job.terminate()
         status = job.wait(300)
-        for place in Path("/tmp").glob("ray-??????"):
-            if (place / "pid").exists() and not (place / "ray").exists():
-                shutil.rmtree(place)
+        shutil.rmtree((tmp_path / "place").read_text().strip())
         return status, (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
 
     return run
