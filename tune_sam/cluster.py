@@ -50,7 +50,7 @@ def connected(address: str | None) -> Iterator[bool]:
                  logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise Refused(f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
-                      "give it the cluster's token as RAY_AUTH_TOKEN.") from None
+                      "give it RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN.") from None
     except (OSError, ValueError, OverflowError) as error:  # the last of a port over 65535
         if not address:
             raise
