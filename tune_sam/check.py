@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -131,7 +131,10 @@ def _of_nodes(storage: str, uri: str | None, study_storage: str | None, data: "S
 
     nodes = {f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})": node for node in ray.nodes() if node["Alive"]}
     found: list[Finding] = []
-    with _read_by_others(storage) as written:
+    with ExitStack() as stack:
+        written = None
+        with suppress(Refused):  # it was told already that nothing can be written there
+            written = stack.enter_context(results.tried(storage))
         until = time.time() + ANSWER
         asked = {name: on(node, _on_node, name, written, storage if other_nodes else None, uri, study_storage, data,
                           _versions()) for name, node in nodes.items()}
@@ -145,21 +148,6 @@ def _of_nodes(storage: str, uri: str | None, study_storage: str | None, data: "S
                 found.append(Finding(name, "worker", f"no worker of the node answers ({reason}); install tune-sam "
                                      "there in the same version, or look at its Ray logs."))
     return found
-
-
-@contextmanager
-def _read_by_others(storage: str) -> Iterator[tuple[str, bytes] | None]:
-    """A file that was written here for nodes to read; None where none can be written, which was told already."""
-    try:
-        trial = results.tried(storage)
-        written = trial.__enter__()
-    except Refused:
-        yield None
-        return
-    try:
-        yield written
-    finally:
-        trial.__exit__(None, None, None)
 
 
 def _on_node(name: str, written: tuple[str, bytes] | None, storage: str | None, uri: str | None,

@@ -43,6 +43,9 @@ def connected(address: str | None) -> Iterator[bool]:
     if ray.is_initialized():
         yield not _alone
         return
+    if address and address.startswith("ray://"):
+        raise Refused(f"--address {address} is Ray's client, over which Tune would run a search's own callbacks on the "
+                      "head; give HOST:PORT of the head, or send the command there with `tune-sam submit`.")
     try:
         if address:
             _knock(address)

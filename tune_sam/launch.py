@@ -86,7 +86,7 @@ def _planned(chosen: SearchOptions) -> Study:
     if study:
         _refuse_other(study, settings)
         study = _grown(study, settings.trials)
-        _fetch(settings, home)
+        _fetch(find_workload(settings.workload), settings.dataset, Path(settings.data), home)
     check_offer(settings.cpus_per_trial, settings.share_said or 0, chosen.address)
     if study:
         return study
@@ -146,10 +146,7 @@ def deliver(study: Study, patience: float) -> int:
 def _define(chosen: SearchOptions, home: Home) -> StudySettings:
     """The study that the options describe, with the workload's own values where none were given."""
     workload = find_workload(chosen.workload)
-    dataset = chosen.dataset or workload.default_dataset
-    if dataset not in workload.datasets:
-        raise Refused(f"workload {chosen.workload} has no data set {dataset!r}; "
-                      f"choose from {', '.join(workload.datasets)}.")
+    dataset = _dataset(chosen, workload)
     if chosen.preset is not None:
         chosen = _preset(chosen, chosen.preset, workload, dataset)
     sizes = workload.datasets[dataset]
@@ -235,23 +232,25 @@ def prepared_data(chosen: SearchOptions, home: Home) -> tuple[Workload, str, Pat
         Refused: data are missing and cannot be fetched.
     """
     workload = find_workload(chosen.workload)
+    dataset = _dataset(chosen, workload)
+    root = _data(chosen, workload, dataset, home)
+    _fetch(workload, dataset, root, home)
+    return workload, dataset, root
+
+
+def _dataset(chosen: SearchOptions, workload: Workload) -> str:
     dataset = chosen.dataset or workload.default_dataset
     if dataset not in workload.datasets:
         raise Refused(f"workload {chosen.workload} has no data set {dataset!r}; "
                       f"choose from {', '.join(workload.datasets)}.")
-    root = _data(chosen, workload, dataset, home)
+    return dataset
+
+
+def _fetch(workload: Workload, dataset: str, root: Path, home: Home) -> None:
+    """Fill the home's data folder, where it is the data's. Nothing that can be refused at once comes after this."""
     if root == home.data:
         workload.fetch(dataset, root)
         workload.check_data(dataset, root)
-    return workload, dataset, root
-
-
-def _fetch(settings: StudySettings, home: Home) -> None:
-    """Fill the home's data folder, where it is the study's. Nothing that can be refused at once comes after this."""
-    if settings.data == str(home.data):
-        workload = find_workload(settings.workload)
-        workload.fetch(settings.dataset, home.data)
-        workload.check_data(settings.dataset, home.data)
 
 
 def _refuse_other(study: Study, settings: StudySettings) -> None:
@@ -295,7 +294,7 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
     """
     own = uri == home.tracking_uri
     with home.made():
-        _fetch(settings, home)
+        _fetch(find_workload(settings.workload), settings.dataset, Path(settings.data), home)
         run = tracking.open_study_run(
             uri, experiment=settings.workload, artifact_root=str(home.artifacts) if own else None,
             name=name, home=home.identity, description=_description(settings),
