@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,7 @@ def open_storage(home: Home) -> "RDBStorage":
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if home.study_storage:
-        with _locked(home.study_storage, "tables", patience=60):  # two processes that make them at once fail
-            return optuna.storages.RDBStorage(
-                home.study_storage, engine_kwargs={"pool_pre_ping": True,
-                                                   "connect_args": {"connect_timeout": CONNECT_SECONDS}})
+        return _database(home.study_storage)
     if not home.optuna_file.exists():
         with FileLock(home.path / "optuna.lock"):
             if not home.optuna_file.exists():
@@ -47,6 +45,16 @@ def open_storage(home: Home) -> "RDBStorage":
     # Several drivers may share the file: a busy database is waited for and not an error.
     return optuna.storages.RDBStorage(f"sqlite:///{home.optuna_file}",
                                       engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+@cache
+def _database(url: str) -> "RDBStorage":
+    """One storage for a process: each holds connections, of which a database has a hundred for all its users."""
+    import optuna
+
+    with _locked(url, "tables", patience=60):  # two processes that make them at once fail
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1,
+                                                              "connect_args": {"connect_timeout": CONNECT_SECONDS}})
 
 
 @contextmanager
