@@ -32,6 +32,8 @@ def site(tmp_path_factory):
     # Nodes run their workers in the background here, so that a test's own commands get on.
     with (postgres(folder) as database, s3(folder) as objects, pytest.MonkeyPatch.context() as patch,
           ray_nodes(4, 1, dashboard=True, settings={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                                                    # A client's own server, on a machine that tests keep busy.
+                                                    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "240",
                                                     **objects.environment}) as cluster):
         for name, value in (objects.environment | cluster.environment).items():
             patch.setenv(name, value)
@@ -125,6 +127,24 @@ def test_eight_trials_share_the_gpus_of_two_nodes(site, tmp_path):
     assert study.best().load_model() is not None
     assert len(all_agree(tmp_path, "eight")) == 8 + 1
     assert not list(tmp_path.glob("optuna.db")) + list(tmp_path.glob("mlflow.db")), "nothing of it is in the home"
+
+
+def test_rays_client_drives_a_search_and_measures_its_networks(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_SAM_ADDRESS", site.cluster.client_address)
+    checked = json.loads(done(tmp_path, "check", "gcn", "--dataset", "digits", "--json")[0])
+    assert not [one for one in checked if one["trouble"]]
+    assert len({one["where"] for one in checked}) == 1 + 2
+    done(tmp_path, "search", *DIGITS, "--optimizer", "sam", "--trials", "4", "--epochs", "4", "--gpus-per-trial", "0.5",
+         "--name", "client")
+    study = open_study("client", tmp_path)
+    assert study.counts() == {"complete": 4}
+    assert len(all_agree(tmp_path, "client")) == 4 + 1
+    measured, _ = done(tmp_path, "analyze", "client", "--all", "--sample", "64", "--json")
+    assert len(json.loads(measured)) == 4
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
+    _, err = done(tmp_path, "search", *DIGITS, "--trials", "1", status=2)
+    assert site.cluster.client_address in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_a_killed_driver_is_followed_by_one_on_another_machine(site, tmp_path):

@@ -3,17 +3,43 @@
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def blocks(page):
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+def blocks(page, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def marked():
+    """Variables for processes that are killed at the end, whatever has become of their parents."""
+    mark = secrets.token_hex(8)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_SAM_"))}
+    yield {**kept, "TESTED_BY": mark, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TESTED_BY") == mark:
+                process.kill()
+
+
+@pytest.mark.slow
+def test_the_cluster_of_the_page_runs_as_it_is_typed(tmp_path, marked):
+    *commands, stop = blocks("cluster.md", "bash")
+    assert stop == "ray stop\n", "which would also stop whatever else runs here: these nodes are stopped by their mark"
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", "\n".join(commands)], cwd=tmp_path, env=marked,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("versions") == 2, "each node was tried"
+    assert "two-nodes/asam/5" in done.stdout
 
 
 @pytest.mark.slow

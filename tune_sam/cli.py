@@ -43,7 +43,7 @@ StudyStorageOption = Annotated[str | None, typer.Option(
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
 AddressOption = Annotated[str | None, typer.Option(
-    help="Ray cluster to use: auto or HOST:PORT.",
+    help="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001.",
     show_default="$TUNE_SAM_ADDRESS, else one is started here, as with local")]
 SeedsOption = Annotated[str, typer.Option(
     help="How many seeds, or which, as 3,7,11 (one alone as 3,).", metavar="N or N,N,…")]

@@ -5,9 +5,11 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 from tune_sam.settings import Refused
 
@@ -18,6 +20,8 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+CLIENT = "ray://"
+"""How the address of Ray's client begins, for a machine from which only one port of the head is reached."""
 
 _alone = False
 """Whether the connection is to a Ray that :func:`connected` started, and which has no nodes but this one."""
@@ -43,14 +47,12 @@ def connected(address: str | None) -> Iterator[bool]:
     if ray.is_initialized():
         yield not _alone
         return
-    if address and address.startswith("ray://"):
-        raise Refused(f"--address {address} is Ray's client, over which Tune would run a search's own callbacks on the "
-                      "head; give HOST:PORT of the head, or send the command there with `tune-sam submit`.")
     try:
         if address:
             _knock(address)
-        ray.init(address=address or "local", include_dashboard=False, log_to_driver=False,
-                 logging_level=logging.ERROR)
+        # Nothing that only a new Ray can be told: its client refuses that.
+        told = {} if address else {"include_dashboard": False}
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **told)  # type: ignore[arg-type]
     except AuthenticationError as error:
         raise Refused(f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
                       "give it RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN.") from None
@@ -63,10 +65,21 @@ def connected(address: str | None) -> Iterator[bool]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     _alone = not address
     try:
-        yield bool(address)
+        with _session_folder() if (address or "").startswith(CLIENT) else nullcontext():
+            yield bool(address)
     finally:
         _alone = False
         ray.shutdown()
+
+
+@contextmanager
+def _session_folder() -> Iterator[None]:
+    """A folder for what Tune keeps beside its driver: a session of Ray has one, but its client has no session here."""
+    import ray.train._internal.storage  # noqa: F401
+
+    with (tempfile.TemporaryDirectory(prefix="tune_sam-") as folder,
+          patch("ray.train._internal.storage._get_ray_train_session_dir", lambda: folder)):
+        yield
 
 
 def named(address: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""A study: one Tuner per optimizer, each with the same budget, created or gone on with."""
+"""A study: one run of Tune per optimizer, each with the same budget, created or gone on with."""
 
 import logging
 import os
@@ -414,26 +414,22 @@ def _tune(study: Study, ledger: "Ledger", tracker: tracking.Tracker, data: "Shar
                                  space.lr.low, space.batch_size, data)
     smallest = min(shares.values(), default=gpu_share(workload, constants))
     slots = concurrency(settings.cpus_per_trial, smallest, max_concurrent)
-    tuner = tune.Tuner(
-        tune.with_parameters(trainable_for(workload), data=data),
-        param_space=constants,
-        tune_config=tune.TuneConfig(
+    with terminate_as_interrupt():
+        tune.run(
+            tune.with_parameters(trainable_for(workload), data=data),
+            name=ledger.optimizer, storage_path=folder_of(study), config=constants,
             search_alg=TuneSearcher(ledger, shares), scheduler=TuneScheduler(ledger),
             num_samples=-1,  # the searcher says when there are no more
             max_concurrent_trials=slots, reuse_actors=True,
             trial_name_creator=lambda trial: f"{prefix}/{trial.config['number']}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04}.{trial.config['attempt']}",
-        ),
-        run_config=tune.RunConfig(
-            name=ledger.optimizer, storage_path=folder_of(study),
-            verbose=0,
             # Every epoch, so that a crash loses one at most.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
             callbacks=[Driver(ledger, tracker, versions(), study.storage, progress)],
-        ),
-    )
-    with terminate_as_interrupt():
-        tuner.fit()
+            raise_on_failed_trial=False, verbose=0,
+            # Over Ray's client a Tuner would send searcher and callbacks to the head, where their databases are not.
+            _remote=False,
+        )
 
 
 @contextmanager

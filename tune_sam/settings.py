@@ -214,7 +214,7 @@ class SearchOptions(RangeOptions):
     compile: bool = Field(False, description="run networks through torch.compile")
     max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; as many as fit by default")
     home: Path | None = Field(None, description="folder where studies live; $TUNE_SAM_HOME, else ~/.tune_sam")
-    address: str | None = Field(None, description="Ray cluster to use: auto or HOST:PORT; "
+    address: str | None = Field(None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001; "
                                 "$TUNE_SAM_ADDRESS, else one is started here, as with local")
     storage: str | None = Field(None, description="folder or URI for Ray's results, such as s3://BUCKET/PATH; "
                                 "$TUNE_SAM_STORAGE, else in the home")

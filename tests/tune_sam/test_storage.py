@@ -1,6 +1,7 @@
 import multiprocessing
 from pathlib import Path
 
+import psycopg
 import pytest
 from services import postgres
 
@@ -91,6 +92,15 @@ def test_a_database_that_was_away_is_used_again(database, tmp_path):
         try_out(home)
     database.start()
     assert storage.get_all_studies() == [], "a connection that was lost is made again"
+
+
+def test_a_process_that_looks_often_holds_few_connections(database, tmp_path):
+    home = Home.at(tmp_path, database.create("few"))
+    for _ in range(120):  # more than the server lets in
+        assert every_study(home) == []
+    with psycopg.connect(database.url("few")) as connection:
+        held = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'few'").fetchone()[0]
+    assert held <= 3, "one of the storage, one of this test, and at most one that is about to close"
 
 
 @pytest.mark.parametrize("storage", ["sqlite:////tmp/x.db", "mysql://u:p@h/d", "/a/file"])
