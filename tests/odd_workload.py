@@ -46,6 +46,18 @@ class Reported(GCN):
 
 
 FITS, FITS_HALF, NEVER_FITS = 32, 64, 128
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB."
+
+
+class Heavy(GCN):
+    """The digits with a network that a quarter of a GPU cannot hold."""
+
+    name = "heavy"
+
+    def network(self, setting):
+        if ray.get_runtime_context().get_assigned_resources().get("GPU", 0) < 0.5:
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        return super().network(setting)
 
 
 class Hungry(GCN):
@@ -57,5 +69,5 @@ class Hungry(GCN):
     def loss(self, outputs, targets):
         share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
         if outputs.requires_grad and (len(targets) == NEVER_FITS or (len(targets) == FITS_HALF and share < 0.5)):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
         return super().loss(outputs, targets)

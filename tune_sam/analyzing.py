@@ -165,7 +165,7 @@ def analyze(name: str, *, home: Place = None, optimizers: Sequence[str] = (), to
         study = refit.studies[0] if refit else study
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.share_said or 0, address)
-    find_workload(settings.workload).check_data(settings.dataset, Path(settings.data))
+    find_workload(settings.workload).check_data(settings.dataset, study.data)
     if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
         deliver(study, patience=5)
     trials = _chosen(study, optimizers, None if every else top)
@@ -283,7 +283,8 @@ def _provenance(plan: _Plan, found: "dict[str, Flatness]") -> dict[str, Any]:
     if others := sum(then != now for then in made.values()):
         log.warning("%d of the numbers were measured before, by other versions than these (see analysis.json); to "
                     "measure them anew, remove %s.", others, plan.number_file(plan.trials[0]).parent)
-    return {"study": plan.study.to_json(), "samples": some.samples, "of": "training part", "data": settings.data,
+    part = "training and validation part" if settings.refit_of else "training part"
+    return {"study": plan.study.to_json(), "samples": some.samples, "of": part, "data": str(plan.study.data),
             "batch": batch_size(find_workload(settings.workload)), "seed": SEED, "rho": COMMON_RHO, "sigma": SIGMA,
             "optimizers": plan.optimizers, "top": plan.top, "every": plan.every,
             "surface": None if plan.every else {"grid": plan.grid, "directions_of": plan.trials[0].key},

@@ -1,5 +1,6 @@
 """Whether a search will find what it needs: each service tried from here and from a worker on every node."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -13,6 +14,7 @@ from tune_sam.cluster import connected
 from tune_sam.launch import prepared_data
 from tune_sam.settings import Home, Refused, SearchOptions, masked
 from tune_sam.storage import try_out
+from tune_sam.submit import carried
 
 if TYPE_CHECKING:
     from tune_sam.sharing import Shared
@@ -26,7 +28,8 @@ CLOCKS = 2.0
 ANSWER = 120.0
 """Seconds in which a node must have tried everything."""
 
-NETWORK = ("nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "gluster", "fuse.sshfs", "afs", "9p")
+NETWORK = ("nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "gluster", "sshfs", "juicefs",
+           "afs", "9p", "wekafs", "panfs")
 """How the names of file systems begin on which locks of SQLite are not to be relied on."""
 
 
@@ -111,8 +114,9 @@ def _refuse_network(file: Path) -> None:
     """SQLite's locks do not hold on most network file systems, and then its files break."""
     import psutil
 
+    file = file.resolve()
     there = [part for part in psutil.disk_partitions(all=True) if file.is_relative_to(part.mountpoint)]
-    kind = max(there, key=lambda part: len(part.mountpoint)).fstype.lower() if there else ""
+    kind = max(there, key=lambda part: len(part.mountpoint)).fstype.lower().removeprefix("fuse.") if there else ""
     if kind.startswith(NETWORK):
         raise Refused(f"{file} is a SQLite file on a network file system ({kind}), where it can break; give --home a "
                       "local folder, or --study-storage and --tracking-uri a database and a server.")
@@ -137,7 +141,7 @@ def _of_nodes(storage: str, uri: str | None, study_storage: str | None, data: "S
             written = stack.enter_context(results.tried(storage))
         until = time.time() + ANSWER
         asked = {name: on(node, _on_node, name, written, storage if other_nodes else None, uri, study_storage, data,
-                          _versions()) for name, node in nodes.items()}
+                          _versions(), carried()) for name, node in nodes.items()}
         for name, reference in asked.items():
             try:
                 found += ray.get(reference, timeout=max(1.0, until - time.time()))
@@ -151,8 +155,10 @@ def _of_nodes(storage: str, uri: str | None, study_storage: str | None, data: "S
 
 
 def _on_node(name: str, written: tuple[str, bytes] | None, storage: str | None, uri: str | None,
-             study_storage: str | None, data: "Shared | None", versions: dict[str, str]) -> list[Finding]:
-    """What one node finds."""
+             study_storage: str | None, data: "Shared | None", versions: dict[str, str],
+             logins: dict[str, str]) -> list[Finding]:
+    """What one node finds, with the driver's logins: trials leave the databases to the driver."""
+    os.environ.update({name: value for name, value in logins.items() if name not in os.environ})
     found = [_tried(name, "versions", lambda: _compare(versions))]
     if storage and written:
         found.append(_tried(name, "results", lambda: _read_and_write(storage, *written)))
@@ -217,5 +223,6 @@ def _tried(where: str, what: str, work: Callable[[], object]) -> Finding:
     try:
         work()
     except Exception as error:
-        return Finding(where, what, str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}")
+        said = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+        return Finding(where, what, masked(said))
     return Finding(where, what, seconds=time.perf_counter() - begun)

@@ -90,6 +90,7 @@ DataOption = Annotated[Path | None, typer.Option(help=_describe("data"))]
 NameOption = Annotated[str | None, typer.Option(help=_describe("name"))]
 StorageOption = Annotated[str | None, typer.Option(help=_describe("storage"))]
 TrackingOption = Annotated[str | None, typer.Option(help=_describe("tracking_uri"))]
+ShareOption = Annotated[str | None, typer.Option(help=_describe("gpus_per_trial"), metavar="SHARE|auto")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of options; those given here come on top.")]
 SeedOption = Annotated[int | None, typer.Option(help=_describe("seed"), show_default="0")]
 
@@ -115,7 +116,7 @@ def search(
     objective: Annotated[str | None, typer.Option(help=_describe("objective"), show_default="val/accuracy")] = None,
     config: ConfigOption = None,
     cpus_per_trial: Annotated[int | None, typer.Option(help=_describe("cpus_per_trial"), show_default="1")] = None,
-    gpus_per_trial: Annotated[str | None, typer.Option(help=_describe("gpus_per_trial"), metavar="SHARE|auto")] = None,
+    gpus_per_trial: ShareOption = None,
     precision: Annotated[str | None, typer.Option(help=_describe("precision"))] = None,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help=_describe("compile"),
                                                  show_default="no-compile")] = None,
@@ -178,8 +179,11 @@ def run(
     seeds: SeedsOption = "5",
     refit_epochs: RefitEpochsOption = None,
     sample: SampleOption = 2048,
+    gpus_per_trial: ShareOption = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
     home: HomeOption = None,
     study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
@@ -504,7 +508,8 @@ def submit(
 
     job, succeeded = run(command, dashboard=dashboard, working_dir=working_dir,
                          show=(lambda piece: err.print(piece, end="", markup=False, soft_wrap=True)) if wait else None)
-    out.print(job, markup=False)
+    if not wait:
+        out.print(job, markup=False)
     if succeeded is False:
         raise NothingComplete(f"job {job} failed; what it said last is above.")
 

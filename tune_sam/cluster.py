@@ -52,15 +52,20 @@ def connected(address: str | None) -> Iterator[bool]:
             _knock(address)
         # Nothing that only a new Ray can be told: its client refuses that.
         told = {} if address else {"include_dashboard": False}
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **told)  # type: ignore[arg-type]
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **told)  # type: ignore[arg-type]
     except AuthenticationError as error:
         raise Refused(f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
                       "give it RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN.") from None
+    except RuntimeError as error:  # such as another version of Ray or Python
+        if not address:
+            raise
+        raise Refused(f"the Ray cluster at --address {address} does not take this process "
+                      f"({' '.join(str(error).split())}); install the same Ray and Python here and there.") from None
     except (OSError, ValueError, OverflowError) as error:  # the last of a port over 65535
         if not address:
             raise
-        raise Refused(f"no Ray cluster answers at --address {address} ({error}); start one, or leave --address out to "
-                      "search on this machine.") from None
+        raise Refused(f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}); start one, or "
+                      "leave --address out to search on this machine.") from None
     # Interrupted and failed trials are told by the study, in its own words.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     _alone = not address

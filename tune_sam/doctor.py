@@ -89,8 +89,8 @@ def _examined(study: Study, going: bool) -> list[Diagnosis]:
     """A study's diagnoses; `going` says whether another process drives it."""
     status, runs = tracking.run_states(study.tracking_uri,
                                        tracking.StudyRun(study.experiment_id, study.mlflow_run_id))
-    tune, optuna = results.tune_states(study), _optuna_states(study)
-    trials = study.records()
+    tune, trials = results.tune_states(study), study.records()
+    optuna = _optuna_states(study)  # after the trials, so that it has each of them
     judged_by = study.settings.judged_by
     found = [_of_trial(trial, optuna[trial.key], runs.pop(trial.key, []), tune.get(trial.key), judged_by)
              for trial in trials]

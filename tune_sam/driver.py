@@ -84,7 +84,7 @@ class Driver(NotPickled, tune.Callback):
         number, error = trial.config["number"], _error(trial)
         if number not in self._lost and self._died_of_no_fault(number, error):
             self._put_back(trial, "its process or node died")
-        elif number not in self._lost and isinstance(error, torch.OutOfMemoryError):
+        elif number not in self._lost and _ran_out_of_memory(error):
             # Tune's own second try would have the same share again.
             share = trial.placement_group_factory.required_resources.get("GPU", 0)
             if 0 < share < 1 and not self.ledger.enlarged(number):
@@ -184,6 +184,12 @@ def _error(trial: Any) -> BaseException | None:
     except Exception:  # of a package that this process lacks
         return None
     return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+
+
+def _ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether a GPU's memory was too little, for a training or already for building it in a new process."""
+    built = not (isinstance(error, RayActorError) and error.actor_init_failed)
+    return isinstance(error, torch.OutOfMemoryError) if built else "torch.OutOfMemoryError" in str(error)
 
 
 def _what_failed(trial: Any) -> str:

@@ -98,9 +98,9 @@ def _need(workload: Workload, config: dict[str, Any], configuration: Configurati
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     total = torch.cuda.get_device_properties(0).total_memory
-    trainer = Trainer(workload, workload.setting(config["dataset"], config["preset"]), configuration, data.splits(),
-                      epochs=config["epochs"], precision=config["precision"], compile=config["compile"])
     try:
+        trainer = Trainer(workload, workload.setting(config["dataset"], config["preset"]), configuration, data.splits(),
+                          epochs=config["epochs"], precision=config["precision"], compile=config["compile"])
         trainer.rehearse()
     except torch.OutOfMemoryError:
         return Need(total, 0, total)  # the whole GPU, and still too little: trials of this size will say so

@@ -18,7 +18,7 @@ from tune_sam import tracking
 from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
 from tune_sam.results import chosen_storage, folder_of, tried
-from tune_sam.settings import Home, Place, Refused, SearchOptions
+from tune_sam.settings import Home, Place, Refused, SearchOptions, masked
 from tune_sam.space import Range
 from tune_sam.storage import driving, open_storage
 from tune_sam.study import (
@@ -86,7 +86,6 @@ def _planned(chosen: SearchOptions) -> Study:
     if study:
         _refuse_other(study, settings)
         study = _grown(study, settings.trials)
-        _fetch(find_workload(settings.workload), settings.dataset, Path(settings.data), home)
     check_offer(settings.cpus_per_trial, settings.share_said or 0, chosen.address)
     if study:
         return study
@@ -154,13 +153,13 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
         raise Refused(f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
                       f"samples of {sizes.classes} classes; give from {sizes.classes} to {sizes.train}.")
     spaces = {optimizer: workload.space(chosen, optimizer, dataset) for optimizer in chosen.optimizers}
-    trials = chosen.trials
+    root, trials = _data(chosen, workload, dataset, home), chosen.trials
     if chosen.sampler == "grid":
         trials = max(len(space.grid) for space in spaces.values())
         _refuse_what_a_grid_lacks(chosen, trials)
     return StudySettings(
         workload=chosen.workload, dataset=dataset, preset=chosen.preset,
-        data=str(_data(chosen, workload, dataset, home)), optimizers=chosen.optimizers, trials=trials,
+        data=None if root == home.data else str(root), optimizers=chosen.optimizers, trials=trials,
         epochs=chosen.epochs or workload.setting(dataset, chosen.preset).epochs, seed=chosen.seed,
         scheduler=_scheduler(chosen), sampler=chosen.sampler, train_subset=chosen.train_subset,
         precision=chosen.precision, compile=chosen.compile, cpus_per_trial=chosen.cpus_per_trial,
@@ -294,7 +293,8 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
     """
     own = uri == home.tracking_uri
     with home.made():
-        _fetch(find_workload(settings.workload), settings.dataset, Path(settings.data), home)
+        if settings.data is None:
+            _fetch(find_workload(settings.workload), settings.dataset, home.data, home)
         run = tracking.open_study_run(
             uri, experiment=settings.workload, artifact_root=str(home.artifacts) if own else None,
             name=name, home=home.identity, description=_description(settings),
@@ -346,6 +346,8 @@ def launch(study: Study, address: str | None, max_concurrent: int | None, progre
             if waiting:
                 with tried(study.storage):  # it may have gone since the study was made
                     pass
+                with study.home.made():  # another home than the one that the study was made in may lack the data
+                    _fetch(find_workload(study.settings.workload), study.settings.dataset, study.data, study.home)
                 with connected(address) as other_nodes, shared(study, other_nodes) as data:
                     for ledger in waiting:
                         _tune(study, ledger, tracker, data, max_concurrent, progress)
@@ -370,7 +372,7 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
     from tune_sam.store import with_train_subset
 
     settings = study.settings
-    splits = find_workload(settings.workload).splits(settings.dataset, Path(settings.data))
+    splits = find_workload(settings.workload).splits(settings.dataset, study.data)
     splits = with_train_subset(splits, settings.train_subset)
     if settings.refit_of:
         splits = splits.together()
@@ -445,7 +447,7 @@ def _tracked(study: Study, storage: "RDBStorage") -> Iterator[tracking.Tracker]:
     finally:
         if kept := tracker.close(patience):
             log.warning("%d events of study %s could not be delivered to %s; they are kept, and `tune-sam sync %s` "
-                        "delivers them.", kept, study.name, study.tracking_uri, study.name)
+                        "delivers them.", kept, study.name, masked(study.tracking_uri), study.name)
 
 
 @contextmanager

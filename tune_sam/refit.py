@@ -1,8 +1,8 @@
 """Refit: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
 
-import math
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from tune_sam.sharing import Shared
+
+log = logging.getLogger(__name__)
 
 FIRST_SEED = 10_000
 """Added to the study's seed, it gives the first seed of a refit: none that a trial of the search was chosen for."""
@@ -84,7 +86,8 @@ class Refit:
         """A row for each training: what was trained, its losses and accuracies, gaps, and cost.
 
         `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute.
-        `gradients` counts gradients of a batch: SAM takes two a step.
+        `gradients` counts gradients of a sample, which a network of any batch size pays alike: SAM takes two of each
+        in an epoch.
         """
         import pandas
 
@@ -152,13 +155,12 @@ class Refit:
         for trial in study.records():
             if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
                 config, test = trial.config, self.tests[trial.key]
-                steps = study.settings.epochs * math.ceil(samples / config.batch_size)
                 yield {
                     "row": _name(config, twice), "optimizer": trial.optimizer, "rho": config.rho, "lr": config.lr,
                     "batch_size": config.batch_size, "epochs": trial.epochs, "seed": config.seed, "key": trial.key,
                     "train/loss": trial.metrics["train/loss"], "train/accuracy": trial.metrics["train/accuracy"],
                     **_scores(trial, test), "seconds": trial.seconds,
-                    "gradients": steps * PASSES.get(trial.optimizer, 2),
+                    "gradients": samples * study.settings.epochs * PASSES.get(trial.optimizer, 2),
                 }
 
 
@@ -188,8 +190,7 @@ def refit(name: str, *, home: Place = None, seeds: int | Sequence[int] = 5, top:
         progress: called as tests are done.
 
     Raises:
-        Refused: there is no such study, the seeds repeat, an optimizer has no complete trial, or another process is at
-            it.
+        Refused: there is no such study, the seeds repeat, no trial is complete, or another process is at it.
         NothingComplete: a training of the refit did not end complete.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
@@ -237,10 +238,16 @@ def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int
     epochs = study.settings.epochs if epochs is None else epochs
     if epochs < 1:
         raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
-    try:
-        chosen = {optimizer: choice.of(study, optimizer) for optimizer in study.settings.optimizers}
-    except NothingComplete as error:
-        raise Refused(str(error)) from None
+    chosen = {}
+    for optimizer in study.settings.optimizers:
+        with suppress(NothingComplete):
+            chosen[optimizer] = choice.of(study, optimizer)
+    if not chosen:
+        raise Refused(f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
+                      f"with `tune-sam resume {study.name} --trials N`.")
+    for optimizer in set(study.settings.optimizers) - set(chosen):
+        log.warning("study %s has no complete trial of %s, which the refit leaves out; `tune-sam resume %s --trials N` "
+                    "gives it more.", study.name, optimizer, study.name)
     made = [_child(study, REFIT, epochs, chosen, chosen_seeds, choice)]
     if "base" in chosen:
         made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, chosen_seeds, choice))
@@ -389,8 +396,13 @@ def best_alone(study: Study) -> StudySettings:
     """A search's settings, changed into those of the plain grid of each optimizer's best configuration.
 
     Raises:
+        Refused: the study's preset has a grid of its own, so that no file with it can say another.
         NothingComplete: an optimizer has no complete trial.
     """
+    preset = find_workload(study.settings.workload).presets.get(study.settings.preset or "")
+    if preset and preset.options.get("sampler") == "grid":
+        raise Refused(f"study {study.name} tries the grid of preset {study.settings.preset}, with which no file can "
+                      f"name its best points alone; train them again with `tune-sam refit {study.name}`.")
     chosen = {optimizer: Choice().of(study, optimizer) for optimizer in study.settings.optimizers}
     settings = _settings(study, study.settings.epochs, chosen, (0,), Choice())
     spaces = {optimizer: replace(space, grid=tuple({name: value for name, value in point.items() if name != "seed"}
@@ -441,7 +453,7 @@ def _test_part(study: Study, other_nodes: bool) -> "Iterator[Shared]":
     from tune_sam.workload import Splits
 
     settings = study.settings
-    test = find_workload(settings.workload).test_split(settings.dataset, Path(settings.data))
+    test = find_workload(settings.workload).test_split(settings.dataset, study.data)
     with share(Splits(test, test.subset(torch.arange(0))), folder=data_folder(study), other_nodes=other_nodes) as data:
         del test
         yield data

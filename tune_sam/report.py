@@ -269,14 +269,14 @@ def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Se
     for dataset in AS_REPORTED if own in AS_REPORTED else ():
         if dataset != own:
             other, of_other = _latest(study, dataset)
-            of_them = _our_rows(of_other, _measurements(other, of_other)[0]) if other and of_other else []
+            of_them = _rows_elsewhere(other, of_other) if other and of_other else []
             others += [(f"{dataset}: {row[0]}", *row[1:]) for row in (*of_them, *_their_rows(dataset))]
             elsewhere += [f"our rows of {dataset} are of study {other.name}, {_trained_how(of_other)}"
                           if other and of_other else f"{dataset} was not run here"]
     sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
     sentences += ["Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus "
-                 "training loss. Gradients are of one batch each, and SAM takes two a step. The ratio is no mean: it "
-                 "is that of the network that was measured, or the lowest and the highest of several."]
+                 "training loss. Gradients are of one sample each, and SAM takes two of each in an epoch. The ratio is "
+                 "no mean: it is that of the network that was measured, or the lowest and the highest of several."]
     if theirs:
         sentences.append("The report's rows are one seed each, with ρ chosen by test accuracy, and its ratio is of one "
                          "training batch; its SAM is our asam-all.")
@@ -290,14 +290,19 @@ def _table_one(study: Study, refit: Refit | None, close: _Measured | None) -> Se
 def _our_rows(refit: Refit | None, close: _Measured | None) -> list[tuple[str, ...]]:
     if refit is None:
         return []
-    try:
-        ratios = _ratios(refit, close)
-    except Refused as error:  # of another study, whose page this is not
-        log.warning("The page lacks ratios: %s", error)
-        ratios = {}
+    ratios = _ratios(refit, close)
     return [(row, *(with_interval(means[name], unit, decimals) for name, unit, decimals in TABLE_ONE),
              ratios.get(row, ""), f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
             for row, means in refit.summary().items()]
+
+
+def _rows_elsewhere(study: Study, refit: Refit) -> list[tuple[str, ...]]:
+    """Rows of another study, whose page this is not: what is gone of its measurements is left out."""
+    try:
+        return _our_rows(refit, _measurements(study, refit)[0])
+    except Refused as error:
+        log.warning("The page lacks ratios: %s", error)
+        return _our_rows(refit, None)
 
 
 def _trained_how(refit: Refit) -> str:
@@ -437,12 +442,13 @@ def _flatness(study: Study, measured: _Measured | None, folder: Path) -> Section
         if name in table:
             some = table[table[f"{name}_resolved"].astype(bool)].dropna(subset=[name, "gap/loss"])
             found = Correlation.of(some[name].tolist(), some["gap/loss"].tolist())
-            rows.append((what, f"{found.tau:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.2g}",
+            rows.append((what, f"{found.tau:+.2f}", found.interval, f"{found.p:.2g}",
                          str(found.n)) if found else (what, "", "", "", str(len(some))))
     return Section(title, (
         _rests_on(measured, study),
         "Kendall's τ between a measure and the gap in the loss is above 0 where sharper minima have wider gaps. Its "
-        "interval is a bootstrap over the networks; networks of one search are not independent of each other, so both "
+        "interval is a bootstrap over the networks, of ten or more; networks of one search are not independent of each "
+        "other, so both "
         "are a description rather than a test."),
         (Table(("measure", "τ", "95 % interval", "p", "networks"), tuple(rows)),), _pictures(folder, FLATNESS))
 
@@ -465,12 +471,13 @@ def _batch_sizes(refit: Refit | None, measured: _Measured | None, study: Study, 
             cells = (_mean_cell(part[part[f"{name}_resolved"]][name], decimals)
                      for name, decimals in (("lambda_max", 1), ("worst_case", 3)))
             rows.append((str(size), str(optimizer), "" if isnull(rho) else f"{rho:g}", f"{lr:g}", *cells,
-                         _mean_cell(part["gap/loss"], 4), _mean_cell(100 * part["test/accuracy"], 2), str(len(part))))
+                         _mean_cell(part["gap/loss"], 4), _mean_cell(100 * part["test/accuracy"], 2),
+                         str(part["seed"].nunique())))
         header = ("batch size", "optimizer", "ρ", "learning rate", "λ_max", "worst case", "gap", "test acc.", "seeds")
         tables = (Table(header, tuple(rows)),)
         measured_cells = {(row[0], row[1]) for row in rows}
         missing = [f"{optimizer} at {size}" for optimizer, space in study.settings.spaces.items()
-                   for size in dict.fromkeys(point["batch_size"] for point in space.grid)
+                   for size in space.batch_size
                    if (str(size), optimizer) not in measured_cells]
         if missing:
             sentences.append(f"Not measured, or without a complete trial: {', '.join(missing)}.")
@@ -508,7 +515,7 @@ def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Me
     commands += [*(measured.command for measured in (close, wide) if measured), f"tune-sam report {study.name}"]
     return Section("How to make it again", (
         f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with Python "
-        f"{platform.python_version()}. Its data are in {settings.data}.", seeds,
+        f"{platform.python_version()}. Its data are in {study.data}.", seeds,
         "study.yaml, beside this page and below, says what the study is."),
         (_version_table(study),),
         code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text())
@@ -554,7 +561,7 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
               if (value := getattr(settings, name)) is not None and value is not False}
     if settings.objective != "val/accuracy":
         found["objective"] = settings.objective
-    if settings.data != str(home.data):
+    if settings.data not in (None, str(home.data)):
         found["data"] = settings.data
     if settings.sampler == "grid":
         found["sampler"] = "grid"

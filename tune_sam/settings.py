@@ -30,8 +30,9 @@ class NothingComplete(LookupError):
 
 
 def masked(text: str) -> str:
-    """The text without the user and password of a URI in it."""
-    return re.sub(r"://[^/\s]*@", "://***@", text)
+    """The text without the user and password of a URI in it, also where they hold a slash or are options of it."""
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(r"(?i)([?&][a-z_]*(?:user|password|secret|key|token)[a-z_]*=)[^&\s]*", r"\1***", text)
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,10 @@ class SearchOptions(RangeOptions):
     home: Path | None = Field(None, description="folder where studies live; $TUNE_SAM_HOME, else ~/.tune_sam")
     address: str | None = Field(None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001; "
                                 "$TUNE_SAM_ADDRESS, else one is started here, as with local")
-    storage: str | None = Field(None, description="folder or URI for Ray's results, such as s3://BUCKET/PATH; "
-                                "$TUNE_SAM_STORAGE, else in the home")
-    tracking_uri: str | None = Field(None, description="MLflow server; $TUNE_SAM_TRACKING_URI, else a database in the "
-                                     "home")
+    storage: str | None = Field(None, repr=False, description="folder or URI for Ray's results, such as "
+                                "s3://BUCKET/PATH; $TUNE_SAM_STORAGE, else in the home")
+    tracking_uri: str | None = Field(None, repr=False, description="MLflow server; $TUNE_SAM_TRACKING_URI, else a "
+                                     "database in the home")
     study_storage: str | None = Field(None, repr=False, description="Postgres for Optuna's records, as postgresql://"
                                       "USER@HOST/DATABASE; $TUNE_SAM_STUDY_STORAGE, else a file in the home")
 

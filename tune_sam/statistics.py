@@ -9,6 +9,7 @@ CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
 BOOTSTRAPS = 2_000
 ROUNDING = 1e-12
+ENOUGH = 10
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Correlation:
 
     Attributes:
         tau: from -1 to 1.
-        low, high: its 95 % interval, the percentiles of a bootstrap over the networks.
+        low, high: its 95 % interval, the percentiles of a bootstrap over the networks; nan of fewer than
+            :data:`ENOUGH`, of which the order is often perfect in each resample, as if it were certain.
         p: two-sided, for no association.
         n: of networks.
     """
@@ -83,6 +85,11 @@ class Correlation:
     p: float
     n: int
 
+    @property
+    def interval(self) -> str:
+        """As a cell of a table; empty if there is none."""
+        return "" if math.isnan(self.low) else f"{self.low:+.2f} to {self.high:+.2f}"
+
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> "Correlation | None":
         """None of fewer than four, where even a perfect order has p = 1/3, or where one of the two does not vary."""
@@ -91,6 +98,8 @@ class Correlation:
         if len(values) < 4 or len(set(values)) < 2 or len(set(others)) < 2:
             return None
         found = kendalltau(values, others)
+        if len(values) < ENOUGH:
+            return cls(float(found.statistic), math.nan, math.nan, float(found.pvalue), len(values))
         interval = bootstrap((values, others), _tau, paired=True, vectorized=False, n_resamples=BOOTSTRAPS,
                              confidence_level=CONFIDENCE, method="percentile", rng=0).confidence_interval
         return cls(float(found.statistic), float(interval.low), float(interval.high), float(found.pvalue), len(values))

@@ -44,7 +44,8 @@ def status(study: Study) -> tuple[Stage, ...]:
     if len(stages) == 1:
         stages.append(Stage("refit", 0, 0, "trainings"))
     analyses = [file for owner in (study, *refits_of(study))
-                for file in owner.home.study(owner.name).glob("flatness/*/analysis.json")]
+                for file in owner.home.study(owner.name).glob("flatness/*/analysis.json")
+                if file.parent.suffix != ".unfinished"]
     page = own / "report" / "index.html"
     return (*stages, Stage("flatness", len(analyses), len(analyses), "analyses"),
             Stage("report", int(page.exists()), int(page.exists()), "page"))

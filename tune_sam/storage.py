@@ -4,7 +4,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,10 +51,18 @@ def open_storage(home: Home) -> "RDBStorage":
 def _database(url: str) -> "RDBStorage":
     """One storage for a process: each holds connections, of which a database has a hundred for all its users."""
     import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
-    with _locked(url, "tables", patience=60):  # two processes that make them at once fail
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1,
-                                                              "connect_args": {"connect_timeout": CONNECT_SECONDS}})
+    try:
+        with _locked(url, "/tables", patience=60):  # two processes that make them at once fail; no study has a slash
+            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1,
+                                                                  "connect_args": {"connect_timeout": CONNECT_SECONDS}})
+    except SQLAlchemyError as error:
+        raise Refused(f"--study-storage {masked(url)} lets this user make no tables ({_reason(error)}); let it CREATE "
+                      "in the database's schema.") from None
+    except RuntimeError as error:  # Optuna's, of a table `alembic_version` with another program's version
+        raise Refused(f"--study-storage {masked(url)} has the tables of another program or of another Optuna "
+                      f"({_reason(error)}); give Optuna a database of its own.") from None
 
 
 @contextmanager
@@ -64,11 +72,12 @@ def driving(home: Home, name: str) -> Iterator[None]:
     Raises:
         Refused: another process holds it, or the database of --study-storage cannot be used.
     """
-    try:
-        with _lock(home, name, PATIENCE):
-            yield
-    except Timeout:
-        raise Refused(f"study {name} is in use by another process; wait for it, or stop it.") from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(home, name, PATIENCE))
+        except Timeout:
+            raise Refused(f"study {name} is in use by another process; wait for it, or stop it.") from None
+        yield
 
 
 def is_going(home: Home, name: str) -> bool:

@@ -1,9 +1,10 @@
 """Study and Trial: the records of a search, and what is asked of them. Read from Optuna's storage."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from operator import ge
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -168,7 +169,7 @@ class StudySettings:
 
     Attributes:
         workload, dataset, preset: what is trained; no preset is None.
-        data: the folder that holds the data set.
+        data: the folder that holds the data set; None for the one of the home, whichever home that is.
         optimizers: in the order in which they are searched.
         trials: of each optimizer, grid points included. Only this can grow.
         epochs: of each trial.
@@ -191,7 +192,7 @@ class StudySettings:
     workload: str
     dataset: str
     preset: str | None
-    data: str
+    data: str | None
     optimizers: tuple[str, ...]
     trials: int
     epochs: int
@@ -260,10 +261,15 @@ class Study:
     home: Home
     settings: StudySettings
     created: str
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)  # it may hold a password
     experiment_id: str
     mlflow_run_id: str
-    storage: str
+    storage: str = field(repr=False)
+
+    @property
+    def data(self) -> Path:
+        """The folder that holds its data set."""
+        return Path(self.settings.data) if self.settings.data else self.home.data
 
     def records(self, optimizer: str | None = None) -> list[Trial]:
         """The trials of one optimizer or of all, in the order in which they were asked for.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_sam.settings import ENVIRONMENT, Refused
+from tune_sam.settings import ENVIRONMENT, Refused, masked
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -19,7 +19,7 @@ COMMANDS = ("search", "run", "resume", "refit", "analyze")
 CARRIED = ("TUNE_SAM_", "MLFLOW_TRACKING_", "AWS_", "PG")
 """How variables begin that a job takes along from where it is sent: places of services, and their logins."""
 
-LEFT_OUT = (".git", ".venv", "**/__pycache__", "**/*.db")
+LEFT_OUT = (".git", ".venv", "**/__pycache__", "**/*.db", "**/*.env")
 """What does not travel with the working directory."""
 
 STUDY = "tune_sam.study"
@@ -50,10 +50,8 @@ def submit(command: Sequence[str], *, dashboard: str | None = None, working_dir:
         if (job.metadata or {}).get(STUDY) == study and job.status.name in ("PENDING", "RUNNING"):
             raise Refused(f"job {job.submission_id} is at study {study} already; follow it with `ray job logs -f "
                           f"{job.submission_id}`, or stop it.")
-    carried = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
     # A job is on its cluster; without this it would start another Ray on its node.
-    environment = {**carried, **named, "TUNE_SAM_ADDRESS": "auto"}
-    environment.pop("TUNE_SAM_HOME", None)  # a folder of this machine
+    environment = {**carried(), **named, "TUNE_SAM_ADDRESS": "auto"}
     runtime: dict[str, Any] = {"env_vars": environment}
     if working_dir:
         runtime |= {"working_dir": str(working_dir), "excludes": list(LEFT_OUT)}
@@ -65,25 +63,38 @@ def submit(command: Sequence[str], *, dashboard: str | None = None, working_dir:
                       "cluster's dashboard.") from None
     if not show:
         return job_id, None
+    show(f"{job_id}\n")  # whoever leaves now knows what to follow
     asyncio.run(_follow(client, job_id, show))
     return job_id, client.get_job_status(job_id).name == "SUCCEEDED"
 
 
+def carried() -> dict[str, str]:
+    """The variables here that another machine needs to use the same services; no folder of this machine."""
+    return {name: value for name, value in os.environ.items()
+            if name.startswith(CARRIED) and name not in ("TUNE_SAM_HOME", "TUNE_SAM_DATA", "PGPASSFILE")}
+
+
 def _split(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The command without the places that may hold a password, and these as variables: a command line is shown."""
+    """The command without the places that hold a login, and these as variables: a command line is shown."""
     kept: list[str] = []
     named: dict[str, str] = {}
     flags = {f"--{name.replace('_', '-')}": variable for name, variable in ENVIRONMENT.items()}
     rest = iter(command)
     for word in rest:
-        flag, equals, value = word.partition("=")
+        flag, equals, said = word.partition("=")
         if flag == "--address":
             raise Refused("--address does not go with a job, which runs on the cluster that it is sent to; leave it "
                           "out.")
-        if flag in flags:
-            named[flags[flag]] = value if equals else next(rest, "")
-        else:
+        if flag not in flags:
             kept.append(word)
+            continue
+        value = said if equals else next(rest, None)
+        if value is None:
+            raise Refused(f"{flag} comes last and names nothing; give it a value, or leave it out.")
+        if masked(value) == value:  # an option, which a config file does not overrule
+            kept += [flag, value]
+        else:
+            named[flags[flag]] = value
     return kept, named
 
 
@@ -104,18 +115,24 @@ def _study_of(command: Sequence[str]) -> str:
                       "begins the job anew; give --name.")
     if len(command) < 2:
         raise Refused(f"tune-sam {command[0]} needs the name of a study; give it.")
+    if command[1].startswith("-"):
+        raise Refused(f"tune-sam {command[0]} {command[1]} does not begin with the name of a study; give it first.")
     return command[1]
 
 
 def _client(dashboard: str | None) -> "JobSubmissionClient":
+    where = masked(dashboard or os.environ.get("RAY_API_SERVER_ADDRESS") or "the default address")
     try:
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
-
-        return JobSubmissionClient(dashboard)
-    except (ImportError, RuntimeError) as error:
+    except ImportError as error:
         raise Refused(f"jobs need Ray's own client ({_first_line(error)}); install tune-sam[cluster].") from None
-    except (ConnectionError, ValueError) as error:
-        where = dashboard or os.environ.get("RAY_API_SERVER_ADDRESS") or "the default address"
+    try:
+        return JobSubmissionClient(dashboard)
+    except AuthenticationError as error:
+        raise Refused(f"the Ray dashboard at {where} refuses this process ({_first_line(error)}); give it "
+                      "RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN.") from None
+    except (OSError, ValueError, RuntimeError) as error:
         raise Refused(f"no Ray dashboard answers at {where} ({_first_line(error)}); give --dashboard "
                       "http://HOST:8265 of the cluster's head.") from None
 
@@ -126,4 +143,4 @@ async def _follow(client: "JobSubmissionClient", job_id: str, show: Callable[[st
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return masked(str(error).strip().partition("\n")[0])

@@ -280,7 +280,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     assert "study one has no complete trial yet; go on with `tune-sam resume one`" in err
     status, out, err = run("refit", "one")
     assert (status, out) == (2, "")
-    assert "study one has no complete trial of base yet; go on with `tune-sam resume one`" in err
+    assert "study one has no complete trial, so there is nothing to train again" in err
     status, out, _ = run("best", "one", "--json")
     assert (status, json.loads(out)) == (1, {"base": None})
     status, out, _ = run("studies", "--json")

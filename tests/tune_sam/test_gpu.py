@@ -51,6 +51,14 @@ def test_a_trial_without_memory_goes_on_once_with_twice_its_share(one_gpu, tmp_p
     assert not [one for one in doctor.diagnose("hungry", home=tmp_path) if one.trouble]
 
 
+@pytest.mark.slow
+def test_a_training_that_cannot_even_be_built_has_a_second_attempt_too(one_gpu, tmp_path):
+    study = tune_sam.search("odd_workload:Heavy", dataset="digits", optimizers=["sam"], trials=2, epochs=1,
+                            scheduler="none", gpus_per_trial=0.25, name="heavy", home=tmp_path)
+    assert study.counts() == {"complete": 2}
+    assert {trial.user_attrs["attempt"] for trial in optuna_trials(study)} == {2}
+
+
 def optuna_trials(study):
     from tune_sam.storage import open_storage
 

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import mlflow
@@ -9,7 +8,7 @@ import torch
 import tune_sam
 from tune_sam.refit import FIRST_SEED, Choice, best_alone, refit, refit_grid, tested_refit
 from tune_sam.report import as_yaml, report
-from tune_sam.settings import Home, Refused
+from tune_sam.settings import Home, NothingComplete, Refused
 from tune_sam.study import Study, open_study, studies
 from tune_sam.tasks import result_of
 from tune_sam.training import Trainer, evaluate
@@ -80,10 +79,8 @@ def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
     assert twice == f"{base} twice"
     (sam,) = [row for row in gradients if row.startswith("sam")]
     samples = GCN.datasets["digits"].train + GCN.datasets["digits"].validation
-    sizes = found.table().drop_duplicates("row").set_index("row")["batch_size"]
-    assert gradients[base] == 2 * math.ceil(samples / sizes[base])  # of two epochs
-    assert gradients[twice] == 2 * gradients[base]
-    assert gradients[sam] == 2 * 2 * math.ceil(samples / sizes[sam])
+    assert gradients[base] == 2 * samples  # of two epochs
+    assert gradients[twice] == gradients[sam] == 2 * gradients[base], "whatever the batch sizes are"
     assert list(found.differences(base)) == [sam, twice]
 
 
@@ -131,8 +128,26 @@ def test_a_refit_is_of_a_search(searched, found):
 
 def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda *_: [])
-    with pytest.raises(Refused, match="no complete trial of base yet; go on with `tune-sam resume one`"):
+    with pytest.raises(Refused, match="study one has no complete trial.*`tune-sam resume one --trials N`"):
         refit("one", home=searched)
+
+
+def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched, monkeypatch, caplog):
+    complete = Study.complete
+
+    def without_sam(study, optimizer=None):
+        if optimizer == "sam":
+            raise NothingComplete("none")
+        return complete(study, optimizer)
+
+    monkeypatch.setattr(Study, "complete", without_sam)
+    trained = []
+    monkeypatch.setattr("tune_sam.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
+    monkeypatch.setattr("tune_sam.refit._test_all", lambda *_: {})
+    monkeypatch.setattr("tune_sam.refit._publish", lambda _: "")
+    refit("one", home=searched, seeds=(77,))
+    assert trained == [("base",), ("base",)], "the refit, and it at equal compute"
+    assert "no complete trial of sam, which the refit leaves out" in caplog.text
 
 
 def test_a_refit_is_what_analyze_measures(searched, found):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_sam.settings import Home, RangeOptions, Refused, SearchOptions
+from tune_sam.settings import Home, RangeOptions, Refused, SearchOptions, masked
 from tune_sam.space import Range, Values
 
 
@@ -220,3 +220,20 @@ def test_a_file_has_the_numbers_that_a_person_reads(tmp_path, rho, read_as):
             read(yaml=f"rho: {rho}\n", tmp_path=tmp_path)
     else:
         assert read(yaml=f"rho: {rho}\n", tmp_path=tmp_path).rho == read_as
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("postgresql://me:secret@host/db", "postgresql://***@host/db"),
+    ("postgresql://me:sec/ret@host/db", "postgresql://***@host/db"),
+    ("postgresql://host/db?user=me&password=secret&sslmode=require",
+     "postgresql://host/db?user=***&password=***&sslmode=require"),
+    ("s3://b/p?access_key=secret&secret_key=secret&region=eu", "s3://b/p?access_key=***&secret_key=***&region=eu"),
+    ("http://u:secret@a and http://b/c", "http://***@a and http://b/c"),
+])
+def test_a_password_is_masked_wherever_it_stands_in_a_uri(text, shown):
+    assert masked(text) == shown
+
+
+def test_options_never_show_a_password():
+    chosen = SearchOptions(workload="gcn", tracking_uri="http://u:secret@h", storage="s3://k:secret@b")
+    assert "secret" not in repr(chosen)

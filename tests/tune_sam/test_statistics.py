@@ -62,6 +62,13 @@ def test_a_correlations_interval_covers_the_truth_about_as_often_as_it_says(monk
     assert np.mean([one.low <= truth <= one.high for one in found]) == pytest.approx(0.95, abs=0.05)
 
 
+def test_few_networks_have_a_correlation_without_an_interval():
+    found = Correlation.of([1, 2, 3, 4], [1, 2, 3, 4])
+    assert (found.tau, found.n, found.interval) == (1, 4, "")
+    assert found.p > 0.05, "a perfect order of four shows nothing"
+    assert Correlation.of(list(range(10)), [*range(9), 0]).interval.count("to") == 1
+
+
 @pytest.mark.parametrize(("values", "others"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4])])
 def test_too_few_networks_have_no_correlation(values, others):
     assert Correlation.of(values, others) is None

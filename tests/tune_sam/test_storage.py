@@ -84,6 +84,21 @@ def test_a_database_that_cannot_be_used_is_told_without_its_password(database, t
         assert "\n" not in str(refused.value)
 
 
+def test_a_database_of_another_program_or_without_rights_is_told_in_a_sentence(database, tmp_path):
+    other, closed = database.create("other"), database.create("closed")
+    with psycopg.connect(database.url("other"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num varchar(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('of-mlflow')")
+    with psycopg.connect(database.url("closed"), autocommit=True) as connection:
+        connection.execute("ALTER ROLE CURRENT_USER IN DATABASE closed SET default_transaction_read_only = on")
+    for url, says in ((other, "has the tables of another program.*database of its own"),
+                      (closed, "lets this user make no tables.*CREATE")):
+        with pytest.raises(Refused, match=says) as refused:
+            open_storage(Home.at(tmp_path, url))
+        assert database.password not in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
 def test_a_database_that_was_away_is_used_again(database, tmp_path):
     home = Home.at(tmp_path, database.create("away"))
     storage = open_storage(home)

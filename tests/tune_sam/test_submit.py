@@ -45,7 +45,30 @@ def test_places_with_passwords_travel_as_variables_and_not_in_the_command(client
     assert client.sent["metadata"] == {"tune_sam.study": "mol"}
 
 
+def test_places_without_a_login_stay_in_the_command_where_no_file_overrules_them(client, monkeypatch):
+    for name in ("TUNE_SAM_STORAGE", "TUNE_SAM_STUDY_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TUNE_SAM_DATA", "/here")
+    submit.submit(["search", "gcn", "--name", "mol", "--storage", "s3://b/p", "--tracking-uri=http://h"])
+    assert client.sent["entrypoint"] == "tune-sam search gcn --name mol --storage s3://b/p --tracking-uri http://h"
+    assert not {"TUNE_SAM_STORAGE", "TUNE_SAM_DATA"} & client.sent["runtime_env"]["env_vars"].keys()
+
+
+def test_the_job_is_named_before_anything_else_of_it_is_shown(client, monkeypatch):
+    async def follow(_, job, show):
+        show("its output")
+
+    monkeypatch.setattr(submit, "_follow", follow)
+    client.get_job_status = lambda _: SimpleNamespace(name="SUCCEEDED")
+    shown = []
+    job, succeeded = submit.submit(["resume", "mol"], show=shown.append)
+    assert shown == [f"{job}\n", "its output"]
+    assert succeeded
+
+
 @pytest.mark.parametrize(("command", "says"), [
+    (["refit", "--seeds", "5", "mol"], "--seeds does not begin with the name of a study"),
+    (["resume", "mol", "--storage"], "--storage comes last and names nothing"),
     (["best", "mol"], "best is no command for a job; give one of search, run"),
     ([], "nothing is no command"),
     (["search", "gcn"], "without --name would begin another study"),
@@ -69,6 +92,12 @@ def test_a_study_has_one_job_at_a_time(client):
     submit.submit(["resume", "other"])
     running.status.name = "FAILED"
     submit.submit(["resume", "mol"])
+
+
+def test_a_dashboards_password_is_not_shown():
+    with pytest.raises(Refused, match=r"no Ray dashboard answers at http://\*\*\*@127.0.0.1:1 ") as refused:
+        submit.submit(["resume", "mol"], dashboard="http://u:hidden@127.0.0.1:1")
+    assert "hidden" not in str(refused.value)
 
 
 def test_a_dashboard_that_does_not_answer_is_named():
