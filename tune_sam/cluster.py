@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -52,7 +53,9 @@ def connected(address: str | None) -> Iterator[bool]:
             _knock(address)
         # Nothing that only a new Ray can be told: its client refuses that.
         told = {} if address else {"include_dashboard": False}
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **told)  # type: ignore[arg-type]
+        with warnings.catch_warnings(action="ignore"):  # the client says twice that nobody answers
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
+                     **told)  # type: ignore[arg-type]
     except AuthenticationError as error:
         raise Refused(f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
                       "give it RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN.") from None
@@ -64,8 +67,8 @@ def connected(address: str | None) -> Iterator[bool]:
     except (OSError, ValueError, OverflowError) as error:  # the last of a port over 65535
         if not address:
             raise
-        raise Refused(f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}); start one, or "
-                      "leave --address out to search on this machine.") from None
+        raise Refused(f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}); start one, "
+                      "give RAY_AUTH_TOKEN if it has one, or leave --address out to search on this machine.") from None
     # Interrupted and failed trials are told by the study, in its own words.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     _alone = not address

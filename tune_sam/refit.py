@@ -91,7 +91,8 @@ class Refit:
         """
         import pandas
 
-        return pandas.DataFrame([row for study in self.studies for row in self._rows(study)])
+        digits = _digits([trial.config for study in self.studies for trial in study.records() if trial.config])
+        return pandas.DataFrame([row for study in self.studies for row in self._rows(study, digits)])
 
     def summary(self) -> dict[str, dict[str, Mean]]:
         """Mean and interval over the seeds of each column of :meth:`table` that is a number, by `row`."""
@@ -144,20 +145,21 @@ class Refit:
     @property
     def references(self) -> list[str]:
         """The rows that the others are compared with: the base optimizer's best, and it at equal compute; where each
-        batch size was chosen apart, the best of each."""
-        apart = ["batch_size"] if self.choice.each_batch_size else []
+        batch size was chosen apart, the best of each; of a grid, which has no best, each of its points."""
+        apart = ["batch_size"] * self.choice.each_batch_size or ["lr", "batch_size"] * self.choice.planned
         rows = self.table().query("optimizer == 'base'").drop_duplicates(["epochs", *apart])
         return [str(row) for row in rows["row"]]
 
-    def _rows(self, study: Study) -> Iterator[dict[str, Any]]:
+    def _rows(self, study: Study, digits: int) -> Iterator[dict[str, Any]]:
         twice = study.settings.epochs != self.epochs
         samples = _trained_samples(study.settings)
         for trial in study.records():
             if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
                 config, test = trial.config, self.tests[trial.key]
                 yield {
-                    "row": _name(config, twice), "optimizer": trial.optimizer, "rho": config.rho, "lr": config.lr,
-                    "batch_size": config.batch_size, "epochs": trial.epochs, "seed": config.seed, "key": trial.key,
+                    "row": _name(config, digits) + " twice" * twice,
+                    "optimizer": trial.optimizer, "rho": config.rho, "lr": config.lr, "batch_size": config.batch_size,
+                    "epochs": trial.epochs, "seed": config.seed, "key": trial.key,
                     "train/loss": trial.metrics["train/loss"], "train/accuracy": trial.metrics["train/accuracy"],
                     **_scores(trial, test), "seconds": trial.seconds,
                     "gradients": samples * study.settings.epochs * PASSES.get(trial.optimizer, 2),
@@ -420,9 +422,15 @@ def _trained_samples(settings: StudySettings) -> int:
     return (settings.train_subset or sizes.train) + sizes.validation
 
 
-def _name(config: Configuration, twice: bool) -> str:
-    rho = f" ρ={config.rho:.3g}" if config.rho is not None else ""
-    return f"{config.optimizer}{rho} lr={config.lr:.3g} batch={config.batch_size}{' twice' if twice else ''}"
+def _digits(configs: Sequence[Configuration]) -> int:
+    """The significant digits, three if they will do, with which different configurations have different names."""
+    points = {replace(config, seed=0) for config in configs}
+    return next(digits for digits in range(3, 18) if len({_name(point, digits) for point in points}) == len(points))
+
+
+def _name(config: Configuration, digits: int) -> str:
+    rho = f" ρ={config.rho:.{digits}g}" if config.rho is not None else ""
+    return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}"
 
 
 # -------------------------------------------------------------------------------------------------------- the test

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tune_sam.progress import PASSES
 from tune_sam.refit import test_results
 from tune_sam.storage import is_going
 from tune_sam.study import Study, Trial, refits_of
@@ -33,17 +34,19 @@ class Stage:
 def status(study: Study) -> tuple[Stage, ...]:
     """The stages of a search, its refits and what is made of them, in the order in which `tune-sam run` does them.
 
-    The time left takes each optimizer's mean over its complete trials, so it is too long where trials are pruned, and
-    as many trainings at a time as run now, or as this machine has room for.
+    The time left takes each optimizer's mean over its complete trials, or, before it has one, the others' by the passes
+    of a step. So it is too long where trials are pruned. It takes as many trainings at a time as run now, or as this
+    machine has room for.
     """
-    own = study.home.study(study.name)
-    stages = [_trainings("search", study)]
-    for child in refits_of(study):
+    own, children = study.home.study(study.name), refits_of(study)
+    searched = study.records() or not any((child.settings.choice or {}).get("planned") for child in children)
+    stages = [_trainings("search", study)] if searched else []
+    for child in children:
         trainings = _trainings(child.name, child)
         stages += [trainings, Stage(f"{child.name}, test", len(test_results(child)), trainings.parts, "trainings")]
-    if len(stages) == 1:
+    if not children:
         stages.append(Stage("refit", 0, 0, "trainings"))
-    analyses = [file for owner in (study, *refits_of(study))
+    analyses = [file for owner in (study, *children)
                 for file in owner.home.study(owner.name).glob("flatness/*/analysis.json")
                 if file.parent.suffix != ".unfinished"]
     page = own / "report" / "index.html"
@@ -57,21 +60,26 @@ def _trainings(name: str, study: Study) -> Stage:
     parts = sum(settings.budget(optimizer) for optimizer in settings.optimizers)
     running = sum(trial.state == "running" for trial in trials)
     at_once = running or max(1, (os.cpu_count() or 1) // settings.cpus_per_trial)
-    times = [_left(study, optimizer, [trial for trial in trials if trial.optimizer == optimizer])
+    passes = [trial.seconds / PASSES.get(trial.optimizer, 2) for trial in trials
+              if trial.state == "complete" and trial.seconds is not None]
+    times = [_left(study, optimizer, [trial for trial in trials if trial.optimizer == optimizer], passes)
              for optimizer in settings.optimizers]
-    known = [seconds for seconds in times if seconds is not None]
-    left = sum(known) / at_once if len(known) == len(times) else None
+    left = sum(times) / at_once if passes or len(ended) == parts else None
     return Stage(name, len(ended), parts, "trials", left, is_going(study.home, study.name))
 
 
-def _left(study: Study, optimizer: str, trials: Sequence[Trial]) -> float | None:
-    """Seconds of training that an optimizer has before it; None if none of its trials tells how long one takes."""
+def _left(study: Study, optimizer: str, trials: Sequence[Trial], passes: Sequence[float]) -> float:
+    """Seconds of training that an optimizer has before it; nothing if no trial tells how long one takes.
+
+    `passes` has what each pass of a step costs over a whole training, in the study's complete trials.
+    """
     ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
     missing = study.settings.budget(optimizer) - len(ended)
     if missing <= 0:
         return 0.0
     whole = [trial.seconds for trial in trials if trial.state == "complete" and trial.seconds is not None]
-    if not whole:
-        return None
+    if not passes:
+        return 0.0
+    each = fmean(whole) if whole else PASSES.get(optimizer, 2) * fmean(passes)
     trained = sum(trial.epochs / study.settings.epochs for trial in trials if trial not in ended)
-    return (missing - trained) * fmean(whole)
+    return (missing - trained) * each

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import tune_sam
-from tune_sam.refit import FIRST_SEED, Choice, best_alone, refit, refit_grid, tested_refit
+from tune_sam.refit import FIRST_SEED, Choice, _digits, _name, best_alone, refit, refit_grid, tested_refit
 from tune_sam.report import as_yaml, report
 from tune_sam.settings import Home, NothingComplete, Refused
+from tune_sam.space import Configuration
 from tune_sam.study import Study, open_study, studies
 from tune_sam.tasks import result_of
 from tune_sam.training import Trainer, evaluate
@@ -119,6 +120,26 @@ def test_searches_are_listed_without_their_refits(searched, found):
 def test_seeds_that_cannot_be_are_refused(searched, seeds, said):
     with pytest.raises(Refused, match=said):
         refit("one", home=searched, seeds=seeds)
+
+
+def test_configurations_that_differ_have_names_that_differ():
+    near = [Configuration("sam", 0.05, lr, 32, seed) for lr in (0.0010001, 0.0010003) for seed in (1, 2)]
+    digits = _digits(near)
+    assert [_name(one, digits) for one in near] == ["sam ρ=0.05 lr=0.0010001 batch=32"] * 2 + [
+        "sam ρ=0.05 lr=0.0010003 batch=32"] * 2
+    assert _digits(near[:2]) == 3
+
+
+def test_differences_are_those_of_the_same_seeds_and_above_zero_where_the_other_is_better(found, monkeypatch):
+    table = found.table()
+    base, sam = (table[table["optimizer"] == name].index for name in ("base", "sam"))
+    table.loc[base[table.loc[base, "epochs"] == found.epochs], "test/accuracy"] = [0.5, 0.7]
+    table.loc[sam, "test/accuracy"] = [0.6, 0.9]
+    shuffled = table.iloc[::-1]
+    monkeypatch.setattr(type(found), "table", lambda self: shuffled)
+    difference = found.differences(shuffled.loc[base[0], "row"])[shuffled.loc[sam[0], "row"]]
+    assert difference.mean.value == pytest.approx(0.15)
+    assert difference.mean.n == 2
 
 
 def test_a_refit_is_of_a_search(searched, found):

@@ -43,6 +43,13 @@ def test_what_an_interrupted_trial_has_done_is_not_left(study, monkeypatch):
     assert by_name(alone)["search"].left == pytest.approx(1.5 * fmean(trial.seconds for trial in records))
 
 
+def test_an_optimizer_without_a_complete_trial_takes_the_others_time_by_its_passes(study, monkeypatch):
+    base = study.records("base")
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: base)
+    seconds = fmean(trial.seconds for trial in base)
+    assert by_name(study)["search"].left == pytest.approx(3 * 2 * seconds / os.cpu_count())
+
+
 def test_without_a_complete_trial_nobody_knows(study, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [])
     stage = by_name(study)["search"]
