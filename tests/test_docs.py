@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,12 +12,32 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.main import get_command
 
-DOCS = Path(__file__).parents[1] / "docs"
+from tune_sam.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def blocks(page, language="python"):
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def command_lines():
+    """Each command of ours that a page tells to type."""
+    for page in (ROOT / "README.md", *ROOT.glob("*/*.md")):
+        for block in re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("tune-sam "):
+                    words = shlex.split(line, comments=True)
+                    yield pytest.param(words[1:], id=f"{page.parent.name}/{page.name}: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("words", list(command_lines()))
+def test_a_command_of_a_page_has_the_options_that_it_is_given(words):
+    name, *rest = words[: words.index(">")] if ">" in words else words
+    get_command(app).commands[name].make_context(name, rest)
 
 
 @pytest.fixture
