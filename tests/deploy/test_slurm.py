@@ -117,7 +117,8 @@ def _forget(folder):
 
 @pytest.fixture
 def nodes():
-    if subprocess.run([*NODES, "ip", "link"], capture_output=True, check=False).returncode:
+    link = ["ip", "link", "add", "name", "one", "type", "veth", "peer", "name", "two"]
+    if subprocess.run([*NODES, *link], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody make a network namespace")
 
 
