@@ -22,7 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
-import pytest
 
 
 def free_port() -> int:
@@ -388,32 +387,6 @@ class RayNodes:
     def kill(self, node: Node) -> None:
         """What `kill -9` of everything on the node does, or a power cut."""
         node.program.kill()
-
-    @contextmanager
-    def known_here(self) -> Iterator[None]:
-        """Let this process connect: Ray in it has read mode and token long ago, and reads them again if told.
-
-        It is disconnected at the end: Ray would hold back an exception for a minute, and then lose it, if it could not
-        report it to the cluster.
-        """
-        import ray
-
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                for name, value in self.environment.items():
-                    patch.setenv(name, value)
-                _read_authentication()
-                yield
-        finally:
-            ray.shutdown()
-            _read_authentication()
-
-
-def _read_authentication() -> None:
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

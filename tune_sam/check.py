@@ -77,7 +77,7 @@ def check(options: SearchOptions, with_data: bool = True) -> tuple[Finding, ...]
         if with_data and not found[-1].trouble:
             workload, dataset, root = prepared_data(options, home)
             data = stack.enter_context(share(workload.splits(dataset, root), other_nodes=other_nodes))
-        return (*found, *_of_nodes(storage, uri, home.study_storage, data, other_nodes))
+        return (*found, *_of_nodes(results.absolute(storage), uri, home.study_storage, data, other_nodes))
 
 
 def _of_driver(options: SearchOptions, home: Home, storage: str, uri: str | None) -> Iterator[Finding]:
@@ -94,7 +94,7 @@ def _try_storage(storage: str, address: str | None) -> None:
     if address and "://" not in storage and not Path(storage).is_absolute():
         raise Refused(f"--storage {storage} is another folder in each process's working directory; give an absolute "
                       "path that all nodes see, or a URI.")
-    with results.tried(storage):
+    with results.tried(results.absolute(storage)):
         pass
 
 

@@ -33,10 +33,15 @@ def chosen_storage(asked: str | None, home: Home) -> str:
     """
     if not asked:
         return str(home.path / "studies")
-    storage = asked if "://" in asked else str(Path(asked).expanduser().absolute())
+    storage = absolute(asked)
     with tried(storage):
         pass
     return storage
+
+
+def absolute(storage: str) -> str:
+    """A folder as it is called from everywhere; a URI is that already."""
+    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def tune_states(study: "Study") -> dict[str, str]:
                 attempt = int(told["custom_dirname"].partition(".")[2]), told["status"]
                 found[told["custom_trial_name"]] = max(attempt, found.get(told["custom_trial_name"], attempt))
         return {key: status for key, (_, status) in found.items()} | _closed(study)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter of a file that a killed driver has half written
         raise Refused(f"the results of study {study.name} in {masked(study.storage)} cannot be read "
                       f"({masked(str(error))}); mend the storage or its address.") from None
 

@@ -50,6 +50,11 @@ def test_relative_places_are_refused(tmp_path):
     assert "give the absolute path with four slashes" in found["MLflow at sqlite:///mlflow.db"]
 
 
+def test_a_relative_folder_is_tried_where_a_search_on_this_machine_would_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not any(tried(tmp_path, storage="results").values())
+
+
 @contextmanager
 def answering(status):
     """A server that gives every question this answer."""
