@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import platform
 import shutil
 from base64 import b64encode
@@ -497,6 +498,13 @@ def _rests_on(measured: _Measured | None, study: Study) -> str:
             f"networks of study {about['study']['name']}.")
 
 
+def _computed(study: Study, refit: Refit | None) -> str:
+    """At which precision the trainings were."""
+    trials = [trial for one in (study, *(refit.studies if refit else ())) for trial in one.records()]
+    precisions = sorted({trial.precision for trial in trials if trial.precision})
+    return f"Passes were in {' and '.join(precisions)}." if precisions else ""
+
+
 def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Measured | None,
            folder: Path) -> Section:
     """Versions, seeds, and the commands that make all of it again: those of the stages that there are."""
@@ -513,9 +521,12 @@ def _again(study: Study, refit: Refit | None, close: _Measured | None, wide: _Me
         if refit.stale:
             seeds += " The search has gone on since its refit, whose command would choose other configurations now."
     commands += [*(measured.command for measured in (close, wide) if measured), f"tune-sam report {study.name}"]
+    sizes = find_workload(settings.workload).datasets[settings.dataset]
     return Section("How to make it again", (
-        f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with Python "
-        f"{platform.python_version()}. Its data are in {study.data}.", seeds,
+        f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with {os.cpu_count()} "
+        f"CPUs and Python {platform.python_version()}. Its data are in {study.data}: of {settings.dataset}, "
+        f"{settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} validate and {sizes.test:,} are "
+        f"the test part. {_computed(study, refit)}", seeds.strip(),
         "study.yaml, beside this page and below, says what the study is."),
         (_version_table(study),),
         code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text())

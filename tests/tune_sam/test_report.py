@@ -17,6 +17,7 @@ from tune_sam.settings import NothingComplete, Refused, SearchOptions
 from tune_sam.space import Range
 from tune_sam.study import Study
 from tune_sam.tables import difference_in_words
+from tune_sam.workload import find_workload
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,13 @@ def test_the_page_needs_no_other_file_and_no_network(full):
     assert page.open == []
     assert page.loads
     assert all(load.startswith(("#", "data:")) for load in page.loads)
+    assert not any(word in full.read_text() for word in ("url(", "@import", "<script", "srcset"))
+
+
+def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare):
+    sizes = find_workload("gcn").datasets["digits"]
+    assert (f"{sizes.train:,} samples train, {sizes.validation:,} validate and {sizes.test:,} are the test part. "
+            "Passes were in ") in bare
 
 
 def test_every_figure_has_a_caption_and_its_data(full):
