@@ -508,8 +508,7 @@ def submit(
 
     job, succeeded = run(command, dashboard=dashboard, working_dir=working_dir,
                          show=(lambda piece: err.print(piece, end="", markup=False, soft_wrap=True)) if wait else None)
-    if not wait:
-        out.print(job, markup=False)
+    out.print(job, markup=False)
     if succeeded is False:
         raise NothingComplete(f"job {job} failed; what it said last is above.")
 
