@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer
-from tune_sam.launch import deliver, shared, versions
+from tune_sam.launch import deliver, provide, shared, versions
 from tune_sam.refit import test_results, tested_refit
 from tune_sam.settings import NothingComplete, Place, Refused
 from tune_sam.storage import driving, is_going
@@ -165,7 +165,7 @@ def analyze(name: str, *, home: Place = None, optimizers: Sequence[str] = (), to
         study = refit.studies[0] if refit else study
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.share_said or 0, address)
-    find_workload(settings.workload).check_data(settings.dataset, study.data)
+    provide(study)
     if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
         deliver(study, patience=5)
     trials = _chosen(study, optimizers, None if every else top)

@@ -133,6 +133,8 @@ def _of_nodes(storage: str, uri: str | None, study_storage: str | None, data: "S
         task: Any = ray.remote(num_cpus=0, max_retries=0)(work)
         return task.options(scheduling_strategy=place).remote(*arguments)
 
+    # Not those of the results' storage, which trials use with what their node has.
+    logins = {name: value for name, value in carried().items() if name.startswith(("MLFLOW_TRACKING_", "PG"))}
     nodes = {f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})": node for node in ray.nodes() if node["Alive"]}
     found: list[Finding] = []
     with ExitStack() as stack:
@@ -141,7 +143,7 @@ def _of_nodes(storage: str, uri: str | None, study_storage: str | None, data: "S
             written = stack.enter_context(results.tried(storage))
         until = time.time() + ANSWER
         asked = {name: on(node, _on_node, name, written, storage if other_nodes else None, uri, study_storage, data,
-                          _versions(), carried()) for name, node in nodes.items()}
+                          _versions(), logins) for name, node in nodes.items()}
         for name, reference in asked.items():
             try:
                 found += ray.get(reference, timeout=max(1.0, until - time.time()))
@@ -157,7 +159,7 @@ def _of_nodes(storage: str, uri: str | None, study_storage: str | None, data: "S
 def _on_node(name: str, written: tuple[str, bytes] | None, storage: str | None, uri: str | None,
              study_storage: str | None, data: "Shared | None", versions: dict[str, str],
              logins: dict[str, str]) -> list[Finding]:
-    """What one node finds, with the driver's logins: trials leave the databases to the driver."""
+    """What one node finds, with the driver's logins at Postgres and MLflow: trials leave both to the driver."""
     os.environ.update({name: value for name, value in logins.items() if name not in os.environ})
     found = [_tried(name, "versions", lambda: _compare(versions))]
     if storage and written:

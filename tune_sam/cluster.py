@@ -42,11 +42,13 @@ def connected(address: str | None) -> Iterator[bool]:
         os.environ.setdefault(name, value)
     import ray
     from ray.exceptions import AuthenticationError
+    from ray.util import client
 
     address = named(address)
     global _alone
     if ray.is_initialized():
-        yield not _alone
+        with _session_folder() if client.ray.is_connected() else nullcontext():
+            yield not _alone
         return
     try:
         if address:

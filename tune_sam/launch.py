@@ -254,8 +254,10 @@ def _fetch(workload: Workload, dataset: str, root: Path, home: Home) -> None:
 
 def _refuse_other(study: Study, settings: StudySettings) -> None:
     """A study is gone on with only as what it is."""
-    for name, before in asdict(study.settings).items():
-        wanted = asdict(settings)[name]
+    kept = {**asdict(study.settings), "data": str(study.data)}
+    asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
+    for name, before in kept.items():
+        wanted = asked[name]
         if name != "trials" and wanted != before:
             what = "search space" if name == "spaces" else f"{name.replace('_', ' ')} ({before}, not {wanted})"
             raise Refused(f"study {study.name} exists with another {what}; give another --name, or the same options.")
@@ -346,8 +348,6 @@ def launch(study: Study, address: str | None, max_concurrent: int | None, progre
             if waiting:
                 with tried(study.storage):  # it may have gone since the study was made
                     pass
-                with study.home.made():  # another home than the one that the study was made in may lack the data
-                    _fetch(find_workload(study.settings.workload), study.settings.dataset, study.data, study.home)
                 with connected(address) as other_nodes, shared(study, other_nodes) as data:
                     for ledger in waiting:
                         _tune(study, ledger, tracker, data, max_concurrent, progress)
@@ -355,6 +355,19 @@ def launch(study: Study, address: str | None, max_concurrent: int | None, progre
                             raise KeyboardInterrupt
             tracker.set_study("FINISHED")
     return study
+
+
+def provide(study: Study) -> None:
+    """See that a study's data are there; a home, be it another than the one that it was made in, gets its own.
+
+    Raises:
+        Refused: data are missing and cannot be fetched.
+    """
+    workload, dataset = find_workload(study.settings.workload), study.settings.dataset
+    if study.data == study.home.data:
+        with study.home.made():
+            workload.fetch(dataset, study.data)
+    workload.check_data(dataset, study.data)
 
 
 @contextmanager
@@ -372,6 +385,7 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
     from tune_sam.store import with_train_subset
 
     settings = study.settings
+    provide(study)
     splits = find_workload(settings.workload).splits(settings.dataset, study.data)
     splits = with_train_subset(splits, settings.train_subset)
     if settings.refit_of:

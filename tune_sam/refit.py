@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam import tracking
 from tune_sam.cluster import check_offer, connected
-from tune_sam.launch import create, data_folder, launch, plan
+from tune_sam.launch import create, data_folder, launch, plan, provide
 from tune_sam.progress import PASSES
 from tune_sam.progress import Progress as Trainings
 from tune_sam.settings import Home, NothingComplete, Place, Refused
@@ -62,6 +62,14 @@ class Choice:
         for config in best:
             of_size.setdefault(config.batch_size, config)
         return list(of_size.values())
+
+    def of_all(self, study: Study) -> dict[str, list[Configuration]]:
+        """The configurations by optimizer; an optimizer without a complete trial is left out."""
+        found = {}
+        for optimizer in study.settings.optimizers:
+            with suppress(NothingComplete):
+                found[optimizer] = self.of(study, optimizer)
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,7 @@ class Refit:
     def stale(self) -> bool:
         """Whether the search has gone on, so that the same choice would be of others now."""
         trained = self.studies[0].settings
-        chosen = {optimizer: self.choice.of(self.of, optimizer) for optimizer in trained.optimizers}
-        now = _settings(self.of, self.epochs, chosen, self.seeds, self.choice)
+        now = _settings(self.of, self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
         return _configurations(now) != _configurations(trained)
 
     @property
@@ -240,10 +247,7 @@ def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int
     epochs = study.settings.epochs if epochs is None else epochs
     if epochs < 1:
         raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
-    chosen = {}
-    for optimizer in study.settings.optimizers:
-        with suppress(NothingComplete):
-            chosen[optimizer] = choice.of(study, optimizer)
+    chosen = choice.of_all(study)
     if not chosen:
         raise Refused(f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
                       f"with `tune-sam resume {study.name} --trials N`.")
@@ -461,6 +465,7 @@ def _test_part(study: Study, other_nodes: bool) -> "Iterator[Shared]":
     from tune_sam.workload import Splits
 
     settings = study.settings
+    provide(study)
     test = find_workload(settings.workload).test_split(settings.dataset, study.data)
     with share(Splits(test, test.subset(torch.arange(0))), folder=data_folder(study), other_nodes=other_nodes) as data:
         del test

@@ -32,7 +32,7 @@ class NothingComplete(LookupError):
 def masked(text: str) -> str:
     """The text without the user and password of a URI in it, also where they hold a slash or are options of it."""
     text = re.sub(r"://\S*@", "://***@", text)
-    return re.sub(r"(?i)([?&][a-z_]*(?:user|password|secret|key|token)[a-z_]*=)[^&\s]*", r"\1***", text)
+    return re.sub(r"(?i)([?&][\w-]*(?:user|password|secret|key|token)[\w-]*=)[^&\s]*", r"\1***", text)
 
 
 @dataclass(frozen=True)

@@ -51,15 +51,19 @@ def open_storage(home: Home) -> "RDBStorage":
 def _database(url: str) -> "RDBStorage":
     """One storage for a process: each holds connections, of which a database has a hundred for all its users."""
     import optuna
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         with _locked(url, "/tables", patience=60):  # two processes that make them at once fail; no study has a slash
             return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1,
                                                                   "connect_args": {"connect_timeout": CONNECT_SECONDS}})
-    except SQLAlchemyError as error:
-        raise Refused(f"--study-storage {masked(url)} lets this user make no tables ({_reason(error)}); let it CREATE "
-                      "in the database's schema.") from None
+    except Timeout:
+        raise Refused(f"another process has been making the tables of --study-storage {masked(url)} for a minute; try "
+                      "again, or look at that process.") from None
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise Refused(f"--study-storage {masked(url)} cannot be used for Optuna's tables "
+                      f"({_reason(error.__cause__ or error)}); let this user CREATE and use tables in its schema.") from None
     except RuntimeError as error:  # Optuna's, of a table `alembic_version` with another program's version
         raise Refused(f"--study-storage {masked(url)} has the tables of another program or of another Optuna "
                       f"({_reason(error)}); give Optuna a database of its own.") from None

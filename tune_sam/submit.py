@@ -19,6 +19,9 @@ COMMANDS = ("search", "run", "resume", "refit", "analyze")
 CARRIED = ("TUNE_SAM_", "MLFLOW_TRACKING_", "AWS_", "PG")
 """How variables begin that a job takes along from where it is sent: places of services, and their logins."""
 
+HERE = ("_HOME", "_DATA", "FILE", "_PATH", "_BUNDLE", "SSLKEY", "SSLCERT", "SSLROOTCERT")
+"""How variables end that name files and folders of this machine."""
+
 LEFT_OUT = (".git", ".venv", "**/__pycache__", "**/*.db", "**/*.env")
 """What does not travel with the working directory."""
 
@@ -69,9 +72,9 @@ def submit(command: Sequence[str], *, dashboard: str | None = None, working_dir:
 
 
 def carried() -> dict[str, str]:
-    """The variables here that another machine needs to use the same services; no folder of this machine."""
+    """The variables here that another machine needs to use the same services; none that names a file of this one."""
     return {name: value for name, value in os.environ.items()
-            if name.startswith(CARRIED) and name not in ("TUNE_SAM_HOME", "TUNE_SAM_DATA", "PGPASSFILE")}
+            if name.startswith(CARRIED) and not name.endswith(HERE)}
 
 
 def _split(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -132,7 +135,10 @@ def _client(dashboard: str | None) -> "JobSubmissionClient":
     except AuthenticationError as error:
         raise Refused(f"the Ray dashboard at {where} refuses this process ({_first_line(error)}); give it "
                       "RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN.") from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except RuntimeError as error:
+        raise Refused(f"the Ray dashboard at {where} takes no jobs from here ({_first_line(error)}); install the same "
+                      "Ray here and there, with tune-sam[cluster].") from None
+    except (OSError, ValueError) as error:
         raise Refused(f"no Ray dashboard answers at {where} ({_first_line(error)}); give --dashboard "
                       "http://HOST:8265 of the cluster's head.") from None
 

@@ -92,7 +92,7 @@ def test_a_database_of_another_program_or_without_rights_is_told_in_a_sentence(d
     with psycopg.connect(database.url("closed"), autocommit=True) as connection:
         connection.execute("ALTER ROLE CURRENT_USER IN DATABASE closed SET default_transaction_read_only = on")
     for url, says in ((other, "has the tables of another program.*database of its own"),
-                      (closed, "lets this user make no tables.*CREATE")):
+                      (closed, "cannot be used for Optuna's tables.*CREATE")):
         with pytest.raises(Refused, match=says) as refused:
             open_storage(Home.at(tmp_path, url))
         assert database.password not in str(refused.value)

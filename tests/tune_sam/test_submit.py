@@ -48,10 +48,12 @@ def test_places_with_passwords_travel_as_variables_and_not_in_the_command(client
 def test_places_without_a_login_stay_in_the_command_where_no_file_overrules_them(client, monkeypatch):
     for name in ("TUNE_SAM_STORAGE", "TUNE_SAM_STUDY_STORAGE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TUNE_SAM_DATA", "/here")
+    for name in ("TUNE_SAM_DATA", "PGPASSFILE", "AWS_CA_BUNDLE"):
+        monkeypatch.setenv(name, "/here")
     submit.submit(["search", "gcn", "--name", "mol", "--storage", "s3://b/p", "--tracking-uri=http://h"])
     assert client.sent["entrypoint"] == "tune-sam search gcn --name mol --storage s3://b/p --tracking-uri http://h"
-    assert not {"TUNE_SAM_STORAGE", "TUNE_SAM_DATA"} & client.sent["runtime_env"]["env_vars"].keys()
+    variables = client.sent["runtime_env"]["env_vars"]
+    assert not {"TUNE_SAM_STORAGE", "TUNE_SAM_DATA", "PGPASSFILE", "AWS_CA_BUNDLE"} & variables.keys()
 
 
 def test_the_job_is_named_before_anything_else_of_it_is_shown(client, monkeypatch):
