@@ -63,7 +63,7 @@ def _database(url: str) -> "RDBStorage":
                       "again, or look at that process.") from None
     except (SQLAlchemyError, StorageInternalError) as error:
         raise Refused(f"--study-storage {masked(url)} cannot be used for Optuna's tables "
-                      f"({_reason(error.__cause__ or error)}); let this user CREATE and use tables in its schema.") from None
+                      f"({_reason(error.__cause__ or error)}); let this user CREATE and use tables there.") from None
     except RuntimeError as error:  # Optuna's, of a table `alembic_version` with another program's version
         raise Refused(f"--study-storage {masked(url)} has the tables of another program or of another Optuna "
                       f"({_reason(error)}); give Optuna a database of its own.") from None
