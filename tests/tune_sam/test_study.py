@@ -2,10 +2,12 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import optuna
 import pytest
 
+from tune_sam.launch import _refuse_other
 from tune_sam.searcher import Ledger, Outcome
 from tune_sam.settings import Home, NothingComplete, Refused
 from tune_sam.space import Range, Space, grid
@@ -194,3 +196,22 @@ def test_the_pareto_front_is_what_nothing_beats(study):
 def test_a_study_of_one_objective_has_no_front(study):
     with pytest.raises(Refused, match=r"study one has one objective, val/accuracy, .* --objective two"):
         study.pareto()
+
+
+def test_data_in_a_home_are_those_of_whichever_home_opens_the_study(searched, monkeypatch):
+    monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
+    study = open_study("one", searched)
+    named = replace(study, settings=replace(study.settings, data="/named"))
+    for home in (study.home, Home(Path("/elsewhere"))):
+        inside = replace(study, home=home, settings=replace(study.settings, data=None))
+        assert inside.data == home.data
+        assert replace(named, home=home).data == Path("/named")
+
+
+def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_with(searched):
+    """As studies have that were made before the home's own folder was left out."""
+    study = open_study("one", searched)
+    before = replace(study, settings=replace(study.settings, data=str(study.home.data)))
+    _refuse_other(before, replace(study.settings, data=None))
+    with pytest.raises(Refused, match=r"another data \(.*/data, not /other\)"):
+        _refuse_other(before, replace(study.settings, data="/other"))
