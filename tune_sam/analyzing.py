@@ -165,10 +165,10 @@ def analyze(name: str, *, home: Place = None, optimizers: Sequence[str] = (), to
         study = refit.studies[0] if refit else study
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.share_said or 0, address)
-    provide(study)
     if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
         deliver(study, patience=5)
     trials = _chosen(study, optimizers, None if every else top)
+    provide(study)
     plan = _Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
     with driving(study.home, study.name):
         failed = find_out(study, _parts(plan), lambda other_nodes: shared(study, other_nodes, sample), address,
