@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tune_sam import tracking
 from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
-from tune_sam.results import chosen_storage, folder_of, tried
-from tune_sam.settings import Home, Place, Refused, SearchOptions, masked
+from tune_sam.results import absolute, chosen_storage, folder_of, tried
+from tune_sam.settings import ENVIRONMENT, Home, Place, Refused, SearchOptions, masked
 from tune_sam.space import Range
 from tune_sam.storage import driving, open_storage
 from tune_sam.study import (
@@ -85,7 +85,7 @@ def _planned(chosen: SearchOptions) -> Study:
     study = next((study for study in every_study(home) if study.name == chosen.name), None)
     if study:
         _refuse_other(study, settings)
-        study = _grown(study, settings.trials)
+        study = _grown(_where_it_is(study, chosen), settings.trials)
     check_offer(settings.cpus_per_trial, settings.share_said or 0, chosen.address)
     if study:
         return study
@@ -259,8 +259,25 @@ def _refuse_other(study: Study, settings: StudySettings) -> None:
     for name, before in kept.items():
         wanted = asked[name]
         if name != "trials" and wanted != before:
-            what = "search space" if name == "spaces" else f"{name.replace('_', ' ')} ({before}, not {wanted})"
-            raise Refused(f"study {study.name} exists with another {what}; give another --name, or the same options.")
+            what = ("another search space" if name == "spaces"
+                    else f"{name.replace('_', ' ')} {_shown(before)}, not {_shown(wanted)}")
+            raise Refused(f"study {study.name} exists with {what}; give another --name, or the same options.")
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _where_it_is(study: Study, chosen: SearchOptions) -> Study:
+    """The study, whose results and runs stay where they are; a login that is another one now is taken."""
+    storage = absolute(chosen.storage) if chosen.storage else study.storage
+    uri = chosen.tracking_uri or study.tracking_uri
+    for name, before, wanted in (("storage", study.storage, storage), ("tracking_uri", study.tracking_uri, uri)):
+        if masked(wanted).rstrip("/") != masked(before).rstrip("/"):
+            option = name.replace("_", "-")
+            raise Refused(f"study {study.name} exists with --{option} {masked(before)}, not {masked(wanted)}; give "
+                          f"another --name, or this one without --{option} and ${ENVIRONMENT[name]}.")
+    return replace(study, storage=storage, tracking_uri=uri)
 
 
 def _grown(study: Study, trials: int) -> Study:

@@ -247,13 +247,10 @@ def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int
     epochs = study.settings.epochs if epochs is None else epochs
     if epochs < 1:
         raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
-    chosen = choice.of_all(study)
+    chosen = _chosen(study, choice, "the refit")
     if not chosen:
         raise Refused(f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
                       f"with `tune-sam resume {study.name} --trials N`.")
-    for optimizer in set(study.settings.optimizers) - set(chosen):
-        log.warning("study %s has no complete trial of %s, which the refit leaves out; `tune-sam resume %s --trials N` "
-                    "gives it more.", study.name, optimizer, study.name)
     made = [_child(study, REFIT, epochs, chosen, chosen_seeds, choice)]
     if "base" in chosen:
         made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, chosen_seeds, choice))
@@ -265,6 +262,16 @@ def _refit(study: Study, choice: Choice, seeds: int | Sequence[int], epochs: int
             tests |= _test_all(child, chosen_seeds, address, progress)
     found = Refit(study, tuple(made), tests, chosen_seeds, "")
     return replace(found, undelivered=_publish(found))
+
+
+def _chosen(study: Study, choice: Choice, by: str) -> dict[str, list[Configuration]]:
+    """The configurations by optimizer; says which optimizers are left out, unless all are."""
+    chosen = choice.of_all(study)
+    for optimizer in study.settings.optimizers:
+        if chosen and optimizer not in chosen:
+            log.warning("study %s has no complete trial of %s, which %s leaves out; `tune-sam resume %s --trials N` "
+                        "gives it more.", study.name, optimizer, by, study.name)
+    return chosen
 
 
 def tested_refit(study: Study) -> Refit | None:
@@ -401,15 +408,18 @@ def _configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]
 def best_alone(study: Study) -> StudySettings:
     """A search's settings, changed into those of the plain grid of each optimizer's best configuration.
 
+    An optimizer without a complete trial is left out.
+
     Raises:
         Refused: the study's preset has a grid of its own, so that no file with it can say another.
-        NothingComplete: an optimizer has no complete trial.
+        NothingComplete: no trial is complete.
     """
     preset = find_workload(study.settings.workload).presets.get(study.settings.preset or "")
     if preset and preset.options.get("sampler") == "grid":
         raise Refused(f"study {study.name} tries the grid of preset {study.settings.preset}, with which no file can "
                       f"name its best points alone; train them again with `tune-sam refit {study.name}`.")
-    chosen = {optimizer: Choice().of(study, optimizer) for optimizer in study.settings.optimizers}
+    study.best()  # there is one, or this says so
+    chosen = _chosen(study, Choice(), "the file")
     settings = _settings(study, study.settings.epochs, chosen, (0,), Choice())
     spaces = {optimizer: replace(space, grid=tuple({name: value for name, value in point.items() if name != "seed"}
                                                    for point in space.grid))

@@ -15,11 +15,22 @@ from typing import TYPE_CHECKING, Any
 from tune_sam import tracking
 from tune_sam.analyzing import GRID
 from tune_sam.launch import versions
-from tune_sam.refit import Refit, tested_refit
+from tune_sam.refit import Refit, test_results, tested_refit
 from tune_sam.settings import Home, NothingComplete, Place, Refused
 from tune_sam.space import Range, Space, Values, ends
 from tune_sam.statistics import Correlation, Mean
-from tune_sam.study import STATES, Study, StudySettings, Trial, best_of_each, now, open_search, studies
+from tune_sam.study import (
+    REFIT,
+    STATES,
+    Study,
+    StudySettings,
+    Trial,
+    best_of_each,
+    now,
+    open_search,
+    refits_of,
+    studies,
+)
 from tune_sam.tables import difference_in_words, with_interval
 from tune_sam.workload import find_workload
 
@@ -254,6 +265,9 @@ def _answer(study: Study, refit: Refit | None) -> Section:
     for reference in refit.references:
         sentences += [f"{row} against {reference}: {difference_in_words(difference)}"
                       for row, difference in refit.differences(reference).items()]
+    if (readings := sum(bool(test_results(other)) for other in refits_of(study, REFIT))) > 1:
+        sentences.append(f"{readings} refits of this study have been tested, and this one was asked for last; if it "
+                         "was chosen by what the others gave, then the test part has chosen.")
     return Section("Does it help?", tuple(sentences))
 
 
@@ -625,13 +639,11 @@ def _newest(study: Study, *, every: bool) -> _Measured | None:
 
 
 def _take(measured: _Measured, names: Sequence[str], into: Path) -> None:
-    """Copy the figures that an analysis drew; which those are follows from what it measured."""
+    """Copy the figures that an analysis drew, with their data."""
     for name in names:
-        png = measured.folder / f"{name}.png"
-        if not png.exists() and not png.with_suffix(".csv").exists():
-            continue
-        for file in (png, png.with_suffix(".csv")):
-            shutil.copyfile(measured.file(file.name), into / file.name)
+        if name in measured.about["figures"]:
+            for file in (f"{name}.png", f"{name}.csv"):
+                shutil.copyfile(measured.file(file), into / file)
 
 
 # ------------------------------------------------------------------------------------------------------------ writing

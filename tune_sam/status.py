@@ -41,17 +41,26 @@ def status(study: Study) -> tuple[Stage, ...]:
     own, children = study.home.study(study.name), refits_of(study)
     searched = study.records() or not any((child.settings.choice or {}).get("planned") for child in children)
     stages = [_trainings("search", study)] if searched else []
+    measuring = searched and _is_past(study, stages[0])
     for child in children:
         trainings = _trainings(child.name, child)
-        stages += [trainings, Stage(f"{child.name}, test", len(test_results(child)), trainings.parts, "trainings")]
+        tested, past = len(test_results(child)), _is_past(child, trainings)
+        stages += [trainings, Stage(f"{child.name}, test", tested, trainings.parts, "trainings",
+                                    going=past and tested < trainings.parts)]
+        measuring = measuring or past and tested == trainings.parts
     if not children:
         stages.append(Stage("refit", 0, 0, "trainings"))
     analyses = [file for owner in (study, *children)
                 for file in owner.home.study(owner.name).glob("flatness/*/analysis.json")
                 if file.parent.suffix != ".unfinished"]
     page = own / "report" / "index.html"
-    return (*stages, Stage("flatness", len(analyses), len(analyses), "analyses"),
+    return (*stages, Stage("flatness", len(analyses), len(analyses), "analyses", going=bool(measuring)),
             Stage("report", int(page.exists()), int(page.exists()), "page"))
+
+
+def _is_past(study: Study, trainings: Stage) -> bool:
+    """Whether a process is at what comes after a study's trainings, all of which have ended."""
+    return trainings.done == trainings.parts and is_going(study.home, study.name)
 
 
 def _trainings(name: str, study: Study) -> Stage:
@@ -65,7 +74,8 @@ def _trainings(name: str, study: Study) -> Stage:
     times = [_left(study, optimizer, [trial for trial in trials if trial.optimizer == optimizer], passes)
              for optimizer in settings.optimizers]
     left = sum(times) / at_once if passes or len(ended) == parts else None
-    return Stage(name, len(ended), parts, "trials", left, is_going(study.home, study.name))
+    going = len(ended) < parts and is_going(study.home, study.name)
+    return Stage(name, len(ended), parts, "trials", left, going)
 
 
 def _left(study: Study, optimizer: str, trials: Sequence[Trial], passes: Sequence[float]) -> float:

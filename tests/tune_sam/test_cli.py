@@ -239,10 +239,13 @@ SAME = ["--name", "one", "--dataset", "digits", "--optimizer", "base", "--trials
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["search", "odd_workload:Broken", *SAME], "exists with another workload (gcn, not odd_workload:Broken)"),
-    (["search", "gcn", *SAME, "--optimizer", "sam"], "exists with another optimizers"),
-    (["search", "gcn", *SAME, "--epochs", "3"], "exists with another epochs (10, not 3)"),
+    (["search", "odd_workload:Broken", *SAME], "study one exists with workload gcn, not odd_workload:Broken"),
+    (["search", "gcn", *SAME, "--optimizer", "sam"], "exists with optimizers base, not "),
+    (["search", "gcn", *SAME, "--epochs", "3"], "exists with epochs 10, not 3"),
     (["search", "gcn", *SAME, "--lr", "1e-3:1"], "exists with another search space"),
+    (["search", "gcn", *SAME, "--tracking-uri", "http://u:secret@127.0.0.1:1"],
+     "http://***@127.0.0.1:1; give another --name, or this one without --tracking-uri and $TUNE_SAM_TRACKING_URI"),
+    (["search", "gcn", *SAME, "--storage", "/elsewhere"], "not /elsewhere; give another --name, or this one without"),
     (["search", "gcn", *SAME, "--trials", "2"], "has 3 trials of each optimizer already, more than 2"),
     (["resume", "one", "--trials", "2"], "has 3 trials of each optimizer already, more than 2"),
     (["resume", "one", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1"),
@@ -275,6 +278,8 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     status, out, err = run("best", "one", "--optimizer", "base")
     assert (status, out) == (1, "")
     assert "tune-sam resume one" in err
+    status, out, err = run("best", "one", "--yaml")
+    assert (status, out) == (1, "")
     status, out, err = run("analyze", "one")
     assert (status, out) == (1, "")
     assert "study one has no complete trial yet; go on with `tune-sam resume one`" in err

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import odd_workload
 import pytest
@@ -15,9 +16,9 @@ import torch
 import tune_sam
 from tune_sam.cli import main
 from tune_sam.driver import METRICS
-from tune_sam.launch import _commit, sync, terminate_as_interrupt
+from tune_sam.launch import _commit, _where_it_is, sync, terminate_as_interrupt
 from tune_sam.report import report
-from tune_sam.settings import Home, Refused
+from tune_sam.settings import Home, Refused, SearchOptions
 from tune_sam.storage import driving, open_storage
 from tune_sam.study import ENDINGS, open_study, studies
 from tune_sam.training import Trainer, default_device, evaluate
@@ -191,13 +192,23 @@ def test_a_study_is_found_again(study):
         open_study("other", study.home.path)
 
 
+def test_a_login_that_has_changed_is_taken(study):
+    before = replace(study, tracking_uri="http://me:old@host:5000", storage="s3://bucket?access_key=old&region=a")
+    chosen = SearchOptions(workload=ODD, tracking_uri="http://me:new@host:5000/",
+                           storage="s3://bucket?access_key=new&region=a")
+    after = _where_it_is(before, chosen)
+    assert after == replace(before, tracking_uri=chosen.tracking_uri, storage=chosen.storage)
+    with pytest.raises(Refused, match=r"--storage s3://bucket\?access_key=\*\*\*&region=a, not s3://bucket"):
+        _where_it_is(before, chosen.model_copy(update={"storage": "s3://bucket?access_key=old&region=b"}))
+
+
 def test_a_name_is_gone_on_with_only_as_what_it_is(study):
     same = dict(dataset="digits", optimizers=["sam"], name="odd", home=study.home.path, trials=9, epochs=4, seed=3)
     assert tune_sam.search(ODD, **same).counts() == study.counts(), "nothing is left to do"
     for option, value in {"epochs": 5, "seed": 4, "rho": "0.01:1", "scheduler": "none"}.items():
-        with pytest.raises(Refused, match=f"exists with another {option if option != 'rho' else 'search space'}"):
+        with pytest.raises(Refused, match=f"exists with {option if option != 'rho' else 'another search space'}"):
             tune_sam.search(ODD, **{**same, option: value})
-    with pytest.raises(Refused, match="exists with another workload"):
+    with pytest.raises(Refused, match="exists with workload odd_workload:Odd, not gcn"):
         tune_sam.search("gcn", **{**same, "rho": "0.001:1"})
     with pytest.raises(Refused, match="9 trials"):
         tune_sam.resume("odd", home=study.home.path, trials=3)

@@ -153,15 +153,28 @@ def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
         refit("one", home=searched)
 
 
-def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched, monkeypatch, caplog):
+@pytest.fixture
+def without_sam(monkeypatch):
+    """As if no trial of sam were complete."""
     complete = Study.complete
 
-    def without_sam(study, optimizer=None):
+    def without(study, optimizer=None):
         if optimizer == "sam":
             raise NothingComplete("none")
         return complete(study, optimizer)
 
-    monkeypatch.setattr(Study, "complete", without_sam)
+    monkeypatch.setattr(Study, "complete", without)
+
+
+@pytest.mark.usefixtures("without_sam")
+def test_the_best_alone_leave_out_an_optimizer_without_a_complete_trial(searched, caplog):
+    study = open_study("one", searched)
+    assert best_alone(study).optimizers == ("base",)
+    assert "no complete trial of sam, which the file leaves out" in caplog.text
+
+
+@pytest.mark.usefixtures("without_sam")
+def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched, monkeypatch, caplog):
     trained = []
     monkeypatch.setattr("tune_sam.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
     monkeypatch.setattr("tune_sam.refit._test_all", lambda *_: {})

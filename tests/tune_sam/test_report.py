@@ -12,7 +12,7 @@ from tune_sam import open_study
 from tune_sam.analyzing import analyze
 from tune_sam.launch import _define, search
 from tune_sam.refit import refit, tested_refit
-from tune_sam.report import AS_REPORTED, CAPTIONS, _chosen, _table_one, as_options, at_edge, report
+from tune_sam.report import AS_REPORTED, CAPTIONS, _answer, _chosen, _table_one, as_options, at_edge, report
 from tune_sam.settings import NothingComplete, Refused, SearchOptions
 from tune_sam.space import Range
 from tune_sam.study import Study
@@ -82,6 +82,10 @@ def test_the_page_needs_no_other_file_and_no_network(full):
     assert page.loads
     assert all(load.startswith(("#", "data:")) for load in page.loads)
     assert not any(word in full.read_text() for word in ("url(", "@import", "<script", "srcset"))
+
+
+def test_a_single_refit_says_nothing_of_others(full):
+    assert "refits of this study" not in full.read_text()
 
 
 def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare):
@@ -206,15 +210,18 @@ def test_the_reports_own_numbers_are_table_one():
 
 def test_a_figure_that_is_gone_is_named(full, searched):
     folder = next(file.parent for file in (searched / "studies" / "one").glob("flatness/all-*/analysis.json"))
-    figure = folder / "gap-flatness.png"
-    kept = figure.read_bytes()
-    figure.unlink()
     before = full.read_bytes()
-    try:
-        with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one --sample 64 --all "):
-            report("one", home=searched)
-    finally:
-        figure.write_bytes(kept)
+    for gone in (["png"], ["png", "csv"]):
+        files = [folder / f"gap-flatness.{kind}" for kind in gone]
+        kept = [file.read_bytes() for file in files]
+        for file in files:
+            file.unlink()
+        try:
+            with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one --sample 64 --all "):
+                report("one", home=searched)
+        finally:
+            for file, content in zip(files, kept, strict=True):
+                file.write_bytes(content)
     assert full.read_bytes() == before
 
 
@@ -307,6 +314,8 @@ def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):
         file.rename(file.with_suffix(".json"))
     again = refit("one", home=searched, seeds=2)
     assert tested_refit(study).table().equals(again.table())
+    said = "\n".join(_answer(study, again).sentences)
+    assert "2 refits of this study have been tested, and this one was asked for last" in said
 
 
 def test_the_edge_of_a_plain_grid_is_its_last_value(study):

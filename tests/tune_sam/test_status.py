@@ -8,6 +8,7 @@ from tune_sam import open_study
 from tune_sam.refit import refit
 from tune_sam.report import report
 from tune_sam.status import status
+from tune_sam.storage import driving
 from tune_sam.study import Study
 
 
@@ -50,6 +51,14 @@ def test_an_optimizer_without_a_complete_trial_takes_the_others_time_by_its_pass
     assert by_name(study)["search"].left == pytest.approx(3 * 2 * seconds / os.cpu_count())
 
 
+@pytest.mark.parametrize(("trials", "stage"), [(5, "search"), (3, "flatness")])
+def test_what_goes_on_is_what_is_not_done(study, trials, stage):
+    """With the budget spent, who drives the study can only be measuring it."""
+    with driving(study.home, study.name):
+        asked = replace(study, settings=replace(study.settings, trials=trials))
+        assert [found.name for found in status(asked) if found.going] == [stage]
+
+
 def test_without_a_complete_trial_nobody_knows(study, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [])
     stage = by_name(study)["search"]
@@ -66,3 +75,9 @@ def test_the_stages_follow_what_is_done(study, searched):
                             "report"]
     assert [(stage.done, stage.parts) for stage in stages.values()] == [(6, 6), (2, 2), (2, 2), (1, 1), (1, 1), (0, 0),
                                                                         (1, 1)]
+    assert not any(stage.going for stage in stages.values())
+    child = open_study("one.refit", searched)
+    with driving(child.home, child.name):
+        assert [found.name for found in status(study) if found.going] == ["flatness"]
+        next(child.home.study(child.name).glob("test/*.json")).unlink()
+        assert [found.name for found in status(study) if found.going] == ["one.refit, test"]
