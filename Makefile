@@ -20,9 +20,10 @@ dev: $(VENV)/dev
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
 
-# Also the slow tests, and those of the real data sets in the folder that TUNE_SAM_DATA names.
+# Also the slow tests, and those of the real data sets in the folder that TUNE_SAM_DATA names. In one go with the quick
+# ones, which share their searches.
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -m "slow or data"
+	$(BIN)/python -m pytest -m "" --durations=30
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
