@@ -100,7 +100,10 @@ class Refit:
         import pandas
 
         digits = _digits([trial.config for study in self.studies for trial in study.records() if trial.config])
-        return pandas.DataFrame([row for study in self.studies for row in self._rows(study, digits)])
+        table = pandas.DataFrame([row for study in self.studies for row in self._rows(study, digits)])
+        if self.choice.each_batch_size:  # those that are compared stand together
+            return table.sort_values(["epochs", "batch_size"], kind="stable", ignore_index=True)
+        return table
 
     def summary(self) -> dict[str, dict[str, Mean]]:
         """Mean and interval over the seeds of each column of :meth:`table` that is a number, by `row`."""

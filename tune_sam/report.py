@@ -481,7 +481,9 @@ def _batch_sizes(refit: Refit | None, measured: _Measured | None, study: Study, 
         rows = []
         sentences.append("The learning rate and ρ of each cell are those that validation chose among the search's "
                          "trials; means over the seeds with 95 % intervals.")
-        for (size, optimizer), part in measured.table().groupby(["batch_size", "optimizer"]):
+        table = measured.table()
+        table["optimizer"] = table["optimizer"].astype("category").cat.set_categories(study.settings.optimizers)
+        for (size, optimizer), part in table.groupby(["batch_size", "optimizer"], observed=True):
             lr, rho = part["lr"].iloc[0], part["rho"].iloc[0]
             cells = (_mean_cell(part[part[f"{name}_resolved"]][name], decimals)
                      for name, decimals in (("lambda_max", 1), ("worst_case", 3)))

@@ -262,11 +262,14 @@ def test_seeds_that_not_all_rows_have_are_left_out(full, study, monkeypatch):
 @pytest.mark.slow
 def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
     """Of a plain grid of two learning rates at each of two batch sizes."""
-    search("gcn", name="sizes", home=searched, dataset="digits", optimizers=["base", "sam"], sampler="grid", rho="0.05",
+    search("gcn", name="sizes", home=searched, dataset="digits", optimizers=["sam", "base"], sampler="grid", rho="0.05",
            lr="0.003,0.01", batch_size="64,128", epochs=2, scheduler="none")
     analyze("sizes", home=searched, sample=64, grid=3)
     found = refit("sizes", home=searched, seeds=2, each_batch_size=True)
     assert len(found.table()) == 2 * (2 * 2) + 2
+    rows = found.table().drop_duplicates("row")
+    assert list(zip(rows["epochs"], rows["batch_size"], rows["optimizer"], strict=True))[:4] == [
+        (2, 64, "sam"), (2, 64, "base"), (2, 128, "sam"), (2, 128, "base")]
     for reference in found.references:
         (size,) = set(found.table().query("row == @reference")["batch_size"])
         compared = found.table()[found.table()["row"].isin(found.differences(reference))]
@@ -277,7 +280,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
     page = report("sizes", home=searched).page
     assert (page.parent / "figures" / "batch-size.png").exists()
     rows = {tuple(row[:2]): row for row in Page(page.read_text()).rows if row[0] in ("64", "128")}
-    assert set(rows) == {("64", "base"), ("64", "sam"), ("128", "base"), ("128", "sam")}
+    assert list(rows) == [("64", "sam"), ("64", "base"), ("128", "sam"), ("128", "base")]
     cell = measured.query("batch_size == 64 and optimizer == 'sam' and lambda_max_resolved")["lambda_max"]
     assert rows["64", "sam"][4].startswith(f"{cell.mean():.1f}")
     assert rows["64", "sam"][2] == "0.05"
