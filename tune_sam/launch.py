@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tune_sam import tracking
 from tune_sam.cluster import check_offer, concurrency, connected
 from tune_sam.progress import Progress
-from tune_sam.results import absolute, chosen_storage, folder_of, tried
+from tune_sam.results import absolute, chosen_storage, folder_of, tried, without_login
 from tune_sam.settings import ENVIRONMENT, Home, Place, Refused, SearchOptions, masked
 from tune_sam.space import Range
 from tune_sam.storage import driving, open_storage
@@ -273,10 +273,12 @@ def _where_it_is(study: Study, chosen: SearchOptions) -> Study:
     storage = absolute(chosen.storage) if chosen.storage else study.storage
     uri = chosen.tracking_uri or study.tracking_uri
     for name, before, wanted in (("storage", study.storage, storage), ("tracking_uri", study.tracking_uri, uri)):
-        if masked(wanted).rstrip("/") != masked(before).rstrip("/"):
+        if without_login(wanted) != without_login(before):
             option = name.replace("_", "-")
             raise Refused(f"study {study.name} exists with --{option} {masked(before)}, not {masked(wanted)}; give "
                           f"another --name, or this one without --{option} and ${ENVIRONMENT[name]}.")
+    if uri != study.tracking_uri:
+        tracking.check(uri)
     return replace(study, storage=storage, tracking_uri=uri)
 
 

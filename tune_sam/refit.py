@@ -374,7 +374,8 @@ def _child(study: Study, what: str, epochs: int, chosen: dict[str, list[Configur
         before = known[name].settings
         if (_configurations(before), before.epochs) == (_configurations(settings), epochs):
             all_seeds = sorted({*_seeds_in(before), *seeds})
-            return replace(known[name], settings=_settings(study, epochs, chosen, all_seeds, choice))
+            return replace(known[name], settings=_settings(study, epochs, chosen, all_seeds, choice),
+                           tracking_uri=study.tracking_uri, storage=study.storage)  # whose logins may be new
         number += 1
 
 

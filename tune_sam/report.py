@@ -164,6 +164,18 @@ class _Measured:
         return file
 
     @property
+    def figures(self) -> list[str]:
+        """The names of those that it drew.
+
+        Raises:
+            Refused: an earlier version of this package measured it, which did not say.
+        """
+        if "figures" not in self.about:
+            raise Refused(f"{self.folder} is of an earlier version of tune_sam, whose pictures the page cannot tell; "
+                          f"{self.command} draws them anew from what was measured.")
+        return list(self.about["figures"])
+
+    @property
     def command(self) -> str:
         """What measured it, without what are defaults."""
         about = self.about
@@ -266,8 +278,8 @@ def _answer(study: Study, refit: Refit | None) -> Section:
         sentences += [f"{row} against {reference}: {difference_in_words(difference)}"
                       for row, difference in refit.differences(reference).items()]
     if (readings := sum(bool(test_results(other)) for other in refits_of(study, REFIT))) > 1:
-        sentences.append(f"{readings} refits of this study have been tested, and this one was asked for last; if it "
-                         "was chosen by what the others gave, then the test part has chosen.")
+        sentences.append(f"{readings} refits of this study have been tested, of which this page shows one; if it was "
+                         "chosen by what they gave, then the test part has chosen.")
     return Section("Does it help?", tuple(sentences))
 
 
@@ -643,7 +655,7 @@ def _newest(study: Study, *, every: bool) -> _Measured | None:
 def _take(measured: _Measured, names: Sequence[str], into: Path) -> None:
     """Copy the figures that an analysis drew, with their data."""
     for name in names:
-        if name in measured.about["figures"]:
+        if name in measured.figures:
             for file in (f"{name}.png", f"{name}.csv"):
                 shutil.copyfile(measured.file(file), into / file)
 

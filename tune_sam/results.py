@@ -88,6 +88,15 @@ def inside(storage: str, path: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
 
 
+def without_login(place: str) -> str:
+    """What a URI names, without user, password and the secrets among its options; a folder as it is."""
+    if "://" not in place:
+        return place
+    parts = urlsplit(place)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"),
+                                     query=masked(f"?{parts.query}")))
+
+
 def place_of(checkpoint: "Checkpoint", storage: str) -> str:
     """A checkpoint's folder, or its URI with the options of the storage's, as `ray.tune.Checkpoint` opens it again."""
     if isinstance(checkpoint.filesystem, LocalFileSystem):

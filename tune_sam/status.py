@@ -20,7 +20,8 @@ class Stage:
         done, parts: how much of it there is, and how much there will be; `parts` is 0 where it has not begun.
         unit: what is counted.
         left: seconds until it is done, if trainings go on as those before; None where that cannot be said.
-        going: whether a process is at it now.
+        going: whether a process is at it now. One that holds a study whose trainings and tests have ended is taken to
+            measure it; it may also be delivering to MLflow, which takes up to a minute.
     """
 
     name: str
@@ -39,22 +40,22 @@ def status(study: Study) -> tuple[Stage, ...]:
     machine has room for.
     """
     own, children = study.home.study(study.name), refits_of(study)
-    searched = study.records() or not any((child.settings.choice or {}).get("planned") for child in children)
+    searched = bool(study.records()) or not any((child.settings.choice or {}).get("planned") for child in children)
     stages = [_trainings("search", study)] if searched else []
-    measuring = searched and _is_past(study, stages[0])
+    past = searched and _is_past(study, stages[0])
     for child in children:
         trainings = _trainings(child.name, child)
-        tested, past = len(test_results(child)), _is_past(child, trainings)
+        tested, trained = len(test_results(child)), _is_past(child, trainings)
         stages += [trainings, Stage(f"{child.name}, test", tested, trainings.parts, "trainings",
-                                    going=past and tested < trainings.parts)]
-        measuring = measuring or past and tested == trainings.parts
+                                    going=trained and tested < trainings.parts)]
+        past = past or trained and tested == trainings.parts
     if not children:
         stages.append(Stage("refit", 0, 0, "trainings"))
     analyses = [file for owner in (study, *children)
                 for file in owner.home.study(owner.name).glob("flatness/*/analysis.json")
                 if file.parent.suffix != ".unfinished"]
     page = own / "report" / "index.html"
-    return (*stages, Stage("flatness", len(analyses), len(analyses), "analyses", going=bool(measuring)),
+    return (*stages, Stage("flatness", len(analyses), len(analyses), "analyses", going=past),
             Stage("report", int(page.exists()), int(page.exists()), "page"))
 
 

@@ -192,14 +192,27 @@ def test_a_study_is_found_again(study):
         open_study("other", study.home.path)
 
 
-def test_a_login_that_has_changed_is_taken(study):
+def test_a_login_that_has_changed_is_taken(study, monkeypatch):
+    tried = []
+    monkeypatch.setattr("tune_sam.tracking.check", tried.append)
     before = replace(study, tracking_uri="http://me:old@host:5000", storage="s3://bucket?access_key=old&region=a")
-    chosen = SearchOptions(workload=ODD, tracking_uri="http://me:new@host:5000/",
-                           storage="s3://bucket?access_key=new&region=a")
-    after = _where_it_is(before, chosen)
-    assert after == replace(before, tracking_uri=chosen.tracking_uri, storage=chosen.storage)
-    with pytest.raises(Refused, match=r"--storage s3://bucket\?access_key=\*\*\*&region=a, not s3://bucket"):
-        _where_it_is(before, chosen.model_copy(update={"storage": "s3://bucket?access_key=old&region=b"}))
+    for uri in ("http://me:new@host:5000/", "http://host:5000"):
+        chosen = SearchOptions(workload=ODD, tracking_uri=uri, storage="s3://bucket?access_key=new&region=a")
+        after = _where_it_is(before, chosen)
+        assert after == replace(before, tracking_uri=uri, storage=chosen.storage)
+        assert tried.pop() == uri
+    assert _where_it_is(before, SearchOptions(workload=ODD)) == before
+    assert not tried
+
+
+@pytest.mark.parametrize(("before", "wanted"), [
+    ("s3://bucket?access_key=old&region=a", "s3://bucket?access_key=old&region=b"),
+    ("s3://one/me@x/runs", "s3://two/me@x/runs"),
+    ("/one", "/two"),
+])
+def test_results_do_not_move(study, before, wanted):
+    with pytest.raises(Refused, match="study odd exists with --storage .*, not "):
+        _where_it_is(replace(study, storage=before), SearchOptions(workload=ODD, storage=wanted))
 
 
 def test_a_name_is_gone_on_with_only_as_what_it_is(study):

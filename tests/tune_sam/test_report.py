@@ -318,7 +318,7 @@ def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):
     again = refit("one", home=searched, seeds=2)
     assert tested_refit(study).table().equals(again.table())
     said = "\n".join(_answer(study, again).sentences)
-    assert "2 refits of this study have been tested, and this one was asked for last" in said
+    assert "2 refits of this study have been tested, of which this page shows one" in said
 
 
 def test_the_edge_of_a_plain_grid_is_its_last_value(study):
