@@ -1,14 +1,17 @@
-"""deploy/mlflow-server, started on loopback: who gets in, and by which name."""
+"""deploy/mlflow-server, started on loopback: who gets in, by which name, and where it keeps what it is given."""
 
 import os
 import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from types import MappingProxyType
 
+import psycopg
 import pytest
 import requests
-from services import Program, answers, free_port
+from mlflow import MlflowClient
+from services import Program, answers, free_port, postgres, s3
 
 FILE = Path(__file__).parents[2] / "deploy" / "mlflow-server"
 PASSWORD = "longer than 12%"
@@ -26,12 +29,15 @@ def environment(folder, port):
     }  # fmt: skip
 
 
-def check(text, folder):
-    """Raise unless the script starts a server that wants a login, knows its names and keeps its files to itself."""
+def check(text, folder, services=MappingProxyType({}), use=lambda url: None):
+    """Raise unless the script starts a server that wants a login, knows its names and keeps its files to itself.
+
+    `services` are other places than files for what it keeps; `use` is called with its address.
+    """
     script = folder / "mlflow-server"
     script.write_text(text)
     port = free_port()
-    server = Program("server", ["bash", script], folder, environment(folder, port))
+    server = Program("server", ["bash", script], folder, environment(folder, port) | services)
     server.start(lambda: answers(f"http://127.0.0.1:{port}/health"), limit=120)
     try:
         for login, host, status in ((None, None, 401), (PASSWORD, None, 200), ("another password", None, 401),
@@ -43,13 +49,33 @@ def check(text, folder):
         if readable := [path.name for path in folder.glob("**/*") if path.suffix in (".db", ".ini")
                         and path.stat().st_mode & 0o077]:
             raise ValueError(f"others can read {readable}")
+        use(f"http://127.0.0.1:{port}")
     finally:
         server.stop()
 
 
 @pytest.mark.slow
-def test_it_wants_a_login_and_one_of_its_names(tmp_path):
-    check(FILE.read_text(), tmp_path)
+def test_it_wants_a_login_and_keeps_runs_in_postgres_and_artifacts_in_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+
+    def log(url):
+        client = MlflowClient(url)
+        run = client.create_run(client.create_experiment("ours")).info.run_id
+        client.log_text(run, "flat", "said.txt")
+        assert [file.path for file in client.list_artifacts(run)] == ["said.txt"]
+
+    with postgres(tmp_path) as database, s3(tmp_path) as objects:
+        objects.create("artifacts")
+        records = database.create("mlflow")
+        check(FILE.read_text(), tmp_path, objects.environment | {
+            "MLFLOW_BACKEND_STORE_URI": records, "MLFLOW_ARTIFACTS_DESTINATION": "s3://artifacts/runs"}, log)
+        with psycopg.connect(records) as connection:
+            assert connection.execute("SELECT name FROM experiments WHERE name = 'ours'").fetchone()
+            assert connection.execute("SELECT username FROM users").fetchall() == [("admin",)]
+        kept = objects.client().list_objects_v2(Bucket="artifacts", Prefix="runs/")["Contents"]
+        assert [one["Key"].rpartition("/")[2] for one in kept] == ["said.txt"]
+        assert not list(tmp_path.glob("**/*.db"))
 
 
 @pytest.mark.slow

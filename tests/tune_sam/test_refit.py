@@ -175,8 +175,8 @@ def test_the_best_alone_leave_out_an_optimizer_without_a_complete_trial(searched
 
 @pytest.mark.usefixtures("without_sam")
 def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched, monkeypatch, caplog):
-    trained, study = [], open_study("one", searched)
-    monkeypatch.setattr("tune_sam.refit.create", lambda name, settings, *_: replace(study, name=name, settings=settings))
+    trained, one = [], open_study("one", searched)
+    monkeypatch.setattr("tune_sam.refit.create", lambda name, settings, *_: replace(one, name=name, settings=settings))
     monkeypatch.setattr("tune_sam.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
     monkeypatch.setattr("tune_sam.refit._test_all", lambda *_: {})
     monkeypatch.setattr("tune_sam.refit._publish", lambda _: "")
