@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,15 @@ def numbers_below_the_smallest_normal_one():
     """A training in the test's own process takes them for zero from then on; the next test must not."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def the_log_as_it_was():
+    """A command line in the test's own process prints the log from then on; what the next test prints is its own."""
+    log = logging.getLogger("tune_sam")
+    before = log.handlers
+    yield
+    log.handlers = before
 
 
 @pytest.fixture(scope="session")

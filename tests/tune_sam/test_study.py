@@ -213,5 +213,5 @@ def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_
     study = open_study("one", searched)
     before = replace(study, settings=replace(study.settings, data=str(study.home.data)))
     _refuse_other(before, replace(study.settings, data=None))
-    with pytest.raises(Refused, match=r"another data \(.*/data, not /other\)"):
+    with pytest.raises(Refused, match=r"study one exists with data .*/data, not /other;"):
         _refuse_other(before, replace(study.settings, data="/other"))
