@@ -485,7 +485,7 @@ def _batch_sizes(refit: Refit | None, measured: _Measured | None, study: Study, 
     pictures = _pictures(folder, BATCH_SIZE)
     if not pictures or measured is None:
         return []
-    from pandas import isnull
+    from pandas import Categorical, isnull
 
     tables: tuple[Table, ...] = ()
     sentences = [_rests_on(measured, study)]
@@ -494,7 +494,7 @@ def _batch_sizes(refit: Refit | None, measured: _Measured | None, study: Study, 
         sentences.append("The learning rate and ρ of each cell are those that validation chose among the search's "
                          "trials; means over the seeds with 95 % intervals.")
         table = measured.table()
-        table["optimizer"] = table["optimizer"].astype("category").cat.set_categories(study.settings.optimizers)
+        table["optimizer"] = Categorical(table["optimizer"], study.settings.optimizers)
         for (size, optimizer), part in table.groupby(["batch_size", "optimizer"], observed=True):
             lr, rho = part["lr"].iloc[0], part["rho"].iloc[0]
             cells = (_mean_cell(part[part[f"{name}_resolved"]][name], decimals)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
-from types import MappingProxyType
 
 import psycopg
 import pytest
@@ -29,7 +28,7 @@ def environment(folder, port):
     }  # fmt: skip
 
 
-def check(text, folder, services=MappingProxyType({}), use=lambda url: None):
+def check(text, folder, services=None, use=lambda url: None):
     """Raise unless the script starts a server that wants a login, knows its names and keeps its files to itself.
 
     `services` are other places than files for what it keeps; `use` is called with its address.
@@ -37,7 +36,7 @@ def check(text, folder, services=MappingProxyType({}), use=lambda url: None):
     script = folder / "mlflow-server"
     script.write_text(text)
     port = free_port()
-    server = Program("server", ["bash", script], folder, environment(folder, port) | services)
+    server = Program("server", ["bash", script], folder, environment(folder, port) | (services or {}))
     server.start(lambda: answers(f"http://127.0.0.1:{port}/health"), limit=120)
     try:
         for login, host, status in ((None, None, 401), (PASSWORD, None, 200), ("another password", None, 401),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tune_sam
-from tune_sam.refit import FIRST_SEED, Choice, _digits, _name, best_alone, refit, refit_grid, tested_refit
+from tune_sam.refit import FIRST_SEED, Choice, _child, _digits, _name, best_alone, refit, refit_grid, tested_refit
 from tune_sam.report import as_yaml, report
 from tune_sam.settings import Home, NothingComplete, Refused
 from tune_sam.space import Configuration
@@ -194,6 +194,13 @@ def test_a_refit_is_what_analyze_measures(searched, found):
     pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
     assert (analysis.folder / "surfaces.png").exists()
     assert {trial.study for trial in tune_sam.analyze("one", home=searched, sample=50, every=True).trials} == {"one"}
+
+
+def test_a_new_login_of_the_search_is_its_refits_too(searched, found):
+    study = replace(open_study("one", searched), tracking_uri="http://me:new@host:5000", storage="s3://bucket?key=new")
+    settings = found.studies[0].settings
+    child = _child(study, "refit", settings.epochs, found.choice.of_all(study), found.seeds, found.choice)
+    assert (child.name, child.tracking_uri, child.storage) == ("one.refit", study.tracking_uri, study.storage)
 
 
 def test_tests_are_kept_as_files(searched, found):

@@ -1,4 +1,5 @@
 import base64
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -223,6 +224,18 @@ def test_a_figure_that_is_gone_is_named(full, searched):
             for file, content in zip(files, kept, strict=True):
                 file.write_bytes(content)
     assert full.read_bytes() == before
+
+
+def test_an_analysis_that_does_not_say_what_it_drew_is_told(full, searched):
+    """As one that an earlier version made."""
+    file = next((searched / "studies" / "one").glob("flatness/all-*/analysis.json"))
+    kept = file.read_text()
+    file.write_text(json.dumps({name: part for name, part in json.loads(kept).items() if name != "figures"}))
+    try:
+        with pytest.raises(Refused, match="of an earlier version.*; tune-sam analyze one --sample 64 --all draws"):
+            report("one", home=searched)
+    finally:
+        file.write_text(kept)
 
 
 def test_a_study_whose_files_are_gone_is_told(full, searched):
