@@ -4,7 +4,7 @@
 
     print(spectrum(model, loss_fn, batches))
 
-One Lanczos process with full re-orthogonalisation gives all of it from the same products (`analysis.lanczos`):
+One Lanczos process with full re-orthogonalisation gives all of it from the same products (`tune_sam.analysis.lanczos`):
 
 - **Ends.** The outermost Ritz values θ of the process, each judged by its own residual: an eigenvalue lies within it. A
   few steps give λ_max to machine precision, while λ_min still has the wrong sign.
@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from analysis.evaluation import Batches, LossFn
-from analysis.hessian import GRAPH_BYTES, Hessian
-from analysis.lanczos import Lanczos, Ritz
-from analysis.memory import available, in_words, shortage_told
+from tune_sam.analysis.evaluation import Batches, LossFn
+from tune_sam.analysis.hessian import GRAPH_BYTES, Hessian
+from tune_sam.analysis.lanczos import Lanczos, Ritz
+from tune_sam.analysis.memory import available, in_words, shortage_told
 
 __all__ = [
     "BASIS_BYTES",
@@ -181,10 +181,13 @@ class Spectrum:
     def __str__(self) -> str:
         spread = self.batch_lambda_max
         lines = {
-            "λ_max": self.lambda_max, "λ_min": self.lambda_min, "|λ_max/λ_min|": self.ratio,
-            "λ_max/λ_5": self.lambda_max_over_lambda_5, "trace": self.trace,
+            "λ_max": self.lambda_max,
+            "λ_min": self.lambda_min,
+            "|λ_max/λ_min|": self.ratio,
+            "λ_max/λ_5": self.lambda_max_over_lambda_5,
+            "trace": self.trace,
             "λ_max of a batch": f"{spread.min:.5g} to {spread.max:.5g}, standard deviation {spread.std:.2g}, "
-                                f"{len(spread.values)} batches",
+            f"{len(spread.values)} batches",
             "sample": f"{self.samples} samples, {self.size} parameters, {self.products} products",
         }
         if self.unused:
@@ -215,14 +218,23 @@ class Eigenpairs:
     products: int
 
 
-def spectrum(model: nn.Module, loss_fn: LossFn, batches: Batches, *, steps: int = 100, probes: int = 3,
-             tol: float = 1e-3, seed: int = 0, max_vectors: int | None = None,
-             graph_bytes: int = GRAPH_BYTES) -> Spectrum:
+def spectrum(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Batches,
+    *,
+    steps: int = 100,
+    probes: int = 3,
+    tol: float = 1e-3,
+    seed: int = 0,
+    max_vectors: int | None = None,
+    graph_bytes: int = GRAPH_BYTES,
+) -> Spectrum:
     """Both ends, ratio, trace and density of the Hessian of the mean loss over all batches.
 
-    The model is evaluated in eval mode and left as it was found; see :class:`analysis.hessian.Hessian`, also for the
-    way batches are weighted. Memory beside the model's own is `max_vectors` vectors, `graph_bytes`, the graph of one
-    batch and at most eight vectors of float64: 7.2 GiB and one graph for 19.6 million float32 parameters.
+    The model is evaluated in eval mode and left as it was found; see :class:`tune_sam.analysis.hessian.Hessian`, also
+    for the way batches are weighted. Memory beside the model's own is `max_vectors` vectors, `graph_bytes`, the graph
+    of one batch and at most eight vectors of float64: 7.2 GiB and one graph for 19.6 million float32 parameters.
 
     Args:
         model: called as `model(inputs)`.
@@ -268,17 +280,35 @@ def spectrum(model: nn.Module, loss_fn: LossFn, batches: Batches, *, steps: int 
         ends = _Ends.of([run.ritz for run in runs], tol, hessian.size)
         spread = _spread(hessian, basis, top, ends.largest, tol)
         return Spectrum(
-            ends.largest, ends.smallest, ends.fifth,
+            ends.largest,
+            ends.smallest,
+            ends.fifth,
             ratio=_quotient(ends.largest, ends.smallest, absolute=True),
             lambda_max_over_lambda_5=_quotient(ends.largest, ends.fifth),
-            trace=_trace(traces), density=_density(runs, ends), batch_lambda_max=spread,
-            products=hessian.products, steps=tuple(run.steps for run in runs), samples=hessian.samples,
-            size=hessian.size, loss=hessian.loss, unused=hessian.unused,
+            trace=_trace(traces),
+            density=_density(runs, ends),
+            batch_lambda_max=spread,
+            products=hessian.products,
+            steps=tuple(run.steps for run in runs),
+            samples=hessian.samples,
+            size=hessian.size,
+            loss=hessian.loss,
+            unused=hessian.unused,
         )
 
 
-def top_eigenvalues(model: nn.Module, loss_fn: LossFn, batches: Batches, k: int, *, steps: int = 100, tol: float = 1e-3,
-                    seed: int = 0, max_vectors: int | None = None, graph_bytes: int = GRAPH_BYTES) -> Eigenpairs:
+def top_eigenvalues(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Batches,
+    k: int,
+    *,
+    steps: int = 100,
+    tol: float = 1e-3,
+    seed: int = 0,
+    max_vectors: int | None = None,
+    graph_bytes: int = GRAPH_BYTES,
+) -> Eigenpairs:
     """The k largest eigenvalues (signed, so none is negative before all others are found) and their eigenvectors.
 
     Arguments, limits and errors are those of :func:`spectrum`; `max_vectors` is at least 2 k, too, and k vectors more
@@ -287,17 +317,27 @@ def top_eigenvalues(model: nn.Module, loss_fn: LossFn, batches: Batches, k: int,
     _check(steps=steps, k=k, tol=tol)
     with Hessian(model, loss_fn, batches, graph_bytes=graph_bytes) as hessian:
         if k > min(hessian.size, steps):
-            raise ValueError(f"k must be at most the number of parameters, {hessian.size}, and of steps, {steps}; "
-                             f"got {k}")
+            raise ValueError(
+                f"k must be at most the number of parameters, {hessian.size}, and of steps, {steps}; got {k}"
+            )
         lanczos = Lanczos(hessian.product, _basis(hessian, steps, max_vectors, fewest=max(FEWEST_VECTORS, 2 * k)), seed)
         lanczos.start(_rademacher(hessian, torch.Generator().manual_seed(seed)))
-        ritz = _extend(lanczos, steps,
-                       lambda ritz: _counts_from_above(ritz, hessian.size, k) and all(_resolved(ritz, tol)[-k:]),
-                       keep=lambda size: range(size - k - (size - k) // 2, size))
+        ritz = _extend(
+            lanczos,
+            steps,
+            lambda ritz: _counts_from_above(ritz, hessian.size, k) and all(_resolved(ritz, tol)[-k:]),
+            keep=lambda size: range(size - k - (size - k) // 2, size),
+        )
         top = list(range(len(ritz.values) - 1, len(ritz.values) - 1 - k, -1))
-        return Eigenpairs(ritz.values[top], lanczos.vectors(ritz.coordinates[:, top]), ritz.residuals[top],
-                          tuple(_resolved(ritz, tol)[i] for i in top), hessian.names, hessian.unused,
-                          hessian.products)
+        return Eigenpairs(
+            ritz.values[top],
+            lanczos.vectors(ritz.coordinates[:, top]),
+            ritz.residuals[top],
+            tuple(_resolved(ritz, tol)[i] for i in top),
+            hessian.names,
+            hessian.unused,
+            hessian.products,
+        )
 
 
 # --- probes ---
@@ -314,8 +354,8 @@ class _Probe:
 
 
 def _run(lanczos: Lanczos, steps: int, tol: float, fifth: bool = False) -> _Probe:
-    """Until both ends, and λ_5 if asked for, are resolved, an invariant subspace is complete or the steps are used up.
-    """
+    """Step until both ends, and λ_5 if asked for, are resolved, a subspace is invariant or the steps are used up."""
+
     def done(ritz: Ritz) -> bool:
         resolved = _resolved(ritz, tol)
         further = not fifth or _counts_from_above(ritz, lanczos.dimension) and resolved[-5]
@@ -339,8 +379,9 @@ def _both_ends(size: int) -> list[int]:
     return [*range(max(1, size // 4)), *range(size - max(5, size // 4), size)]
 
 
-def _extend(lanczos: Lanczos, steps: int, done: Callable[[Ritz], bool],
-            keep: Callable[[int], Sequence[int]] = _both_ends) -> Ritz:
+def _extend(
+    lanczos: Lanczos, steps: int, done: Callable[[Ritz], bool], keep: Callable[[int], Sequence[int]] = _both_ends
+) -> Ritz:
     """Steps until `done` or `steps` are used up, with restarts where the basis is full."""
     ritz = lanczos.ritz() if lanczos.size else None
     while lanczos.steps < steps and not (ritz and done(ritz)):
@@ -375,15 +416,22 @@ def _basis(hessian: Hessian, steps: int, max_vectors: int | None, fewest: int = 
     wanted = min(steps, hessian.size) + 1
     limit = BASIS_BYTES // vector if max_vectors is None else max_vectors
     if limit < min(wanted, fewest):
-        said = (f"the default limit of {in_words(BASIS_BYTES)} holds {limit} of them" if max_vectors is None
-                else f"max_vectors is {max_vectors}")
-        raise ValueError(f"{min(wanted, fewest)} Lanczos vectors of {in_words(vector)} are needed, but {said}; "
-                         "give a larger max_vectors")
+        said = (
+            f"the default limit of {in_words(BASIS_BYTES)} holds {limit} of them"
+            if max_vectors is None
+            else f"max_vectors is {max_vectors}"
+        )
+        raise ValueError(
+            f"{min(wanted, fewest)} Lanczos vectors of {in_words(vector)} are needed, but {said}; "
+            "give a larger max_vectors"
+        )
     rows = min(wanted, limit)
     left = available(hessian.device)
     if left is not None and rows * vector > left:
-        raise ValueError(f"{rows} Lanczos vectors of {in_words(vector)} do not fit into the {in_words(left)} that "
-                         f"{hessian.device} has left; give max_vectors, {fewest} or more, or a smaller graph_bytes")
+        raise ValueError(
+            f"{rows} Lanczos vectors of {in_words(vector)} do not fit into the {in_words(left)} that "
+            f"{hessian.device} has left; give max_vectors, {fewest} or more, or a smaller graph_bytes"
+        )
     with shortage_told(f"{rows} Lanczos vectors of {in_words(vector)} do not fit; give a smaller max_vectors"):
         return torch.empty(rows, hessian.size, dtype=hessian.dtype, device=hessian.device)
 
@@ -410,8 +458,9 @@ def _extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:
     residual allows, the best pair belongs to an eigenvalue further in, and the other probe is right.
     """
     found = [ritz for ritz in probes if len(ritz.values) >= (-index if index < 0 else index + 1)]
-    estimates = [Estimate(float(ritz.values[index]), float(ritz.residuals[index]), _resolved(ritz, tol)[index])
-                 for ritz in found]
+    estimates = [
+        Estimate(float(ritz.values[index]), float(ritz.residuals[index]), _resolved(ritz, tol)[index]) for ritz in found
+    ]
     if not estimates:
         return Estimate(math.nan, math.nan, False)
     best = min(estimates, key=lambda estimate: estimate.error)
@@ -433,7 +482,7 @@ def _deflated_trace(before: Lanczos, signs: Tensor, image: Tensor) -> tuple[floa
     form, square = before.remainder_form(signs, image)
     ritz = before.ritz()
     rounding = ritz.rounding * len(ritz.values)
-    return float(ritz.values.sum()) + form, 2 * square + rounding ** 2
+    return float(ritz.values.sum()) + form, 2 * square + rounding**2
 
 
 def _trace(samples: Sequence[tuple[float, float]]) -> Estimate:
@@ -453,13 +502,18 @@ def _density(probes: Sequence[_Probe], ends: _Ends) -> Density:
     width = high - low if high - low > 1e-9 * abs(high) else abs(high) or 1.0
     sigma = SIGMA * width
     grid = torch.linspace(low - 6 * sigma, high + 6 * sigma, GRID, dtype=torch.float64)
-    each = torch.stack([
-        torch.exp(-0.5 * ((grid[:, None] - probe.nodes) / sigma).square()) @ probe.weights
-        for probe in probes
-    ]) / (sigma * math.sqrt(2 * math.pi))
+    each = torch.stack(
+        [torch.exp(-0.5 * ((grid[:, None] - probe.nodes) / sigma).square()) @ probe.weights for probe in probes]
+    ) / (sigma * math.sqrt(2 * math.pi))
     error = each.std(0) / math.sqrt(len(probes)) if len(probes) > 1 else torch.full_like(grid, math.nan)
-    return Density(grid, each.mean(0), error, sigma, tuple(probe.nodes for probe in probes),
-                   tuple(probe.weights for probe in probes))
+    return Density(
+        grid,
+        each.mean(0),
+        error,
+        sigma,
+        tuple(probe.nodes for probe in probes),
+        tuple(probe.weights for probe in probes),
+    )
 
 
 def _spread(hessian: Hessian, basis: Tensor, start: Tensor, whole: Estimate, tol: float) -> Spread:
@@ -469,8 +523,11 @@ def _spread(hessian: Hessian, basis: Tensor, start: Tensor, whole: Estimate, tol
     for product in hessian.batch_products() if hessian.batches > 1 else ():
         lanczos = Lanczos(product, basis)
         lanczos.start(start)
-        ritz = _extend(lanczos, min(BATCH_STEPS, lanczos.capacity),
-                       lambda ritz: _resolved(ritz, tol)[-1] or lanczos.beta == 0)  # noqa: B023 (called at once)
+        ritz = _extend(
+            lanczos,
+            min(BATCH_STEPS, lanczos.capacity),
+            lambda ritz: _resolved(ritz, tol)[-1] or lanczos.beta == 0,  # noqa: B023 (called at once)
+        )
         products += lanczos.steps
         values.append(_extreme([ritz], -1, tol))
     values = values or [whole]

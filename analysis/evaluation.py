@@ -22,8 +22,10 @@ def as_before(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; each module's mode and buffers are as before afterwards, also after an exception."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    buffers = [(dict(module._buffers), {name: None if b is None else b.clone() for name, b in module._buffers.items()})
-               for module in modules]
+    buffers = [
+        (dict(module._buffers), {name: None if b is None else b.clone() for name, b in module._buffers.items()})
+        for module in modules
+    ]
     model.eval()
     try:
         yield
@@ -111,8 +113,9 @@ def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches) -> tuple[floa
     return _mean(total, samples), samples
 
 
-def mean_gradient(model: nn.Module, loss_fn: LossFn, batches: Batches,
-                  params: Sequence[Tensor]) -> tuple[float, list[Tensor | None], int]:
+def mean_gradient(
+    model: nn.Module, loss_fn: LossFn, batches: Batches, params: Sequence[Tensor]
+) -> tuple[float, list[Tensor | None], int]:
     """The mean loss over all samples, its gradient and how many there are, like :func:`mean_loss`.
 
     `.grad` is not touched.

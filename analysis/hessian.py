@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from analysis.evaluation import Batches, LossFn, as_before, full_precision
-from analysis.memory import saved_tensors, shortage_told, storages
+from tune_sam.analysis.evaluation import Batches, LossFn, as_before, full_precision
+from tune_sam.analysis.memory import saved_tensors, shortage_told, storages
 
 __all__ = ["GRAPH_BYTES", "Hessian"]
 
@@ -48,12 +48,16 @@ class _BatchGradient:
         self.loss = float(loss.detach())
         self.parts = torch.autograd.grad(loss, params, create_graph=graph, allow_unused=True)
 
-    def add_product(self, pieces: Sequence[Tensor | None], params: Sequence[Tensor], totals: Sequence[Tensor],
-                    weight: float) -> None:
+    def add_product(
+        self, pieces: Sequence[Tensor | None], params: Sequence[Tensor], totals: Sequence[Tensor], weight: float
+    ) -> None:
         """Add weight · H_b v to `totals`; `pieces` is v for the parameters of `parts`, the others are for `params`."""
         # A part without a graph does not depend on the weights: its row of the Hessian is 0.
-        rows = [(part, piece) for part, piece in zip(self.parts, pieces, strict=True)
-                if part is not None and piece is not None and part.requires_grad]
+        rows = [
+            (part, piece)
+            for part, piece in zip(self.parts, pieces, strict=True)
+            if part is not None and piece is not None and part.requires_grad
+        ]
         if not rows:
             return
         parts, vector = zip(*rows, strict=True)
@@ -112,8 +116,10 @@ class Hessian:
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Batches, *, graph_bytes: int = GRAPH_BYTES) -> None:
         if isinstance(batches, Iterator):
-            raise ValueError(f"batches are walked again and again, but {type(batches).__name__} can be walked only "
-                             "once; give a list of them")
+            raise ValueError(
+                f"batches are walked again and again, but {type(batches).__name__} can be walked only "
+                "once; give a list of them"
+            )
         if graph_bytes < 0:
             raise ValueError(f"graph_bytes must be >= 0, got {graph_bytes}")
         self._model = model
@@ -159,6 +165,7 @@ class Hessian:
     def batch_products(self) -> Iterator[Product]:
         """For each batch alone, the product with its Hessian, as a function of v that lives until the next batch."""
         for batch in self._gradients():
+
             def product(v: Tensor, batch: _BatchGradient = batch) -> Tensor:
                 total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
                 with _advice():
@@ -255,8 +262,10 @@ class Hessian:
         self._candidates = self._params = []
 
 
-_CHANGED = ("batches are not the same on every walk; give them in a fixed order, for example a DataLoader with "
-            "shuffle=False and without random augmentation")
+_CHANGED = (
+    "batches are not the same on every walk; give them in a fixed order, for example a DataLoader with "
+    "shuffle=False and without random augmentation"
+)
 
 
 def _advice() -> Any:
@@ -288,6 +297,12 @@ def _check_finite(model: nn.Module) -> None:
 def _twice_differentiable(device: torch.device) -> Iterator[None]:
     """Gradients of gradients can be taken inside, in full precision; torch's random state is as before afterwards."""
     cuda = [device] if device.type == "cuda" else []
-    with (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False),
-          sdpa_kernel(SDPBackend.MATH), full_precision(), torch.random.fork_rng(cuda, device_type="cuda")):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        sdpa_kernel(SDPBackend.MATH),
+        full_precision(),
+        torch.random.fork_rng(cuda, device_type="cuda"),
+    ):
         yield

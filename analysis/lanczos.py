@@ -101,8 +101,10 @@ class Lanczos:
             w.add_(self._basis[i], alpha=-float(self._T[i, k]))
         alpha = float(torch.dot(q.double(), w))
         if not math.isfinite(alpha):
-            raise ValueError("a product with the Hessian is not finite: the loss has no second derivative here, or it "
-                             "overflows; try the model in float64")
+            raise ValueError(
+                "a product with the Hessian is not finite: the loss has no second derivative here, or it "
+                "overflows; try the model in float64"
+            )
         w.add_(q, alpha=-alpha)
         self._T[k, k] = alpha
         self.size = k + 1
@@ -125,7 +127,7 @@ class Lanczos:
 
     def _orthogonalise(self, w: Tensor) -> float:
         """Project w off Q in place, once more if it shrinks; its length."""
-        Q = self._basis[:self.size]
+        Q = self._basis[: self.size]
         length = float(w.norm())
         for _ in range(2):
             before = length
@@ -151,13 +153,13 @@ class Lanczos:
         return self.size == self.dimension
 
     def ritz(self) -> Ritz:
-        values, coordinates = torch.linalg.eigh(self._T[:self.size, :self.size])
+        values, coordinates = torch.linalg.eigh(self._T[: self.size, : self.size])
         rounding = torch.finfo(self._basis.dtype).eps * float(values.abs().max())
         return Ritz(values, self.beta * coordinates[-1].abs() + rounding, coordinates, rounding)
 
     def vectors(self, coordinates: Tensor) -> Tensor:
         """Q's combinations Qᵀs for columns s [k, j], as rows [j, n]."""
-        return coordinates.T.to(self._basis) @ self._basis[:self.size]
+        return coordinates.T.to(self._basis) @ self._basis[: self.size]
 
     def restart(self, keep: Sequence[int]) -> None:
         """Go on from the Ritz vectors with the indices `keep` and the next vector; the basis must not be exhausted."""
@@ -165,7 +167,7 @@ class Lanczos:
         coordinates = ritz.coordinates[:, list(keep)]
         combine = coordinates.T.to(self._basis)
         for columns in self._basis.split(_COLUMNS, dim=1):
-            columns[:kept] = combine @ columns[:self.size]
+            columns[:kept] = combine @ columns[: self.size]
         self._basis[kept] = self._basis[self.size]
         self._T.zero_()
         self._T[range(kept), range(kept)] = ritz.values[list(keep)]
@@ -181,7 +183,7 @@ class Lanczos:
             g: any vector [n], float64.
             image: H g [n], float64; overwritten.
         """
-        Q = self._basis[:self.size]
+        Q = self._basis[: self.size]
         if self.beta:
             last = float(torch.dot(Q[-1].double(), g))
             image.add_(self._basis[self.size], alpha=-self.beta * last)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from analysis.evaluation import Batches, LossFn, mean_loss, move, named_tensors, undisturbed
+from tune_sam.analysis.evaluation import Batches, LossFn, mean_loss, move, named_tensors, undisturbed
 
 Progress = Callable[[int, int], None]
 """Called with the points done and the points in all."""
@@ -90,8 +90,10 @@ def line_between(start: nn.Module, end: nn.Module) -> Direction:
     Raises:
         ValueError: the two do not have the same parameters and buffers.
     """
-    first, second = ({name: tensor.detach().cpu() for name, tensor in named_tensors(model).items()
-                      if tensor.is_floating_point()} for model in (start, end))
+    first, second = (
+        {name: tensor.detach().cpu() for name, tensor in named_tensors(model).items() if tensor.is_floating_point()}
+        for model in (start, end)
+    )
     if odd := first.keys() ^ second.keys():
         raise ValueError(f"only one of the two models has {', '.join(sorted(odd))}: take two of one architecture")
     _check_shapes(second, first, "end")
@@ -117,8 +119,14 @@ def grid(dimensions: int, low: float = -1.0, high: float = 1.0, steps: int = 21)
     return np.stack([axis.ravel() for axis in axes], axis=1)
 
 
-def losses(model: nn.Module, loss_fn: LossFn, batches: Batches, directions: Sequence[Direction], points: ArrayLike,
-           progress: Progress | None = None) -> NDArray[np.float64]:
+def losses(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Batches,
+    directions: Sequence[Direction],
+    points: ArrayLike,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
     """The mean loss at w + Σ points[:, k] · directions[k], in eval mode; the model is as before, afterwards.
 
     A loss that overflows is inf or nan, as it comes.
@@ -178,8 +186,10 @@ def _coordinates(points: ArrayLike, dimensions: int) -> NDArray[np.float64]:
     if array.ndim == 1 and dimensions == 1:
         array = array[:, None]
     if dimensions == 0 or array.ndim != 2 or array.shape[1] != dimensions:
-        raise ValueError(f"points have shape {array.shape} and there are {dimensions} directions: pass [P, D] points "
-                         "with a coordinate for each of at least one direction")
+        raise ValueError(
+            f"points have shape {array.shape} and there are {dimensions} directions: pass [P, D] points "
+            "with a coordinate for each of at least one direction"
+        )
     return array
 
 
@@ -193,12 +203,15 @@ def _check_shapes(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], wha
     for name, tensor in tensors.items():
         if name not in like or like[name].shape != tensor.shape:
             has = f"shape {tuple(like[name].shape)}" if name in like else "no such tensor"
-            raise ValueError(f"{what} has {name} of shape {tuple(tensor.shape)} and the model has {has}: take models "
-                             "of one architecture")
+            raise ValueError(
+                f"{what} has {name} of shape {tuple(tensor.shape)} and the model has {has}: take models "
+                "of one architecture"
+            )
 
 
-def _at(start: Mapping[str, Tensor], directions: Sequence[Mapping[str, Tensor]],
-        point: Sequence[float]) -> dict[str, Tensor]:
+def _at(
+    start: Mapping[str, Tensor], directions: Sequence[Mapping[str, Tensor]], point: Sequence[float]
+) -> dict[str, Tensor]:
     """The tensors at w + Σ point[k] · directions[k]; those that no direction moves are not in it."""
     there: dict[str, Tensor] = {}
     for direction, coordinate in zip(directions, point, strict=True):

@@ -26,8 +26,11 @@ def saved_tensors(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
         for name in dir(node):
             if name.startswith("_saved_") or name == "saved_tensors":
                 saved = getattr(node, name)
-                yield from (part for part in (saved if isinstance(saved, tuple | list) else (saved,))
-                            if isinstance(part, Tensor))
+                yield from (
+                    part
+                    for part in (saved if isinstance(saved, tuple | list) else (saved,))
+                    if isinstance(part, Tensor)
+                )
         following = {parent for parent, _ in node.next_functions if parent is not None} - seen
         seen |= following
         nodes.extend(following)

@@ -36,7 +36,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from analysis.evaluation import Batches, LossFn, mean_gradient, mean_loss, move, named_tensors, undisturbed
+from tune_sam.analysis.evaluation import Batches, LossFn, mean_gradient, mean_loss, move, named_tensors, undisturbed
 
 Scale = Literal["one", "rms", "adaptive", "asam"]
 
@@ -115,8 +115,16 @@ class AverageCase(_Measured):
     left_out: tuple[str, ...]
 
 
-def worst_case(model: nn.Module, loss_fn: LossFn, batches: Batches, rho: float, *, steps: int = 20,
-               scale: Scale = "one", seed: int = 0) -> WorstCase:
+def worst_case(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Batches,
+    rho: float,
+    *,
+    steps: int = 20,
+    scale: Scale = "one",
+    seed: int = 0,
+) -> WorstCase:
     """The highest rise of the loss that gradient ascent finds in the ball ‖ε / T‖₂ <= ρ; a lower bound of the maximum.
 
     In u = ε / T, each step goes from the best point so far towards the ball's highest point for the linearised loss,
@@ -172,8 +180,16 @@ def worst_case(model: nn.Module, loss_fn: LossFn, batches: Batches, rho: float, 
     return WorstCase(value, error, rho, scale, loss, samples, len(rises) - 1, tuple(rises), left_out)
 
 
-def average_case(model: nn.Module, loss_fn: LossFn, batches: Batches, sigma: float, *, pairs: int = 50,
-                 scale: Scale = "one", seed: int = 0) -> AverageCase:
+def average_case(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Batches,
+    sigma: float,
+    *,
+    pairs: int = 50,
+    scale: Scale = "one",
+    seed: int = 0,
+) -> AverageCase:
     """The mean rise of the loss under Gaussian noise δ ~ N(0, σ² diag(T²)) on the weights.
 
     Each draw is used with both signs: the mean is the same, and the slope at w, which is no sharpness, falls out of its
@@ -214,8 +230,9 @@ def average_case(model: nn.Module, loss_fn: LossFn, batches: Batches, sigma: flo
     return AverageCase(float(spread.mean()), error, sigma, scale, loss, samples, 2 * pairs, left_out)
 
 
-def _at_w(model: nn.Module, loss_fn: LossFn,
-          batches: Batches) -> tuple[list[str], tuple[str, ...], float, list[Tensor], int]:
+def _at_w(
+    model: nn.Module, loss_fn: LossFn, batches: Batches
+) -> tuple[list[str], tuple[str, ...], float, list[Tensor], int]:
     """The parameters that the loss depends on and those left out; the loss at w, its gradient, and the samples."""
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not params:
@@ -240,8 +257,9 @@ def _scales(scale: Scale, names: list[str], weights: dict[str, Tensor]) -> list[
         case "adaptive":
             return [w.abs() for w in chosen]
         case "asam":
-            return [w.abs() + ETA if "weight" in name else w.new_ones(())
-                    for name, w in zip(names, chosen, strict=True)]
+            return [
+                w.abs() + ETA if "weight" in name else w.new_ones(()) for name, w in zip(names, chosen, strict=True)
+            ]
     raise ValueError(f"there is no scale {scale!r}: choose from {', '.join(get_args(Scale))}")
 
 

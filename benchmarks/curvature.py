@@ -31,9 +31,9 @@ import torch
 from pyhessian_peer import counted_products, eig_is_back, peer
 from torch import Tensor, nn
 
-from analysis import spectrum
-from trainables.data import mutagenicity
+from tune_sam.analysis import spectrum
 from tune_sam.space import Configuration
+from tune_sam.trainables.data import mutagenicity
 from tune_sam.training import Trainer
 from tune_sam.workload import Splits, find_workload
 
@@ -69,8 +69,14 @@ class Contestant:
 def ours(model: nn.Module, batches: Batches, probes: int) -> Contestant:
     def run(seed: int) -> Result:
         found = spectrum(model, GCN.loss, batches, probes=probes, seed=seed)
-        return Result(found.products, found.lambda_max.value, found.lambda_min.value, found.trace.value,
-                      found.trace.error, found.ratio.resolved)
+        return Result(
+            found.products,
+            found.lambda_max.value,
+            found.lambda_min.value,
+            found.trace.value,
+            found.trace.error,
+            found.ratio.resolved,
+        )
 
     return Contestant(f"spectrum(probes={probes})", run)
 
@@ -93,7 +99,7 @@ def theirs(model: nn.Module, batches: Batches) -> Contestant:
 def compete(contestants: list[Contestant], model: nn.Module, repeats: int) -> None:
     """Let them run in turns, each with the collector's work of the others done before its clock starts."""
     for repeat in range(repeats):
-        for contestant in contestants[repeat % len(contestants):] + contestants[:repeat % len(contestants)]:
+        for contestant in contestants[repeat % len(contestants) :] + contestants[: repeat % len(contestants)]:
             model.zero_grad()
             gc.collect()
             started, cpu = time.perf_counter(), time.process_time()
@@ -105,24 +111,35 @@ def compete(contestants: list[Contestant], model: nn.Module, repeats: int) -> No
 
 def table(title: str, contestants: list[Contestant]) -> str:
     reference = next(c for c in contestants if c.name == "PyHessian")
-    lines = [title, f"{'':20} {'seconds':>8} {'ratio':>6} {'CPU s':>8} {'ratio':>6} {'products':>8} {'λ_max':>9} "
-                    f"{'λ_min':>9}  trace"]
+    lines = [
+        title,
+        f"{'':20} {'seconds':>8} {'ratio':>6} {'CPU s':>8} {'ratio':>6} {'products':>8} {'λ_max':>9} "
+        f"{'λ_min':>9}  trace",
+    ]
     for one in contestants:
         last = one.results[-1]
-        times = "".join(f"{one.median(name):8.1f} {one.median(name) / reference.median(name):6.3f} "
-                        for name in ("seconds", "cpu"))
+        times = "".join(
+            f"{one.median(name):8.1f} {one.median(name) / reference.median(name):6.3f} " for name in ("seconds", "cpu")
+        )
         lowest = "–" if last.resolved is None else f"{last.lambda_min:.5f}" if last.resolved else "unresolved"
-        lines.append(f"{one.name:20} {times}{one.median('products'):8.0f} {last.lambda_max:9.4f} {lowest:>9}  "
-                     f"{last.trace:.1f} ± {last.error:.1f}")
+        lines.append(
+            f"{one.name:20} {times}{one.median('products'):8.0f} {last.lambda_max:9.4f} {lowest:>9}  "
+            f"{last.trace:.1f} ± {last.error:.1f}"
+        )
     for one in contestants:
         if one is not reference:
-            tops = max(abs(a.lambda_max / b.lambda_max - 1)
-                       for a, b in zip(one.results, reference.results, strict=True))
-            traces = max(abs(a.trace - b.trace) / (a.error ** 2 + b.error ** 2) ** 0.5
-                         for a, b in zip(one.results, reference.results, strict=True))
-            lines.append(f"{one.name}: λ_max within {tops:.1e} of PyHessian's, traces within {traces:.1f} standard "
-                         f"errors; both ends resolved in {sum(bool(r.resolved) for r in one.results)} of "
-                         f"{len(one.results)} repeats")
+            tops = max(
+                abs(a.lambda_max / b.lambda_max - 1) for a, b in zip(one.results, reference.results, strict=True)
+            )
+            traces = max(
+                abs(a.trace - b.trace) / (a.error**2 + b.error**2) ** 0.5
+                for a, b in zip(one.results, reference.results, strict=True)
+            )
+            lines.append(
+                f"{one.name}: λ_max within {tops:.1e} of PyHessian's, traces within {traces:.1f} standard "
+                f"errors; both ends resolved in {sum(bool(r.resolved) for r in one.results)} of "
+                f"{len(one.results)} repeats"
+            )
     return "\n".join(lines)
 
 
@@ -134,8 +151,9 @@ def trained(splits: Splits, epochs: int, weights: Path | None) -> nn.Module:
         model.load_state_dict(torch.load(weights, weights_only=True))
         return model
     configuration = Configuration(optimizer="base", rho=None, lr=0.002, batch_size=64, seed=0)
-    trainer = Trainer(GCN, setting, configuration, splits, epochs=epochs, device=torch.device("cpu"),
-                      threads=torch.get_num_threads())
+    trainer = Trainer(
+        GCN, setting, configuration, splits, epochs=epochs, device=torch.device("cpu"), threads=torch.get_num_threads()
+    )
     while not trainer.finished:
         epoch = trainer.epoch()
         print(f"  epoch {epoch.number}/{epochs}: {epoch.metrics}", file=sys.stderr, flush=True)
@@ -165,11 +183,15 @@ def main() -> None:
     splits = GCN.splits("mutagenicity", options.data)
     model = trained(splits, options.epochs, options.weights)
     train = splits.train
-    print(f"torch {torch.__version__}, PyHessian {version('pyhessian')}, {options.threads} threads, CPU; GCN with "
-          f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    print(
+        f"torch {torch.__version__}, PyHessian {version('pyhessian')}, {options.threads} threads, CPU; GCN with "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    )
     whole = [train.batch(part) for part in torch.arange(len(train)).split(BATCH)]
-    cases = {"a": (f"\na. one batch of {BATCH} graphs", whole[:1], options.repeats),
-             "b": (f"\nb. the whole training split, {len(train)} graphs", whole, options.repeats_b)}
+    cases = {
+        "a": (f"\na. one batch of {BATCH} graphs", whole[:1], options.repeats),
+        "b": (f"\nb. the whole training split, {len(train)} graphs", whole, options.repeats_b),
+    }
     for case in cases if options.case == "both" else options.case:
         title, batches, repeats = cases[case]
         contestants = [theirs(model, batches), ours(model, batches, 1), ours(model, batches, 3)]

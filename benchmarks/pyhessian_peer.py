@@ -46,6 +46,7 @@ def peer(model: nn.Module, loss_fn: Callable[[Any, Tensor], Tensor], batches: It
 @contextmanager
 def eig_is_back() -> Iterator[None]:
     """`torch.eig`, which torch removed and PyHessian's density() calls, for the symmetric matrices it is given."""
+
     def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(matrix)
         return torch.stack([values, torch.zeros_like(values)], dim=1), vectors

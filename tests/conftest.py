@@ -2,8 +2,12 @@ import logging
 import os
 from pathlib import Path
 
+import odd_workload
 import pytest
+import ray
 import torch
+
+import tune_sam
 
 pytest.register_assert_rewrite("tune_sam.testing")
 
@@ -35,3 +39,22 @@ def real_data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_SAM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield root
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A home with the study `one`: two optimizers on the digits, three complete trials each. Ray is up meanwhile."""
+    # Workers import the tests' own workloads by their names, as they would a user's.
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
+    )
+    home = tmp_path_factory.mktemp("home")
+    tune_sam.search(
+        "gcn", dataset="digits", optimizers=["base", "sam"], trials=3, epochs=2, scheduler="none", name="one", home=home
+    )
+    yield home
+    ray.shutdown()

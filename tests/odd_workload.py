@@ -6,8 +6,11 @@ from dataclasses import replace
 import ray
 import torch
 
-from trainables.gcn import GCN
+from tune_sam.trainables.gcn import GCN
 from tune_sam.workload import AS_REPORTED, Preset
+
+PYTHONPATH = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
+"""With which other processes import this module, as they would a user's."""
 
 FAILS, DIES, DIVERGES, TRAINS = 32, 48, 128, 64
 
@@ -38,11 +41,14 @@ class Reported(GCN):
     name = "reported"
     datasets = {"digits": GCN.datasets["digits"]}
     settings = {"digits": GCN.settings["digits"]}
-    presets = {"report": Preset(
-        replace(settings["digits"], network={**settings["digits"].network, "widths": (8,)},
-                classes=tuple("abcdefghij")),
-        AS_REPORTED,
-    )}
+    presets = {
+        "report": Preset(
+            replace(
+                settings["digits"], network={**settings["digits"].network, "widths": (8,)}, classes=tuple("abcdefghij")
+            ),
+            AS_REPORTED,
+        )
+    }
 
 
 FITS, FITS_HALF, NEVER_FITS = 32, 64, 128

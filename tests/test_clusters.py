@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 from services import mlflow_server, postgres, ray_nodes, s3, wait_for
 
-from tune_sam.storage import open_storage
-from tune_sam.study import open_study
+from tune_sam.study.records import open_study
+from tune_sam.study.storage import open_storage
 
 pytestmark = pytest.mark.slow
 
@@ -30,11 +30,22 @@ def site(tmp_path_factory):
     """Two nodes of four CPUs and a GPU that is only counted, and every service that a search can be given."""
     folder = tmp_path_factory.mktemp("site")
     # Nodes run their workers in the background here, so that a test's own commands get on.
-    with (postgres(folder) as database, s3(folder) as objects, pytest.MonkeyPatch.context() as patch,
-          ray_nodes(4, 1, dashboard=True, settings={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                                                    # Else many a process that a Ray client gets dies at its fork.
-                                                    "GRPC_ENABLE_FORK_SUPPORT": "false",
-                                                    **objects.environment}) as cluster):
+    with (
+        postgres(folder) as database,
+        s3(folder) as objects,
+        pytest.MonkeyPatch.context() as patch,
+        ray_nodes(
+            4,
+            1,
+            dashboard=True,
+            settings={
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                # Else many a process that a Ray client gets dies at its fork.
+                "GRPC_ENABLE_FORK_SUPPORT": "false",
+                **objects.environment,
+            },
+        ) as cluster,
+    ):
         for name, value in (objects.environment | cluster.environment).items():
             patch.setenv(name, value)
         objects.create("results")
@@ -51,8 +62,13 @@ def site(tmp_path_factory):
 @contextmanager
 def begun(home, *words):
     """The command line in a process of its own, which does not outlive the test."""
-    process = subprocess.Popen([sys.executable, "-c", MAIN, *words, "--home", str(home)], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words, "--home", str(home)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         yield process
     finally:
@@ -110,14 +126,33 @@ def test_check_tries_everything_on_every_node(site, tmp_path):
     assert len(nodes) == 2
     for node in nodes:
         assert {one["what"] for one in tried if one["where"] == node} == {
-            "versions", "results", "studies", "MLflow", "data", "clock"}
+            "versions",
+            "results",
+            "studies",
+            "MLflow",
+            "data",
+            "clock",
+        }
     assert len([one for one in tried if one["where"] == "driver"]) == 4
     assert site.database.password not in out
 
 
 def test_eight_trials_share_the_gpus_of_two_nodes(site, tmp_path):
-    done(tmp_path, "search", *DIGITS, "--optimizer", "base", "--trials", "8", "--epochs", "40", "--gpus-per-trial",
-         "0.25", "--name", "eight")
+    done(
+        tmp_path,
+        "search",
+        *DIGITS,
+        "--optimizer",
+        "base",
+        "--trials",
+        "8",
+        "--epochs",
+        "40",
+        "--gpus-per-trial",
+        "0.25",
+        "--name",
+        "eight",
+    )
     study = open_study("eight", tmp_path)
     trials = study.records()
     assert study.counts() == {"complete": 8}
@@ -134,8 +169,21 @@ def test_rays_client_drives_a_search_and_measures_its_networks(site, tmp_path, m
     checked = json.loads(done(tmp_path, "check", "gcn", "--dataset", "digits", "--json")[0])
     assert not [one for one in checked if one["trouble"]]
     assert len({one["where"] for one in checked}) == 1 + 2
-    done(tmp_path, "search", *DIGITS, "--optimizer", "sam", "--trials", "4", "--epochs", "4", "--gpus-per-trial", "0.5",
-         "--name", "client")
+    done(
+        tmp_path,
+        "search",
+        *DIGITS,
+        "--optimizer",
+        "sam",
+        "--trials",
+        "4",
+        "--epochs",
+        "4",
+        "--gpus-per-trial",
+        "0.5",
+        "--name",
+        "client",
+    )
     study = open_study("client", tmp_path)
     assert study.counts() == {"complete": 4}
     assert len(all_agree(tmp_path, "client")) == 4 + 1
@@ -164,8 +212,21 @@ def test_a_killed_driver_is_followed_by_one_on_another_machine(site, tmp_path):
 
 
 def test_a_tracking_server_that_is_away_for_half_a_minute_is_not_waited_for(site, tmp_path):
-    with begun(tmp_path, "search", *DIGITS, "--optimizer", "base", "--trials", "8", "--epochs", "60",
-               "--max-concurrent", "2", "--name", "away") as search:
+    with begun(
+        tmp_path,
+        "search",
+        *DIGITS,
+        "--optimizer",
+        "base",
+        "--trials",
+        "8",
+        "--epochs",
+        "60",
+        "--max-concurrent",
+        "2",
+        "--name",
+        "away",
+    ) as search:
         wait_for(lambda: sum(epochs("away", tmp_path)) > 5, "trials run", limit=200)
         site.tracking.kill()
         before, gone = sum(epochs("away", tmp_path)), time.monotonic()
@@ -186,24 +247,33 @@ def test_a_job_on_the_cluster_goes_on_where_it_was(site, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", site.cluster.dashboard)
     command = ("search", *DIGITS, "--optimizer", "base", "--epochs", "2", "--name", "job", "--home", str(tmp_path))
     for trials in ("1", "3"):
-        submitted = subprocess.run([sys.executable, "-c", MAIN, "submit", *command, "--trials", trials],
-                                   capture_output=True, text=True, timeout=400, check=False)
+        submitted = subprocess.run(
+            [sys.executable, "-c", MAIN, "submit", *command, "--trials", trials],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
         assert submitted.returncode == 0, submitted.stdout + submitted.stderr
         assert submitted.stdout.startswith("tune-sam-job-")
         assert site.database.password not in submitted.stdout + submitted.stderr
         assert open_study("job", tmp_path).counts() == {"complete": int(trials)}
-    listed = subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "job", "list"], capture_output=True,
-                            text=True, check=True)
+    listed = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", "list"], capture_output=True, text=True, check=True
+    )
     assert "--name job" in listed.stdout
     assert "postgresql" not in listed.stdout.partition("runtime_env")[0]
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"TUNE_SAM_STORAGE": "s3://absent/p?scheme=http&endpoint_override=127.0.0.1:{s3}"}, "NO_SUCH_BUCKET"),
-    ({"TUNE_SAM_STORAGE": "s3://results/p?scheme=http&endpoint_override=127.0.0.1:1"}, "NETWORK_CONNECTION"),
-    ({"TUNE_SAM_STUDY_STORAGE": "postgresql://tune:wrong-secret@127.0.0.1:{postgres}/studies"}, "password"),
-    ({"TUNE_SAM_STUDY_STORAGE": "postgresql://tune:wrong-secret@127.0.0.1:1/studies"}, "refused"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"TUNE_SAM_STORAGE": "s3://absent/p?scheme=http&endpoint_override=127.0.0.1:{s3}"}, "NO_SUCH_BUCKET"),
+        ({"TUNE_SAM_STORAGE": "s3://results/p?scheme=http&endpoint_override=127.0.0.1:1"}, "NETWORK_CONNECTION"),
+        ({"TUNE_SAM_STUDY_STORAGE": "postgresql://tune:wrong-secret@127.0.0.1:{postgres}/studies"}, "password"),
+        ({"TUNE_SAM_STUDY_STORAGE": "postgresql://tune:wrong-secret@127.0.0.1:1/studies"}, "refused"),
+    ],
+)
 def test_a_service_that_refuses_is_named_before_a_trial_starts(site, tmp_path, monkeypatch, change, says):
     for name, value in change.items():
         monkeypatch.setenv(name, value.format(s3=site.objects.port, postgres=site.database.port))
@@ -222,10 +292,14 @@ def test_trials_of_a_node_that_dies_go_on_elsewhere(site, tmp_path, monkeypatch)
         node = cluster.add(2)
         for name, value in (cluster.environment | {"TUNE_SAM_ADDRESS": cluster.address}).items():
             monkeypatch.setenv(name, value)
-        with begun(tmp_path, "search", *DIGITS, "--optimizer", "sam", "--trials", "3", "--epochs", "40",
-                   "--name", "node") as search:
-            wait_for(lambda: len(reached := epochs("node", tmp_path)) == 3 and min(reached) >= 3, "both nodes train",
-                     limit=300)
+        with begun(
+            tmp_path, "search", *DIGITS, "--optimizer", "sam", "--trials", "3", "--epochs", "40", "--name", "node"
+        ) as search:
+            wait_for(
+                lambda: len(reached := epochs("node", tmp_path)) == 3 and min(reached) >= 3,
+                "both nodes train",
+                limit=300,
+            )
             cluster.kill(node)
             then = {trial.number: trial for trial in frozen(open_study("node", tmp_path), "sam")}
             _, err = search.communicate(timeout=400)
@@ -242,5 +316,3 @@ def test_trials_of_a_node_that_dies_go_on_elsewhere(site, tmp_path, monkeypatch)
         saved = int(re.search(r"checkpoint_(\d+)", at_its_death.user_attrs["checkpoint"]).group(1)) + 1
         assert at_its_death.last_step - saved <= 1, "an epoch is lost at most"
     assert len(all_agree(tmp_path, "node")) == 3 + 1
-
-

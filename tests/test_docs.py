@@ -14,7 +14,7 @@ import psutil
 import pytest
 from typer.main import get_command
 
-from tune_sam.cli import app
+from tune_sam.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -56,8 +56,16 @@ def marked():
 def test_the_cluster_of_the_page_runs_as_it_is_typed(tmp_path, marked):
     *commands, stop = blocks("cluster.md", "bash")
     assert stop == "ray stop\n", "which would also stop whatever else runs here: these nodes are stopped by their mark"
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", "\n".join(commands)], cwd=tmp_path, env=marked,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
+        cwd=tmp_path,
+        env=marked,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("versions") == 2, "each node was tried"
     assert "two-nodes/asam/5" in done.stdout
@@ -68,14 +76,20 @@ def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_pat
     module, contract = blocks("own-workload.md")
     (tmp_path / "mlp.py").write_text(module)
     (tmp_path / "test_mlp.py").write_text(contract)
-    tested = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_mlp.py"], cwd=tmp_path, capture_output=True,
-                            text=True, check=False)
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_mlp.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert tested.returncode == 0, tested.stdout
     assert " passed" in tested.stdout
     command = re.search(r"^tune-sam search .*$", (DOCS / "own-workload.md").read_text(), re.MULTILINE).group()
-    searched = subprocess.run([sys.executable, "-c", "from tune_sam.cli import main; main()", *command.split()[1:],
-                               "--json"], cwd=tmp_path, capture_output=True, text=True, check=False,
-                              env={**os.environ, "TUNE_SAM_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)})
+    searched = subprocess.run(
+        [sys.executable, "-c", "from tune_sam.cli import main; main()", *command.split()[1:], "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TUNE_SAM_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)},
+    )
     assert searched.returncode == 0, searched.stderr
     best = json.loads(searched.stdout)
     assert set(best) == {"base", "sam", "asam"}

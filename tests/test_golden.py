@@ -18,8 +18,8 @@ WORKLOADS = ("attention", "gcn", "wideresnet")
 EPOCHS = 3
 SAMPLES = 256
 ROUNDING = {("wideresnet", "asam"): 1e-2}
-"""What other processors' order of adding changes at most: 1e-6 with kernels for SSE4 in place of AVX-512, but 4e-3 where a
-step at the middle of ρ's range is large."""
+"""What other processors' order of adding changes at most, relative: 1e-6 with kernels for SSE4 in place of AVX-512, but
+4e-3 where a step at the middle of ρ's range is large."""
 
 
 def losses(workload: str, optimizer: str) -> list[list[float]]:
@@ -29,8 +29,16 @@ def losses(workload: str, optimizer: str) -> list[list[float]]:
     splits = found.splits("digits", Path())
     few = type(splits)(splits.train.subset(torch.arange(SAMPLES)), splits.validation)
     rho = found.rho[optimizer].spread(1)[0] if optimizer in found.rho else None
-    trainer = Trainer(found, setting, Configuration(optimizer, rho, setting.lr, setting.batch_size, seed=0), few,
-                      epochs=EPOCHS, device=torch.device("cpu"), threads=1, precision="fp32")
+    trainer = Trainer(
+        found,
+        setting,
+        Configuration(optimizer, rho, setting.lr, setting.batch_size, seed=0),
+        few,
+        epochs=EPOCHS,
+        device=torch.device("cpu"),
+        threads=1,
+        precision="fp32",
+    )
     epochs = [trainer.epoch().metrics for _ in range(EPOCHS)]
     return [[metrics["train/loss"], metrics["val/loss"]] for metrics in epochs]
 

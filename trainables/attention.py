@@ -3,19 +3,33 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.data import mitbih
 from tune_sam.space import Range
+from tune_sam.trainables.data import mitbih
 from tune_sam.workload import AS_REPORTED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from trainables.data.split import Indices
     from tune_sam.store import TensorStore
+    from tune_sam.trainables.data.split import Indices
 
 INTERPATIENT = "mitbih-interpatient"
-BEATS = Setting({"length": mitbih.LENGTH, "width": 200, "heads": 2, "feedforward": 128, "layers": 1, "dropout": 0.1,
-                 "head": (512, 256, 128), "classes": 5}, epochs=50, batch_size=128, lr=0.01, classes=mitbih.CLASSES)
+BEATS = Setting(
+    {
+        "length": mitbih.LENGTH,
+        "width": 200,
+        "heads": 2,
+        "feedforward": 128,
+        "layers": 1,
+        "dropout": 0.1,
+        "head": (512, 256, 128),
+        "classes": 5,
+    },
+    epochs=50,
+    batch_size=128,
+    lr=0.01,
+    classes=mitbih.CLASSES,
+)
 
 
 class Attention(Workload):
@@ -37,8 +51,21 @@ class Attention(Workload):
     settings = {
         "mitbih": BEATS,
         INTERPATIENT: BEATS,
-        "digits": Setting({"length": 64, "width": 32, "heads": 2, "feedforward": 64, "layers": 1, "dropout": 0.1,
-                           "head": (64,), "classes": 10}, epochs=8, batch_size=32, lr=0.01),
+        "digits": Setting(
+            {
+                "length": 64,
+                "width": 32,
+                "heads": 2,
+                "feedforward": 64,
+                "layers": 1,
+                "dropout": 0.1,
+                "head": (64,),
+                "classes": 10,
+            },
+            epochs=8,
+            batch_size=32,
+            lr=0.01,
+        ),
     }
     presets = {"report": Preset(BEATS, AS_REPORTED)}
     base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "weight_decay": 5e-4})
@@ -50,7 +77,7 @@ class Attention(Workload):
     evaluation_batch = 512
 
     def network(self, setting: Setting) -> "nn.Module":
-        from trainables.networks.attention import SequenceClassifier
+        from tune_sam.trainables.networks.attention import SequenceClassifier
 
         return SequenceClassifier(**setting.network)
 
@@ -79,9 +106,9 @@ def _sequences(dataset: str, root: Path) -> "tuple[TensorStore, Indices]":
     """All sequences of a data set, and how they are split."""
     import torch
 
-    from trainables.data import digits
-    from trainables.data.split import stratified
     from tune_sam.store import TensorStore
+    from tune_sam.trainables.data import digits
+    from tune_sam.trainables.data.split import stratified
 
     if dataset == "digits":
         sequences = digits.sequences()

@@ -3,21 +3,27 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.data import mutagenicity
 from tune_sam.space import Range
+from tune_sam.trainables.data import mutagenicity
 from tune_sam.workload import AS_REPORTED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from trainables.data.graphs import GraphStore
-    from trainables.data.split import Indices
+    from tune_sam.trainables.data.graphs import GraphStore
+    from tune_sam.trainables.data.split import Indices
 
 
 def _molecules(layers: int) -> Setting:
     """The report's network and training, with any number of layers of width 128 after the first."""
-    network = {"features": 14, "widths": (64,) + (128,) * (layers - 1), "hidden": 64, "classes": 2, "pool": "mean",
-               "dropout": 0.8}
+    network = {
+        "features": 14,
+        "widths": (64,) + (128,) * (layers - 1),
+        "hidden": 64,
+        "classes": 2,
+        "pool": "mean",
+        "dropout": 0.8,
+    }
     return Setting(network, epochs=200, batch_size=64, lr=0.01, classes=mutagenicity.CLASSES)
 
 
@@ -36,8 +42,12 @@ class GCN(Workload):
     }
     settings = {
         "mutagenicity": _molecules(layers=5),
-        "digits": Setting({"features": 17, "widths": (32, 32, 32), "hidden": 64, "classes": 10, "pool": "max",
-                           "dropout": 0.1}, epochs=10, batch_size=64, lr=0.01),
+        "digits": Setting(
+            {"features": 17, "widths": (32, 32, 32), "hidden": 64, "classes": 10, "pool": "max", "dropout": 0.1},
+            epochs=10,
+            batch_size=64,
+            lr=0.01,
+        ),
     }
     presets = {
         "report": Preset(_molecules(layers=4), AS_REPORTED),
@@ -51,7 +61,7 @@ class GCN(Workload):
     gpus_per_trial = 0.1
 
     def network(self, setting: Setting) -> "nn.Module":
-        from trainables.networks.gcn import GraphClassifier
+        from tune_sam.trainables.networks.gcn import GraphClassifier
 
         return GraphClassifier(**setting.network)
 
@@ -78,8 +88,8 @@ class GCN(Workload):
 
 def _graphs(dataset: str, root: Path) -> "tuple[GraphStore, Indices]":
     """All graphs of a data set, and how they are split."""
-    from trainables.data import digits
-    from trainables.data.split import stratified
+    from tune_sam.trainables.data import digits
+    from tune_sam.trainables.data.split import stratified
 
     graphs = mutagenicity.load(root) if dataset == "mutagenicity" else digits.grid_graphs()
     return graphs, stratified(graphs.y.numpy())

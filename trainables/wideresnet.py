@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.data import cifar10
 from tune_sam.space import Range
+from tune_sam.trainables.data import cifar10
 from tune_sam.workload import AS_REPORTED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
 if TYPE_CHECKING:
@@ -16,8 +16,14 @@ AUGMENTATION = {"pad": 4, "cutout": 16, "cutout_probability": 0.5}
 
 
 def _cifar(depth: int, width: int, epochs: int) -> Setting:
-    return Setting({"depth": depth, "width": width, "channels": 3, "classes": 10}, epochs=epochs, batch_size=128,
-                   lr=0.1, classes=cifar10.CLASSES, augmentation=AUGMENTATION)
+    return Setting(
+        {"depth": depth, "width": width, "channels": 3, "classes": 10},
+        epochs=epochs,
+        batch_size=128,
+        lr=0.1,
+        classes=cifar10.CLASSES,
+        augmentation=AUGMENTATION,
+    )
 
 
 class WideResNet(Workload):
@@ -36,8 +42,10 @@ class WideResNet(Workload):
         "cifar10": _cifar(depth=22, width=8, epochs=50),
         "digits": Setting({"depth": 10, "width": 1, "channels": 1, "classes": 10}, epochs=10, batch_size=64, lr=0.1),
     }
-    presets = {"report": Preset(settings["cifar10"], AS_REPORTED),
-               "small": Preset(_cifar(depth=16, width=1, epochs=30))}
+    presets = {
+        "report": Preset(settings["cifar10"], AS_REPORTED),
+        "small": Preset(_cifar(depth=16, width=1, epochs=30)),
+    }
     base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "weight_decay": 5e-4})
     rho = {"sam": Range(0.01, 0.5), "asam": Range(0.05, 2), "asam-all": Range(0.1, 5)}
     report_rho = (0.1, 0.5, 1, 2)
@@ -49,7 +57,7 @@ class WideResNet(Workload):
     def network(self, setting: Setting) -> "nn.Module":
         import torch
 
-        from trainables.networks import wideresnet
+        from tune_sam.trainables.networks import wideresnet
 
         return wideresnet.WideResNet(**setting.network).to(memory_format=torch.channels_last)
 
@@ -58,7 +66,7 @@ class WideResNet(Workload):
 
         Digits stay as they are: mirrored, or without their middle, they are others.
         """
-        from trainables.data.images import crop_and_flip, cutout
+        from tune_sam.trainables.data.images import crop_and_flip, cutout
 
         options = setting.augmentation
         if not options:
@@ -78,8 +86,8 @@ class WideResNet(Workload):
     def splits(self, dataset: str, root: Path) -> Splits:
         import torch
 
-        from trainables.data import digits
-        from trainables.data.split import held_out, stratified
+        from tune_sam.trainables.data import digits
+        from tune_sam.trainables.data.split import held_out, stratified
 
         if dataset == "cifar10":
             images: TensorStore = cifar10.load(root, train=True)
@@ -93,8 +101,8 @@ class WideResNet(Workload):
     def test_split(self, dataset: str, root: Path) -> "TensorStore":
         import torch
 
-        from trainables.data import digits
-        from trainables.data.split import stratified
+        from tune_sam.trainables.data import digits
+        from tune_sam.trainables.data.split import stratified
 
         if dataset == "cifar10":
             return cifar10.load(root, train=False)

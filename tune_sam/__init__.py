@@ -7,15 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tune_sam.analyzing import Analysis, analyze
-    from tune_sam.launch import resume, search
-    from tune_sam.settings import Refused
-    from tune_sam.study import Study, Trial, open_study, studies
+    from tune_sam.errors import Refused
+    from tune_sam.evaluation.analysis import Analysis
+    from tune_sam.operations.analyze import analyze
+    from tune_sam.study.records import Study, Trial, open_study, studies
+    from tune_sam.tuning.runner import resume, search
     from tune_sam.workload import Workload
 
-_HOME = {"analyze": "analyzing", "Analysis": "analyzing", "search": "launch", "resume": "launch",
-         "Refused": "settings", "Study": "study", "Trial": "study", "open_study": "study", "studies": "study",
-         "Workload": "workload"}
+_HOME = {
+    "analyze": "operations.analyze",
+    "Analysis": "evaluation.analysis",
+    "search": "tuning.runner",
+    "resume": "tuning.runner",
+    "Refused": "errors",
+    "Study": "study.records",
+    "Trial": "study.records",
+    "open_study": "study.records",
+    "studies": "study.records",
+    "Workload": "workload",
+}
 
 __all__ = ["Analysis", "Refused", "Study", "Trial", "Workload", "analyze", "open_study", "resume", "search", "studies"]
 

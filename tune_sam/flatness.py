@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis import spectrum
-from analysis.sharpness import AverageCase, Scale, WorstCase, average_case, worst_case
+from tune_sam.analysis import spectrum
+from tune_sam.analysis.sharpness import AverageCase, Scale, WorstCase, average_case, worst_case
 from tune_sam.space import Configuration
 from tune_sam.training import Trainer
 from tune_sam.workload import Store, Workload
@@ -85,19 +85,29 @@ class Flatness:
 
         A nan rather than nothing, so that no earlier value stands beside another measurement's error.
         """
-        return {name: number for key, measure in self.measures.items()
-                for name, number in ((key, measure.value if measure.resolved else math.nan),
-                                     (f"{key}_error", measure.error))}
+        return {
+            name: number
+            for key, measure in self.measures.items()
+            for name, number in (
+                (key, measure.value if measure.resolved else math.nan),
+                (f"{key}_error", measure.error),
+            )
+        }
 
 
 def columns(found: Iterable[Flatness]) -> pd.DataFrame:
     """A row for each network: `key`, `samples`, and each measure with its `…_error` and `…_resolved`."""
-    return pd.DataFrame([
-        {"key": one.key, "samples": one.samples} | {
-            f"{name}{suffix}": part for name, measure in one.measures.items()
-            for suffix, part in (("", measure.value), ("_error", measure.error), ("_resolved", measure.resolved))}
-        for one in found
-    ])
+    return pd.DataFrame(
+        [
+            {"key": one.key, "samples": one.samples}
+            | {
+                f"{name}{suffix}": part
+                for name, measure in one.measures.items()
+                for suffix, part in (("", measure.value), ("_error", measure.error), ("_resolved", measure.resolved))
+            }
+            for one in found
+        ]
+    )
 
 
 def batch_size(workload: Workload) -> int:
@@ -113,8 +123,9 @@ def batches_of(store: Store, size: int) -> list[tuple[Any, Tensor]]:
     return [store.batch(part) for part in torch.arange(len(store), device=store.y.device).split(size)]
 
 
-def measure(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]],
-            configuration: Configuration) -> Flatness:
+def measure(
+    key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]], configuration: Configuration
+) -> Flatness:
     """Every measure: the spectrum from three probes, the worst case, the average case, and both adaptive.
 
     Args:
@@ -135,24 +146,28 @@ def measure(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Ten
         "average_case_adaptive": average_case(model, loss, batches, SIGMA, scale="adaptive"),
     }
     if configuration.rho is not None:
-        found["worst_case_own_rho"] = worst_case(model, loss, batches, configuration.rho,
-                                                 scale=SCALES[configuration.optimizer])
+        found["worst_case_own_rho"] = worst_case(
+            model, loss, batches, configuration.rho, scale=SCALES[configuration.optimizer]
+        )
     return _record(key, model, loss, batches, found, probes=3, begun=begun)
 
 
-def measure_cheaply(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]],
-                    configuration: Configuration) -> Flatness:
+def measure_cheaply(
+    key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]], configuration: Configuration
+) -> Flatness:
     """The spectrum from one probe and the worst case alone, for many trials; as :func:`measure` otherwise."""
     begun = time.perf_counter()
-    return _record(key, model, loss, batches, {"worst_case": worst_case(model, loss, batches, COMMON_RHO)}, probes=1,
-                   begun=begun)
+    return _record(
+        key, model, loss, batches, {"worst_case": worst_case(model, loss, batches, COMMON_RHO)}, probes=1, begun=begun
+    )
 
 
 def quick(trainer: Trainer) -> float:
     """The sharpness of a trained network by which a search can judge it, in nats: at least 0, and less is flatter.
 
-    The worst rise of the validation loss within ρ = 0.05 (:data:`COMMON_RHO`), as :func:`analysis.sharpness.worst_case`
-    finds it in five steps, in float32. It costs six gradients of the validation part.
+    The worst rise of the validation loss within ρ = 0.05 (:data:`COMMON_RHO`), as
+    :func:`tune_sam.analysis.sharpness.worst_case` finds it in five steps, in float32. It costs six gradients of the
+    validation part.
 
     Raises:
         ValueError: there is no validation part.
@@ -161,8 +176,15 @@ def quick(trainer: Trainer) -> float:
     return worst_case(trainer.model.eval(), trainer.workload.loss, batches, COMMON_RHO, steps=5).value
 
 
-def _record(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]],
-            sharpness: dict[str, WorstCase | AverageCase], probes: int, begun: float) -> Flatness:
+def _record(
+    key: str,
+    model: nn.Module,
+    loss: Loss,
+    batches: list[tuple[Any, Tensor]],
+    sharpness: dict[str, WorstCase | AverageCase],
+    probes: int,
+    begun: float,
+) -> Flatness:
     found = spectrum(model, loss, batches, probes=probes)
     names = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
     measures = {name: getattr(found, name) for name in names} | sharpness
@@ -170,10 +192,16 @@ def _record(key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Ten
     over_batches = Measure(spread.mean, spread.std, all(value.resolved for value in spread.values))
     device = next(model.parameters()).device
     return Flatness(
-        key=key, samples=found.samples, loss=found.loss, size=found.size, unused=found.unused,
+        key=key,
+        samples=found.samples,
+        loss=found.loss,
+        size=found.size,
+        unused=found.unused,
         measures={name: Measure(part.value, part.error, part.resolved) for name, part in measures.items()}
         | {"batch_lambda_max": over_batches},
-        eigenvalues=tuple(found.density.grid.tolist()), density=tuple(found.density.values.tolist()),
-        products=found.products, seconds=time.perf_counter() - begun,
+        eigenvalues=tuple(found.density.grid.tolist()),
+        density=tuple(found.density.values.tolist()),
+        products=found.products,
+        seconds=time.perf_counter() - begun,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )

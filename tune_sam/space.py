@@ -81,13 +81,21 @@ class Space:
         return any("seed" in point for point in self.grid)
 
     def to_json(self) -> dict[str, Any]:
-        return {"rho": self.rho.to_json() if self.rho else None, "lr": self.lr.to_json(),
-                "batch_size": list(self.batch_size), "grid": list(self.grid)}
+        return {
+            "rho": self.rho.to_json() if self.rho else None,
+            "lr": self.lr.to_json(),
+            "batch_size": list(self.batch_size),
+            "grid": list(self.grid),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Space":
-        return cls(rho=Range(*data["rho"]) if data["rho"] else None, lr=Range(*data["lr"]),
-                   batch_size=tuple(data["batch_size"]), grid=tuple(data["grid"]))
+        return cls(
+            rho=Range(*data["rho"]) if data["rho"] else None,
+            lr=Range(*data["lr"]),
+            batch_size=tuple(data["batch_size"]),
+            grid=tuple(data["grid"]),
+        )
 
     def outside(self) -> str | None:
         """The first grid point that lies outside the ranges, in words; None if all lie inside."""
@@ -118,8 +126,12 @@ def _exact(value: float) -> str:
 
 def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]) -> tuple[dict[str, float], ...]:
     """The points of a grid: each ρ at each learning rate and batch size; without any ρ, those two alone."""
-    return tuple({**({"rho": rho} if rho is not None else {}), "lr": lr, "batch_size": batch_size}
-                 for batch_size in batch_sizes for lr in lrs for rho in (rhos or (None,)))
+    return tuple(
+        {**({"rho": rho} if rho is not None else {}), "lr": lr, "batch_size": batch_size}
+        for batch_size in batch_sizes
+        for lr in lrs
+        for rho in (rhos or (None,))
+    )
 
 
 def ends(what: Range | Values) -> Range:
@@ -141,8 +153,9 @@ def parse_values(text: Any) -> Range | Values:
     try:
         values = sorted({float(part) for part in parts})
     except (TypeError, ValueError):
-        raise ValueError("expected a range as LOW:HIGH, for example 0.001:1, or values for --sampler grid, for example "
-                         "0.01,0.1") from None
+        raise ValueError(
+            "expected a range as LOW:HIGH, for example 0.001:1, or values for --sampler grid, for example 0.01,0.1"
+        ) from None
     if not values or not all(0 < value < math.inf for value in values):
         raise ValueError("values must be finite and above 0")
     return Values(tuple(values))
@@ -161,8 +174,11 @@ def parse_range(text: str) -> Range:
     if not (0 < low < math.inf and 0 < high < math.inf):
         raise ValueError("both ends must be finite and above 0, since the range is searched in logarithms")
     if low >= high:
-        raise ValueError(f"the lower end must come first, as in {high:g}:{low:g}" if low > high else
-                         "the two ends are equal; give LOW:HIGH with LOW below HIGH")
+        raise ValueError(
+            f"the lower end must come first, as in {high:g}:{low:g}"
+            if low > high
+            else "the two ends are equal; give LOW:HIGH with LOW below HIGH"
+        )
     return Range(low, high)
 
 
@@ -180,3 +196,7 @@ def parse_batch_sizes(text: Any) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise ValueError("a batch has at least 1 sample")
     return tuple(sorted(set(sizes)))
+
+
+PASSES = {"base": 1}
+"""Gradients of a step; all optimizers that are not named here take two."""

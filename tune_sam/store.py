@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
 from tune_sam.workload import Splits
 
 

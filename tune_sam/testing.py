@@ -23,16 +23,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tune_sam.settings import Refused, SearchOptions
-from tune_sam.sharing import Shared, share
+from tune_sam.cluster.sharing import Shared, share
+from tune_sam.errors import Refused
+from tune_sam.settings import SearchOptions
 from tune_sam.space import OPTIMIZERS, Configuration
 from tune_sam.store import with_train_subset
 from tune_sam.trainable import SAMTrainable, trainable_for
 from tune_sam.training import Trainer
 from tune_sam.workload import Setting, Splits, Store, Workload, find_workload
 
-ON_EACH_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="torch sees no GPU"))])
+ON_EACH_DEVICE = pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"))],
+)
 WITH_EACH_OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
@@ -93,12 +96,24 @@ class WorkloadContract:
 
     def configuration(self, optimizer: str, seed: int = 0) -> Configuration:
         rho = self.subject().rho
-        return Configuration(optimizer, rho[optimizer].spread(1)[0] if optimizer in rho else None, self.setting().lr,
-                             min(self.setting().batch_size, self.samples // 4), seed)
+        return Configuration(
+            optimizer,
+            rho[optimizer].spread(1)[0] if optimizer in rho else None,
+            self.setting().lr,
+            min(self.setting().batch_size, self.samples // 4),
+            seed,
+        )
 
     def trainer(self, splits: Splits, optimizer: str, device: str = "cpu", seed: int = 0) -> Trainer:
-        return Trainer(self.subject(), self.setting(), self.configuration(optimizer, seed), splits, epochs=self.epochs,
-                       device=torch.device(device), precision="fp32")
+        return Trainer(
+            self.subject(),
+            self.setting(),
+            self.configuration(optimizer, seed),
+            splits,
+            epochs=self.epochs,
+            device=torch.device(device),
+            precision="fp32",
+        )
 
     # -- the contract
 
@@ -200,8 +215,9 @@ class WorkloadContract:
         for ours, theirs in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs)
 
-    def test_a_reused_process_gives_the_numbers_of_a_fresh_one(self, few: Splits,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_reused_process_gives_the_numbers_of_a_fresh_one(
+        self, few: Splits, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         # On a GPU sums come in any order, and no two trainings are equal to the last digit.
         monkeypatch.setattr("tune_sam.training.default_device", lambda: torch.device("cpu"))
         configs = [self._config("sam", 1), self._config("base", 2)]
@@ -234,9 +250,17 @@ class WorkloadContract:
 
     def _config(self, optimizer: str, seed: int) -> dict[str, Any]:
         chosen = self.configuration(optimizer, seed)
-        return {"optimizer": optimizer, "rho": chosen.rho, "lr": chosen.lr, "batch_size": chosen.batch_size,
-                "seed": seed, "epochs": self.epochs, "dataset": self.data_set(), "preset": self.preset,
-                "precision": "fp32"}
+        return {
+            "optimizer": optimizer,
+            "rho": chosen.rho,
+            "lr": chosen.lr,
+            "batch_size": chosen.batch_size,
+            "seed": seed,
+            "epochs": self.epochs,
+            "dataset": self.data_set(),
+            "preset": self.preset,
+            "precision": "fp32",
+        }
 
     def _trainable(self, config: dict[str, Any], data: Shared) -> SAMTrainable:
         """The workload's trainable in this process, on a part of the data."""

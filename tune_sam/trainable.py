@@ -9,15 +9,13 @@ import ray
 import torch
 from ray import tune
 
-from tune_sam.gpu import cap_gpu_memory
-from tune_sam.settings import Home
-from tune_sam.sharing import Shared, share
+from tune_sam.cluster.gpu import cap_gpu_memory, gpu_share
+from tune_sam.cluster.sharing import Shared, share
+from tune_sam.home import Home
 from tune_sam.space import Configuration
 from tune_sam.store import with_train_subset
-from tune_sam.training import Epoch, Trainer
+from tune_sam.training import STATE_FILE, Epoch, Trainer, read_checkpoint
 from tune_sam.workload import Workload, find_workload
-
-STATE_FILE = "training.pt"
 
 
 class SAMTrainable(tune.Trainable):
@@ -42,16 +40,17 @@ class SAMTrainable(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([{"CPU": config.get("cpus_per_trial", 1), "GPU": gpu_share(cls.workload,
-                                                                                                    config)}])
+        return tune.PlacementGroupFactory(
+            [{"CPU": config.get("cpus_per_trial", 1), "GPU": gpu_share(cls.workload, config)}]
+        )
 
     def setup(self, config: dict[str, Any], data: Shared | None = None) -> None:
         """Build the training.
 
         Args:
             config: the trial's.
-            data: what the config names as :func:`tune_sam.sharing.share` gives it, so that all trials of a node use one
-                copy; a process reads its own without it.
+            data: what the config names as :func:`tune_sam.cluster.sharing.share` gives it, so that all trials of a node
+                use one copy; a process reads its own without it.
 
         Raises:
             ValueError: the parts of `data` have other sizes than what the config names.
@@ -68,13 +67,24 @@ class SAMTrainable(tune.Trainable):
         # A training that was interrupted after its last epoch has nothing to train, only its last result to give again.
         last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
         assert last is not None
-        return {**last.metrics, **self._sharpness(last), "epoch": last.number, "diverged": last.diverged,
-                "unperturbed": last.unperturbed, "seconds": self.trainer.seconds,
-                "precision": self.trainer.precision, "node": self.node, "done": self.trainer.finished}
+        return {
+            **last.metrics,
+            **self._sharpness(last),
+            "epoch": last.number,
+            "diverged": last.diverged,
+            "unperturbed": last.unperturbed,
+            "seconds": self.trainer.seconds,
+            "precision": self.trainer.precision,
+            "node": self.node,
+            "done": self.trainer.finished,
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        state = {"dataset": self._dataset(self.config), "preset": self.config.get("preset"),
-                 "training": self.trainer.state_dict()}
+        state = {
+            "dataset": self._dataset(self.config),
+            "preset": self.config.get("preset"),
+            "training": self.trainer.state_dict(),
+        }
         torch.save(state, Path(checkpoint_dir) / STATE_FILE)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
@@ -110,14 +120,24 @@ class SAMTrainable(tune.Trainable):
             expected = sum(expected), 0
         found = len(splits.train), len(splits.validation)
         if found != expected:
-            raise ValueError(f"the data have {found[0]} training and {found[1]} validation samples, the config names "
-                             f"{expected[0]} and {expected[1]} of {dataset}; give it theirs")
+            raise ValueError(
+                f"the data have {found[0]} training and {found[1]} validation samples, the config names "
+                f"{expected[0]} and {expected[1]} of {dataset}; give it theirs"
+            )
         self.trainer = Trainer(
-            self.workload, setting,
-            Configuration(optimizer=config["optimizer"], rho=config.get("rho"), lr=config["lr"],
-                          batch_size=config["batch_size"], seed=config.get("seed", 0)),
-            splits, epochs=config.get("epochs") or setting.epochs,
-            threads=int(config.get("cpus_per_trial", 1)), precision=config.get("precision"),
+            self.workload,
+            setting,
+            Configuration(
+                optimizer=config["optimizer"],
+                rho=config.get("rho"),
+                lr=config["lr"],
+                batch_size=config["batch_size"],
+                seed=config.get("seed", 0),
+            ),
+            splits,
+            epochs=config.get("epochs") or setting.epochs,
+            threads=int(config.get("cpus_per_trial", 1)),
+            precision=config.get("precision"),
             compile=config.get("compile", False),
         )
         if config.get("resume_from"):
@@ -138,25 +158,15 @@ class SAMTrainable(tune.Trainable):
         self._data = self._own.enter_context(share(splits.together() if together else splits))
 
     def _source(self, config: dict[str, Any]) -> tuple[str, Path, int | None, bool]:
-        return (self._dataset(config),
-                Path(config.get("data") or os.environ.get("TUNE_SAM_DATA") or Home.at().data),
-                config.get("train_subset"), config.get("together", False))
+        return (
+            self._dataset(config),
+            Path(config.get("data") or os.environ.get("TUNE_SAM_DATA") or Home.at().data),
+            config.get("train_subset"),
+            config.get("together", False),
+        )
 
     def _dataset(self, config: dict[str, Any]) -> str:
         return config.get("dataset") or self.workload.default_dataset
-
-
-def read_checkpoint(folder: str | Path) -> dict[str, Any]:
-    """What a trial saved, on the CPU: `dataset` and `preset` name the network, `training` is the Trainer's state."""
-    return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
-
-
-def gpu_share(workload: Workload, config: dict[str, Any]) -> float:
-    """The GPUs of one trial: what was asked for, else the workload's share if the connected cluster has any."""
-    asked = config.get("gpus_per_trial")
-    if asked is not None:
-        return asked
-    return workload.gpus_per_trial if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) else 0
 
 
 def trainable_for(workload: Workload | str) -> type[SAMTrainable]:

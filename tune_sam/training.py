@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -18,17 +19,12 @@ from torch import Tensor, nn
 
 from tune_sam.optim import ASAM, SAM, ASAMAll, SharpnessAware, random_state
 from tune_sam.space import OPTIMIZERS, Configuration
-from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload
-
-MILESTONES = (0.3, 0.6, 0.8)
-"""Parts of the epochs after which the learning rate falls to 0.2 of what it was; the report's schedule."""
+from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload, milestones
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
-
-def milestones(epochs: int) -> list[int]:
-    """The epochs after which the learning rate falls; a part that is not one whole epoch has none."""
-    return [epoch for epoch in (int(part * epochs) for part in MILESTONES) if epoch]
+STATE_FILE = "training.pt"
+"""The file in a checkpoint's folder."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +92,19 @@ class Trainer:
     What :func:`prepare_process` says holds for this process from here on; on CUDA, float32 products use TF32.
     """
 
-    def __init__(self, workload: Workload, setting: Setting, configuration: Configuration, splits: Splits, *,
-                 epochs: int, device: torch.device | None = None, threads: int = 1, precision: str | None = None,
-                 compile: bool = False) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        setting: Setting,
+        configuration: Configuration,
+        splits: Splits,
+        *,
+        epochs: int,
+        device: torch.device | None = None,
+        threads: int = 1,
+        precision: str | None = None,
+        compile: bool = False,
+    ) -> None:
         prepare_process(threads)
         self.workload = workload
         self.setting = setting
@@ -146,8 +152,7 @@ class Trainer:
         return self.last
 
     def rehearse(self) -> None:
-        """One step and one batch of evaluation, for what they take of a device. The training is of no use afterwards.
-        """
+        """Take one step and evaluate one batch, for what they need of a device; the training is spent then."""
         self.model.train()
         with self._own_random_state():
             self._step(next(self._batches()))
@@ -170,9 +175,13 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything a training goes on from; on a CPU it goes on bitwise."""
         return {
-            "done": self.done, "seconds": self.seconds, "last": asdict(self.last) if self.last else None,
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "random": {"cpu": self._random.cpu, "cuda": self._random.cuda},
+            "done": self.done,
+            "seconds": self.seconds,
+            "last": asdict(self.last) if self.last else None,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": {"cpu": self._random.cpu, "cuda": self._random.cuda},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -216,11 +225,25 @@ class Trainer:
         if not len(self.splits.validation):
             return {"train/loss": train.loss, "train/accuracy": train.accuracy}
         val = self.evaluate(self.splits.validation)
-        classes = {f"val/f1/{name}": score for name, score in zip(self.setting.classes, val.f1, strict=True)
-                   if score is not None} if self.setting.classes else {}
-        return {"train/loss": train.loss, "train/accuracy": train.accuracy,
-                "val/loss": val.loss, "val/accuracy": val.accuracy, "val/macro_f1": val.macro_f1, **classes,
-                "gap/loss": val.loss - train.loss, "gap/accuracy": train.accuracy - val.accuracy}
+        classes = (
+            {
+                f"val/f1/{name}": score
+                for name, score in zip(self.setting.classes, val.f1, strict=True)
+                if score is not None
+            }
+            if self.setting.classes
+            else {}
+        )
+        return {
+            "train/loss": train.loss,
+            "train/accuracy": train.accuracy,
+            "val/loss": val.loss,
+            "val/accuracy": val.accuracy,
+            "val/macro_f1": val.macro_f1,
+            **classes,
+            "gap/loss": val.loss - train.loss,
+            "gap/accuracy": train.accuracy - val.accuracy,
+        }
 
     def _unperturbed(self) -> int:
         if not isinstance(self.optimizer, SharpnessAware):
@@ -260,10 +283,12 @@ def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store,
             cross_entropy = cross_entropy + F.cross_entropy(outputs, targets, reduction="sum").double()
             confusion = confusion + _confusion(outputs.argmax(1), targets, outputs.shape[1])
     hits, predicted, there = (counts.tolist() for counts in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
-    f1 = tuple(2 * hit / (taken + real) if real else None
-               for hit, taken, real in zip(hits, predicted, there, strict=True))
-    return Evaluation(float(loss) / len(store), float(cross_entropy) / len(store), sum(hits) / len(store), f1,
-                      len(store))
+    f1 = tuple(
+        2 * hit / (taken + real) if real else None for hit, taken, real in zip(hits, predicted, there, strict=True)
+    )
+    return Evaluation(
+        float(loss) / len(store), float(cross_entropy) / len(store), sum(hits) / len(store), f1, len(store)
+    )
 
 
 def _confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
@@ -308,3 +333,8 @@ def prepare_process(threads: int) -> None:
 def default_device() -> torch.device:
     """CUDA where torch sees a GPU, else the CPU, whatever share a scheduler believes to have given."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_checkpoint(folder: str | Path) -> dict[str, Any]:
+    """What a trial saved, on the CPU: `dataset` and `preset` name the network, `training` is the Trainer's state."""
+    return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)

@@ -15,7 +15,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from tune_sam.settings import Refused, SearchOptions
+from tune_sam.errors import Refused
+from tune_sam.settings import SearchOptions
 from tune_sam.space import Range, Space, Values, ends, grid
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ class Setting:
     def __post_init__(self) -> None:
         for name in self.classes:
             if not re.fullmatch(r"[\w\-. :]+", name) or name in (".", ".."):
-                raise ValueError(f"the class {name!r} cannot be part of the name of a metric in MLflow; use letters, "
-                                 "digits and _-. :")
+                raise ValueError(
+                    f"the class {name!r} cannot be part of the name of a metric in MLflow; use letters, "
+                    "digits and _-. :"
+                )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"the classes {', '.join(self.classes)} are not all different; rename one")
 
@@ -81,6 +84,15 @@ class Preset:
 
     setting: Setting
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+MILESTONES = (0.3, 0.6, 0.8)
+"""Parts of the epochs after which the learning rate falls to 0.2 of what it was; the report's schedule."""
+
+
+def milestones(epochs: int) -> list[int]:
+    """The epochs after which the learning rate falls; a part that is not one whole epoch has none."""
+    return [epoch for epoch in (int(part * epochs) for part in MILESTONES) if epoch]
 
 
 AS_REPORTED = {"optimizers": ("base", "asam-all"), "sampler": "grid", "scheduler": "none"}
@@ -229,17 +241,28 @@ class Workload(ABC):
         setting = self.settings[self.default_dataset]
         common = {"lr": self.lr.to_json(), "batch_size": list(self.batch_size)}
         return {
-            "name": self.name, "parameters": self.parameters(setting),
+            "name": self.name,
+            "parameters": self.parameters(setting),
             "datasets": {name: asdict(sizes) for name, sizes in self.datasets.items()},
             "base_optimizer": self.base_optimizer.name,
-            "epochs": setting.epochs, "batch_size": setting.batch_size, "lr": setting.lr,
-            "ranges": {"base": {"rho": None, **common},
-                       **{name: {"rho": rho.to_json(), **common} for name, rho in self.rho.items()}},
+            "epochs": setting.epochs,
+            "batch_size": setting.batch_size,
+            "lr": setting.lr,
+            "ranges": {
+                "base": {"rho": None, **common},
+                **{name: {"rho": rho.to_json(), **common} for name, rho in self.rho.items()},
+            },
             "rho_grid": {name: list(self.rho_grid(name, rho)) for name, rho in self.rho.items()},
             "gpus_per_trial": self.gpus_per_trial,
-            "presets": {name: {"parameters": self.parameters(preset.setting), "epochs": preset.setting.epochs,
-                               "batch_size": preset.setting.batch_size, "lr": preset.setting.lr}
-                        for name, preset in self.presets.items()},
+            "presets": {
+                name: {
+                    "parameters": self.parameters(preset.setting),
+                    "epochs": preset.setting.epochs,
+                    "batch_size": preset.setting.batch_size,
+                    "lr": preset.setting.lr,
+                }
+                for name, preset in self.presets.items()
+            },
         }
 
     def rho_grid(self, optimizer: str, rho: Range) -> tuple[float, ...]:
@@ -260,12 +283,16 @@ class Workload(ABC):
         lr, sizes, alone = own.lr or self.lr, own.batch_size or self.batch_size, options.sampler == "grid"
         for option, given in (("--rho", rho), ("--lr", lr)):
             if isinstance(given, Values) and not alone:
-                raise Refused(f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
-                              "LOW:HIGH, or --sampler grid.")
+                raise Refused(
+                    f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
+                    "LOW:HIGH, or --sampler grid."
+                )
         samples = options.train_subset or self.datasets[dataset].train
         if max(sizes) > samples:
-            raise Refused(f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
-                          f"give sizes up to {samples}.")
+            raise Refused(
+                f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
+                f"give sizes up to {samples}."
+            )
         rhos = rho.points if isinstance(rho, Values) else self.rho_grid(optimizer, rho) if rho else ()
         lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
         of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
@@ -273,8 +300,9 @@ class Workload(ABC):
         space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
         if outside := space.outside():
             way_out = "give its values instead" if alone else "or search without the grid (--no-grid)"
-            raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, "
-                          f"{way_out}.")
+            raise Refused(
+                f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, {way_out}."
+            )
         return space
 
 
@@ -294,8 +322,10 @@ def find_workload(name: str) -> Workload:
         return _import_workload(name)
     for point in entry_points(group=ENTRY_POINTS, name=name):
         return _import_workload(point.value)
-    raise Refused(f"there is no workload {name!r}; choose from {', '.join(workload_names())}, "
-                  "or give your own as package.module:Class.")
+    raise Refused(
+        f"there is no workload {name!r}; choose from {', '.join(workload_names())}, "
+        "or give your own as package.module:Class."
+    )
 
 
 def _import_workload(path: str) -> Workload:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from trainables.data.graphs import GraphStore
-from trainables.networks import wideresnet
-from trainables.networks.attention import SequenceClassifier
-from trainables.networks.gcn import GraphClassifier
 from tune_sam.loss import smoothed_kl
+from tune_sam.trainables.data.graphs import GraphStore
+from tune_sam.trainables.networks import wideresnet
+from tune_sam.trainables.networks.attention import SequenceClassifier
+from tune_sam.trainables.networks.gcn import GraphClassifier
 
 
 @dataclass
@@ -39,7 +39,8 @@ def graphs(count: int, features: int, dtype: torch.dtype) -> GraphStore:
         edges.append(torch.cat([one_way, one_way.flip(0)], dim=1))
     return GraphStore(
         x=torch.randn(sum(nodes), features, generator=random, dtype=torch.float64).to(dtype),
-        edge_index=torch.cat(edges, dim=1), node_start=torch.tensor([0, *nodes]).cumsum(0),
+        edge_index=torch.cat(edges, dim=1),
+        node_start=torch.tensor([0, *nodes]).cumsum(0),
         edge_start=torch.tensor([0, *(part.shape[1] for part in edges)]).cumsum(0),
         y=torch.randint(0, 2, (count,), generator=random),
     )

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainables.data.graphs import GraphStore
-from trainables.networks.attention import SequenceClassifier
-from trainables.networks.gcn import GraphClassifier
-from trainables.networks.wideresnet import WideResNet
+from tune_sam.trainables.data.graphs import GraphStore
+from tune_sam.trainables.networks.attention import SequenceClassifier
+from tune_sam.trainables.networks.gcn import GraphClassifier
+from tune_sam.trainables.networks.wideresnet import WideResNet
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KINDS = ["gcn", "wideresnet", "attention"]
@@ -24,8 +24,9 @@ def network(kind: str, seed: int = 0) -> nn.Module:
         case "wideresnet":
             model = WideResNet(depth=10, width=1, channels=1, classes=3)
         case _:
-            model = SequenceClassifier(length=6, width=4, heads=2, feedforward=5, layers=1, dropout=0.5, head=(7,),
-                                       classes=3)
+            model = SequenceClassifier(
+                length=6, width=4, heads=2, feedforward=5, layers=1, dropout=0.5, head=(7,), classes=3
+            )
     model = model.double()
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -46,9 +47,12 @@ def batches(kind: str, sizes: tuple[int, ...] = (5, 5, 4), device: str = "cpu") 
         edges = 2 * nodes - 2
         store = GraphStore(
             x=torch.randn(int(nodes.sum()), 3, generator=random, dtype=torch.float64),
-            edge_index=torch.cat([torch.randint(int(n), (2, int(e)), generator=random)
-                                  for n, e in zip(nodes, edges, strict=True)], dim=1),
-            node_start=F.pad(nodes.cumsum(0), (1, 0)), edge_start=F.pad(edges.cumsum(0), (1, 0)), y=targets,
+            edge_index=torch.cat(
+                [torch.randint(int(n), (2, int(e)), generator=random) for n, e in zip(nodes, edges, strict=True)], dim=1
+            ),
+            node_start=F.pad(nodes.cumsum(0), (1, 0)),
+            edge_start=F.pad(edges.cumsum(0), (1, 0)),
+            y=targets,
         ).to(torch.device(device))
         return [store.batch(indices.to(device)) for indices in torch.arange(SAMPLES).split(list(sizes))]
     shape = (SAMPLES, 1, 8, 8) if kind == "wideresnet" else (SAMPLES, 6)
@@ -60,14 +64,20 @@ def everything(model: nn.Module) -> list:
     """Bits of all that a measurement must leave as it was, and where they are."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return [
-        [(name, t.detach().clone().view(torch.uint8).tolist() if t.dim() else t.item(), t.data_ptr())
-         for name, t in tensors],
-        [(p.requires_grad, p.grad is None, None if p.grad is None else (id(p.grad), p.grad.tolist()))
-         for p in model.parameters()],
+        [
+            (name, t.detach().clone().view(torch.uint8).tolist() if t.dim() else t.item(), t.data_ptr())
+            for name, t in tensors
+        ],
+        [
+            (p.requires_grad, p.grad is None, None if p.grad is None else (id(p.grad), p.grad.tolist()))
+            for p in model.parameters()
+        ],
         [module.training for module in model.modules()],
         torch.get_rng_state().tolist(),
         torch.cuda.get_rng_state().tolist() if torch.cuda.is_available() else None,
-        torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.backends.mha.get_fastpath_enabled(),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.backends.mha.get_fastpath_enabled(),
     ]
 
 

@@ -1,4 +1,4 @@
-"""`analysis.curvature` against dense Hessians, scipy and PyHessian."""
+"""`tune_sam.analysis.curvature` against dense Hessians, scipy and PyHessian."""
 
 import copy
 import json
@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, mse_loss
 
-import analysis.curvature
-from analysis import Estimate, Hessian, spectrum, top_eigenvalues
+import tune_sam.analysis.curvature
+from tune_sam.analysis import Estimate, Hessian, spectrum, top_eigenvalues
 from tune_sam.loss import smoothed_kl
 from tune_sam.workload import find_workload
 
@@ -46,8 +46,7 @@ def run(case, **options):
 
 
 def quadratic(*eigenvalues, rotation=None):
-    """A model, a loss and batches with these eigenvalues: L = ½ Σ λ (Qw)²; the Hessian is diagonal without a rotation.
-    """
+    """A model, a loss and batches with these eigenvalues: L = ½ Σ λ (Qw)²; a diagonal Hessian without a rotation."""
     model = nn.Module()
     model.w = nn.Parameter(torch.ones(len(eigenvalues), dtype=torch.float64))
     model.forward = lambda x: (x * (model.w if rotation is None else rotation @ model.w).square()).sum(1) / 2
@@ -62,7 +61,10 @@ def test_both_ends_ratio_and_fifth_are_those_of_the_dense_hessian(known):
     case, exact = known
     found = run(case, **SHARP)
     for name, value in {
-        "lambda_max": exact[-1], "lambda_min": exact[0], "lambda_5": exact[-5], "ratio": (exact[-1] / exact[0]).abs(),
+        "lambda_max": exact[-1],
+        "lambda_min": exact[0],
+        "lambda_5": exact[-5],
+        "ratio": (exact[-1] / exact[0]).abs(),
         "lambda_max_over_lambda_5": exact[-1] / exact[-5],
     }.items():
         estimate = getattr(found, name)
@@ -94,8 +96,10 @@ def test_trace_and_its_error_over_many_seeds(known):
     """Standardised errors scatter by about 1; they may by less, as the variance is bounded from above."""
     case, exact = known
     for probes, seeds in ((1, 12), (3, 9)):
-        traces = [spectrum(case.model, case.loss, [case.whole], seed=seed, probes=probes, steps=7).trace
-                  for seed in range(seeds)]
+        traces = [
+            spectrum(case.model, case.loss, [case.whole], seed=seed, probes=probes, steps=7).trace
+            for seed in range(seeds)
+        ]
         scores = torch.tensor([(trace - float(exact.sum())) / trace.error for trace in traces])
         assert scores.square().mean().sqrt() < 1.5, probes
         assert scores.mean().abs() < 3 / math.sqrt(seeds), probes
@@ -201,7 +205,7 @@ def test_few_steps_leave_lambda_min_unresolved_and_the_ratio_with_it(known):
     assert not found.ratio.resolved
     assert not found.lambda_max_over_lambda_5.resolved
     assert math.isnan(found.lambda_5)
-    assert found.products == 4 + analysis.curvature.TRACE_DRAWS
+    assert found.products == 4 + tune_sam.analysis.curvature.TRACE_DRAWS
     assert "|λ_max/λ_min|     unresolved" in str(found)
     # The residual is honest: some eigenvalue is that near.
     assert (exact - found.lambda_min.value).abs().min() <= found.lambda_min.error
@@ -227,8 +231,8 @@ def test_an_eigenvalue_below_the_rounding_of_float32_is_not_resolved():
 def test_a_process_that_settled_further_in_is_overruled():
     values = torch.tensor([[1.0, 2, 3], [1.0, 2, 4]], dtype=torch.float64)
     residuals = torch.tensor([[0.01, 0.01, 1e-6], [0.01, 0.01, 0.2]], dtype=torch.float64)
-    probes = [analysis.curvature.Ritz(v, r, torch.eye(3), 0.0) for v, r in zip(values, residuals, strict=True)]
-    found = analysis.curvature._extreme(probes, -1, 1e-3)
+    probes = [tune_sam.analysis.curvature.Ritz(v, r, torch.eye(3), 0.0) for v, r in zip(values, residuals, strict=True)]
+    found = tune_sam.analysis.curvature._extreme(probes, -1, 1e-3)
     assert (found.value, found.resolved) == (4, False)
 
 
@@ -256,8 +260,12 @@ def test_a_singular_hessian_has_no_resolved_lambda_min():
     model = nn.Linear(30, 1).double()
     x = torch.randn(6, 30, dtype=torch.float64)
     found = spectrum(model, mse_loss, [(x, torch.zeros(6, 1, dtype=torch.float64))])
-    exact = torch.linalg.eigvalsh(2 / 6 * torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], 1).T
-                                  @ torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], 1))
+    exact = torch.linalg.eigvalsh(
+        2
+        / 6
+        * torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], 1).T
+        @ torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], 1)
+    )
     assert float(found.lambda_max) == pytest.approx(float(exact[-1]), rel=1e-6)
     assert abs(found.lambda_min) < 1e-12
     assert not found.ratio.resolved
@@ -344,14 +352,17 @@ def test_parameters_without_gradient_are_named():
 # --- refusals ---
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
-    ({"steps": 2.5}, "steps must be a whole number >= 1, got 2.5"),
-    ({"probes": 0}, "probes must be a whole number >= 1, got 0"),
-    ({"tol": 0}, "tol must lie between 0 and 1, got 0"),
-    ({"tol": math.nan}, "tol must lie between 0 and 1, got nan"),
-    ({"max_vectors": 3}, "10 Lanczos vectors of .* are needed, but max_vectors is 3; give a larger max_vectors"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number >= 1, got 2.5"),
+        ({"probes": 0}, "probes must be a whole number >= 1, got 0"),
+        ({"tol": 0}, "tol must lie between 0 and 1, got 0"),
+        ({"tol": math.nan}, "tol must lie between 0 and 1, got nan"),
+        ({"max_vectors": 3}, "10 Lanczos vectors of .* are needed, but max_vectors is 3; give a larger max_vectors"),
+    ],
+)
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         run(CASES["gcn"](), **options)
@@ -366,10 +377,10 @@ def test_k_is_checked(k):
 
 def test_too_little_memory_is_refused(monkeypatch):
     case = CASES["gcn"]()
-    monkeypatch.setattr(analysis.curvature, "available", lambda device: 1000)
+    monkeypatch.setattr("tune_sam.analysis.curvature.available", lambda device: 1000)
     with pytest.raises(ValueError, match=r"101 Lanczos vectors of 1.54 KiB do not fit into the 1e\+03 B that cpu"):
         run(case)
-    monkeypatch.setattr(analysis.curvature, "BASIS_BYTES", 8000)
+    monkeypatch.setattr("tune_sam.analysis.curvature.BASIS_BYTES", 8000)
     with pytest.raises(ValueError, match="the default limit of 7.81 KiB holds 5 of them; give a larger max_vectors"):
         run(case)
 
@@ -424,8 +435,11 @@ def test_the_gcn_against_scipy(real_data):
     batches = [store.batch(torch.arange(512))]
     found = spectrum(model, smoothed_kl, batches, probes=1)
     with Hessian(model, smoothed_kl, batches) as hessian:
-        operator = LinearOperator((hessian.size,) * 2, dtype=np.float64,
-                                  matvec=lambda v: hessian.product(torch.from_numpy(v.reshape(-1))).numpy())
+        operator = LinearOperator(
+            (hessian.size,) * 2,
+            dtype=np.float64,
+            matvec=lambda v: hessian.product(torch.from_numpy(v.reshape(-1))).numpy(),
+        )
         start = np.random.default_rng(0).standard_normal(hessian.size)
         for which, estimate in (("LA", found.lambda_max), ("SA", found.lambda_min)):
             (exact,) = eigsh(operator, 1, which=which, tol=1e-4, ncv=30, v0=start, return_eigenvectors=False)

@@ -1,4 +1,4 @@
-"""`analysis.evaluation`: the mean loss and its gradient over a sample, and a model that is as before."""
+"""`tune_sam.analysis.evaluation`: the mean loss and its gradient over a sample, and a model that is as before."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from small_networks import DEVICES, KINDS, SAMPLES, batches, disturbed, everything, network
 from torch import nn
 
-from analysis.evaluation import mean_gradient, mean_loss, move, named_tensors, undisturbed
+from tune_sam.analysis.evaluation import mean_gradient, mean_loss, move, named_tensors, undisturbed
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
 KIND = pytest.mark.parametrize("kind", KINDS)
@@ -16,15 +16,16 @@ KIND = pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_loss_and_gradient_are_those_of_one_large_batch(kind, device):
     model = network(kind).to(device)
-    (inputs, targets), = batches(kind, (SAMPLES,), device)
+    ((inputs, targets),) = batches(kind, (SAMPLES,), device)
     model.eval()
     expected = F.cross_entropy(model(inputs), targets)
     gradients = torch.autograd.grad(expected, list(model.parameters()))
     model.train()
     with undisturbed(model):
         loss, samples = mean_loss(model, F.cross_entropy, batches(kind, (9, 4, 1), device))
-        again, found, count = mean_gradient(model, F.cross_entropy, batches(kind, (2, 8, 4), device),
-                                            list(model.parameters()))
+        again, found, count = mean_gradient(
+            model, F.cross_entropy, batches(kind, (2, 8, 4), device), list(model.parameters())
+        )
     assert samples == count == SAMPLES
     assert loss == pytest.approx(expected.item(), rel=1e-12)
     assert again == pytest.approx(expected.item(), rel=1e-12)
@@ -100,13 +101,23 @@ def test_unused_parameters_have_no_gradient_and_grad_is_not_touched():
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize(("data", "loss_fn", "words"), [
-    ([], F.cross_entropy, "no samples"),
-    ([(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))], F.cross_entropy, "no samples"),
-    (iter([(torch.zeros(1, 3), torch.zeros(1, dtype=torch.long))]), F.cross_entropy, "walked once only, got a list_it"),
-    ([(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))],
-     lambda x, y: F.cross_entropy(x, y, reduction="none"), r"shape \(4,\): return the batch's mean"),
-])
+@pytest.mark.parametrize(
+    ("data", "loss_fn", "words"),
+    [
+        ([], F.cross_entropy, "no samples"),
+        ([(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))], F.cross_entropy, "no samples"),
+        (
+            iter([(torch.zeros(1, 3), torch.zeros(1, dtype=torch.long))]),
+            F.cross_entropy,
+            "walked once only, got a list_it",
+        ),
+        (
+            [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))],
+            lambda x, y: F.cross_entropy(x, y, reduction="none"),
+            r"shape \(4,\): return the batch's mean",
+        ),
+    ],
+)
 def test_refusals(data, loss_fn, words):
     model = nn.Linear(3, 2)
     with pytest.raises(ValueError, match=words), undisturbed(model):

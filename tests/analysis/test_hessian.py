@@ -1,4 +1,4 @@
-"""`analysis.hessian`: products against the dense Hessian, and everything left as it was found."""
+"""`tune_sam.analysis.hessian`: products against the dense Hessian, and everything left as it was found."""
 
 import gc
 import weakref
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from analysis.hessian import Hessian
+from tune_sam.analysis.hessian import Hessian
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KIND = pytest.mark.parametrize("kind", CASES)
@@ -108,10 +108,16 @@ class Odd(nn.Module):
 
 
 def state(model):
-    return {"modes": [m.training for m in model.modules()], "grads": [p.grad for p in model.parameters()],
-            "needed": [p.requires_grad for p in model.parameters()], "random": torch.get_rng_state().tolist(),
-            "buffers": {name: (id(b), b.tolist()) for name, b in model.named_buffers()}, "last": model.last,
-            "weights": [p.tolist() for p in model.parameters()], "grad": torch.is_grad_enabled()}
+    return {
+        "modes": [m.training for m in model.modules()],
+        "grads": [p.grad for p in model.parameters()],
+        "needed": [p.requires_grad for p in model.parameters()],
+        "random": torch.get_rng_state().tolist(),
+        "buffers": {name: (id(b), b.tolist()) for name, b in model.named_buffers()},
+        "last": model.last,
+        "weights": [p.tolist() for p in model.parameters()],
+        "grad": torch.is_grad_enabled(),
+    }
 
 
 @pytest.mark.parametrize("fail_at", [None, 1, 2, 4])

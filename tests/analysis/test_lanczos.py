@@ -1,4 +1,4 @@
-"""`analysis.lanczos` on matrices whose eigenvalues are known."""
+"""`tune_sam.analysis.lanczos` on matrices whose eigenvalues are known."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.lanczos import Lanczos
+from tune_sam.analysis.lanczos import Lanczos
 
 N = 60
 

@@ -1,4 +1,4 @@
-"""`analysis.landscape`: filter by filter, point by point, and parts that make the whole."""
+"""`tune_sam.analysis.landscape`: filter by filter, point by point, and parts that make the whole."""
 
 import copy
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from small_networks import DEVICES, KINDS, SAMPLES, Quadratic, batches, disturbed, everything, network
 from torch import nn
 
-from analysis.landscape import Direction, grid, line_between, losses, random_directions
+from tune_sam.analysis.landscape import Direction, grid, line_between, losses, random_directions
 
 KIND = pytest.mark.parametrize("kind", KINDS)
 
@@ -34,18 +34,34 @@ def test_each_filter_has_the_norm_of_the_models(kind):
 
 
 def test_norm_layers_biases_and_frozen_parameters_are_left_out():
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3), nn.BatchNorm2d(3), nn.LayerNorm([3, 4, 4]),
-                          nn.Linear(4, 2), nn.Linear(2, 2))
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3),
+        nn.GroupNorm(1, 3),
+        nn.BatchNorm2d(3),
+        nn.LayerNorm([3, 4, 4]),
+        nn.Linear(4, 2),
+        nn.Linear(2, 2),
+    )
     model[5].weight.requires_grad_(False)
-    direction, = random_directions(model, seed=0, count=1)
+    (direction,) = random_directions(model, seed=0, count=1)
     assert set(direction.tensors) == {"0.weight", "4.weight"}
-    assert direction.left_out == ("0.bias", "1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias",
-                                  "4.bias", "5.weight", "5.bias")
+    assert direction.left_out == (
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "2.weight",
+        "2.bias",
+        "3.weight",
+        "3.bias",
+        "4.bias",
+        "5.weight",
+        "5.bias",
+    )
 
 
 def test_filters_of_a_transposed_convolution_are_its_outputs():
     model = nn.Sequential(nn.ConvTranspose2d(2, 3, 2))
-    direction, = random_directions(model, seed=0, count=1)
+    (direction,) = random_directions(model, seed=0, count=1)
     drawn, weight = direction.tensors["0.weight"], model[0].weight
     for output in range(3):
         assert drawn[:, output].norm().item() == pytest.approx(weight[:, output].norm().item(), rel=1e-6)
@@ -54,7 +70,7 @@ def test_filters_of_a_transposed_convolution_are_its_outputs():
 def test_a_filter_of_zeros_does_not_move():
     model = nn.Sequential(nn.Linear(3, 2))
     nn.init.zeros_(model[0].weight[0])
-    direction, = random_directions(model, seed=0, count=1)
+    (direction,) = random_directions(model, seed=0, count=1)
     assert direction.tensors["0.weight"][0].tolist() == [0, 0, 0]
     assert direction.tensors["0.weight"][1].isfinite().all()
 
@@ -65,9 +81,9 @@ def test_directions_are_a_matter_of_seed_and_reference_alone(device):
     first, second = random_directions(model, seed=5)
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    alone, = random_directions(copy.deepcopy(model).to(device), seed=5, count=1)
+    (alone,) = random_directions(copy.deepcopy(model).to(device), seed=5, count=1)
     assert torch.equal(torch.get_rng_state(), state)
-    other, = random_directions(model, seed=6, count=1)
+    (other,) = random_directions(model, seed=6, count=1)
     for name, tensor in first.tensors.items():
         torch.testing.assert_close(alone.tensors[name], tensor, rtol=1e-12, atol=0)
         assert alone.tensors[name].device.type == "cpu"
@@ -88,7 +104,7 @@ def test_the_draw_is_the_same_for_each_models_own_scale():
 def test_shared_parameters_are_moved_once():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     model[2].weight = model[0].weight
-    direction, = random_directions(model, seed=0, count=1)
+    (direction,) = random_directions(model, seed=0, count=1)
     assert list(direction.tensors) == ["0.weight"]
 
 
@@ -102,7 +118,7 @@ def loss_at(model, offsets, kind):
         for name, tensor in [*there.named_parameters(), *there.named_buffers()]:
             if name in offsets:
                 tensor += offsets[name]
-    (inputs, targets), = batches(kind, (SAMPLES,))
+    ((inputs, targets),) = batches(kind, (SAMPLES,))
     return F.cross_entropy(there(inputs), targets).item()
 
 
@@ -111,8 +127,14 @@ def test_a_surface_point_by_point(kind):
     model = network(kind)
     directions = random_directions(model, seed=0)
     points = grid(2, -0.5, 1.0, steps=4)
-    expected = [loss_at(model, {name: x * directions[0].tensors[name] + y * directions[1].tensors[name]
-                                for name in directions[0].tensors}, kind) for x, y in points]
+    expected = [
+        loss_at(
+            model,
+            {name: x * directions[0].tensors[name] + y * directions[1].tensors[name] for name in directions[0].tensors},
+            kind,
+        )
+        for x, y in points
+    ]
     found = losses(model, F.cross_entropy, batches(kind), directions, points)
     assert found == pytest.approx(expected, rel=1e-10)
     assert found.shape == (16,)
@@ -124,8 +146,11 @@ def test_the_same_directions_serve_other_models_and_devices(device):
     base, sam = network("wideresnet", seed=0), network("wideresnet", seed=1)
     directions = random_directions(base, seed=0)
     point = [[0.3, -0.7]]
-    expected = loss_at(sam, {name: 0.3 * directions[0].tensors[name] - 0.7 * directions[1].tensors[name]
-                             for name in directions[0].tensors}, "wideresnet")
+    expected = loss_at(
+        sam,
+        {name: 0.3 * directions[0].tensors[name] - 0.7 * directions[1].tensors[name] for name in directions[0].tensors},
+        "wideresnet",
+    )
     found = losses(sam.to(device), F.cross_entropy, batches("wideresnet", device=device), directions, point)
     assert found == pytest.approx([expected], rel=1e-9)
 
@@ -143,12 +168,16 @@ def test_the_centre_is_the_model_bitwise():
 def test_parts_are_the_whole(kind):
     model = network(kind).float()
     data = batches(kind)
-    data = [(x.float() if isinstance(x, torch.Tensor) else x.apply(
-        lambda t: t.float() if t.is_floating_point() else t), y) for x, y in data]
+    data = [
+        (x.float() if isinstance(x, torch.Tensor) else x.apply(lambda t: t.float() if t.is_floating_point() else t), y)
+        for x, y in data
+    ]
     directions, points = random_directions(model, seed=2), grid(2, steps=5)
     whole = losses(model, F.cross_entropy, data, directions, points)
-    parts = [losses(copy.deepcopy(model), F.cross_entropy, data, directions, part)
-             for part in np.array_split(points, 4)[::-1]]
+    parts = [
+        losses(copy.deepcopy(model), F.cross_entropy, data, directions, part)
+        for part in np.array_split(points, 4)[::-1]
+    ]
     assert np.array_equal(np.concatenate(parts[::-1]), whole)
 
 
@@ -184,8 +213,14 @@ def test_a_loss_that_overflows_comes_as_it_is():
 
 def test_progress():
     model, told = network("gcn"), []
-    losses(model, F.cross_entropy, batches("gcn"), random_directions(model, 0, 1), grid(1, steps=3),
-           progress=lambda done, total: told.append((done, total)))
+    losses(
+        model,
+        F.cross_entropy,
+        batches("gcn"),
+        random_directions(model, 0, 1),
+        grid(1, steps=3),
+        progress=lambda done, total: told.append((done, total)),
+    )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -221,20 +256,32 @@ def test_a_grid():
     assert [0, 0] in grid(2).tolist()
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda m: grid(0), "dimensions is 0"),
-    (lambda m: grid(1, 1, 1), "no axis from 1 to 1"),
-    (lambda m: grid(1, steps=1), "in 1 steps"),
-    (lambda m: random_directions(m, 0, count=0), "count is 0"),
-    (lambda m: random_directions(nn.LayerNorm(3), 0), "nothing to move"),
-    (lambda m: line_between(m, nn.Linear(2, 2)), "only one of the two models has .*weight"),
-    (lambda m: line_between(nn.Linear(2, 3), nn.Linear(2, 2)), r"end has weight of shape \(2, 2\) .* shape \(3, 2\)"),
-    (lambda m: losses(m, F.cross_entropy, batches("gcn"), random_directions(m, 0), [[0.0]]),
-     r"shape \(1, 1\) and there are 2 directions"),
-    (lambda m: losses(m, F.cross_entropy, batches("gcn"), [], np.zeros((1, 0))), "0 directions"),
-    (lambda m: losses(m, F.cross_entropy, batches("gcn"), random_directions(nn.Sequential(nn.Linear(2, 2)), 0), [[0, 0]]
-                      ), "direction 0 has 0.weight .* no such tensor"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: grid(0), "dimensions is 0"),
+        (lambda m: grid(1, 1, 1), "no axis from 1 to 1"),
+        (lambda m: grid(1, steps=1), "in 1 steps"),
+        (lambda m: random_directions(m, 0, count=0), "count is 0"),
+        (lambda m: random_directions(nn.LayerNorm(3), 0), "nothing to move"),
+        (lambda m: line_between(m, nn.Linear(2, 2)), "only one of the two models has .*weight"),
+        (
+            lambda m: line_between(nn.Linear(2, 3), nn.Linear(2, 2)),
+            r"end has weight of shape \(2, 2\) .* shape \(3, 2\)",
+        ),
+        (
+            lambda m: losses(m, F.cross_entropy, batches("gcn"), random_directions(m, 0), [[0.0]]),
+            r"shape \(1, 1\) and there are 2 directions",
+        ),
+        (lambda m: losses(m, F.cross_entropy, batches("gcn"), [], np.zeros((1, 0))), "0 directions"),
+        (
+            lambda m: losses(
+                m, F.cross_entropy, batches("gcn"), random_directions(nn.Sequential(nn.Linear(2, 2)), 0), [[0, 0]]
+            ),
+            "direction 0 has 0.weight .* no such tensor",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call(network("gcn"))

@@ -1,9 +1,9 @@
-"""`analysis.memory`: what a graph holds, and running out of memory said in a sentence."""
+"""`tune_sam.analysis.memory`: what a graph holds, and running out of memory said in a sentence."""
 
 import pytest
 import torch
 
-from analysis.memory import available, in_words, saved_tensors, shortage_told, storages
+from tune_sam.analysis.memory import available, in_words, saved_tensors, shortage_told, storages
 
 
 class Square(torch.autograd.Function):
@@ -36,10 +36,14 @@ def test_available():
     assert available(torch.device("meta")) is None
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
-    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
 def test_running_out_is_one_sentence(error):
     with pytest.raises(ValueError, match="^out of memory: eat less$"), shortage_told("eat less"):
         raise error

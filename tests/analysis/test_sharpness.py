@@ -1,4 +1,4 @@
-"""`analysis.sharpness` against brute force, closed forms and the optimizers' own ε̂."""
+"""`tune_sam.analysis.sharpness` against brute force, closed forms and the optimizers' own ε̂."""
 
 import copy
 import math
@@ -11,20 +11,23 @@ import torch.nn.functional as F
 from small_networks import DEVICES, KINDS, SAMPLES, Quadratic, batches, disturbed, everything, network
 from torch import nn
 
-from analysis.sharpness import AverageCase, WorstCase, average_case, worst_case
+from tune_sam.analysis.sharpness import AverageCase, WorstCase, average_case, worst_case
 from tune_sam.optim import ASAM, SAM, ASAMAll
 
 KIND = pytest.mark.parametrize("kind", KINDS)
 SCALES = ["one", "rms", "adaptive", "asam"]
 SCALE = pytest.mark.parametrize("scale", SCALES)
-BOTH = pytest.mark.parametrize("measure", [
-    partial(worst_case, rho=0.1, steps=3), partial(average_case, sigma=0.1, pairs=2)], ids=["worst", "average"])
+BOTH = pytest.mark.parametrize(
+    "measure",
+    [partial(worst_case, rho=0.1, steps=3), partial(average_case, sigma=0.1, pairs=2)],
+    ids=["worst", "average"],
+)
 
 
 def scaled(scale, w):
     """T, as a vector like w; the second half of a `Quadratic` is named *weight*."""
     if scale == "rms":
-        return np.full(len(w), math.sqrt(np.mean(w ** 2)))
+        return np.full(len(w), math.sqrt(np.mean(w**2)))
     if scale == "asam":
         return np.where(np.arange(len(w)) < len(w) // 2, 1.0, np.abs(w) + 0.01)
     return {"one": np.ones(len(w)), "adaptive": np.abs(w)}[scale]
@@ -70,19 +73,22 @@ def test_worst_case_at_a_minimum_is_the_largest_eigenvalue(scale):
     t = scaled(scale, w)
     largest = np.linalg.eigvalsh(t[:, None] * hessian * t).max()
     found = worst_case(model, Quadratic.loss, Quadratic.batches(), 0.1, steps=60, scale=scale)
-    assert found.value == pytest.approx(0.1 ** 2 / 2 * largest, rel=1e-4)
+    assert found.value == pytest.approx(0.1**2 / 2 * largest, rel=1e-4)
     assert found.resolved
 
 
 @KIND
-@pytest.mark.parametrize(("scale", "build"), [
-    ("one", lambda m, rho: SAM(m.parameters(), torch.optim.SGD, rho, lr=1)),
-    ("adaptive", lambda m, rho: ASAMAll(m.parameters(), torch.optim.SGD, rho, lr=1)),
-    ("asam", lambda m, rho: ASAM(m.named_parameters(), torch.optim.SGD, rho, lr=1)),
-])
+@pytest.mark.parametrize(
+    ("scale", "build"),
+    [
+        ("one", lambda m, rho: SAM(m.parameters(), torch.optim.SGD, rho, lr=1)),
+        ("adaptive", lambda m, rho: ASAMAll(m.parameters(), torch.optim.SGD, rho, lr=1)),
+        ("asam", lambda m, rho: ASAM(m.named_parameters(), torch.optim.SGD, rho, lr=1)),
+    ],
+)
 def test_one_step_is_the_optimizers_own(kind, scale, build):
     model = network(kind)
-    (inputs, targets), = batches(kind, (SAMPLES,))
+    ((inputs, targets),) = batches(kind, (SAMPLES,))
     found = worst_case(model, F.cross_entropy, batches(kind), 0.2, steps=1, scale=scale)
 
     twin = copy.deepcopy(model).eval()
@@ -107,8 +113,12 @@ def test_the_ascent_stays_in_the_ball_and_keeps_its_best(kind, scale):
     def radius(*_):
         total = 0.0
         for name, p in model.named_parameters():
-            t = {"one": torch.ones_like(p), "rms": flat.square().mean().sqrt(), "adaptive": w[name].abs(),
-                 "asam": w[name].abs() + 0.01 if "weight" in name else torch.ones_like(p)}[scale]
+            t = {
+                "one": torch.ones_like(p),
+                "rms": flat.square().mean().sqrt(),
+                "adaptive": w[name].abs(),
+                "asam": w[name].abs() + 0.01 if "weight" in name else torch.ones_like(p),
+            }[scale]
             total += ((p.detach() - w[name]) / t).square().sum().item()
         seen.append(math.sqrt(total))
 
@@ -145,10 +155,13 @@ def test_weights_of_zero_have_no_adaptive_ball():
     assert (found.value, found.steps, found.ascent) == (0, 0, (0.0,))
 
 
-@pytest.mark.parametrize(("loss_fn", "expected"), [
-    (lambda x, _: -torch.log(1 - x.mean()), lambda v: 0.5 < v < math.inf),  # nan beyond 1
-    (lambda x, _: torch.exp(2000 * x.mean() - 1000), lambda v: v == math.inf),
-])
+@pytest.mark.parametrize(
+    ("loss_fn", "expected"),
+    [
+        (lambda x, _: -torch.log(1 - x.mean()), lambda v: 0.5 < v < math.inf),  # nan beyond 1
+        (lambda x, _: torch.exp(2000 * x.mean() - 1000), lambda v: v == math.inf),
+    ],
+)
 def test_losses_that_are_not_finite_on_the_way(loss_fn, expected):
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.zeros_(model.weight)
@@ -167,7 +180,7 @@ def test_losses_that_are_not_finite_on_the_way(loss_fn, expected):
 def test_average_case_of_a_quadratic_is_half_the_trace(scale):
     model, hessian, _, w = quadratic((5.0, 3.0, 1.0, -0.5, 0.2, 0.0), slope_at_w=2.0)
     t = scaled(scale, w)
-    expected = 0.3 ** 2 / 2 * np.trace(t[:, None] * hessian * t)
+    expected = 0.3**2 / 2 * np.trace(t[:, None] * hessian * t)
     found = average_case(model, Quadratic.loss, Quadratic.batches(), 0.3, pairs=500, scale=scale)
     assert abs(found.value - expected) < 4 * found.error
     assert found.error < 0.1 * expected
@@ -176,17 +189,18 @@ def test_average_case_of_a_quadratic_is_half_the_trace(scale):
 
 def test_the_average_has_an_honest_standard_error():
     model, hessian, _, _ = quadratic((5.0, 3.0, 1.0, -0.5, 0.2, 0.0), slope_at_w=2.0)
-    truth = 0.3 ** 2 / 2 * np.trace(hessian)
-    found = [average_case(model, Quadratic.loss, Quadratic.batches(), 0.3, pairs=20, seed=seed)
-             for seed in range(50)]
+    truth = 0.3**2 / 2 * np.trace(hessian)
+    found = [average_case(model, Quadratic.loss, Quadratic.batches(), 0.3, pairs=20, seed=seed) for seed in range(50)]
     errors = np.array([(one.value - truth) / one.error for one in found])
-    assert 0.75 < np.sqrt(np.mean(errors ** 2)) < 1.35  # about 1: fifty of them are right to a tenth
+    assert 0.75 < np.sqrt(np.mean(errors**2)) < 1.35  # about 1: fifty of them are right to a tenth
     assert len({one.value for one in found}) == 50
 
 
 def test_the_slope_is_no_sharpness():
-    flat, steep = (average_case(quadratic((2.0, 1.0, 0.5, 0.1), slope)[0], Quadratic.loss, Quadratic.batches(), 0.3,
-                                pairs=20) for slope in (0.0, 50.0))
+    flat, steep = (
+        average_case(quadratic((2.0, 1.0, 0.5, 0.1), slope)[0], Quadratic.loss, Quadratic.batches(), 0.3, pairs=20)
+        for slope in (0.0, 50.0)
+    )
     assert steep.value == pytest.approx(flat.value, rel=1e-9)
     assert steep.error == pytest.approx(flat.error, rel=1e-9)
 
@@ -283,14 +297,17 @@ def test_parameters_that_the_loss_does_not_depend_on_are_named(measure):
     assert found.value == measure(alone, F.cross_entropy, data, scale="rms").value
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (partial(worst_case, rho=0.0), "rho is 0.0"),
-    (partial(worst_case, rho=math.nan), "rho is nan"),
-    (partial(worst_case, rho=0.1, steps=0), "steps is 0"),
-    (partial(average_case, sigma=-1.0), "sigma is -1.0"),
-    (partial(average_case, sigma=0.1, pairs=1), "pairs is 1"),
-    (partial(worst_case, rho=0.1, scale="asam-all"), "no scale 'asam-all': choose from one, rms, adaptive, asam"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (partial(worst_case, rho=0.0), "rho is 0.0"),
+        (partial(worst_case, rho=math.nan), "rho is nan"),
+        (partial(worst_case, rho=0.1, steps=0), "steps is 0"),
+        (partial(average_case, sigma=-1.0), "sigma is -1.0"),
+        (partial(average_case, sigma=0.1, pairs=1), "pairs is 1"),
+        (partial(worst_case, rho=0.1, scale="asam-all"), "no scale 'asam-all': choose from one, rms, adaptive, asam"),
+    ],
+)
 def test_arguments_out_of_range_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call(network("gcn"), F.cross_entropy, batches("gcn"))
@@ -305,8 +322,10 @@ def test_models_without_a_loss_or_parameters_are_refused(measure):
         measure(model.requires_grad_(False), F.cross_entropy, batches("gcn"))
 
 
-@pytest.mark.parametrize(("value", "error", "resolved"), [
-    (1.0, 0.1, True), (1.0, 0.11, False), (-1.0, 0.05, True), (0.0, 1e-9, False), (math.inf, math.inf, False)])
+@pytest.mark.parametrize(
+    ("value", "error", "resolved"),
+    [(1.0, 0.1, True), (1.0, 0.11, False), (-1.0, 0.05, True), (0.0, 1e-9, False), (math.inf, math.inf, False)],
+)
 def test_resolved(value, error, resolved):
     assert WorstCase(value, error, 0.1, "one", 1.0, 3, 2, (0.0,), ()).resolved == resolved
     assert AverageCase(value, error, 0.1, "one", 1.0, 3, 2, ()).resolved == resolved

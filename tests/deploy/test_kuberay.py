@@ -11,8 +11,17 @@ from kubernetes import client
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "kuberay-rayjob.yaml"
 FIELDS = yaml.safe_load((Path(__file__).parent / "rayjob_fields.yaml").read_text())
-PLAIN = {"text": str, "str": str, "integer": int, "int": int, "number": (int, float), "float": (int, float),
-         "boolean": bool, "bool": bool, "object": (str, int)}
+PLAIN = {
+    "text": str,
+    "str": str,
+    "integer": int,
+    "int": int,
+    "number": (int, float),
+    "float": (int, float),
+    "boolean": bool,
+    "bool": bool,
+    "object": (str, int),
+}
 
 
 def check(text):
@@ -81,24 +90,27 @@ def test_kuberay_knows_every_field():
     check(FILE.read_text())
 
 
-@pytest.mark.parametrize(("good", "broken", "why"), [
-    ("backoffLimit", "backofLimit", "no field backofLimit"),
-    ("backoffLimit: 5", 'backoffLimit: "5"', "backoffLimit is '5'"),
-    ("shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: yes please", "shutdownAfterJobFinishes"),
-    ("mode: token", "mode: tokens", "authOptions.mode is tokens"),
-    ("rayClusterSpec", "rayCluster", "no field rayCluster"),
-    ("      - groupName: gpu\n        #", "      - #", "lacks groupName"),
-    ("            - name: ray-head\n", "            -\n", "name"),
-    ("envFrom", "envfrom", "no field envfrom"),
-    ("secretRef: {name", "secretRef: {nam", "no field nam"),
-    ('cpu: "16"', "cpu: 16", "cpu is 16"),
-    ("fsGroup: 100", "fsGroups: 100", "no field fsGroups"),
-    ("    - name: studies\n", "    - name: home\n", "no volume studies"),
-    ('num-cpus: "0"', 'num-cpu: "0"', "num-cpu"),
-    ("--trials", "--tials", "--tials"),
-    ("value: https://FILL-IN}", "value: https://me:word@FILL-IN}", "from a Secret"),
-    ("{name: TUNE_SAM_HOME, value: /studies}", "{name: MLFLOW_TRACKING_PASSWORD, value: word}", "from a Secret"),
-])
+@pytest.mark.parametrize(
+    ("good", "broken", "why"),
+    [
+        ("backoffLimit", "backofLimit", "no field backofLimit"),
+        ("backoffLimit: 5", 'backoffLimit: "5"', "backoffLimit is '5'"),
+        ("shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: yes please", "shutdownAfterJobFinishes"),
+        ("mode: token", "mode: tokens", "authOptions.mode is tokens"),
+        ("rayClusterSpec", "rayCluster", "no field rayCluster"),
+        ("      - groupName: gpu\n        #", "      - #", "lacks groupName"),
+        ("            - name: ray-head\n", "            -\n", "name"),
+        ("envFrom", "envfrom", "no field envfrom"),
+        ("secretRef: {name", "secretRef: {nam", "no field nam"),
+        ('cpu: "16"', "cpu: 16", "cpu is 16"),
+        ("fsGroup: 100", "fsGroups: 100", "no field fsGroups"),
+        ("    - name: studies\n", "    - name: home\n", "no volume studies"),
+        ('num-cpus: "0"', 'num-cpu: "0"', "num-cpu"),
+        ("--trials", "--tials", "--tials"),
+        ("value: https://FILL-IN}", "value: https://me:word@FILL-IN}", "from a Secret"),
+        ("{name: TUNE_SAM_HOME, value: /studies}", "{name: MLFLOW_TRACKING_PASSWORD, value: word}", "from a Secret"),
+    ],
+)
 def test_a_broken_copy_is_rejected(good, broken, why):
     text = FILE.read_text()
     assert good in text

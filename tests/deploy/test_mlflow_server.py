@@ -39,14 +39,24 @@ def check(text, folder, services=None, use=lambda url: None):
     server = Program("server", ["bash", script], folder, environment(folder, port) | (services or {}))
     server.start(lambda: answers(f"http://127.0.0.1:{port}/health"), limit=120)
     try:
-        for login, host, status in ((None, None, 401), (PASSWORD, None, 200), ("another password", None, 401),
-                                    (PASSWORD, "mlflow.example.org", 200), (PASSWORD, "elsewhere.example.org", 403)):
-            found = requests.get(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=1", timeout=30,
-                                 auth=login and ("admin", login), headers={"Host": host} if host else {}).status_code
+        for login, host, status in (
+            (None, None, 401),
+            (PASSWORD, None, 200),
+            ("another password", None, 401),
+            (PASSWORD, "mlflow.example.org", 200),
+            (PASSWORD, "elsewhere.example.org", 403),
+        ):
+            found = requests.get(
+                f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=1",
+                timeout=30,
+                auth=login and ("admin", login),
+                headers={"Host": host} if host else {},
+            ).status_code
             if found != status:
                 raise ValueError(f"{found} for {login} at {host}, not {status}")
-        if readable := [path.name for path in folder.glob("**/*") if path.suffix in (".db", ".ini")
-                        and path.stat().st_mode & 0o077]:
+        if readable := [
+            path.name for path in folder.glob("**/*") if path.suffix in (".db", ".ini") and path.stat().st_mode & 0o077
+        ]:
             raise ValueError(f"others can read {readable}")
         use(f"http://127.0.0.1:{port}")
     finally:
@@ -67,8 +77,13 @@ def test_it_wants_a_login_and_keeps_runs_in_postgres_and_artifacts_in_a_bucket(t
     with postgres(tmp_path) as database, s3(tmp_path) as objects:
         objects.create("artifacts")
         records = database.create("mlflow")
-        check(FILE.read_text(), tmp_path, objects.environment | {
-            "MLFLOW_BACKEND_STORE_URI": records, "MLFLOW_ARTIFACTS_DESTINATION": "s3://artifacts/runs"}, log)
+        check(
+            FILE.read_text(),
+            tmp_path,
+            objects.environment
+            | {"MLFLOW_BACKEND_STORE_URI": records, "MLFLOW_ARTIFACTS_DESTINATION": "s3://artifacts/runs"},
+            log,
+        )
         with psycopg.connect(records) as connection:
             assert connection.execute("SELECT name FROM experiments WHERE name = 'ours'").fetchone()
             assert connection.execute("SELECT username FROM users").fetchall() == [("admin",)]
@@ -78,11 +93,14 @@ def test_it_wants_a_login_and_keeps_runs_in_postgres_and_artifacts_in_a_bucket(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("good", "broken", "why"), [
-    (" --app-name basic-auth", "", "200 for None"),
-    ("exec mlflow", "unset MLFLOW_SERVER_ALLOWED_HOSTS\nexec mlflow", "403 for .* at mlflow.example.org"),
-    ("basic-auth", "basic_auth", "ended with"),
-])
+@pytest.mark.parametrize(
+    ("good", "broken", "why"),
+    [
+        (" --app-name basic-auth", "", "200 for None"),
+        ("exec mlflow", "unset MLFLOW_SERVER_ALLOWED_HOSTS\nexec mlflow", "403 for .* at mlflow.example.org"),
+        ("basic-auth", "basic_auth", "ended with"),
+    ],
+)
 def test_a_broken_copy_is_rejected(good, broken, why, tmp_path):
     text = FILE.read_text()
     assert good in text
@@ -90,9 +108,16 @@ def test_a_broken_copy_is_rejected(good, broken, why, tmp_path):
         check(text.replace(good, broken), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION",
-                                  "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_FLASK_SERVER_SECRET_KEY",
-                                  "MLFLOW_AUTH_ADMIN_PASSWORD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MLFLOW_BACKEND_STORE_URI",
+        "MLFLOW_ARTIFACTS_DESTINATION",
+        "MLFLOW_SERVER_ALLOWED_HOSTS",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY",
+        "MLFLOW_AUTH_ADMIN_PASSWORD",
+    ],
+)
 def test_what_is_missing_is_named(name, tmp_path):
     known = environment(tmp_path, 5000)
     del known[name]
@@ -105,8 +130,11 @@ def test_passwords_are_in_no_command_line_and_reach_the_settings(tmp_path):
     (tmp_path / "mlflow").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "mlflow").chmod(0o755)
     records = "postgresql://mlflow:100%25@127.0.0.1/mlflow"
-    known = {**environment(tmp_path, 5000), "PATH": f"{tmp_path}:{os.environ['PATH']}",
-             "MLFLOW_BACKEND_STORE_URI": records}
+    known = {
+        **environment(tmp_path, 5000),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "MLFLOW_BACKEND_STORE_URI": records,
+    }
     assert subprocess.check_output([FILE], env=known, text=True) == "server --app-name basic-auth\n"
     settings = ConfigParser()
     settings.read(tmp_path / ".mlflow-auth.ini")

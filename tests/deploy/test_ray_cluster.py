@@ -34,18 +34,21 @@ def test_ray_and_ec2_take_the_file():
     check(FILE.read_text())
 
 
-@pytest.mark.parametrize(("good", "broken", "why"), [
-    ("max_workers: 2\n\n", "max_workers: 2\nidle_timeout: 5\n\n", "idle_timeout"),
-    ("worker_start_ray_commands", "worker_start_commands", "worker_start_commands"),
-    ("min_workers", "min_worker", "min_worker"),
-    ("max_workers: 2\n\n", "max_workers: 1\n\n", "smaller"),
-    ("head_node_type: head", "head_node_type: main", "head_node_type"),
-    ("  container_name: tune-sam\n", "", "container"),
-    ("InstanceType", "InstanceKind", "InstanceKind"),
-    ("VolumeSize: 150", "VolumeSize: large", "VolumeSize"),
-    ("'.[cluster]'", "'.[cluster]", "bash"),
-    ("--object-manager-port", "--object-port", "--object-port"),
-])
+@pytest.mark.parametrize(
+    ("good", "broken", "why"),
+    [
+        ("max_workers: 2\n\n", "max_workers: 2\nidle_timeout: 5\n\n", "idle_timeout"),
+        ("worker_start_ray_commands", "worker_start_commands", "worker_start_commands"),
+        ("min_workers", "min_worker", "min_worker"),
+        ("max_workers: 2\n\n", "max_workers: 1\n\n", "smaller"),
+        ("head_node_type: head", "head_node_type: main", "head_node_type"),
+        ("  container_name: tune-sam\n", "", "container"),
+        ("InstanceType", "InstanceKind", "InstanceKind"),
+        ("VolumeSize: 150", "VolumeSize: large", "VolumeSize"),
+        ("'.[cluster]'", "'.[cluster]", "bash"),
+        ("--object-manager-port", "--object-port", "--object-port"),
+    ],
+)
 def test_a_broken_copy_is_rejected(good, broken, why):
     text = FILE.read_text()
     assert good in text

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from services import wait_for
 
-from tune_sam.study import open_study
+from tune_sam.study.records import open_study
 
 FILE = Path(__file__).parents[2] / "deploy" / "slurm.sbatch"
 SEARCH = ("search", "gcn", "--dataset", "digits", "--optimizer", "base", "--scheduler", "none", "--trials", "2")
@@ -96,8 +96,9 @@ def submit(text, folder, *command, stop_at=""):
         "TUNE_SAM_HOME": str(folder / "home"),
     }  # fmt: skip
     with (folder / "log").open("w") as log:
-        job = subprocess.Popen([*NODES, "bash", "cluster", "job", *command], cwd=folder, env=environment,
-                               stdout=log, stderr=log)
+        job = subprocess.Popen(
+            [*NODES, "bash", "cluster", "job", *command], cwd=folder, env=environment, stdout=log, stderr=log
+        )
     try:
         status = job.wait(900)
     finally:
@@ -126,11 +127,14 @@ def test_bash_and_sbatch_can_read_it():
     check(FILE.read_text())
 
 
-@pytest.mark.parametrize(("good", "broken", "error"), [
-    ("; fi\n", "\n", subprocess.CalledProcessError),
-    ("--requeue", "--reque", ValueError),
-    ("--ntasks-per-node", "--tasks-per-nod", ValueError),
-])
+@pytest.mark.parametrize(
+    ("good", "broken", "error"),
+    [
+        ("; fi\n", "\n", subprocess.CalledProcessError),
+        ("--requeue", "--reque", ValueError),
+        ("--ntasks-per-node", "--tasks-per-nod", ValueError),
+    ],
+)
 def test_a_broken_copy_is_rejected(good, broken, error):
     text = FILE.read_text()
     assert good in text
@@ -138,13 +142,17 @@ def test_a_broken_copy_is_rejected(good, broken, error):
         check(text.replace(good, broken))
 
 
-@pytest.mark.parametrize(("command", "path", "why"), [
-    ([], f"{Path(sys.executable).parent}:{os.environ['PATH']}", "there is no command; give one"),
-    (["search", "gcn"], "/usr/bin:/bin", "there is no tune-sam on the PATH"),
-])
+@pytest.mark.parametrize(
+    ("command", "path", "why"),
+    [
+        ([], f"{Path(sys.executable).parent}:{os.environ['PATH']}", "there is no command; give one"),
+        (["search", "gcn"], "/usr/bin:/bin", "there is no tune-sam on the PATH"),
+    ],
+)
 def test_what_is_missing_is_named(command, path, why):
-    ended = subprocess.run(["/bin/bash", FILE, *command], env={"PATH": path}, capture_output=True, text=True,
-                           check=False)
+    ended = subprocess.run(
+        ["/bin/bash", FILE, *command], env={"PATH": path}, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"slurm.sbatch: {why}")
 
@@ -164,8 +172,13 @@ def batch(tmp_path):
         (tmp_path / name).chmod(0o755)
 
     def run(what):
-        environment = {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}", "DO": what,
-                       "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "1"}
+        environment = {
+            "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DO": what,
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_CPUS_PER_TASK": "1",
+        }
         job = subprocess.Popen(["bash", FILE, "search", "gcn", "--name", "a b"], cwd=tmp_path, env=environment)
         if what == "wait":
             wait_for((tmp_path / "log").exists, "tune-sam runs")
@@ -211,11 +224,14 @@ def test_a_job_whose_time_is_up_goes_on_when_it_was_requeued(nodes, tmp_path):
 
 @pytest.mark.slow
 @ON_REQUEST
-@pytest.mark.parametrize(("good", "broken"), [
-    ("ray symmetric-run", "ray symetric-run"),
-    ("--cpus-per-task=\"", "--cpus=\""),
-    ("--num-cpus", "--numb-cpus"),
-])
+@pytest.mark.parametrize(
+    ("good", "broken"),
+    [
+        ("ray symmetric-run", "ray symetric-run"),
+        ('--cpus-per-task="', '--cpus="'),
+        ("--num-cpus", "--numb-cpus"),
+    ],
+)
 def test_a_job_that_cannot_run_is_rejected(nodes, good, broken, tmp_path):
     text = FILE.read_text()
     assert good in text

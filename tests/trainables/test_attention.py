@@ -6,17 +6,25 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from trainables.data import digits, mitbih
-from trainables.networks.attention import SequenceClassifier, positional_encoding
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import digits, mitbih
+from tune_sam.trainables.networks.attention import SequenceClassifier, positional_encoding
 from tune_sam.workload import find_workload
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # wfdb's use of pandas
 
 WORKLOAD = find_workload("attention")
 BEATS, DIGITS = WORKLOAD.settings["mitbih"].network, WORKLOAD.settings["digits"].network
-SMALL = {"length": 11, "width": 12, "heads": 3, "feedforward": 7, "layers": 2, "dropout": 0.3, "head": (9, 8),
-         "classes": 4}
+SMALL = {
+    "length": 11,
+    "width": 12,
+    "heads": 3,
+    "feedforward": 7,
+    "layers": 2,
+    "dropout": 0.3,
+    "head": (9, 8),
+    "classes": 4,
+}
 SHAPE = pytest.mark.parametrize("shape", [DIGITS, SMALL, {**BEATS, "head": (16, 8)}], ids=["digits", "small", "beats"])
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -71,8 +79,10 @@ def forward(network, shape, values):
 
 def encoding(length, width):
     """Vaswani et al., section 3.5, number by number."""
-    rows = [[(math.sin, math.cos)[place % 2](time / 10_000 ** (place // 2 * 2 / width)) for place in range(width)]
-            for time in range(length)]
+    rows = [
+        [(math.sin, math.cos)[place % 2](time / 10_000 ** (place // 2 * 2 / width)) for place in range(width)]
+        for time in range(length)
+    ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -83,6 +93,7 @@ def exact(network):
 
 
 # -- the network
+
 
 def test_parameters():
     settings = [WORKLOAD.settings[name] for name in ("mitbih", "mitbih-interpatient", "digits")]
@@ -230,6 +241,7 @@ def test_the_same_seed_is_the_same_network():
 
 # -- the digits
 
+
 def test_digits_are_standardised_sequences_in_reading_order():
     store, published = digits.sequences(), load_digits()
     assert store.x.shape == (1797, 64)
@@ -242,6 +254,7 @@ def test_digits_are_standardised_sequences_in_reading_order():
 
 
 # -- the heartbeats
+
 
 @pytest.fixture
 def csvs(monkeypatch, tmp_path):
@@ -269,10 +282,18 @@ def test_a_missing_file_is_refused_by_check_and_by_splits(tmp_path):
     WORKLOAD.check_data("digits", tmp_path)
 
 
-@pytest.mark.parametrize(("dataset", "there", "fetched"), [
-    ("mitbih", "nothing", True), ("mitbih", "csvs", False), ("mitbih", "records", False),
-    ("mitbih-interpatient", "nothing", True), ("mitbih-interpatient", "csvs", True),
-    ("mitbih-interpatient", "records", False), ("digits", "nothing", False)])
+@pytest.mark.parametrize(
+    ("dataset", "there", "fetched"),
+    [
+        ("mitbih", "nothing", True),
+        ("mitbih", "csvs", False),
+        ("mitbih", "records", False),
+        ("mitbih-interpatient", "nothing", True),
+        ("mitbih-interpatient", "csvs", True),
+        ("mitbih-interpatient", "records", False),
+        ("digits", "nothing", False),
+    ],
+)
 def test_only_what_is_not_there_is_fetched(monkeypatch, tmp_path, dataset, there, fetched):
     asked = []
     monkeypatch.setattr(mitbih, "download", asked.append)
@@ -305,8 +326,11 @@ def test_the_reports_parts_have_the_reports_classes(real_data, beats):
     shares = torch.bincount(validation.y) / of_both
     assert (shares - 0.1).abs().max() < 0.001, "a tenth of each class validates"
     known = Counter((beat.tobytes(), label) for beat, label in zip(beats.signals, beats.labels.tolist(), strict=True))
-    found = Counter((beat.numpy().tobytes(), label) for part in (train, validation, test)
-                    for beat, label in zip(part.x, part.y.tolist(), strict=True))
+    found = Counter(
+        (beat.numpy().tobytes(), label)
+        for part in (train, validation, test)
+        for beat, label in zip(part.x, part.y.tolist(), strict=True)
+    )
     assert found <= known, "every beat is in one part at most, as it was cut"
 
 
@@ -314,8 +338,11 @@ def test_the_reports_parts_have_the_reports_classes(real_data, beats):
 def test_the_interpatient_parts_hold_the_beats_of_their_records(real_data, beats):
     ds1 = (101, 106, 108, 109, 112, 115, 116, 118, 119, 122, 203, 207, 208, 209, 215, 230)
     ds2 = (100, 103, 105, 111, 113, 117, 121, 123, 200, 202, 210, 212, 213, 214, 219, 221, 222, 228, 231, 232, 233, 234)
-    expected = [(ds1, [34_290, 602, 2_956, 379, 8]), ((114, 124, 205, 220, 223), [9_921, 213, 634, 34, 0]),
-                (ds2, [44_238, 1_836, 3_221, 388, 7])]
+    expected = [
+        (ds1, [34_290, 602, 2_956, 379, 8]),
+        ((114, 124, 205, 220, 223), [9_921, 213, 634, 34, 0]),
+        (ds2, [44_238, 1_836, 3_221, 388, 7]),
+    ]
     for part, (records, classes) in zip(parts_of("mitbih-interpatient", real_data), expected, strict=True):
         of_records = np.isin(beats.records, records)
         assert np.array_equal(part.x.numpy(), beats.signals[of_records])

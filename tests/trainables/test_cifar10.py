@@ -9,8 +9,8 @@ import pytest
 import torch
 import torchvision.datasets
 
-from trainables.data import cifar10
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import cifar10
 from tune_sam.workload import find_workload
 
 WIDERESNET = find_workload("wideresnet")
@@ -27,9 +27,13 @@ SHA256 = {
 def contents(seed=0):
     """A few images in the form of the published files."""
     random = np.random.default_rng(seed)
-    files = {name: {"data": random.integers(256, size=(count, 3072), dtype=np.uint8),
-                    "labels": random.integers(10, size=count).tolist()}
-             for name, count in zip([*TRAIN, "test_batch"], (4, 3, 5, 4, 2, 6), strict=True)}
+    files = {
+        name: {
+            "data": random.integers(256, size=(count, 3072), dtype=np.uint8),
+            "labels": random.integers(10, size=count).tolist(),
+        }
+        for name, count in zip([*TRAIN, "test_batch"], (4, 3, 5, 4, 2, 6), strict=True)
+    }
     return {**files, "batches.meta": {"label_names": list(cifar10.CLASSES)}}
 
 
@@ -44,8 +48,10 @@ def write_files(root):
 def published(monkeypatch, tmp_path):
     """The small files pass for the published ones."""
     write_files(tmp_path / "published")
-    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest()
-            for path in (tmp_path / "published" / cifar10.FOLDER).iterdir()}
+    sums = {
+        path.name: hashlib.md5(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "published" / cifar10.FOLDER).iterdir()
+    }
     shutil.rmtree(tmp_path / "published")
     monkeypatch.setattr(cifar10, "MD5", sums)
     theirs = torchvision.datasets.CIFAR10
@@ -85,18 +91,24 @@ def test_a_missing_file_is_named_with_a_way_out(root, name):
     path.unlink()
     with pytest.raises(Refused) as refused:
         cifar10.check(root)
-    assert str(refused.value) == (f"the data file {path} is missing; put the Python version of CIFAR-10 into "
-                                  f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
-                                  "and name none with --data or TUNE_SAM_DATA.")
+    assert str(refused.value) == (
+        f"the data file {path} is missing; put the Python version of CIFAR-10 into "
+        f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
+        "and name none with --data or TUNE_SAM_DATA."
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", [
-    lambda content: b"",
-    lambda content: content[:-1],
-    lambda content: content + b"\n",
-    lambda content: content[:30] + bytes([content[30] ^ 1]) + content[31:],
-], ids=["empty", "cut", "longer", "one bit"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content + b"\n",
+        lambda content: content[:30] + bytes([content[30] ^ 1]) + content[31:],
+    ],
+    ids=["empty", "cut", "longer", "one bit"],
+)
 def test_a_damaged_file_is_named_with_a_way_out(root, name, damage):
     path = root / cifar10.FOLDER / name
     path.write_bytes(damage(path.read_bytes()))
@@ -146,7 +158,7 @@ def test_images_come_in_the_order_of_the_files(root, train, names):
     assert (store.x.dtype, store.y.dtype) == (torch.uint8, torch.int64)
     assert store.x.shape == (len(rows), 32, 32, 3)
     for channel in range(3):  # a row of a file holds one channel after the other
-        plane = rows[:, 1024 * channel:1024 * (channel + 1)].reshape(-1, 32, 32)
+        plane = rows[:, 1024 * channel : 1024 * (channel + 1)].reshape(-1, 32, 32)
         assert (store.x[..., channel].numpy() == plane).all()
     assert store.y.tolist() == [label for name in names for label in contents()[name]["labels"]]
     assert (store.mean, store.std) == (cifar10.MEAN, cifar10.STD)
@@ -163,6 +175,7 @@ def test_batches_of_loaded_images_are_channels_last(root, train):
 
 # -- the workload
 
+
 def test_a_missing_file_is_refused_by_check_and_by_splits(tmp_path):
     for call in (WIDERESNET.check_data, WIDERESNET.splits, WIDERESNET.test_split):
         with pytest.raises(Refused, match="data_batch_1 is missing"):
@@ -170,8 +183,9 @@ def test_a_missing_file_is_refused_by_check_and_by_splits(tmp_path):
     WIDERESNET.check_data("digits", tmp_path)
 
 
-@pytest.mark.parametrize(("dataset", "there", "fetched"), [("cifar10", False, True), ("cifar10", True, False),
-                                                           ("digits", False, False)])
+@pytest.mark.parametrize(
+    ("dataset", "there", "fetched"), [("cifar10", False, True), ("cifar10", True, False), ("digits", False, False)]
+)
 def test_only_what_is_not_there_is_fetched(monkeypatch, tmp_path, dataset, there, fetched):
     asked = []
     monkeypatch.setattr(cifar10, "download", asked.append)
@@ -182,6 +196,7 @@ def test_only_what_is_not_there_is_fetched(monkeypatch, tmp_path, dataset, there
 
 
 # -- downloads
+
 
 def pretend(monkeypatch, download):
     """Put `download(folder)` in the place of torchvision's; returns the folders it was given."""
@@ -212,8 +227,10 @@ def lose_one(folder):
     (folder / cifar10.FOLDER / "batches.meta").unlink()
 
 
-@pytest.mark.parametrize(("download", "said"), [
-    (fail, "no route to host"), (stop_halfway, "data_batch_4 is damaged"), (lose_one, "batches.meta is missing")])
+@pytest.mark.parametrize(
+    ("download", "said"),
+    [(fail, "no route to host"), (stop_halfway, "data_batch_4 is damaged"), (lose_one, "batches.meta is missing")],
+)
 @pytest.mark.usefixtures("published")
 def test_a_download_that_fails_leaves_nothing(monkeypatch, tmp_path, download, said):
     asked = pretend(monkeypatch, download)
@@ -260,6 +277,7 @@ def test_a_download_leaves_the_files_of_a_faster_process(monkeypatch, tmp_path):
 
 # -- the real files
 
+
 @pytest.fixture(scope="module")
 def real(real_data):
     """Training and test images; the folder of the files stays as it is."""
@@ -296,13 +314,16 @@ def test_mean_and_deviation_are_those_of_the_training_images(real):
     for channel, (mean, std) in enumerate(zip(cifar10.MEAN, cifar10.STD, strict=True)):
         shares = np.bincount(real["train"].x[..., channel].flatten().numpy(), minlength=256) / (50_000 * 32 * 32)
         assert round(shares @ levels, 4) == mean
-        assert round(np.sqrt(shares @ levels**2 - (shares @ levels)**2), 4) == std
+        assert round(np.sqrt(shares @ levels**2 - (shares @ levels) ** 2), 4) == std
 
 
 def counted(*stores):
     """How often each image occurs, with its class."""
-    return Counter((hashlib.sha256(pixels.tobytes()).digest(), label) for store in stores
-                   for pixels, label in zip(store.x.numpy(), store.y.tolist(), strict=True))
+    return Counter(
+        (hashlib.sha256(pixels.tobytes()).digest(), label)
+        for store in stores
+        for pixels, label in zip(store.x.numpy(), store.y.tolist(), strict=True)
+    )
 
 
 @pytest.mark.data

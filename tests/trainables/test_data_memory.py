@@ -54,14 +54,18 @@ def test_cifar10_takes_less_than_1200_mb(real_data):
 
 @pytest.mark.data
 def test_four_trials_at_once_hold_one_copy_of_cifar10(real_data):
-    from tune_sam.sharing import share
+    from tune_sam.cluster.sharing import share
     from tune_sam.workload import find_workload
 
     splits = find_workload("wideresnet").splits("cifar10", real_data)
     size, total = splits.train.x.numel() / (1 << 20), int(splits.train.x.sum())
     with share(splits) as data:
-        trials = [subprocess.Popen([sys.executable, "-c", TRIAL, str(data.path)], stdin=subprocess.PIPE, text=True,
-                                   stdout=subprocess.PIPE) for _ in range(4)]
+        trials = [
+            subprocess.Popen(
+                [sys.executable, "-c", TRIAL, str(data.path)], stdin=subprocess.PIPE, text=True, stdout=subprocess.PIPE
+            )
+            for _ in range(4)
+        ]
         assert [int(trial.stdout.readline()) for trial in trials] == [total] * 4
         private = []
         for trial in trials:  # once all four have read all of it

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from trainables.data import digits
+from tune_sam.trainables.data import digits
 
 IMAGES = load_digits()
 
@@ -25,8 +25,12 @@ def test_every_image_is_a_graph_of_its_class(store):
 @pytest.mark.parametrize("image", [0, 1, 900, 1796])
 def test_pixels_are_joined_to_the_four_next_to_them(store, image):
     place = {(row, column): 8 * row + column for row in range(8) for column in range(8)}
-    wanted = {(here, place[row + down, column + right]) for (row, column), here in place.items()
-              for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)) if (row + down, column + right) in place}
+    wanted = {
+        (here, place[row + down, column + right])
+        for (row, column), here in place.items()
+        for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0))
+        if (row + down, column + right) in place
+    }
     batch, _ = store.batch(torch.tensor([image]))
     edges = list(map(tuple, batch.edge_index.T.tolist()))
     assert len(edges) == len(wanted) == 224
@@ -50,7 +54,7 @@ def test_a_mirror_image_has_other_nodes(store, monkeypatch):
     monkeypatch.setattr(digits, "load_digits", lambda: mirrored)
     other = digits.grid_graphs()
     for image in range(0, 1797, 300):
-        nodes, theirs = (graphs.x[64 * image:64 * (image + 1)] for graphs in (store, other))
+        nodes, theirs = (graphs.x[64 * image : 64 * (image + 1)] for graphs in (store, other))
         # A mirrored grid is the same grid: without row and column the two would be one graph.
         assert torch.equal(nodes[:, 0].sort().values, theirs[:, 0].sort().values)
         assert sorted(nodes.tolist()) != sorted(theirs.tolist())

@@ -1,7 +1,7 @@
 import pytest
 
-from trainables.data.files import download, reading
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data.files import download, reading
 
 
 def fetch(folder):
@@ -39,9 +39,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         download("a set", fetch, "set/raw", tmp_path / "data")
 
 
-@pytest.mark.parametrize(("error", "said"), [(FileNotFoundError(), "is missing"), (NotADirectoryError(), "is missing"),
-                                             (PermissionError(13, "Permission denied"), "cannot be read .Permission")])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(), "is missing"),
+        (NotADirectoryError(), "is missing"),
+        (PermissionError(13, "Permission denied"), "cannot be read .Permission"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_named_with_a_way_out(tmp_path, error, said):
-    with pytest.raises(Refused, match=f"the data file {tmp_path} {said}.*; fetch it again.$"), \
-            reading(tmp_path, "fetch it again"):
+    with (
+        pytest.raises(Refused, match=f"the data file {tmp_path} {said}.*; fetch it again.$"),
+        reading(tmp_path, "fetch it again"),
+    ):
         raise error

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainables.data import digits, mutagenicity
-from trainables.data.graphs import GraphStore
-from trainables.networks.gcn import GraphClassifier
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import digits, mutagenicity
+from tune_sam.trainables.data.graphs import GraphStore
+from tune_sam.trainables.networks.gcn import GraphClassifier
 from tune_sam.workload import find_workload
 
 GCN = find_workload("gcn")
@@ -25,7 +25,8 @@ def some_graphs(features):
         x=torch.randn(sum(nodes), features, generator=random, dtype=torch.float64),
         edge_index=torch.tensor([edge for graph in edges for edge in graph]).T,
         node_start=torch.tensor([0, *nodes]).cumsum(0),
-        edge_start=torch.tensor([0, *map(len, edges)]).cumsum(0), y=torch.tensor([0, 1, 0]),
+        edge_start=torch.tensor([0, *map(len, edges)]).cumsum(0),
+        y=torch.tensor([0, 1, 0]),
     )
 
 
@@ -38,14 +39,13 @@ def pooled(network, store, pool):
     """What reaches the head, graph by graph, with each node's sum over the edges that end in it written out."""
     rows = []
     for graph in range(len(store)):
-        edges = slice(*store.edge_start[graph:graph + 2].tolist())
-        x = store.x[slice(*store.node_start[graph:graph + 2].tolist())]
+        edges = slice(*store.edge_start[graph : graph + 2].tolist())
+        x = store.x[slice(*store.node_start[graph : graph + 2].tolist())]
         for layer, convolution in enumerate(network.convolutions):
             neighbours = torch.zeros_like(x)
             for source, target in store.edge_index[:, edges].T.tolist():
                 neighbours[target] += x[source]
-            x = (neighbours @ convolution.lin_rel.weight.T + convolution.lin_rel.bias
-                 + x @ convolution.lin_root.weight.T)
+            x = neighbours @ convolution.lin_rel.weight.T + convolution.lin_rel.bias + x @ convolution.lin_root.weight.T
             if layer < len(network.convolutions) - 1:
                 x = x.clamp(min=0)
         rows.append(x.mean(0) if pool == "mean" else x.max(0).values)
@@ -149,8 +149,10 @@ def test_a_missing_file_is_refused_by_check_and_by_splits(tmp_path):
     GCN.check_data("digits", tmp_path)
 
 
-@pytest.mark.parametrize(("dataset", "there", "fetched"), [("mutagenicity", False, True), ("mutagenicity", True, False),
-                                                           ("digits", False, False)])
+@pytest.mark.parametrize(
+    ("dataset", "there", "fetched"),
+    [("mutagenicity", False, True), ("mutagenicity", True, False), ("digits", False, False)],
+)
 def test_only_what_is_not_there_is_fetched(monkeypatch, tmp_path, dataset, there, fetched):
     asked = []
     monkeypatch.setattr(mutagenicity, "download", asked.append)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch_geometric.data import Batch, Data
 
-from trainables.data import digits
-from trainables.data.graphs import GraphStore
+from tune_sam.trainables.data import digits
+from tune_sam.trainables.data.graphs import GraphStore
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SIZES = [(4, 6), (1, 0), (7, 12), (3, 0), (5, 1), (2, 9)]  # nodes and edges; two graphs have no edges
@@ -15,16 +15,21 @@ ORDERS = [[0, 1, 2, 3, 4, 5], [5, 2, 0], [3, 1], [2], [1], [4, 4, 0, 4], [1, 5, 
 @pytest.fixture
 def graphs():
     random = torch.Generator().manual_seed(0)
-    return [Data(x=torch.randn(nodes, 3, generator=random),
-                 edge_index=torch.randint(nodes, (2, edges), generator=random),
-                 y=torch.randint(9, (1,), generator=random))
-            for nodes, edges in SIZES]
+    return [
+        Data(
+            x=torch.randn(nodes, 3, generator=random),
+            edge_index=torch.randint(nodes, (2, edges), generator=random),
+            y=torch.randint(9, (1,), generator=random),
+        )
+        for nodes, edges in SIZES
+    ]
 
 
 @pytest.fixture
 def store(graphs):
     return GraphStore(
-        x=torch.cat([graph.x for graph in graphs]), edge_index=torch.cat([graph.edge_index for graph in graphs], dim=1),
+        x=torch.cat([graph.x for graph in graphs]),
+        edge_index=torch.cat([graph.edge_index for graph in graphs], dim=1),
         node_start=torch.tensor([0, *(nodes for nodes, _ in SIZES)]).cumsum(0),
         edge_start=torch.tensor([0, *(edges for _, edges in SIZES)]).cumsum(0),
         y=torch.cat([graph.y for graph in graphs]),

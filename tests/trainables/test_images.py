@@ -6,12 +6,14 @@ from PIL import Image
 from scipy.stats import chi2_contingency, chisquare
 from torchvision import transforms
 
-from trainables.data import cifar10
-from trainables.data.images import ImageStore, crop_and_flip, cutout
+from tune_sam.trainables.data import cifar10
+from tune_sam.trainables.data.images import ImageStore, crop_and_flip, cutout
 from tune_sam.workload import find_workload
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(),
-                                                                reason="torch sees no GPU"))]
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")),
+]
 ON_EACH_DEVICE = pytest.mark.parametrize("device", DEVICES)
 WIDERESNET = find_workload("wideresnet")
 SETTING = WIDERESNET.settings["cifar10"]
@@ -25,10 +27,18 @@ def pictures(count, height=32, width=32, seed=0):
     random = np.random.default_rng(seed)
     slope = random.uniform(-1, 1, (count, 2, 1, 1, 1))
     rows, columns = np.linspace(-1, 1, height)[:, None, None], np.linspace(-1, 1, width)[:, None]
-    pixels = (0.5 + 0.2 * (slope[:, 0] * rows + slope[:, 1] * columns) + np.array([-0.1, 0, 0.1])
-              + 0.1 * random.standard_normal((count, height, width, 3)))
-    return ImageStore(torch.from_numpy(np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)), torch.arange(count) % 10,
-                      cifar10.MEAN, cifar10.STD)
+    pixels = (
+        0.5
+        + 0.2 * (slope[:, 0] * rows + slope[:, 1] * columns)
+        + np.array([-0.1, 0, 0.1])
+        + 0.1 * random.standard_normal((count, height, width, 3))
+    )
+    return ImageStore(
+        torch.from_numpy(np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)),
+        torch.arange(count) % 10,
+        cifar10.MEAN,
+        cifar10.STD,
+    )
 
 
 def is_channels_last(images):
@@ -43,8 +53,9 @@ def numbered(count, device="cpu"):
 
 def every_crop(image, border):
     """What padding, a crop and perhaps a flip by torchvision can make of an image, in the order of PLACES."""
-    padded = torch.cat([TF.pad(channel[None], [PAD] * 4, fill=float(value))
-                        for channel, value in zip(image, border, strict=True)])
+    padded = torch.cat(
+        [TF.pad(channel[None], [PAD] * 4, fill=float(value)) for channel, value in zip(image, border, strict=True)]
+    )
     crops = [(TF.crop(padded, down, right, HEIGHT, WIDTH), flip) for down, right, flip in PLACES]
     return torch.stack([TF.hflip(crop) if flip else crop for crop, flip in crops])
 
@@ -57,6 +68,7 @@ def which(images, candidates):
 
 
 # -- the store
+
 
 def test_a_batch_is_what_torchvisions_transforms_make_of_each_image():
     store = pictures(7, 9, 12)
@@ -93,6 +105,7 @@ def test_a_part_of_a_store_is_normalised_as_the_whole():
 
 # -- shifts and flips
 
+
 @ON_EACH_DEVICE
 def test_each_image_is_one_of_its_own_crops(device):
     images, border = numbered(30, device)
@@ -102,8 +115,10 @@ def test_each_image_is_one_of_its_own_crops(device):
     assert torch.equal(images, before)
     assert found.dtype == images.dtype
     assert is_channels_last(found)
-    drawn = {int(which(ours[None].cpu(), every_crop(image.cpu(), border.cpu())))
-             for ours, image in zip(found, images, strict=True)}
+    drawn = {
+        int(which(ours[None].cpu(), every_crop(image.cpu(), border.cpu())))
+        for ours, image in zip(found, images, strict=True)
+    }
     assert len(drawn) > 10, "each image of a batch has a draw of its own"
 
 
@@ -116,21 +131,32 @@ def test_shifts_and_flips_are_as_frequent_as_torchvisions(device):
     ours = crop_and_flip(images.to(device).expand(20_000, -1, -1, -1), PAD, border.to(device)).cpu()
     ours = torch.bincount(torch.cat([which(part, candidates) for part in ours.split(2000)]), minlength=len(PLACES))
     assert chisquare(ours).pvalue > UNLIKELY, "all shifts, with and without a flip, are equally likely"
-    theirs = transforms.Compose([transforms.RandomCrop((HEIGHT, WIDTH), padding=PAD),
-                                 transforms.RandomHorizontalFlip()])
-    theirs = torch.bincount(which(torch.stack([theirs(images[0]) for _ in range(5000)]), candidates),
-                            minlength=len(PLACES))
+    theirs = transforms.Compose(
+        [transforms.RandomCrop((HEIGHT, WIDTH), padding=PAD), transforms.RandomHorizontalFlip()]
+    )
+    theirs = torch.bincount(
+        which(torch.stack([theirs(images[0]) for _ in range(5000)]), candidates), minlength=len(PLACES)
+    )
     assert chi2_contingency(torch.stack([ours, theirs])).pvalue > UNLIKELY
 
 
 def test_draws_of_neighbours_in_a_batch_are_independent():
     images, border = numbered(1)
     torch.manual_seed(3)
-    drawn = torch.cat([which(crop_and_flip(images.expand(2000, -1, -1, -1), PAD, border),
-                             every_crop(images[0], border)) for _ in range(5)])
+    drawn = torch.cat(
+        [
+            which(crop_and_flip(images.expand(2000, -1, -1, -1), PAD, border), every_crop(images[0], border))
+            for _ in range(5)
+        ]
+    )
     down, right, flip = torch.tensor(PLACES)[drawn].T
-    for one, other in [(down[::2], down[1::2]), (right[::2], right[1::2]), (flip[::2], flip[1::2]), (down, right),
-                       (right, flip)]:
+    for one, other in [
+        (down[::2], down[1::2]),
+        (right[::2], right[1::2]),
+        (flip[::2], flip[1::2]),
+        (down, right),
+        (right, flip),
+    ]:
         table = torch.zeros(5, 5, dtype=torch.int64).index_put_((one, other), torch.tensor(1), accumulate=True)
         table = table[table.sum(1) > 0][:, table.sum(0) > 0]
         assert chi2_contingency(table).pvalue > UNLIKELY
@@ -140,12 +166,14 @@ def test_without_padding_an_image_is_as_it_was_or_mirrored():
     images, border = numbered(200)
     torch.manual_seed(4)
     found = crop_and_flip(images, 0, border)
-    flipped = [bool(which(ours[None], torch.stack([image, image.flip(2)])))
-               for ours, image in zip(found, images, strict=True)]
+    flipped = [
+        bool(which(ours[None], torch.stack([image, image.flip(2)]))) for ours, image in zip(found, images, strict=True)
+    ]
     assert 60 < sum(flipped) < 140
 
 
 # -- cutout
+
 
 def reference_cutout(image, size, row, column):
     """DeVries & Taylor's: a square around (row, column), its parts outside the image left away. A changed copy."""
@@ -165,8 +193,9 @@ def test_every_centre_of_a_cut_is_equally_likely(device, probability):
     candidates = torch.stack([reference_cutout(images[0], 4, *centre) for centre in centres] + [images[0]])
     torch.manual_seed(5)
     found = cutout(images.to(device).expand(20_000, -1, -1, -1), 4, probability).cpu()
-    counts = torch.bincount(torch.cat([which(part, candidates) for part in found.split(2000)]),
-                            minlength=len(candidates)).numpy()
+    counts = torch.bincount(
+        torch.cat([which(part, candidates) for part in found.split(2000)]), minlength=len(candidates)
+    ).numpy()
     shares = np.array([probability / len(centres)] * len(centres) + [1 - probability])
     assert not counts[shares == 0].any()
     assert chisquare(counts[shares > 0], 20_000 * shares[shares > 0]).pvalue > UNLIKELY
@@ -176,8 +205,10 @@ def test_each_place_is_cut_as_often_as_it_should_be():
     n, side, size, probability = 10_000, 32, *(SETTING.augmentation[key] for key in ("cutout", "cutout_probability"))
     torch.manual_seed(6)
     cut = (cutout(torch.ones(n, 1, side, side), size, probability) == 0).float().mean((0, 1))
-    covered = [sum(max(centre - size // 2, 0) <= place < min(centre + size // 2, side) for centre in range(side)) / side
-               for place in range(side)]
+    covered = [
+        sum(max(centre - size // 2, 0) <= place < min(centre + size // 2, side) for centre in range(side)) / side
+        for place in range(side)
+    ]
     expected = probability * torch.tensor(covered)[:, None] * torch.tensor(covered)
     assert (size, probability) == (16, 0.5)
     assert expected.max() == 0.125
@@ -207,6 +238,7 @@ def test_with_probability_0_nothing_is_cut():
 
 # -- the whole
 
+
 def reference_augmentation():
     """The report's, image by image, from torchvision's transforms; padding is black."""
     options = SETTING.augmentation
@@ -216,9 +248,16 @@ def reference_augmentation():
             return image
         return reference_cutout(image, options["cutout"], *(int(torch.randint(32, ())) for _ in range(2)))
 
-    return transforms.Compose([
-        Image.fromarray, transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(), transforms.Normalize(cifar10.MEAN, cifar10.STD), cut])
+    return transforms.Compose(
+        [
+            Image.fromarray,
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(cifar10.MEAN, cifar10.STD),
+            cut,
+        ]
+    )
 
 
 def differences(ours, theirs):
@@ -244,8 +283,9 @@ def test_the_augmentation_has_the_statistics_of_torchvisions_transforms():
 
 
 def test_what_is_padded_looks_like_black_pixels():
-    store = ImageStore(torch.zeros(64, 32, 32, 3, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64), cifar10.MEAN,
-                       cifar10.STD)
+    store = ImageStore(
+        torch.zeros(64, 32, 32, 3, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64), cifar10.MEAN, cifar10.STD
+    )
     black, _ = store.batch(torch.arange(64))
     torch.manual_seed(10)
     found = WIDERESNET.augment(black, SETTING)

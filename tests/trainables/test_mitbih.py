@@ -14,15 +14,30 @@ import wfdb
 from scipy.signal import resample_poly
 from wfdb.io.annotation import ann_labels
 
-from trainables.data import mitbih
-from trainables.data.mitbih import Beats, Counts
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import mitbih
+from tune_sam.trainables.data.mitbih import Beats, Counts
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # wfdb's use of pandas
 
 FS = 360
-CLASS_OF = {"N": 0, "L": 0, "R": 0, "e": 0, "j": 0, "S": 1, "A": 1, "a": 1, "J": 1, "V": 2, "E": 2, "F": 3, "/": 4,
-            "f": 4, "Q": 4}
+CLASS_OF = {
+    "N": 0,
+    "L": 0,
+    "R": 0,
+    "e": 0,
+    "j": 0,
+    "S": 1,
+    "A": 1,
+    "a": 1,
+    "J": 1,
+    "V": 2,
+    "E": 2,
+    "F": 3,
+    "/": 4,
+    "f": 4,
+    "Q": 4,
+}
 TOTALS = [90_589, 2_779, 7_236, 803, 8_039]
 ARRAYS = ("signals", "labels", "records", "counts")
 
@@ -36,9 +51,17 @@ def write_record(folder, record, signals, beats):
     """A record in the form of the database's: `signals` by channel in mV, `beats` as (sample, symbol)."""
     folder.mkdir(parents=True, exist_ok=True)
     count = len(signals)
-    wfdb.wrsamp(str(record), fs=FS, units=["mV"] * count, sig_name=list(signals), fmt=["212"] * count,
-                p_signal=np.column_stack(list(signals.values())), adc_gain=[200] * count, baseline=[1024] * count,
-                write_dir=str(folder))
+    wfdb.wrsamp(
+        str(record),
+        fs=FS,
+        units=["mV"] * count,
+        sig_name=list(signals),
+        fmt=["212"] * count,
+        p_signal=np.column_stack(list(signals.values())),
+        adc_gain=[200] * count,
+        baseline=[1024] * count,
+        write_dir=str(folder),
+    )
     samples, symbols = zip(*beats, strict=True)
     wfdb.wrann(str(record), "atr", np.array(samples), list(symbols), write_dir=str(folder))
 
@@ -48,7 +71,7 @@ def heart(peaks, seconds=30, height=1.0, seed=0):
     signal = 0.02 * np.random.default_rng(seed).standard_normal(seconds * FS)
     times = np.arange(seconds * FS)
     for peak in peaks:
-        signal += height * np.exp(-((times - peak) / 10) ** 2 / 2)
+        signal += height * np.exp(-(((times - peak) / 10) ** 2) / 2)
     return signal
 
 
@@ -68,8 +91,12 @@ def write_small(root, height=1.0):
     """Two records, with seven and five beats."""
     for record, step, symbols in [(100, 300, "NNAVNFN"), (202, 400, "NVQNN")]:
         peaks = [200 + step * n for n in range(len(symbols))]
-        write_record(root / "mitdb", record, {"MLII": heart(peaks, 10, height), "V1": heart([], 10)},
-                     list(zip(peaks, symbols, strict=True)))
+        write_record(
+            root / "mitdb",
+            record,
+            {"MLII": heart(peaks, 10, height), "V1": heart([], 10)},
+            list(zip(peaks, symbols, strict=True)),
+        )
 
 
 @pytest.fixture
@@ -83,6 +110,7 @@ def root(monkeypatch, tmp_path):
 @pytest.fixture
 def cut_one(monkeypatch, tmp_path):
     """Cuts the beats of one record, which it writes."""
+
     def cut(signals, beats, record=100):
         folder = tmp_path / "one" / "mitdb"
         write_record(folder, record, signals, beats)
@@ -101,12 +129,15 @@ def slowly_cut(folder, record, channel):
     """The beats of a record as lists of 187 numbers, cut sample by sample from the words of the publication."""
     signal = signal_at_125(folder, record, channel).tolist()
     annotations = wfdb.rdann(str(folder / str(record)), "atr")
-    peaks = [round(sample * 125 / 360) for sample, symbol in zip(annotations.sample, annotations.symbol, strict=True)
-             if symbol in CLASS_OF]
+    peaks = [
+        round(sample * 125 / 360)
+        for sample, symbol in zip(annotations.sample, annotations.symbol, strict=True)
+        if symbol in CLASS_OF
+    ]
     rows = []
     for peak in peaks[:-1]:
         number = math.floor(peak / 1250)
-        window = signal[1250 * number:1250 * (number + 1)]
+        window = signal[1250 * number : 1250 * (number + 1)]
         neighbours = [other for other in peaks if other // 1250 == number]
         if len(neighbours) < 2:
             neighbours = peaks
@@ -129,8 +160,9 @@ def lengths(beats):
 
 
 def test_the_module_imports_nothing_heavy():
-    code = ("import sys, trainables.data.mitbih\n"
-            "print({'torch', 'wfdb', 'scipy', 'pandas', 'sklearn'} & set(sys.modules))")
+    code = (
+        "import sys, trainables.data.mitbih\nprint({'torch', 'wfdb', 'scipy', 'pandas', 'sklearn'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
@@ -160,7 +192,7 @@ def test_each_window_has_a_scale_and_a_median_of_its_own(cut_one):
     beats = cut_one({"MLII": signal}, beats_at(*first, *second))
     inner = len(first) - 1
     assert lengths(beats)[:inner] == [75] * inner
-    assert lengths(beats)[len(first):] == [180] * (len(second) - 1)
+    assert lengths(beats)[len(first) :] == [180] * (len(second) - 1)
     assert (beats.signals[:, 0] > 0.9).all()
     assert beats.signals.min() == 0
     assert beats.signals.max() <= 1
@@ -261,8 +293,10 @@ def test_the_last_beat_of_each_record_is_left_out(root, caplog):
 
 
 def same(a, b):
-    return (all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("signals", "labels", "records"))
-            and a.counts == b.counts)
+    return (
+        all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("signals", "labels", "records"))
+        and a.counts == b.counts
+    )
 
 
 def count_cuts(monkeypatch):
@@ -356,13 +390,16 @@ def test_the_same_files_elsewhere_have_the_same_cache(root, monkeypatch):
     assert cuts == []
 
 
-@pytest.mark.parametrize(("variables", "place"), [
-    ({"TUNE_SAM_CACHE": "{tmp}/own", "XDG_CACHE_HOME": "{tmp}/xdg"}, "own"),
-    ({"TUNE_SAM_CACHE": "~/own"}, "home/own"),
-    ({"XDG_CACHE_HOME": "{tmp}/xdg"}, "xdg/tune_sam"),
-    ({"TUNE_SAM_CACHE": "", "XDG_CACHE_HOME": ""}, "home/.cache/tune_sam"),
-    ({}, "home/.cache/tune_sam"),
-])
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"TUNE_SAM_CACHE": "{tmp}/own", "XDG_CACHE_HOME": "{tmp}/xdg"}, "own"),
+        ({"TUNE_SAM_CACHE": "~/own"}, "home/own"),
+        ({"XDG_CACHE_HOME": "{tmp}/xdg"}, "xdg/tune_sam"),
+        ({"TUNE_SAM_CACHE": "", "XDG_CACHE_HOME": ""}, "home/.cache/tune_sam"),
+        ({}, "home/.cache/tune_sam"),
+    ],
+)
 def test_where_the_cache_is(root, monkeypatch, tmp_path, variables, place):
     for name in ("TUNE_SAM_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -440,18 +477,24 @@ def test_a_missing_file_is_named_with_a_way_out(root, look, name):
     path.unlink()
     with pytest.raises(Refused) as refused:
         look(root)
-    assert str(refused.value) == (f"the data file {path} is missing; put the WFDB records of the MIT-BIH database into "
-                                  f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
-                                  "and name none with --data or TUNE_SAM_DATA.")
+    assert str(refused.value) == (
+        f"the data file {path} is missing; put the WFDB records of the MIT-BIH database into "
+        f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
+        "and name none with --data or TUNE_SAM_DATA."
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("damage", [
-    lambda content: b"",
-    lambda content: content[:-1],
-    lambda content: content + b"\n",
-    lambda content: content[:10] + bytes([content[10] ^ 1]) + content[11:],
-], ids=["empty", "cut", "longer", "one bit"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content + b"\n",
+        lambda content: content[:10] + bytes([content[10] ^ 1]) + content[11:],
+    ],
+    ids=["empty", "cut", "longer", "one bit"],
+)
 def test_a_damaged_file_is_named_with_a_way_out(root, name, damage):
     path = root / "mitdb" / name
     path.write_bytes(damage(path.read_bytes()))
@@ -552,13 +595,17 @@ def test_a_missing_csv_file_is_named(csvs, look, name):
     (csvs / name).unlink()
     with pytest.raises(Refused) as refused:
         look(csvs)
-    assert str(refused.value) == (f"the data file {csvs / name} is missing; put the published mitbih_train.csv and "
-                                  f"mitbih_test.csv into {csvs}, or let them be downloaded: move that folder away if "
-                                  "it is there, and name none with --data or TUNE_SAM_DATA.")
+    assert str(refused.value) == (
+        f"the data file {csvs / name} is missing; put the published mitbih_train.csv and "
+        f"mitbih_test.csv into {csvs}, or let them be downloaded: move that folder away if "
+        "it is there, and name none with --data or TUNE_SAM_DATA."
+    )
 
 
-@pytest.mark.parametrize(("damage", "found"), [
-    (lambda content: b"", 0), (lambda content: content[:-1], 13), (lambda content: content + b"1\n", 15)])
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [(lambda content: b"", 0), (lambda content: content[:-1], 13), (lambda content: content + b"1\n", 15)],
+)
 def test_a_csv_file_with_other_lines_is_named(csvs, damage, found):
     path = csvs / TEST
     path.write_bytes(damage(path.read_bytes()))
@@ -768,8 +815,9 @@ def test_the_beats_are_as_many_as_published(real):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("record", "channel"), [
-    (100, "MLII"), (104, "V5"), (114, "MLII"), (207, "MLII")])  # 207 has windows with one beat
+@pytest.mark.parametrize(
+    ("record", "channel"), [(100, "MLII"), (104, "V5"), (114, "MLII"), (207, "MLII")]
+)  # 207 has windows with one beat
 def test_a_real_record_is_cut_as_the_publication_says(real, real_data, record, channel):
     ours = real.signals[real.records == record]
     np.testing.assert_allclose(ours, slowly_cut(mitbih.records_folder(real_data), record, channel), atol=1e-6)
@@ -788,7 +836,6 @@ def test_the_interpatient_split_of_the_real_beats(real):
     assert per_class(real, indices.train) == [34_290, 602, 2_956, 379, 8]
     assert per_class(real, indices.validation) == [9_921, 213, 634, 34, 0]
     assert per_class(real, indices.test) == [44_238, 1_836, 3_221, 388, 7]
-    persons = [{mitbih.person(int(record)) for record in set(real.records[part].tolist())}
-               for part in astuple(indices)]
+    persons = [{mitbih.person(int(record)) for record in set(real.records[part].tolist())} for part in astuple(indices)]
     assert [len(part) for part in persons] == [16, 5, 22]
     assert len(set.union(*persons)) == 43

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch_geometric.datasets
 
-from trainables.data import mutagenicity
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import mutagenicity
 
 ATOMS = [53856, 10645, 1312, 58205, 6006, 240, 299, 654, 119, 23, 112, 14, 1, 2]  # C O Cl H N F Br S P I Na K Li Ca
 
@@ -38,13 +38,17 @@ def test_whole_files_pass(root):
 
 
 @pytest.mark.parametrize("name", mutagenicity.ROWS)
-@pytest.mark.parametrize(("damage", "said"), [
-    (lambda content: b"", "is empty"),
-    (lambda content: content[:1001], "has 500 lines in place of {rows}"),
-    (lambda content: content[:-2], "has {less} lines in place of {rows}"),
-    (lambda content: content[:-1], "has {less} lines in place of {rows}"),
-    (lambda content: content + b"1\n", "has {more} lines in place of {rows}"),
-], ids=["empty", "cut", "a line less", "cut within the last line", "a line more"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: b"", "is empty"),
+        (lambda content: content[:1001], "has 500 lines in place of {rows}"),
+        (lambda content: content[:-2], "has {less} lines in place of {rows}"),
+        (lambda content: content[:-1], "has {less} lines in place of {rows}"),
+        (lambda content: content + b"1\n", "has {more} lines in place of {rows}"),
+    ],
+    ids=["empty", "cut", "a line less", "cut within the last line", "a line more"],
+)
 def test_a_damaged_file_is_named_with_a_way_out(root, name, damage, said):
     path, rows = mutagenicity.raw_folder(root) / name, mutagenicity.ROWS[name]
     path.write_bytes(damage(path.read_bytes()))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from trainables.data.split import stratified
-from trainables.gcn import GCN
+from tune_sam.trainables.data.split import stratified
+from tune_sam.trainables.gcn import GCN
 
-LABELS = {"digits": load_digits().target,
-          "mutagenicity": np.random.default_rng(0).permutation(np.repeat([0, 1], [2401, 1936]))}
+LABELS = {
+    "digits": load_digits().target,
+    "mutagenicity": np.random.default_rng(0).permutation(np.repeat([0, 1], [2401, 1936])),
+}
 
 
 @pytest.fixture(params=LABELS)

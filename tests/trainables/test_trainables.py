@@ -5,8 +5,8 @@ import ray
 import torch
 from ray import tune
 
-import trainables
-from trainables import AttentionTrainable, GCNTrainable, WideResNetTrainable
+import tune_sam.trainables
+from tune_sam.trainables import AttentionTrainable, GCNTrainable, WideResNetTrainable
 
 SHARES = {AttentionTrainable: 0.25, GCNTrainable: 0.1, WideResNetTrainable: 0.5}
 
@@ -15,7 +15,7 @@ def test_each_is_a_trainable_of_its_workload():
     assert [cls.workload.name for cls in SHARES] == ["attention", "gcn", "wideresnet"]
     assert all(issubclass(cls, tune.Trainable) for cls in SHARES)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        _ = trainables.Nothing
+        _ = tune_sam.trainables.Nothing
 
 
 @pytest.mark.slow
@@ -26,8 +26,15 @@ def test_each_runs_in_a_plain_tuner_with_its_share_of_a_gpu(tmp_path):
             assert trainable.default_resource_request({}).required_resources == {"CPU": 1, "GPU": share}
             results = tune.Tuner(
                 trainable,
-                param_space={"optimizer": "asam", "rho": tune.grid_search([0.01, 0.1]), "lr": 0.01, "batch_size": 64,
-                             "dataset": "digits", "epochs": 2, "train_subset": 256},
+                param_space={
+                    "optimizer": "asam",
+                    "rho": tune.grid_search([0.01, 0.1]),
+                    "lr": 0.01,
+                    "batch_size": 64,
+                    "dataset": "digits",
+                    "epochs": 2,
+                    "train_subset": 256,
+                },
                 tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
                 run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
             ).fit()
@@ -46,8 +53,15 @@ def test_each_runs_in_a_plain_tuner_with_its_share_of_a_gpu(tmp_path):
 def test_a_trial_fits_its_share_of_a_gpu(trainable, real_data):
     """Of a GPU with 24 GB, at the report's setting and the largest batch that is searched."""
     workload = trainable.workload
-    config = {"optimizer": "asam", "rho": 0.1, "lr": 0.01, "batch_size": max(workload.batch_size), "preset": "report",
-              "data": str(real_data), "train_subset": 4 * max(workload.batch_size)}
+    config = {
+        "optimizer": "asam",
+        "rho": 0.1,
+        "lr": 0.01,
+        "batch_size": max(workload.batch_size),
+        "preset": "report",
+        "data": str(real_data),
+        "train_subset": 4 * max(workload.batch_size),
+    }
     torch.cuda.reset_peak_memory_stats()
     actor = trainable(config)
     actor.train()

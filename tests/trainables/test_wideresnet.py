@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from trainables.data import cifar10, digits
-from trainables.data.images import ImageStore
-from trainables.networks.wideresnet import WideResNet
 from tune_sam.space import Configuration
+from tune_sam.trainables.data import cifar10, digits
+from tune_sam.trainables.data.images import ImageStore
+from tune_sam.trainables.networks.wideresnet import WideResNet
 from tune_sam.training import Trainer
 from tune_sam.workload import Setting, Splits, find_workload
 
@@ -33,12 +33,23 @@ def build(depth, width, channels, seed=5):
 
 def forward(state, depth, width, x, training):
     """The network as a formula of its state; running statistics in `state` move."""
+
     def convolved(name, x, stride=1, padding=1):
         return F.conv2d(x, state[f"{name}.weight"], None, stride, padding)
 
     def activated(name, x):
-        return F.relu(F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"],
-                                   state[f"{name}.weight"], state[f"{name}.bias"], training, 0.1, 1e-5))
+        return F.relu(
+            F.batch_norm(
+                x,
+                state[f"{name}.running_mean"],
+                state[f"{name}.running_var"],
+                state[f"{name}.weight"],
+                state[f"{name}.bias"],
+                training,
+                0.1,
+                1e-5,
+            )
+        )
 
     x = convolved("stem", x)
     number = 0
@@ -58,15 +69,32 @@ def forward(state, depth, width, x, training):
 
 # -- the network
 
+
 def test_parameters():
-    settings = [WORKLOAD.settings["cifar10"], WORKLOAD.presets["report"].setting, WORKLOAD.presets["small"].setting,
-                WORKLOAD.settings["digits"]]
+    settings = [
+        WORKLOAD.settings["cifar10"],
+        WORKLOAD.presets["report"].setting,
+        WORKLOAD.presets["small"].setting,
+        WORKLOAD.settings["digits"],
+    ]
     assert [WORKLOAD.parameters(setting) for setting in settings] == [17_158_106, 17_158_106, 175_066, 77_562]
 
 
-@pytest.mark.parametrize(("depth", "width", "millions"), [
-    (40, 1, 0.6), (40, 2, 2.2), (40, 4, 8.9), (40, 8, 35.7), (28, 10, 36.5), (28, 12, 52.5), (22, 8, 17.2),
-    (22, 10, 26.8), (16, 8, 11.0), (16, 10, 17.1)])
+@pytest.mark.parametrize(
+    ("depth", "width", "millions"),
+    [
+        (40, 1, 0.6),
+        (40, 2, 2.2),
+        (40, 4, 8.9),
+        (40, 8, 35.7),
+        (28, 10, 36.5),
+        (28, 12, 52.5),
+        (22, 8, 17.2),
+        (22, 10, 26.8),
+        (16, 8, 11.0),
+        (16, 10, 17.1),
+    ],
+)
 def test_parameters_are_as_published(depth, width, millions):
     with torch.device("meta"):
         network = WideResNet(depth, width, 3, 10)
@@ -127,10 +155,15 @@ def test_logits_of_an_image_do_not_depend_on_its_batch():
         torch.testing.assert_close(network(images[[2, 0, 2]]), alone[[2, 0, 2]], **CLOSE)
 
 
-@pytest.mark.parametrize("setting", [WORKLOAD.presets["small"].setting, WORKLOAD.settings["digits"],
-                                     replace(WORKLOAD.settings["cifar10"], network={
-                                         **WORKLOAD.settings["cifar10"].network, "width": 3})],
-                         ids=["small", "digits", "wide"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        WORKLOAD.presets["small"].setting,
+        WORKLOAD.settings["digits"],
+        replace(WORKLOAD.settings["cifar10"], network={**WORKLOAD.settings["cifar10"].network, "width": 3}),
+    ],
+    ids=["small", "digits", "wide"],
+)
 def test_weights_begin_as_he_et_al_say(setting):
     torch.manual_seed(0)
     network = WORKLOAD.network(setting)
@@ -178,14 +211,22 @@ def test_weights_and_activations_are_channels_last():
     loss.backward()
     assert len(seen) == 2 * (13 + 13 + 2), "13 convolutions, 13 batch norms, 2 ways around"
     assert all(is_channels_last(tensor) for tensor in seen)
-    assert all(is_channels_last(module.weight.grad) for module in network.modules()
-               if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3))
+    assert all(
+        is_channels_last(module.weight.grad)
+        for module in network.modules()
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
+    )
 
 
 # -- its trainings
 
-AUGMENTED = Setting({"depth": 10, "width": 1, "channels": 3, "classes": 10}, epochs=3, batch_size=16, lr=0.05,
-                    augmentation={"pad": 2, "cutout": 4, "cutout_probability": 0.5})
+AUGMENTED = Setting(
+    {"depth": 10, "width": 1, "channels": 3, "classes": 10},
+    epochs=3,
+    batch_size=16,
+    lr=0.05,
+    augmentation={"pad": 2, "cutout": 4, "cutout_probability": 0.5},
+)
 SAM = Configuration("sam", 0.05, 0.05, 16, 3)
 
 
@@ -200,8 +241,15 @@ def some_images(samples=48, side=8):
 
 
 def training(configuration=SAM, setting=AUGMENTED, precision="fp32", samples=48):
-    return Trainer(WORKLOAD, setting, configuration, some_images(samples), epochs=3, device=torch.device("cpu"),
-                   precision=precision)
+    return Trainer(
+        WORKLOAD,
+        setting,
+        configuration,
+        some_images(samples),
+        epochs=3,
+        device=torch.device("cpu"),
+        precision=precision,
+    )
 
 
 def numbers(epoch):
@@ -279,8 +327,10 @@ def test_every_epoch_has_its_own_augmentation(augmented):
     trainer = training()
     trainer.epoch()
     trainer.epoch()
-    first, second = ({image.numpy().tobytes(): made for call in calls for image, made in zip(*call, strict=True)}
-                     for calls in (augmented[:3], augmented[3:]))
+    first, second = (
+        {image.numpy().tobytes(): made for call in calls for image, made in zip(*call, strict=True)}
+        for calls in (augmented[:3], augmented[3:])
+    )
     assert first.keys() == second.keys()
     assert len(first) == 48
     assert sum(torch.equal(first[image], second[image]) for image in first) < 6, "a few crops are drawn twice"
@@ -323,10 +373,11 @@ def test_under_autocast_the_second_gradient_is_that_of_the_perturbed_weights(con
 
     trainer.model.register_forward_pre_hook(lambda model, inputs: passes.append((weights(), inputs[0].clone())))
     trainer.optimizer.base_optimizer.register_step_pre_hook(
-        lambda *_: stepped.append((weights(), [p.grad.clone() for p in trainer.model.parameters()])))
+        lambda *_: stepped.append((weights(), [p.grad.clone() for p in trainer.model.parameters()]))
+    )
     trainer.epoch()
     (before, inputs), (climbed, _), *_ = passes
-    (restored, found), = stepped
+    ((restored, found),) = stepped
     images, targets = trainer.splits.train.batch(torch.arange(16))
     targets = targets[(inputs[:, None] == images).flatten(2).all(2).int().argmax(1)]
 
@@ -350,7 +401,8 @@ def test_bf16_has_its_own_numbers_and_keeps_weights_and_gradients_in_float32():
     for precision in ("fp32", "bf16"):
         trainer, dtypes = training(precision=precision), []
         trainer.model.units[0].conv1.register_forward_hook(
-            lambda module, inputs, output, seen=dtypes: seen.append(output.dtype))
+            lambda module, inputs, output, seen=dtypes: seen.append(output.dtype)
+        )
         results[precision] = [numbers(trainer.epoch()) for _ in range(2)]
         assert set(dtypes) == {torch.bfloat16 if precision == "bf16" else torch.float32}
         assert trainer.outputs(trainer.splits.train.batch(torch.arange(2))[0]).dtype == torch.float32
@@ -366,6 +418,7 @@ def test_bf16_has_its_own_numbers_and_keeps_weights_and_gradients_in_float32():
 
 # -- the digits
 
+
 def test_digits_are_images_of_one_channel():
     store, published = digits.images(), load_digits()
     assert store.x.shape == (1797, 1, 8, 8)
@@ -377,11 +430,15 @@ def test_digits_are_images_of_one_channel():
 def test_the_parts_of_the_digits_are_the_digits():
     splits = WORKLOAD.splits("digits", None)
     parts = (splits.train, splits.validation, WORKLOAD.test_split("digits", None))
-    rows = sorted((image.flatten().tolist(), label) for part in parts
-                  for image, label in zip(part.x, part.y.tolist(), strict=True))
+    rows = sorted(
+        (image.flatten().tolist(), label)
+        for part in parts
+        for image, label in zip(part.x, part.y.tolist(), strict=True)
+    )
     everything = digits.images()
-    assert rows == sorted((image.flatten().tolist(), label)
-                          for image, label in zip(everything.x, everything.y.tolist(), strict=True))
+    assert rows == sorted(
+        (image.flatten().tolist(), label) for image, label in zip(everything.x, everything.y.tolist(), strict=True)
+    )
     for part in parts:
         shares = torch.bincount(part.y) / len(part) - torch.bincount(everything.y) / 1797
         assert shares.abs().max() < 1 / len(part) + 1e-6

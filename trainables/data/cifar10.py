@@ -9,11 +9,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.data import files
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import files
 
 if TYPE_CHECKING:
-    from trainables.data.images import ImageStore
+    from tune_sam.trainables.data.images import ImageStore
 
 FOLDER = "cifar-10-batches-py"
 MD5 = {  # as torchvision has them, here so that files are checked without importing it
@@ -72,7 +72,7 @@ def load(root: Path, train: bool) -> "ImageStore":
     import torch
     from torchvision.datasets import CIFAR10
 
-    from trainables.data.images import ImageStore
+    from tune_sam.trainables.data.images import ImageStore
 
     try:
         images = CIFAR10(str(root), train=train)  # which takes the MD5 of every file

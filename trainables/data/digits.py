@@ -10,8 +10,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from trainables.data.graphs import GraphStore
 from tune_sam.store import TensorStore
+from tune_sam.trainables.data.graphs import GraphStore
 
 SIDE = 8
 MEAN, STD = 0.3053, 0.3760

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
 
 
 def way_out(what: str, folder: Path) -> str:
     """What to do about a file of a data set, for a folder that a person named and for one of the home alike."""
-    return (f"put {what} into {folder}, or let them be downloaded: move that folder away if it is there, and name none "
-            "with --data or TUNE_SAM_DATA")
+    return (
+        f"put {what} into {folder}, or let them be downloaded: move that folder away if it is there, and name none "
+        "with --data or TUNE_SAM_DATA"
+    )
 
 
 @contextmanager
@@ -58,5 +60,7 @@ def download(name: str, fetch: Callable[[Path], None], folder: str, root: Path) 
                     if not target.exists():  # else another process was first, and its files are the same
                         raise
         except OSError as error:  # of many files together it has no text of its own
-            raise Refused(f"{name} cannot be written below {root} ({error.strerror or error}); give --home a "
-                          "folder with room that you may write to.") from None
+            raise Refused(
+                f"{name} cannot be written below {root} ({error.strerror or error}); give --home a "
+                "folder with room that you may write to."
+            ) from None

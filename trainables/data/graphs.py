@@ -42,15 +42,19 @@ class GraphStore:
         """A store of the graphs at `indices` alone."""
         nodes, node_counts = _slices(self.node_start, indices)
         edges, edge_counts = _slices(self.edge_start, indices)
-        return GraphStore(self.x[nodes], self.edge_index[:, edges], _starts(node_counts), _starts(edge_counts),
-                          self.y[indices])
+        return GraphStore(
+            self.x[nodes], self.edge_index[:, edges], _starts(node_counts), _starts(edge_counts), self.y[indices]
+        )
 
     def joined(self, other: "GraphStore") -> "GraphStore":
         """A store of these graphs and then those of `other`."""
-        return GraphStore(torch.cat([self.x, other.x]), torch.cat([self.edge_index, other.edge_index], dim=1),
-                          torch.cat([self.node_start, other.node_start[1:] + self.node_start[-1]]),
-                          torch.cat([self.edge_start, other.edge_start[1:] + self.edge_start[-1]]),
-                          torch.cat([self.y, other.y]))
+        return GraphStore(
+            torch.cat([self.x, other.x]),
+            torch.cat([self.edge_index, other.edge_index], dim=1),
+            torch.cat([self.node_start, other.node_start[1:] + self.node_start[-1]]),
+            torch.cat([self.edge_start, other.edge_start[1:] + self.edge_start[-1]]),
+            torch.cat([self.y, other.y]),
+        )
 
     def to(self, device: torch.device) -> "GraphStore":
         return GraphStore(*(getattr(self, field.name).to(device) for field in fields(self)))

@@ -47,8 +47,11 @@ def crop_and_flip(images: Tensor, pad: int, border: Tensor) -> Tensor:
     columns = torch.arange(width, device=device).expand(n, -1)
     columns = torch.where(flip, width - 1 - columns, columns) + right
     inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
-    picked = images.permute(0, 2, 3, 1)[torch.arange(n, device=device)[:, None, None],
-                                        rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    picked = images.permute(0, 2, 3, 1)[
+        torch.arange(n, device=device)[:, None, None],
+        rows.clamp(0, height - 1)[:, :, None],
+        columns.clamp(0, width - 1)[:, None, :],
+    ]
     return torch.where(inside[..., None], picked, border).permute(0, 3, 1, 2)
 
 

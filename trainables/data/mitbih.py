@@ -21,11 +21,11 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from trainables.data import files
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import files
 
 if TYPE_CHECKING:
-    from trainables.data.split import Indices
+    from tune_sam.trainables.data.split import Indices
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,10 @@ CLASSES = ("N", "S", "V", "F", "Q")
 SYMBOLS = ("NLRej", "AaJS", "VE", "F", "/fQ")  # of each class, ANSI/AAMI EC57; every other annotation is no beat
 LABELS = {symbol: label for label, symbols in enumerate(SYMBOLS) for symbol in symbols}
 
-CSVS = {"mitbih_train.csv": (72_471, 2_223, 5_788, 641, 6_431),  # beats of each class, as published
-        "mitbih_test.csv": (18_118, 556, 1_448, 162, 1_608)}
+CSVS = {
+    "mitbih_train.csv": (72_471, 2_223, 5_788, 641, 6_431),  # beats of each class, as published
+    "mitbih_test.csv": (18_118, 556, 1_448, 162, 1_608),
+}
 REPORT = {"train": (641, 2_223, 5_788, 641, 6_431), "test": (161, 556, 1_448, 162, 1_608)}
 
 # P. de Chazal, M. O'Dwyer, R. B. Reilly, IEEE Transactions on Biomedical Engineering 51(7):1196-1206, 2004. The four
@@ -68,8 +70,10 @@ class Counts:
     cut: int
 
     def __str__(self) -> str:
-        return (f"{self.records} records: {self.read:,} beats read, {self.cut:,} cut, {self.last:,} left out as the "
-                f"last of their record; {self.others:,} annotations are not of beats")
+        return (
+            f"{self.records} records: {self.read:,} beats read, {self.cut:,} cut, {self.last:,} left out as the "
+            f"last of their record; {self.others:,} annotations are not of beats"
+        )
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,11 @@ def check(root: Path, interpatient: bool = False) -> None:
     if csvs is None:
         _check_records(records_folder(root))
     elif interpatient:
-        raise Refused(f"the CSV files in {csvs} do not say whose beat is whose, which the inter-patient split needs; "
-                      f"put the WFDB records into {records_folder(root)}, or, to download them, name no folder with "
-                      "--data or TUNE_SAM_DATA.")
+        raise Refused(
+            f"the CSV files in {csvs} do not say whose beat is whose, which the inter-patient split needs; "
+            f"put the WFDB records into {records_folder(root)}, or, to download them, name no folder with "
+            "--data or TUNE_SAM_DATA."
+        )
     else:
         _check_csvs(csvs)
 
@@ -193,13 +199,20 @@ def _read_csvs(folder: Path) -> Beats:
         except ValueError as error:
             raise Refused(f"the data file {folder / name} is damaged ({error}); fetch it again.") from None
         signals, labels = part[:, :-1], part[:, -1]
-        if (signals.shape[1] != LENGTH or tuple((labels == label).sum() for label in range(len(CLASSES))) != classes
-                or not ((signals >= 0) & (signals <= 1)).all()):
+        if (
+            signals.shape[1] != LENGTH
+            or tuple((labels == label).sum() for label in range(len(CLASSES))) != classes
+            or not ((signals >= 0) & (signals <= 1)).all()
+        ):
             raise Refused(f"the data file {folder / name} does not hold the published beats; fetch it again.")
         parts.append(part)
     beats = np.concatenate(parts)
-    return Beats(signals=np.ascontiguousarray(beats[:, :-1]), labels=beats[:, -1].astype(np.int64),
-                 records=np.zeros(len(beats), np.int16), test=np.arange(len(beats)) >= len(parts[0]))
+    return Beats(
+        signals=np.ascontiguousarray(beats[:, :-1]),
+        labels=beats[:, -1].astype(np.int64),
+        records=np.zeros(len(beats), np.int16),
+        test=np.arange(len(beats)) >= len(parts[0]),
+    )
 
 
 _NO_CACHE = (OSError, ValueError, EOFError)  # what NumPy raises at a file that is missing or was cut short
@@ -236,15 +249,19 @@ def _cache_folder() -> Path:
 
 def _read_cache(folder: Path) -> Beats:
     signals, labels, records, counts = (
-        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("signals", "labels", "records", "counts"))
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("signals", "labels", "records", "counts")
+    )
     return Beats(signals, labels, records, Counts(*counts.tolist()))
 
 
 def _write_cache(folder: Path, beats: Beats) -> None:
     assert beats.counts
     arrays: dict[str, NDArray[np.generic]] = {
-        "signals": beats.signals, "labels": beats.labels, "records": beats.records,
-        "counts": np.array(astuple(beats.counts))}
+        "signals": beats.signals,
+        "labels": beats.labels,
+        "records": beats.records,
+        "counts": np.array(astuple(beats.counts)),
+    }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
         for name, array in arrays.items():
             np.save(Path(unfinished) / f"{name}.npy", array)
@@ -292,7 +309,7 @@ def _cut_record(signal: NDArray[np.float64], peaks: NDArray[np.int64]) -> NDArra
     """
     beats = np.zeros((len(peaks), LENGTH), np.float32)
     for begin in range(0, len(signal), WINDOW):
-        window = signal[begin:begin + WINDOW]
+        window = signal[begin : begin + WINDOW]
         first, end = np.searchsorted(peaks, [begin, begin + WINDOW])
         inside = peaks[first:end]
         period = np.median(np.diff(inside if len(inside) > 1 else peaks))
@@ -300,8 +317,8 @@ def _cut_record(signal: NDArray[np.float64], peaks: NDArray[np.int64]) -> NDArra
         low, span = window.min(), np.ptp(window)
         scale = 1 / span if span >= STEP else 0  # a flat line, and what resampling made of it, is all zeros
         for row, peak in enumerate(inside, start=first):
-            piece = signal[peak:peak + length]  # it may reach past the window, on the window's scale
-            beats[row, :len(piece)] = np.clip((piece - low) * scale, 0, 1)
+            piece = signal[peak : peak + length]  # it may reach past the window, on the window's scale
+            beats[row, : len(piece)] = np.clip((piece - low) * scale, 0, 1)
     return beats
 
 
@@ -311,7 +328,7 @@ def report(beats: Beats) -> "Indices":
     The CSV files say which beats are the test; of the records' beats as many of each class are drawn. A person's beats
     are in all three parts.
     """
-    from trainables.data.split import SPLIT_SEED, Indices, held_out
+    from tune_sam.trainables.data.split import SPLIT_SEED, Indices, held_out
 
     random = np.random.default_rng(SPLIT_SEED)
     rest, test = [], []
@@ -336,11 +353,13 @@ def interpatient(beats: Beats) -> "Indices":
     Raises:
         Refused: the beats are those of the CSV files.
     """
-    from trainables.data.split import Indices
+    from tune_sam.trainables.data.split import Indices
 
     if not beats.records.any():
-        raise Refused("the beats of the CSV files do not say whose they are, which the inter-patient split needs; "
-                      f"give --data a folder that holds the WFDB records in {NAME}.")
+        raise Refused(
+            "the beats of the CSV files do not say whose they are, which the inter-patient split needs; "
+            f"give --data a folder that holds the WFDB records in {NAME}."
+        )
     tested = {person(record) for record in DS2}
     train = [record for record in DS1 if person(record) not in tested and record not in VALIDATION]
     return Indices(*(np.flatnonzero(np.isin(beats.records, part)) for part in (train, VALIDATION, DS2)))

@@ -7,11 +7,11 @@ Chemistry 48(1):312-320, 2005. Read by PyG; torch and PyG are imported only when
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.data import files
-from tune_sam.settings import Refused
+from tune_sam.errors import Refused
+from tune_sam.trainables.data import files
 
 if TYPE_CHECKING:
-    from trainables.data.graphs import GraphStore
+    from tune_sam.trainables.data.graphs import GraphStore
 
 NAME = "Mutagenicity"
 CLASSES = ("mutagen", "nonmutagen")
@@ -74,7 +74,7 @@ def load(root: Path) -> "GraphStore":
     """
     from torch_geometric.io import read_tu_data
 
-    from trainables.data.graphs import GraphStore
+    from tune_sam.trainables.data.graphs import GraphStore
 
     check(root)
     try:
@@ -83,8 +83,15 @@ def load(root: Path) -> "GraphStore":
         raise Refused(f"the files in {raw_folder(root)} are damaged ({error}); fetch them again.") from None
     counts = tuple(data.y.bincount().tolist())
     if counts != GRAPHS or sizes["num_node_labels"] != ATOMS:
-        raise Refused(f"the files in {raw_folder(root)} are damaged (graphs of each class: {counts} in place of "
-                      f"{GRAPHS}; kinds of atoms: {sizes['num_node_labels']} in place of {ATOMS}); fetch them again.")
+        raise Refused(
+            f"the files in {raw_folder(root)} are damaged (graphs of each class: {counts} in place of "
+            f"{GRAPHS}; kinds of atoms: {sizes['num_node_labels']} in place of {ATOMS}); fetch them again."
+        )
     # The reader numbers nodes within each graph, and its slices say where each graph begins.
-    return GraphStore(x=data.x[:, -sizes["num_node_labels"]:].contiguous(), edge_index=data.edge_index,
-                      node_start=slices["x"], edge_start=slices["edge_index"], y=data.y)
+    return GraphStore(
+        x=data.x[:, -sizes["num_node_labels"] :].contiguous(),
+        edge_index=data.edge_index,
+        node_start=slices["x"],
+        edge_start=slices["edge_index"],
+        y=data.y,
+    )

@@ -23,8 +23,17 @@ class SequenceClassifier(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, length: int, width: int, heads: int, feedforward: int, layers: int, dropout: float,
-                 head: Sequence[int], classes: int) -> None:
+    def __init__(
+        self,
+        length: int,
+        width: int,
+        heads: int,
+        feedforward: int,
+        layers: int,
+        dropout: float,
+        head: Sequence[int],
+        classes: int,
+    ) -> None:
         super().__init__()
         self.project = nn.Linear(1, width)
         # Of the architecture, not of the weights: a checkpoint need not hold it.
@@ -35,8 +44,11 @@ class SequenceClassifier(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         sizes = (length * width, *head)
-        hidden = [part for inputs, outputs in zip(sizes, head, strict=False)
-                  for part in (nn.Linear(inputs, outputs), nn.ReLU())]
+        hidden = [
+            part
+            for inputs, outputs in zip(sizes, head, strict=False)
+            for part in (nn.Linear(inputs, outputs), nn.ReLU())
+        ]
         self.head = nn.Sequential(*hidden, nn.Linear(sizes[-1], classes))
 
     def forward(self, sequences: Tensor) -> Tensor:

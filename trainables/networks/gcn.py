@@ -22,8 +22,9 @@ class GraphClassifier(nn.Module):
         dropout: probability that a value is dropped.
     """
 
-    def __init__(self, features: int, widths: Sequence[int], hidden: int, classes: int, pool: str,
-                 dropout: float) -> None:
+    def __init__(
+        self, features: int, widths: Sequence[int], hidden: int, classes: int, pool: str, dropout: float
+    ) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
             GraphConv(inputs, outputs) for inputs, outputs in zip((features, *widths), widths, strict=False)

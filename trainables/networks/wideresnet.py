@@ -28,10 +28,13 @@ class WideResNet(nn.Module):
             raise ValueError(f"a depth is 6 n + 4 with n units a group, for example 10, 16, 22 or 28; got {depth}")
         widths = [STEM, STEM * width, 2 * STEM * width, 4 * STEM * width]
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
-        self.units = nn.Sequential(*(
-            Unit(widths[group] if first else widths[group + 1], widths[group + 1], 2 if first and group else 1)
-            for group in range(3) for first in (True,) + (False,) * (units - 1)
-        ))
+        self.units = nn.Sequential(
+            *(
+                Unit(widths[group] if first else widths[group + 1], widths[group + 1], 2 if first and group else 1)
+                for group in range(3)
+                for first in (True,) + (False,) * (units - 1)
+            )
+        )
         self.norm = nn.BatchNorm2d(widths[3])
         self.head = nn.Linear(widths[3], classes)
         self.apply(_initialise)

@@ -1,0 +1,66 @@
+import os
+from contextlib import nullcontext
+
+import pytest
+import ray
+
+from tune_sam.cluster import connection
+from tune_sam.errors import Refused
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpus", "fits"),
+    [
+        ({"CPU": 4}, 1, 0, 4),
+        ({"CPU": 5}, 2, 0, 2),
+        ({"CPU": 8, "GPU": 1}, 1, 0.25, 4),
+        ({"CPU": 2, "GPU": 1}, 1, 0.25, 2),
+        ({"CPU": 8, "GPU": 1}, 1, 0.1, 8),
+        ({"CPU": 16, "GPU": 2}, 1, 0.4, 4),  # what is left of two GPUs does not make one more share
+        ({"CPU": 16, "GPU": 3}, 1, 2, 1),
+        ({"CPU": 4}, 1, 0.25, 0),
+    ],
+)
+def test_trials_that_fit_on_a_node(node, cpus, gpus, fits):
+    assert connection._fit(node, cpus, gpus) == fits
+
+
+def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked():
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    try:
+        assert connection.concurrency(1, 0, None) == 3
+        assert connection.concurrency(1, 0, 2) == 2
+        assert connection.concurrency(1, 0, 9) == 3
+        connection.check_offer(3, 0, None)
+        with pytest.raises(Refused, match="--cpus-per-trial 4 cannot be met.*cluster.*3 CPUs"):
+            connection.check_offer(4, 0, None)
+        with pytest.raises(Refused, match="--gpus-per-trial 0.25 cannot be met.*0 GPUs"):
+            connection.check_offer(1, 0.25, None)
+        with connection.connected(None) as others:
+            assert ray.is_initialized()
+            assert others, "somebody else's cluster may have more nodes, to which data must be sent"
+        assert ray.is_initialized(), "a cluster that was there before stays"
+    finally:
+        ray.shutdown()
+
+
+def test_one_node_must_have_both(monkeypatch):
+    monkeypatch.setattr(connection, "_is_connected", lambda: True)
+    monkeypatch.setattr(connection, "connected", lambda _: nullcontext())
+    monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 8}, {"CPU": 2, "GPU": 1}])
+    connection.check_offer(2, 0.5, None)
+    with pytest.raises(Refused, match="--cpus-per-trial 8 with --gpus-per-trial 0.5 cannot be met by any one node"):
+        connection.check_offer(8, 0.5, None)
+
+
+def test_this_machine_is_asked_before_ray_starts():
+    connection.check_offer(os.cpu_count(), 0, None)
+    with pytest.raises(Refused, match=f"--cpus-per-trial {os.cpu_count() + 1} cannot be met, this machine"):
+        connection.check_offer(os.cpu_count() + 1, 0, None)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer_is_named(address):
+    with pytest.raises(Refused, match=f"no Ray cluster answers at --address {address} "):
+        connection.check_offer(1, 0, address)

@@ -1,0 +1,127 @@
+import odd_workload
+import pytest
+import ray
+import torch
+
+import tune_sam
+from tune_sam.cluster import gpu
+from tune_sam.cluster.gpu import Need, measured_shares
+from tune_sam.cluster.sharing import share
+from tune_sam.operations import doctor
+from tune_sam.workload import find_workload
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("need", "expected"),
+    [
+        (Need(4 * GIB, 0, 80 * GIB), 1 / 16),  # 4.8 of 80 GiB
+        (Need(15 * GIB, 1 * GIB, 80 * GIB), 1 / 4),
+        (Need(30 * GIB, 1 * GIB, 80 * GIB), 1 / 2),
+        (Need(60 * GIB, 1 * GIB, 80 * GIB), 1),
+        (Need(80 * GIB, 0, 80 * GIB), 1),
+    ],
+)
+def test_a_share_is_one_of_equal_parts_that_the_need_fits_into(need, expected):
+    assert need.share == expected
+    assert need.share == 1 or need.share * need.total >= need.peak * gpu.MARGIN + need.context
+
+
+@pytest.fixture
+def one_gpu():
+    """A node with a GPU that is only counted."""
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_trial_without_memory_goes_on_once_with_twice_its_share(one_gpu, tmp_path):
+    study = tune_sam.search(
+        "odd_workload:Hungry",
+        dataset="digits",
+        optimizers=["sam"],
+        trials=6,
+        epochs=2,
+        scheduler="none",
+        gpus_per_trial=0.25,
+        name="hungry",
+        home=tmp_path,
+        seed=1,
+    )
+    by_size = {
+        size: [trial for trial in study.records() if trial.config.batch_size == size]
+        for size in odd_workload.Hungry.batch_size
+    }
+    assert all(by_size.values()), "each size was tried"
+    assert {trial.state for trial in by_size[odd_workload.FITS]} == {"complete"}
+    assert {trial.state for trial in by_size[odd_workload.FITS_HALF]} == {"complete"}
+    assert {(trial.state, trial.reason) for trial in by_size[odd_workload.NEVER_FITS]} == {("failed", "out of memory")}
+    attempts = {trial.number: trial.user_attrs["attempt"] for trial in optuna_trials(study)}
+    for size, trials in by_size.items():
+        assert {attempts[trial.number] for trial in trials} == {1 if size == odd_workload.FITS else 2}
+    assert not [one for one in doctor.diagnose("hungry", home=tmp_path) if one.trouble]
+
+
+@pytest.mark.slow
+def test_a_training_that_cannot_even_be_built_has_a_second_attempt_too(one_gpu, tmp_path):
+    study = tune_sam.search(
+        "odd_workload:Heavy",
+        dataset="digits",
+        optimizers=["sam"],
+        trials=2,
+        epochs=1,
+        scheduler="none",
+        gpus_per_trial=0.25,
+        name="heavy",
+        home=tmp_path,
+    )
+    assert study.counts() == {"complete": 2}
+    assert {trial.user_attrs["attempt"] for trial in optuna_trials(study)} == {2}
+
+
+def optuna_trials(study):
+    from tune_sam.study.storage import open_storage
+
+    storage = open_storage(study.home)
+    return storage.get_all_trials(storage.get_study_id_from_name(f"{study.name}/sam"))
+
+
+@pytest.mark.slow
+def test_without_a_gpu_that_torch_sees_the_workloads_share_holds(one_gpu, tmp_path, caplog):
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a GPU")
+    study = tune_sam.search(
+        "gcn",
+        dataset="digits",
+        optimizers=["base"],
+        trials=1,
+        epochs=1,
+        gpus_per_trial="auto",
+        name="auto",
+        home=tmp_path,
+    )
+    assert study.counts() == {"complete": 1}
+    assert "takes the workload's share, 0.1" in caplog.text
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_measured_share_holds_its_training():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        workload = find_workload("gcn")
+        with share(workload.splits("digits", None)) as data:
+            config = {"dataset": "digits", "preset": None, "epochs": 1, "precision": None, "compile": False}
+            shares = measured_shares(workload, config, "sam", 0.05, 0.01, (32, 64), data)
+    finally:
+        ray.shutdown()
+    assert shares.keys() == {32, 64}
+    assert all(0 < part <= 1 for part in shares.values())

@@ -1,0 +1,280 @@
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tune_sam
+from tune_sam.analysis import spectrum
+from tune_sam.analysis.evaluation import mean_loss
+from tune_sam.analysis.landscape import grid, losses, random_directions
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.analysis import SEED
+from tune_sam.flatness import batch_size, batches_of
+from tune_sam.store import with_train_subset
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import Study, open_study
+from tune_sam.workload import find_workload
+
+GCN = find_workload("gcn")
+SAMPLE, SIDE = 100, 9  # 81 points: two parts
+FLATNESS = "flatness/lambda_max"
+
+
+@pytest.fixture(scope="module")
+def analysis(searched):
+    return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
+
+
+@pytest.fixture
+def another(searched, tmp_path):
+    """A study of the same trials that may be spoiled, in a home of its own; its runs are the first one's."""
+    shutil.copytree(searched, tmp_path / "home", ignore=shutil.ignore_patterns("flatness"))
+    return tmp_path / "home"
+
+
+def sample():
+    part = with_train_subset(GCN.splits("digits", None), SAMPLE).train
+    return batches_of(part, batch_size(GCN))
+
+
+def latest(study, trial, name=FLATNESS):
+    return mlflow.MlflowClient(study.tracking_uri).get_metric_history(trial.mlflow_run_id, name)
+
+
+def test_the_numbers_are_those_of_the_analysis_package(analysis):
+    for trial in analysis.trials:
+        found = spectrum(trial.load_model(), GCN.loss, sample())
+        told = analysis.flatness[trial.key]
+        assert told.samples == SAMPLE
+        for name in ("lambda_max", "lambda_min", "trace", "ratio"):
+            assert told.measures[name].value == pytest.approx(float(getattr(found, name)), rel=1e-3), name
+            assert told.measures[name].resolved == getattr(found, name).resolved
+
+
+def test_the_best_trial_of_each_optimizer_is_measured(analysis):
+    assert [trial.optimizer for trial in analysis.trials] == ["base", "sam"]
+    for trial in analysis.trials:
+        assert trial == analysis.study.best(trial.optimizer)
+
+
+def test_all_surfaces_have_the_directions_of_the_first_network(analysis):
+    directions = random_directions(analysis.trials[0].load_model(), SEED)
+    drawn = pd.read_csv(analysis.folder / "surfaces.csv")
+    for trial in analysis.trials:
+        expected = losses(trial.load_model(), GCN.loss, sample(), directions, grid(2, steps=SIDE))
+        np.testing.assert_allclose(drawn[drawn["optimizer"] == trial.optimizer]["loss"], expected, rtol=1e-6)
+
+
+def test_mlflow_has_each_number_once_and_the_figures(searched, analysis):
+    study = analysis.study
+    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
+    for trial in analysis.trials:
+        for name, value in analysis.flatness[trial.key].metrics().items():
+            (point,) = [point for point in latest(study, trial, f"flatness/{name}") if point.step == SAMPLE]
+            assert point.value == value or (math.isnan(value) and math.isnan(point.value)), name
+    client = mlflow.MlflowClient(study.tracking_uri)
+    folder = f"flatness/{SAMPLE}-grid{SIDE}"
+    there = {file.path.rpartition("/")[2] for file in client.list_artifacts(study.mlflow_run_id, folder)}
+    assert there == {file.name for file in analysis.folder.iterdir()}
+    assert {"surfaces.png", "contours.csv", "spectral-density.png", "learning-curves.png", "flatness.csv"} <= there
+    assert client.get_run(study.mlflow_run_id).info.status == "FINISHED"
+
+
+def test_the_table_has_configurations_gaps_and_measures(analysis):
+    table = analysis.table()
+    assert list(table["key"]) == [trial.key for trial in analysis.trials]
+    assert {
+        "rho",
+        "lr",
+        "batch_size",
+        "seed",
+        "gap/loss",
+        "lambda_max",
+        "lambda_max_error",
+        "lambda_max_resolved",
+        "worst_case_own_rho",
+    } <= set(table)
+    assert table["worst_case_own_rho"].isna().tolist() == [True, False], "the base optimizer has no ρ of its own"
+    told = json.loads((analysis.folder / "analysis.json").read_text())
+    assert (told["samples"], told["of"], told["seed"]) == (SAMPLE, "training part", SEED)
+    assert all("version.torch" in made and made["device"] for made in told["measured_by"].values())
+
+
+def test_what_is_measured_already_is_not_measured_again(searched, analysis):
+    seen = []
+    again = tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, progress=lambda *part: seen.append(part))
+    assert not seen
+    assert again.flatness == analysis.flatness
+
+
+def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
+    def interrupt(what, done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=interrupt)
+    assert [place.name for place in (another / "studies" / "one" / "flatness").iterdir()] == ["parts"], "no half report"
+    counts = []
+    done = tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=lambda *part: counts.append(part))
+    assert [part[1:] for part in counts] == [(count, 7) for count in (3, 4, 5, 6, 7)]
+    assert {key: replace(one, seconds=0) for key, one in done.flatness.items()} == {
+        key: replace(one, seconds=0) for key, one in analysis.flatness.items()
+    }
+    assert (done.folder / "surfaces.csv").read_text() == (analysis.folder / "surfaces.csv").read_text()
+
+
+def test_every_complete_trial_gets_the_cheap_measures(searched, analysis):
+    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, every=True)
+    assert [trial.number for trial in found.trials if trial.optimizer == "sam"] == [
+        trial.number for trial in sorted(found.study.records("sam"), key=lambda trial: -trial.value)
+    ]
+    assert len(found.trials) == 6
+    assert not (found.folder / "surfaces.png").exists()
+    assert pd.read_csv(found.folder / "gap-flatness.csv")["name"].value_counts()["lambda_max"] == 6
+    for trial in analysis.trials:
+        assert float(found.flatness[trial.key].measures["lambda_max"].value) == pytest.approx(
+            float(analysis.flatness[trial.key].measures["lambda_max"].value), rel=1e-3
+        )
+
+
+@contextmanager
+def spoiled(trial, how):
+    """Another checkpoint in the place of a trial's own."""
+    file = Path(trial.checkpoint) / "training.pt"
+    own = file.read_bytes()
+    state = torch.load(file, weights_only=True)
+    weights = state["training"]["model"]
+    first = next(iter(weights))
+    match how:
+        case "gone":
+            file.unlink()
+        case "cut":
+            file.write_bytes(own[:1000])
+        case "other":
+            torch.save({**state, "training": {"model": {**weights, first: weights[first][:, :-1]}}}, file)
+        case "nan":
+            torch.save({**state, "training": {"model": {**weights, first: weights[first] * torch.nan}}}, file)
+    try:
+        yield
+    finally:
+        file.write_bytes(own)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("gone", "is gone; search again"),
+        ("cut", "is damaged; search again"),
+        ("other", "is of another network than workload gcn makes now"),
+        ("nan", "cannot be measured: the loss at the weights is nan"),
+    ],
+)
+def test_a_network_that_cannot_be_measured_is_told_and_nothing_is_logged(another, how, said):
+    study = open_study("one", another)
+    best = study.best("sam")
+    before = len(latest(study, best))
+    with spoiled(best, how), pytest.raises(Refused, match=said) as refused:
+        tune_sam.analyze("one", home=another, sample=50, grid=3)
+    assert best.key in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(latest(study, best)) == before
+    assert not (another / "studies" / "one" / "flatness" / "50-grid3").exists()
+
+
+def test_of_all_trials_those_that_can_be_measured_are(another):
+    study = open_study("one", another)
+    best = study.best("sam")
+    with spoiled(best, "nan"):
+        found = tune_sam.analyze("one", home=another, sample=50, every=True)
+        assert list(found.failed) == [best.key]
+        assert len(found.trials) == len(found.table()) == 5
+        with pytest.raises(Refused, match=f"{best.key} cannot be measured"):
+            tune_sam.analyze("one", home=another, sample=40, optimizers=["sam"])
+
+
+def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
+    start, end = (trial.load_model() for trial in analysis.trials)
+    drawn = pd.read_csv(analysis.folder / "lines.csv").set_index("position")["loss"]
+    for place, model in ((0, start), (1, end)):
+        assert drawn[place] == pytest.approx(mean_loss(model, GCN.loss, sample())[0], rel=1e-5)
+
+
+def test_each_plan_has_a_folder_of_its_own(searched, analysis):
+    before = {file.name: file.read_bytes() for file in analysis.folder.iterdir()}
+    (analysis.folder / "stale.png").touch()
+    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, optimizers=["sam"])
+    assert found.folder.name == f"{SAMPLE}-grid{SIDE}-sam"
+    assert {file.name: file.read_bytes() for file in analysis.folder.iterdir() if file.name != "stale.png"} == before
+    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
+    assert not (analysis.folder / "stale.png").exists()
+
+
+def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(searched, analysis, monkeypatch):
+    def away(uri):
+        raise Refused("MLflow at http://away cannot be reached")
+
+    study, trial = analysis.study, analysis.trials[0]
+    before = len(latest(study, trial))
+    with monkeypatch.context() as patched:
+        patched.setattr("tune_sam.tracking.client.check", away)
+        found = tune_sam.analyze("one", home=searched, sample=60, grid=3)
+    assert found.undelivered == "MLflow at http://away cannot be reached"
+    assert (found.folder / "surfaces.png").exists()
+    assert len(latest(study, trial)) == before
+    assert tune_sam.analyze("one", home=searched, sample=60, grid=3).undelivered == ""
+    assert len(latest(study, trial)) == before + 1
+
+
+def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
+    monkeypatch.setattr(Study, "records", lambda *_: [])
+    with pytest.raises(NothingComplete, match=r"no complete trial yet; go on with `tune-sam resume one`"):
+        tune_sam.analyze("one", home=searched)
+
+
+def test_an_optimizer_that_was_not_searched_is_told(searched):
+    with pytest.raises(Refused, match="did not search 'asam'"):
+        tune_sam.analyze("one", home=searched, optimizers=["asam"])
+
+
+def test_a_study_that_is_searched_is_left_alone(searched, analysis):
+    with study_lock(analysis.study.home, "one"), pytest.raises(Refused, match="in use by another process"):
+        tune_sam.analyze("one", home=searched)
+
+
+@pytest.mark.slow
+def test_a_killed_analysis_goes_on_where_it_was(another, analysis):
+    words = ["analyze", "one", "--sample", str(SAMPLE), "--grid", str(SIDE), "--home", str(another), "--json"]
+    parts = another / "studies" / "one" / "flatness" / "parts" / str(SAMPLE)
+    first = subprocess.Popen(
+        [sys.executable, "-c", "from tune_sam.cli import main; main()", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (kept := {file: file.stat().st_mtime_ns for file in parts.glob("*.json")}):
+        assert first.poll() is None, "it ended before it was killed"
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    second = subprocess.run(
+        [sys.executable, "-c", "from tune_sam.cli import main; main()", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    told = json.loads(second.stdout)
+    for key, one in analysis.flatness.items():
+        for name, measure in one.measures.items():
+            assert told[key]["measures"][name]["value"] == measure.value, name
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept

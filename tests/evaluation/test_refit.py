@@ -1,0 +1,283 @@
+from dataclasses import replace
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+
+import tune_sam
+from tune_sam.cluster.tasks import result_of
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.refit import _child, _digits, _name, refit, refit_grid, tested_refit
+from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone
+from tune_sam.home import Home
+from tune_sam.reporting.page import report
+from tune_sam.space import Configuration
+from tune_sam.study.records import Study, open_study, studies
+from tune_sam.training import Trainer, evaluate
+from tune_sam.tuning.recipe import as_yaml
+from tune_sam.workload import find_workload
+
+GCN = find_workload("gcn")
+SEEDS = (FIRST_SEED, FIRST_SEED + 1)
+
+
+@pytest.fixture
+def asked(searched, monkeypatch):
+    """For each time that the test part is read: the states of all trainings of refits then."""
+    states, read = [], type(GCN).test_split
+
+    def test_split(self, dataset, root):
+        refits = [open_study(name, searched) for name in ("one.refit", "one.twice")]
+        states.append([trial.state for study in refits for trial in study.records()])
+        return read(self, dataset, root)
+
+    monkeypatch.setattr(type(GCN), "test_split", test_split)
+    return states
+
+
+@pytest.fixture(scope="module")
+def found(searched):
+    return refit("one", home=searched, seeds=2)
+
+
+def test_the_same_seeds_train_the_best_configuration_of_each(searched, found):
+    table = found.table()
+    assert len(table) == 6
+    assert table.groupby("row")["seed"].apply(tuple).tolist() == [SEEDS] * 3
+    study = open_study("one", searched)
+    for optimizer, part in table[table["epochs"] == 2].groupby("optimizer"):
+        best = study.best(optimizer).config
+        assert set(zip(part["lr"], part["batch_size"], strict=True)) == {(best.lr, best.batch_size)}
+        assert part["rho"].dropna().unique().tolist() == ([best.rho] if best.rho else [])
+
+
+def test_training_and_test_are_what_a_trainer_gives(searched, found):
+    """Without Ray: on training and validation part together, then once on the test part."""
+    splits = GCN.splits("digits", None)
+    test = GCN.test_split("digits", None)
+    for trial in (found.studies[0].records("sam")[1], found.studies[1].records("base")[0]):
+        trainer = Trainer(
+            GCN,
+            GCN.settings["digits"],
+            trial.config,
+            splits.together(),
+            epochs=trial.epochs,
+            device=torch.device("cpu"),
+        )
+        while not trainer.finished:
+            metrics = trainer.epoch().metrics
+        assert trial.metrics["train/loss"] == metrics["train/loss"]
+        row = found.table().set_index("key").loc[trial.key]
+        if torch.cuda.is_available():
+            continue  # another device gives other sums
+        expected = evaluate(trainer.model.eval(), GCN, test, torch.device("cpu"))
+        assert (row["test/loss"], row["test/accuracy"]) == (expected.loss, expected.accuracy)
+        assert row["gap/loss"] == expected.loss - metrics["train/loss"]
+
+
+def test_no_training_of_a_refit_sees_a_held_out_part(found):
+    for study in found.studies:
+        for trial in study.records():
+            assert not [name for name in trial.metrics if name.startswith(("val/", "test/"))]
+
+
+def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
+    summary = found.summary()
+    gradients = {row: means["gradients"].value for row, means in summary.items()}
+    base, twice = found.references
+    assert twice == f"{base} twice"
+    (sam,) = [row for row in gradients if row.startswith("sam")]
+    samples = GCN.datasets["digits"].train + GCN.datasets["digits"].validation
+    assert gradients[base] == 2 * samples  # of two epochs
+    assert gradients[twice] == gradients[sam] == 2 * gradients[base], "whatever the batch sizes are"
+    assert list(found.differences(base)) == [sam, twice]
+
+
+def test_mlflow_has_the_test_results_beside_the_training(found):
+    table = found.table().set_index("key")
+    for study in found.studies:
+        client = mlflow.MlflowClient(study.tracking_uri)
+        for trial in study.records():
+            metrics = client.get_run(trial.mlflow_run_id).data.metrics
+            assert metrics["test/accuracy"] == table.loc[trial.key, "test/accuracy"]
+            assert metrics["gap/loss"] == table.loc[trial.key, "gap/loss"]
+        assert client.get_run(study.mlflow_run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_the_test_part_is_read_when_all_trainings_are_done_and_once(searched, found, asked):
+    again = refit("one", home=searched, seeds=2)
+    assert not asked
+    pd.testing.assert_frame_equal(again.table(), found.table())
+    more = refit("one", home=searched, seeds=3)
+    assert asked == [["complete"] * 9] * 2
+    both = more.table().merge(found.table(), on=list(found.table()))
+    assert len(both) == len(found.table()), "what was there is as it was"
+    assert len(more.table()) == 9
+
+
+def test_searches_are_listed_without_their_refits(searched, found):
+    assert [study.name for study in studies(searched)] == ["one"]
+    assert open_study("one.refit", searched).settings.refit_of == "one"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (0, "--seeds 0: there is nothing to train"),
+        ((3, 4, 3), "--seeds 3,4,3: a seed comes twice"),
+        ((-1,), "--seeds -1: give a number of seeds"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused(searched, seeds, said):
+    with pytest.raises(Refused, match=said):
+        refit("one", home=searched, seeds=seeds)
+
+
+def test_configurations_that_differ_have_names_that_differ():
+    near = [Configuration("sam", 0.05, lr, 32, seed) for lr in (0.0010001, 0.0010003) for seed in (1, 2)]
+    digits = _digits(near)
+    assert [_name(one, digits) for one in near] == ["sam ρ=0.05 lr=0.0010001 batch=32"] * 2 + [
+        "sam ρ=0.05 lr=0.0010003 batch=32"
+    ] * 2
+    assert _digits(near[:2]) == 3
+
+
+def test_differences_are_those_of_the_same_seeds_and_above_zero_where_the_other_is_better(found, monkeypatch):
+    table = found.table()
+    base, sam = (table[table["optimizer"] == name].index for name in ("base", "sam"))
+    table.loc[base[table.loc[base, "epochs"] == found.epochs], "test/accuracy"] = [0.5, 0.7]
+    table.loc[sam, "test/accuracy"] = [0.6, 0.9]
+    shuffled = table.iloc[::-1]
+    monkeypatch.setattr(type(found), "table", lambda self: shuffled)
+    difference = found.differences(shuffled.loc[base[0], "row"])[shuffled.loc[sam[0], "row"]]
+    assert difference.mean.value == pytest.approx(0.15)
+    assert difference.mean.n == 2
+
+
+def test_a_refit_is_of_a_search(searched, found):
+    with pytest.raises(Refused, match="one.refit is a refit itself; give the study that it is of, one"):
+        refit("one.refit", home=searched)
+
+
+def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
+    monkeypatch.setattr(Study, "records", lambda *_: [])
+    with pytest.raises(Refused, match="study one has no complete trial.*`tune-sam resume one --trials N`"):
+        refit("one", home=searched)
+
+
+@pytest.fixture
+def without_sam(monkeypatch):
+    """As if no trial of sam were complete."""
+    complete = Study.complete
+
+    def without(study, optimizer=None):
+        if optimizer == "sam":
+            raise NothingComplete("none")
+        return complete(study, optimizer)
+
+    monkeypatch.setattr(Study, "complete", without)
+
+
+@pytest.mark.usefixtures("without_sam")
+def test_the_best_alone_leave_out_an_optimizer_without_a_complete_trial(searched, caplog):
+    study = open_study("one", searched)
+    assert best_alone(study).optimizers == ("base",)
+    assert "no complete trial of sam, which the file leaves out" in caplog.text
+
+
+@pytest.mark.usefixtures("without_sam")
+def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched, monkeypatch, caplog):
+    trained, one = [], open_study("one", searched)
+    monkeypatch.setattr(
+        "tune_sam.evaluation.refit.create", lambda name, settings, *_: replace(one, name=name, settings=settings)
+    )
+    monkeypatch.setattr("tune_sam.evaluation.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
+    monkeypatch.setattr("tune_sam.evaluation.refit._test_all", lambda *_: {})
+    monkeypatch.setattr("tune_sam.evaluation.refit._publish", lambda _: "")
+    refit("one", home=searched, seeds=(77,))
+    assert trained == [("base",), ("base",)], "the refit, and it at equal compute"
+    assert "no complete trial of sam, which the refit leaves out" in caplog.text
+
+
+def test_a_refit_is_what_analyze_measures(searched, found):
+    """With the gaps to the test part; `--all` measures the search's trials."""
+    analysis = tune_sam.analyze("one", home=searched, sample=50, grid=3, top=2)
+    table = analysis.table().set_index("key")
+    assert list(table.index) == [f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")]
+    expected = found.table().set_index("key").loc[table.index]
+    pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
+    assert (analysis.folder / "surfaces.png").exists()
+    assert {trial.study for trial in tune_sam.analyze("one", home=searched, sample=50, every=True).trials} == {"one"}
+
+
+def test_a_new_login_of_the_search_is_its_refits_too(searched, found):
+    study = replace(open_study("one", searched), tracking_uri="http://me:new@host:5000", storage="s3://bucket?key=new")
+    settings = found.studies[0].settings
+    child = _child(study, "refit", settings.epochs, found.choice.of_all(study), found.seeds, found.choice)
+    assert (child.name, child.tracking_uri, child.storage) == ("one.refit", study.tracking_uri, study.storage)
+
+
+def test_tests_are_kept_as_files(searched, found):
+    kept = searched / "studies" / "one.refit" / "test" / "sam-0.json"
+    assert result_of(kept) == found.tests["one.refit/sam/0"]
+
+
+@pytest.mark.slow
+def test_a_refit_may_be_longer_than_its_search(searched, found):
+    """It is another one, also at equal compute."""
+    longer = refit("one", home=searched, seeds=1, epochs=3)
+    assert [(study.name, study.settings.epochs) for study in longer.studies] == [("one.refit2", 3), ("one.twice2", 6)]
+    assert tested_refit(open_study("one", searched)).table().equals(longer.table())
+    assert [row for row in longer.summary() if row.endswith(" twice")] == [longer.references[1]]
+    assert (longer.choice, longer.stale) == (Choice(), False)
+
+
+@pytest.mark.slow
+def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
+    every = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1)
+    table = every.table().query("epochs == 1")
+    assert table["rho"].dropna().tolist() == list(GCN.report_rho)
+    assert table["optimizer"].value_counts().to_dict() == {"base": 1, "asam-all": 4}
+    assert open_study("reported-report", searched).records() == []
+    assert every.choice == Choice(planned=True)
+    again = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1)
+    assert again.table().equals(every.table())
+    page = report("reported-report", home=searched).page.with_name("report.md").read_text()
+    assert "refit odd_workload:Reported --config study.yaml --name reported-report --epochs 1 --seeds 10000," in page
+    assert "Nothing was searched." in page
+
+
+@pytest.mark.slow
+def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(searched, found, tmp_path):
+    file = tmp_path / "best.yaml"
+    file.write_text(as_yaml(best_alone(open_study("one", searched)), Home(searched)))
+    there = refit_grid("gcn", config=file, name="other", home=tmp_path / "home", seeds=2)
+    numbers = [name for name in found.table() if name.startswith(("train/", "test/", "gap/")) or name == "row"]
+    pd.testing.assert_frame_equal(there.table()[numbers], found.table()[numbers])
+
+
+# Last, for the refit that it makes is the latest from then on.
+@pytest.mark.slow
+def test_other_configurations_are_another_refit(searched, found):
+    wider = refit("one", home=searched, seeds=1, top=2)
+    assert [study.name for study in wider.studies] == ["one.refit3", "one.twice"]
+    assert len(wider.table()) == 5
+    assert wider.choice == Choice(top=2)
+
+
+def test_the_best_of_each_batch_size_are_chosen(searched, monkeypatch):
+    study = open_study("one", searched)
+    trial = study.best("sam")
+    configs = [
+        replace(trial.config, batch_size=size, lr=lr)
+        for size, lr in ((64, 0.1), (16, 0.2), (64, 0.3), (16, 0.4), (32, 0.5), (64, 0.6))
+    ]
+    monkeypatch.setattr(Study, "complete", lambda *_: [replace(trial, config=config) for config in configs])
+
+    def rates(**asked):
+        return [config.lr for config in Choice(**asked).of(study, "sam")]
+
+    assert rates(each_batch_size=True) == [0.1, 0.2, 0.5]
+    assert rates(top=3) == [0.1, 0.2, 0.3]

@@ -1,0 +1,88 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tune_sam.evaluation.statistics import Correlation, Difference, Mean
+
+VALUES, OTHERS = [0.81, 0.79, 0.83, 0.80, 0.82], [0.80, 0.80, 0.79, 0.78, 0.81]
+
+
+def test_an_interval_is_scipys():
+    mean = Mean.of(VALUES)
+    low, high = stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
+    assert (mean.value - mean.half, mean.value + mean.half) == pytest.approx((low, high))
+    assert mean.n == 5
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 5))
+    covered = [abs(mean.value - 3.0) <= mean.half for mean in map(Mean.of, draws)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
+
+
+def test_a_paired_difference_is_scipys():
+    difference = Difference.of(VALUES, OTHERS)
+    reference = stats.ttest_rel(VALUES, OTHERS)
+    low, high = reference.confidence_interval(0.95)
+    assert difference.p == pytest.approx(reference.pvalue)
+    assert (difference.mean.value - difference.mean.half, difference.mean.value + difference.mean.half) == (
+        pytest.approx((low, high))
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "others", "shown"),
+    [
+        (VALUES, OTHERS, False),
+        ([0.9, 0.91, 0.92], [0.8, 0.81, 0.825], True),
+        ([0.9], [0.1], False),  # one seed shows nothing
+        ([0.9, 0.9], [0.8, 0.8], False),  # no spread to judge by
+        ([0.5, 0.5], [0.5, 0.5], False),
+    ],
+)
+def test_a_difference_is_shown_or_not(values, others, shown):
+    difference = Difference.of(values, others)
+    assert difference.shown is shown
+    assert math.isnan(Difference.of([0.9], [0.1]).p)
+
+
+def test_a_correlation_is_scipys_with_an_interval_around_it():
+    draws = np.random.default_rng(0).normal(size=(2, 20))
+    values, others = draws[0].tolist(), (draws[0] + draws[1]).tolist()
+    found = Correlation.of(values, others)
+    reference = stats.kendalltau(values, others)
+    assert (found.tau, found.p, found.n) == (reference.statistic, reference.pvalue, 20)
+    assert found.low < found.tau < found.high
+    assert found == Correlation.of(values, others)
+
+
+def test_a_correlations_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
+    """τ of two normal variables with correlation r is 2/π arcsin r."""
+    monkeypatch.setattr("tune_sam.evaluation.statistics.BOOTSTRAPS", 200)
+    draws = np.random.default_rng(0).multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], (100, 30))
+    truth = 2 / math.pi * math.asin(0.6)
+    found = [Correlation.of(one[:, 0].tolist(), one[:, 1].tolist()) for one in draws]
+    assert np.mean([one.low <= truth <= one.high for one in found]) == pytest.approx(0.95, abs=0.05)
+
+
+def test_few_networks_have_a_correlation_without_an_interval():
+    found = Correlation.of([1, 2, 3, 4], [1, 2, 3, 4])
+    assert (found.tau, found.n, found.interval) == (1, 4, "")
+    assert found.p > 0.05, "a perfect order of four shows nothing"
+    assert Correlation.of(list(range(10)), [*range(9), 0]).interval.count("to") == 1
+
+
+@pytest.mark.parametrize(("values", "others"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4])])
+def test_too_few_networks_have_no_correlation(values, others):
+    assert Correlation.of(values, others) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "others"), [((0.81, 0.82), (0.80, 0.81)), ((0.75, 0.5), (0.5, 0.25)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
+)
+def test_differences_that_are_equal_but_for_rounding_show_nothing(values, others):
+    found = Difference.of(values, others)
+    assert found.mean.value == pytest.approx(values[0] - others[0])
+    assert (math.isnan(found.p), math.isnan(found.mean.half), found.shown) == (True, True, False)

@@ -1,0 +1,99 @@
+import os
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from tune_sam import open_study
+from tune_sam.evaluation.refit import refit
+from tune_sam.operations.status import status
+from tune_sam.reporting.page import report
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import Study
+
+
+@pytest.fixture
+def study(searched):
+    return open_study("one", searched)
+
+
+def by_name(study):
+    return {stage.name: stage for stage in status(study)}
+
+
+def test_a_search_that_is_done_has_nothing_left(study):
+    stage = by_name(study)["search"]
+    assert (stage.done, stage.parts, stage.left, stage.going) == (6, 6, 0, False)
+
+
+def test_the_time_left_is_that_of_the_trials_before(study):
+    """Two more of each optimizer, as many at a time as the machine has CPUs for."""
+    grown = replace(study, settings=replace(study.settings, trials=5))
+    stage = by_name(grown)["search"]
+    assert (stage.done, stage.parts) == (6, 10)
+    seconds = [fmean(trial.seconds for trial in study.records(optimizer)) for optimizer in ("base", "sam")]
+    assert stage.left == pytest.approx(2 * sum(seconds) / os.cpu_count())
+
+
+def test_what_an_interrupted_trial_has_done_is_not_left(study, monkeypatch):
+    """Of two missing trials one is running and half through, alone."""
+    records = study.records("base")
+    half = replace(records[-1], number=3, state="running", epochs=1, value=None, seconds=None)
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [*records, half])
+    alone = replace(study, settings=replace(study.settings, trials=5, optimizers=("base",)))
+    assert by_name(alone)["search"].left == pytest.approx(1.5 * fmean(trial.seconds for trial in records))
+
+
+def test_an_optimizer_without_a_complete_trial_takes_the_others_time_by_its_passes(study, monkeypatch):
+    base = study.records("base")
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: base)
+    seconds = fmean(trial.seconds for trial in base)
+    assert by_name(study)["search"].left == pytest.approx(3 * 2 * seconds / os.cpu_count())
+
+
+@pytest.mark.parametrize(("trials", "stage"), [(5, "search"), (3, "flatness")])
+def test_what_goes_on_is_what_is_not_done(study, trials, stage):
+    """With the budget spent, who drives the study is taken to measure it."""
+    with study_lock(study.home, study.name):
+        asked = replace(study, settings=replace(study.settings, trials=trials))
+        assert [found.name for found in status(asked) if found.going] == [stage]
+
+
+def test_without_a_complete_trial_nobody_knows(study, monkeypatch):
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [])
+    stage = by_name(study)["search"]
+    assert (stage.done, stage.parts, stage.left) == (0, 6, None)
+
+
+def test_the_stages_follow_what_is_done(study, searched):
+    assert [stage.name for stage in status(study)] == ["search", "refit", "flatness", "report"]
+    assert not any(stage.parts for stage in status(study)[1:])
+    refit("one", home=searched, seeds=1)
+    report("one", home=searched)
+    stages = by_name(study)
+    assert list(stages) == [
+        "search",
+        "one.refit",
+        "one.refit, test",
+        "one.twice",
+        "one.twice, test",
+        "flatness",
+        "report",
+    ]
+    assert [(stage.done, stage.parts) for stage in stages.values()] == [
+        (6, 6),
+        (2, 2),
+        (2, 2),
+        (1, 1),
+        (1, 1),
+        (0, 0),
+        (1, 1),
+    ]
+    assert not any(stage.going for stage in stages.values())
+    child = open_study("one.refit", searched)
+    with study_lock(child.home, child.name):
+        assert [found.name for found in status(study) if found.going] == ["flatness"]
+        file = next(child.home.study(child.name).glob("test/*.json"))
+        away = file.rename(file.with_suffix(".away"))
+        assert [found.name for found in status(study) if found.going] == ["one.refit, test"]
+        away.rename(file)

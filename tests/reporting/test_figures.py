@@ -1,0 +1,510 @@
+"""`tune_sam.reporting.figures`: what is drawn, that it can be read, and what is written."""
+
+import subprocess
+import sys
+from itertools import combinations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from tune_sam.reporting import figures
+from tune_sam.reporting.style import STYLES, log_ticks, short, wrapped
+
+OPTIMIZERS = ["base", "sam", "asam", "asam-all"]
+LONG = "an optimizer of a user whose name is long"
+MEASURES = [
+    "largest eigenvalue λ_max (nats per squared weight)",
+    "worst-case sharpness, ρ = 0.05 (nats)",
+    "adaptive_worst_case_sharpness_of_a_user/in_nats_and_at_length",
+    "trace (nats per squared weight)",
+]
+
+
+def surface(optimizers, steps=9, largest=2.0):
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-1, 1, steps), np.linspace(-1, 1, steps)))
+    return pd.concat(
+        pd.DataFrame({"optimizer": name, "x": x, "y": y, "loss": 0.1 + largest / (k + 1) * (x**2 + y**2)})
+        for k, name in enumerate(optimizers)
+    )
+
+
+def line(optimizers, start="base"):
+    place = np.linspace(-0.5, 1.5, 41)
+    return pd.concat(
+        pd.DataFrame(
+            {"start": start, "optimizer": name, "position": place, "loss": 0.3 + (k + 1) * np.sin(np.pi * place) ** 2}
+        )
+        for k, name in enumerate(optimizers)
+    )
+
+
+def density(optimizers):
+    grid = np.linspace(-5, 60, 300)
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "optimizer": name,
+                "eigenvalue": grid,
+                "density": np.exp(-(grid**2) / 2) + 1e-5 * np.exp(-((grid - 50 / (k + 1)) ** 2) / 2),
+            }
+        )
+        for k, name in enumerate(optimizers)
+    )
+
+
+def trials(optimizers, count=30, missing=True, seed=0):
+    random = np.random.default_rng(seed)
+    rows = []
+    for name in optimizers:
+        for index in range(count):
+            accuracy = np.nan if missing and index % 9 == 4 else random.uniform(0.7, 0.85)
+            rows.append(
+                {
+                    "optimizer": name,
+                    "rho": np.nan if name == "base" else 10 ** random.uniform(-3, 0),
+                    "lr": 10 ** random.uniform(-4, -1),
+                    "batch_size": random.choice([32, 64, 128]),
+                    "val/accuracy": accuracy,
+                    "val/loss": 1.2 - accuracy,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def curvatures(optimizers, sizes=(32, 64, 128)):
+    random = np.random.default_rng(1)
+    return pd.DataFrame(
+        [
+            {
+                "optimizer": name,
+                "batch_size": size,
+                "measure": "m",
+                "value": 10 ** random.uniform(0, 3),
+                "error": 1.0,
+                "resolved": seed != 1,
+            }
+            for name in optimizers
+            for size in sizes
+            for seed in range(3)
+        ]
+    )
+
+
+def curves(optimizers, epochs=20, seeds=3):
+    random = np.random.default_rng(2)
+    return pd.DataFrame(
+        [
+            {
+                "optimizer": name,
+                "seed": seed,
+                "epoch": epoch,
+                "train/loss": np.exp(-epoch / 9) + 0.02 * random.random(),
+                "val/loss": 0.1 + np.exp(-epoch / 9) + 0.02 * random.random(),
+                "train/accuracy": 0.9,
+                "val/accuracy": 0.8 + 0.02 * random.random(),
+            }
+            for name in optimizers
+            for seed in range(seeds)
+            for epoch in range(1, epochs + 1)
+        ]
+    )
+
+
+def gaps(optimizers, measures=MEASURES, seeds=4):
+    random = np.random.default_rng(3)
+    return pd.DataFrame(
+        [
+            {
+                "optimizer": name,
+                "measure": measure,
+                "value": 10 ** random.uniform(-2, 2),
+                "error": 0.01,
+                "resolved": seed != 2,
+                "gap/loss": random.normal(0.05, 0.03),
+            }
+            for name in optimizers
+            for measure in measures
+            for seed in range(seeds)
+        ]
+    )
+
+
+def importances(optimizers):
+    return {
+        name: {"lr": 0.7, "batch_size": 0.1, "a_hyperparameter_of_a_user_whose_name_is_long": 0.1}
+        | ({} if name == "base" else {"rho": 0.1})
+        for name in optimizers
+    }
+
+
+DRAW = {
+    "surfaces": lambda names: figures.surfaces(surface(names)),
+    "surfaces, logarithmic": lambda names: figures.surfaces(surface(names, largest=500)),
+    "contours": lambda names: figures.contours(surface(names)),
+    "contours, linear": lambda names: figures.contours(surface(names, largest=0.2)),
+    "lines": lambda names: figures.lines(line(names, "start")),
+    "densities": lambda names: figures.spectral_densities(density(names)),
+    "rho": lambda names: figures.over_rho(trials(names)),
+    "rho, many": lambda names: figures.over_rho(trials(names, 100)),
+    "coordinates": lambda names: figures.parallel_coordinates(trials(names)),
+    "coordinates, loss": lambda names: figures.parallel_coordinates(trials(names), "val/loss"),
+    "importance": lambda names: figures.importance(importances(names)),
+    "rates": lambda names: figures.rates_and_radii(trials(names)),
+    "pareto": lambda names: figures.pareto(trials(names).assign(**{"val/sharpness": lambda of: of["val/loss"] ** 4})),
+    "batches": lambda names: figures.over_batch_sizes(curvatures(names)),
+    "curves": lambda names: figures.learning_curves(curves(names)),
+    "gaps": lambda names: figures.gaps_and_flatness(gaps(names)),
+}
+FEW = {
+    "surfaces": lambda: figures.surfaces(surface(["sam"], 2)),
+    "contours": lambda: figures.contours(surface(["sam"], 2)),
+    "lines": lambda: figures.lines(line(["sam"]).iloc[:2]),
+    "densities": lambda: figures.spectral_densities(density(["sam"]).iloc[150:151]),
+    "rho": lambda: figures.over_rho(trials(["base", "sam"], 1)),
+    "coordinates": lambda: figures.parallel_coordinates(trials(["sam"], 1)),
+    "coordinates, two": lambda: figures.parallel_coordinates(trials(["base", "sam"], 1)),
+    "importance": lambda: figures.importance({"sam": {"rho": 1.0}}),
+    "rates": lambda: figures.rates_and_radii(trials(["sam"], 1)),
+    "rates, two": lambda: figures.rates_and_radii(trials(["sam"], 2)),
+    "batches": lambda: figures.over_batch_sizes(curvatures(["sam"]).iloc[:1]),
+    "curves": lambda: figures.learning_curves(curves(["sam"], 1, 1)),
+    "curves, two": lambda: figures.learning_curves(curves(["base", "sam"], 2, 1)),
+    "gaps": lambda: figures.gaps_and_flatness(gaps(["sam"], MEASURES[:1], 1)),
+    "gaps, two": lambda: figures.gaps_and_flatness(gaps(["base", "sam"], MEASURES[:2], 2)),
+}
+
+
+def assert_legible(figure):
+    """No upright text lies on another, and none leaves the figure."""
+    canvas = FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    # Ticks beyond the limits keep their text but are not drawn.
+    texts = [
+        text
+        for text in figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+        if text.get_text() and drawn(text, figure)
+    ]
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
+    assert boxes
+    width, height = canvas.get_width_height()
+    for text, box in boxes:
+        assert box.x0 > -1, text
+        assert box.y0 > -1, text
+        assert box.x1 < width + 1, text
+        assert box.y1 < height + 1, text
+    # A slanted label, as of three axes, does not fill its box.
+    upright = [box for text, box in zip(texts, boxes, strict=True) if text.get_rotation() % 90 == 0]
+    for (first, a), (second, b) in combinations(upright, 2):
+        apart = a.x1 - 1 < b.x0 or b.x1 - 1 < a.x0 or a.y1 - 1 < b.y0 or b.y1 - 1 < a.y0
+        assert apart, f"{first!r} lies on {second!r}"
+
+
+def drawn(text, figure):
+    for axis in figure.axes:
+        for which in axis._axis_map.values():
+            ticks = [*which.majorTicks, *which.minorTicks]
+            labels = {id(label) for tick in ticks for label in (tick.label1, tick.label2)}
+            if id(text) in labels:
+                shown = {id(label) for tick in which._update_ticks() for label in (tick.label1, tick.label2)}
+                return id(text) in shown and which.get_visible() and axis.axison
+    return True
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizers"),
+    [
+        *((name, [*OPTIMIZERS, LONG]) for name in DRAW),
+        *((name, OPTIMIZERS[:2]) for name in ("surfaces", "contours, linear", "rates", "curves", "gaps")),
+    ],
+)
+def test_no_text_lies_on_another(name, optimizers):
+    figure = DRAW[name](optimizers)
+    assert isinstance(figure, Figure)
+    assert_legible(figure)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_one_or_two_points_are_legible_too(name):
+    assert_legible(FEW[name]())
+
+
+def test_overlaps_are_seen():
+    figure = Figure()
+    figure.text(0.5, 0.5, "one text")
+    figure.text(0.51, 0.5, "another")
+    with pytest.raises(AssertionError, match="lies on"):
+        assert_legible(figure)
+
+
+# --- what is drawn ---
+
+
+@pytest.mark.parametrize("name", ["densities", "rho", "coordinates", "batches", "curves", "gaps"])
+def test_an_optimizer_has_one_colour_whoever_is_beside_it(name):
+    for optimizers in (["sam"], ["base", "sam"], ["sam", "asam"]):
+        figure = DRAW[name](optimizers)
+        labels = {
+            handle.get_label().split(" (")[0]: to_hex(handle.get_color()) for handle in figure.legends[0].legend_handles
+        }
+        assert {labels[STYLES[name].label] for name in optimizers} == {
+            STYLES[name].colour.lower() for name in optimizers
+        }
+        assert labels["SAM"] == "#d55e00"
+
+
+def test_the_colours_are_okabe_and_itos_and_none_is_twice():
+    okabe_ito = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+    everyone = [*STYLES.values(), *(figures.style_of(name, ["x", "y", "z"]) for name in "xyz")]
+    assert {style.colour for style in everyone} < okabe_ito
+    for part in ("label", "colour", "marker"):
+        assert len({getattr(style, part) for style in everyone}) == len(everyone)
+
+
+def test_surfaces_and_contours_share_their_scales():
+    data = surface(["base", "sam"])
+    axes = figures.surfaces(data).axes
+    assert axes[0].get_zlim() == axes[1].get_zlim()
+    assert len({axis.collections[0].norm.vmax for axis in axes}) == 1
+    contoured = figures.contours(data).axes
+    filled = [axis.collections[0] for axis in contoured[:2]]
+    assert filled[0].norm.vmin == filled[1].norm.vmin == pytest.approx(0.1)
+    assert filled[0].norm.vmax == filled[1].norm.vmax == pytest.approx(4.1)
+    assert np.array_equal(filled[0].levels, filled[1].levels)
+
+
+def test_x_and_y_of_a_surface_are_not_exchanged():
+    data = surface(["sam"], 5)
+    data["loss"] = 10 * data["x"] + data["y"]
+    x, y, losses = figures._grid_of(data.sample(frac=1, random_state=0))
+    assert losses[0, 4] == pytest.approx(10 - 1)  # y = -1, x = 1
+    assert list(x) == list(y) == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_losses_that_are_not_finite_leave_a_hole():
+    data = surface(["base", "sam"])
+    data.iloc[[3, 40], 3] = [np.inf, np.nan]
+    for draw in (figures.surfaces, figures.contours):
+        assert_legible(draw(data))
+    assert figures.contours(data).axes[0].collections[0].norm.vmax == pytest.approx(4.1)
+
+
+def markers(axis):
+    """Each line's marker faces and points: (colour of the face, [x], [y])."""
+    return [
+        (line.get_markerfacecolor(), list(line.get_xdata()), list(line.get_ydata()))
+        for line in axis.lines
+        if line.get_marker() not in ("None", None, "")
+    ]
+
+
+def test_unresolved_is_hollow():
+    data = curvatures(["sam"], sizes=(32,))
+    data["value"] = [5.0, 6.0, 7.0]
+    figure = figures.over_batch_sizes(data)
+    assert [(face, y) for face, _, y in markers(figure.axes[0])] == [("#D55E00", [5, 7]), ("white", [6])]
+    assert "unresolved" in [text.get_text() for text in figure.legends[0].texts]
+    for known in (data.assign(resolved=True), data.drop(columns="resolved")):
+        figure = figures.over_batch_sizes(known)
+        assert [face for face, *_ in markers(figure.axes[0])] == ["#D55E00"]
+        assert "unresolved" not in [text.get_text() for text in figure.legends[0].texts]
+    unknown = data.assign(resolved=[True, None, True])
+    assert [face for face, *_ in markers(figures.over_batch_sizes(unknown).axes[0])] == ["#D55E00", "white"]
+
+
+def test_the_mean_over_batch_sizes_is_that_of_the_resolved_with_its_interval():
+    """Of 10, 12 and 14: mean 12, standard error 2/√3, Student's t 4.3027."""
+    data = pd.DataFrame(
+        {
+            "optimizer": "sam",
+            "batch_size": [32, 32, 32, 32, 64],
+            "measure": "m",
+            "value": [10.0, 300.0, 12.0, 14.0, 20.0],
+            "resolved": [True, False, True, True, True],
+        }
+    )
+    axis = figures.over_batch_sizes(data).axes[0]
+    (line,) = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [12, 20]
+    ends = [segment[:, 1] for part in axis.collections for segment in part.get_segments() if len(segment) == 2]
+    assert [list(pair) for pair in ends if np.ptp(pair) > 0] == [pytest.approx([7.0317, 16.9683], abs=1e-4)]
+
+
+def test_tau_is_kendalls_over_the_resolved():
+    """Values 1 2 3 4 5 against gaps 1 3 2 5 4: 8 pairs agree, 2 do not, τ = 0.6."""
+    data = pd.DataFrame(
+        {
+            "optimizer": ["base", "sam"] * 3,
+            "measure": "m",
+            "value": [1, 2, 3, 4, 5, 6.0],
+            "gap/loss": [1, 3, 2, 5, 4, -9.0],
+            "resolved": [True] * 5 + [False],
+        }
+    )
+    figure = figures.gaps_and_flatness(data)
+    assert figure.axes[0].get_title() == "Kendall's τ = 0.60 (p = 0.23, n = 5)"
+    data["gap/loss"] *= -1
+    assert "τ = −0.60" in figures.gaps_and_flatness(data).axes[0].get_title()
+    assert "too few points (n = 3)" in figures.gaps_and_flatness(data.iloc[:3]).axes[0].get_title()
+    assert "n = 4" in figures.gaps_and_flatness(data.assign(value=[1, np.nan, 3, 4, 5, 6])).axes[0].get_title()
+
+
+def test_accuracies_are_in_percent_and_the_data_stay():
+    data = trials(["base", "sam"], 12)
+    before = data.copy()
+    figure = figures.over_rho(data)
+    shown = np.concatenate([y for _, _, y in markers(figure.axes[0])])
+    expected = 100 * data["val/accuracy"][(data["optimizer"] == "sam")].dropna()
+    assert sorted(shown) == pytest.approx(sorted(expected))
+    for draw in (figures.parallel_coordinates, figures.rates_and_radii):
+        draw(data)
+    pd.testing.assert_frame_equal(data, before)
+
+
+def test_repeated_radii_have_their_own_median():
+    data = pd.DataFrame(
+        {
+            "optimizer": "sam",
+            "rho": [0.01] * 3 + [0.1] * 3,
+            "val/loss": 1.0,
+            "val/accuracy": [0.1, 0.2, 0.9, 0.5, 0.4, 0.3],
+        }
+    )
+    line = next(line for line in figures.over_rho(data).axes[0].lines if line.get_linestyle() == "--")
+    assert list(line.get_xdata()) == [0.01, 0.1]
+    assert list(line.get_ydata()) == pytest.approx([20, 40])
+
+
+def test_the_best_few_stand_out():
+    data = trials(["base", "sam"], 40)
+    for value, best in (("val/accuracy", "max"), ("val/loss", "min")):
+        axis = figures.parallel_coordinates(data, value).axes[0]
+        thick = [line for line in axis.lines if line.get_linewidth() == 2]
+        counts = data.groupby("optimizer")[value].count() // 10
+        assert len(thick) == counts.sum() == 6
+        extreme = 1 if best == "max" else 0
+        assert any(line.get_ydata()[-1] == pytest.approx(extreme) for line in thick)
+    texts = [text.get_text() for text in axis.texts]
+    assert texts.count("none") == 2  # no ρ, and no value
+
+
+@pytest.mark.parametrize("draw", [figures.over_rho, figures.parallel_coordinates, figures.rates_and_radii])
+def test_trials_without_any_value_are_no_error(draw):
+    data = trials(["base", "sam"], 3).assign(**{"val/accuracy": np.nan, "val/loss": np.nan})
+    assert_legible(draw(data))
+
+
+def test_nothing_finite_is_said():
+    empty = curvatures(["sam"]).assign(value=np.nan)
+    assert "no values" in [text.get_text() for text in figures.over_batch_sizes(empty).axes[0].texts]
+    empty = density(["sam"]).assign(density=0.0)
+    assert "no values" in [text.get_text() for text in figures.spectral_densities(empty).axes[0].texts]
+    empty = gaps(["sam"], MEASURES[:1]).assign(value=np.nan)
+    assert "no values" in [text.get_text() for text in figures.gaps_and_flatness(empty).axes[0].texts]
+
+
+@pytest.mark.parametrize(
+    ("draw", "data", "words"),
+    [
+        (figures.contours, surface(["sam"]).drop(columns="y"), "no column y: they have optimizer, x, loss"),
+        (figures.over_rho, trials(["sam"]).iloc[:0], "no rows"),
+        (figures.surfaces, surface(["sam"], 5).query("y == 0"), "2 × 2 points or more, got 1 × 5"),
+        (figures.importance, {}, "no importances"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, data, words):
+    with pytest.raises(ValueError, match=words):
+        draw(data)
+
+
+# --- what is written ---
+
+
+def test_a_figure_is_saved_with_its_data(tmp_path):
+    data = trials(["base", "sam"], 5)
+    png, csv = figures.save(figures.over_rho(data), data, tmp_path / "new" / "rho-0.05")
+    assert (png.name, csv.name) == ("rho-0.05.png", "rho-0.05.csv")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    pd.testing.assert_frame_equal(pd.read_csv(csv), data)
+    assert sorted(path.name for path in png.parent.iterdir()) == ["rho-0.05.csv", "rho-0.05.png"]
+    first = png.read_bytes()
+    assert figures.save(figures.over_rho(data), data, str(png)) == (png, csv)
+    assert png.read_bytes() == first
+
+
+def test_names_in_the_index_are_saved(tmp_path):
+    values = importances(["base", "sam"])
+    _, csv = figures.save(figures.importance(values), pd.DataFrame(values), tmp_path / "importance")
+    assert pd.read_csv(csv, index_col=0).loc["rho", "sam"] == 0.1
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path):
+    data = trials(["sam"], 5)
+    png, csv = figures.save(figures.over_rho(data), data, tmp_path / "a")
+    before = png.read_bytes()
+
+    class Fails(Figure):
+        def savefig(self, path, **options):
+            path.write_bytes(b"half")
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        figures.save(Fails(), data, png)
+    assert png.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.png"]
+
+
+def test_settings_of_matplotlib_are_left_alone():
+    before = dict(matplotlib.rcParams)
+    for draw in DRAW.values():
+        draw(["sam"])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_no_figure_of_pyplot_is_opened():
+    code = (
+        "import analysis.figures as f, pandas as p, matplotlib as m\n"
+        "f.over_rho(p.DataFrame({'optimizer': ['sam'], 'rho': [1], 'val/accuracy': [1], 'val/loss': [1]}))\n"
+        "import matplotlib._pylab_helpers as h; print(len(h.Gcf.figs))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0\n"
+
+
+# --- parts ---
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.05, "0.05"), (1000.0, "1000"), (123456.0, "1.2e5"), (1e-6, "1e−6"), (0.3, "0.3"), (-2.5, "-2.5")],
+)
+def test_short_numbers(value, text):
+    assert short(value) == text
+
+
+def test_ticks_of_logarithmic_axes_are_round():
+    assert log_ticks(0.001, 1) == pytest.approx([0.001, 0.01, 0.1, 1])
+    assert log_ticks(0.005, 0.1) == pytest.approx([0.01, 0.03, 0.1])
+    assert len(log_ticks(2.0, 3.0)) >= 3
+    assert log_ticks(1e-6, 1e6, most=4) == pytest.approx([1e-6, 1e-2, 1e2, 1e6])
+
+
+def test_long_names_are_wrapped_where_they_may_be():
+    assert wrapped("a_long_identifier/of_parts", 12).split("\n") == ["a_long_", "identifier/", "of_parts"]
+    assert wrapped("sharpness, ρ = 0.5 (nats)", 14).split("\n") == ["sharpness,", "ρ\u00a0=\u00a00.5 (nats)"]
+
+
+def test_the_front_is_what_no_trial_beats():
+    data = pd.DataFrame(
+        {
+            "optimizer": "sam",
+            "val/accuracy": [0.9, 0.8, 0.85, 0.8, 0.7, np.nan],
+            "val/sharpness": [0.5, 0.1, 0.5, 0.2, 0.1, 0.01],
+        }
+    )
+    (front,) = [line for line in figures.pareto(data).axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(0.1, 80), (0.5, 90)]

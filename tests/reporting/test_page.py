@@ -1,0 +1,396 @@
+import base64
+import json
+import re
+import shutil
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+
+import pandas
+import pytest
+
+from tune_sam import open_study
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.refit import refit, tested_refit
+from tune_sam.evaluation.statistics import difference_in_words
+from tune_sam.operations.analyze import analyze
+from tune_sam.reporting.page import report
+from tune_sam.reporting.reference import AS_REPORTED
+from tune_sam.reporting.sections import CAPTIONS, _answer, _chosen, _table_one, at_edge
+from tune_sam.settings import SearchOptions
+from tune_sam.space import Range
+from tune_sam.study.records import Study
+from tune_sam.tuning.plan import _define
+from tune_sam.tuning.recipe import as_options
+from tune_sam.tuning.runner import search
+from tune_sam.workload import find_workload
+
+
+@pytest.fixture(scope="module")
+def bare(searched):
+    """The page of a search that nothing else was done with, as text."""
+    return report("one", home=searched).page.with_name("report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def full(searched, bare):
+    """The page after a refit and both analyses."""
+    refit("one", home=searched, seeds=2)
+    analyze("one", home=searched, sample=64, grid=3)
+    analyze("one", home=searched, sample=64, every=True)
+    return report("one", home=searched).page
+
+
+@pytest.fixture
+def study(searched):
+    return open_study("one", searched)
+
+
+class Page(HTMLParser):
+    """What a page loads, and the text of its tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.open, self.rows = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "href")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def test_a_search_alone_is_told_as_one(bare, study):
+    assert "This cannot be said yet" in bare
+    assert "tune-sam refit one" in bare
+    assert "Not measured; tune-sam analyze one --all" in bare
+    for trial in (study.best("base"), study.best("sam")):
+        assert f"| {trial.optimizer} | {trial.number} |" in bare
+        assert f"{trial.value:.4f}" in bare
+    assert "Of 6 trials that ended: 100 % complete." in bare
+
+
+def test_the_page_needs_no_other_file_and_no_network(full):
+    page = Page(full.read_text())
+    assert page.open == []
+    assert page.loads
+    assert all(load.startswith(("#", "data:")) for load in page.loads)
+    assert not any(word in full.read_text() for word in ("url(", "@import", "<script", "srcset"))
+
+
+def test_a_single_refit_says_nothing_of_others(full):
+    assert "refits of this study" not in full.read_text()
+
+
+def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare):
+    sizes = find_workload("gcn").datasets["digits"]
+    assert (
+        f"{sizes.train:,} samples train, {sizes.validation:,} validate and {sizes.test:,} are the test part. "
+        "Passes were in "
+    ) in bare
+
+
+def test_every_figure_has_a_caption_and_its_data(full):
+    text = full.read_text()
+    files = sorted(file.stem for file in (full.parent / "figures").glob("*.png"))
+    assert {"surfaces", "contours", "lines", "spectral-density", "gap-flatness", "over-rho"} <= set(files)
+    page = Page(text)
+    images = [load for load in page.loads if load.startswith("data:image/png")]
+    data = [base64.b64decode(load.partition(",")[2]) for load in page.loads if load.startswith("data:text/csv")]
+    assert len(images) == len(data) == len(files)
+    for name in files:
+        assert CAPTIONS[name][:40] in unescape(text)
+        assert (full.parent / "figures" / f"{name}.csv").read_bytes() in data
+
+
+def test_the_table_holds_the_means_of_the_refit(full, study):
+    found = tested_refit(study)
+    rows = {row[0]: row for row in Page(full.read_text()).rows if row}
+    means = found.summary()
+    assert len(means) == 3
+    for name, columns in means.items():
+        accuracy = columns["test/accuracy"]
+        assert rows[name][4] == f"{100 * accuracy.value:.2f} ± {100 * accuracy.half:.2f}"
+        assert rows[name][1].startswith(f"{columns['train/loss'].value:.4f}")
+    for reference in found.references:
+        for row, difference in found.differences(reference).items():
+            assert f"{row} against {reference}: {difference_in_words(difference)}" in full.read_text()
+
+
+def test_the_commands_are_those_that_made_it(bare, full):
+    """Of a search alone, the search's and the page's."""
+    lines = full.with_name("report.md").read_text().splitlines()
+    commands = [line for line in lines if line.startswith("tune-sam ")]
+    assert commands == [
+        "tune-sam search gcn --config study.yaml --name one",
+        "tune-sam refit one --seeds 10000,10001",
+        "tune-sam analyze one --sample 64 --grid 3",
+        "tune-sam analyze one --sample 64 --all",
+        "tune-sam report one",
+    ]
+    assert [line for line in bare.splitlines() if line.startswith("tune-sam ")] == [commands[0], commands[-1]]
+
+
+def test_the_numbers_lie_beside_the_page(full, bare, study):
+    found = tested_refit(study)
+    table = pandas.read_csv(full.with_name("table.csv")).set_index("row")
+    for row, means in found.summary().items():
+        accuracy = means["test/accuracy"]
+        assert table.loc[row, ["test/accuracy", "test/accuracy_half"]].tolist() == [accuracy.value, accuracy.half]
+    trainings = pandas.read_csv(full.with_name("trainings.csv"))
+    assert trainings["test/loss"].tolist() == found.table()["test/loss"].tolist()
+    trials = pandas.read_csv(full.with_name("trials.csv"))
+    assert trials["val/accuracy"].tolist() == study.trials()["val/accuracy"].tolist()
+
+
+def test_html_and_markdown_say_the_same(full):
+    markdown = full.with_name("report.md").read_text()
+    cells = [
+        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in markdown.splitlines()
+        if line.startswith("|") and not set(line) <= {"|", "-"}
+    ]
+    assert cells == Page(full.read_text()).rows
+
+
+def test_mlflow_has_the_page(full, study):
+    from mlflow import MlflowClient
+
+    files = {file.path for file in MlflowClient(study.tracking_uri).list_artifacts(study.mlflow_run_id, "report")}
+    assert files == {
+        f"report/{name}"
+        for name in ("index.html", "report.md", "figures", "study.yaml", "trials.csv", "table.csv", "trainings.csv")
+    }
+
+
+def test_a_page_that_mlflow_does_not_take_is_kept(full, searched, monkeypatch):
+    monkeypatch.setattr("tune_sam.tracking.runs.publish", refuse)
+    found = report("one", home=searched)
+    assert found.undelivered == "MLflow is away"
+    assert found.page.exists()
+
+
+def refuse(*_):
+    raise Refused("MLflow is away")
+
+
+def test_the_options_make_the_same_study_again(full, study):
+    """Read back from the file that lies beside the page."""
+    chosen = SearchOptions.read({"workload": "gcn"}, full.with_name("study.yaml"))
+    assert _define(chosen, study.home) == study.settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sampler": "grid", "optimizers": ["base", "asam"]},
+        {"sampler": "grid", "optimizers": ["sam"], "rho": "0.01:0.5"},
+        {"grid": False, "lr": "0.001:0.1", "batch_size": "16,32", "train_subset": 500, "scheduler": "none"},
+        {
+            "ranges": {"sam": {"rho": "0.01:0.5"}},
+            "precision": "fp32",
+            "compile": True,
+            "gpus_per_trial": 0.25,
+            "seed": 7,
+        },
+        {"gpus_per_trial": 0, "data": "/elsewhere"},
+        {"objective": "two"},
+        {"objective": "val/loss"},
+        {"sampler": "grid", "rho": "0.05", "lr": "0.001,0.01", "batch_size": "16,32"},
+        {
+            "sampler": "grid",
+            "optimizers": ["base", "asam"],
+            "ranges": {"base": {"lr": 0.002, "batch_size": 32}, "asam": {"rho": "0.1", "lr": "0.001,0.003"}},
+        },
+        {"sampler": "grid", "optimizers": ["asam"], "lr": "0.01", "ranges": {"asam": {"rho": "0.1,0.7"}}},
+    ],
+)
+def test_other_studies_are_made_again_too(study, given):
+    settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)
+    options = as_options(settings, study.home)
+    assert _define(SearchOptions.read({"workload": "gcn", **options}), study.home) == settings
+
+
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [(0.001, "lower"), (0.0013, "lower"), (0.0015, ""), (0.03, ""), (0.7, ""), (0.8, "upper"), (1, "upper")],
+)
+def test_the_edge_is_a_twentieth_of_the_logarithm(value, end):
+    assert at_edge(value, Range(0.001, 1)) == end
+
+
+def test_a_single_value_has_no_edge():
+    assert at_edge(0.01, Range(0.01, 0.01)) == ""
+
+
+def test_the_reports_own_numbers_are_table_one():
+    """Its gap between training and test loss, from the table as printed."""
+    gaps = {name: [round(row[3] - row[1], 4) for row in rows] for name, rows in AS_REPORTED.items()}
+    assert gaps == {"cifar10": [0.0728, 0.0502], "mitbih": [0.0434, 0.0387], "mutagenicity": [0.0652, 0.0738]}
+
+
+def test_a_figure_that_is_gone_is_named(full, searched):
+    folder = next(file.parent for file in (searched / "studies" / "one").glob("flatness/all-*/analysis.json"))
+    before = full.read_bytes()
+    for gone in (["png"], ["png", "csv"]):
+        files = [folder / f"gap-flatness.{kind}" for kind in gone]
+        kept = [file.read_bytes() for file in files]
+        for file in files:
+            file.unlink()
+        try:
+            with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one --sample 64 --all "):
+                report("one", home=searched)
+        finally:
+            for file, content in zip(files, kept, strict=True):
+                file.write_bytes(content)
+    assert full.read_bytes() == before
+
+
+def test_an_analysis_that_does_not_say_what_it_drew_is_told(full, searched):
+    """As one that an earlier version made."""
+    file = next((searched / "studies" / "one").glob("flatness/all-*/analysis.json"))
+    kept = file.read_text()
+    file.write_text(json.dumps({name: part for name, part in json.loads(kept).items() if name != "figures"}))
+    try:
+        with pytest.raises(Refused, match="of an earlier version.*; tune-sam analyze one --sample 64 --all draws"):
+            report("one", home=searched)
+    finally:
+        file.write_text(kept)
+
+
+def test_a_study_whose_files_are_gone_is_told(full, searched):
+    folder = searched / "studies" / "one"
+    shutil.move(folder, searched / "elsewhere")
+    try:
+        with pytest.raises(Refused, match="the files of study one are gone"):
+            report("one", home=searched)
+    finally:
+        shutil.move(searched / "elsewhere", folder)
+
+
+def test_a_report_is_of_a_search(full, searched):
+    with pytest.raises(Refused, match="study one.refit is a refit itself; give the study that it is of, one"):
+        report("one.refit", home=searched)
+
+
+def test_a_study_without_a_complete_trial_is_told(full, searched, monkeypatch):
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [])
+    with pytest.raises(NothingComplete, match="study one has no complete trial yet"):
+        report("one", home=searched)
+
+
+def test_seeds_that_not_all_rows_have_are_left_out(full, study, monkeypatch):
+    """As when a refit with more seeds was interrupted between its tests."""
+    file = study.home.study("one.refit") / "test" / "sam-1.json"
+    kept = file.read_bytes()
+    file.unlink()
+    try:
+        found = tested_refit(study)
+        assert len(found.seeds) == 1
+        assert found.table().groupby("row")["seed"].apply(tuple).tolist() == [found.seeds] * 3
+    finally:
+        file.write_bytes(kept)
+
+
+@pytest.mark.slow
+def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
+    """Of a plain grid of two learning rates at each of two batch sizes."""
+    search(
+        "gcn",
+        name="sizes",
+        home=searched,
+        dataset="digits",
+        optimizers=["sam", "base"],
+        sampler="grid",
+        rho="0.05",
+        lr="0.003,0.01",
+        batch_size="64,128",
+        epochs=2,
+        scheduler="none",
+    )
+    analyze("sizes", home=searched, sample=64, grid=3)
+    found = refit("sizes", home=searched, seeds=2, each_batch_size=True)
+    assert len(found.table()) == 2 * (2 * 2) + 2
+    rows = found.table().drop_duplicates("row")
+    assert list(zip(rows["epochs"], rows["batch_size"], rows["optimizer"], strict=True))[:4] == [
+        (2, 64, "sam"),
+        (2, 64, "base"),
+        (2, 128, "sam"),
+        (2, 128, "base"),
+    ]
+    for reference in found.references:
+        (size,) = set(found.table().query("row == @reference")["batch_size"])
+        compared = found.table()[found.table()["row"].isin(found.differences(reference))]
+        assert set(compared["batch_size"]) == {size}
+    report("sizes", home=searched)  # before the refit is analysed
+    measured = analyze("sizes", home=searched, sample=64, grid=3, top=2).table()
+    assert len(measured) == 8, "two seeds of each configuration"
+    page = report("sizes", home=searched).page
+    assert (page.parent / "figures" / "batch-size.png").exists()
+    rows = {tuple(row[:2]): row for row in Page(page.read_text()).rows if row[0] in ("64", "128")}
+    assert list(rows) == [("64", "sam"), ("64", "base"), ("128", "sam"), ("128", "base")]
+    cell = measured.query("batch_size == 64 and optimizer == 'sam' and lambda_max_resolved")["lambda_max"]
+    assert rows["64", "sam"][4].startswith(f"{cell.mean():.1f}")
+    assert rows["64", "sam"][2] == "0.05"
+    commands = page.with_name("report.md").read_text()
+    assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in commands
+    assert "tune-sam analyze sizes --sample 64 --top 2 --grid 3" in commands
+
+
+def test_table_one_has_what_else_the_home_has(full, searched, study, monkeypatch):
+    """As if the digits of this home were molecules, and another study's were beats."""
+    found = tested_refit(study)
+    molecules, beats = (
+        replace(study, name=name, settings=replace(study.settings, dataset=dataset))
+        for name, dataset in (("m", "mutagenicity"), ("b", "mitbih"))
+    )
+    monkeypatch.setattr("tune_sam.reporting.page.studies", lambda _: [beats, molecules])
+    monkeypatch.setattr("tune_sam.reporting.page.tested_refit", lambda _: found)
+    section = _table_one(molecules, found, None)
+    names = [row[0] for row in section.tables[0].rows]
+    ours, theirs = list(found.summary()), ["the report's Adam", "the report's SAM"]
+    assert names[: len(ours) + 2] == ours + theirs
+    assert names[len(ours) + 2 :] == [
+        "cifar10: the report's SGD",
+        "cifar10: the report's SAM",
+        *(f"mitbih: {row}" for row in ours),
+        "mitbih: the report's SGD",
+        "mitbih: the report's SAM",
+    ]
+    assert "cifar10 was not run here and our rows of mitbih are of study b, gcn, trained on" in section.sentences[-1]
+
+
+def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):
+    """Not the one that was made last, nor one that is not tested yet."""
+    short = refit("one", home=searched, seeds=1, epochs=1)
+    assert tested_refit(study).epochs == 1
+    for file in study.home.study(short.studies[0].name).glob("test/*.json"):
+        file.rename(file.with_suffix(".away"))
+    assert tested_refit(study).epochs == 2
+    for file in study.home.study(short.studies[0].name).glob("test/*.away"):
+        file.rename(file.with_suffix(".json"))
+    again = refit("one", home=searched, seeds=2)
+    assert tested_refit(study).table().equals(again.table())
+    said = "\n".join(_answer(study, again).sentences)
+    assert "2 refits of this study have been tested, of which this page shows one" in said
+
+
+def test_the_edge_of_a_plain_grid_is_its_last_value(study):
+    settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", "sampler": "grid"}), study.home)
+    (largest,) = [point["rho"] for point in settings.spaces["sam"].grid][-1:]
+    best = study.best("sam")
+    best = replace(best, config=replace(best.config, rho=largest))
+    section = _chosen(replace(study, settings=settings), [best], study.home.path)
+    assert f"sam: the best ρ, {largest:.4g}, lies at the upper edge of" in section.sentences[1]

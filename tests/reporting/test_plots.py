@@ -1,0 +1,50 @@
+import optuna
+import pytest
+
+from tune_sam.home import Home
+from tune_sam.reporting.plots import _importances
+from tune_sam.space import Range, Space
+from tune_sam.study.records import Study
+from tune_sam.study.settings import StudySettings
+from tune_sam.study.storage import open_storage
+
+SPACE = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), ())
+
+
+@pytest.fixture
+def study(tmp_path):
+    settings = StudySettings(
+        "gcn", "digits", None, "/data", ("sam", "asam"), 20, 10, 7, "none", 1, None, {"sam": SPACE, "asam": SPACE}
+    )
+    return Study("one", Home(tmp_path), settings, "2026-01-02T03:04:05+00:00", "sqlite:////m.db", "1", "p", "/s")
+
+
+def told(study, optimizer, points, value):
+    made = optuna.create_study(storage=open_storage(study.home), study_name=f"one/{optimizer}", direction="maximize")
+    for rho, lr, size in points:
+        distributions = {
+            "rho": optuna.distributions.FloatDistribution(0.001, 1, log=True),
+            "lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+            "batch_size": optuna.distributions.CategoricalDistribution((32, 64)),
+        }
+        made.add_trial(
+            optuna.trial.create_trial(
+                params={"rho": rho, "lr": lr, "batch_size": size}, distributions=distributions, value=value(rho, lr)
+            )
+        )
+
+
+def test_what_has_one_value_has_no_importance(study):
+    points = [(0.002 * 2**k, 1e-3 * 2 ** (k * 5 % 4), 64) for k in range(8)]
+    told(study, "sam", points, lambda rho, lr: 0.5 + rho)
+    told(study, "asam", [(rho, 0.01, 64) for rho, *_ in points], lambda rho, lr: 0.5 + rho)
+    found = _importances(study)
+    assert list(found) == ["sam"], "with ρ alone varied there is nothing to compare"
+    assert set(found["sam"]) == {"rho", "lr"}
+    assert found["sam"]["rho"] > 0.6
+
+
+def test_a_few_trials_or_equal_values_have_no_importance(study):
+    told(study, "sam", [(0.01, 0.01, 64), (0.1, 0.001, 64), (0.2, 0.002, 32)], lambda rho, lr: rho)
+    told(study, "asam", [(0.01 * k, 0.01 / k, 64) for k in range(1, 7)], lambda rho, lr: 0.5)
+    assert _importances(study) == {}

@@ -1,0 +1,249 @@
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.home import Home
+from tune_sam.space import Range, Space, grid
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import Study, note_run, open_study, studies
+from tune_sam.study.settings import ENDINGS, STATES, StudySettings, now
+from tune_sam.study.storage import open_storage
+from tune_sam.tuning.ledger import Ledger, Outcome
+from tune_sam.tuning.plan import _refuse_other
+
+SPACES = {
+    "base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), (0.01,), (64,))),
+    "sam": Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), grid((0.01, 0.1), (0.01,), (64,))),
+}
+SETTINGS = StudySettings("gcn", "digits", None, "/data", ("base", "sam"), 4, 10, 7, "asha", 1, None, SPACES)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study as a launch makes it, without trials."""
+    made = Study(
+        "one",
+        Home(tmp_path),
+        SETTINGS,
+        "2026-01-02T03:04:05+00:00",
+        "sqlite:////m.db",
+        "1",
+        "parent",
+        str(tmp_path / "studies"),
+    )
+    record = {
+        "settings": SETTINGS.to_json(),
+        "created": made.created,
+        "tracking_uri": made.tracking_uri,
+        "experiment_id": made.experiment_id,
+        "mlflow_run_id": made.mlflow_run_id,
+        "storage": made.storage,
+    }
+    for optimizer in SETTINGS.optimizers:
+        optuna.create_study(
+            storage=open_storage(made.home), study_name=f"one/{optimizer}", direction="maximize"
+        ).set_user_attr("record", record)
+    return made
+
+
+def end(ledger, state, value, epochs=10):
+    asked = ledger.ask("tune")
+    metrics = {"val/accuracy": value} if value is not None else {}
+    ledger.tell(asked.number, Outcome(state, "" if state == "complete" else "why", epochs, metrics, 2.5, "node", 9))
+
+
+def test_settings_survive_json():
+    assert StudySettings.from_json(SETTINGS.to_json()) == SETTINGS
+
+
+def test_a_study_is_read_back_as_it_was_made(study):
+    assert open_study("one", study.home.path) == study
+    assert study.to_json() == {
+        "name": "one",
+        "workload": "gcn",
+        "dataset": "digits",
+        "preset": None,
+        "train_subset": None,
+        "sampler": "tpe",
+        "precision": None,
+        "compile": False,
+        "objective": "val/accuracy",
+        "refit_of": None,
+        "optimizers": ["base", "sam"],
+        "trials_asked": 4,
+        "counts": {},
+        "created": "2026-01-02T03:04:05+00:00",
+        "mlflow_run_id": "parent",
+    }
+
+
+def test_a_study_whose_creation_was_cut_short_is_not_listed(study):
+    optuna.create_study(storage=open_storage(study.home), study_name="half/base")
+    assert [found.name for found in studies(study.home.path)] == ["one"]
+
+
+def test_a_study_that_is_half_made_is_not_listed(study):
+    storage = open_storage(study.home)
+    storage.delete_study(storage.get_study_id_from_name("one/sam"))
+    assert studies(study.home.path) == []
+
+
+def test_a_home_without_studies_is_left_as_it_is(tmp_path):
+    assert studies(tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(Refused, match="there is no study 'x'.*it has none yet"):
+        open_study("x", tmp_path / "none")
+
+
+def test_states_while_a_driver_is_at_work_and_after_it_died(study):
+    ledger = Ledger(open_storage(study.home), "one", "sam", SETTINGS)
+    ledger.ask("tune")
+    with study_lock(study.home, "one"):
+        assert [trial.state for trial in study.records("sam")] == ["running", "waiting"]
+    assert [trial.state for trial in study.records("sam")] == ["waiting", "waiting"]
+    assert study.counts() == {"waiting": 2}
+
+
+def test_a_waiting_trial_shows_what_it_will_be_given(study):
+    Ledger(open_storage(study.home), "one", "sam", SETTINGS)
+    trial = study.records("sam")[1]
+    assert (trial.config.rho, trial.config.lr, trial.config.batch_size, trial.config.seed) == (0.1, 0.01, 64, 8)
+    assert trial.started is trial.ended is trial.value is trial.checkpoint is None
+
+
+@pytest.mark.parametrize("state", ENDINGS)
+def test_an_ended_trial_has_its_record(study, state):
+    ledger = Ledger(open_storage(study.home), "one", "base", SETTINGS)
+    end(ledger, state, 0.75, epochs=6)
+    note_run(open_storage(study.home), "one/base/0", "run-1")
+    trial = study.records("base")[0]
+    assert (trial.key, trial.state, trial.epochs, trial.seconds) == ("one/base/0", state, 6, 2.5)
+    assert trial.value == (0.75 if state == "complete" else None)
+    assert trial.reason == ("" if state == "complete" else "why")
+    assert trial.mlflow_run_id == "run-1"
+    assert trial.config.rho is None
+    assert datetime.fromisoformat(trial.started) <= datetime.fromisoformat(trial.ended)
+
+
+def test_the_best_is_the_first_of_the_highest_complete_ones(study):
+    storage = open_storage(study.home)
+    base, sam = (Ledger(storage, "one", name, SETTINGS) for name in ("base", "sam"))
+    with pytest.raises(NothingComplete, match="no complete trial.*resume one"):
+        study.best()
+    end(base, "complete", 0.8)
+    for state, value in (("complete", 0.8), ("pruned", 0.99), ("complete", 0.8), ("complete", 0.7)):
+        end(sam, state, value)
+    assert study.best().key == "one/base/0"
+    assert study.best("sam").key == "one/sam/0"
+    with pytest.raises(Refused, match="did not search 'asam'; it has base, sam"):
+        study.best("asam")
+
+
+def test_the_table_has_a_column_for_each_part(study):
+    ledger = Ledger(open_storage(study.home), "one", "base", SETTINGS)
+    metrics = {"val/accuracy": 0.8, "lr": 0.00008}  # the last epoch's rate, which has fallen since
+    ledger.tell(ledger.ask("tune").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
+    table = study.trials()
+    assert len(table) == 1
+    row = table.iloc[0]
+    assert not {"config", "metrics"} & set(table.columns)
+    assert (row["lr"], row["batch_size"], row["val/accuracy"], row["state"]) == (0.01, 64, 0.8, "complete")
+
+
+def test_a_trial_without_a_checkpoint_or_with_a_lost_one_is_refused(study, tmp_path):
+    end(Ledger(open_storage(study.home), "one", "base", SETTINGS), "complete", 0.8)
+    trial = study.best()
+    with pytest.raises(Refused, match="one/base/0 has no checkpoint"):
+        trial.load_model()
+    with pytest.raises(Refused, match="is gone"):
+        replace(trial, checkpoint=str(tmp_path / "gone")).load_model()
+
+
+def test_every_ending_has_a_word_in_every_ledger():
+    assert STATES == ("waiting", "running", "complete", "pruned", "diverged", "failed")
+    assert {ending.optuna for ending in ENDINGS.values()} <= {state.name for state in optuna.trial.TrialState}
+    assert now().endswith("+00:00")
+
+
+def _open_when_all_are_there(home, barrier):
+    barrier.wait()
+    return len(open_storage(home).get_all_studies())
+
+
+def test_processes_that_open_a_fresh_storage_at_once_all_get_it(tmp_path):
+    with multiprocessing.Manager() as manager:
+        barrier = manager.Barrier(4)
+        with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+            asked = [pool.submit(_open_when_all_are_there, Home(tmp_path), barrier) for _ in range(4)]
+            assert [one.result() for one in asked] == [0] * 4
+    assert {file.name for file in tmp_path.iterdir()} <= {"optuna.db", "optuna.lock"}
+
+
+def of(study, objective, *outcomes):
+    """The study with another objective and with complete trials of these metrics, in turn of base and sam."""
+    changed = replace(study, name="other", settings=replace(SETTINGS, objective=objective))
+    record = {
+        "settings": changed.settings.to_json(),
+        "created": study.created,
+        "tracking_uri": "",
+        "experiment_id": "",
+        "mlflow_run_id": "",
+        "storage": "",
+    }
+    books = []
+    for optimizer in SETTINGS.optimizers:
+        optuna.create_study(
+            storage=open_storage(study.home),
+            study_name=f"other/{optimizer}",
+            directions=list(changed.settings.directions.values()),
+        ).set_user_attr("record", record)
+        books.append(Ledger(open_storage(study.home), "other", optimizer, changed.settings))
+    for index, metrics in enumerate(outcomes):
+        book = books[index % 2]
+        book.tell(book.ask("t").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
+    return open_study("other", study.home.path)
+
+
+def test_the_best_by_loss_is_the_lowest(study):
+    found = of(study, "val/loss", *({"val/accuracy": 0.5, "val/loss": loss} for loss in (0.3, 0.1, 0.2, 0.4)))
+    assert (found.best().key, found.best().value) == ("other/sam/0", 0.1)
+    assert [trial.value for trial in found.complete()] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_the_pareto_front_is_what_nothing_beats(study):
+    points = [(0.9, 0.5), (0.8, 0.1), (0.85, 0.5), (0.8, 0.2), (0.9, 0.5), (0.7, 0.1), (0.82, 0.3)]
+    found = of(study, "two", *({"val/accuracy": a, "val/sharpness": s} for a, s in points))
+    assert {trial.key for trial in found.pareto()} == {"other/base/0", "other/base/2", "other/base/3", "other/sam/0"}
+    assert [trial.key for trial in found.pareto("sam")] == ["other/sam/0"]
+    optunas = optuna.load_study(study_name="other/base", storage=open_storage(study.home)).best_trials
+    assert {trial.number for trial in found.pareto("base")} == {trial.number for trial in optunas}
+
+
+def test_a_study_of_one_objective_has_no_front(study):
+    with pytest.raises(Refused, match=r"study one has one objective, val/accuracy, .* --objective two"):
+        study.pareto()
+
+
+def test_data_in_a_home_are_those_of_whichever_home_opens_the_study(searched, monkeypatch):
+    monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
+    study = open_study("one", searched)
+    named = replace(study, settings=replace(study.settings, data="/named"))
+    for home in (study.home, Home(Path("/elsewhere"))):
+        inside = replace(study, home=home, settings=replace(study.settings, data=None))
+        assert inside.data == home.data
+        assert replace(named, home=home).data == Path("/named")
+
+
+def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_with(searched):
+    """As studies have that were made before the home's own folder was left out."""
+    study = open_study("one", searched)
+    before = replace(study, settings=replace(study.settings, data=str(study.home.data)))
+    _refuse_other(before, replace(study.settings, data=None))
+    with pytest.raises(Refused, match=r"study one exists with data .*/data, not /other;"):
+        _refuse_other(before, replace(study.settings, data="/other"))

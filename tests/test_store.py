@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from tune_sam.errors import Refused
+from tune_sam.store import TensorStore, with_train_subset
+from tune_sam.workload import Splits
+
+
+def store(counts):
+    y = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    y = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]
+    return TensorStore(torch.arange(len(y), dtype=torch.float32)[:, None], y)
+
+
+def trained(counts, samples, seed=0):
+    whole = store(counts)
+    return with_train_subset(Splits(whole, store([3, 3])), samples, seed)
+
+
+def test_batches_are_indexed_copies():
+    whole = store([4, 6])
+    inputs, targets = whole.batch(torch.tensor([7, 2, 2]))
+    assert inputs[:, 0].tolist() == [7, 2, 2]
+    assert targets.tolist() == whole.y[[7, 2, 2]].tolist()
+    inputs.zero_()
+    targets.zero_()
+    assert torch.equal(whole.x, store([4, 6]).x)
+    assert torch.equal(whole.y, store([4, 6]).y)
+
+
+def test_a_subset_holds_its_samples_alone():
+    part = store([4, 6]).subset(torch.tensor([9, 3]))
+    assert len(part) == 2
+    assert part.x[:, 0].tolist() == [9, 3]
+    assert part.subset(torch.tensor([1])).x.item() == 3
+
+
+@pytest.mark.parametrize(
+    ("counts", "samples"),
+    [([50, 50, 50, 50], 20), ([50, 50], 7), ([90, 10], 20), ([97, 3], 50), ([5, 5], 10), ([1, 1], 1)],
+)
+def test_a_training_subset_has_the_classes_shares(counts, samples):
+    part = trained(counts, samples).train
+    assert len(part) == samples
+    assert len(set(part.x[:, 0].tolist())) == samples, "no sample twice"
+    for label, count in enumerate(counts):
+        assert abs(int((part.y == label).sum()) - samples * count / sum(counts)) <= 1
+    whole = store(counts)
+    assert all(whole.y[int(place)] == label for place, label in zip(part.x[:, 0], part.y, strict=True))
+
+
+def test_of_a_balanced_set_the_subset_is_balanced():
+    assert torch.bincount(trained([500] * 10, 120).train.y).tolist() == [12] * 10
+
+
+def test_the_validation_part_stays_whole():
+    assert len(trained([50, 50], 10).validation) == 6
+
+
+def test_without_a_number_the_splits_stay_as_they_are():
+    whole = Splits(store([5, 5]), store([3, 3]))
+    assert with_train_subset(whole, None) is whole
+
+
+def test_a_subset_is_chosen_once_and_grows_from_within():
+    first, again, other = (trained([300, 200], 60, seed).train.x[:, 0].tolist() for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert set(first) < set(trained([300, 200], 90).train.x[:, 0].tolist())
+
+
+def test_more_than_there_are_is_refused():
+    with pytest.raises(Refused, match="--train-subset 11 is more than the 10 training samples"):
+        trained([5, 5], 11)

@@ -1,0 +1,368 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tune_sam.space import Configuration
+from tune_sam.store import TensorStore
+from tune_sam.training import Trainer, build_optimizer, evaluate
+from tune_sam.workload import Splits, find_workload, milestones
+
+GCN = find_workload("gcn")
+SETTING = GCN.settings["digits"]
+CONFIGURATIONS = {
+    "base": Configuration("base", None, 0.01, 64, 3),
+    "sam": Configuration("sam", 0.05, 0.01, 64, 3),
+    "asam": Configuration("asam", 0.1, 0.01, 64, 3),
+    "asam-all": Configuration("asam-all", 0.01, 0.01, 64, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def splits():
+    """A few batches of the digits, so that an epoch is quick."""
+    whole = GCN.splits("digits", None)
+    return Splits(whole.train.subset(torch.arange(200)), whole.validation)
+
+
+def trainer(splits, configuration=CONFIGURATIONS["sam"], epochs=4, **options):
+    return Trainer(GCN, SETTING, configuration, splits, epochs=epochs, **options)
+
+
+def metrics(epoch):
+    return {name: value for name, value in epoch.metrics.items() if name != "time/epoch_s"}
+
+
+def test_the_learning_rate_falls_to_a_fifth_after_30_60_and_80_percent(splits):
+    running = trainer(splits, CONFIGURATIONS["base"], epochs=10)
+    rates = [running.epoch().metrics["lr"] for _ in range(10)]
+    assert milestones(10) == [3, 6, 8]
+    assert rates == pytest.approx([0.01] * 3 + [0.002] * 3 + [0.0004] * 2 + [0.00008] * 2)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_the_first_epoch_has_the_configurations_rate_however_short_the_training(splits, epochs):
+    assert trainer(splits, CONFIGURATIONS["base"], epochs=epochs).epoch().metrics["lr"] == 0.01
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_same_seed_same_numbers_whatever_the_caller_draws(splits, configuration):
+    first, second = trainer(splits, configuration), trainer(splits, configuration)
+    one = [metrics(first.epoch()) for _ in range(2)]
+    torch.manual_seed(99)
+    two = []
+    for _ in range(2):
+        torch.rand(5)
+        two.append(metrics(second.epoch()))
+    assert one == two
+
+
+def test_a_training_leaves_the_callers_random_state_alone(splits):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    running = trainer(splits)
+    running.epoch()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_gives_other_numbers(splits):
+    other = replace(CONFIGURATIONS["sam"], seed=4)
+    assert metrics(trainer(splits).epoch()) != metrics(trainer(splits, other).epoch())
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_an_interrupted_training_goes_on_bitwise(splits, configuration, tmp_path):
+    straight = trainer(splits, configuration)
+    expected = [metrics(straight.epoch()) for _ in range(4)]
+    first = trainer(splits, configuration)
+    found = [metrics(first.epoch()) for _ in range(2)]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = trainer(splits, configuration)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    found += [metrics(second.epoch()) for _ in range(2)]
+    assert found == expected
+    assert second.finished
+    for one, two in zip(straight.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["sam", "asam", "asam-all"])
+def test_radius_zero_is_the_base_optimizer_bitwise(splits, name):
+    base = trainer(splits, CONFIGURATIONS["base"])
+    zero = trainer(splits, replace(CONFIGURATIONS["base"], optimizer=name, rho=0.0))
+    for _ in range(2):
+        assert metrics(base.epoch()) == metrics(zero.epoch())
+    for one, two in zip(base.model.parameters(), zero.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_sam_takes_two_gradients_a_step_and_base_one(splits):
+    def passes(configuration):
+        running = trainer(splits, configuration)
+        calls = []
+        running.model.register_forward_hook(lambda model, *_: calls.append(model.training))
+        running.epoch()
+        return sum(calls)
+
+    steps = math.ceil(200 / 64)
+    assert passes(CONFIGURATIONS["base"]) == steps
+    assert passes(CONFIGURATIONS["sam"]) == 2 * steps
+
+
+def test_a_batch_order_depends_on_the_epoch_and_covers_the_data(splits):
+    running = trainer(splits)
+    seen = []
+    for _ in range(2):
+        seen.append(torch.cat([targets for _, targets in running._batches()]))
+        running.epoch()
+    assert len(seen[0]) == 200
+    assert sorted(seen[0].tolist()) == sorted(splits.train.y.tolist())
+    assert not torch.equal(*seen)
+
+
+def test_evaluation_is_of_all_samples_in_eval_mode_and_keeps_the_mode(splits, monkeypatch):
+    running = trainer(splits)
+    running.epoch()
+    running.model.train()
+    whole = running.evaluate(splits.validation)
+    assert running.model.training
+    monkeypatch.setattr(type(GCN), "evaluation_batch", 50)
+    parts = running.evaluate(splits.validation)
+    inputs, targets = splits.validation.batch(torch.arange(len(splits.validation)))
+    model = running.model.double().eval()
+    inputs.x = inputs.x.double()
+    outputs = model(inputs)
+    assert whole.samples == len(splits.validation)
+    assert whole.accuracy == parts.accuracy == float((outputs.argmax(1) == targets).double().mean())
+    for result in (whole, parts):
+        assert result.loss == pytest.approx(float(GCN.loss(outputs, targets)), rel=1e-5)
+        assert result.cross_entropy == pytest.approx(
+            float(torch.nn.functional.cross_entropy(outputs, targets)), rel=1e-5
+        )
+
+
+def test_the_metrics_are_those_of_the_weights_after_the_epoch(splits):
+    running = trainer(splits)
+    last = running.epoch().metrics
+    train, val = running.evaluate(splits.train), running.evaluate(splits.validation)
+    assert last["val/accuracy"] == val.accuracy
+    assert last["val/loss"] == val.loss
+    assert last["gap/loss"] == val.loss - train.loss
+    assert last["gap/accuracy"] == train.accuracy - val.accuracy
+
+
+def test_divergence_is_a_result_without_metrics(splits):
+    running = trainer(splits, replace(CONFIGURATIONS["base"], lr=1e30), epochs=3)
+    last = running.epoch()
+    assert last.diverged
+    assert last.metrics == {}
+    assert running.finished
+
+
+def test_steps_without_a_direction_are_counted(splits):
+    running = trainer(splits)
+    with torch.no_grad():
+        for parameter in running.model.parameters():
+            parameter.zero_()
+    # With all weights at zero only the last bias has a gradient; frozen, none is left.
+    running.model.head[-1].bias.requires_grad_(False)
+    assert running.epoch().unperturbed > 0
+
+
+def test_a_training_takes_numbers_below_the_smallest_normal_one_for_zero(splits):
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
+    small = torch.full((200_000,), 1e-39, requires_grad=True)
+    assert (small * 2 > 0).all()
+    trainer(splits, CONFIGURATIONS["base"])
+    assert not (small * 2).any()
+    (2 * small).sum().backward(torch.tensor(1e-39))
+    assert not small.grad.any()
+
+
+def test_an_optimizer_that_is_not_there_is_named():
+    model = GCN.network(SETTING)
+    with pytest.raises(ValueError, match="'adamw'"):
+        build_optimizer(model, GCN.base_optimizer, Configuration("adamw", 0.1, 0.01, 64, 0))
+    with pytest.raises(ValueError, match="needs a ρ"):
+        build_optimizer(model, GCN.base_optimizer, Configuration("sam", None, 0.01, 64, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("base", "Adam"), ("sam", "SAM"), ("asam", "ASAM"), ("asam-all", "ASAMAll")]
+)
+def test_a_configuration_names_its_optimizer(name, kind):
+    built = build_optimizer(GCN.network(SETTING), GCN.base_optimizer, CONFIGURATIONS[name])
+    assert type(built).__name__ == kind
+    assert built.param_groups[0]["weight_decay"] == 5e-4
+
+
+def test_test_labels_and_graphs_cannot_reach_a_search(monkeypatch):
+    """Other contents in the test part leave every number of a training as it is."""
+    from tune_sam.trainables.data import digits
+    from tune_sam.trainables.data.split import stratified
+
+    before = GCN.splits("digits", None)
+    whole = digits.grid_graphs()
+    test = torch.from_numpy(stratified(whole.y.numpy()).test)
+    x = whole.x.clone().reshape(len(whole), 64, -1)
+    x[test] = 1e6
+    changed = replace(whole, x=x.reshape(whole.x.shape))
+    monkeypatch.setattr(digits, "grid_graphs", lambda: changed)
+    after = GCN.splits("digits", None)
+    assert float(after.train.x.max()) == float(after.validation.x.max()) == 1
+    assert metrics(trainer(before).epoch()) == metrics(trainer(after).epoch())
+
+
+class Fixed(torch.nn.Module):
+    """A network that answers with its input."""
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_f1_is_scikit_learns(batch, monkeypatch):
+    from sklearn.metrics import accuracy_score, f1_score
+
+    random = torch.Generator().manual_seed(batch)
+    targets = torch.randint(0, 4, (60,), generator=random)
+    outputs = torch.randn(60, 6, generator=random) + 2 * torch.nn.functional.one_hot(targets, 6)
+    outputs[:, 4] = -9  # neither predicted nor a target; class 5 is predicted only
+    outputs[0, 5] = 9
+    monkeypatch.setattr(type(GCN), "evaluation_batch", batch)
+    found = evaluate(Fixed(), GCN, TensorStore(outputs, targets), torch.device("cpu"))
+    predicted = outputs.argmax(1)
+    assert 5 in predicted
+    labels = sorted({*targets.tolist()})
+    expected = dict(
+        zip(labels, f1_score(targets, predicted, labels=labels, average=None, zero_division=0), strict=True)
+    )
+    assert [score is None for score in found.f1] == [label not in labels for label in range(6)]
+    assert {label: score for label, score in enumerate(found.f1) if score is not None} == pytest.approx(expected)
+    assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, labels=labels, average="macro"))
+    assert found.accuracy == pytest.approx(accuracy_score(targets, predicted))
+    assert found.loss == pytest.approx(float(GCN.loss(outputs, targets)))
+
+
+def test_classes_with_names_have_their_f1(splits):
+    named = replace(SETTING, classes=tuple("abcdefghij"))
+    found = Trainer(GCN, named, CONFIGURATIONS["base"], splits, epochs=2).epoch().metrics
+    scores = {name: value for name, value in found.items() if name.startswith("val/f1/")}
+    assert set(scores) <= {f"val/f1/{name}" for name in "abcdefghij"}
+    assert sum(scores.values()) / len(scores) == pytest.approx(found["val/macro_f1"])
+    assert not any(name.startswith("val/f1/") for name in trainer(splits).epoch().metrics)
+
+
+def conv_splits(samples=96):
+    whole = find_workload("wideresnet").splits("digits", None)
+    return Splits(whole.train.subset(torch.arange(samples)), whole.validation.subset(torch.arange(32)))
+
+
+def convolutional(configuration, **options):
+    workload = find_workload("wideresnet")
+    return Trainer(workload, workload.settings["digits"], configuration, conv_splits(), epochs=2, **options)
+
+
+def test_bf16_keeps_weights_gradients_and_losses_in_float32():
+    running = convolutional(Configuration("sam", 0.05, 0.1, 32, 0), precision="bf16")
+    seen = []
+    handle = running.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    epoch = running.epoch()
+    handle.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in running.model.parameters()} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in running.model.parameters()} == {torch.float32}
+    assert running.outputs(running.splits.train.batch(torch.arange(2))[0]).dtype == torch.float32
+    other = convolutional(Configuration("sam", 0.05, 0.1, 32, 0), precision="fp32").epoch()
+    assert metrics(epoch) != metrics(other)
+    assert epoch.metrics["train/loss"] == pytest.approx(other.metrics["train/loss"], rel=0.2)
+
+
+def test_under_bf16_the_second_pass_sees_the_climbed_weights():
+    """Autocast keeps the weights it has cast; kept over both passes, SAM would get the first gradient twice."""
+    rho = 0.5
+    running = convolutional(Configuration("sam", rho, 0.1, 32, 0), precision="bf16")
+    batch = running.splits.train.batch(torch.arange(32))
+    model, parameters = running.model, list(running.model.parameters())
+
+    def gradient():
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(batch[0])
+        return torch.autograd.grad(running.workload.loss(outputs.float(), batch[1]), parameters)
+
+    first = gradient()
+    norm = torch.stack([part.norm() for part in first]).norm()
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter, part in zip(parameters, first, strict=True):
+            parameter += rho * part / norm
+    climbed = gradient()
+    with torch.no_grad():
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+    running._step(batch)
+    found = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    expected = torch.cat([part.flatten() for part in climbed])
+    base = torch.cat([part.flatten() for part in first])
+    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert (base - expected).norm() > 0.2 * expected.norm(), "the two gradients must differ for this to say anything"
+
+
+def test_the_precision_is_the_devices_by_default(splits):
+    assert trainer(splits).precision == "fp32"
+    with pytest.raises(ValueError, match="there is no precision 'fp16'; choose from bf16, fp32"):
+        trainer(splits, precision="fp16")
+
+
+@pytest.mark.parametrize("name", ["base", "sam"])
+def test_a_network_is_compiled_in_the_first_epoch_and_not_again(name, monkeypatch):
+    """Each graph costs a minute with the real compiler, and after eight torch gives up; here they are only counted."""
+    graphs = []
+
+    def count(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend=count))
+    running = convolutional(Configuration(name, 0.05 if name == "sam" else None, 0.1, 32, 0), compile=True)
+    running.epoch()
+    first = len(graphs)
+    running.epoch()
+    assert 0 < first < 8
+    assert len(graphs) == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["base", "sam"])
+def test_a_compiled_network_gives_the_same_numbers(name):
+    configuration = Configuration(name, 0.05 if name == "sam" else None, 0.1, 32, 0)
+    plain, compiled = convolutional(configuration), convolutional(configuration, compile=True)
+    for _ in range(2):
+        one, two = plain.epoch().metrics, compiled.epoch().metrics
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-3)
+    assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
+
+
+def test_augmentation_is_drawn_once_a_batch_and_resumes(monkeypatch, tmp_path):
+    workload = find_workload("wideresnet")
+    setting = workload.settings["digits"]
+    calls = []
+
+    def augment(self, inputs, setting):
+        calls.append(len(inputs))
+        return inputs + torch.rand(len(inputs), 1, 1, 1)
+
+    monkeypatch.setattr(type(workload), "augment", augment)
+    begin = [
+        Trainer(workload, setting, Configuration("sam", 0.05, 0.1, 32, 0), conv_splits(), epochs=2) for _ in range(3)
+    ]
+    straight, cut, resumed = begin
+    straight.epoch()
+    assert calls == [32, 32, 32], "once for both passes, and not for evaluation"
+    cut.epoch()
+    torch.save(cut.state_dict(), tmp_path / "state.pt")
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert metrics(resumed.epoch()) == metrics(straight.epoch())

@@ -1,0 +1,102 @@
+from types import SimpleNamespace
+
+import pytest
+from pyarrow.fs import LocalFileSystem
+
+from tune_sam.tuning.callback import Driver, _ending, _what_failed
+
+
+@pytest.mark.parametrize(
+    ("result", "ending"),
+    [
+        ({"epoch": 10, "diverged": False}, ("complete", "")),
+        ({"epoch": 12, "diverged": False}, ("complete", "")),
+        ({"epoch": 4, "diverged": False}, ("pruned", "not in the better half after epoch 4")),
+        ({"epoch": 10, "diverged": True}, ("diverged", "a loss or a weight was not finite in epoch 10")),
+    ],
+)
+def test_complete_is_what_reached_its_epochs_with_finite_weights(result, ending):
+    assert _ending(result, 10) == ending
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "Failure # 1 (occurred at 2026)\nray::x.train()\n  File a.py\nRuntimeError: no batch works\n",
+            "RuntimeError: no batch works",
+        ),
+        ("Failure # 1\ntorch.cuda.OutOfMemoryError: 2 GiB\n\nhint\n", "torch.cuda.OutOfMemoryError: 2 GiB"),
+        (
+            "Failure # 1\nThe actor died unexpectedly before finishing this task.\n\tclass_name: X\n",
+            "The actor died unexpectedly before finishing this task.",
+        ),
+        ("", "the worker gave no reason"),
+    ],
+)
+def test_a_failure_is_told_in_one_line(tmp_path, text, reason):
+    (tmp_path / "error.txt").write_text(text)
+    assert _what_failed(SimpleNamespace(error_file=str(tmp_path / "error.txt"))) == reason
+
+
+class Book:
+    """A ledger that only knows checkpoints."""
+
+    optimizer, settings, last = "sam", SimpleNamespace(epochs=10), None
+
+    def reported(self, number):
+        return 0
+
+    def checkpoint(self, number):
+        return self.last
+
+    def note_checkpoint(self, number, place):
+        before, self.last = self.last, place
+        return before
+
+    def tell(self, number, outcome):
+        self.outcome = outcome
+
+    def key(self, number):
+        return f"s/sam/{number}"
+
+
+def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one_was(tmp_path):
+    for noted_again, state in ((False, "failed"), (True, "complete")):
+        book = Book()
+        driver = Driver(
+            book, SimpleNamespace(end=lambda *_: None), {}, str(tmp_path), SimpleNamespace(ended=lambda *_: None)
+        )
+        trial = SimpleNamespace(
+            config={"number": 0, "resume_from": None}, last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5}
+        )
+        checkpoint = SimpleNamespace(filesystem=LocalFileSystem(), path=str(tmp_path / "c"))
+        book.note_checkpoint = lambda *_: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            driver.on_checkpoint(0, [], trial, checkpoint)
+        if noted_again:
+            del book.note_checkpoint
+            driver.on_checkpoint(0, [], trial, checkpoint)
+        driver.on_trial_complete(0, [], trial)
+        assert book.outcome.state == state
+
+
+def test_the_last_checkpoint_stays_and_the_resumed_one_until_the_end(tmp_path):
+    places = [tmp_path / name for name in ("0", "1", "2", "3")]
+    for place in places:
+        place.mkdir()
+    book = Book()
+    book.last = str(places[0])
+    tracker = SimpleNamespace(end=lambda *_: None)
+    driver = Driver(book, tracker, {}, str(tmp_path), SimpleNamespace(ended=lambda *_: None))
+    trial = SimpleNamespace(
+        config={"number": 0, "resume_from": str(places[0])},
+        last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5},
+    )
+    for place in places[1:]:
+        driver.on_checkpoint(0, [], trial, SimpleNamespace(filesystem=LocalFileSystem(), path=str(place)))
+        assert places[0].exists(), "a new process of this trial would begin there"
+    assert [place.exists() for place in places] == [True, False, False, True]
+    driver.on_trial_complete(0, [], trial)
+    assert [place.exists() for place in places] == [False, False, False, True]
+    assert book.outcome.state == "complete"

@@ -1,0 +1,390 @@
+import math
+from collections import Counter
+from dataclasses import replace
+
+import optuna
+import pytest
+from ray.tune.search import Searcher
+
+from tune_sam.home import Home
+from tune_sam.space import Range, Space, grid
+from tune_sam.study.records import Study
+from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings
+from tune_sam.study.storage import open_storage
+from tune_sam.tuning.callback import TuneSearcher
+from tune_sam.tuning.ledger import Ledger, Outcome
+from tune_sam.tuning.plan import store
+
+SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
+
+
+def settings(trials=8, space=SPACE, scheduler="none", seed=0):
+    return StudySettings("gcn", "digits", None, ".", ("sam",), trials, 10, seed, scheduler, 1, None, {"sam": space})
+
+
+@pytest.fixture
+def storage(tmp_path):
+    found = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    optuna.create_study(storage=found, study_name="s/sam", direction="maximize")
+    return found
+
+
+def ledger(storage, chosen=None):
+    """A ledger as a new process would open it."""
+    return Ledger(storage, "s", "sam", chosen or settings())
+
+
+def outcome(state, value=None, epochs=10):
+    metrics = {} if value is None else {"val/accuracy": value}
+    return Outcome(state, "" if state == "complete" else "why", epochs, metrics, 1.0, "node", 1)
+
+
+def run(book, value=0.5):
+    asked = book.ask("t")
+    book.tell(asked.number, outcome("complete", value))
+    return asked
+
+
+def frozen(storage):
+    return optuna.load_study(study_name="s/sam", storage=storage).get_trials()
+
+
+def test_the_grid_alone_is_its_points(storage):
+    book = ledger(storage, replace(settings(trials=20), sampler="grid"))
+    assert book.open == 4
+    assert [run(book).configuration.rho for _ in range(4)] == [0.002, 0.02, 0.2, 0.9]
+    assert book.ask("t") is None
+    assert ledger(storage, replace(settings(trials=20), sampler="grid")).open == 0
+    assert replace(settings(trials=3), sampler="grid").budget("sam") == 3
+
+
+def test_the_grid_comes_first_and_the_budget_is_met(storage):
+    book = ledger(storage)
+    asked = [run(book) for _ in range(8)]
+    assert book.ask("t") is None
+    assert book.open == 0
+    assert [a.configuration.rho for a in asked[:4]] == [0.002, 0.02, 0.2, 0.9]
+    assert {(a.configuration.lr, a.configuration.batch_size) for a in asked[:4]} == {(0.01, 64)}
+    assert [a.number for a in asked] == list(range(8))
+    assert [a.configuration.seed for a in asked] == list(range(8))
+    for a in asked[4:]:
+        assert a.configuration.rho in SPACE.rho
+        assert a.configuration.lr in SPACE.lr
+        assert a.configuration.batch_size in SPACE.batch_size
+
+
+def test_a_budget_below_the_grid_takes_its_first_points(storage):
+    book = ledger(storage, settings(trials=2))
+    assert [run(book).configuration.rho for _ in range(2)] == [0.002, 0.02]
+    assert book.ask("t") is None
+    assert [t.state.name for t in frozen(storage)] == ["COMPLETE", "COMPLETE"]
+
+
+def test_base_has_no_radius(storage):
+    space = Space(None, SPACE.lr, SPACE.batch_size, grid((), (0.01,), (64,)))
+    book = ledger(storage, settings(space=space))
+    assert [run(book).configuration.rho for _ in range(3)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("state", "optuna_state"),
+    [("complete", "COMPLETE"), ("pruned", "PRUNED"), ("diverged", "PRUNED"), ("failed", "FAIL")],
+)
+def test_each_ending_is_told_as_what_it_is(storage, state, optuna_state):
+    book = ledger(storage)
+    asked = book.ask("tune-1")
+    book.report(asked.number, 1, 0.3)
+    book.report(asked.number, 2, 0.4)
+    value = 0.7 if state == "complete" else 0.4
+    book.tell(asked.number, outcome(state, value, epochs=2))
+    told = frozen(storage)[0]
+    assert told.state.name == optuna_state
+    assert told.user_attrs["state"] == state
+    assert told.user_attrs["key"] == "s/sam/0"
+    assert told.user_attrs["tune_trial_id"] == "tune-1"
+    assert told.value == {"complete": 0.7, "pruned": 0.4, "diverged": 0.4, "failed": None}[state]
+    assert told.last_step == 2
+    assert told.user_attrs["record"]["epochs"] == 2
+
+
+def test_a_trial_that_diverges_in_its_first_epoch_is_told(storage):
+    book = ledger(storage)
+    asked = book.ask("t")
+    book.tell(asked.number, outcome("diverged", epochs=1))
+    assert frozen(storage)[0].state.name == "PRUNED"
+    assert frozen(storage)[0].user_attrs["state"] == "diverged"
+
+
+def test_the_sampler_leaves_a_region_that_diverges(tmp_path):
+    """The best ρ lies just below the edge past which every training diverges."""
+    shares = []
+    for seed in range(3):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / f'{seed}.db'}")
+        optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
+        book = ledger(storage, settings(trials=60, seed=seed))
+        diverged = []
+        for _ in range(60):
+            asked = book.ask("t")
+            rho = asked.configuration.rho
+            diverged.append(rho > 0.1)
+            value = 1 - abs(math.log10(rho / 0.09)) / 3
+            book.tell(asked.number, outcome("diverged", epochs=1) if rho > 0.1 else outcome("complete", value))
+        shares.append(sum(diverged[20:]) / 40)
+    assert max(shares) < 0.5, shares
+
+
+def test_halving_stops_the_worse_half_at_each_rung_and_never_at_the_end(storage):
+    book = ledger(storage, settings(trials=4, scheduler="asha"))
+    one, two = book.ask("a"), book.ask("b")
+    stops = {}
+    for asked, value in ((one, 0.8), (two, 0.5)):
+        stops[asked.number] = [book.report(asked.number, epoch, value) for epoch in range(1, 5)]
+    # 10 epochs: the rate falls after 3, so the first rung is 4.
+    assert stops[0] == [False, False, False, False]
+    assert stops[1] == [False, False, False, True]
+    assert not book.report(one.number, 10, 0.0), "a trial that reached its epochs is complete"
+
+
+def test_rungs_outlive_the_driver(storage):
+    first = ledger(storage, settings(trials=4, scheduler="asha"))
+    asked = first.ask("a")
+    assert not first.report(asked.number, 4, 0.9)
+    first.tell(asked.number, outcome("complete", 0.9))
+    second = ledger(storage, settings(trials=4, scheduler="asha"))
+    asked = second.ask("b")
+    assert second.report(asked.number, 4, 0.5)
+
+
+def test_a_decision_to_stop_outlives_an_interrupt(storage):
+    first = ledger(storage, settings(trials=4, scheduler="asha"))
+    one, two = first.ask("a"), first.ask("b")
+    assert not first.report(one.number, 4, 0.9)
+    assert first.report(two.number, 4, 0.5)
+    second = ledger(storage, settings(trials=4, scheduler="asha"))
+    second.ask("c")
+    again = second.ask("d")
+    assert again.number == two.number
+    assert [second.report(again.number, epoch, 0.5) for epoch in (3, 4)] == [False, True]
+
+
+def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint(storage):
+    first = ledger(storage)
+    one, two = first.ask("a"), first.ask("b")
+    first.report(one.number, 1, 0.5)
+    assert first.note_checkpoint(one.number, "/one") is None
+    assert first.note_checkpoint(one.number, "/two") == "/one"
+    # The process is gone here: nothing was told.
+    second = ledger(storage)
+    again = second.ask("c"), second.ask("d")
+    assert [a.number for a in again] == [one.number, two.number]
+    assert [a.configuration for a in again] == [one.configuration, two.configuration]
+    assert [a.attempt for a in again] == [2, 2]
+    assert [a.resume_from for a in again] == ["/two", None]
+    for a in again:
+        second.tell(a.number, outcome("complete", 0.5))
+    while second.open:
+        run(second)
+    states = Counter(t.state.name for t in frozen(storage))
+    assert states == {"COMPLETE": 8}
+
+
+def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):
+    first = ledger(storage)
+    asked = first.ask("a")
+    first.report(asked.number, 1, 0.5)
+    first.report(asked.number, 2, 0.6)
+    second = ledger(storage)
+    again = second.ask("b")
+    for epoch, value in ((2, 0.6), (3, 0.7)):
+        second.report(again.number, epoch, value)
+    assert frozen(storage)[0].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
+    assert not [w for w in recwarn if "already reported" in str(w.message)]
+
+
+@pytest.mark.parametrize("state", ["complete", "pruned", "diverged", "failed"])
+def test_a_driver_that_died_between_record_and_state_leaves_no_zombie(storage, state, monkeypatch):
+    first = ledger(storage)
+    asked = first.ask("a")
+    with monkeypatch.context() as patch:
+        patch.setattr("tune_sam.tuning.ledger._close", lambda *_: None)
+        first.tell(asked.number, outcome(state, 0.7))
+    assert frozen(storage)[0].state.name == "RUNNING"
+    second = ledger(storage)
+    assert frozen(storage)[0].state.is_finished()
+    assert second.ask("b").number == 1
+
+
+def test_a_driver_that_died_while_it_asked_leaves_a_trial_that_is_asked_again(storage):
+    study = optuna.load_study(study_name="s/sam", storage=storage)
+    study.ask()  # killed before anything was suggested
+    book = ledger(storage)
+    asked = book.ask("a")
+    assert asked.number == 0
+    assert asked.configuration.rho in SPACE.rho
+
+
+def test_suggestions_do_not_depend_on_interruptions(tmp_path):
+    """One trial at a time: the straight and the interrupted search ask for the same configurations."""
+    found = []
+    for interrupt in (False, True):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / f'{interrupt}.db'}")
+        optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
+        book = ledger(storage, settings(trials=14))
+        configurations = []
+        for number in range(14):
+            asked = book.ask("t")
+            if interrupt and number % 3 == 1:
+                book = ledger(storage, settings(trials=14))
+                asked = book.ask("t")
+            configurations.append(asked.configuration)
+            book.tell(asked.number, outcome("complete", 1 / (1 + abs(math.log(asked.configuration.rho / 0.05)))))
+        found.append(configurations)
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 14
+
+
+def test_a_finished_study_grows_without_repeating_the_grid(storage):
+    book = ledger(storage)
+    for _ in range(8):
+        run(book)
+    grown = ledger(storage, settings(trials=11))
+    assert grown.open == 3
+    more = [run(grown) for _ in range(3)]
+    assert grown.ask("t") is None
+    assert not {0.002, 0.02, 0.2, 0.9} & {a.configuration.rho for a in more}
+    assert len(frozen(storage)) == 11
+
+
+def test_tune_is_given_the_configuration_and_then_the_end(storage):
+    book = ledger(storage, settings(trials=1))
+    adapter = TuneSearcher(book)
+    config = adapter.suggest("tune-7")
+    assert config == {
+        "optimizer": "sam",
+        "rho": 0.002,
+        "lr": 0.01,
+        "batch_size": 64,
+        "seed": 0,
+        "number": 0,
+        "attempt": 1,
+        "resume_from": None,
+    }
+    assert adapter.suggest("tune-8") is None, "what runs may come back"
+    book.tell(0, outcome("complete", 0.7))
+    assert adapter.suggest("tune-9") == Searcher.FINISHED
+
+
+def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
+    book = ledger(storage, settings(trials=3))
+    adapter = TuneSearcher(book, {64: 0.25})
+    first, second = adapter.suggest("a"), adapter.suggest("b")
+    assert first["gpus_per_trial"] == 0.25
+    book.report(0, 1, 0.5)
+    book.note_checkpoint(0, "/c/1")
+    assert not book.enlarged(0)
+    book.suspend(0, gpus=0.5)
+    again = adapter.suggest("c")
+    assert again == {**first, "attempt": 2, "resume_from": "/c/1", "gpus_per_trial": 0.5}
+    assert book.enlarged(0)
+    book.suspend(1)
+    assert adapter.suggest("d") == {**second, "attempt": 2}
+    for number in (0, 1):
+        book.tell(number, outcome("complete", 0.7))
+    assert adapter.suggest("e")["number"] == 2
+    assert frozen(storage)[0].intermediate_values == {1: 0.5}
+
+
+def test_too_little_memory_is_told_as_infeasible(storage):
+    book = ledger(storage)
+    book.tell(book.ask("a").number, replace(outcome("failed"), reason=OUT_OF_MEMORY))
+    told = frozen(storage)[0]
+    assert told.state.name == "PRUNED"
+    assert told.constraints == {"memory": 1.0}
+    assert told.user_attrs["state"] == "failed"
+
+
+def test_the_sampler_leaves_a_batch_size_that_does_not_fit(tmp_path):
+    """The largest batches are the best, as far as they fit."""
+    tried = []
+    for seed in range(3):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / f'{seed}.db'}")
+        optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
+        book, sizes = ledger(storage, settings(trials=40, seed=seed)), []
+        for _ in range(40):
+            asked = book.ask("t")
+            sizes.append(size := asked.configuration.batch_size)
+            book.tell(
+                asked.number,
+                outcome("complete", size / 128) if size < 128 else replace(outcome("failed"), reason=OUT_OF_MEMORY),
+            )
+        tried.append(sizes[20:].count(128) / 20)
+    assert max(tried) < 0.3, tried
+
+
+def test_other_seeds_and_optimizers_draw_other_points(storage, tmp_path):
+    other = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'other.db'}")
+    optuna.create_study(storage=other, study_name="s/sam", direction="maximize")
+    bare = replace(SPACE, grid=())
+    one = run(ledger(storage, settings(space=bare, seed=0))).configuration
+    two = run(ledger(other, settings(space=bare, seed=1))).configuration
+    assert (one.rho, one.lr) != (two.rho, two.lr)
+
+
+TWO = replace(settings(trials=14), objective="two")
+
+
+@pytest.fixture
+def of_two(tmp_path):
+    found = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'two.db'}")
+    optuna.create_study(storage=found, study_name="s/sam", directions=list(TWO.directions.values()))
+    return found
+
+
+def two(accuracy, sharpness):
+    return Outcome("complete", "", 10, {"val/accuracy": accuracy, "val/sharpness": sharpness}, 1.0, "node", 1)
+
+
+def test_two_objectives_are_both_told_and_none_stops_a_trial(of_two):
+    book = ledger(of_two, TWO)
+    for number in range(14):
+        asked = book.ask("t")
+        assert not any(book.report(asked.number, epoch, 0.1) for epoch in range(1, 11))
+        ended = outcome("diverged") if number == 5 else two(0.5 + 0.01 * number, 0.2 * number)
+        book.tell(asked.number, ended)
+    told = frozen(of_two)
+    assert told[3].values == [0.53, pytest.approx(0.6)]
+    assert (told[5].state.name, told[5].user_attrs["state"]) == ("PRUNED", "diverged")
+    assert book.open == 0
+
+
+def test_an_interrupted_trial_of_two_objectives_goes_on_where_it_was(of_two):
+    book = ledger(of_two, TWO)
+    number = book.ask("t").number
+    book.report(number, 7, 0.1)
+    again = ledger(of_two, TWO)
+    asked = again.ask("u")
+    assert (asked.number, asked.attempt, again.reported(number)) == (number, 2, 7)
+
+
+def test_of_two_objectives_the_sampler_uses_both(of_two):
+    """Where accuracy is level and a small ρ is flat, it goes to small ρ."""
+    chosen = replace(TWO, trials=40, spaces={"sam": replace(SPACE, grid=())})
+    book, rhos = ledger(of_two, chosen), []
+    while asked := book.ask("t"):
+        rhos.append(asked.configuration.rho)
+        book.tell(asked.number, two(0.5, asked.configuration.rho))
+    assert sum(math.log(rho) for rho in rhos[20:]) / 20 < sum(math.log(rho) for rho in rhos[:8]) / 8 - 1
+
+
+def test_a_lower_loss_is_kept_at_a_rung(tmp_path):
+    chosen = replace(settings(trials=6, scheduler="asha"), objective="val/loss")
+    study = Study("s", Home(tmp_path), chosen, "now", "", "", "", "")
+    store(study)
+    book, stopped = Ledger(open_storage(study.home), "s", "sam", chosen), {}
+    for loss in (0.5, 0.9, 0.4, 0.8, 0.3, 0.7):
+        asked = book.ask("t")
+        stopped[loss] = any(book.report(asked.number, epoch, loss) for epoch in range(1, 10))
+        ending = "pruned" if stopped[loss] else "complete"
+        book.tell(asked.number, Outcome(ending, "", 10, {"val/loss": loss}, 1.0, "node", 1))
+    assert {loss for loss, stop in stopped.items() if not stop} == {0.5, 0.4, 0.3}
+    assert book._optuna.best_value == 0.3

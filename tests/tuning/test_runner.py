@@ -1,0 +1,607 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import odd_workload
+import pytest
+import torch
+
+import tune_sam
+from tune_sam.cli.main import main
+from tune_sam.cluster.signals import terminate_as_interrupt
+from tune_sam.errors import Refused
+from tune_sam.home import Home
+from tune_sam.provenance import _commit
+from tune_sam.reporting.page import report
+from tune_sam.settings import SearchOptions
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import open_study, studies
+from tune_sam.study.settings import ENDINGS
+from tune_sam.study.storage import open_storage
+from tune_sam.training import Trainer, default_device, evaluate
+from tune_sam.tuning.callback import METRICS
+from tune_sam.tuning.delivery import sync
+from tune_sam.tuning.plan import _where_it_is
+from tune_sam.workload import find_workload
+
+ODD = "odd_workload:Odd"
+
+
+def ledgers(study):
+    """State of each trial by key, as Optuna, MLflow and we see it; a key that is there twice fails."""
+    from mlflow import MlflowClient
+
+    storage = open_storage(study.home)
+    optuna = {}
+    for optimizer in study.settings.optimizers:
+        for trial in storage.get_all_trials(storage.get_study_id_from_name(f"{study.name}/{optimizer}")):
+            optuna[f"{study.name}/{optimizer}/{trial.number}"] = trial.state.name
+    client = MlflowClient(study.tracking_uri)
+    runs = client.search_runs([study.experiment_id], "tags.`mlflow.parentRunId` != ''", max_results=1000)
+    keys = [run.data.tags["tune_sam.key"] for run in runs]
+    assert len(keys) == len(set(keys)), Counter(keys).most_common(3)
+    mlflow = {run.data.tags["tune_sam.key"]: run for run in runs}
+    ours = {trial.key: trial for trial in study.records()}
+    return ours, optuna, mlflow, client
+
+
+def assert_agreement(study, trials):
+    """Every trial is once in each ledger, ended the same in all, and MLflow has each epoch once."""
+    ours, optuna, mlflow, client = ledgers(study)
+    assert len(ours) == trials * len(study.settings.optimizers)
+    assert ours.keys() == optuna.keys() == mlflow.keys()
+    for key, trial in ours.items():
+        assert trial.state in ENDINGS
+        assert optuna[key] == ENDINGS[trial.state].optuna
+        assert mlflow[key].info.status == ENDINGS[trial.state].mlflow
+        assert mlflow[key].info.run_id == trial.mlflow_run_id
+        assert mlflow[key].data.tags["tune_sam.state"] == trial.state
+        history = client.get_metric_history(trial.mlflow_run_id, "val/accuracy")
+        reported = trial.epochs if trial.metrics else trial.epochs - (trial.state == "diverged")
+        assert sorted(point.step for point in history) == list(range(1, max(reported, 0) + 1)), key
+    assert client.get_run(study.mlflow_run_id).info.status == "FINISHED"
+    assert not list(study.home.study(study.name).glob("mlflow*")), "everything was delivered"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A real search that meets every ending: by Ray, Optuna and MLflow, on the digits."""
+    # Workers import the workload by its name, as they would a user's own.
+    os.environ["PYTHONPATH"] = odd_workload.PYTHONPATH
+    config = tmp_path_factory.mktemp("config") / "odd.yaml"
+    config.write_text("epochs: 4\ntrials: 9\nseed: 3\n")
+    return tune_sam.search(
+        ODD, config=config, dataset="digits", optimizers=["sam"], name="odd", home=tmp_path_factory.mktemp("home")
+    )
+
+
+def test_every_ending_is_the_same_in_every_ledger(study):
+    assert set(study.counts()) == set(ENDINGS), study.trials()[["state", "reason", "batch_size"]]
+    assert_agreement(study, 9)
+
+
+def test_an_ending_says_why(study):
+    for trial in study.records():
+        batch = trial.config.batch_size
+        if trial.state == "failed" and batch == odd_workload.FAILS:
+            assert trial.reason == "RuntimeError: this batch size is broken"
+        elif trial.state == "failed":
+            assert trial.reason
+        elif trial.state == "diverged":
+            assert batch == odd_workload.DIVERGES
+            assert trial.reason == "a loss or a weight was not finite in epoch 1"
+        elif trial.state == "pruned":
+            assert trial.reason == "not in the better half after epoch 2"
+        else:
+            assert trial.reason == ""
+            assert trial.epochs == 4
+
+
+def test_a_record_is_whole(study):
+    for trial in study.records():
+        row = trial.to_json()
+        assert list(row) == [
+            "key",
+            "study",
+            "workload",
+            "dataset",
+            "preset",
+            "train_subset",
+            "optimizer",
+            "number",
+            "state",
+            "reason",
+            "config",
+            "value",
+            "epochs",
+            "metrics",
+            "seconds",
+            "precision",
+            "compile",
+            "node",
+            "pid",
+            "started",
+            "ended",
+            "mlflow_run_id",
+            "optuna_trial_number",
+            "checkpoint",
+        ]
+        assert list(row["config"]) == ["rho", "lr", "batch_size", "seed"]
+        assert row["config"]["seed"] == 3 + trial.number
+        assert row["started"] <= row["ended"]
+        if trial.state == "complete":
+            assert trial.value == trial.metrics["val/accuracy"]
+            assert set(trial.metrics) == set(METRICS) - {"val/sharpness"}
+            assert (trial.precision, trial.compile) == ("bf16" if torch.cuda.is_available() else "fp32", False)
+            assert trial.node
+            assert trial.pid
+        else:
+            assert trial.value is None
+
+
+def test_mlflow_has_parameters_tags_and_few_metric_names(study):
+    _, _, mlflow, client = ledgers(study)
+    best = study.best()
+    run = mlflow[best.key]
+    assert run.data.params == {
+        "optimizer": "sam",
+        "rho": str(best.config.rho),
+        "lr": str(best.config.lr),
+        "batch_size": "64",
+        "seed": str(best.config.seed),
+        "epochs": "4",
+    }
+    assert set(run.data.metrics) == set(METRICS) - {"val/sharpness"}
+    assert run.data.metrics["val/accuracy"] == best.value
+    assert run.data.tags["mlflow.parentRunId"] == study.mlflow_run_id
+    assert run.data.tags["tune_sam.optimizer"] == "sam"
+    assert run.data.tags["tune_sam.dataset"] == "digits"
+    assert {"version.torch", "version.ray", "version.optuna", "tune_sam.seed"} <= run.data.tags.keys()
+    parent = client.get_run(study.mlflow_run_id)
+    assert "0.001:1" in parent.data.tags["mlflow.note.content"]
+
+
+def test_the_loaded_model_gives_the_recorded_numbers(study):
+    best = study.best("sam")
+    workload = find_workload(ODD)
+    found = evaluate(best.load_model(), workload, workload.splits("digits", None).validation, default_device())
+    assert found.accuracy == best.metrics["val/accuracy"] == best.value
+    assert found.loss == best.metrics["val/loss"]
+
+
+def test_a_trial_has_the_numbers_of_the_same_training_without_ray(study):
+    best = study.best()
+    workload = find_workload(ODD)
+    trainer = Trainer(workload, workload.settings["digits"], best.config, workload.splits("digits", None), epochs=4)
+    while not trainer.finished:
+        trainer.epoch()
+    assert {k: v for k, v in trainer.last.metrics.items() if k != "time/epoch_s"} == {
+        k: v for k, v in best.metrics.items() if k != "time/epoch_s"
+    }
+
+
+def test_only_the_last_checkpoint_of_a_trial_is_kept(study):
+    for trial in study.records():
+        if trial.checkpoint:
+            folder = os.path.dirname(trial.checkpoint)
+            assert [name for name in os.listdir(folder) if name.startswith("checkpoint")] == [
+                os.path.basename(trial.checkpoint)
+            ]
+
+
+def test_the_table_has_a_row_a_trial(study):
+    table = study.trials()
+    assert len(table) == 9
+    assert {"key", "state", "value", "rho", "lr", "batch_size", "val/accuracy", "gap/loss"} <= set(table.columns)
+    assert table.loc[table["value"].idxmax(), "key"] == study.best().key
+    assert table["lr"].tolist() == [trial.config.lr for trial in study.records()]
+
+
+def test_the_command_line_shows_what_python_does(study, monkeypatch, capsys):
+    def shown(*words):
+        monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(study.home.path)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+        return capsys.readouterr().out
+
+    rows = [json.loads(json.dumps(trial.to_json())) for trial in study.records()]
+    assert json.loads(shown("trials", "odd", "--json")) == rows
+    assert json.loads(shown("best", "odd", "--optimizer", "sam", "--json"))["key"] == study.best().key
+    assert json.loads(shown("best", "odd", "--json")).keys() == {"sam"}
+    assert json.loads(shown("studies", "--json")) == [study.to_json()]
+    assert len(shown("trials", "odd", "--csv").strip().splitlines()) == 10
+    assert f"{study.best().value:.4f}" in shown("best", "odd")
+    assert "failed" in shown("trials", "odd")
+    assert "odd" in shown("studies")
+
+
+def test_a_study_is_found_again(study):
+    assert open_study("odd", study.home.path) == study
+    assert [found.name for found in studies(study.home.path)] == ["odd"]
+    with pytest.raises(Refused, match="'other'.*odd"):
+        open_study("other", study.home.path)
+
+
+def test_a_login_that_has_changed_is_taken(study, monkeypatch):
+    tried = []
+    monkeypatch.setattr("tune_sam.tracking.client.check", tried.append)
+    before = replace(study, tracking_uri="http://me:old@host:5000", storage="s3://bucket?access_key=old&region=a")
+    for uri in ("http://me:new@host:5000/", "http://host:5000"):
+        chosen = SearchOptions(workload=ODD, tracking_uri=uri, storage="s3://bucket?access_key=new&region=a")
+        after = _where_it_is(before, chosen)
+        assert after == replace(before, tracking_uri=uri, storage=chosen.storage)
+        assert tried.pop() == uri
+    assert _where_it_is(before, SearchOptions(workload=ODD)) == before
+    assert not tried
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted"),
+    [
+        ("s3://bucket?access_key=old&region=a", "s3://bucket?access_key=old&region=b"),
+        ("s3://one/me@x/runs", "s3://two/me@x/runs"),
+        ("/one", "/two"),
+    ],
+)
+def test_results_do_not_move(study, before, wanted):
+    with pytest.raises(Refused, match="study odd exists with --storage .*, not "):
+        _where_it_is(replace(study, storage=before), SearchOptions(workload=ODD, storage=wanted))
+
+
+def test_a_name_is_gone_on_with_only_as_what_it_is(study):
+    same = dict(dataset="digits", optimizers=["sam"], name="odd", home=study.home.path, trials=9, epochs=4, seed=3)
+    assert tune_sam.search(ODD, **same).counts() == study.counts(), "nothing is left to do"
+    for option, value in {"epochs": 5, "seed": 4, "rho": "0.01:1", "scheduler": "none"}.items():
+        with pytest.raises(Refused, match=f"exists with {option if option != 'rho' else 'another search space'}"):
+            tune_sam.search(ODD, **{**same, option: value})
+    with pytest.raises(Refused, match="exists with workload odd_workload:Odd, not gcn"):
+        tune_sam.search("gcn", **{**same, "rho": "0.001:1"})
+    with pytest.raises(Refused, match="9 trials"):
+        tune_sam.resume("odd", home=study.home.path, trials=3)
+
+
+def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, tmp_path):
+    if shutil.which("git"):
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)
+        subprocess.run(
+            [
+                "git",
+                "-C",
+                tmp_path,
+                "-c",
+                "user.name=a",
+                "-c",
+                "user.email=a@b",
+                "commit",
+                "-q",
+                "--allow-empty",
+                "-m",
+                "another project",
+            ],
+            check=True,
+        )
+    (tmp_path / "launch.py").touch()  # installed below it, and not tracked there
+    monkeypatch.setattr("tune_sam.tuning.runner.__file__", str(tmp_path / "launch.py"))
+    assert _commit() is None
+    monkeypatch.setenv("PATH", "")
+    assert _commit() is None
+
+
+def test_the_callers_signal_handlers_are_there_again_after_a_search():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with terminate_as_interrupt():
+        signal.signal(signal.SIGINT, lambda *_: None)  # as Tune does, and leaves it
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_what_a_script_started_in_the_background_can_be_terminated():
+    """A shell without job control lets its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_locked_study_is_refused(study):
+    code = f"import tune_sam; tune_sam.resume('odd', home={str(study.home.path)!r}, trials=20)"
+    with study_lock(study.home, "odd"):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": odd_workload.PYTHONPATH},
+        )
+    assert "study odd is in use by another process" in run.stderr
+    assert open_study("odd", study.home.path).settings.trials == 9
+
+
+@pytest.mark.slow
+def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", odd_workload.PYTHONPATH)
+    study = tune_sam.search(
+        "odd_workload:Reported", preset="report", epochs=2, train_subset=200, home=tmp_path, name="reported"
+    )
+    assert study.settings.optimizers == ("base", "asam-all")
+    assert study.counts() == {"complete": 5}
+    assert [trial.config.rho for trial in study.records("asam-all")] == list(odd_workload.Reported.report_rho)
+    assert {(trial.config.lr, trial.config.batch_size) for trial in study.records()} == {(0.01, 64)}
+    best = study.best("asam-all")
+    assert best.load_model().convolutions[0].lin_rel.weight.shape == (8, 17)
+    assert {name for name in best.metrics if name.startswith("val/f1/")} <= {f"val/f1/{name}" for name in "abcdefghij"}
+    assert "val/macro_f1" in best.metrics
+    assert (study.settings.trials, study.to_json()["train_subset"]) == (4, 200)
+    with pytest.raises(Refused, match="tries the points of a grid, to which --trials 30 can add none"):
+        tune_sam.resume("reported", home=tmp_path, trials=30)
+    assert tune_sam.resume("reported", home=tmp_path).counts() == {"complete": 5}
+    _, _, runs, client = ledgers(study)
+    assert {run.data.tags["tune_sam.train_subset"] for run in runs.values()} == {"200"}
+    assert client.get_run(study.mlflow_run_id).data.tags["tune_sam.preset"] == "report"
+    assert (best.preset, best.train_subset) == ("report", 200)
+    assert not list((study.home.study("reported") / "data").iterdir()), "the shared data are gone"
+
+
+@pytest.mark.slow
+def test_a_finished_study_grows(tmp_path):
+    options = dict(dataset="digits", optimizers=["base"], name="grow", home=tmp_path, epochs=2, scheduler="none")
+    before = tune_sam.search("gcn", trials=2, **options).records()
+    study = tune_sam.resume("grow", home=tmp_path, trials=4)
+    assert study.records()[:2] == before
+    assert study.to_json()["trials_asked"] == 4
+    assert_agreement(study, 4)
+    assert open_study("grow", tmp_path).settings.trials == 4
+
+
+@pytest.mark.slow
+def test_a_search_in_which_every_trial_fails_ends_with_status_1(tmp_path):
+    run = command(
+        tmp_path,
+        "search",
+        "odd_workload:Broken",
+        "--dataset",
+        "digits",
+        "--optimizer",
+        "base",
+        "--trials",
+        "2",
+        "--epochs",
+        "2",
+        "--name",
+        "broken",
+        "--json",
+    )
+    assert run.wait() == 1
+    assert json.loads(run.stdout.read()) == {"base": None}
+    study = open_study("broken", tmp_path)
+    assert {trial.reason for trial in study.records()} == {"RuntimeError: no batch works"}
+    assert_agreement(study, 2)
+
+
+@pytest.mark.slow
+def test_mlflows_pages_show_the_study(study):
+    """The real server over the home's store answers with the parent run and its trials."""
+    import requests
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = command(study.home.path, "ui", "--port", str(port))
+    try:
+        wait_until(process, lambda: answers(f"http://127.0.0.1:{port}/health"))
+        found = requests.post(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
+            json={"experiment_ids": [study.experiment_id]},
+            timeout=30,
+        ).json()["runs"]
+        assert len(found) == 1 + 9
+        assert "MLflow" in requests.get(f"http://127.0.0.1:{port}/", timeout=30).text
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(url):
+    import requests
+
+    try:
+        return requests.get(url, timeout=1).ok
+    except requests.RequestException:
+        return False
+
+
+def command(home, *words):
+    """The command line as its own process, in a session of its own, as a terminal would start it."""
+    script = "from tune_sam.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *words, "--home", str(home)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": odd_workload.PYTHONPATH},
+    )
+
+
+@pytest.mark.slow
+def test_two_searches_that_begin_in_one_fresh_home_both_run(tmp_path):
+    words = ["--dataset", "digits", "--optimizer", "base", "--trials", "1", "--epochs", "1"]
+    both = [command(tmp_path, "search", "gcn", *words, "--name", name) for name in ("one", "two")]
+    assert [search.wait() for search in both] == [0, 0]
+    records = [trial for name in ("one", "two") for trial in open_study(name, tmp_path).records()]
+    assert [trial.state for trial in records] == ["complete"] * 2
+    assert len({trial.mlflow_run_id for trial in records}) == 2
+    assert not list(tmp_path.glob("studies/*/mlflow*")), "everything was delivered"
+
+
+def wait_until(process, condition):
+    """Poll a search that runs in another process; it must not end before the condition holds."""
+    for _ in range(1200):
+        assert process.poll() is None, "the search ended before it was interrupted"
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the condition never held")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(tmp_path, sent, status):
+    words = [
+        "--dataset",
+        "digits",
+        "--optimizer",
+        "sam",
+        "--trials",
+        "3",
+        "--epochs",
+        "12",
+        "--max-concurrent",
+        "1",
+        "--name",
+        "cut",
+    ]
+    first = command(tmp_path / "cut", "search", "gcn", *words)
+
+    def second_trial_has_trained():
+        home = Home.at(tmp_path / "cut")
+        found = [t for s in studies(home.path) for t in s.records()] if home.optuna_file.exists() else []
+        return len(found) == 3 and found[1].epochs >= 1 and found[1].checkpoint
+
+    wait_until(first, second_trial_has_trained)
+    first.send_signal(sent)
+    assert first.wait() == status
+    between = open_study("cut", tmp_path / "cut").records()
+    # On a busy machine the second trial may reach its rung, after epoch 4, before the signal arrives.
+    assert [trial.state for trial in between] in [["complete", second, "waiting"] for second in ("waiting", "pruned")]
+    assert command(tmp_path / "cut", "resume", "cut").wait() == 0
+    assert command(tmp_path / "straight", "search", "gcn", *words).wait() == 0
+    cut, straight = (open_study("cut", tmp_path / place) for place in ("cut", "straight"))
+    assert_agreement(cut, 3)
+    for one, two in zip(cut.records(), straight.records(), strict=True):
+        assert (one.config, one.state, one.value, one.epochs) == (two.config, two.state, two.value, two.epochs)
+    for one, two in zip(cut.best().load_model().parameters(), straight.best().load_model().parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.slow
+def test_a_search_does_not_wait_for_a_tracking_server_that_is_away(tmp_path):
+    """Stopped after the study began and started again for the resume: every metric is there afterwards, once."""
+    server = Server(tmp_path / "server")
+    search = command(
+        tmp_path,
+        "search",
+        "gcn",
+        "--dataset",
+        "digits",
+        "--optimizer",
+        "base",
+        "--trials",
+        "3",
+        "--epochs",
+        "6",
+        "--name",
+        "away",
+        "--scheduler",
+        "none",
+        "--tracking-uri",
+        server.uri,
+    )
+    wait_until(
+        search,
+        lambda: (
+            (tmp_path / "optuna.db").exists()
+            and any(trial.epochs >= 1 for study in studies(tmp_path) for trial in study.records())
+        ),
+    )
+    server.stop()
+    assert search.wait() == 0
+    study = open_study("away", tmp_path)
+    assert study.counts() == {"complete": 3}
+    assert (study.home.study("away") / "mlflow.jsonl").exists()
+    assert sync("away", home=tmp_path, patience=1) > 0
+    server.start()
+    assert command(tmp_path, "sync", "away").wait() == 0
+    assert_agreement(open_study("away", tmp_path), 3)
+    server.stop()
+
+
+class Server:
+    """A real MLflow server on loopback."""
+
+    def __init__(self, folder):
+        folder.mkdir()
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--backend-store-uri",
+                f"sqlite:///{self.folder / 'm.db'}",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--workers",
+                "1",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )
+        for _ in range(600):
+            if answers(self.uri + "/health"):
+                return
+            time.sleep(0.1)
+        raise AssertionError("the server did not start")
+
+    def stop(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.mark.slow
+def test_a_search_for_two_objectives_ends_with_a_front(tmp_path):
+    study = tune_sam.search(
+        "gcn",
+        dataset="digits",
+        optimizers=["base", "sam"],
+        trials=5,
+        epochs=2,
+        objective="two",
+        name="two",
+        home=tmp_path,
+    )
+    assert_agreement(study, 5)
+    assert study.settings.scheduler == "none"
+    assert study.counts() == {"complete": 10}
+    front = study.pareto()
+    assert front[0].value == study.best().value == max(trial.value for trial in study.records())
+    flattest = min(study.records(), key=lambda trial: trial.metrics["val/sharpness"])
+    assert front[-1].metrics["val/sharpness"] == flattest.metrics["val/sharpness"] > 0
+    _, _, mlflow, _ = ledgers(study)
+    assert mlflow[flattest.key].data.metrics["val/sharpness"] == flattest.metrics["val/sharpness"]
+    shown, _ = command(tmp_path, "best", "two", "--pareto", "--json").communicate()
+    assert [trial["key"] for trial in json.loads(shown)] == [trial.key for trial in front]
+    page = report("two", home=tmp_path).page
+    assert (page.parent / "figures" / "pareto.png").exists()
+    assert "on the Pareto front" in page.read_text()

@@ -1,0 +1,180 @@
+"""The tables that a person reads on a terminal."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from tune_sam.evaluation.statistics import difference_in_words, with_interval
+
+if TYPE_CHECKING:
+    from tune_sam.evaluation.analysis import Analysis
+    from tune_sam.evaluation.refit import Refit
+    from tune_sam.flatness import Measure
+    from tune_sam.operations.check import Finding
+    from tune_sam.operations.doctor import Diagnosis
+    from tune_sam.operations.status import Stage
+    from tune_sam.study.records import Trial
+
+
+FLATNESS = {
+    "Curvature": {
+        "lambda_max": "λ_max",
+        "lambda_min": "λ_min",
+        "ratio": "|λ_max/λ_min|",
+        "lambda_max_over_lambda_5": "λ_max/λ_5",
+        "trace": "trace",
+    },
+    "Worst rise of the loss that was found (nats), a lower bound": {
+        "worst_case": "ρ = 0.05",
+        "worst_case_adaptive": "ρ = 0.05, by |w|",
+        "worst_case_own_rho": "own ρ, own scale",
+    },
+    "Average rise of the loss (nats)": {"average_case": "σ = 0.05", "average_case_adaptive": "σ = 0.05, by |w|"},
+}
+"""The columns of what `analyze` prints, by the measures' names."""
+
+
+def trial_table(found: "list[Trial]", judged_by: str, title: str | None = None) -> Table:
+    """Trials, a row each: validation accuracy from 0 to 1, what else they are judged by, configuration, epochs,
+    seconds."""
+    # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
+    measured = {name for trial in found for name in trial.metrics}
+    scored = any(name.startswith("val/f1/") for name in measured)
+    scores = {
+        "val/accuracy": "accuracy",
+        **({"val/loss": "loss"} if judged_by == "val/loss" else {}),
+        **({"val/macro_f1": "macro-F1"} if scored else {}),
+        **({"val/sharpness": "sharpness"} if "val/sharpness" in measured else {}),
+    }
+    table = plain_table(
+        "optimizer", "trial", "state", *scores.values(), "ρ", "lr", "batch", "epochs", "seconds", title=title
+    )
+    for trial in found:
+        config = trial.config
+        rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
+        table.add_row(
+            trial.optimizer,
+            str(trial.number),
+            trial.state,
+            *(_score(trial, name) for name in scores),
+            rho,
+            f"{config.lr:.3g}" if config else "–",
+            str(config.batch_size) if config else "–",
+            str(trial.epochs),
+            f"{trial.seconds:.1f}" if trial.seconds is not None else "–",
+        )
+    return table
+
+
+def _score(trial: "Trial", metric: str) -> str:
+    return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
+
+
+def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:
+    """What each ledger says about each trial, and where they disagree."""
+    table = plain_table("trial", "state", "Optuna", "MLflow", "Ray", "disagreement")
+    for one in found:
+        table.add_row(one.key, one.state, one.optuna or "–", one.mlflow or "–", one.ray or "–", one.trouble or "–")
+    return table
+
+
+def finding_table(found: "Sequence[Finding]") -> Table:
+    """What was tried where, and what to mend."""
+    table = plain_table("where", "what", "result")
+    for one in found:
+        took = f" in {one.seconds:.2f} s" if one.seconds is not None else ""
+        table.add_row(one.where, one.what, one.trouble or f"works{took}")
+    return table
+
+
+def show_flatness(analysis: "Analysis", out: Console) -> None:
+    """A table of the curvature and one of the sharpness; a number that has not converged is not shown."""
+    some = next(iter(analysis.flatness.values()))
+    out.print(
+        f"{analysis.study.name}: {some.samples:,} training samples, {some.size:,} parameters",
+        soft_wrap=True,
+        markup=False,
+    )
+    if some.unused:
+        out.print(
+            f"Left out, for the loss does not depend on them: {', '.join(some.unused)}", soft_wrap=True, markup=False
+        )
+    for title, names in FLATNESS.items():
+        shown = {
+            name: label
+            for name, label in names.items()
+            if any(name in found.measures for found in analysis.flatness.values())
+        }
+        if not shown:
+            continue
+        out.print(f"\n{title}", style="italic")  # not the table's own, which folds to its width
+        table = plain_table("trial", *shown.values())
+        for trial in analysis.trials:
+            measures = analysis.flatness[trial.key].measures
+            table.add_row(
+                f"{trial.optimizer} {trial.number}",
+                *(_measure(measures[name]) if name in measures else "–" for name in shown),
+            )
+        out.print(table)
+
+
+def _measure(measure: "Measure") -> str:
+    """Four digits at most, and the error where it shows in them."""
+    if not measure.resolved:
+        return "unresolved"
+    size = max(abs(measure.value), measure.error)
+    if not 0 < measure.error < math.inf or measure.error < 5e-4 * size:
+        return f"{measure.value:.4g}"
+    decimals = max(0, -math.floor(math.log10(measure.error)))
+    return f"{measure.value:.{decimals}f} ± {measure.error:.{decimals}f}"
+
+
+def plain_table(*columns: str, title: str | None = None) -> Table:
+    """A table without lines that has no rows yet."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def show_refit(refit: "Refit", out: Console) -> None:
+    """Means over the seeds with their 95 % intervals, and what the paired differences to the base optimizer show."""
+    out.print(f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals", soft_wrap=True, markup=False)
+    quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
+    cost = plain_table("", "seconds", "gradients")
+    for row, means in refit.summary().items():
+        quality.add_row(
+            row,
+            with_interval(means["test/accuracy"], 100, 2),
+            with_interval(means["test/loss"], 1, 3),
+            with_interval(means["gap/loss"], 1, 3),
+        )
+        cost.add_row(row, f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
+    out.print(quality)
+    out.print()
+    out.print(cost)
+    for reference in refit.references:
+        out.print(f"\nAgainst {reference}:", soft_wrap=True, markup=False)
+        for row, difference in refit.differences(reference).items():
+            out.print(f"  {row}: {difference_in_words(difference)}", soft_wrap=True, markup=False)
+
+
+def stage_table(stages: "Sequence[Stage]") -> Table:
+    """A row for each stage: how much of it is done, and about how long is left."""
+    table = plain_table("stage", "done", "left", "")
+    for stage in stages:
+        done = f"{stage.done} of {stage.parts} {stage.unit}" if stage.parts else "not begun"
+        over = stage.done >= stage.parts
+        left = "" if over else "unknown" if stage.left is None else f"about {clock(stage.left)}"
+        table.add_row(stage.name, done, left, "going on" if stage.going else "")
+    return table
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,182 @@
+"""Connecting to Ray, and what the cluster can give a trial."""
+
+import ctypes
+import logging
+import os
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+from tune_sam.errors import Refused
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads here
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+CLIENT = "ray://"
+"""How the address of Ray's client begins, for a machine from which only one port of the head is reached."""
+
+_alone = False
+"""Whether the connection is to a Ray that :func:`connected` started, and which has no nodes but this one."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[bool]:
+    """Ray for the length of a search: the cluster at `address`, the one already connected to, or a new one here.
+
+    Yields:
+        Whether the cluster may have nodes beside this one, now or later: whether it is not a new one here.
+
+    Raises:
+        Refused: no cluster answers at `address`.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray.exceptions import AuthenticationError
+    from ray.util import client
+
+    address = named(address)
+    global _alone
+    if ray.is_initialized():
+        with _session_folder() if client.ray.is_connected() else nullcontext():
+            yield not _alone
+        return
+    try:
+        if address:
+            _knock(address)
+        # Nothing that only a new Ray can be told: its client refuses that.
+        told = {} if address else {"include_dashboard": False}
+        with warnings.catch_warnings(action="ignore"):  # the client says twice that nobody answers
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **told)  # type: ignore[arg-type]
+    except AuthenticationError as error:
+        raise Refused(
+            f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
+            "give it RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN."
+        ) from None
+    except RuntimeError as error:  # such as another version of Ray or Python
+        if not address:
+            raise
+        raise Refused(
+            f"the Ray cluster at --address {address} does not take this process "
+            f"({' '.join(str(error).split())}); install the same Ray and Python here and there."
+        ) from None
+    except (OSError, ValueError, OverflowError) as error:  # the last of a port over 65535
+        if not address:
+            raise
+        raise Refused(
+            f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}); start one, "
+            "give RAY_AUTH_TOKEN if it has one, or leave --address out to search on this machine."
+        ) from None
+    # Interrupted and failed trials are told by the study, in its own words.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    _alone = not address
+    try:
+        with _session_folder() if (address or "").startswith(CLIENT) else nullcontext():
+            yield bool(address)
+    finally:
+        _alone = False
+        ray.shutdown()
+
+
+@contextmanager
+def _session_folder() -> Iterator[None]:
+    """A folder for what Tune keeps beside its driver: a session of Ray has one, but its client has no session here."""
+    import ray.train._internal.storage  # noqa: F401
+
+    with (
+        tempfile.TemporaryDirectory(prefix="tune_sam-") as folder,
+        patch("ray.train._internal.storage._get_ray_train_session_dir", lambda: folder),
+    ):
+        yield
+
+
+def named(address: str | None) -> str | None:
+    """The cluster that is asked for: the one given, else $TUNE_SAM_ADDRESS; None for one that is started here."""
+    asked = address or os.environ.get("TUNE_SAM_ADDRESS")
+    return None if asked == "local" else asked
+
+
+def _knock(address: str) -> None:
+    """See whether anything answers at HOST:PORT; Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def check_offer(cpus: int, gpus: float, address: str | None) -> None:
+    """See whether some node has the CPUs and GPUs of one trial; Tune would wait for ever for what none has.
+
+    Args:
+        cpus, gpus: of one trial; a share of a GPU is below 1.
+        address: of the cluster that is asked; without one, this machine is, before Ray starts on it.
+
+    Raises:
+        Refused: none has.
+    """
+    if named(address) or _is_connected():
+        with connected(address):
+            nodes, where = _nodes(), "the cluster's largest node"
+    else:
+        nodes, where = [{"CPU": os.cpu_count() or 1, "GPU": _local_gpus() if gpus else 0}], "this machine"
+    for asked, what, option in ((cpus, "CPU", "--cpus-per-trial"), (gpus, "GPU", "--gpus-per-trial")):
+        offered = max(node.get(what, 0) for node in nodes)
+        if asked > offered:
+            raise Refused(f"{option} {asked:g} cannot be met, {where} has {offered:g} {what}s; ask for less.")
+    if not any(_fit(node, cpus, gpus) for node in nodes):
+        raise Refused(
+            f"--cpus-per-trial {cpus} with --gpus-per-trial {gpus:g} cannot be met by any one node; ask for "
+            "less of one."
+        )
+
+
+def concurrency(cpus: int, gpus: float, asked: int | None) -> int:
+    """Trials that run at the same time on the connected cluster: as many as fit, or fewer if fewer were asked for.
+
+    Raises:
+        Refused: no node has room for one.
+    """
+    fitting = sum(_fit(node, cpus, gpus) for node in _nodes())
+    if not fitting:
+        raise Refused(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one trial; ask for less of one.")
+    return min(asked or fitting, fitting)
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _is_connected() -> bool:
+    # Asking Ray would import it, and a refusal should not take that long.
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def _local_gpus() -> int:
+    """GPUs that torch sees here. Importing it takes seconds, and without a driver its answer is known."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        if not Path("/dev/kfd").exists():  # AMD's
+            return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _fit(node: dict[str, float], cpus: int, gpus: float) -> int:
+    by_cpu = int(node.get("CPU", 0) // cpus)
+    if not gpus:
+        return by_cpu
+    # A share is taken from one GPU: what two GPUs have left over does not add up.
+    by_gpu = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0) // gpus)
+    return min(by_cpu, by_gpu)

@@ -1,0 +1,61 @@
+"""A study's data: there, read once, and shared with all of its trials."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_sam.study.records import Study
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    from tune_sam.cluster.sharing import Shared
+
+
+def ensure_data(study: Study) -> None:
+    """See that a study's data are there; a home, be it another than the one that it was made in, gets its own.
+
+    Raises:
+        Refused: data are missing and cannot be fetched.
+    """
+    workload, dataset = find_workload(study.settings.workload), study.settings.dataset
+    if study.data == study.home.data:
+        with study.home.made():
+            workload.fetch(dataset, study.data)
+    workload.check_data(dataset, study.data)
+
+
+@contextmanager
+def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Iterator[Shared]":
+    """The study's data, read once for all its trials; this process keeps none.
+
+    Call it inside :func:`tune_sam.study.lock.study_lock`.
+
+    Args:
+        study: whose.
+        other_nodes: whether they may be needed on other nodes.
+        sample: so many of its training samples, chosen once; all by default.
+    """
+    from tune_sam.cluster.sharing import share
+    from tune_sam.store import with_train_subset
+
+    settings = study.settings
+    ensure_data(study)
+    splits = find_workload(settings.workload).splits(settings.dataset, study.data)
+    splits = with_train_subset(splits, settings.train_subset)
+    if settings.refit_of:
+        splits = splits.together()
+    if sample:
+        splits = with_train_subset(splits, min(sample, len(splits.train)))
+    with share(splits, folder=data_folder(study), other_nodes=other_nodes) as data:
+        del splits
+        yield data
+
+
+def data_folder(study: Study) -> Path:
+    """An empty folder of the study for data that are shared; what a killed driver left there goes."""
+    folder = study.home.study(study.name) / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder

@@ -1,0 +1,193 @@
+"""Where Ray's results are: a folder that all nodes see, or a URI such as s3://BUCKET/PATH."""
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
+
+from tune_sam.errors import Refused, masked
+from tune_sam.home import Home
+
+if TYPE_CHECKING:
+    from ray.tune import Checkpoint
+
+    from tune_sam.study.records import Study
+
+log = logging.getLogger(__name__)
+
+CLOSED = "closed.json"
+"""The file beside Tune's with what `tune-sam doctor --fix` closed."""
+
+
+def chosen_storage(asked: str | None, home: Home) -> str:
+    """The folder or URI for Ray's results, as an absolute one; the home's where none was asked for.
+
+    Raises:
+        Refused: nothing can be written there.
+    """
+    if not asked:
+        return str(home.path / "studies")
+    storage = absolute(asked)
+    with probe(storage):
+        pass
+    return storage
+
+
+def absolute(storage: str) -> str:
+    """A folder as it is called from everywhere; a URI is that already."""
+    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+
+
+@contextmanager
+def probe(storage: str) -> Iterator[tuple[str, bytes]]:
+    """Write a file there and read it back: permissions do not tell everything, least of all to root.
+
+    Yields:
+        The file's place and what is in it, so that others can read it too; it goes at the end.
+
+    Raises:
+        Refused: one of these fails.
+    """
+    content = secrets.token_bytes(16)
+    try:
+        there = (
+            storage
+            if "://" in storage
+            else str(next(part for part in (Path(storage), *Path(storage).parents) if part.exists()))
+        )
+        place = inside(there, f"tune_sam-{secrets.token_hex(4)}.check")
+        filesystem, path = FileSystem.from_uri(place)
+        with filesystem.open_output_stream(path) as file:
+            file.write(content)
+        if read(place) != content:
+            raise OSError("what is read there is not what was written")
+    except (OSError, ValueError) as error:
+        raise Refused(
+            f"--storage {masked(storage)} cannot be used ({masked(str(error))}); give a folder that can be "
+            "written to, or a URI such as s3://BUCKET/PATH."
+        ) from None
+    try:
+        yield place, content
+    finally:
+        filesystem.delete_file(path)
+
+
+def read(place: str) -> bytes:
+    """What is in a file or at a URI."""
+    filesystem, path = FileSystem.from_uri(place)
+    with filesystem.open_input_stream(path) as file:
+        return file.readall()
+
+
+def inside(storage: str, path: str) -> str:
+    """A path below a folder or a URI, which may carry options after a question mark."""
+    if "://" not in storage:
+        return f"{storage}/{path}"
+    parts = urlsplit(storage)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
+
+
+def without_login(place: str) -> str:
+    """What a URI names, without user, password and the secrets among its options; a folder as it is."""
+    if "://" not in place:
+        return place
+    parts = urlsplit(place)
+    return urlunsplit(
+        parts._replace(
+            netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), query=masked(f"?{parts.query}")
+        )
+    )
+
+
+def place_of(checkpoint: "Checkpoint", storage: str) -> str:
+    """A checkpoint's folder, or its URI with the options of the storage's, as `ray.tune.Checkpoint` opens it again."""
+    if isinstance(checkpoint.filesystem, LocalFileSystem):
+        return str(checkpoint.path)
+    bucket, _, path = checkpoint.path.partition("/")
+    return urlunsplit(urlsplit(storage)._replace(netloc=bucket, path=f"/{path}"))
+
+
+def delete(place: str) -> None:
+    """Remove a checkpoint that nothing needs any more. One that stays costs space and nothing else."""
+    try:
+        filesystem, folder = FileSystem.from_uri(place)
+        filesystem.delete_dir(folder)
+    except OSError as error:
+        log.warning("the old checkpoint %s could not be removed (%s)", masked(place), error)
+
+
+def folder_of(study: "Study") -> str:
+    """The folder or URI of a study's results, which has a folder for each optimizer.
+
+    Homes that share a storage may have studies of one name: the run's id tells their folders apart.
+    """
+    return inside(study.storage, f"{study.name}/ray-{study.mlflow_run_id[:8]}")
+
+
+def tune_states(study: "Study") -> dict[str, str]:
+    """What Ray Tune's own files say about each trial of a study, by its key: TERMINATED, ERROR, or one of Tune's words
+    for a trial that has not ended.
+
+    Tune writes them some seconds after the events, so those of a driver that was killed lag behind; what
+    :func:`close` was told counts in their place.
+
+    Raises:
+        Refused: the storage cannot be read.
+    """
+    try:
+        found: dict[str, tuple[int, str]] = {}
+        for place in _state_files(study):
+            for state, _ in json.loads(read(place))["trial_data"]:
+                told = json.loads(state)
+                # Each launch of a study has written files of its own: a trial's last attempt counts.
+                attempt = int(told["custom_dirname"].partition(".")[2]), told["status"]
+                found[told["custom_trial_name"]] = max(attempt, found.get(told["custom_trial_name"], attempt))
+        return {key: status for key, (_, status) in found.items()} | _closed(study)
+    except (OSError, ValueError) as error:  # the latter of a file that a killed driver has half written
+        raise Refused(
+            f"the results of study {study.name} in {masked(study.storage)} cannot be read "
+            f"({masked(str(error))}); mend the storage or its address."
+        ) from None
+
+
+def close(study: "Study", statuses: Mapping[str, str]) -> None:
+    """Note how trials ended of which Tune's own files, whose driver was killed, do not say it. Those stay as they are.
+
+    Args:
+        study: whose results these are.
+        statuses: TERMINATED or ERROR, by the trial's key.
+    """
+    content = json.dumps(_closed(study) | dict(statuses)).encode()
+    filesystem, path = FileSystem.from_uri(inside(folder_of(study), CLOSED))
+    filesystem.create_dir(str(Path(path).parent))
+    with filesystem.open_output_stream(f"{path}.part") as file:
+        file.write(content)
+    filesystem.move(f"{path}.part", path)
+
+
+def _closed(study: "Study") -> dict[str, str]:
+    try:
+        closed: dict[str, str] = json.loads(read(inside(folder_of(study), CLOSED)))
+    except FileNotFoundError:
+        return {}
+    return closed
+
+
+def _state_files(study: "Study") -> list[str]:
+    """Tune's files on a study's trials; before the first launch has written some, there are none."""
+    places = []
+    for optimizer in study.settings.optimizers:
+        folder = inside(folder_of(study), optimizer)
+        filesystem, path = FileSystem.from_uri(folder)
+        there = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
+        places += [
+            inside(folder, one.base_name) for one in there if re.fullmatch(r"experiment_state-.*\.json", one.base_name)
+        ]
+    return places

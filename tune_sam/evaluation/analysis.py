@@ -1,0 +1,322 @@
+"""The flatness of a study's networks: measured by Ray tasks, kept as each is there, logged and drawn."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_sam.cluster.connection import check_offer
+from tune_sam.cluster.data import ensure_data, shared
+from tune_sam.cluster.tasks import Progress, Task, made_by, prepare_worker, result_of, run_tasks
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.refit import test_results, tested_refit
+from tune_sam.home import Place
+from tune_sam.provenance import versions
+from tune_sam.study.lock import is_going, study_lock
+from tune_sam.study.records import Study, Trial, best_of_each, open_study
+from tune_sam.tuning.delivery import deliver
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from tune_sam.cluster.sharing import Shared
+    from tune_sam.flatness import Flatness
+
+
+log = logging.getLogger(__name__)
+
+SEED = 0
+"""Of the random directions, and of whatever the measures draw."""
+
+CHUNK = 64
+"""Points of a loss surface that one task evaluates."""
+
+SAMPLE = 2048
+"""Training samples that flatness is measured on, unless others are asked for."""
+
+GRID = 21
+"""Points along a side of a surface, unless others are asked for."""
+
+LINE = tuple(round(-0.5 + 0.05 * step, 2) for step in range(41))
+"""Places on the line between two minima, which lie at 0 and 1."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Results of tasks are kept by what they are and serve any plan; an analysis has a folder of its own.
+    """
+
+    study: Study
+    trials: tuple[Trial, ...]
+    optimizers: tuple[str, ...]
+    top: int
+    sample: int
+    grid: int
+    every: bool
+
+    @property
+    def path(self) -> str:
+        """The folder of the results, below the study's: named after the sample, and after what else was asked for."""
+        more = [f"top{self.top}"] * (self.top != 1) + [f"grid{self.grid}"] * (self.grid != GRID)
+        return "-".join([f"flatness/{self._of}", *more, *self.optimizers])
+
+    @property
+    def folder(self) -> Path:
+        return self.study.home.study(self.study.name) / self.path
+
+    def number_file(self, trial: Trial) -> Path:
+        return self._kept / f"{_short(trial)}.json"
+
+    def surface_files(self, trial: Trial) -> list[Path]:
+        """A file for each part of a surface, whose directions are made from the first trial's network."""
+        parts = math.ceil(self.grid**2 / CHUNK)
+        name = f"{_short(trial)}-along-{_short(self.trials[0])}-{self.grid}"
+        return [self._kept / f"{name}-{part}.json" for part in range(parts)]
+
+    def line_file(self, trial: Trial) -> Path:
+        return self._kept / f"{_short(trial)}-from-{_short(self.trials[0])}.json"
+
+    @property
+    def _of(self) -> str:
+        return f"{'all-' if self.every else ''}{self.sample}"
+
+    @property
+    def _kept(self) -> Path:
+        return self.study.home.study(self.study.name) / "flatness" / "parts" / self._of
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How flat the networks of a study are.
+
+    Attributes:
+        plan: what was measured.
+        flatness: of each trial, by its key.
+        surfaces: losses at the points of a grid, by optimizer; empty where all trials are measured.
+        lines: losses on the lines from the first trial's network to the others', by their optimizers; likewise.
+        failed: why other trials could not be measured, by their keys.
+        undelivered: why MLflow does not have the numbers; empty if it has.
+    """
+
+    plan: Plan
+    flatness: "dict[str, Flatness]"
+    surfaces: dict[str, list[float]]
+    lines: dict[str, list[float]]
+    failed: dict[str, str]
+    undelivered: str = ""
+
+    @property
+    def study(self) -> Study:
+        """Whose networks were measured."""
+        return self.plan.study
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """That were measured, in the order of the study's optimizers, the best of each first; of a refit by seed."""
+        return self.plan.trials
+
+    @property
+    def folder(self) -> Path:
+        """Where the figures, their data and the numbers are."""
+        return self.plan.folder
+
+    def table(self) -> "DataFrame":
+        """A row for each trial: its configuration, accuracies and gaps, and each measure.
+
+        A measure has three columns: itself, `…_error` and `…_resolved`; nothing should be read off one that is not
+        resolved.
+        """
+        import pandas
+
+        from tune_sam.flatness import columns
+
+        found = self.study.trials().set_index("key", drop=False)
+        rows = found.loc[[trial.key for trial in self.trials]].reset_index(drop=True)
+        if self.study.settings.refit_of:  # its gaps are those to the test part
+            tested = pandas.DataFrame.from_dict(test_results(self.study), orient="index")
+            rows = rows.merge(tested, left_on="key", right_index=True, how="left")
+        return rows.merge(columns(self.flatness.values()), on="key")
+
+
+def _short(trial: Trial) -> str:
+    return f"{trial.optimizer}-{trial.number}"
+
+
+@contextmanager
+def measured(
+    name: str,
+    *,
+    home: Place = None,
+    optimizers: Sequence[str] = (),
+    top: int = 1,
+    sample: int = SAMPLE,
+    grid: int = GRID,
+    every: bool = False,
+    address: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> Iterator[Analysis]:
+    """Measure a study's networks, and hold the study's lock while something is made of that.
+
+    Args:
+        name, home, optimizers, top, sample, grid, every, address, progress: as for
+            :func:`tune_sam.operations.analyze.analyze`.
+
+    Raises:
+        Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
+        NothingComplete: no trial is complete.
+    """
+    study = open_study(name, home)
+    if not every:
+        refit = tested_refit(study)
+        study = refit.studies[0] if refit else study
+    settings = study.settings
+    check_offer(settings.cpus_per_trial, settings.share_said or 0, address)
+    if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
+        deliver(study, patience=5)
+    trials = _chosen(study, optimizers, None if every else top)
+    ensure_data(study)
+    plan = Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
+    with study_lock(study.home, study.name):
+        failed = run_tasks(
+            study, _tasks(plan), lambda other_nodes: shared(study, other_nodes, sample), address, progress
+        )
+        kept = tuple(trial for trial in plan.trials if trial.key not in failed)
+        if failed and not (every and kept):
+            what, reason = next(iter(failed.items()))
+            raise Refused(f"{what} cannot be measured: {reason}")
+        yield _read(replace(plan, trials=kept), failed)
+
+
+def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
+    """The first `top` trials of each optimizer, the best first; of each of a refit's configurations, seed by seed."""
+    tested = test_results(study) if study.settings.refit_of else {}
+    found: list[Trial] = []
+    for optimizer in dict.fromkeys(optimizers) or study.settings.optimizers:
+        if tested:
+            seeds: Counter[tuple[Any, ...]] = Counter()
+            for trial in study.records(optimizer):
+                if trial.config and trial.key in tested:
+                    seeds[point := (trial.config.rho, trial.config.lr, trial.config.batch_size)] += 1
+                    found += [trial] * (top is None or seeds[point] <= top)
+        else:
+            with suppress(NothingComplete):  # of one optimizer
+                found += study.complete(optimizer)[:top]
+    if not found:
+        which = f"complete trial of {' or '.join(optimizers)}" if optimizers else "complete trial"
+        raise NothingComplete(f"study {study.name} has no {which} yet; go on with `tune-sam resume {study.name}`.")
+    return tuple(found)
+
+
+def _tasks(plan: Plan) -> list[Task]:
+    numbers = [
+        Task(trial.key, plan.number_file(trial), _flatness, (plan.study, trial, plan.every)) for trial in plan.trials
+    ]
+    if plan.every:
+        return numbers
+    surfaces = [
+        Task(
+            f"{trial.key}, part {index + 1} of its loss surface",
+            file,
+            _losses,
+            (plan.study, trial, plan.trials[0], plan.grid, index),
+        )
+        for trial in best_of_each(plan.trials)
+        for index, file in enumerate(plan.surface_files(trial))
+    ]
+    lines = [
+        Task(f"{trial.key}, the line to it", plan.line_file(trial), _line, (plan.study, plan.trials[0], trial))
+        for trial in best_of_each(plan.trials)[1:]
+    ]
+    return numbers + surfaces + lines
+
+
+def _flatness(study: Study, trial: Trial, cheap: bool, data: "Shared") -> dict[str, Any]:
+    from tune_sam.flatness import measure, measure_cheaply
+
+    model, loss, batches = _prepared(study, trial, data)
+    assert trial.config
+    return (measure_cheaply if cheap else measure)(trial.key, model, loss, batches, trial.config).to_json()
+
+
+def _losses(study: Study, trial: Trial, reference: Trial, side: int, part: int, data: "Shared") -> list[float]:
+    """The losses of one part of a surface."""
+    from tune_sam.analysis.landscape import grid, losses, random_directions
+
+    model, loss, batches = _prepared(study, trial, data)
+    directions = random_directions(reference.load_model(), SEED)
+    points = grid(2, steps=side)[part * CHUNK : (part + 1) * CHUNK]
+    return losses(model, loss, batches, directions, points).tolist()
+
+
+def _line(study: Study, start: Trial, end: Trial, data: "Shared") -> list[float]:
+    """The losses on the line from one minimum to another."""
+    from tune_sam.analysis.landscape import line_between, losses
+
+    model, loss, batches = _prepared(study, start, data)
+    return losses(model, loss, batches, [line_between(start.load_model(), end.load_model())], LINE).tolist()
+
+
+def _prepared(study: Study, trial: Trial, data: "Shared") -> tuple[Any, Any, Any]:
+    """Network, loss and batches, on this process's device."""
+    from tune_sam.flatness import batch_size, batches_of
+
+    device, workload = prepare_worker(study), find_workload(trial.workload)
+    batches = batches_of(data.splits().train.to(device), batch_size(workload))
+    return trial.load_model().to(device), workload.loss, batches
+
+
+def _read(plan: Plan, failed: dict[str, str]) -> Analysis:
+    """What the tasks have kept."""
+    from tune_sam.flatness import Flatness
+
+    found = {trial.key: Flatness.from_json(result_of(plan.number_file(trial))) for trial in plan.trials}
+    best = best_of_each(plan.trials)
+    surfaces = (
+        {}
+        if plan.every
+        else {
+            trial.optimizer: [loss for file in plan.surface_files(trial) for loss in result_of(file)] for trial in best
+        }
+    )
+    lines = {} if plan.every else {trial.optimizer: result_of(plan.line_file(trial)) for trial in best[1:]}
+    return Analysis(plan, found, surfaces, lines, failed)
+
+
+def provenance(analysis: Analysis) -> dict[str, Any]:
+    """Say what the numbers rest on."""
+    from tune_sam.flatness import COMMON_RHO, SIGMA, batch_size
+
+    plan, found = analysis.plan, analysis.flatness
+    settings = plan.study.settings
+    some = next(iter(found.values()))
+    made, now = {trial.key: made_by(plan.number_file(trial)) for trial in plan.trials}, versions()
+    if others := sum(then != now for then in made.values()):
+        log.warning(
+            "%d of the numbers were measured before, by other versions than these (see analysis.json); to "
+            "measure them anew, remove %s.",
+            others,
+            plan.number_file(plan.trials[0]).parent,
+        )
+    part = "training and validation part" if settings.refit_of else "training part"
+    return {
+        "study": plan.study.to_json(),
+        "samples": some.samples,
+        "of": part,
+        "data": str(plan.study.data),
+        "batch": batch_size(find_workload(settings.workload)),
+        "seed": SEED,
+        "rho": COMMON_RHO,
+        "sigma": SIGMA,
+        "optimizers": plan.optimizers,
+        "top": plan.top,
+        "every": plan.every,
+        "surface": None if plan.every else {"grid": plan.grid, "directions_of": plan.trials[0].key},
+        "measured_by": {key: then | {"device": found[key].device} for key, then in made.items()},
+    }

@@ -1,0 +1,480 @@
+"""Refit: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_sam.cluster.connection import check_offer, connected
+from tune_sam.cluster.data import data_folder, ensure_data
+from tune_sam.cluster.tasks import Progress, Task, prepare_worker, result_of, run_tasks
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.selection import (
+    Choice,
+    check_seeds,
+    chosen_configurations,
+    chosen_seeds,
+    configurations,
+    refit_settings,
+    seeds_in,
+)
+from tune_sam.evaluation.statistics import Difference, Mean
+from tune_sam.home import Home, Place
+from tune_sam.space import PASSES, Configuration
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import Study, Trial, every_study, open_search, refits_of
+from tune_sam.study.settings import REFIT, TWICE, StudySettings
+from tune_sam.tracking.client import StudyRun
+from tune_sam.tracking.runs import publish
+from tune_sam.tuning.listener import SearchListener
+from tune_sam.tuning.plan import create, plan
+from tune_sam.tuning.runner import launch
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from tune_sam.cluster.sharing import Shared
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Trainings of chosen configurations, a row of each seed, and what they show.
+
+    Attributes:
+        of: the study whose configurations they are.
+        studies: the refits' own: the optimizers', and `twice` with the base optimizer for twice the epochs.
+        tests: what each training gave on the test part, by its key.
+        seeds: the same for all.
+        undelivered: why MLflow does not have the test results; empty if it has.
+    """
+
+    of: Study
+    studies: tuple[Study, ...]
+    tests: dict[str, dict[str, float]]
+    seeds: tuple[int, ...]
+    undelivered: str
+
+    def table(self) -> "DataFrame":
+        """A row for each training: what was trained, its losses and accuracies, gaps, and cost.
+
+        `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute.
+        `gradients` counts gradients of a sample, which a network of any batch size pays alike: SAM takes two of each
+        in an epoch.
+        """
+        import pandas
+
+        digits = _digits([trial.config for study in self.studies for trial in study.records() if trial.config])
+        table = pandas.DataFrame([row for study in self.studies for row in self._rows(study, digits)])
+        if self.choice.each_batch_size:  # those that are compared stand together
+            return table.sort_values(["epochs", "batch_size"], kind="stable", ignore_index=True)
+        return table
+
+    def summary(self) -> dict[str, dict[str, Mean]]:
+        """Mean and interval over the seeds of each column of :meth:`table` that is a number, by `row`."""
+        table = self.table()
+        columns = [name for name in table if name.startswith(("train/", "test/", "gap/")) or name in COSTS]
+        return {
+            str(row): {name: Mean.of(part[name].dropna().tolist()) for name in columns}
+            for row, part in table.groupby("row", sort=False)
+        }
+
+    def differences(self, to: str, column: str = "test/accuracy") -> dict[str, Difference]:
+        """Each other row's paired difference to the row `to`, by `row`; where each batch size was chosen apart, of the
+        rows with its batch size."""
+        table = self.table()
+        if self.choice.each_batch_size:
+            table = table[table["batch_size"].isin(table.loc[table["row"] == to, "batch_size"])]
+        by_row = {str(row): part.set_index("seed")[column] for row, part in table.groupby("row", sort=False)}
+        reference = by_row.pop(to)
+        return {
+            row: Difference.of(values.loc[reference.index].tolist(), reference.tolist())
+            for row, values in by_row.items()
+        }
+
+    @property
+    def epochs(self) -> int:
+        """Of each training but those at equal compute."""
+        return self.studies[0].settings.epochs
+
+    @property
+    def choice(self) -> Choice:
+        """Which configurations of the search these were."""
+        return Choice(**(self.studies[0].settings.choice or {}))
+
+    @property
+    def stale(self) -> bool:
+        """Whether the search has gone on, so that the same choice would be of others now."""
+        trained = self.studies[0].settings
+        now = refit_settings(self.of, self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
+        return configurations(now) != configurations(trained)
+
+    @property
+    def samples(self) -> int:
+        """That each training has: those of the training and of the validation part."""
+        return _trained_samples(self.studies[0].settings)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Trainings with seeds that not every row has, because a training did not end complete; and how they ended."""
+        return {
+            trial.key: f"{trial.state} ({trial.reason})" if trial.reason else trial.state
+            for study in self.studies
+            for trial in study.records()
+            if trial.config and trial.config.seed not in self.seeds and trial.state not in ("complete", "waiting")
+        }
+
+    @property
+    def references(self) -> list[str]:
+        """The rows that the others are compared with: the base optimizer's best, and it at equal compute; where each
+        batch size was chosen apart, the best of each; of a grid, which has no best, each of its points."""
+        apart = ["batch_size"] * self.choice.each_batch_size or ["lr", "batch_size"] * self.choice.planned
+        rows = self.table().query("optimizer == 'base'").drop_duplicates(["epochs", *apart])
+        return [str(row) for row in rows["row"]]
+
+    def _rows(self, study: Study, digits: int) -> Iterator[dict[str, Any]]:
+        twice = study.settings.epochs != self.epochs
+        samples = _trained_samples(study.settings)
+        for trial in study.records():
+            if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
+                config, test = trial.config, self.tests[trial.key]
+                yield {
+                    "row": _name(config, digits) + " twice" * twice,
+                    "optimizer": trial.optimizer,
+                    "rho": config.rho,
+                    "lr": config.lr,
+                    "batch_size": config.batch_size,
+                    "epochs": trial.epochs,
+                    "seed": config.seed,
+                    "key": trial.key,
+                    "train/loss": trial.metrics["train/loss"],
+                    "train/accuracy": trial.metrics["train/accuracy"],
+                    **_scores(trial, test),
+                    "seconds": trial.seconds,
+                    "gradients": samples * study.settings.epochs * PASSES.get(trial.optimizer, 2),
+                }
+
+
+COSTS = ("seconds", "gradients")
+
+
+def refit(
+    name: str,
+    *,
+    home: Place = None,
+    seeds: int | Sequence[int] = 5,
+    top: int = 1,
+    each_batch_size: bool = False,
+    epochs: int | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    listener: SearchListener | None = None,
+    progress: Progress = lambda *_: None,
+) -> Refit:
+    """Train the best configurations of a study again, on train and validation part together, and test them once.
+
+    For each optimizer the best by validation, with the same seeds for all, so that differences are paired:
+    initialisation and order of the samples are the same. The base optimizer is also trained for twice the epochs, which
+    costs what SAM costs. The test part is read when all trainings are done, once for each.
+
+    Args:
+        name: of the study.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        seeds: how many, or which; more of them may be asked for later, and only the new ones are trained then.
+        top: configurations of each optimizer, the best first.
+        each_batch_size: the best one of each batch size instead.
+        epochs: of each training; the study's by default. A search may be shorter than what it is for.
+        address: Ray cluster to use; one is started here by default.
+        max_concurrent: trainings at the same time; as many as fit by default.
+        listener: who is told how the trainings go; nobody by default.
+        progress: called as tests are done.
+
+    Raises:
+        Refused: there is no such study, the seeds repeat, no trial is complete, or another process is at it.
+        NothingComplete: a training of the refit did not end complete.
+        KeyboardInterrupt: it was interrupted; the same call goes on.
+    """
+    if top < 1 or (each_batch_size and top > 1):
+        with_it = " with --each-batch-size" if each_batch_size else ""
+        raise Refused(f"--top {top} is not possible{with_it}; give 1 or more, or the best of each batch size alone.")
+    return _refit(
+        open_search(name, home),
+        Choice(top, each_batch_size),
+        seeds,
+        epochs,
+        address,
+        max_concurrent,
+        listener,
+        progress,
+    )
+
+
+def refit_grid(
+    workload: str,
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    name: str | None = None,
+    home: Place = None,
+    data: str | Path | None = None,
+    seeds: int | Sequence[int] = 5,
+    epochs: int | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    listener: SearchListener | None = None,
+    progress: Progress = lambda *_: None,
+) -> Refit:
+    """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
+
+    Args:
+        workload: that is trained.
+        preset: one that is a plain grid, such as `report`: the report's own settings and values of ρ.
+        config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints one.
+        name: of the study that the refit is of, which is made if there is none; WORKLOAD-PRESET by default, or
+            WORKLOAD and the file's name.
+        home, seeds, epochs, address, max_concurrent, listener, progress: as for :func:`refit`.
+        data: folder that holds the data set; $TUNE_SAM_DATA, else the home's.
+
+    Raises:
+        Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
+        KeyboardInterrupt: it was interrupted; the same call goes on.
+    """
+    if preset is None and config is None:
+        raise Refused("a refit without a search needs the points that it trains; give a preset or a config.")
+    check_seeds(seeds)
+    named_after = preset or (config.stem if config else "grid")
+    place = Home.at(home)
+    study = plan(
+        workload,
+        config=config,
+        preset=preset,
+        home=place.path,
+        study_storage=place.study_storage,
+        data=data,
+        address=address,
+        name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
+    )
+    return _refit(study, Choice(planned=True), seeds, epochs, address, max_concurrent, listener, progress)
+
+
+def _refit(
+    study: Study,
+    choice: Choice,
+    seeds: int | Sequence[int],
+    epochs: int | None,
+    address: str | None,
+    max_concurrent: int | None,
+    listener: SearchListener | None,
+    progress: Progress,
+) -> Refit:
+    shared_seeds = chosen_seeds(seeds, study)
+    check_offer(study.settings.cpus_per_trial, study.settings.share_said or 0, address)
+    epochs = study.settings.epochs if epochs is None else epochs
+    if epochs < 1:
+        raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
+    chosen = chosen_configurations(study, choice, "the refit")
+    if not chosen:
+        raise Refused(
+            f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
+            f"with `tune-sam resume {study.name} --trials N`."
+        )
+    made = [_child(study, REFIT, epochs, chosen, shared_seeds, choice)]
+    if "base" in chosen:
+        made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
+    tests: dict[str, dict[str, float]] = {}
+    with connected(address):  # once for all
+        for child in made:
+            launch(child, address, max_concurrent, listener)
+        for child in made:
+            tests |= _test_all(child, shared_seeds, address, progress)
+    found = Refit(study, tuple(made), tests, shared_seeds, "")
+    return replace(found, undelivered=_publish(found))
+
+
+def tested_refit(study: Study) -> Refit | None:
+    """A search's refit as far as every row of it is tested, with the seeds that all rows have; None if there is none.
+
+    Of several it is the one that was asked for last. Nothing is trained or tested, and the base optimizer for twice the
+    epochs is there if its tests are.
+    """
+    found = (_tested(study, latest) for latest in reversed(refits_of(study, REFIT)))
+    return next((refit for refit in found if refit), None)
+
+
+def _tested(study: Study, latest: Study) -> Refit | None:
+    base = configurations(latest.settings).get("base", [])
+    twice = [
+        other
+        for other in refits_of(study, TWICE)
+        if other.settings.epochs == 2 * latest.settings.epochs and configurations(other.settings)["base"] == base[:1]
+    ]
+    tests: dict[str, dict[str, float]] = {}
+    made, seeds = [], seeds_in(latest.settings)
+    for child in (latest, *twice[-1:]):
+        tested = {
+            trial.key: result_of(_test_file(child, trial))
+            for trial in child.records()
+            if _test_file(child, trial).exists()
+        }
+        shared = _seeds_of_all(child, tested)
+        if child is latest or seeds & shared:
+            seeds &= shared
+            made.append(child)
+            tests |= tested
+    return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
+
+
+def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]:
+    """The seeds for which every configuration of a refit is tested."""
+    done: dict[int, int] = {}
+    for trial in study.records():
+        if trial.key in tested and trial.config:
+            done[trial.config.seed] = done.get(trial.config.seed, 0) + 1
+    rows = sum(len(points) for points in configurations(study.settings).values())
+    return {seed for seed, count in done.items() if count == rows}
+
+
+def test_results(study: Study) -> dict[str, dict[str, float]]:
+    """Losses, accuracies and gaps of a refit's trainings on the test part, by their keys; of those that were tested."""
+    found = {}
+    for trial in study.records():
+        file = _test_file(study, trial)
+        if file.exists():
+            found[trial.key] = _scores(trial, result_of(file))
+    return found
+
+
+def _test_file(study: Study, trial: Trial) -> Path:
+    return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
+
+
+def _scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
+    """What a training gave on the test part, and its gaps, above 0 where the network overfits: nats, and 0 to 1."""
+    return {
+        **{f"test/{name}": value for name, value in test.items()},
+        "gap/loss": test["loss"] - trial.metrics["train/loss"],
+        "gap/accuracy": trial.metrics["train/accuracy"] - test["accuracy"],
+    }
+
+
+def _child(
+    study: Study, what: str, epochs: int, chosen: dict[str, list[Configuration]], seeds: tuple[int, ...], choice: Choice
+) -> Study:
+    """The refit's study, made or with more seeds than before.
+
+    Other configurations, as after a search has gone on, or other epochs are another study.
+    """
+    settings = refit_settings(study, epochs, chosen, seeds, choice)
+    known = {child.name: child for child in every_study(study.home)}
+    number = 1
+    while True:
+        name = f"{study.name}.{what}{number if number > 1 else ''}"
+        if name not in known:
+            return create(name, settings, study.home, study.tracking_uri, study.storage)
+        before = known[name].settings
+        if (configurations(before), before.epochs) == (configurations(settings), epochs):
+            all_seeds = sorted({*seeds_in(before), *seeds})
+            return replace(
+                known[name],
+                settings=refit_settings(study, epochs, chosen, all_seeds, choice),
+                tracking_uri=study.tracking_uri,
+                storage=study.storage,
+            )  # whose logins may be new
+        number += 1
+
+
+def _trained_samples(settings: StudySettings) -> int:
+    sizes = find_workload(settings.workload).datasets[settings.dataset]
+    return (settings.train_subset or sizes.train) + sizes.validation
+
+
+def _digits(configs: Sequence[Configuration]) -> int:
+    """The significant digits, three if they will do, with which different configurations have different names."""
+    points = {replace(config, seed=0) for config in configs}
+    return next(digits for digits in range(3, 18) if len({_name(point, digits) for point in points}) == len(points))
+
+
+def _name(config: Configuration, digits: int) -> str:
+    rho = f" ρ={config.rho:.{digits}g}" if config.rho is not None else ""
+    return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}"
+
+
+def _test_all(
+    study: Study, seeds: tuple[int, ...], address: str | None, progress: Progress
+) -> dict[str, dict[str, float]]:
+    """What each training gives on the test part: measured once, and kept."""
+    trials = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
+    for trial in trials:
+        if trial.value is None:
+            why = f" ({trial.reason})" if trial.reason else ""
+            raise NothingComplete(
+                f"the training {trial.key} is {trial.state}{why}, so there is no mean over all "
+                "seeds; choose other seeds with --seeds."
+            )
+    parts = [Task(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
+    with study_lock(study.home, study.name):
+        failed = run_tasks(study, parts, lambda other_nodes: _test_part(study, other_nodes), address, progress)
+    for what, reason in failed.items():
+        raise Refused(f"{what} failed: {reason}")
+    return {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}
+
+
+@contextmanager
+def _test_part(study: Study, other_nodes: bool) -> "Iterator[Shared]":
+    import torch
+
+    from tune_sam.cluster.sharing import share
+    from tune_sam.workload import Splits
+
+    settings = study.settings
+    ensure_data(study)
+    test = find_workload(settings.workload).test_split(settings.dataset, study.data)
+    with share(Splits(test, test.subset(torch.arange(0))), folder=data_folder(study), other_nodes=other_nodes) as data:
+        del test
+        yield data
+
+
+def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, float]:
+    """In a worker: loss and scores of a training's network on the test part, at the precision it was trained with."""
+    from tune_sam.training import evaluate, outputs
+
+    device = prepare_worker(study)
+    workload = find_workload(trial.workload)
+    model = trial.load_model().to(device)
+    found = evaluate(
+        lambda inputs: outputs(model, inputs, trial.precision or "fp32", device),
+        workload,
+        data.splits().train.to(device),
+        device,
+    )
+    classes = workload.setting(trial.dataset, trial.preset).classes
+    f1 = (
+        {f"f1/{name}": score for name, score in zip(classes, found.f1, strict=True) if score is not None}
+        if classes
+        else {}
+    )
+    return {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1, **f1}
+
+
+def _publish(found: Refit) -> str:
+    """Log the test results to the trainings' runs; why they could not be, or nothing."""
+    for study in found.studies:
+        folder = study.home.study(study.name) / "test"
+        runs = {
+            trial.mlflow_run_id: _scores(trial, found.tests[trial.key])
+            for trial in study.records()
+            if trial.key in found.tests and trial.mlflow_run_id
+        }
+        try:
+            publish(
+                study.tracking_uri,
+                StudyRun(study.experiment_id, study.mlflow_run_id),
+                runs,
+                study.settings.epochs,
+                folder,
+                "test",
+            )
+        except Refused as error:
+            return str(error)
+    return ""

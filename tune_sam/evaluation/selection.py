@@ -1,0 +1,176 @@
+"""Which configurations of a search are trained again, with which seeds."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.space import MAX_SEED, Configuration, Range, Space
+from tune_sam.study.records import Study
+from tune_sam.study.settings import StudySettings, now
+from tune_sam.workload import find_workload
+
+log = logging.getLogger(__name__)
+
+FIRST_SEED = 10_000
+"""Added to the study's seed, it gives the first seed of a refit: none that a trial of the search was chosen for."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which configurations of each optimizer are trained again.
+
+    Attributes:
+        top: so many of the best by validation.
+        each_batch_size: the best one of each batch size instead.
+        planned: all points of the study's grid instead, whatever a search found.
+    """
+
+    top: int = 1
+    each_batch_size: bool = False
+    planned: bool = False
+
+    def of(self, study: Study, optimizer: str) -> list[Configuration]:
+        """The configurations, the best first, those of a grid in its order; each with the seed of its trial.
+
+        Raises:
+            NothingComplete: no trial of the optimizer is complete, and not all points are taken.
+        """
+        if self.planned:
+            settings = study.settings
+            return [
+                Configuration(optimizer, point.get("rho"), point["lr"], int(point["batch_size"]), settings.seed)
+                for point in settings.spaces[optimizer].grid
+            ]
+        best = [trial.config for trial in study.complete(optimizer) if trial.config]
+        if not self.each_batch_size:
+            return best[: self.top]
+        of_size: dict[int, Configuration] = {}
+        for config in best:
+            of_size.setdefault(config.batch_size, config)
+        return list(of_size.values())
+
+    def of_all(self, study: Study) -> dict[str, list[Configuration]]:
+        """The configurations by optimizer; an optimizer without a complete trial is left out."""
+        found = {}
+        for optimizer in study.settings.optimizers:
+            with suppress(NothingComplete):
+                found[optimizer] = self.of(study, optimizer)
+        return found
+
+
+def chosen_configurations(study: Study, choice: Choice, by: str) -> dict[str, list[Configuration]]:
+    """The configurations by optimizer; says which optimizers are left out, unless all are."""
+    chosen = choice.of_all(study)
+    for optimizer in study.settings.optimizers:
+        if chosen and optimizer not in chosen:
+            log.warning(
+                "study %s has no complete trial of %s, which %s leaves out; `tune-sam resume %s --trials N` "
+                "gives it more.",
+                study.name,
+                optimizer,
+                by,
+                study.name,
+            )
+    return chosen
+
+
+def check_seeds(asked: int | Sequence[int]) -> None:
+    """Refuse a number of seeds, or a list of them, that no refit can have.
+
+    Raises:
+        Refused: there are none, one repeats, or one is out of range.
+    """
+    if isinstance(asked, int):
+        if asked < 1:
+            raise Refused(f"--seeds {asked}: there is nothing to train; give 1 or more.")
+        return
+    shown = ",".join(map(str, asked))
+    if len(set(asked)) < len(asked):
+        raise Refused(f"--seeds {shown}: a seed comes twice, which would be the same training; give each once.")
+    if not asked or not all(0 <= seed <= MAX_SEED for seed in asked):
+        raise Refused(f"--seeds {shown}: give a number of seeds, or a list of seeds from 0 to {MAX_SEED}.")
+
+
+def chosen_seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
+    check_seeds(asked)
+    first = study.settings.seed + FIRST_SEED
+    return tuple(range(first, first + asked)) if isinstance(asked, int) else tuple(asked)
+
+
+def refit_settings(
+    study: Study, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int], choice: Choice
+) -> StudySettings:
+    """A search's settings, changed into those of a study of just these configurations, each with each seed."""
+    spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
+    return replace(
+        study.settings,
+        optimizers=tuple(chosen),
+        epochs=epochs,
+        scheduler="none",
+        sampler="grid",
+        spaces=spaces,
+        trials=max(len(space.grid) for space in spaces.values()),
+        objective="train/accuracy",
+        refit_of=study.name,
+        choice=asdict(choice),
+        asked=now(),
+    )
+
+
+def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:
+    """Just the chosen configurations, each with each seed."""
+    rhos = [configuration.rho for configuration in chosen if configuration.rho is not None]
+    rates = [configuration.lr for configuration in chosen]
+    points = tuple(
+        {**({"rho": one.rho} if one.rho is not None else {}), "lr": one.lr, "batch_size": one.batch_size, "seed": seed}
+        for one in chosen
+        for seed in seeds
+    )
+    return Space(
+        Range(min(rhos), max(rhos)) if rhos else None,
+        Range(min(rates), max(rates)),
+        tuple(sorted({one.batch_size for one in chosen})),
+        points,
+    )
+
+
+def configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]]:
+    """What each optimizer trains, without the seeds."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for optimizer, space in settings.spaces.items():
+        points = [{name: value for name, value in point.items() if name != "seed"} for point in space.grid]
+        found[optimizer] = [point for index, point in enumerate(points) if point not in points[:index]]
+    return found
+
+
+def best_alone(study: Study) -> StudySettings:
+    """A search's settings, changed into those of the plain grid of each optimizer's best configuration.
+
+    An optimizer without a complete trial is left out.
+
+    Raises:
+        Refused: the study's preset has a grid of its own, so that no file with it can say another.
+        NothingComplete: no trial is complete.
+    """
+    preset = find_workload(study.settings.workload).presets.get(study.settings.preset or "")
+    if preset and preset.options.get("sampler") == "grid":
+        raise Refused(
+            f"study {study.name} tries the grid of preset {study.settings.preset}, with which no file can "
+            f"name its best points alone; train them again with `tune-sam refit {study.name}`."
+        )
+    study.best()  # there is one, or this says so
+    chosen = chosen_configurations(study, Choice(), "the file")
+    settings = refit_settings(study, study.settings.epochs, chosen, (0,), Choice())
+    spaces = {
+        optimizer: replace(
+            space, grid=tuple({name: value for name, value in point.items() if name != "seed"} for point in space.grid)
+        )
+        for optimizer, space in settings.spaces.items()
+    }
+    return replace(settings, spaces=spaces, objective=study.settings.objective, refit_of=None, choice=None, asked=None)
+
+
+def seeds_in(settings: StudySettings) -> set[int]:
+    return {int(point["seed"]) for space in settings.spaces.values() for point in space.grid}

@@ -1,0 +1,44 @@
+"""Files and folders that are there whole or not at all, whenever the process is killed."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = ".unfinished"
+"""The end of the name of what is being written; what bears it may be removed by the next who writes there."""
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file under another name, then put it in its place. One process at a time may do so.
+
+    Args:
+        file: to make or to replace; its folder is made.
+        text: its content, as UTF-8.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(file.name + UNFINISHED)
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Fill a new folder that takes the place of `folder` at the end, so that all in it belongs together.
+
+    Args:
+        folder: to make or to replace. Where what follows raises, it stays as it was.
+
+    Yields:
+        The empty folder to fill.
+    """
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)

@@ -1,0 +1,129 @@
+"""Where studies live: the folder or the services that hold records, results and data sets."""
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from tune_sam.errors import Refused, masked
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets.
+
+    Attributes:
+        path: the folder of what is not said to be elsewhere.
+        study_storage: the database that Optuna's storage is in; None for a file in the folder. It may hold a password.
+    """
+
+    path: Path
+    study_storage: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def at(cls, path: "Place" = None, study_storage: str | None = None) -> "Home":
+        """The home at `path`, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
+
+        Args:
+            path: of the folder; a Home is taken as it is.
+            study_storage: `postgresql://USER@HOST/DATABASE`; $TUNE_SAM_STUDY_STORAGE, else a file in the folder.
+
+        Raises:
+            Refused: the path is a file, or lies below one or where nobody may look; the storage is no Postgres.
+        """
+        if isinstance(path, Home):
+            return path
+        storage = study_storage or os.environ.get("TUNE_SAM_STUDY_STORAGE") or None
+        if storage and not re.match(r"postgresql(\+\w+)?://", storage):
+            raise Refused(
+                f"--study-storage {masked(storage)} is no database that many nodes can write to; give "
+                "postgresql://USER@HOST/DATABASE, or leave it out for a file in the home."
+            )
+        asked = path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam"
+        try:
+            chosen = Path(asked).expanduser().absolute()
+        except RuntimeError as error:
+            raise Refused(f"home {asked} cannot be used ({error}); give --home a folder.") from None
+        if {"?", "%"} & set(str(chosen)):
+            raise Refused(
+                f"home {chosen} has a '?' or '%', which mean something else in the address of a database; "
+                "give --home another folder."
+            )
+        for part in (chosen, *chosen.parents):
+            try:
+                usable = part.is_dir() or not part.exists()
+            except OSError as error:
+                raise Refused(f"home {chosen} cannot be used ({error.strerror}); give --home another folder.") from None
+            if not usable:
+                raise Refused(f"home {chosen} cannot be used because {part} is a file; give --home a folder.")
+        return cls(chosen, storage)
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """The folder, made if there is none, and taken away again if what follows is refused.
+
+        One process at a time is inside: two that download one file or make MLflow's tables at once fail.
+
+        Raises:
+            Refused: it cannot be made or written to.
+        """
+        missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
+        try:
+            self._create()
+            with FileLock(self.path / "home.lock"):
+                yield
+        except Refused:
+            if self.path in missing:
+                (self.path / "home.lock").unlink(missing_ok=True)
+            for folder in missing:
+                with suppress(OSError):  # it has something in it by now, or was never made
+                    folder.rmdir()
+            raise
+
+    def _create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.path, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise Refused(f"home {self.path} cannot be written; give --home a folder that you may write to.")
+
+    @property
+    def optuna_file(self) -> Path:
+        return self.path / "optuna.db"
+
+    @property
+    def tracking_uri(self) -> str:
+        # Optuna and MLflow both keep a table `alembic_version`, so each has a database of its own.
+        return f"sqlite:///{self.tracking_file}"
+
+    @property
+    def tracking_file(self) -> Path:
+        return self.path / "mlflow.db"
+
+    @property
+    def identity(self) -> str:
+        """What tells its studies from others of the same names on a tracking server that several homes share."""
+        return masked(self.study_storage) if self.study_storage else f"{socket.gethostname()}:{self.path}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    def study(self, name: str) -> Path:
+        """The folder of one study: Ray's results, the journal for MLflow, the lock of its driver."""
+        return self.path / "studies" / name
+
+
+Place = str | Path | Home | None
+"""What names a home: its folder, the home itself, or nothing for the default."""

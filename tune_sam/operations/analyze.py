@@ -1,0 +1,96 @@
+"""Analyze: measure the flatness of a study's networks, draw what came of it, and log both."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tune_sam.cluster.tasks import Progress
+from tune_sam.errors import Refused
+from tune_sam.evaluation.analysis import GRID, SAMPLE, Analysis, measured, provenance
+from tune_sam.files import replaced_folder
+from tune_sam.home import Place
+from tune_sam.reporting.plots import draw
+from tune_sam.tracking.client import StudyRun
+from tune_sam.tracking.runs import publish
+
+
+def analyze(
+    name: str,
+    *,
+    home: Place = None,
+    optimizers: Sequence[str] = (),
+    top: int = 1,
+    sample: int = SAMPLE,
+    grid: int = GRID,
+    every: bool = False,
+    address: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> Analysis:
+    """Measure how flat the minima of a study's refit are, or those of its best trials where it has no refit.
+
+    What an earlier call has measured is not done again.
+
+    Everything is measured on the same part of the training samples, as they are, without augmentation, in eval mode and
+    float32. Numbers go to the trials' MLflow runs as `flatness/…`, those of `every` as `flatness/all/…`, with the
+    number of samples as their step; figures and their data go to the study's run.
+
+    Args:
+        name: of the study.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        optimizers: of the study; all by default.
+        top: the best trials of each optimizer; of a refit so many seeds of each of its configurations.
+        sample: training samples, chosen once for all networks, with the classes' shares; all if there are fewer.
+        grid: points along a side of the loss surface of the best trial of each optimizer. All surfaces have the same
+            directions, and their scale is that of the first optimizer's best network. From that one the line to each
+            other best network is measured too.
+        every: measure every complete trial of the search instead, by the cheap measures and without surfaces.
+        address: Ray cluster to use; one is started here by default.
+        progress: called as tasks are done.
+
+    Raises:
+        Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
+        NothingComplete: no trial is complete.
+    """
+    with measured(
+        name,
+        home=home,
+        optimizers=optimizers,
+        top=top,
+        sample=sample,
+        grid=grid,
+        every=every,
+        address=address,
+        progress=progress,
+    ) as analysis:
+        with replaced_folder(analysis.folder) as folder:
+            analysis.table().to_csv(folder / "flatness.csv", index=False)
+            draw(analysis, folder)
+            figures = sorted(file.stem for file in folder.glob("*.png"))
+            about = {**provenance(analysis), "figures": figures}
+            (folder / "analysis.json").write_text(json.dumps(about, indent=2))
+        return replace(analysis, undelivered=_log(analysis))
+
+
+def _log(analysis: Analysis) -> str:
+    """Log everything to MLflow; say why it could not be, or nothing."""
+    plan, found = analysis.plan, analysis.flatness
+    group = "flatness/all" if plan.every else "flatness"
+    runs = {
+        trial.mlflow_run_id: {f"{group}/{name}": value for name, value in found[trial.key].metrics().items()}
+        for trial in plan.trials
+        if trial.mlflow_run_id
+    }
+    samples = next(iter(found.values())).samples
+    try:
+        publish(
+            plan.study.tracking_uri,
+            StudyRun(plan.study.experiment_id, plan.study.mlflow_run_id),
+            runs,
+            samples,
+            plan.folder,
+            plan.path,
+        )
+    except Refused as error:
+        return str(error)
+    without = [trial.key for trial in plan.trials if not trial.mlflow_run_id]
+    return f"MLflow has no run of {', '.join(without)}" if without else ""

@@ -1,0 +1,198 @@
+"""Whether Optuna, MLflow and Ray's results say the same about every trial of a study, and mending where they do not.
+
+They can differ only after something broke: a driver that was killed, a journal for MLflow that was lost with its
+machine, a run that somebody deleted. Optuna's storage is the one that is right: each event is there before the others
+are told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tune_sam.cluster import results
+from tune_sam.home import Place
+from tune_sam.study.lock import is_going, study_lock
+from tune_sam.study.records import Study, Trial, note_run, open_study, refits_of
+from tune_sam.study.settings import ending
+from tune_sam.study.storage import open_storage
+from tune_sam.tracking import client, delivery, runs
+from tune_sam.tuning.callback import announce
+from tune_sam.tuning.delivery import deliver
+from tune_sam.tuning.ledger import settle
+
+PATIENCE = 60.0
+"""Seconds to wait for the tracking server while mending."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One trial, or a study's parent run.
+
+    Attributes:
+        key: the trial's, or the study's name.
+        state: our word.
+        optuna, mlflow, ray: what each ledger says; None where it has no record.
+        trouble: where they contradict each other; empty where they agree.
+        runs: that MLflow has of it.
+    """
+
+    key: str
+    state: str
+    optuna: str | None
+    mlflow: str | None
+    ray: str | None
+    trouble: str = ""
+    runs: int = 1
+
+
+def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
+    """Each trial of a study and of its refits, and each of these studies, in all ledgers.
+
+    A trial that waits to be gone on with agrees, for a `resume` or the same command finishes it.
+
+    Args:
+        name: the study's.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Raises:
+        Refused: there is no such study, or a ledger cannot be read.
+    """
+    study = open_study(name, home)
+    return tuple(one for part in (study, *refits_of(study)) for one in _examined(part, is_going(part.home, part.name)))
+
+
+def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
+    """Close in each ledger what Optuna's storage says has ended, deliver what MLflow has missed, and diagnose again.
+
+    No trial is ended that could be gone on with, nothing is deleted, and Tune's own files stay as they are. Which of
+    two runs of one trial is right, a person has to say.
+
+    Args:
+        name: the study's.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Raises:
+        Refused: there is no such study, a process drives it now, or a ledger cannot be read.
+    """
+    study = open_study(name, home)
+    for part in (study, *refits_of(study)):
+        with study_lock(part.home, part.name):
+            _settle(part)
+            deliver(part, PATIENCE)
+            ill = {one.key: one for one in _examined(part, going=False) if one.trouble and one.runs <= 1}
+            trials = [trial for trial in part.records() if trial.key in ill]
+            _tell_mlflow(part, trials, part.name in ill)
+            ended = {trial.key: ending(trial.state, trial.reason).tune for trial in trials if _has_ended(trial)}
+            if lagging := {key: status for key, status in ended.items() if ill[key].ray != status}:
+                results.close(part, lagging)
+    return diagnose(name, home=home)
+
+
+def _examined(study: Study, going: bool) -> list[Diagnosis]:
+    """A study's diagnoses; `going` says whether another process drives it."""
+    status, of_trials = runs.run_states(study.tracking_uri, client.StudyRun(study.experiment_id, study.mlflow_run_id))
+    tune, trials = results.tune_states(study), study.records()
+    optuna = _optuna_states(study)  # after the trials, so that it has each of them
+    judged_by = study.settings.judged_by
+    found = [
+        _of_trial(trial, optuna[trial.key], of_trials.pop(trial.key, []), tune.get(trial.key), judged_by)
+        for trial in trials
+    ]
+    found += [
+        Diagnosis(key or "a run without a key", "unknown", None, each[0].status, tune.get(key), "MLflow alone knows it")
+        for key, each in of_trials.items()
+    ]
+    open_trials = sum(study.settings.budget(optimizer) for optimizer in study.settings.optimizers) - sum(
+        map(_has_ended, trials)
+    )
+    state = "running" if going else "waiting" if open_trials else "complete"
+    return [*found, Diagnosis(study.name, state, None, status, None, _trouble_of_study(study, state, status))]
+
+
+def _trouble_of_study(study: Study, state: str, status: str) -> str:
+    if state == "running":
+        return ""
+    wanted = "FINISHED" if state == "complete" else "RUNNING"
+    missed = delivery.undelivered(study.home.study(study.name))
+    return "; ".join(
+        [f"MLflow says {status}, not {wanted}"] * (status != wanted)
+        + [f"{missed} events are not in MLflow"] * bool(missed)
+    )
+
+
+def _of_trial(trial: Trial, optuna: str, runs: Sequence[runs.RunState], ray: str | None, judged_by: str) -> Diagnosis:
+    troubles = []
+    if _has_ended(trial):
+        wanted = ending(trial.state, trial.reason)
+        troubles += [f"Optuna says {optuna}, not {wanted.optuna}"] * (optuna != wanted.optuna)
+        troubles += [f"Ray says {ray or 'nothing'}, not {wanted.tune}"] * (ray != wanted.tune)
+        value = trial.metrics.get(judged_by)
+        for run in runs:
+            troubles += [f"MLflow says {run.status}, not {wanted.mlflow}"] * (run.status != wanted.mlflow)
+            troubles += [f"MLflow says {run.state or 'nothing'}, not {trial.state}"] * (run.state != trial.state)
+            other = value is not None and run.metrics.get(judged_by) != value
+            troubles += [f"MLflow has another {judged_by}"] * other
+        troubles += ["MLflow has no run"] * (not runs)
+    else:
+        troubles += [f"MLflow says {run.status}, but it has not ended" for run in runs if run.status != "RUNNING"]
+        troubles += ["Ray says TERMINATED, but it has not ended"] * (ray == "TERMINATED")
+    troubles += [f"MLflow has {len(runs)} runs"] * (len(runs) > 1)
+    if runs and not any(run.run_id == trial.mlflow_run_id for run in runs):
+        troubles.append("its run in MLflow is another")
+    return Diagnosis(
+        trial.key, trial.state, optuna, runs[0].status if runs else None, ray, "; ".join(troubles), len(runs)
+    )
+
+
+def _has_ended(trial: Trial) -> bool:
+    return trial.state not in ("waiting", "running")
+
+
+def _optuna_states(study: Study) -> dict[str, str]:
+    """Optuna's word for each trial, by its key."""
+    storage = open_storage(study.home)
+    found = {}
+    for optimizer in study.settings.optimizers:
+        name = f"{study.name}/{optimizer}"
+        for frozen in storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False):
+            found[f"{name}/{frozen.number}"] = frozen.state.name
+    return found
+
+
+def _settle(study: Study) -> None:
+    import optuna
+
+    storage = open_storage(study.home)
+    for optimizer in study.settings.optimizers:
+        settle(optuna.load_study(study_name=f"{study.name}/{optimizer}", storage=storage), study.settings)
+
+
+def _tell_mlflow(study: Study, trials: Sequence[Trial], with_study: bool) -> None:
+    """Tell MLflow again what is known of trials. What it has already counts once."""
+    storage, settings = open_storage(study.home), study.settings
+    tracker = delivery.Tracker(
+        study.tracking_uri,
+        study.home.study(study.name),
+        client.StudyRun(study.experiment_id, study.mlflow_run_id),
+        lambda key, run_id: note_run(storage, key, run_id),
+    )
+    for trial in trials:
+        if not trial.config:
+            continue
+        config = {
+            **asdict(trial.config),
+            "number": trial.number,
+            "epochs": settings.epochs,
+            "dataset": settings.dataset,
+            "preset": settings.preset,
+            "train_subset": settings.train_subset,
+        }
+        announce(tracker, trial.key, config)
+        if _has_ended(trial):
+            tracker.log(trial.key, trial.metrics, trial.epochs)
+            reason = {"tune_sam.reason": trial.reason} if trial.reason else {}
+            tracker.end(trial.key, ending(trial.state, trial.reason).mlflow, {"tune_sam.state": trial.state, **reason})
+    if with_study:
+        ended = sum(map(_has_ended, study.records()))
+        whole = ended >= sum(settings.budget(optimizer) for optimizer in settings.optimizers)
+        tracker.set_study("FINISHED" if whole else "RUNNING")
+    tracker.close(PATIENCE)

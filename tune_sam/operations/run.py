@@ -1,0 +1,82 @@
+"""Run: search, refit, analyze and report, one after the other, each from where it was left."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tune_sam.cluster.tasks import Progress
+from tune_sam.evaluation.analysis import SAMPLE
+from tune_sam.evaluation.refit import refit
+from tune_sam.evaluation.selection import check_seeds
+from tune_sam.operations.analyze import analyze
+from tune_sam.reporting.page import Report, report
+from tune_sam.settings import SearchOptions
+from tune_sam.tuning.listener import SearchListener
+from tune_sam.tuning.runner import search
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    workload: str,
+    *,
+    config: Path | None = None,
+    seeds: int | Sequence[int] = 5,
+    refit_epochs: int | None = None,
+    sample: int = SAMPLE,
+    listener: SearchListener | None = None,
+    progress: Progress = lambda *_: None,
+    begins: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Report:
+    """Search a workload, train the best again with several seeds and test them, measure flatness, write the page.
+
+    Called again with the same name and options it goes on where it was: what is trained, tested or measured is kept by
+    each stage, and only what is missing is done. With more trials, seeds or samples it does those.
+
+    Args:
+        workload: name of a workload, or `package.module:Class`.
+        config: a YAML file of options; those given here come on top.
+        seeds: how many of the refit, or which; see :func:`tune_sam.evaluation.refit.refit`.
+        refit_epochs: of each training of the refit; the search's by default.
+        sample: training samples that flatness is measured on.
+        listener: who is told how the trainings go; nobody by default.
+        progress: called as tests and measurements are done.
+        begins: called with what begins after the search.
+        options: the fields of :class:`tune_sam.settings.SearchOptions`.
+
+    Returns:
+        Where the page is; `undelivered` says what MLflow lacks of any stage.
+
+    Raises:
+        Refused: an option is wrong, or a stage cannot be done; what is done is kept.
+        NothingComplete: a training of the refit did not end complete.
+        KeyboardInterrupt: it was interrupted; the same call goes on, with the study's name.
+    """
+    check_seeds(seeds)  # before the search, which takes long
+    chosen = SearchOptions.read({"workload": workload, **options}, config)
+    study = search(workload, config=config, listener=listener, **options)
+    name, home, address = study.name, study.home, chosen.address
+    begins(f"refit of {name}")
+    trained = refit(
+        name,
+        home=home,
+        seeds=seeds,
+        epochs=refit_epochs,
+        address=address,
+        max_concurrent=chosen.max_concurrent,
+        listener=listener,
+        progress=progress,
+    )
+    begins(f"flatness of the refit of {name}")
+    best = analyze(name, home=home, sample=sample, address=address, progress=progress)
+    begins(f"flatness of all trials of {name}")
+    every = analyze(name, home=home, sample=sample, every=True, address=address, progress=progress)
+    for trial, why in every.failed.items():
+        log.warning("%s cannot be measured: %s", trial, why)
+    begins(f"page of {name}")
+    page = report(name, home=home)
+    undelivered = [stage.undelivered for stage in (trained, best, every, page) if stage.undelivered]
+    return replace(page, undelivered="; ".join(dict.fromkeys(undelivered)))

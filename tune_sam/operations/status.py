@@ -1,0 +1,111 @@
+"""Status: how far a study is, stage by stage, and about how long is left of what goes on."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tune_sam.evaluation.refit import test_results
+from tune_sam.space import PASSES
+from tune_sam.study.lock import is_going
+from tune_sam.study.records import Study, Trial, refits_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study.
+
+    Attributes:
+        name: `search`, the name of a refit's study, `flatness` or `report`.
+        done, parts: how much of it there is, and how much there will be; `parts` is 0 where it has not begun.
+        unit: what is counted.
+        left: seconds until it is done, if trainings go on as those before; None where that cannot be said.
+        going: whether a process is at it now. One that holds a study whose trainings and tests have ended is taken to
+            measure it; it may also be delivering to MLflow, which takes up to a minute.
+    """
+
+    name: str
+    done: int
+    parts: int
+    unit: str
+    left: float | None = None
+    going: bool = False
+
+
+def status(study: Study) -> tuple[Stage, ...]:
+    """The stages of a search, its refits and what is made of them, in the order in which `tune-sam run` does them.
+
+    The time left takes each optimizer's mean over its complete trials, or, before it has one, the others' by the passes
+    of a step. So it is too long where trials are pruned. It takes as many trainings at a time as run now, or as this
+    machine has room for.
+    """
+    own, children = study.home.study(study.name), refits_of(study)
+    searched = bool(study.records()) or not any((child.settings.choice or {}).get("planned") for child in children)
+    stages = [_trainings("search", study)] if searched else []
+    past = searched and _is_past(study, stages[0])
+    for child in children:
+        trainings = _trainings(child.name, child)
+        tested, trained = len(test_results(child)), _is_past(child, trainings)
+        stages += [
+            trainings,
+            Stage(
+                f"{child.name}, test", tested, trainings.parts, "trainings", going=trained and tested < trainings.parts
+            ),
+        ]
+        past = past or trained and tested == trainings.parts
+    if not children:
+        stages.append(Stage("refit", 0, 0, "trainings"))
+    analyses = [
+        file
+        for owner in (study, *children)
+        for file in owner.home.study(owner.name).glob("flatness/*/analysis.json")
+        if file.parent.suffix != ".unfinished"
+    ]
+    page = own / "report" / "index.html"
+    return (
+        *stages,
+        Stage("flatness", len(analyses), len(analyses), "analyses", going=past),
+        Stage("report", int(page.exists()), int(page.exists()), "page"),
+    )
+
+
+def _is_past(study: Study, trainings: Stage) -> bool:
+    """Whether a process is at what comes after a study's trainings, all of which have ended."""
+    return trainings.done == trainings.parts and is_going(study.home, study.name)
+
+
+def _trainings(name: str, study: Study) -> Stage:
+    trials, settings = study.records(), study.settings
+    ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
+    parts = sum(settings.budget(optimizer) for optimizer in settings.optimizers)
+    running = sum(trial.state == "running" for trial in trials)
+    at_once = running or max(1, (os.cpu_count() or 1) // settings.cpus_per_trial)
+    passes = [
+        trial.seconds / PASSES.get(trial.optimizer, 2)
+        for trial in trials
+        if trial.state == "complete" and trial.seconds is not None
+    ]
+    times = [
+        _left(study, optimizer, [trial for trial in trials if trial.optimizer == optimizer], passes)
+        for optimizer in settings.optimizers
+    ]
+    left = sum(times) / at_once if passes or len(ended) == parts else None
+    going = len(ended) < parts and is_going(study.home, study.name)
+    return Stage(name, len(ended), parts, "trials", left, going)
+
+
+def _left(study: Study, optimizer: str, trials: Sequence[Trial], passes: Sequence[float]) -> float:
+    """Seconds of training that an optimizer has before it; nothing if no trial tells how long one takes.
+
+    `passes` has what each pass of a step costs over a whole training, in the study's complete trials.
+    """
+    ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
+    missing = study.settings.budget(optimizer) - len(ended)
+    if missing <= 0:
+        return 0.0
+    whole = [trial.seconds for trial in trials if trial.state == "complete" and trial.seconds is not None]
+    if not passes:
+        return 0.0
+    each = fmean(whole) if whole else PASSES.get(optimizer, 2) * fmean(passes)
+    trained = sum(trial.epochs / study.settings.epochs for trial in trials if trial not in ended)
+    return (missing - trained) * each

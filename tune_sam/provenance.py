@@ -1,0 +1,28 @@
+"""The versions that a number depends on."""
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """The versions that a number depends on, as tags of every run."""
+    tags = {
+        f"version.{package}": version(package)
+        for package in ("tune-sam", "torch", "torchvision", "torch-geometric", "wfdb", "scipy", "ray", "optuna")
+    }
+    if commit := _commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _commit() -> str | None:
+    """The commit this package is at; None if it is installed without its repository, or there is no git."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        # An environment may lie in a folder of somebody else's repository, whose commit says nothing about us.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=True)
+        return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

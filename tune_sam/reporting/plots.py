@@ -1,0 +1,210 @@
+"""A study's figures: its records, curves and flatness in the form that `tune_sam.reporting.figures` draws."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tune_sam.analysis.landscape import grid
+from tune_sam.errors import Refused
+from tune_sam.evaluation.analysis import LINE, Analysis
+from tune_sam.reporting import figures
+from tune_sam.study.records import Study, Trial, best_of_each
+from tune_sam.study.storage import open_storage
+from tune_sam.tracking import runs
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+log = logging.getLogger(__name__)
+
+MEASURES = {
+    "lambda_max": "largest eigenvalue (nats per squared weight)",
+    "trace": "trace (nats per squared weight)",
+    "ratio": "largest over smallest eigenvalue, absolute",
+    "worst_case": "worst case found, ρ = 0.05 (nats)",
+    "worst_case_adaptive": "adaptive worst case found, ρ = 0.05 (nats)",
+    "average_case": "average case, σ = 0.05 (nats)",
+    "average_case_adaptive": "adaptive average case, σ = 0.05 (nats)",
+}
+GAP = "generalisation gap: loss (nats)"
+CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+
+
+def draw(analysis: Analysis, folder: Path) -> None:
+    """Write every figure that there are data for into a folder, each with its data beside it.
+
+    Args:
+        analysis: what was measured.
+        folder: where to; it is there.
+    """
+    trials = analysis.trials
+    frame, surface = _measured(analysis), _surface(analysis.surfaces, analysis.plan.grid)
+    _save(
+        folder,
+        {
+            "surfaces": (figures.surfaces, surface),
+            "contours": (figures.contours, surface),
+            "lines": (figures.lines, _line(analysis.lines, trials[0])),
+            "spectral-density": (figures.spectral_densities, _densities(analysis)),
+            "gap-flatness": (figures.gaps_and_flatness, frame),
+            "batch-size": (figures.over_batch_sizes, _if_varied(_of_batch_sizes(frame), "batch_size")),
+        },
+    )
+    draw_trainings(analysis.study, trials, folder)
+
+
+def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
+    """Write the figures that need no measure of flatness, each with its data beside it.
+
+    Args:
+        study: whose complete trials are drawn.
+        trials: the best of each optimizer among them has its learning curve drawn.
+        folder: where to.
+    """
+    complete, judged_by = study.trials().query("state == 'complete'"), study.settings.judged_by
+    _save(
+        folder,
+        {
+            "over-rho": (figures.over_rho, _if_judged(complete, "rho")),
+            "lr-rho": (partial(figures.rates_and_radii, value=judged_by), _if_judged(complete, "lr")),
+            "parallel-coordinates": (
+                partial(figures.parallel_coordinates, value=judged_by),
+                _if_judged(complete, "lr"),
+            ),
+            "learning-curves": (figures.learning_curves, _curves(study, trials)),
+            "pareto": (figures.pareto, complete if "val/sharpness" in complete else complete.iloc[:0]),
+        },
+    )
+    if values := _importances(study):
+        figures.save(figures.importance(values), pd.DataFrame(values), folder / "importance")
+
+
+def _save(folder: Path, drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]]) -> None:
+    for name, (figure, frame) in drawings.items():
+        if len(frame):
+            figures.save(figure(frame), frame, folder / name)
+
+
+def _if_varied(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """No rows where all trials have one value: a figure over it would be a line of points."""
+    return frame if frame[column].nunique() > 1 else frame.iloc[:0]
+
+
+def _if_judged(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Likewise where no validation judges, as in a refit."""
+    return _if_varied(frame, column) if "val/accuracy" in frame else frame.iloc[:0]
+
+
+def _measured(analysis: Analysis) -> pd.DataFrame:
+    """A row for each measure of each trial."""
+    table = analysis.table()
+    about = ["optimizer", "number", "rho", "lr", "batch_size", "gap/loss", "gap/accuracy"]
+    return pd.concat(
+        [
+            table[about].assign(
+                name=name,
+                measure=title,
+                value=table[name],
+                error=table[f"{name}_error"],
+                resolved=table[f"{name}_resolved"],
+            )
+            for name, title in MEASURES.items()
+            if name in table
+        ],
+        ignore_index=True,
+    )
+
+
+def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
+    """The largest eigenvalue, the worst case and the gap of each trial."""
+    found = measured[measured["name"].isin(["lambda_max", "worst_case"])]
+    gaps = measured[measured["name"] == "lambda_max"].assign(
+        name="gap/loss", measure=GAP, value=lambda of: of["gap/loss"], error=float("nan"), resolved=True
+    )
+    return pd.concat([found, gaps], ignore_index=True)
+
+
+def _densities(analysis: Analysis) -> pd.DataFrame:
+    """Of the best trial of each optimizer."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "optimizer": trial.optimizer,
+                    "eigenvalue": analysis.flatness[trial.key].eigenvalues,
+                    "density": analysis.flatness[trial.key].density,
+                }
+            )
+            for trial in best_of_each(analysis.trials)
+        ],
+        ignore_index=True,
+    )
+
+
+def _surface(surfaces: Mapping[str, Sequence[float]], side: int) -> pd.DataFrame:
+    points = grid(2, steps=side)
+    parts = [
+        pd.DataFrame({"optimizer": optimizer, "x": points[:, 0], "y": points[:, 1], "loss": losses})
+        for optimizer, losses in surfaces.items()
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _line(lines: Mapping[str, Sequence[float]], start: Trial) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({"start": start.optimizer, "optimizer": optimizer, "position": LINE, "loss": losses})
+        for optimizer, losses in lines.items()
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
+    """Loss and accuracy of each epoch of the best trial of each optimizer, as MLflow has them; none if it is away."""
+    parts = []
+    try:
+        for trial in best_of_each(trials):
+            if trial.mlflow_run_id:
+                history = runs.curves(study.tracking_uri, trial.mlflow_run_id, CURVES)
+                parts.append(pd.DataFrame(history).rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer))
+    except Refused as error:
+        log.warning("No learning curves are drawn: %s", error)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _importances(study: Study) -> dict[str, dict[str, float]]:
+    """How much each hyperparameter matters for what trials are judged by, by fANOVA (Hutter et al. 2014).
+
+    Of optimizers with four complete trials or more that differ in two hyperparameters or more and in what came of it;
+    what has one value in all of them is left out. None of a refit, where the seeds differ.
+    """
+    import optuna
+
+    found = {}
+    for optimizer in () if study.settings.refit_of else study.settings.optimizers:
+        loaded = optuna.load_study(study_name=f"{study.name}/{optimizer}", storage=open_storage(study.home))
+        complete = [trial for trial in loaded.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+        varied = [
+            name
+            for name in (complete[0].params if complete else ())
+            if len({trial.params[name] for trial in complete}) > 1
+        ]
+        if len(complete) >= 4 and len(varied) > 1 and len(set(map(_value, complete))) > 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+                found[optimizer] = optuna.importance.get_param_importances(
+                    loaded, params=varied, evaluator=evaluator, target=_value
+                )
+    return found
+
+
+def _value(trial: "FrozenTrial") -> float:
+    """What a complete trial is judged by, the first of two."""
+    return trial.values[0]

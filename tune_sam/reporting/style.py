@@ -1,0 +1,263 @@
+"""What the figures have in common: the optimizers' looks, panels, axes and legends."""
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+COLUMNS = 3
+"""Panels side by side; more of them start a new row."""
+
+SPAN = 10.0
+"""An axis is logarithmic if all values are above 0 and the largest is this many times the smallest."""
+
+GREY = "0.35"
+BEST = "#D55E00"
+Layout = Literal["constrained", "compressed"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an optimizer looks in every figure."""
+
+    label: str
+    colour: str
+    marker: str
+    line: str
+
+
+STYLES = {
+    "base": Style("base", "#0072B2", "o", "-"),
+    "sam": Style("SAM", "#D55E00", "s", "--"),
+    "asam": Style("ASAM", "#009E73", "^", "-."),
+    "asam-all": Style("ASAM (all)", "#CC79A7", "D", ":"),
+}
+OTHERS = (("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))
+
+NAMES = {
+    "rho": "radius ρ",
+    "lr": "learning rate",
+    "batch_size": "batch size",
+    "val/accuracy": "validation accuracy (%)",
+    "val/loss": "validation loss (nats)",
+    "val/sharpness": "worst rise of the validation loss found, ρ = 0.05 (nats)",
+    "train/accuracy": "training accuracy (%)",
+    "train/loss": "training loss (nats)",
+    "test/accuracy": "test accuracy (%)",
+    "test/loss": "test loss (nats)",
+    "gap/accuracy": "generalisation gap: accuracy (%)",
+    "gap/loss": "generalisation gap: loss (nats)",
+}
+
+
+def optimizers_in(frame: pd.DataFrame) -> list[str]:
+    """Those in the data, ours first, in a fixed order."""
+    found = set(frame["optimizer"])
+    return [name for name in STYLES if name in found] + sorted(found - STYLES.keys())
+
+
+def style_of(name: str, names: Sequence[str]) -> Style:
+    """An optimizer's style; unknown ones get the remaining colours in the order of their names."""
+    if name in STYLES:
+        return STYLES[name]
+    others = [other for other in names if other not in STYLES]
+    label = name if len(name) <= 24 else f"{name[:23].rstrip()}…"
+    return Style(label, *OTHERS[others.index(name) % len(OTHERS)])
+
+
+def name_of(column: str) -> str:
+    """What a column is called, with its unit."""
+    return NAMES.get(column, column)
+
+
+def wrapped(text: str, width: int) -> str:
+    """In lines of `width` characters: not broken at an equals sign, and in identifiers after an underscore or slash."""
+    text = text.replace(" = ", "\u00a0=\u00a0").replace("_", "_ ").replace("/", "/ ")
+    return textwrap.fill(text, width).replace("_ ", "_").replace("/ ", "/")
+
+
+def panels(
+    count: int,
+    width: float,
+    height: float,
+    columns: int = COLUMNS,
+    projection: str | None = None,
+    sharex: bool = False,
+    layout: Layout = "constrained",
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes of `width` by `height` inches, in rows."""
+    # Four are two rows of two.
+    columns = 2 if count == 4 and columns == COLUMNS else min(count, columns)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(max(width * columns, 4.5), height * rows + 0.4), layout=layout)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, subplot_kw={"projection": projection})
+    axes = list(grid.flat)
+    for spare in axes[count:]:
+        spare.remove()
+    for axis in axes[:count]:
+        if projection is None:
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(True, color="0.9", linewidth=0.6)
+            axis.set_axisbelow(True)
+    return figure, axes[:count]
+
+
+def firsts_of_rows(axes: Sequence[Axes]) -> list[Axes]:
+    """The leftmost panel of each row."""
+    return [axis for axis in axes if axis.get_subplotspec().is_first_col()]  # type: ignore[union-attr]
+
+
+def draw_points(
+    axis: Axes, x: pd.Series, y: pd.Series, rows: pd.DataFrame, style: Style, horizontal: bool = False
+) -> None:
+    """Points with error bars along one axis; hollow where unresolved."""
+    resolved = resolved_in(rows)
+    for which, face in ((resolved, style.colour), (~resolved, "white")):
+        if not which.any():
+            continue
+        error = rows["error"][which].to_numpy(float) if "error" in rows else np.full(which.sum(), np.nan)
+        error = np.where(np.isfinite(error) & (error >= 0), error, np.nan)
+        bars: dict[str, Any] = {"xerr" if horizontal else "yerr": error}
+        axis.errorbar(
+            x[which],
+            y[which],
+            **bars,
+            fmt=style.marker,
+            color=style.colour,
+            markerfacecolor=face,
+            markeredgewidth=1.3,
+            markersize=5.5,
+            elinewidth=0.8,
+            alpha=0.9,
+        )
+
+
+def set_scale(axis: Axes, which: str, values: pd.Series, ticks: int = 6) -> None:
+    """A logarithmic axis where the values want one, with few enough ticks either way."""
+    if spans(values):
+        axis.set(**{f"{which}scale": "log"})
+        low, high = getattr(axis, f"get_{which}lim")()
+        plain_ticks(axis, which, True, low, high, most=ticks)
+    else:
+        getattr(axis, f"{which}axis").set_major_locator(MaxNLocator(ticks))
+
+
+def plain_ticks(axis: Axes, which: str, logarithmic: bool, low: float, high: float, most: int = 7) -> None:
+    """At most so many ticks of a logarithmic axis, as plain numbers, also where it spans less than a decade."""
+    if not logarithmic:
+        return
+    ticker = getattr(axis, f"{which}axis")
+    ticker.set_major_locator(FixedLocator(log_ticks(low, high, most)))
+    ticker.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    ticker.set_minor_formatter(NullFormatter())
+
+
+def legend(
+    figure: Figure,
+    names: Sequence[str],
+    *,
+    lines: bool,
+    markers: bool = True,
+    patches: bool = False,
+    counts: pd.Series | None = None,
+    hollow: bool = False,
+    extra: Sequence[Line2D] = (),
+) -> None:
+    """One legend above all panels."""
+    handles = []
+    for name in names:
+        style = style_of(name, names)
+        label = style.label if counts is None else f"{style.label} (n = {counts[name]})"
+        marker = "s" if patches else style.marker if markers else None
+        look: dict[str, Any] = {"linestyle": style.line if lines else "none", "marker": marker}
+        handles.append(
+            Line2D([], [], color=style.colour, markersize=9 if patches else 6, linewidth=1.8, label=label, **look)
+        )
+    if hollow:
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=GREY,
+                marker="o",
+                linestyle="none",
+                markerfacecolor="white",
+                markeredgewidth=1.3,
+                label="unresolved",
+            )
+        )
+    handles += extra
+    # Inches of an entry at this font size: its line and gaps, and its characters.
+    widest = 0.75 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9, handlelength=2.8
+    )
+
+
+def without_values(figure: Figure, axis: Axes) -> Figure:
+    """Say so in the panel."""
+    axis.text(0.5, 0.5, "no values", transform=axis.transAxes, ha="center", va="center", color=GREY)
+    return figure
+
+
+def finite_of(values: pd.Series) -> NDArray[np.float64]:
+    """Those that are neither missing nor infinite."""
+    array = values.to_numpy(float)
+    return array[np.isfinite(array)]
+
+
+def spans(values: Iterable[float]) -> bool:
+    """Whether the values want a logarithmic axis."""
+    array = np.asarray(values, float)
+    array = array[np.isfinite(array)]
+    return bool(len(array) and array.min() > 0 and array.max() >= SPAN * array.min())
+
+
+def limits(values: Iterable[float], pad: float = 0.0) -> tuple[float, float]:
+    """The least and the largest of finite values, never the same; 0 and 1 if there are none."""
+    array = np.asarray(values, float)
+    array = array[np.isfinite(array)]
+    if not len(array):
+        return 0.0, 1.0
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        aside = abs(low) * 0.05 or 0.5
+        return low - aside, high + aside
+    return low - pad * (high - low), high + pad * (high - low)
+
+
+def resolved_in(frame: pd.DataFrame) -> pd.Series:
+    """Which rows hold resolved quantities: all, if the data do not say."""
+    if "resolved" not in frame:
+        return pd.Series(True, index=frame.index)
+    return frame["resolved"].fillna(False).astype(bool)
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """At most so many round numbers from `low` to `high`, evenly spread on a logarithmic axis."""
+    decades = math.log10(high / low)
+    if decades < 0.6:
+        marks: Sequence[float] = MaxNLocator(most).tick_values(low, high)
+    else:
+        subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
+        marks = LogLocator(subs=subs, numticks=99).tick_values(low, high)
+    inside = [float(mark) for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
+    return inside[:: math.ceil(len(inside) / most) or 1]
+
+
+def short(value: float) -> str:
+    """Three digits, and a power of ten only where it is shorter."""
+    if value and not 1e-4 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

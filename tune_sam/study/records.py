@@ -1,0 +1,388 @@
+"""Study and Trial: the records of a search, and what is asked of them. Read from Optuna's storage."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from operator import ge
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from tune_sam.errors import NothingComplete, Refused, masked
+from tune_sam.home import Home, Place
+from tune_sam.space import Configuration
+from tune_sam.study.lock import is_going
+from tune_sam.study.settings import STATES, StudySettings, trial_key
+from tune_sam.study.storage import exists, open_storage
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    import pandas
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+    from torch import nn
+
+
+def _run_attribute(number: int) -> str:
+    """The attribute of an Optuna study that holds a trial's MLflow run."""
+    return f"mlflow_run_id:{number}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training with one configuration.
+
+    Attributes:
+        key: `study/optimizer/number`.
+        study, workload, dataset, optimizer: where it belongs.
+        preset, train_subset: the preset it was trained with, and on how many samples; None for none and for all.
+        number: from 0, in the order in which the optimizer's trials were asked for; Optuna's number too.
+        state: one of :data:`STATES`.
+        reason: why it did not end complete; empty otherwise.
+        config: what it is given; None while nothing is decided yet.
+        value: the objective's after its last epoch, such as the validation accuracy, 0 to 1; the first of two; None
+            unless complete.
+        epochs: trained so far.
+        metrics: of the last epoch, by the names of :data:`tune_sam.tuning.callback.METRICS`; empty until it ended.
+        seconds: spent in its epochs, over all attempts; None until it ended.
+        precision: of the network's passes, `bf16` or `fp32`; None until it ended.
+        compile: whether the network ran through torch.compile.
+        node, pid: Ray's node id and the process that trained it last.
+        started, ended: ISO 8601, UTC.
+        mlflow_run_id: its run; None until the tracking server has given one.
+        optuna_trial_number: its number in the Optuna study `study/optimizer`.
+        checkpoint: folder or URI of its last checkpoint.
+    """
+
+    key: str
+    study: str
+    workload: str
+    dataset: str
+    preset: str | None
+    train_subset: int | None
+    optimizer: str
+    number: int
+    state: str
+    reason: str
+    config: Configuration | None
+    value: float | None
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float | None
+    precision: str | None
+    compile: bool
+    node: str | None
+    pid: int | None
+    started: str | None
+    ended: str | None
+    mlflow_run_id: str | None
+    optuna_trial_number: int
+    checkpoint: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
+        record = asdict(self)
+        if self.config:
+            del record["config"]["optimizer"]
+        return record
+
+    def load_model(self) -> "nn.Module":
+        """The network with the weights of the last epoch, in eval mode, on the CPU.
+
+        Raises:
+            Refused: the trial has no checkpoint, or it is gone, damaged, or of another network.
+        """
+        from ray.tune import Checkpoint
+
+        from tune_sam.training import read_checkpoint
+
+        if not self.checkpoint:
+            raise Refused(f"trial {self.key} has no checkpoint, it is {self.state}; choose one that trained an epoch.")
+        try:
+            with Checkpoint(self.checkpoint).as_directory() as folder:
+                state = read_checkpoint(folder)
+        except OSError:
+            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is gone; search again.") from None
+        except (RuntimeError, EOFError, UnpicklingError):
+            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is damaged; search again.") from None
+        workload = find_workload(self.workload)
+        model = workload.network(workload.setting(state["dataset"], state["preset"]))
+        try:
+            model.load_state_dict(state["training"]["model"])
+        except RuntimeError:
+            raise Refused(
+                f"the checkpoint {self.checkpoint} of trial {self.key} is of another network than workload "
+                f"{self.workload} makes now; give it the network it had, or search again."
+            ) from None
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Study:
+    """The search of one workload over one or more optimizers. Open one with :func:`open_study`.
+
+    Attributes:
+        name: the study's.
+        home: where it lives.
+        settings: what was asked for.
+        created: ISO 8601, UTC.
+        tracking_uri: the MLflow server or database its trials are logged to.
+        experiment_id, mlflow_run_id: MLflow's experiment and the study's parent run.
+        storage: folder or URI of Ray's results.
+    """
+
+    name: str
+    home: Home
+    settings: StudySettings
+    created: str
+    tracking_uri: str = field(repr=False)  # it may hold a password
+    experiment_id: str
+    mlflow_run_id: str
+    storage: str = field(repr=False)
+
+    @property
+    def data(self) -> Path:
+        """The folder that holds its data set."""
+        return Path(self.settings.data) if self.settings.data else self.home.data
+
+    def records(self, optimizer: str | None = None) -> list[Trial]:
+        """The trials of one optimizer or of all, in the order in which they were asked for.
+
+        Raises:
+            Refused: the optimizer is not one of the study's.
+        """
+        if optimizer and optimizer not in self.settings.optimizers:
+            raise Refused(
+                f"study {self.name} did not search {optimizer!r}; it has {', '.join(self.settings.optimizers)}."
+            )
+        storage = open_storage(self.home)
+        going = is_going(self.home, self.name)
+        records: list[Trial] = []
+        for name in (optimizer,) if optimizer else self.settings.optimizers:
+            study = storage.get_study_id_from_name(f"{self.name}/{name}")
+            runs = storage.get_study_user_attrs(study)
+            records += [
+                self._record(name, frozen, runs.get(_run_attribute(frozen.number)), going)
+                for frozen in storage.get_all_trials(study, deepcopy=False)
+            ]
+        return records
+
+    def trials(self) -> "pandas.DataFrame":
+        """All trials, a row each; the parts of `config` and `metrics` are columns under their own names.
+
+        `lr` is the configuration's. The metric of that name, the last epoch's rate, is left out.
+        """
+        import pandas
+
+        rows = []
+        for record in self.records():
+            row = record.to_json()
+            config, metrics = row.pop("config") or {}, row.pop("metrics")
+            rows.append(row | metrics | config)
+        return pandas.DataFrame(rows)
+
+    def best(self, optimizer: str | None = None) -> Trial:
+        """The complete trial with the best value; the earlier one where two are equal.
+
+        Raises:
+            Refused: the optimizer is not one of the study's.
+            NothingComplete: no trial is complete.
+        """
+        return self.complete(optimizer)[0]
+
+    def complete(self, optimizer: str | None = None) -> list[Trial]:
+        """The complete trials of one optimizer or of all, the best value first; the earlier one where two are equal.
+
+        Raises:
+            Refused: the optimizer is not one of the study's.
+            NothingComplete: no trial is complete.
+        """
+        complete = [trial for trial in self.records(optimizer) if trial.value is not None]
+        if not complete:
+            which = f"complete trial of {optimizer}" if optimizer else "complete trial"
+            raise NothingComplete(f"study {self.name} has no {which} yet; go on with `tune-sam resume {self.name}`.")
+        return sorted(complete, key=lambda trial: -self.settings.sign * (trial.value or 0))
+
+    def pareto(self, optimizer: str | None = None) -> list[Trial]:
+        """The complete trials of one optimizer or of all than which no other is better in one objective and as good or
+        better in the other; the highest accuracy first.
+
+        Raises:
+            Refused: the study has one objective, or the optimizer is not one of its.
+            NothingComplete: no trial is complete.
+        """
+        signs = {name: 1 if way == "maximize" else -1 for name, way in self.settings.directions.items()}
+        if len(signs) < 2:
+            raise Refused(
+                f"study {self.name} has one objective, {self.settings.objective}, so it has no Pareto front; "
+                "leave --pareto out, or search with --objective two under another --name."
+            )
+        complete = self.complete(optimizer)
+        points = [tuple(sign * trial.metrics[name] for name, sign in signs.items()) for trial in complete]
+        return [
+            trial
+            for trial, point in zip(complete, points, strict=True)
+            if not any(other != point and all(map(ge, other, point)) for other in points)
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state that occurs."""
+        states = [trial.state for trial in self.records()]
+        return {state: states.count(state) for state in STATES if state in states}
+
+    def to_json(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "name": self.name,
+            "workload": settings.workload,
+            "dataset": settings.dataset,
+            "preset": settings.preset,
+            "train_subset": settings.train_subset,
+            "sampler": settings.sampler,
+            "precision": settings.precision,
+            "compile": settings.compile,
+            "objective": settings.objective,
+            "refit_of": settings.refit_of,
+            "optimizers": list(settings.optimizers),
+            "trials_asked": settings.trials,
+            "counts": self.counts(),
+            "created": self.created,
+            "mlflow_run_id": self.mlflow_run_id,
+        }
+
+    def _record(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> Trial:
+        given, told = frozen.user_attrs, frozen.user_attrs.get("record", {})
+        steps = frozen.intermediate_values
+        return Trial(
+            key=trial_key(self.name, optimizer, frozen.number),
+            study=self.name,
+            workload=self.settings.workload,
+            dataset=self.settings.dataset,
+            preset=self.settings.preset,
+            train_subset=self.settings.train_subset,
+            optimizer=optimizer,
+            number=frozen.number,
+            state=_state(frozen, going),
+            reason=told.get("reason", ""),
+            config=self._configuration(optimizer, frozen),
+            value=frozen.values[0] if frozen.state.name == "COMPLETE" else None,
+            epochs=told.get("epochs", given.get("epoch", max(steps, default=0))),
+            metrics=told.get("metrics", {}),
+            seconds=told.get("seconds"),
+            precision=told.get("precision"),
+            compile=self.settings.compile,
+            node=told.get("node"),
+            pid=told.get("pid"),
+            started=given.get("started"),
+            ended=told.get("ended"),
+            mlflow_run_id=run_id,
+            optuna_trial_number=frozen.number,
+            checkpoint=given.get("checkpoint"),
+        )
+
+    def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
+        point = frozen.params or frozen.system_attrs.get("fixed_params", {})
+        if not {"lr", "batch_size"} <= point.keys():
+            return None
+        return Configuration(
+            optimizer,
+            point.get("rho"),
+            point["lr"],
+            point["batch_size"],
+            point.get("seed", self.settings.seed + frozen.number),
+        )
+
+
+def _state(frozen: "FrozenTrial", going: bool) -> str:
+    """Our word for the state of an Optuna trial; without a driver that goes on, a running trial waits for one."""
+    if frozen.state.name == "WAITING" or (frozen.state.name == "RUNNING" and not going):
+        return "waiting"
+    return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
+
+
+def open_search(name: str, home: Place = None) -> Study:
+    """The study called `name`, which is a search.
+
+    Args:
+        name: as `tune-sam studies` lists it.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Raises:
+        Refused: there is none of that name, or it is a refit.
+    """
+    study = open_study(name, home)
+    if study.settings.refit_of:
+        raise Refused(f"study {name} is a refit itself; give the study that it is of, {study.settings.refit_of}.")
+    return study
+
+
+def refits_of(study: Study, what: str = "") -> list[Study]:
+    """The studies that train a search's configurations again, the one that was asked for last at the end.
+
+    Args:
+        study: the search.
+        what: `refit` for those that compare the optimizers, `twice` for the base optimizer at equal compute; all by
+            default.
+    """
+    found = [
+        other
+        for other in every_study(study.home)
+        if other.settings.refit_of == study.name and other.name.startswith(f"{study.name}.{what}")
+    ]
+    return sorted(found, key=lambda other: other.settings.asked or other.created)
+
+
+def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
+    """The first trial of each optimizer."""
+    return list({trial.optimizer: trial for trial in reversed(trials)}.values())[::-1]
+
+
+def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
+    """Keep a trial's MLflow run. It may become known after the trial ended, so the study's attributes hold it."""
+    study, _, number = key.rpartition("/")
+    storage.set_study_user_attr(storage.get_study_id_from_name(study), _run_attribute(int(number)), run_id)
+
+
+def studies(home: Place = None) -> list[Study]:
+    """All searches of a home, the oldest first."""
+    return [study for study in every_study(home) if not study.settings.refit_of]
+
+
+def every_study(home: Place = None) -> list[Study]:
+    """All studies of a home, refits too, the oldest first."""
+    place = Home.at(home)
+    if not exists(place):
+        return []
+    found: dict[str, Study] = {}
+    there: dict[str, set[str]] = {}
+    for frozen in open_storage(place).get_all_studies():
+        # A study that lacks its record is one whose creation was cut short.
+        if "record" in frozen.user_attrs:
+            record = dict(frozen.user_attrs["record"])
+            name, _, optimizer = frozen.study_name.rpartition("/")
+            there.setdefault(name, set()).add(optimizer)
+            found.setdefault(name, Study(name, place, StudySettings.from_json(record.pop("settings")), **record))
+    whole = [study for study in found.values() if there[study.name] >= set(study.settings.optimizers)]
+    return sorted(whole, key=lambda study: study.created)
+
+
+def open_study(name: str, home: Place = None) -> Study:
+    """The study called `name`.
+
+    Args:
+        name: as `tune-sam studies` lists it.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    known = studies(home)
+    for study in every_study(home):
+        if study.name == name:
+            return study
+    place = Home.at(home)
+    where = masked(place.study_storage) if place.study_storage else place.path
+    there = f"it has {', '.join(study.name for study in known)}" if known else "it has none yet"
+    raise Refused(
+        f"there is no study {name!r} in {where} ({there}); name one of those, or give --home, or "
+        "--study-storage for one whose records are in a database elsewhere."
+    )

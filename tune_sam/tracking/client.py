@@ -1,0 +1,307 @@
+""""""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import math
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from tune_sam.errors import Refused, masked
+
+if TYPE_CHECKING:
+    from mlflow.store.tracking.abstract_store import AbstractStore
+
+
+KEY_TAG = "tune_sam.key"
+
+STUDY_TAG = "tune_sam.study"
+
+HOME_TAG = "tune_sam.home"
+
+PARENT_TAG = "mlflow.parentRunId"
+
+_SERVER = ("http", "https")
+
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+_CONNECT_SECONDS = 5
+
+# Longer than the 20 s that MLflow waits for a locked SQLite file: giving up on a request that still succeeds later
+# is what could make a second run for one trial.
+_ANSWER_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """The parent run of a study: where the runs of its trials belong."""
+
+    experiment_id: str
+    run_id: str
+
+
+def check(uri: str) -> None:
+    """Refuse a tracking URI that cannot work, before a search starts and without importing MLflow.
+
+    It takes milliseconds where something answers or refuses, 5 s where nothing does. A server is asked one cheap
+    question of MLflow's API: `/health` is exempt from the server's check of the Host header.
+
+    Args:
+        uri: `http(s)://…` of an MLflow server, `sqlite:////absolute/path.db`, or a URI of a `postgresql`, `mysql`
+            or `mssql` database.
+
+    Raises:
+        Refused: one sentence with the URI (user and password masked) and the way out.
+    """
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme in _SERVER:
+        _check_server(uri)
+    elif scheme == "sqlite":
+        _check_sqlite(uri)
+    elif scheme in _PORTS:
+        _check_database(uri, _PORTS[scheme])
+    else:
+        raise Refused(
+            f"tracking URI {masked(uri)!r} is neither a server nor a database (MLflow's file store is "
+            "retired); give http://HOST:PORT of an MLflow server or sqlite:////ABSOLUTE/PATH.db."
+        )
+
+
+def _check_server(uri: str) -> None:
+    import requests
+
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    certificate = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    try:
+        answer = requests.get(
+            uri.rstrip("/") + "/api/2.0/mlflow/experiments/search",
+            params={"max_results": 1},
+            timeout=_CONNECT_SECONDS,
+            verify=not insecure and (certificate or True),
+        )
+    except (requests.RequestException, OSError, ValueError) as error:
+        slow = isinstance(error, requests.Timeout)
+        reason = f"no answer within {_CONNECT_SECONDS} s" if slow else str(_root(error))
+        raise Refused(_unreachable(uri, reason, "start `mlflow server` there")) from error
+    if answer.status_code == 401:  # alive; MLflow's own client brings the login that this question did not
+        return
+    if answer.status_code == 403:
+        host = urlsplit(uri).netloc.rpartition("@")[2]
+        raise Refused(
+            f"MLflow at {masked(uri)} answered 403, which is how its host check refuses the Host header "
+            f"{host!r}; start it with `mlflow server --allowed-hosts {host}`."
+        )
+    if answer.status_code != 200 or not answer.text.lstrip().startswith("{"):
+        raise Refused(
+            f"{masked(uri)} answered {answer.status_code} to a question of MLflow's API; "
+            "give the address of an MLflow tracking server."
+        )
+
+
+def _check_sqlite(uri: str) -> None:
+    path = uri.partition(":///")[2].partition("?")[0]
+    if not path.startswith("/"):
+        raise Refused(
+            f"tracking URI {uri!r} means another file in each process's working directory; "
+            "give the absolute path with four slashes, sqlite:////ABSOLUTE/PATH.db."
+        )
+    folder = next(parent for parent in Path(path).parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise Refused(f"tracking URI {uri!r} cannot be written because of {folder}; choose a folder of your own.")
+
+
+def _check_database(uri: str, port: int) -> None:
+    try:
+        parts = urlsplit(uri)
+        if parts.hostname:  # otherwise a local socket
+            socket.create_connection((parts.hostname, parts.port or port), _CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise Refused(_unreachable(uri, str(error), "start the database")) from error
+
+
+def _unreachable(uri: str, reason: str, way_out: str) -> str:
+    return f"MLflow at {masked(uri)} cannot be reached ({masked(reason)}); {way_out} or give another tracking URI."
+
+
+def _root(error: BaseException) -> BaseException:
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return error
+
+
+def connect(uri: str, artifact_root: str | None = None) -> AbstractStore:
+    """The store below MLflow's client. The client prints, reads the active model of the fluent API and asks for
+    whole runs to change their status; the store does what it is told.
+
+    Raises:
+        Refused: see :func:`check`. That comes first because MLflow takes minutes to give up on a database.
+    """
+    check(uri)
+    import mlflow  # noqa: F401  it sets its loggers up while it is imported, so they can be quietened only now
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It writes a traceback at every attempt on a locked or absent database; we say that once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if uri.partition(":")[0] in _SERVER:
+        return _server_store(uri)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    return SqlAlchemyStore(uri, artifact_root or "./mlruns")
+
+
+def _server_store(uri: str) -> AbstractStore:
+    from functools import partial
+
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.proto_json_utils import parse_dict
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    class ImpatientStore(RestStore):
+        """One attempt for each request, and short timeouts. MLflow knows these as arguments of `http_request`, but
+        its store can only be given them through the environment, which is the user's."""
+
+        def _call_endpoint(self, api: Any, json_body: str | None = None, *_: Any, **__: Any) -> Any:
+            path, method = self._METHOD_TO_INFO[api]
+            body = {"params" if method == "GET" else "json": json.loads(json_body or "{}")}
+            try:
+                answer = http_request(
+                    self.get_host_creds(),
+                    path,
+                    method,
+                    max_retries=0,
+                    raise_on_status=False,
+                    timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
+                    **body,
+                )
+            except MlflowException as error:
+                raise ConnectionError(str(error)) from error
+            try:
+                content = answer.json()
+            except ValueError as error:  # a proxy's page or a refused login: it says nothing about the event
+                said = answer.text.strip().partition("\n")[0][:100]
+                raise ConnectionError(f"{answer.status_code} {answer.reason}: {said}") from error
+            verify_rest_response(answer, path)
+            message = api.Response()
+            parse_dict(content, message)
+            return message
+
+    return ImpatientStore(partial(get_default_host_creds, uri))
+
+
+def find_run(store: AbstractStore, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    from mlflow.entities import ViewType
+
+    quoted = {tag: f'"{value}"' if "'" in value else f"'{value}'" for tag, value in tags.items()}
+    condition = " AND ".join(f"tags.`{tag}` = {value}" for tag, value in quoted.items())
+    runs = store.search_runs([experiment_id], condition, ViewType.ACTIVE_ONLY, max_results=1)
+    return runs[0].info.run_id if runs else None
+
+
+def create_run(store: AbstractStore, experiment_id: str, name: str, start: int, tags: dict[str, str]) -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        user = "unknown"
+    tags = {"mlflow.user": user, "mlflow.runName": name, **tags}
+    run_id: str = store.create_run(experiment_id, user, start, run_tags(tags), name).info.run_id
+    return run_id
+
+
+def run_tags(tags: Mapping[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def set_status(store: AbstractStore, run_id: str, status: str, end: int | None = None) -> None:
+    from mlflow.entities import RunStatus
+
+    store.update_run_info(run_id, RunStatus.from_string(status), end, None)
+
+
+def last_step(store: AbstractStore, run_id: str, metric: str) -> float:
+    return max((point.step for point in store.get_metric_history(run_id, metric)), default=-math.inf)
+
+
+def try_out(uri: str) -> None:
+    """Write a run and an artifact, read both back, and take them away again. The experiment that they were in stays.
+
+    Args:
+        uri: see :func:`check`.
+
+    Raises:
+        Refused: one of these fails.
+    """
+    check(uri)
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        store = connect(uri)
+        experiment_id = experiment_id_of(store, "tune_sam.check", None)
+        content = secrets.token_hex(8)
+        run_id = create_run(store, experiment_id, "check", milliseconds(), {"tune_sam.content": content})
+        try:
+            place = store.get_run(run_id).info.artifact_uri
+            repository = get_artifact_repository(place, tracking_uri=uri)
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "check.txt").write_text(content)
+                repository.log_artifact(str(Path(folder) / "check.txt"))
+                (Path(folder) / "check.txt").unlink()
+                there = Path(repository.download_artifacts("check.txt", folder)).read_text()
+            if not there == content == store.get_run(run_id).data.tags["tune_sam.content"]:
+                raise OSError("what is read is not what was written")
+        finally:
+            store.delete_run(run_id)
+    except Refused:
+        raise
+    except Exception as error:  # whatever the client of an artifact store raises
+        raise Refused(
+            f"MLflow at {masked(uri)} cannot be written to and read back; it says {masked(str(error))}"
+        ) from error
+
+
+def experiment_id_of(store: AbstractStore, name: str, artifact_root: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = store.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(store.create_experiment(name, artifact_root, []))
+        except MlflowException:
+            found = store.get_experiment_by_name(name)  # another study of this workload was faster
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise Refused(
+            f"experiment {name!r} was deleted in MLflow; restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`."
+        )
+    return str(found.experiment_id)
+
+
+def expect_there(uri: str) -> None:
+    """MLflow makes a database of SQLite that is not there; what has runs cannot be a new one."""
+    path = uri.partition(":///")[2].partition("?")[0]
+    if uri.startswith("sqlite") and not Path(path).exists():
+        raise Refused(f"MLflow's database {path} is gone; put it back.")
+
+
+def milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def strings(values: Mapping[str, object] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in (values or {}).items()}

@@ -1,0 +1,235 @@
+"""Optuna asked and told honestly by Tune.
+
+Ray's own adapter tells Optuna less than the truth: a trial stopped early becomes COMPLETE with its early value, a NaN
+leaves it RUNNING for ever, and nothing links it to the Tune trial. Here a :class:`Ledger` asks and tells Optuna
+directly, and two small adapters stand between it and Tune.
+"""
+
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from tune_sam.space import MAX_SEED, Configuration, Space
+from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
+from tune_sam.workload import milestones
+
+HALVING = 2
+"""ASHA keeps the better half at each rung. Rungs follow the first two drops of the learning rate, which lie a factor 2
+apart; a single validation accuracy is too noisy for the usual quarter."""
+
+STARTUP = 8
+"""Trials before the sampler models anything: the four of the grid and as many at random."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to run.
+
+    Attributes:
+        number: the trial's.
+        configuration: what it is given.
+        attempt: 1, and one more for each time it was interrupted.
+        resume_from: its last checkpoint, if it was interrupted and had one.
+        gpus: its share of a GPU, if an earlier attempt found that it needs more than the study's.
+    """
+
+    number: int
+    configuration: Configuration
+    attempt: int
+    resume_from: str | None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended, as it is told.
+
+    Attributes:
+        state: one of :data:`tune_sam.study.settings.ENDINGS`.
+        reason: why it did not end complete; empty otherwise.
+        epochs: trained.
+        metrics: of the last epoch; empty if the training diverged or failed in its first.
+        seconds: spent in its epochs, over all attempts; None if none ended.
+        node, pid: Ray's node id and the process.
+        precision: of the network's passes, `bf16` or `fp32`; None if no epoch ended.
+    """
+
+    state: str
+    reason: str
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float | None
+    node: str | None
+    pid: int | None
+    precision: str | None = None
+
+
+class Ledger:
+    """The trials of one optimizer of a study, in Optuna's storage.
+
+    A trial is in the storage before it runs, each of its epochs is there before the next, and it ends there once. So
+    whatever kills the driver, the next one finds what was interrupted and gives it out first.
+
+    Args:
+        storage: Optuna's.
+        study: name of the study.
+        optimizer: one of the study's.
+        settings: the study's.
+    """
+
+    def __init__(self, storage: BaseStorage, study: str, optimizer: str, settings: StudySettings) -> None:
+        self.study, self.optimizer, self.settings = study, optimizer, settings
+        self.space: Space = settings.spaces[optimizer]
+        self.budget = settings.budget(optimizer)
+        self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
+        self._trials: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, int] = {}
+        settle(self._optuna, settings)
+        # Taken once: later on, RUNNING trials are this launch's own.
+        self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
+        for point in self.space.grid[: self.budget]:
+            self._optuna.enqueue_trial(point, skip_if_exists=True)
+
+    @property
+    def open(self) -> int:
+        """Trials that are still to be started or to be finished."""
+        finished = len(self._optuna.get_trials(deepcopy=False)) - len(
+            self._in_state(TrialState.WAITING) + self._in_state(TrialState.RUNNING)
+        )
+        return max(self.budget - finished, 0)
+
+    def key(self, number: int) -> str:
+        return trial_key(self.study, self.optimizer, number)
+
+    def ask(self, tune_trial_id: str) -> Asked | None:
+        """The next trial: one that was interrupted, else a new one; None when the budget is spent."""
+        if self._interrupted:
+            frozen = self._interrupted.pop()
+            self._reseed(frozen.number)
+            self._reported[frozen.number] = frozen.last_step or frozen.user_attrs.get("epoch", 0)
+            trial = optuna.Trial(self._optuna, frozen._trial_id)
+        else:
+            started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
+            if started >= self.budget:
+                return None
+            self._reseed(started)
+            trial = self._optuna.ask()
+        self._trials[trial.number] = trial
+        configuration = self._suggest(trial)
+        known = trial.user_attrs
+        attempt = known.get("attempt", 0) + 1
+        if attempt == 1:
+            trial.set_user_attr("key", self.key(trial.number))
+            trial.set_user_attr("started", now())
+        trial.set_user_attr("tune_trial_id", tune_trial_id)
+        trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
+        return Asked(trial.number, configuration, attempt, known.get("checkpoint"), known.get("gpus"))
+
+    def suspend(self, number: int, gpus: float | None = None) -> None:
+        """Put a trial back that its node or its share of a GPU has failed, not its training: it is asked for next.
+
+        Args:
+            number: the trial's.
+            gpus: the share that it has from now on; as before by default.
+        """
+        trial = self._trials.pop(number)
+        if gpus is not None:
+            trial.set_user_attr("gpus", gpus)
+        self._interrupted.append(next(one for one in self._in_state(TrialState.RUNNING) if one.number == number))
+
+    def enlarged(self, number: int) -> bool:
+        """Whether a trial has a larger share of a GPU than the study's already."""
+        return "gpus" in self._trials[number].user_attrs
+
+    @property
+    def running(self) -> int:
+        """Trials that were asked for here and have not ended."""
+        return len(self._trials)
+
+    def checkpoint(self, number: int) -> str | None:
+        """Where the last checkpoint of a trial that goes on is."""
+        return self._trials[number].user_attrs.get("checkpoint")
+
+    def note_checkpoint(self, number: int, place: str) -> str | None:
+        """Keep where a trial's last checkpoint is; the place of the one before."""
+        before = self.checkpoint(number)
+        self._trials[number].set_user_attr("checkpoint", place)
+        return before
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Keep the objective's value after an epoch; whether the trial should stop here."""
+        trial = self._trials[number]
+        new = epoch > self._reported.get(number, 0)
+        if new:
+            self._reported[number] = epoch
+        if len(self.settings.directions) > 1:  # Optuna takes no steps of such trials, and prunes none
+            if new:
+                trial.set_user_attr("epoch", epoch)
+            return False
+        if new:
+            trial.report(value, epoch)
+        if "stop_after" in trial.user_attrs:  # decided before an interrupt; the pruner would judge the next rung
+            return epoch >= trial.user_attrs["stop_after"]
+        stop = epoch < self.settings.epochs and trial.should_prune()
+        if stop:
+            trial.set_user_attr("stop_after", epoch)
+        return stop
+
+    def reported(self, number: int) -> int:
+        """The last epoch of a trial that the storage knows."""
+        return self._reported.get(number, 0)
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
+        trial = self._trials.pop(number)
+        record = {**asdict(outcome), "ended": now()}
+        trial.set_user_attr("record", record)
+        # TPE never sees a FAIL and would go on sampling there; a violated constraint it avoids.
+        if outcome.state == "diverged":
+            trial.set_constraint("diverged", 1.0)
+        elif outcome.reason == OUT_OF_MEMORY:
+            trial.set_constraint("memory", 1.0)
+        trial.set_user_attr("state", outcome.state)
+        _close(self._optuna, self.settings, trial.number, record)
+
+    def _suggest(self, trial: optuna.Trial) -> Configuration:
+        space = self.space
+        rho = trial.suggest_float("rho", space.rho.low, space.rho.high, log=True) if space.rho else None
+        lr = trial.suggest_float("lr", space.lr.low, space.lr.high, log=True)
+        batch_size = trial.suggest_categorical("batch_size", space.batch_size)
+        seed = trial.suggest_int("seed", 0, MAX_SEED) if space.seeded else self.settings.seed + trial.number
+        return Configuration(self.optimizer, rho, lr, int(batch_size), seed)
+
+    def _reseed(self, number: int) -> None:
+        """A sampler whose draw depends on seed, optimizer, number and the history, and on no earlier launch."""
+        entropy = (self.settings.seed, zlib.crc32(self.optimizer.encode()), number)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        self._optuna.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        if self.settings.scheduler == "none":
+            return optuna.pruners.NopPruner()
+        # The first rung is the first epoch at the lower rate: before that, large rates look worse than they are.
+        first = (milestones(self.settings.epochs) or [self.settings.epochs])[0] + 1
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=HALVING)
+
+    def _in_state(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
+        return self._optuna.get_trials(deepcopy=False, states=(state,))
+
+
+def settle(study: optuna.Study, settings: StudySettings) -> None:
+    """Close the trials of one optimizer whose driver died between the record and the state."""
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if "state" in frozen.user_attrs:
+            _close(study, settings, frozen.number, frozen.user_attrs["record"])
+
+
+def _close(study: optuna.Study, settings: StudySettings, number: int, record: dict[str, Any]) -> None:
+    state, metrics = record["state"], record["metrics"]
+    values = [metrics[name] for name in settings.directions] if state == "complete" else None
+    study.tell(number, values, TrialState[ending(state, record["reason"]).optuna])

@@ -1,0 +1,35 @@
+"""Who is told how a search goes: a terminal is one listener, a notebook or a test may be another."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from tune_sam.study.records import Study
+from tune_sam.tuning.ledger import Outcome
+
+
+class SearchListener(Protocol):
+    """Told of every event of a search, on the driver's thread. What is not overridden does nothing."""
+
+    def following(self, study: Study) -> AbstractContextManager[object]:
+        """Follow `study` for as long as the context lasts, from where it stands."""
+        return nullcontext()
+
+    def started(self, optimizer: str, number: int) -> None:
+        """A trial starts, or starts again."""
+        return
+
+    def epoch(self, optimizer: str, number: int, epoch: int) -> None:
+        """A trial has trained so many epochs."""
+        return
+
+    def put_back(self, optimizer: str, number: int) -> None:
+        """A trial lost its process or its memory, and waits to be started again."""
+        return
+
+    def ended(self, optimizer: str, number: int, outcome: Outcome) -> None:
+        """A trial ended."""
+        return
+
+
+class Silent(SearchListener):
+    """Shows nothing."""

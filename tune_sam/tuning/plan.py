@@ -1,0 +1,345 @@
+"""From options to the settings of a study, and the study made of them; everything wrong is refused here."""
+
+import os
+import secrets
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tune_sam.cluster.connection import check_offer
+from tune_sam.cluster.results import absolute, chosen_storage, without_login
+from tune_sam.errors import Refused, masked
+from tune_sam.home import Home
+from tune_sam.provenance import versions
+from tune_sam.settings import ENVIRONMENT, SearchOptions
+from tune_sam.space import Range
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import Study, every_study
+from tune_sam.study.settings import StudySettings, now
+from tune_sam.study.storage import open_storage
+from tune_sam.tracking import client, runs
+from tune_sam.workload import Workload, find_workload
+
+
+def plan(workload: str, *, config: Path | None = None, **options: Any) -> Study:
+    """Make the study of a plain grid that :func:`search` would make with these options, or find it; train nothing.
+
+    Raises:
+        Refused: as for :func:`search`, or the study is no plain grid, so that only a search can say what is best.
+    """
+    chosen = SearchOptions.read({"workload": workload, **options}, config)
+    if _define(chosen, Home.at(chosen.home, chosen.study_storage)).sampler != "grid":
+        what = f"--preset {chosen.preset}" if chosen.preset and not config else str(config)
+        raise Refused(
+            f"{what} is no plain grid, so it has to be searched before anything can be chosen; search with "
+            "it, and refit that study."
+        )
+    return planned(chosen)
+
+
+def planned(chosen: SearchOptions) -> Study:
+    """The study that the options describe, with their budget: a new one, or the one of that name."""
+    home = Home.at(chosen.home, chosen.study_storage)
+    settings = _define(chosen, home)
+    study = next((study for study in every_study(home) if study.name == chosen.name), None)
+    if study:
+        _refuse_other(study, settings)
+        study = grown(_where_it_is(study, chosen), settings.trials)
+    check_offer(settings.cpus_per_trial, settings.share_said or 0, chosen.address)
+    if study:
+        return study
+    storage = chosen_storage(chosen.storage, home)
+    if chosen.tracking_uri:
+        client.check(chosen.tracking_uri)
+    return create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri, storage)
+
+
+def _define(chosen: SearchOptions, home: Home) -> StudySettings:
+    """The study that the options describe, with the workload's own values where none were given."""
+    workload = find_workload(chosen.workload)
+    dataset = _dataset(chosen, workload)
+    if chosen.preset is not None:
+        chosen = _preset(chosen, chosen.preset, workload, dataset)
+    sizes = workload.datasets[dataset]
+    if chosen.train_subset and not sizes.classes <= chosen.train_subset <= sizes.train:
+        raise Refused(
+            f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
+            f"samples of {sizes.classes} classes; give from {sizes.classes} to {sizes.train}."
+        )
+    spaces = {optimizer: workload.space(chosen, optimizer, dataset) for optimizer in chosen.optimizers}
+    root, trials = _data(chosen, workload, dataset, home), chosen.trials
+    if chosen.sampler == "grid":
+        trials = max(len(space.grid) for space in spaces.values())
+        _refuse_what_a_grid_lacks(chosen, trials)
+    return StudySettings(
+        workload=chosen.workload,
+        dataset=dataset,
+        preset=chosen.preset,
+        data=None if root == home.data else str(root),
+        optimizers=chosen.optimizers,
+        trials=trials,
+        epochs=chosen.epochs or workload.setting(dataset, chosen.preset).epochs,
+        seed=chosen.seed,
+        scheduler=_scheduler(chosen),
+        sampler=chosen.sampler,
+        train_subset=chosen.train_subset,
+        precision=chosen.precision,
+        compile=chosen.compile,
+        cpus_per_trial=chosen.cpus_per_trial,
+        gpus_per_trial=chosen.gpus_per_trial,
+        spaces=spaces,
+        objective=chosen.objective,
+    )
+
+
+def _scheduler(chosen: SearchOptions) -> str:
+    """ASHA compares trials by one number at each rung, and of two objectives none is that number."""
+    if chosen.objective != "two":
+        return chosen.scheduler
+    if chosen.scheduler == "asha" and "scheduler" in chosen.model_fields_set:
+        raise Refused(
+            "--scheduler asha compares trials by one number, and --objective two has two; leave it out, or "
+            "give one objective."
+        )
+    return "none"
+
+
+def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
+    """What is given and would change nothing must not stand in a record."""
+    for optimizer in chosen.optimizers:
+        if isinstance(lr := chosen.ranges_of(optimizer).lr, Range):
+            raise Refused(
+                f"--lr {lr} changes nothing where a grid alone is tried; give values, as in --lr 0.001,0.01, "
+                "or leave it out."
+            )
+    if "trials" in chosen.model_fields_set and chosen.trials != points:
+        raise Refused(
+            f"--trials {chosen.trials} does not go with a grid of {points} points, which is tried alone; "
+            "leave --trials out."
+        )
+
+
+def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) -> SearchOptions:
+    """The options with the preset's defaults below them."""
+    if name not in workload.presets:
+        there = f"choose from {', '.join(workload.presets)}" if workload.presets else "leave --preset out"
+        raise Refused(f"workload {chosen.workload} has no preset {name!r}; {there}.")
+    if dataset != workload.default_dataset:
+        raise Refused(
+            f"preset {name!r} is of the data set {workload.default_dataset}, not of {dataset}; "
+            "leave --preset or --dataset out."
+        )
+    options = workload.presets[name].options
+    if options.get("sampler") == "grid":
+        for option, value in (
+            ("--rho", chosen.rho),
+            ("--lr", chosen.lr),
+            ("--batch-size", chosen.batch_size),
+            ("ranges", chosen.ranges or None),
+        ):
+            if value is not None:
+                shown = ",".join(map(str, value)) if isinstance(value, (tuple, dict)) else value
+                raise Refused(
+                    f"preset {name!r} is a plain grid over ρ, and {option} {shown} would make it another "
+                    f"study; leave {option} or --preset out."
+                )
+        for option, given, plain in (
+            ("--no-grid", chosen.grid, True),
+            (f"--sampler {chosen.sampler}", chosen.sampler, "grid"),
+        ):
+            if given != plain and option.strip("-").split()[0].removeprefix("no-") in chosen.model_fields_set:
+                raise Refused(
+                    f"preset {name!r} is a plain grid, and {option} would make it another study; leave "
+                    f"{option} or --preset out."
+                )
+    return chosen.under(options)
+
+
+def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
+    """The folder of the data set. One that a person named is checked, and only read; the home's is filled later."""
+    named = chosen.data or os.environ.get("TUNE_SAM_DATA")
+    try:
+        root = Path(named or home.data).expanduser().absolute()
+    except RuntimeError as error:
+        raise Refused(f"--data {named} cannot be used ({error}); give a folder.") from None
+    if named:
+        workload.check_data(dataset, root)
+    return root
+
+
+def prepared_data(chosen: SearchOptions, home: Home) -> tuple[Workload, str, Path]:
+    """The workload, its data set and the folder that has it; one in the home is filled.
+
+    Raises:
+        Refused: data are missing and cannot be fetched.
+    """
+    workload = find_workload(chosen.workload)
+    dataset = _dataset(chosen, workload)
+    root = _data(chosen, workload, dataset, home)
+    _fetch(workload, dataset, root, home)
+    return workload, dataset, root
+
+
+def _dataset(chosen: SearchOptions, workload: Workload) -> str:
+    dataset = chosen.dataset or workload.default_dataset
+    if dataset not in workload.datasets:
+        raise Refused(
+            f"workload {chosen.workload} has no data set {dataset!r}; choose from {', '.join(workload.datasets)}."
+        )
+    return dataset
+
+
+def _fetch(workload: Workload, dataset: str, root: Path, home: Home) -> None:
+    """Fill the home's data folder, where it is the data's. Nothing that can be refused at once comes after this."""
+    if root == home.data:
+        workload.fetch(dataset, root)
+        workload.check_data(dataset, root)
+
+
+def _refuse_other(study: Study, settings: StudySettings) -> None:
+    """A study is gone on with only as what it is."""
+    kept = {**asdict(study.settings), "data": str(study.data)}
+    asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
+    for name, before in kept.items():
+        wanted = asked[name]
+        if name != "trials" and wanted != before:
+            what = (
+                "another search space"
+                if name == "spaces"
+                else f"{name.replace('_', ' ')} {_shown(before)}, not {_shown(wanted)}"
+            )
+            raise Refused(f"study {study.name} exists with {what}; give another --name, or the same options.")
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _where_it_is(study: Study, chosen: SearchOptions) -> Study:
+    """The study, whose results and runs stay where they are; a login that is another one now is taken."""
+    storage = absolute(chosen.storage) if chosen.storage else study.storage
+    uri = chosen.tracking_uri or study.tracking_uri
+    for name, before, wanted in (("storage", study.storage, storage), ("tracking_uri", study.tracking_uri, uri)):
+        if without_login(wanted) != without_login(before):
+            option = name.replace("_", "-")
+            raise Refused(
+                f"study {study.name} exists with --{option} {masked(before)}, not {masked(wanted)}; give "
+                f"another --name, or this one without --{option} and ${ENVIRONMENT[name]}."
+            )
+    if uri != study.tracking_uri:
+        client.check(uri)
+    return replace(study, storage=storage, tracking_uri=uri)
+
+
+def grown(study: Study, trials: int) -> Study:
+    """The study with a larger budget."""
+    if trials < study.settings.trials:
+        raise Refused(
+            f"study {study.name} has {study.settings.trials} trials of each optimizer already, "
+            f"more than {trials}; --trials is the total, so give at least that."
+        )
+    if study.settings.sampler == "grid" and trials > study.settings.trials:
+        raise Refused(
+            f"study {study.name} tries the points of a grid, to which --trials {trials} can add none; leave "
+            "--trials out, or search without --sampler grid under another --name."
+        )
+    return replace(study, settings=replace(study.settings, trials=trials))
+
+
+def _made_up(settings: StudySettings) -> str:
+    """A name with the time, in which no two agree."""
+    workload = settings.workload.rpartition(":")[2].lower()
+    return f"{workload}-{now()[:19].replace(':', '')}-{secrets.token_hex(2)}"
+
+
+def create(name: str, settings: StudySettings, home: Home, uri: str, storage: str) -> Study:
+    """Make a study in MLflow and in Optuna, before any trial can race for it.
+
+    Args:
+        name: of the study; there is none of that name.
+        settings: what it is.
+        home: where it will live.
+        uri: MLflow's; see :func:`tune_sam.tracking.client.check`.
+        storage: folder or URI for Ray's results.
+
+    Raises:
+        Refused: MLflow does not take it, data cannot be fetched, or the name was taken just now.
+    """
+    own = uri == home.tracking_uri
+    with home.made():
+        if settings.data is None:
+            _fetch(find_workload(settings.workload), settings.dataset, home.data, home)
+        run = runs.open_study_run(
+            uri,
+            experiment=settings.workload,
+            artifact_root=str(home.artifacts) if own else None,
+            name=name,
+            home=home.identity,
+            description=_description(settings),
+            tags={**_tags(settings), **versions()},
+        )
+    study = Study(name, home, settings, now(), uri, run.experiment_id, run.run_id, storage)
+    with study_lock(study.home, study.name):
+        # Another process may have been making a study of this name since it was looked for.
+        if any(known.name == name for known in every_study(home)):
+            raise Refused(f"study {name} was made by another process just now; go on with `tune-sam resume {name}`.")
+        store(study)
+    return study
+
+
+def store(study: Study) -> None:
+    """Write the study's record to each of its Optuna studies; those that are missing are made."""
+    import optuna
+
+    storage = open_storage(study.home)
+    record = {
+        "settings": study.settings.to_json(),
+        "created": study.created,
+        "tracking_uri": study.tracking_uri,
+        "experiment_id": study.experiment_id,
+        "mlflow_run_id": study.mlflow_run_id,
+        "storage": study.storage,
+    }
+    for optimizer in study.settings.optimizers:
+        made = optuna.create_study(
+            storage=storage,
+            study_name=f"{study.name}/{optimizer}",
+            directions=list(study.settings.directions.values()),
+            load_if_exists=True,
+        )
+        made.set_user_attr("record", record)
+
+
+def _description(settings: StudySettings) -> str:
+    """What MLflow's page shows about a study, as Markdown."""
+    # Not the number of trials, which may grow.
+    trials = "the same number of trials for each optimizer" if settings.sampler != "grid" else "the points of a grid"
+    preset = f", preset {settings.preset}" if settings.preset else ""
+    subset = f" ({settings.train_subset} training samples)" if settings.train_subset else ""
+    what = f"Refit of {settings.refit_of}," if settings.refit_of else "Search of"
+    lines = [
+        f"{what} **{settings.workload}** on **{settings.dataset}**{subset}{preset}: {trials}, "
+        f"{settings.epochs} epochs each, seed {settings.seed}, scheduler {settings.scheduler}. The value of a "
+        f"trial is {' and '.join(settings.directions)} after its last epoch.",
+        "",
+        "| optimizer | ρ | learning rate | batch size |",
+        "|---|---|---|---|",
+    ]
+    for optimizer, space in settings.spaces.items():
+        lines.append(f"| {optimizer} | {space.rho or '–'} | {space.lr} | {', '.join(map(str, space.batch_size))} |")
+    return "\n".join(lines)
+
+
+def _tags(settings: StudySettings) -> dict[str, str]:
+    """What was trained on what, as tags of the study's run."""
+    told = {
+        "dataset": settings.dataset,
+        "preset": settings.preset,
+        "train_subset": settings.train_subset,
+        "sampler": settings.sampler,
+        "scheduler": settings.scheduler,
+        "objective": settings.objective,
+        "precision": settings.precision,
+        "compile": settings.compile or None,
+    }
+    return {f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}

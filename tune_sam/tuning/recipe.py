@@ -1,0 +1,73 @@
+"""A study's settings as the options of a search that would make the same again."""
+
+from typing import Any
+
+from tune_sam.home import Home
+from tune_sam.space import Values
+from tune_sam.study.settings import StudySettings
+from tune_sam.workload import find_workload
+
+PARAMETERS = ("rho", "lr", "batch_size")
+
+
+def as_yaml(settings: StudySettings, home: Home) -> str:
+    """What :func:`as_options` gives, as a file for `--config`."""
+    import yaml
+
+    return yaml.safe_dump(as_options(settings, home), sort_keys=False, allow_unicode=True)
+
+
+def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
+    """A study's settings as the options of a search in `home` that would make the same again."""
+    found: dict[str, Any] = {
+        "dataset": settings.dataset,
+        "optimizers": list(settings.optimizers),
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "scheduler": settings.scheduler,
+        "cpus_per_trial": settings.cpus_per_trial,
+    }
+    found |= {
+        name: value
+        for name in ("preset", "train_subset", "gpus_per_trial", "precision", "compile")
+        if (value := getattr(settings, name)) is not None and value is not False
+    }
+    if settings.objective != "val/accuracy":
+        found["objective"] = settings.objective
+    if settings.data not in (None, str(home.data)):
+        found["data"] = settings.data
+    if settings.sampler == "grid":
+        found["sampler"] = "grid"
+        preset = find_workload(settings.workload).presets.get(settings.preset or "")
+        if preset is None or preset.options.get("sampler") != "grid":  # of such a preset the grid is its own
+            found["ranges"] = {optimizer: _of_grid(settings, optimizer) for optimizer in settings.optimizers}
+    else:
+        found["trials"] = settings.trials
+        found["grid"] = all(space.grid for space in settings.spaces.values())
+        found["ranges"] = {
+            optimizer: {
+                **({"rho": str(space.rho)} if space.rho else {}),
+                "lr": str(space.lr),
+                "batch_size": list(space.batch_size),
+            }
+            for optimizer, space in settings.spaces.items()
+        }
+    return found
+
+
+def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
+    """The ranges and values that give an optimizer's plain grid, as options: what is not the workload's own."""
+    workload, space = find_workload(settings.workload), settings.spaces[optimizer]
+    setting = workload.setting(settings.dataset, settings.preset)
+    rhos, lrs, sizes = (
+        tuple(dict.fromkeys(point[name] for point in space.grid if name in point)) for name in PARAMETERS
+    )
+    found: dict[str, Any] = {}
+    if space.rho:
+        spread = rhos == workload.rho_grid(optimizer, space.rho)
+        found["rho"] = str(space.rho if spread else Values(rhos))
+    if (lrs, space.lr) != ((setting.lr,), workload.lr):
+        found["lr"] = str(Values(lrs))
+    if (sizes, space.batch_size) != ((setting.batch_size,), workload.batch_size):
+        found["batch_size"] = list(space.batch_size)
+    return found

@@ -1,0 +1,175 @@
+"""A study: one run of Tune per optimizer, each with the same budget, created or gone on with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_sam.cluster.connection import check_offer, concurrency, connected
+from tune_sam.cluster.data import shared
+from tune_sam.cluster.results import folder_of, probe
+from tune_sam.cluster.signals import terminate_as_interrupt
+from tune_sam.home import Place
+from tune_sam.provenance import versions
+from tune_sam.settings import SearchOptions
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import Study, open_study
+from tune_sam.study.storage import open_storage
+from tune_sam.tracking import delivery
+from tune_sam.tuning.delivery import tracked
+from tune_sam.tuning.listener import SearchListener, Silent
+from tune_sam.tuning.plan import grown, planned, store
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    from tune_sam.cluster.sharing import Shared
+    from tune_sam.tuning.ledger import Ledger
+
+
+def search(
+    workload: str, *, config: Path | None = None, listener: SearchListener | None = None, **options: Any
+) -> Study:
+    """Search a workload's hyperparameters: create the study, or go on with it if one of that name exists.
+
+    Args:
+        workload: name of a workload, or `package.module:Class`.
+        config: a YAML file of options; those given here come on top.
+        listener: who is told how it goes; nobody by default.
+        options: the fields of :class:`tune_sam.settings.SearchOptions`.
+
+    Returns:
+        The study, at the end of its budget.
+
+    Raises:
+        Refused: an option, file, range or server is wrong; nothing was created.
+        KeyboardInterrupt: it was interrupted; :func:`resume` goes on.
+    """
+    chosen = SearchOptions.read({"workload": workload, **options}, config)
+    return launch(planned(chosen), chosen.address, chosen.max_concurrent, listener)
+
+
+def resume(
+    name: str,
+    *,
+    home: Place = None,
+    trials: int | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    listener: SearchListener | None = None,
+) -> Study:
+    """Go on with a study: trials that were interrupted go on from their last checkpoint, then the rest follows.
+
+    Args:
+        name: the study's.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        trials: a new budget of each optimizer, in all, not on top; as before by default.
+        address: Ray cluster to use; one is started here by default.
+        max_concurrent: trials at the same time; as many as fit by default.
+        listener: who is told how it goes; nobody by default.
+
+    Raises:
+        Refused: there is no such study, it has more trials than that already, or it is being searched now.
+        KeyboardInterrupt: it was interrupted again.
+    """
+    study = open_study(name, home)
+    check_offer(study.settings.cpus_per_trial, study.settings.share_said or 0, address)
+    study = grown(study, study.settings.trials if trials is None else trials)
+    return launch(study, address, max_concurrent, listener)
+
+
+def launch(study: Study, address: str | None, max_concurrent: int | None, listener: SearchListener | None) -> Study:
+    """Train until the budget of every optimizer is spent; what was interrupted goes on first.
+
+    Args:
+        study: that was created, perhaps with more trials than before.
+        address, max_concurrent, listener: as for :func:`search`.
+
+    Raises:
+        Refused: another process is at it, or no node has room for a trial.
+        KeyboardInterrupt: it was interrupted.
+    """
+    from tune_sam.tuning.ledger import Ledger
+
+    listener = listener or Silent()
+    with study_lock(study.home, study.name):
+        store(study)
+        storage = open_storage(study.home)
+        ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
+        waiting = [ledger for ledger in ledgers if ledger.open]
+        with tracked(study, storage) as tracker, listener.following(study):
+            tracker.set_study("RUNNING")
+            if waiting:
+                with probe(study.storage):  # it may have gone since the study was made
+                    pass
+                with connected(address) as other_nodes, shared(study, other_nodes) as data:
+                    for ledger in waiting:
+                        _tune(study, ledger, tracker, data, max_concurrent, listener)
+                        if ledger.open:
+                            raise KeyboardInterrupt
+            tracker.set_study("FINISHED")
+    return study
+
+
+def _tune(
+    study: Study,
+    ledger: "Ledger",
+    tracker: delivery.Tracker,
+    data: "Shared",
+    max_concurrent: int | None,
+    listener: SearchListener,
+) -> None:
+    """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
+    from ray import tune
+
+    from tune_sam.cluster.gpu import gpu_share, measured_shares
+    from tune_sam.trainable import trainable_for
+    from tune_sam.tuning.callback import Driver, TuneScheduler, TuneSearcher
+
+    settings = study.settings
+    workload = find_workload(settings.workload)
+    constants = {
+        "dataset": settings.dataset,
+        "preset": settings.preset,
+        "train_subset": settings.train_subset,
+        "together": settings.refit_of is not None,
+        "epochs": settings.epochs,
+        "precision": settings.precision,
+        "compile": settings.compile,
+        "sharpness": "val/sharpness" in settings.directions,
+        "cpus_per_trial": settings.cpus_per_trial,
+        "gpus_per_trial": settings.share_said,
+    }
+    prefix = f"{study.name}/{ledger.optimizer}"
+    shares: dict[int, float] = {}
+    if settings.gpus_per_trial == "auto":
+        space = ledger.space
+        shares = measured_shares(
+            workload,
+            constants,
+            ledger.optimizer,
+            space.rho.low if space.rho else None,
+            space.lr.low,
+            space.batch_size,
+            data,
+        )
+    smallest = min(shares.values(), default=gpu_share(workload, constants))
+    slots = concurrency(settings.cpus_per_trial, smallest, max_concurrent)
+    with terminate_as_interrupt():
+        tune.run(
+            tune.with_parameters(trainable_for(workload), data=data),
+            name=ledger.optimizer,
+            storage_path=folder_of(study),
+            config=constants,
+            search_alg=TuneSearcher(ledger, shares),
+            scheduler=TuneScheduler(ledger),
+            num_samples=-1,  # the searcher says when there are no more
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"{prefix}/{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04}.{trial.config['attempt']}",
+            # Every epoch, so that a crash loses one at most.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
+            callbacks=[Driver(ledger, tracker, versions(), study.storage, listener)],
+            raise_on_failed_trial=False,
+            verbose=0,
+            # Over Ray's client a Tuner would send searcher and callbacks to the head, where their databases are not.
+            _remote=False,
+        )
