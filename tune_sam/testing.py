@@ -30,6 +30,7 @@ from tune_sam.space import OPTIMIZERS, Configuration
 from tune_sam.store import with_train_subset
 from tune_sam.trainable import SAMTrainable, trainable_for
 from tune_sam.training import Trainer
+from tune_sam.tuning.plan import search_space
 from tune_sam.workload import Setting, Splits, Store, Workload, find_workload
 
 ON_EACH_DEVICE = pytest.mark.parametrize(
@@ -130,7 +131,7 @@ class WorkloadContract:
             assert classes in (0, workload.datasets[workload.default_dataset].classes), "name each class, or none"
         json.dumps(workload.to_json(), allow_nan=False)
         for optimizer in ("base", *workload.rho):  # refuses points of the grid that lie outside the ranges
-            workload.space(SearchOptions.read({"workload": self.workload}), optimizer, self.data_set())
+            search_space(SearchOptions.read({"workload": self.workload}), workload, self.data_set(), optimizer)
 
     def test_the_parts_are_as_stated(self, splits: Splits) -> None:
         stated, test = self.subject().datasets[self.data_set()], self.subject().test_split(self.data_set(), self.root())

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from tune_sam.errors import Refused
-from tune_sam.settings import SearchOptions
-from tune_sam.space import Range, Space, Values, ends, grid
+from tune_sam.space import Range
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -268,42 +267,6 @@ class Workload(ABC):
     def rho_grid(self, optimizer: str, rho: Range) -> tuple[float, ...]:
         """The four points of ρ a search begins with: the report's for `asam-all`, else spread over the range."""
         return self.report_rho if optimizer == "asam-all" and self.report_rho else rho.spread(4)
-
-    def space(self, options: SearchOptions, optimizer: str, dataset: str) -> Space:
-        """The search space of one optimizer: the workload's ranges, and the person's where given.
-
-        Raises:
-            Refused: a batch size exceeds the training split, a grid point lies outside a range, or values are given
-                where a range is sampled.
-        """
-        own, setting = options.ranges_of(optimizer), self.setting(dataset, options.preset)
-        if optimizer != "base" and not own.rho and optimizer not in self.rho:
-            raise Refused(f"workload {self.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
-        rho = None if optimizer == "base" else own.rho or self.rho[optimizer]
-        lr, sizes, alone = own.lr or self.lr, own.batch_size or self.batch_size, options.sampler == "grid"
-        for option, given in (("--rho", rho), ("--lr", lr)):
-            if isinstance(given, Values) and not alone:
-                raise Refused(
-                    f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
-                    "LOW:HIGH, or --sampler grid."
-                )
-        samples = options.train_subset or self.datasets[dataset].train
-        if max(sizes) > samples:
-            raise Refused(
-                f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
-                f"give sizes up to {samples}."
-            )
-        rhos = rho.points if isinstance(rho, Values) else self.rho_grid(optimizer, rho) if rho else ()
-        lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
-        of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
-        points = grid(rhos, lrs, of_grid) if options.grid else ()
-        space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
-        if outside := space.outside():
-            way_out = "give its values instead" if alone else "or search without the grid (--no-grid)"
-            raise Refused(
-                f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, {way_out}."
-            )
-        return space
 
 
 def workload_names() -> list[str]:

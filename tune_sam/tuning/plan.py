@@ -12,7 +12,7 @@ from tune_sam.errors import Refused, masked
 from tune_sam.home import Home
 from tune_sam.provenance import versions
 from tune_sam.settings import ENVIRONMENT, SearchOptions
-from tune_sam.space import Range
+from tune_sam.space import Range, Space, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, every_study
 from tune_sam.study.settings import StudySettings, now
@@ -66,7 +66,7 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
             f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
             f"samples of {sizes.classes} classes; give from {sizes.classes} to {sizes.train}."
         )
-    spaces = {optimizer: workload.space(chosen, optimizer, dataset) for optimizer in chosen.optimizers}
+    spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
     root, trials = _data(chosen, workload, dataset, home), chosen.trials
     if chosen.sampler == "grid":
         trials = max(len(space.grid) for space in spaces.values())
@@ -90,6 +90,41 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
         spaces=spaces,
         objective=chosen.objective,
     )
+
+
+def search_space(chosen: SearchOptions, workload: Workload, dataset: str, optimizer: str) -> Space:
+    """Merge the workload's ranges with a person's own into the search space of one optimizer.
+
+    Raises:
+        Refused: a batch size exceeds the training split, a grid point lies outside a range, values are given where a
+            range is sampled, or nobody gives a range of ρ.
+    """
+    own, setting = chosen.ranges_of(optimizer), workload.setting(dataset, chosen.preset)
+    if optimizer != "base" and not own.rho and optimizer not in workload.rho:
+        raise Refused(f"workload {workload.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
+    rho = None if optimizer == "base" else own.rho or workload.rho[optimizer]
+    lr, sizes, alone = own.lr or workload.lr, own.batch_size or workload.batch_size, chosen.sampler == "grid"
+    for option, given in (("--rho", rho), ("--lr", lr)):
+        if isinstance(given, Values) and not alone:
+            raise Refused(
+                f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
+                "LOW:HIGH, or --sampler grid."
+            )
+    samples = chosen.train_subset or workload.datasets[dataset].train
+    if max(sizes) > samples:
+        raise Refused(
+            f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
+            f"give sizes up to {samples}."
+        )
+    rhos = rho.points if isinstance(rho, Values) else workload.rho_grid(optimizer, rho) if rho else ()
+    lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
+    of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
+    points = grid(rhos, lrs, of_grid) if chosen.grid else ()
+    space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
+    if outside := space.outside():
+        way_out = "give its values instead" if alone else "or search without the grid (--no-grid)"
+        raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, {way_out}.")
+    return space
 
 
 def _scheduler(chosen: SearchOptions) -> str:

@@ -1,0 +1,78 @@
+import pytest
+
+from tune_sam.errors import Refused
+from tune_sam.settings import SearchOptions
+from tune_sam.space import Range
+from tune_sam.tuning.plan import search_space
+from tune_sam.workload import find_workload
+
+
+def space(optimizer, dataset="mutagenicity", **given):
+    options = SearchOptions.read({"workload": "gcn", **given})
+    return search_space(options, find_workload("gcn"), dataset, optimizer)
+
+
+def test_each_optimizer_has_its_grid():
+    at = {"lr": 0.01, "batch_size": 64}
+    assert space("base").grid == (at,)
+    assert [point["rho"] for point in space("asam-all").grid] == [0.005, 0.01, 0.05, 0.1], "the report's"
+    for optimizer in ("sam", "asam"):
+        found = space(optimizer)
+        assert len(found.grid) == 4
+        assert all(point["rho"] in found.rho and {**point, **at} == point for point in found.grid)
+    assert space("sam", grid=False).grid == ()
+
+
+def test_a_persons_ranges_take_the_place_of_the_workloads():
+    found = space("sam", rho="0.01:0.1", lr="0.001:0.1", batch_size="16,64")
+    assert (str(found.rho), str(found.lr), found.batch_size) == ("0.01:0.1", "0.001:0.1", (16, 64))
+    assert space("base", rho="0.01:0.1").rho is None
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "said"),
+    [
+        ("asam-all", {"rho": "0.02:1"}, "ρ 0.005 is not in 0.02:1"),
+        ("base", {"lr": "1e-4:1e-3"}, "learning rate 0.01 is not in 0.0001:0.001"),
+        ("sam", {"batch_size": "16,32"}, "batch size 64 is not in 16,32"),
+    ],
+)
+def test_a_grid_point_outside_a_range_is_refused_with_a_way_out(optimizer, given, said):
+    with pytest.raises(Refused, match=f"{said}.*--no-grid"):
+        space(optimizer, **given)
+    assert space(optimizer, grid=False, **given).grid == ()
+
+
+def test_a_batch_larger_than_the_training_split_is_refused():
+    assert space("base", batch_size="64,2602").batch_size == (64, 2602)
+    with pytest.raises(Refused, match="--batch-size 2603 is larger than the 2602 training samples of mutagenicity"):
+        space("base", batch_size="64,2603")
+
+
+def test_a_presets_grid_is_at_its_own_learning_rate_and_batch_size():
+    for name, rhos, lr, size in (
+        ("wideresnet", [0.1, 0.5, 1, 2], 0.1, 128),
+        ("attention", [0.1, 0.3, 0.5, 1], 0.01, 128),
+        ("gcn", [0.005, 0.01, 0.05, 0.1], 0.01, 64),
+    ):
+        workload = find_workload(name)
+        options = SearchOptions.read({"workload": name, "preset": "report"})
+        found = search_space(options, workload, workload.default_dataset, "asam-all")
+        assert list(found.grid) == [{"rho": rho, "lr": lr, "batch_size": size} for rho in rhos]
+
+
+def test_a_batch_larger_than_the_training_subset_is_refused():
+    with pytest.raises(Refused, match="--batch-size 128 is larger than the 100 training samples"):
+        space("base", train_subset=100)
+
+
+def test_a_plain_grid_has_every_combination_of_the_values():
+    found = space("sam", sampler="grid", rho="0.05,0.1", lr="0.01,0.003", batch_size="16,64")
+    assert len(found.grid) == 8
+    assert {tuple(point.values()) for point in found.grid} == {
+        (rho, lr, size) for rho in (0.05, 0.1) for lr in (0.003, 0.01) for size in (16, 64)
+    }
+    assert (found.rho, found.lr) == (Range(0.05, 0.1), Range(0.003, 0.01))
+    base = space("base", sampler="grid", rho="0.05", lr="0.003")
+    assert base.grid == ({"lr": 0.003, "batch_size": 64},)
+    assert len(space("sam", sampler="grid", batch_size="16,32").grid) == 8  # four of ρ at two sizes
