@@ -38,7 +38,7 @@ def data():
 
 
 def numbers(result):
-    return {name: value for name, value in result.items() if name.startswith(("train/", "val/", "gap/", "lr"))}
+    return {name: value for name, value in result.items() if name.startswith(("train/", "val/", "gap/"))}
 
 
 def _with(data):

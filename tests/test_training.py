@@ -36,14 +36,14 @@ def metrics(epoch):
 
 def test_the_learning_rate_falls_to_a_fifth_after_30_60_and_80_percent(splits):
     running = trainer(splits, CONFIGURATIONS["base"], epochs=10)
-    rates = [running.epoch().metrics["lr"] for _ in range(10)]
+    rates = [running.epoch().metrics["train/lr"] for _ in range(10)]
     assert milestones(10) == [3, 6, 8]
     assert rates == pytest.approx([0.01] * 3 + [0.002] * 3 + [0.0004] * 2 + [0.00008] * 2)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
 def test_the_first_epoch_has_the_configurations_rate_however_short_the_training(splits, epochs):
-    assert trainer(splits, CONFIGURATIONS["base"], epochs=epochs).epoch().metrics["lr"] == 0.01
+    assert trainer(splits, CONFIGURATIONS["base"], epochs=epochs).epoch().metrics["train/lr"] == 0.01
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)

@@ -278,7 +278,7 @@ class WorkloadContract:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name.startswith(("train/", "val/", "gap/", "lr"))}
+    return {name: value for name, value in metrics.items() if name.startswith(("train/", "val/", "gap/"))}
 
 
 def _samples(part: Store) -> set[str]:

@@ -60,8 +60,8 @@ class Epoch:
 
     Attributes:
         number: epochs trained so far.
-        metrics: `train/…`, `val/…`, `gap/…`, `lr`, `time/epoch_s`; empty if the training diverged. `val/f1/CLASS` where
-            the setting names its classes.
+        metrics: `train/…`, `val/…`, `gap/…`, `time/epoch_s`; empty if the training diverged. `train/lr` is the rate in
+            this epoch. `val/f1/CLASS` where the setting names its classes.
         diverged: a loss or a weight is not finite.
         unperturbed: steps whose gradient was zero or not finite, so that SAM had no direction to climb in.
     """
@@ -147,7 +147,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         if not diverged:
-            metrics |= {"lr": lr, "time/epoch_s": seconds}
+            metrics |= {"train/lr": lr, "time/epoch_s": seconds}
         self.last = Epoch(self.done, {} if diverged else metrics, diverged, self._unperturbed())
         return self.last
 

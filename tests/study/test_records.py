@@ -147,13 +147,14 @@ def test_the_best_is_the_first_of_the_highest_complete_ones(study):
 
 def test_the_table_has_a_column_for_each_part(study):
     ledger = Ledger(open_storage(study.home), "one", "base", SETTINGS)
-    metrics = {"val/accuracy": 0.8, "lr": 0.00008}  # the last epoch's rate, which has fallen since
+    metrics = {"val/accuracy": 0.8, "lr": 0.00008}  # as release 0.1 called the last epoch's rate, which has fallen
     ledger.tell(ledger.ask("tune").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
     table = study.trials()
     assert len(table) == 1
     row = table.iloc[0]
     assert not {"config", "metrics"} & set(table.columns)
     assert (row["lr"], row["batch_size"], row["val/accuracy"], row["state"]) == (0.01, 64, 0.8, "complete")
+    assert row["train/lr"] == 0.00008
 
 
 def test_a_trial_without_a_checkpoint_or_with_a_lost_one_is_refused(study, tmp_path):

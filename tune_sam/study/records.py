@@ -167,17 +167,14 @@ class Study:
         return records
 
     def trials(self) -> "pandas.DataFrame":
-        """All trials, a row each; the parts of `config` and `metrics` are columns under their own names.
-
-        `lr` is the configuration's. The metric of that name, the last epoch's rate, is left out.
-        """
+        """All trials, a row each; the parts of `config` and `metrics` are columns under their own names."""
         import pandas
 
         rows = []
         for record in self.records():
             row = record.to_json()
             config, metrics = row.pop("config") or {}, row.pop("metrics")
-            rows.append(row | metrics | config)
+            rows.append(row | config | metrics)
         return pandas.DataFrame(rows)
 
     def best(self, optimizer: str | None = None) -> Trial:
@@ -266,7 +263,7 @@ class Study:
             config=self._configuration(optimizer, frozen),
             value=frozen.values[0] if frozen.state.name == "COMPLETE" else None,
             epochs=told.get("epochs", given.get("epoch", max(steps, default=0))),
-            metrics=told.get("metrics", {}),
+            metrics=renamed(told.get("metrics", {})),
             seconds=told.get("seconds"),
             precision=told.get("precision"),
             compile=self.settings.compile,
@@ -290,6 +287,11 @@ class Study:
             point["batch_size"],
             point.get("seed", self.settings.seed + frozen.number),
         )
+
+
+def renamed(metrics: dict[str, float]) -> dict[str, float]:
+    """Metrics by today's names: release 0.1 called `train/lr` by the name of the configuration's `lr`."""
+    return {"train/lr" if name == "lr" else name: value for name, value in metrics.items()}
 
 
 def _state(frozen: "FrozenTrial", going: bool) -> str:

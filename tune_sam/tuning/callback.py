@@ -27,13 +27,13 @@ PARAMETERS = ("optimizer", "rho", "lr", "batch_size", "seed", "epochs")
 METRICS = (
     "train/loss",
     "train/accuracy",
+    "train/lr",
     "val/loss",
     "val/accuracy",
     "val/macro_f1",
     "val/sharpness",
     "gap/loss",
     "gap/accuracy",
-    "lr",
     "time/epoch_s",
 )
 """What MLflow gets, and `val/f1/CLASS` where classes have names: few names, because its pages slow down with many."""
