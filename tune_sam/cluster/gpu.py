@@ -83,7 +83,7 @@ def measured_shares(
     """
     import ray
 
-    if not ray.cluster_resources().get("GPU", 0):
+    if not (ray.is_initialized() and ray.cluster_resources().get("GPU", 0)):
         return {}
     task: Any = ray.remote(num_gpus=1, max_retries=0)(_needs)
     needs = ray.get(task.remote(workload, config, optimizer, rho, lr, tuple(batch_sizes), data))

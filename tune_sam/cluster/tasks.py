@@ -1,15 +1,15 @@
-"""Results that are found out part by part: each by one Ray task with a trial's resources, each kept in a file."""
+"""Results that are found out part by part, each kept in a file."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_sam.cluster.connection import concurrency, connected
+from tune_sam.cluster.executor import Executor, Failure
 from tune_sam.cluster.signals import terminate_as_interrupt
-from tune_sam.errors import Refused
 from tune_sam.files import write_whole
 from tune_sam.provenance import versions
 from tune_sam.study.records import Study
@@ -31,7 +31,8 @@ class Task:
     Attributes:
         what: its name, for people.
         file: where it is kept, with what made it; a part whose file is there is not found out again.
-        task: a function of the arguments and the shared data; it runs in a worker and returns what JSON holds.
+        task: a function of the arguments and the shared data; it may run elsewhere, and returns what JSON
+            holds.
         arguments: of the task.
     """
 
@@ -45,7 +46,7 @@ def run_tasks(
     study: Study,
     parts: Sequence[Task],
     data: "Callable[[bool], AbstractContextManager[Shared]]",
-    address: str | None,
+    executor: Executor,
     progress: Progress,
 ) -> dict[str, str]:
     """Find out the parts whose files are missing, as many at a time as fit. Interrupted, it keeps what is done.
@@ -54,7 +55,7 @@ def run_tasks(
         study: whose; call this inside its :func:`tune_sam.study.lock.study_lock`.
         parts: all that are needed.
         data: opens what the tasks are given; told whether they may run on other nodes.
-        address: Ray cluster to use; one is started here by default.
+        executor: runs them, each with the resources of one of the study's trials.
         progress: called as parts are done.
 
     Returns:
@@ -66,10 +67,11 @@ def run_tasks(
         return failed
     made = versions()
     # Ray takes the signals' handlers when it starts, so ours come after.
-    with connected(address) as other_nodes, terminate_as_interrupt(), data(other_nodes) as shared:
-        task = _task_of(study)
-        pending = {task(part.task).remote(*part.arguments, shared): part for part in missing}
-        for done, (part, outcome) in enumerate(_as_they_come(pending), start=len(parts) - len(missing) + 1):
+    with executor.opened() as other_nodes, terminate_as_interrupt(), data(other_nodes) as shared:
+        calls = [partial(part.task, *part.arguments, shared) for part in missing]
+        found = executor.call(calls, study.settings.cpus_per_trial, _gpus(study))
+        for done, (index, outcome) in enumerate(found, start=len(parts) - len(missing) + 1):
+            part = missing[index]
             if isinstance(outcome, Failure):
                 failed[part.what] = outcome.reason
             else:
@@ -90,56 +92,14 @@ def made_by(file: Path) -> dict[str, str]:
 
 def prepare_worker(study: Study) -> "torch.device":
     """Set up the process of a task as that of a trial; its device."""
-    import ray
-
-    from tune_sam.cluster.gpu import cap_gpu_memory
     from tune_sam.training import default_device, prepare_process
 
-    cap_gpu_memory(ray.get_runtime_context().get_assigned_resources().get("GPU", 0))
     prepare_process(study.settings.cpus_per_trial)
     return default_device()
 
 
-def _task_of(study: Study) -> Callable[[Callable[..., Any]], Any]:
-    """What makes a Ray task of a function, with the resources of one of the study's trials."""
-    import ray
-
+def _gpus(study: Study) -> float:
+    """The GPU fraction of one of the study's trials."""
     from tune_sam.cluster.gpu import gpu_share
 
-    settings = study.settings
-    share = gpu_share(find_workload(settings.workload), {"gpus_per_trial": settings.share_said})
-    concurrency(settings.cpus_per_trial, share, None)
-    # A function that fails on its data fails again, so only a lost worker is worth another try; that is Ray's default.
-    return lambda function: ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=share)(function)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a part cannot be found out."""
-
-    reason: str
-
-
-def _as_they_come(pending: dict[Any, Task]) -> Iterator[tuple[Task, Any]]:
-    """Each part with its result, or with its failure."""
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    from tune_sam.analysis.memory import is_shortage
-
-    while pending:
-        (ready,), _ = ray.wait(list(pending), num_returns=1)
-        part = pending.pop(ready)
-        try:
-            outcome = ray.get(ready)
-        except RayTaskError as error:
-            if is_shortage(error.cause):
-                outcome = Failure("memory ran out; use a machine, or a share of a GPU, with more")
-            elif isinstance(error.cause, (ValueError, Refused)):
-                outcome = Failure(str(error.cause))
-            else:
-                raise
-        except RayError as error:  # its worker was killed, for want of memory mostly
-            reason = str(error).strip().splitlines()[0]
-            outcome = Failure(f"its worker was lost ({reason}); run the same command again")
-        yield part, outcome
+    return gpu_share(find_workload(study.settings.workload), {"gpus_per_trial": study.settings.share_said})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import ensure_data, shared
+from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.tasks import Progress, Task, made_by, prepare_worker, result_of, run_tasks
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.refit import test_results, tested_refit
@@ -161,11 +162,12 @@ def measured(
     every: bool = False,
     address: str | None = None,
     progress: Progress = lambda *_: None,
+    executor: Executor | None = None,
 ) -> Iterator[Analysis]:
     """Measure a study's networks, and hold the study's lock while something is made of that.
 
     Args:
-        name, home, optimizers, top, sample, grid, every, address, progress: as for
+        name, home, optimizers, top, sample, grid, every, address, progress, executor: as for
             :func:`tune_sam.operations.analyze.analyze`.
 
     Raises:
@@ -185,7 +187,11 @@ def measured(
     plan = Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
     with study_lock(study.home, study.name):
         failed = run_tasks(
-            study, _tasks(plan), lambda other_nodes: shared(study, other_nodes, sample), address, progress
+            study,
+            _tasks(plan),
+            lambda other_nodes: shared(study, other_nodes, sample),
+            executor or RayExecutor(address),
+            progress,
         )
         kept = tuple(trial for trial in plan.trials if trial.key not in failed)
         if failed and not (every and kept):

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_sam.cluster.connection import check_offer, connected
+from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import data_folder, ensure_data
+from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.tasks import Progress, Task, prepare_worker, result_of, run_tasks
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.selection import (
@@ -171,6 +172,7 @@ def refit(
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
     progress: Progress = lambda *_: None,
+    executor: Executor | None = None,
 ) -> Refit:
     """Train the best configurations of a study again, on train and validation part together, and test them once.
 
@@ -189,6 +191,7 @@ def refit(
         max_concurrent: trainings at the same time; as many as fit by default.
         listener: who is told how the trainings go; nobody by default.
         progress: called as tests are done.
+        executor: what runs the trainings and tests; by default Ray at `address`.
 
     Raises:
         Refused: there is no such study, the seeds repeat, no trial is complete, or another process is at it.
@@ -204,7 +207,7 @@ def refit(
         seeds,
         epochs,
         address,
-        max_concurrent,
+        executor or RayExecutor(address, max_concurrent),
         listener,
         progress,
     )
@@ -224,6 +227,7 @@ def refit_grid(
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
     progress: Progress = lambda *_: None,
+    executor: Executor | None = None,
 ) -> Refit:
     """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
 
@@ -233,7 +237,7 @@ def refit_grid(
         config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints one.
         name: of the study that the refit is of, which is made if there is none; WORKLOAD-PRESET by default, or
             WORKLOAD and the file's name.
-        home, seeds, epochs, address, max_concurrent, listener, progress: as for :func:`refit`.
+        home, seeds, epochs, address, max_concurrent, listener, progress, executor: as for :func:`refit`.
         data: folder that holds the data set; $TUNE_SAM_DATA, else the home's.
 
     Raises:
@@ -255,7 +259,8 @@ def refit_grid(
         address=address,
         name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
     )
-    return _refit(study, Choice(planned=True), seeds, epochs, address, max_concurrent, listener, progress)
+    executor = executor or RayExecutor(address, max_concurrent)
+    return _refit(study, Choice(planned=True), seeds, epochs, address, executor, listener, progress)
 
 
 def _refit(
@@ -264,7 +269,7 @@ def _refit(
     seeds: int | Sequence[int],
     epochs: int | None,
     address: str | None,
-    max_concurrent: int | None,
+    executor: Executor,
     listener: SearchListener | None,
     progress: Progress,
 ) -> Refit:
@@ -283,11 +288,11 @@ def _refit(
     if "base" in chosen:
         made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
     tests: dict[str, dict[str, float]] = {}
-    with connected(address):  # once for all
+    with executor.opened():  # once for all
         for child in made:
-            launch(child, address, max_concurrent, listener)
+            launch(child, executor, listener)
         for child in made:
-            tests |= _test_all(child, shared_seeds, address, progress)
+            tests |= _test_all(child, shared_seeds, executor, progress)
     found = Refit(study, tuple(made), tests, shared_seeds, "")
     return replace(found, undelivered=_publish(found))
 
@@ -401,7 +406,7 @@ def _name(config: Configuration, digits: int) -> str:
 
 
 def _test_all(
-    study: Study, seeds: tuple[int, ...], address: str | None, progress: Progress
+    study: Study, seeds: tuple[int, ...], executor: Executor, progress: Progress
 ) -> dict[str, dict[str, float]]:
     """What each training gives on the test part: measured once, and kept."""
     trials = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
@@ -414,7 +419,7 @@ def _test_all(
             )
     parts = [Task(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
     with study_lock(study.home, study.name):
-        failed = run_tasks(study, parts, lambda other_nodes: _test_part(study, other_nodes), address, progress)
+        failed = run_tasks(study, parts, lambda other_nodes: _test_part(study, other_nodes), executor, progress)
     for what, reason in failed.items():
         raise Refused(f"{what} failed: {reason}")
     return {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}

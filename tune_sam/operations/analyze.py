@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tune_sam.cluster.executor import Executor
 from tune_sam.cluster.tasks import Progress
 from tune_sam.errors import Refused
 from tune_sam.evaluation.analysis import GRID, SAMPLE, Analysis, measured, provenance
@@ -25,6 +26,7 @@ def analyze(
     every: bool = False,
     address: str | None = None,
     progress: Progress = lambda *_: None,
+    executor: Executor | None = None,
 ) -> Analysis:
     """Measure how flat the minima of a study's refit are, or those of its best trials where it has no refit.
 
@@ -46,6 +48,7 @@ def analyze(
         every: measure every complete trial of the search instead, by the cheap measures and without surfaces.
         address: Ray cluster to use; one is started here by default.
         progress: called as tasks are done.
+        executor: what runs the tasks; by default Ray at `address`.
 
     Raises:
         Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
@@ -61,6 +64,7 @@ def analyze(
         every=every,
         address=address,
         progress=progress,
+        executor=executor,
     ) as analysis:
         with replaced_folder(analysis.folder) as folder:
             analysis.table().to_csv(folder / "flatness.csv", index=False)

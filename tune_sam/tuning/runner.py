@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_sam.cluster.connection import check_offer, concurrency, connected
+from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import shared
+from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
 from tune_sam.cluster.results import folder_of, probe
 from tune_sam.cluster.signals import terminate_as_interrupt
 from tune_sam.home import Place
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 
 def search(
-    workload: str, *, config: Path | None = None, listener: SearchListener | None = None, **options: Any
+    workload: str,
+    *,
+    config: Path | None = None,
+    listener: SearchListener | None = None,
+    executor: Executor | None = None,
+    **options: Any,
 ) -> Study:
     """Search a workload's hyperparameters: create the study, or go on with it if one of that name exists.
 
@@ -33,6 +39,7 @@ def search(
         workload: name of a workload, or `package.module:Class`.
         config: a YAML file of options; those given here come on top.
         listener: who is told how it goes; nobody by default.
+        executor: what runs the trainings; by default Ray at the address that the options have.
         options: the fields of :class:`tune_sam.settings.SearchOptions`.
 
     Returns:
@@ -43,7 +50,8 @@ def search(
         KeyboardInterrupt: it was interrupted; :func:`resume` goes on.
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    return launch(planned(chosen), chosen.address, chosen.max_concurrent, listener)
+    executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
+    return launch(planned(chosen), executor, listener)
 
 
 def resume(
@@ -54,6 +62,7 @@ def resume(
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
+    executor: Executor | None = None,
 ) -> Study:
     """Go on with a study: trials that were interrupted go on from their last checkpoint, then the rest follows.
 
@@ -64,6 +73,7 @@ def resume(
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trials at the same time; as many as fit by default.
         listener: who is told how it goes; nobody by default.
+        executor: what runs the trainings; by default Ray at `address`.
 
     Raises:
         Refused: there is no such study, it has more trials than that already, or it is being searched now.
@@ -72,15 +82,16 @@ def resume(
     study = open_study(name, home)
     check_offer(study.settings.cpus_per_trial, study.settings.share_said or 0, address)
     study = grown(study, study.settings.trials if trials is None else trials)
-    return launch(study, address, max_concurrent, listener)
+    return launch(study, executor or RayExecutor(address, max_concurrent), listener)
 
 
-def launch(study: Study, address: str | None, max_concurrent: int | None, listener: SearchListener | None) -> Study:
+def launch(study: Study, executor: Executor, listener: SearchListener | None) -> Study:
     """Train until the budget of every optimizer is spent; what was interrupted goes on first.
 
     Args:
         study: that was created, perhaps with more trials than before.
-        address, max_concurrent, listener: as for :func:`search`.
+        executor: what runs the trainings.
+        listener: as for :func:`search`.
 
     Raises:
         Refused: another process is at it, or no node has room for a trial.
@@ -99,9 +110,9 @@ def launch(study: Study, address: str | None, max_concurrent: int | None, listen
             if waiting:
                 with probe(study.storage):  # it may have gone since the study was made
                     pass
-                with connected(address) as other_nodes, shared(study, other_nodes) as data:
+                with executor.opened() as other_nodes, shared(study, other_nodes) as data:
                     for ledger in waiting:
-                        _tune(study, ledger, tracker, data, max_concurrent, listener)
+                        _tune(study, ledger, tracker, data, executor, listener)
                         if ledger.open:
                             raise KeyboardInterrupt
             tracker.set_study("FINISHED")
@@ -113,12 +124,10 @@ def _tune(
     ledger: "Ledger",
     tracker: delivery.Tracker,
     data: "Shared",
-    max_concurrent: int | None,
+    executor: Executor,
     listener: SearchListener,
 ) -> None:
     """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
-    from ray import tune
-
     from tune_sam.cluster.gpu import gpu_share, measured_shares
     from tune_sam.trainable import trainable_for
     from tune_sam.tuning.callback import Driver, TuneScheduler, TuneSearcher
@@ -137,7 +146,6 @@ def _tune(
         "cpus_per_trial": settings.cpus_per_trial,
         "gpus_per_trial": settings.share_said,
     }
-    prefix = f"{study.name}/{ledger.optimizer}"
     shares: dict[int, float] = {}
     if settings.gpus_per_trial == "auto":
         space = ledger.space
@@ -151,25 +159,19 @@ def _tune(
             data,
         )
     smallest = min(shares.values(), default=gpu_share(workload, constants))
-    slots = concurrency(settings.cpus_per_trial, smallest, max_concurrent)
     with terminate_as_interrupt():
-        tune.run(
-            tune.with_parameters(trainable_for(workload), data=data),
-            name=ledger.optimizer,
-            storage_path=folder_of(study),
-            config=constants,
-            search_alg=TuneSearcher(ledger, shares),
-            scheduler=TuneScheduler(ledger),
-            num_samples=-1,  # the searcher says when there are no more
-            max_concurrent_trials=slots,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: f"{prefix}/{trial.config['number']}",
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:04}.{trial.config['attempt']}",
-            # Every epoch, so that a crash loses one at most.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
-            callbacks=[Driver(ledger, tracker, versions(), study.storage, listener)],
-            raise_on_failed_trial=False,
-            verbose=0,
-            # Over Ray's client a Tuner would send searcher and callbacks to the head, where their databases are not.
-            _remote=False,
+        executor.train(
+            Trainings(
+                name=ledger.optimizer,
+                storage=folder_of(study),
+                trainable=trainable_for(workload),
+                data=data,
+                config=constants,
+                searcher=TuneSearcher(ledger, shares),
+                scheduler=TuneScheduler(ledger),
+                callback=Driver(ledger, tracker, versions(), study.storage, listener),
+                key=ledger.key,
+                cpus=settings.cpus_per_trial,
+                gpus=smallest,
+            )
         )

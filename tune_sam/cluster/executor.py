@@ -1,0 +1,313 @@
+"""Where a study's trainings and tasks run: on Ray's nodes, or one after the other in this process."""
+
+import json
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tune_sam.cluster.connection import concurrency, connected
+from tune_sam.cluster.results import inside
+from tune_sam.errors import Refused
+
+if TYPE_CHECKING:
+    from ray import tune
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
+
+    from tune_sam.cluster.sharing import Shared
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The trials of one optimizer of a study, in the terms of Ray Tune.
+
+    Attributes:
+        name: of the folder below `storage` that their results get.
+        storage: folder or URI of the study's results.
+        trainable: what trains one of them.
+        data: that all of them train on.
+        config: of all of them; the searcher adds what differs.
+        searcher: gives the configurations, until there are no more.
+        scheduler: says where a trial stops early.
+        callback: is told of every event.
+        key: a trial's key, by its number.
+        cpus: of one trial.
+        gpus: of one trial; a fraction where several share one.
+    """
+
+    name: str
+    storage: str
+    trainable: "type[tune.Trainable]"
+    data: "Shared"
+    config: dict[str, Any]
+    searcher: "Searcher"
+    scheduler: "TrialScheduler"
+    callback: "tune.Callback"
+    key: Callable[[int], str]
+    cpus: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a call gave no result."""
+
+    reason: str
+
+
+class Executor(Protocol):
+    """Runs trainings, and calls of functions."""
+
+    def opened(self) -> AbstractContextManager[bool]:
+        """Hold what it needs for as long as the context lasts; give whether other nodes may take part.
+
+        Raises:
+            Refused: it cannot be had.
+        """
+        ...
+
+    def train(self, trainings: Trainings) -> None:
+        """Train until the searcher has no more, or an interrupt stops it.
+
+        Raises:
+            Refused: no node has room for one.
+        """
+        ...
+
+    def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
+        """Call each with these resources; give each index with what came of it, or a :class:`Failure`, as they end.
+
+        Raises:
+            Refused: no node has room for one.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """As many at a time as the nodes of a Ray cluster have room for.
+
+    Attributes:
+        address: of the cluster; one is started here by default.
+        max_concurrent: trainings at the same time; as many as fit by default.
+    """
+
+    address: str | None = None
+    max_concurrent: int | None = None
+
+    def opened(self) -> AbstractContextManager[bool]:
+        """Connect to the cluster, or start one."""
+        return connected(self.address)
+
+    def train(self, trainings: Trainings) -> None:
+        """Run Tune over the trainings."""
+        from ray import tune
+
+        slots = concurrency(trainings.cpus, trainings.gpus, self.max_concurrent)
+        tune.run(
+            tune.with_parameters(trainings.trainable, data=trainings.data),
+            name=trainings.name,
+            storage_path=trainings.storage,
+            config=trainings.config,
+            search_alg=trainings.searcher,
+            scheduler=trainings.scheduler,
+            num_samples=-1,  # the searcher says when there are no more
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trainings.key(trial.config["number"]),
+            trial_dirname_creator=lambda trial: _folder_name(trial.config),
+            # Every epoch, so that a crash loses one at most.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
+            callbacks=[trainings.callback],
+            raise_on_failed_trial=False,
+            verbose=0,
+            # Over Ray's client a Tuner would send searcher and callbacks to the head, where their databases are not.
+            _remote=False,
+        )
+
+    def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
+        """Make each call a Ray task."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        concurrency(cpus, gpus, None)
+        # A function that fails on its data fails again, so only a lost worker is worth another try; that is Ray's
+        # default.
+        task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_capped)
+        pending = {task.remote(function, gpus): index for index, function in enumerate(calls)}
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            index = pending.pop(ready)
+            try:
+                outcome = ray.get(ready)
+            except RayTaskError as error:
+                if (failure := _failure(error.cause)) is None:
+                    raise
+                outcome = failure
+            except RayError as error:  # its worker was killed, for want of memory mostly
+                reason = str(error).strip().splitlines()[0]
+                outcome = Failure(f"its worker was lost ({reason}); run the same command again")
+            yield index, outcome
+
+
+@dataclass(frozen=True)
+class InlineExecutor:
+    """One after the other in this process, without Ray: for tests, notebooks, and a machine where Ray cannot start.
+
+    The numbers are those that Ray's workers give. What ends a process there ends this one.
+    """
+
+    def opened(self) -> AbstractContextManager[bool]:
+        """Hold nothing: this process is there."""
+        return nullcontext(False)
+
+    def train(self, trainings: Trainings) -> None:
+        """Take the trials from the searcher one by one, and give callback and scheduler what Tune gives them."""
+        trials: list[Any] = []  # what Tune would have here is its own type
+        while isinstance(config := trainings.searcher.suggest(f"inline{len(trials):05}"), dict):
+            trial = _Trial(f"inline{len(trials):05}", {**trainings.config, **config}, trainings)
+            trials.append(trial)
+            trial.run(trials)
+            _note_states(trainings, trials)
+
+    def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
+        """Call one after the other."""
+        for index, function in enumerate(calls):
+            try:
+                outcome = function()
+            except Exception as error:
+                if (failure := _failure(error)) is None:
+                    raise
+                outcome = failure
+            yield index, outcome
+
+
+def _folder_name(config: dict[str, Any]) -> str:
+    """A trial's folder, which each of its attempts has for itself."""
+    return f"{config['number']:04}.{config['attempt']}"
+
+
+def _capped(function: Callable[[], Any], gpus: float) -> Any:
+    """In a worker: call a function that is given a fraction of a GPU."""
+    from tune_sam.cluster.gpu import cap_gpu_memory
+
+    cap_gpu_memory(gpus)
+    return function()
+
+
+def _failure(error: BaseException) -> Failure | None:
+    """What to tell of an error that another call need not meet; None of one that is a mistake in a program."""
+    from tune_sam.analysis.memory import is_shortage
+
+    if is_shortage(error):
+        return Failure("memory ran out; use a machine, or a share of a GPU, with more")
+    return Failure(str(error)) if isinstance(error, (ValueError, Refused)) else None
+
+
+@dataclass
+class _Trial:
+    """What callbacks and schedulers read of Tune's own trial."""
+
+    trial_id: str
+    config: dict[str, Any]
+    trainings: Trainings
+    last_result: dict[str, Any] = field(default_factory=dict)
+    status: str = "RUNNING"
+
+    @property
+    def placement_group_factory(self) -> "tune.PlacementGroupFactory | None":
+        return self.trainings.trainable.default_resource_request(self.config)
+
+    @property
+    def error_file(self) -> str:
+        return str(self._errors / "error.txt")
+
+    @property
+    def pickled_error_file(self) -> str:
+        return str(self._errors / "error.pkl")
+
+    def run(self, trials: list[Any]) -> None:
+        """Train it to its end."""
+        callback: Any = self.trainings.callback
+        with tempfile.TemporaryDirectory(prefix="tune_sam-") as folder:
+            self._errors = Path(folder)
+            callback.on_trial_start(0, trials, self)
+            try:
+                self._train()
+            except Exception as error:
+                self._keep(error)
+                self.status = "ERROR"
+                callback.on_trial_error(0, trials, self)
+            else:
+                self.status = "TERMINATED"
+                callback.on_trial_complete(0, trials, self)
+
+    def _train(self) -> None:
+        from ray.tune.schedulers import TrialScheduler
+
+        data = self.trainings.data
+        scheduler: Any = self.trainings.scheduler
+        callback: Any = self.trainings.callback
+
+        class Given(self.trainings.trainable):  # type: ignore[name-defined, misc]
+            """The trainable with its data, as `tune.with_parameters` gives them to Ray's workers."""
+
+            def setup(self, config: dict[str, Any]) -> None:
+                ending.callback(shutil.rmtree, self.logdir, ignore_errors=True)  # Tune's own, below the user's home
+                super().setup(config, data)
+
+        with ExitStack() as ending:
+            training = Given(self.config)
+            ending.callback(training.stop)
+            stop = False
+            while not stop:
+                self.last_result = result = training.train()
+                stop = result["done"] or scheduler.on_trial_result(None, self, result) == TrialScheduler.STOP
+                callback.on_trial_result(0, [], self, result)
+                callback.on_checkpoint(0, [], self, self._saved(training))
+
+    def _saved(self, training: "tune.Trainable") -> "tune.Checkpoint":
+        """A checkpoint of the training where its results are."""
+        from pyarrow.fs import FileSystem, copy_files
+        from ray.tune import Checkpoint
+
+        name = f"{_folder_name(self.config)}/checkpoint_{self.last_result['epoch'] - 1:06}"
+        place = inside(self.trainings.storage, f"{self.trainings.name}/{name}")
+        filesystem, path = FileSystem.from_uri(place)
+        filesystem.create_dir(path)
+        with tempfile.TemporaryDirectory(prefix="tune_sam-") as folder:
+            training.save_checkpoint(folder)
+            copy_files(folder, path, destination_filesystem=filesystem)
+        return Checkpoint(path, filesystem)
+
+    def _keep(self, error: BaseException) -> None:
+        from ray import cloudpickle
+
+        Path(self.error_file).write_text("".join(traceback.format_exception(error)))
+        Path(self.pickled_error_file).write_bytes(cloudpickle.dumps(error))
+
+
+def _note_states(trainings: Trainings, trials: Sequence[_Trial]) -> None:
+    """Write how the trials ended in the form of Tune's own file, which `tune-sam doctor` reads."""
+    from pyarrow.fs import FileSystem
+
+    states = [
+        {
+            "custom_trial_name": trainings.key(trial.config["number"]),
+            "custom_dirname": _folder_name(trial.config),
+            "status": trial.status,
+        }
+        for trial in trials
+    ]
+    attempt = max(trial.config["attempt"] for trial in trials)
+    first = trials[0].config["number"]
+    place = inside(trainings.storage, f"{trainings.name}/experiment_state-inline-{first}.{attempt}.json")
+    filesystem, path = FileSystem.from_uri(place)
+    filesystem.create_dir(str(Path(path).parent))
+    with filesystem.open_output_stream(path) as file:
+        file.write(json.dumps({"trial_data": [(json.dumps(state), "{}") for state in states]}).encode())
