@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.space import Range
 from tune_sam.trainables.data import mitbih
-from tune_sam.workload import AS_REPORTED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
+from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,10 +67,11 @@ class Attention(Workload):
             lr=0.01,
         ),
     }
-    presets = {"report": Preset(BEATS, AS_REPORTED)}
+    presets = {"report": Preset(BEATS, AS_PUBLISHED)}
     base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "weight_decay": 5e-4})
     rho = {"sam": Range(0.003, 0.1), "asam": Range(0.001, 1), "asam-all": Range(0.1, 5)}
-    report_rho = (0.1, 0.3, 0.5, 1)
+    published = Path(__file__).with_name("published.yaml")
+    published_rho = (0.1, 0.3, 0.5, 1)
     lr = Range(1e-3, 1e-1)
     batch_size = (32, 64, 128, 256)
     gpus_per_trial = 0.25

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.space import Range
 from tune_sam.trainables.data import mutagenicity
-from tune_sam.workload import AS_REPORTED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
+from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,12 +50,13 @@ class GCN(Workload):
         ),
     }
     presets = {
-        "report": Preset(_molecules(layers=4), AS_REPORTED),
+        "report": Preset(_molecules(layers=4), AS_PUBLISHED),
         "report-network": Preset(_molecules(layers=4)),
     }
     base_optimizer = BaseOptimizer("Adam", {"weight_decay": 5e-4})
     rho = {"sam": Range(0.001, 1), "asam": Range(0.001, 1), "asam-all": Range(0.001, 0.1)}
-    report_rho = (0.005, 0.01, 0.05, 0.1)
+    published = Path(__file__).with_name("published.yaml")
+    published_rho = (0.005, 0.01, 0.05, 0.1)
     lr = Range(1e-4, 1e-1)
     batch_size = (32, 64, 128)
     gpus_per_trial = 0.1

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.space import Range
 from tune_sam.trainables.data import cifar10
-from tune_sam.workload import AS_REPORTED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
+from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,12 +43,13 @@ class WideResNet(Workload):
         "digits": Setting({"depth": 10, "width": 1, "channels": 1, "classes": 10}, epochs=10, batch_size=64, lr=0.1),
     }
     presets = {
-        "report": Preset(settings["cifar10"], AS_REPORTED),
+        "report": Preset(settings["cifar10"], AS_PUBLISHED),
         "small": Preset(_cifar(depth=16, width=1, epochs=30)),
     }
     base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "weight_decay": 5e-4})
     rho = {"sam": Range(0.01, 0.5), "asam": Range(0.05, 2), "asam-all": Range(0.1, 5)}
-    report_rho = (0.1, 0.5, 1, 2)
+    published = Path(__file__).with_name("published.yaml")
+    published_rho = (0.1, 0.5, 1, 2)
     lr = Range(1e-2, 1)
     batch_size = (64, 128, 256)
     gpus_per_trial = 0.5

@@ -94,8 +94,8 @@ def milestones(epochs: int) -> list[int]:
     return [epoch for epoch in (int(part * epochs) for part in MILESTONES) if epoch]
 
 
-AS_REPORTED = {"optimizers": ("base", "asam-all"), "sampler": "grid", "scheduler": "none"}
-"""The options of a preset `report`: the study trained its four values of ρ to the end and sampled nothing."""
+AS_PUBLISHED = {"optimizers": ("base", "asam-all"), "sampler": "grid", "scheduler": "none"}
+"""Options of a preset `report`: the published study trained four values of ρ to the end and sampled nothing."""
 
 
 class Store(Protocol):
@@ -153,10 +153,12 @@ class Workload(ABC):
         name: what a person types.
         datasets: by name; the first is the default.
         settings: for each data set, the network and the defaults of its training.
-        presets: named settings of the default data set; `report` is that of the study which this system extends.
+        presets: named settings of the default data set; `report` is that of the published study.
         base_optimizer: what `base` is, and what the others are wrapped around.
         rho: range of ρ for each optimizer but `base`.
-        report_rho: the report's four values of ρ, for `asam-all`.
+        published_rho: a published study's values of ρ for `asam-all`, with which its search begins; none by default.
+        published: YAML file with published results on its data sets, which a page shows beside ours; see
+            :func:`tune_sam.reporting.published.read_published`. None by default.
         lr, batch_size: the range and the list that are searched.
         gpus_per_trial: share of a GPU for one trial, where there are GPUs.
         label_smoothing: s of the report's loss, see :func:`tune_sam.loss.smoothed_kl`.
@@ -169,7 +171,8 @@ class Workload(ABC):
     presets: ClassVar[Mapping[str, Preset]] = {}
     base_optimizer: ClassVar[BaseOptimizer]
     rho: ClassVar[Mapping[str, Range]]
-    report_rho: ClassVar[tuple[float, ...]] = ()
+    published_rho: ClassVar[tuple[float, ...]] = ()
+    published: ClassVar[Path | None] = None
     lr: ClassVar[Range]
     batch_size: ClassVar[tuple[int, ...]]
     gpus_per_trial: ClassVar[float] = 1.0
@@ -265,8 +268,16 @@ class Workload(ABC):
         }
 
     def rho_grid(self, optimizer: str, rho: Range) -> tuple[float, ...]:
-        """The four points of ρ a search begins with: the report's for `asam-all`, else spread over the range."""
-        return self.report_rho if optimizer == "asam-all" and self.report_rho else rho.spread(4)
+        """Choose the values of ρ that a search begins with.
+
+        Args:
+            optimizer: one with a ρ.
+            rho: the range that is searched.
+
+        Returns:
+            The published values for `asam-all`, where there are any; else four that are spread over the range.
+        """
+        return self.published_rho if optimizer == "asam-all" and self.published_rho else rho.spread(4)
 
 
 def workload_names() -> list[str]:

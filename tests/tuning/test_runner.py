@@ -334,7 +334,7 @@ def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path, monkeypatch):
     )
     assert study.settings.optimizers == ("base", "asam-all")
     assert study.counts() == {"complete": 5}
-    assert [trial.config.rho for trial in study.records("asam-all")] == list(odd_workload.Reported.report_rho)
+    assert [trial.config.rho for trial in study.records("asam-all")] == list(odd_workload.Reported.published_rho)
     assert {(trial.config.lr, trial.config.batch_size) for trial in study.records()} == {(0.01, 64)}
     best = study.best("asam-all")
     assert best.load_model().convolutions[0].lin_rel.weight.shape == (8, 17)

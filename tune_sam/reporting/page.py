@@ -1,4 +1,4 @@
-"""Report: one page, and the same as Markdown, that says what a study searched, what came of it, and what that shows."""
+"""The page of a study, as HTML and as Markdown: what was searched, what came of it, and what that shows."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_sam.errors import NothingComplete, Refused
-from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
-from tune_sam.reporting.sections import Section, means, sections_of
-from tune_sam.study.records import Study, best_of_each, open_search
+from tune_sam.reporting.again import again_section
+from tune_sam.reporting.answer import answer_section
+from tune_sam.reporting.flatness import batch_size_sections, flatness_section, landscape_section
+from tune_sam.reporting.measured import measurements, take_figures
+from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE
+from tune_sam.reporting.results import means, results_section
+from tune_sam.reporting.searched import chosen_section, searched_section
+from tune_sam.reporting.sections import Section
+from tune_sam.study.records import Study, Trial, best_of_each, open_search
 from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
 
@@ -20,11 +27,11 @@ class Report:
     """What was written.
 
     Attributes:
-        study: that it is about.
-        page: the HTML page, which needs no other file. Beside it lie `report.md`, `figures/`, `study.yaml`,
-            `trials.csv` with a row for each trial of the search and, of a refit, `table.csv` with the means and
-            intervals of each row of its table and `trainings.csv` with a row for each training.
-        undelivered: why MLflow does not have it; empty if it has.
+        study: whose page it is.
+        page: the HTML page, which needs no other file. Beside it lie `report.md`, `figures/`, `study.yaml` and
+            `trials.csv` with a row for each trial of the search. A tested refit adds `table.csv` with the means and
+            intervals of each row of its table, and `trainings.csv` with a row for each training.
+        undelivered: why MLflow does not have the page; empty if it has.
     """
 
     study: Study
@@ -33,14 +40,14 @@ class Report:
 
 
 def report(name: str, *, home: Place = None) -> Report:
-    """Write the page of a study: `HOME/studies/NAME/report/index.html`; everything is also logged to its MLflow run.
+    """Write the page of a study to `HOME/studies/NAME/report/`, and log it to the study's MLflow run.
 
-    It says what there is: the search, its refit if there is a tested one, and the newest of each kind of analysis. What
-    was not measured is an empty cell. Nothing is trained, tested or measured for it.
+    It shows the search, its latest tested refit, and the newest of each kind of analysis. What was not measured is an
+    empty cell. Nothing is trained, tested or measured for it.
 
     Args:
         name: of the study.
-        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        home: where it lives; $TUNE_SAM_HOME by default, else ~/.tune_sam.
 
     Raises:
         Refused: there is no such study, it is a refit, or files that its page shows are gone.
@@ -61,12 +68,35 @@ def report(name: str, *, home: Place = None) -> Report:
     folder = own / "report"
     with replaced_folder(folder) as unfinished:
         (unfinished / "figures").mkdir()
-        _write(unfinished, study, sections_of(study, refit, best, unfinished))
+        _write(unfinished, study, _sections(study, refit, best, unfinished))
         study.trials().to_csv(unfinished / "trials.csv", index=False)
         if refit:
             means(refit).to_csv(unfinished / "table.csv", index=False)
             refit.table().to_csv(unfinished / "trainings.csv", index=False)
     return Report(study, folder / "index.html", _publish(study, folder))
+
+
+def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: Path) -> list[Section]:
+    """The page's content in its order, with its pictures in the folder's `figures/`."""
+    from tune_sam.reporting.plots import draw_trainings
+
+    close, wide = measurements(study, refit)
+    if best:
+        draw_trainings(study, best, folder / "figures")
+    of_sizes = close if refit and refit.choice.each_batch_size else wide or close
+    for measured, names in ((wide or close, FLATNESS), (of_sizes, BATCH_SIZE), (close, LANDSCAPE)):
+        if measured:
+            take_figures(measured, names, folder / "figures")
+    return [
+        answer_section(study, refit),
+        results_section(study, refit, close),
+        searched_section(study),
+        chosen_section(study, best, folder),
+        flatness_section(study, wide or close, folder),
+        *batch_size_sections(refit, of_sizes, study, folder),
+        landscape_section(study, close, folder),
+        again_section(study, refit, close, wide, folder),
+    ]
 
 
 def _write(folder: Path, study: Study, sections: Sequence[Section]) -> None:
@@ -87,7 +117,7 @@ def _write(folder: Path, study: Study, sections: Sequence[Section]) -> None:
 
 
 def _publish(study: Study, folder: Path) -> str:
-    """Log the page and what lies beside it to the study's run; why it could not be, or nothing."""
+    """Log the folder to the study's MLflow run, and return why it could not be logged; empty if it was."""
     try:
         publish(study.tracking_uri, StudyRun(study.experiment_id, study.mlflow_run_id), {}, 0, folder, "report")
     except Refused as error:

@@ -1,0 +1,98 @@
+"""How to make a study and its page again: versions, seeds, data and commands."""
+
+import logging
+import os
+import platform
+from pathlib import Path
+
+from tune_sam.errors import Refused
+from tune_sam.evaluation.refit import Refit
+from tune_sam.provenance import versions
+from tune_sam.reporting.measured import Measured
+from tune_sam.reporting.sections import Section, Table
+from tune_sam.study.records import Study
+from tune_sam.study.settings import now
+from tune_sam.tracking import runs
+from tune_sam.tuning.recipe import as_yaml
+from tune_sam.workload import find_workload
+
+log = logging.getLogger(__name__)
+
+
+def again_section(
+    study: Study, refit: Refit | None, close: Measured | None, wide: Measured | None, folder: Path
+) -> Section:
+    """Say by which versions, seeds and commands the study and its page are made again; write `study.yaml`.
+
+    Args:
+        study: whose page it is.
+        refit: its tested refit; None if there is none.
+        close, wide: what was measured of the best networks and of all trials; None if nothing was.
+        folder: of the page, to which `study.yaml` is written.
+    """
+    settings = study.settings
+    (folder / "study.yaml").write_text(as_yaml(settings, study.home))
+    searched = bool(study.records())
+    commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"] if searched else []
+    seeds = (
+        f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
+        if searched
+        else ""
+    )
+    if refit:
+        seeds_of = ",".join(map(str, refit.seeds)) + "," * (len(refit.seeds) == 1)  # a number alone would be a count
+        commands.append(f"{_refit_command(study, refit)} --seeds {seeds_of}")
+        seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
+        if refit.stale:
+            seeds += " The search was resumed after its refit, whose command would choose other configurations now."
+    commands += [*(measured.command for measured in (close, wide) if measured), f"tune-sam report {study.name}"]
+    sizes = find_workload(settings.workload).datasets[settings.dataset]
+    return Section(
+        "How to make it again",
+        (
+            f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with "
+            f"{os.cpu_count()} CPUs and Python {platform.python_version()}. Its data are in {study.data}: of "
+            f"{settings.dataset}, {settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} "
+            f"validate and {sizes.test:,} are the test set. {_precision(study, refit)}",
+            seeds.strip(),
+            "study.yaml, beside this page and below, holds the options of the study.",
+        ),
+        (_version_table(study),),
+        code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text(),
+    )
+
+
+def _precision(study: Study, refit: Refit | None) -> str:
+    """The precisions of the trainings, as a sentence."""
+    trials = [trial for one in (study, *(refit.studies if refit else ())) for trial in one.records()]
+    precisions = sorted({trial.precision for trial in trials if trial.precision})
+    return f"Passes were in {' and '.join(precisions)}." if precisions else ""
+
+
+def _refit_command(study: Study, refit: Refit) -> str:
+    """The command that trained it, without options that have their defaults."""
+    settings, choice = study.settings, refit.choice
+    if choice.planned:
+        words = [f"tune-sam refit {settings.workload} --config study.yaml --name {study.name}"]
+    else:
+        words = [
+            f"tune-sam refit {study.name}",
+            *([f"--top {choice.top}"] if choice.top > 1 else []),
+            *(["--each-batch-size"] if choice.each_batch_size else []),
+        ]
+    words += [f"--epochs {refit.epochs}"] if refit.epochs != settings.epochs else []
+    return " ".join(words)
+
+
+def _version_table(study: Study) -> Table:
+    """Versions of what trained, as MLflow has them, and of what wrote the page."""
+    here, trained = versions(), {}
+    try:
+        trained = runs.tags(study.tracking_uri, study.mlflow_run_id)
+    except Refused as error:
+        log.warning("The page lacks the versions of the search: %s", error)
+    rows = tuple(
+        (name.removeprefix("version.").replace("mlflow.source.git.", ""), trained.get(name, ""), version)
+        for name, version in here.items()
+    )
+    return Table(("", "the search", "this page"), rows)

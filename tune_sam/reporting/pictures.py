@@ -1,0 +1,50 @@
+"""The pictures of a page: what to see in each, and which of them stand in one section."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tune_sam.reporting.sections import Picture
+
+CAPTIONS = {
+    "over-rho": "Validation accuracy and loss over ρ, a point for each complete trial. An optimizer that ρ helps rises "
+    "above the base optimizer's line somewhere; a level cloud says that ρ does not matter here.",
+    "importance": "How much of the variance of the objective (of two objectives the accuracy) each hyperparameter "
+    "explains, by fANOVA. Where the learning rate has most of it, ρ is a detail.",
+    "pareto": "Validation accuracy against the sharpness of the validation loss, a point for each complete trial. The "
+    "line is the Pareto front: no trial lies above it and to its left. A network that has learned nothing is "
+    "flat too, so read the front from its right end.",
+    "lr-rho": "Validation accuracy over learning rate and ρ. See whether the best trials share one ρ, or whether the "
+    "best ρ moves with the learning rate.",
+    "parallel-coordinates": "Each complete trial as a line through its hyperparameters to its accuracy. The strong "
+    "lines are the best trials: where they run together, the search has found a region.",
+    "learning-curves": "Loss and accuracy of the best trial of each optimizer over its epochs. A validation loss that "
+    "rises while the training loss falls is overfitting.",
+    "gap-flatness": "The generalisation gap against each measure of flatness. If flat minima generalise better, "
+    "points rise to the right; τ says how well they do.",
+    "batch-size": "Curvature, sharpness and gap over the batch size, with means and 95 % intervals. Large batches are "
+    "said to find sharper minima: the lines would rise. Where the points are a search's trials, learning "
+    "rate and ρ vary, too, and nothing can be said about a cause.",
+    "surfaces": "The loss around one network of each optimizer, the first of its best configuration, along the same "
+    "two filter-normalised random directions and at the same scale. A wider bowl is a flatter minimum, in "
+    "these two directions only.",
+    "contours": "The same surfaces from above, with one colour scale for all.",
+    "lines": "The loss on the straight line from the first optimizer's minimum to the others'. A barrier says that the "
+    "minima lie in different valleys.",
+    "spectral-density": "The density of the Hessian's eigenvalues. A flatter minimum has a shorter tail to the right; "
+    "what lies left of zero is negative curvature.",
+}
+"""What to see in each figure, by its file's name, in the order of the page."""
+
+CHOOSING = ("over-rho", "pareto", "importance", "lr-rho", "parallel-coordinates", "learning-curves")
+
+FLATNESS = ("gap-flatness",)
+
+BATCH_SIZE = ("batch-size",)
+
+LANDSCAPE = ("surfaces", "contours", "lines", "spectral-density")
+
+
+def pictures_in(folder: Path, names: Sequence[str]) -> tuple[Picture, ...]:
+    """Make pictures of those of the named figures that lie in the folder's `figures/`."""
+    files = ((name, folder / "figures" / f"{name}.png") for name in names)
+    return tuple(Picture(name, CAPTIONS[name], file) for name, file in files if file.exists())

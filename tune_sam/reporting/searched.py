@@ -1,0 +1,149 @@
+"""What was searched, and the configurations that the search chose."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from tune_sam.reporting.pictures import CHOOSING, pictures_in
+from tune_sam.reporting.sections import Section, Table
+from tune_sam.space import Range, Space, Values, ends
+from tune_sam.study.records import Study, Trial
+from tune_sam.study.settings import STATES
+from tune_sam.tuning.recipe import PARAMETERS
+
+EDGE = 0.05
+"""A value lies at the edge of its range within this fraction of the range's width, in logarithms."""
+
+
+def searched_section(study: Study) -> Section:
+    """Tabulate the ranges and the budget, and say how trials ended."""
+    settings = study.settings
+    counts = {optimizer: [trial.state for trial in study.records(optimizer)] for optimizer in settings.optimizers}
+    seen = [state for state in STATES if any(state in states for states in counts.values())]
+    rows = tuple(
+        (
+            optimizer,
+            *_tried(space, settings.sampler == "grid"),
+            str(settings.budget(optimizer)),
+            *(str(counts[optimizer].count(state) or "") for state in seen),
+        )
+        for optimizer, space in settings.spaces.items()
+    )
+    ended = [state for states in counts.values() for state in states if state not in ("waiting", "running")]
+    shares = ", ".join(f"{100 * ended.count(state) / len(ended):.0f} % {state}" for state in STATES if state in ended)
+    if not ended:
+        return Section(
+            "What was searched",
+            ("Nothing: the refit trains all points of a grid.",),
+            (Table(("optimizer", "ρ", "learning rate", "batch size", "points"), tuple(row[:5] for row in rows)),),
+        )
+    how = (
+        "the points of the grid alone"
+        if settings.sampler == "grid"
+        else "Optuna's TPE sampler, after the grid where there is one"
+    )
+    stop = "ASHA stops the worse half at each rung" if settings.scheduler == "asha" else "no trial is stopped early"
+    subset = f", on {settings.train_subset:,} training samples" if settings.train_subset else ""
+    return Section(
+        "What was searched",
+        (
+            f"{settings.workload} on {settings.dataset}{subset}, {settings.epochs} epochs a trial, by {how}; {stop}. "
+            f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
+            f"Of {len(ended)} trials that ended: {shares}.",
+        ),
+        (Table(("optimizer", "ρ", "learning rate", "batch size", "budget", *seen), rows),),
+    )
+
+
+def _tried(space: Space, alone: bool) -> tuple[str, ...]:
+    """Cells for ρ, learning rate and batch size: the ranges, or the values of a plain grid."""
+    if not alone:
+        return str(space.rho or ""), str(space.lr), ", ".join(map(str, space.batch_size))
+    values = [dict.fromkeys(point[name] for point in space.grid if name in point) for name in PARAMETERS]
+    return tuple(", ".join(f"{value:.3g}" for value in one) for one in values)
+
+
+def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section:
+    """Tabulate the best trial of each optimizer, and name the values that lie at the edge of their range."""
+    if not best:
+        return Section("What the search chose", ("Nothing was searched.",))
+    rows, edges, judged_by = [], [], study.settings.judged_by
+    for trial in best:
+        assert trial.config
+        config, space = trial.config, study.settings.spaces[trial.optimizer]
+        rows.append(
+            (
+                trial.optimizer,
+                str(trial.number),
+                f"{config.rho:.4g}" if config.rho is not None else "",
+                f"{config.lr:.4g}",
+                str(config.batch_size),
+                f"{trial.value:.4f}",
+                f"{trial.seconds:.0f}",
+            )
+        )
+        tried = [point for point in space.grid if study.settings.sampler == "grid"]
+        for name, key, value, among in (
+            ("ρ", "rho", config.rho, space.rho),
+            ("learning rate", "lr", config.lr, space.lr),
+        ):
+            if tried and among:  # of values, the edge is the first or the last of them
+                among = ends(Values(tuple(sorted(point[key] for point in tried))))
+            if value is not None and among and (end := at_edge(value, among)):
+                edges.append(
+                    f"{trial.optimizer}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "
+                    "optimum may lie beyond, so search a wider range."
+                )
+    return Section(
+        "What the search chose",
+        (
+            "Judged on the validation split, one training each: a search shows where to look, not which "
+            "optimizer is better.",
+            *(edges or ["No best value lies at the edge of its range."]),
+        ),
+        (
+            Table(("optimizer", "trial", "ρ", "learning rate", "batch size", judged_by, "seconds"), tuple(rows)),
+            *_fronts(study),
+        ),
+        pictures_in(folder, CHOOSING),
+    )
+
+
+def _fronts(study: Study) -> tuple[Table, ...]:
+    """The Pareto front of a search with two objectives."""
+    if len(study.settings.directions) < 2:
+        return ()
+    rows = [
+        (
+            trial.optimizer,
+            str(trial.number),
+            f"{config.rho:.4g}" if config.rho is not None else "",
+            f"{config.lr:.4g}",
+            str(config.batch_size),
+            *(f"{trial.metrics[name]:.4f}" for name in study.settings.directions),
+        )
+        for trial in study.pareto()
+        if (config := trial.config)
+    ]
+    return (
+        Table(
+            ("on the Pareto front", "trial", "ρ", "learning rate", "batch size", *study.settings.directions),
+            tuple(rows),
+        ),
+    )
+
+
+def at_edge(value: float, among: Range) -> str:
+    """Say at which end of a log-uniform range a value lies.
+
+    Args:
+        value: inside the range.
+        among: the range.
+
+    Returns:
+        `lower` or `upper`; empty if the value lies at neither end, or the range has no width.
+    """
+    if among.high <= among.low:
+        return ""
+    place = math.log(value / among.low) / math.log(among.high / among.low)
+    return "lower" if place < EDGE else "upper" if place > 1 - EDGE else ""
