@@ -83,7 +83,7 @@ def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_pat
     assert " passed" in tested.stdout
     command = re.search(r"^tune-sam search .*$", (DOCS / "own-workload.md").read_text(), re.MULTILINE).group()
     searched = subprocess.run(
-        [sys.executable, "-c", "from tune_sam.cli import main; main()", *command.split()[1:], "--json"],
+        [sys.executable, "-c", "from tune_sam.cli.main import main; main()", *command.split()[1:], "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

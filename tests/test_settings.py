@@ -63,7 +63,7 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
         ({"name": ".."}, "--name ..: use letters"),
         ({"name": "a b"}, "--name a b: use letters"),
         ({"name": "x" * 81}, "at most 80 characters"),
-        ({"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5: a share from 0 to 1 or a whole number"),
+        ({"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5: a GPU fraction from 0 to 1 or a whole number"),
         ({"gpus_per_trial": -1}, "--gpus-per-trial -1"),
         ({"gpus_per_trial": float("inf")}, "--gpus-per-trial inf"),
         ({"gpus_per_trial": float("nan")}, "--gpus-per-trial nan"),

@@ -5,36 +5,81 @@ Options reach the system from the command line, from a YAML file and from Python
 in a :class:`Refused`.
 """
 
+import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from tune_sam.errors import Refused
 from tune_sam.space import OPTIMIZERS, Range, Values, parse_batch_sizes, parse_values
 
-RangeOption = Annotated[Range | Values, BeforeValidator(parse_values)]
+
+@dataclass(frozen=True)
+class Shown:
+    """What a field's description does not say about its option, as metadata of the field.
+
+    Attributes:
+        default: what an option that nobody gives stands for, where that is not the field's own default.
+        metavar: what is typed after the flag; as the field's type says by default.
+        flag: on the command line; the field's name with dashes by default.
+    """
+
+    default: str | None = None
+    metavar: str | None = None
+    flag: str | None = None
 
 
-def _parse_share(given: Any) -> float | Literal["auto"] | None:
-    if given is None or given == "auto":
-        return given
+def shown(field: FieldInfo) -> Shown:
+    """Return what is said about a field's option beside its description."""
+    return next((one for one in field.metadata if isinstance(one, Shown)), Shown())
+
+
+def shown_default(field: FieldInfo) -> str | None:
+    """Return what an option stands for that nobody gives, in words; None where that is nothing."""
+    value = field.default
+    if value is None or value == {}:
+        return shown(field).default
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _parse_gpus(given: Any) -> float | Literal["auto"] | None:
+    if given is None:
+        return None
+    if given == "auto":
+        return "auto"
     try:
         gpus = float(given)
     except (TypeError, ValueError):
-        raise ValueError("a share of a GPU, such as 0.25, a whole number or auto is possible") from None
+        raise ValueError("a GPU fraction such as 0.25, a whole number or auto is possible") from None
     if not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):
-        raise ValueError("a share from 0 to 1 or a whole number is possible")
+        raise ValueError("a GPU fraction from 0 to 1 or a whole number is possible")
     return gpus
 
 
-ShareOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_share)]
+SEEDS = 5
+"""Seeds that a refit trains with, unless others are asked for."""
 
+SAMPLE = 2048
+"""Training samples that flatness is measured on, unless others are asked for."""
+
+GRID = 21
+"""Points along a side of a loss surface, unless others are asked for."""
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+RangeGiven = Range | Values | str | float | Sequence[float] | None
+"""What is taken for a range or for the values of a plain grid: LOW:HIGH, X,X,…, one number or several."""
+
+RangeOption = Annotated[Range | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
+GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
 
 
 class RangeOptions(BaseModel):
@@ -42,14 +87,18 @@ class RangeOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rho: RangeOption | None = Field(
-        default=None, description="ρ, log-uniform as LOW:HIGH, or values as 0.01,0.1 for --sampler grid"
+    rho: Annotated[RangeOption | None, Shown("the workload's", "LOW:HIGH or X,X,…")] = Field(
+        default=None, description="ρ: log-uniform as LOW:HIGH, or values as 0.01,0.1 for --sampler grid."
     )
-    lr: RangeOption | None = Field(default=None, description="learning rate, likewise")
-    batch_size: BatchSizesOption | None = Field(default=None, description="batch sizes to choose from, as 32,64,128")
+    lr: Annotated[RangeOption | None, Shown("the workload's", "LOW:HIGH or X,X,…")] = Field(
+        default=None, description="Learning rate: log-uniform as LOW:HIGH, or values as 0.01,0.1 for --sampler grid."
+    )
+    batch_size: Annotated[BatchSizesOption | None, Shown("the workload's", "N,N,…")] = Field(
+        default=None, description="Batch sizes to choose from, as 32,64,128."
+    )
 
     def over(self, other: "RangeOptions") -> "RangeOptions":
-        """These ranges, and those of `other` where none is given here."""
+        """Return these ranges, and those of `other` where none is given here."""
         return RangeOptions(
             rho=self.rho or other.rho, lr=self.lr or other.lr, batch_size=self.batch_size or other.batch_size
         )
@@ -60,67 +109,77 @@ ENVIRONMENT = {name: f"TUNE_SAM_{name.upper()}" for name in ("address", "storage
 
 
 class SearchOptions(RangeOptions):
-    """Everything `tune-sam search` and :func:`tune_sam.search` can be told. Empty fields are the workload's to fill."""
+    """Everything `tune-sam search` and :func:`tune_sam.search` can be given.
 
-    workload: str = Field(description="name of a workload, or package.module:Class")
-    name: str | None = Field(
-        None, max_length=80, description="name of the study; a name with the time is made up if there is none"
+    This is the one list of options. The command line's flags, their help and defaults, and the documentation of
+    :func:`tune_sam.search` are made of these fields. A field that is None is the workload's to fill.
+    """
+
+    workload: str = Field(description="Name of a workload, or package.module:Class.")
+    optimizers: Annotated[tuple[str, ...], Shown(metavar="|".join(OPTIMIZERS), flag="--optimizer")] = Field(
+        default=("base", "sam", "asam"), min_length=1, description="Optimizers to search, each with its own budget."
     )
-    dataset: str | None = Field(None, description="one of the workload's data sets; its first by default")
+    trials: int = Field(default=20, ge=1, description="Trials of each optimizer, grid points included.")
+    epochs: Annotated[int | None, Shown("the workload's")] = Field(default=None, ge=1, description="Epochs of a trial.")
+    dataset: Annotated[str | None, Shown("its first")] = Field(
+        default=None, description="One of the workload's data sets."
+    )
     preset: str | None = Field(
-        None, description="a named setting of the workload; report trains the report's model at its four values of ρ"
+        default=None,
+        description="A named setting of the workload; report trains the report's model at its four values of ρ.",
     )
-    data: Path | None = Field(None, description="folder that holds the data set; $TUNE_SAM_DATA, else HOME/data")
-    optimizers: tuple[str, ...] = Field(("base", "sam", "asam"), min_length=1, description="optimizers to search")
-    trials: int = Field(20, ge=1, description="trials of each optimizer, grid points included")
-    epochs: int | None = Field(None, ge=1, description="epochs of a trial; the workload's by default")
-    train_subset: int | None = Field(
-        None, ge=1, description="train on so many samples, with the classes' shares; all by default"
+    data: Annotated[Path | None, Shown("$TUNE_SAM_DATA, else HOME/data")] = Field(
+        default=None, description="Folder that holds the data set."
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of the study; trial number n trains with seed + n")
-    scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early, none lets all finish")
-    grid: bool = Field(True, description="start with the four-point grid of ρ")
+    train_subset: Annotated[int | None, Shown("all")] = Field(
+        default=None, ge=1, description="Train on so many samples, in the classes' proportions."
+    )
+    name: Annotated[str | None, Shown("made of the workload and the time")] = Field(
+        default=None, max_length=80, description="Name of the study."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the study; trial number n trains with seed + n.")
+    grid: bool = Field(default=True, description="Start with the four-point grid of ρ.")
     sampler: Literal["tpe", "grid"] = Field(
-        "tpe",
-        description="tpe samples after the grid; grid tries a grid alone: "
-        "each combination of the values of ρ, learning rate and batch size",
+        default="tpe",
+        description="tpe: TPE samples after the grid. grid: a grid alone is tried, each combination of the values of "
+        "ρ, learning rate and batch size.",
+    )
+    scheduler: Literal["asha", "none"] = Field(
+        default="asha", description="asha: ASHA stops weak trials early. none: all trials finish."
     )
     objective: Literal["val/accuracy", "val/loss", "two"] = Field(
-        "val/accuracy",
-        description="what a trial is judged by after its last epoch; two is val/accuracy against "
-        "val/sharpness, without asha",
+        default="val/accuracy",
+        description="What a trial is judged by after its last epoch; two is val/accuracy against "
+        "val/sharpness, without ASHA.",
     )
-    ranges: dict[str, RangeOptions] = Field({}, description="own ranges of single optimizers")
-    cpus_per_trial: int = Field(1, ge=1, description="CPUs, and threads, of a trial")
-    gpus_per_trial: ShareOption = Field(
-        None,
-        description="share of a GPU, or auto, which measures what a step of each "
-        "batch size takes; the workload's where there are GPUs",
+    ranges: dict[str, RangeOptions] = Field(
+        default={}, description="Ranges of single optimizers, by their names; they come before those given to all."
     )
-    precision: Literal["bf16", "fp32"] | None = Field(
-        None, description="of a network's passes; bf16 on CUDA, fp32 on the CPU by default"
+    cpus_per_trial: int = Field(default=1, ge=1, description="CPUs, and threads, of a trial.")
+    gpus_per_trial: Annotated[GpusOption, Shown("the workload's, where there are GPUs", "FRACTION|auto")] = Field(
+        default=None, description="GPU fraction of a trial; auto measures what a step of each batch size takes."
     )
-    compile: bool = Field(False, description="run networks through torch.compile")
-    max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; as many as fit by default")
-    home: Path | None = Field(None, description="folder where studies live; $TUNE_SAM_HOME, else ~/.tune_sam")
-    address: str | None = Field(
-        None,
-        description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001; "
-        "$TUNE_SAM_ADDRESS, else one is started here, as with local",
+    precision: Annotated[Literal["bf16", "fp32"] | None, Shown("bf16 on CUDA, fp32 on the CPU")] = Field(
+        default=None, description="Precision of the network's passes."
     )
-    storage: str | None = Field(
-        None,
-        repr=False,
-        description="folder or URI for Ray's results, such as s3://BUCKET/PATH; $TUNE_SAM_STORAGE, else in the home",
+    compile: bool = Field(default=False, description="Run networks through torch.compile.")
+    max_concurrent: Annotated[int | None, Shown("as many as fit")] = Field(
+        default=None, ge=1, description="Trials at the same time."
     )
-    tracking_uri: str | None = Field(
-        None, repr=False, description="MLflow server; $TUNE_SAM_TRACKING_URI, else a database in the home"
+    address: Annotated[str | None, Shown("$TUNE_SAM_ADDRESS, else one is started here, as with local")] = Field(
+        default=None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001."
     )
-    study_storage: str | None = Field(
-        None,
-        repr=False,
-        description="Postgres for Optuna's records, as postgresql://"
-        "USER@HOST/DATABASE; $TUNE_SAM_STUDY_STORAGE, else a file in the home",
+    storage: Annotated[str | None, Shown("$TUNE_SAM_STORAGE, else in the home")] = Field(
+        default=None, repr=False, description="Folder or URI for Ray's results, such as s3://BUCKET/PATH."
+    )
+    tracking_uri: Annotated[str | None, Shown("$TUNE_SAM_TRACKING_URI, else a database in the home")] = Field(
+        default=None, repr=False, description="MLflow server."
+    )
+    home: Annotated[Path | None, Shown("$TUNE_SAM_HOME, else ~/.tune_sam")] = Field(
+        default=None, description="Folder where studies live."
+    )
+    study_storage: Annotated[str | None, Shown("$TUNE_SAM_STUDY_STORAGE, else a file in the home")] = Field(
+        default=None, repr=False, description="Postgres for Optuna's records, as postgresql://USER@HOST/DATABASE."
     )
 
     @field_validator("name")
@@ -153,7 +212,7 @@ class SearchOptions(RangeOptions):
         return sampler
 
     @classmethod
-    def read(cls, given: dict[str, Any], config: Path | None = None) -> "SearchOptions":
+    def read(cls, given: Mapping[str, Any], config: Path | None = None) -> "SearchOptions":
         """Options from a YAML file, with what was `given` directly on top of them; below both the :data:`ENVIRONMENT`.
 
         Raises:
@@ -181,6 +240,60 @@ class SearchOptions(RangeOptions):
         """The person's ranges for one optimizer: its own, else those given for all."""
         common = RangeOptions(rho=self.rho, lr=self.lr, batch_size=self.batch_size)
         return self.ranges.get(optimizer, RangeOptions()).over(common)
+
+
+class SearchKeywords(TypedDict, total=False):
+    """What the functions that search take as keywords: the fields of :class:`SearchOptions` but `workload`.
+
+    A type checker and an editor read these, so they are written out. A test compares them with the fields.
+    """
+
+    optimizers: Sequence[str] | None
+    trials: int | None
+    epochs: int | None
+    dataset: str | None
+    preset: str | None
+    data: str | Path | None
+    train_subset: int | None
+    name: str | None
+    seed: int | None
+    rho: RangeGiven
+    lr: RangeGiven
+    batch_size: str | int | Sequence[int] | None
+    ranges: Mapping[str, RangeOptions | Mapping[str, Any]] | None
+    grid: bool | None
+    sampler: Literal["tpe", "grid"] | None
+    scheduler: Literal["asha", "none"] | None
+    objective: Literal["val/accuracy", "val/loss", "two"] | None
+    cpus_per_trial: int | None
+    gpus_per_trial: float | str | None
+    precision: Literal["bf16", "fp32"] | None
+    compile: bool | None
+    max_concurrent: int | None
+    address: str | None
+    storage: str | None
+    tracking_uri: str | None
+    home: str | Path | None
+    study_storage: str | None
+
+
+def takes_options(function: FunctionT) -> FunctionT:
+    """Write out, in the signature and the docstring of a function, the options that its `**options` takes."""
+    *own, _ = inspect.signature(function).parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in get_type_hints(SearchKeywords).items()
+    ]
+    described = "\n".join(f"        {one.name}: {_description(one.name)}" for one in options)
+    function.__signature__ = inspect.signature(function).replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nKeyword Args:\n{described}\n"
+    return function
+
+
+def _description(name: str) -> str:
+    field = SearchOptions.model_fields[name]
+    default = shown_default(field)
+    return f"{field.description}{f' Default: {default}.' if default else ''}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -221,7 +334,11 @@ def _sentence(error: ValidationError, config: Path | None) -> str:
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     message = message[:1].lower() + message[1:]
     value = first["input"]
-    shown = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
-    flag = option.replace("_", "-")
-    flag = {"optimizers": "optimizer"}.get(flag, flag)
-    return f"--{flag} {shown}: {message}."
+    text = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+    return f"{flag_of(option)} {text}: {message}."
+
+
+def flag_of(option: str) -> str:
+    """Return the flag of an option, as --batch-size; of one optimizer's own range as --ranges.sam.rho."""
+    field = SearchOptions.model_fields.get(option)
+    return (shown(field).flag if field else None) or f"--{option.replace('_', '-')}"

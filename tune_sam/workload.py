@@ -285,6 +285,11 @@ def workload_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
 
 
+def workloads() -> "list[Workload]":
+    """List the installed workloads, by name; `to_json()` of each is its description. Needs no data."""
+    return [find_workload(name) for name in workload_names()]
+
+
 @cache
 def find_workload(name: str) -> Workload:
     """The workload called `name`, or the class at `package.module:Class`.

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tune_sam.cli.main import _strict, app, main
+from tune_sam.cli.console import print_json
+from tune_sam.cli.main import app, main
 from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
@@ -425,7 +426,7 @@ def test_help_and_refusals_import_nothing_heavy(tmp_path, words):
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: print('MODULES', *sys.modules, file=sys.stderr))\n"
-        "from tune_sam.cli import main\nmain()"
+        "from tune_sam.cli.main import main\nmain()"
     )
     done = subprocess.run(
         [
@@ -437,7 +438,7 @@ def test_help_and_refusals_import_nothing_heavy(tmp_path, words):
         capture_output=True,
         text=True,
         check=False,
-        env={"TUNE_SAM_HOME": str(tmp_path / "home"), "PATH": ""},
+        env={"TUNE_SAM_HOME": str(tmp_path / "home"), "PATH": "", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
     )
     assert done.returncode == (0 if "--help" in words else 2), done.stderr
     imported = {name.partition(".")[0] for name in done.stderr.rpartition("MODULES")[2].split()}
@@ -463,8 +464,9 @@ def test_workloads_need_no_data(run):
     assert "125,442 parameters" in out
 
 
-def test_json_has_no_nan():
-    assert _strict({"a": [float("nan"), float("inf"), 1.5, "x"], "b": {"c": float("-inf")}}) == {
+def test_json_has_no_nan(capsys):
+    print_json({"a": [float("nan"), float("inf"), 1.5, "x"], "b": {"c": float("-inf")}})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
         "a": [None, None, 1.5, "x"],
         "b": {"c": None},
     }

@@ -27,7 +27,7 @@ def probe(tmp_path, **more):
 def test_one_machine_needs_nothing_but_its_home(tmp_path):
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        found = check.check(options(tmp_path))
+        found = check.check("gcn", dataset="digits", home=tmp_path)
     finally:
         ray.shutdown()
     assert not [one for one in found if one.trouble]

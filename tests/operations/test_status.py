@@ -6,7 +6,7 @@ import pytest
 
 from tune_sam import open_study
 from tune_sam.evaluation.refit import refit
-from tune_sam.operations.status import status
+from tune_sam.operations.status import stages
 from tune_sam.reporting.page import report
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study
@@ -18,7 +18,7 @@ def study(searched):
 
 
 def by_name(study):
-    return {stage.name: stage for stage in status(study)}
+    return {stage.name: stage for stage in stages(study)}
 
 
 def test_a_search_that_is_done_has_nothing_left(study):
@@ -56,7 +56,7 @@ def test_what_goes_on_is_what_is_not_done(study, trials, stage):
     """With the budget spent, who drives the study is taken to measure it."""
     with study_lock(study.home, study.name):
         asked = replace(study, settings=replace(study.settings, trials=trials))
-        assert [found.name for found in status(asked) if found.going] == [stage]
+        assert [found.name for found in stages(asked) if found.going] == [stage]
 
 
 def test_without_a_complete_trial_nobody_knows(study, monkeypatch):
@@ -66,12 +66,12 @@ def test_without_a_complete_trial_nobody_knows(study, monkeypatch):
 
 
 def test_the_stages_follow_what_is_done(study, searched):
-    assert [stage.name for stage in status(study)] == ["search", "refit", "flatness", "report"]
-    assert not any(stage.parts for stage in status(study)[1:])
+    assert [stage.name for stage in stages(study)] == ["search", "refit", "flatness", "report"]
+    assert not any(stage.parts for stage in stages(study)[1:])
     refit("one", home=searched, seeds=1)
     report("one", home=searched)
-    stages = by_name(study)
-    assert list(stages) == [
+    found = by_name(study)
+    assert list(found) == [
         "search",
         "one.refit",
         "one.refit, test",
@@ -80,7 +80,7 @@ def test_the_stages_follow_what_is_done(study, searched):
         "flatness",
         "report",
     ]
-    assert [(stage.done, stage.parts) for stage in stages.values()] == [
+    assert [(stage.done, stage.parts) for stage in found.values()] == [
         (6, 6),
         (2, 2),
         (2, 2),
@@ -89,11 +89,11 @@ def test_the_stages_follow_what_is_done(study, searched):
         (0, 0),
         (1, 1),
     ]
-    assert not any(stage.going for stage in stages.values())
+    assert not any(stage.going for stage in found.values())
     child = open_study("one.refit", searched)
     with study_lock(child.home, child.name):
-        assert [found.name for found in status(study) if found.going] == ["flatness"]
+        assert [found.name for found in stages(study) if found.going] == ["flatness"]
         file = next(child.home.study(child.name).glob("test/*.json"))
         away = file.rename(file.with_suffix(".away"))
-        assert [found.name for found in status(study) if found.going] == ["one.refit, test"]
+        assert [found.name for found in stages(study) if found.going] == ["one.refit, test"]
         away.rename(file)

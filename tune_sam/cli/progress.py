@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -19,8 +20,10 @@ from rich.table import Table
 from tune_sam.cli.tables import clock
 from tune_sam.space import PASSES
 from tune_sam.study.records import Study
-from tune_sam.tuning.ledger import Outcome
 from tune_sam.tuning.listener import SearchListener
+
+if TYPE_CHECKING:
+    from tune_sam.tuning.ledger import Outcome
 
 WORDS = {"val/accuracy": "validation accuracy", "val/loss": "validation loss", "train/accuracy": "training accuracy"}
 """For what is the value of a trial."""
@@ -75,7 +78,7 @@ class Progress(SearchListener):
             with self._shown():
                 yield
         except KeyboardInterrupt:
-            resume = f"go on with `tune-sam resume {study.name}`"
+            resume = f"resume it with `tune-sam resume {study.name}`"
             self._say(f"Interrupted; {'the same command goes on' if study.settings.refit_of else resume}.")
             raise
 
@@ -88,7 +91,7 @@ class Progress(SearchListener):
     def put_back(self, optimizer: str, number: int) -> None:
         self._rows[optimizer].running.pop(number, None)
 
-    def ended(self, optimizer: str, number: int, outcome: Outcome) -> None:
+    def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
         row = self._rows[optimizer]
         value = outcome.metrics.get(self._judged_by)
         row.end(number, outcome.state, value if outcome.state == "complete" else None)

@@ -17,6 +17,7 @@ from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.refit import test_results, tested_refit
 from tune_sam.home import Place
 from tune_sam.provenance import versions
+from tune_sam.settings import GRID, SAMPLE
 from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_study
 from tune_sam.tuning.delivery import deliver
@@ -36,12 +37,6 @@ SEED = 0
 
 CHUNK = 64
 """Points of a loss surface that one task evaluates."""
-
-SAMPLE = 2048
-"""Training samples that flatness is measured on, unless others are asked for."""
-
-GRID = 21
-"""Points along a side of a surface, unless others are asked for."""
 
 LINE = tuple(round(-0.5 + 0.05 * step, 2) for step in range(41))
 """Places on the line between two minima, which lie at 0 and 1."""

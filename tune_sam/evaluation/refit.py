@@ -22,6 +22,7 @@ from tune_sam.evaluation.selection import (
 )
 from tune_sam.evaluation.statistics import Difference, Mean
 from tune_sam.home import Home, Place
+from tune_sam.settings import SEEDS
 from tune_sam.space import PASSES, Configuration
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, every_study, open_search, refits_of
@@ -164,7 +165,7 @@ def refit(
     name: str,
     *,
     home: Place = None,
-    seeds: int | Sequence[int] = 5,
+    seeds: int | Sequence[int] = SEEDS,
     top: int = 1,
     each_batch_size: bool = False,
     epochs: int | None = None,
@@ -221,7 +222,7 @@ def refit_grid(
     name: str | None = None,
     home: Place = None,
     data: str | Path | None = None,
-    seeds: int | Sequence[int] = 5,
+    seeds: int | Sequence[int] = SEEDS,
     epochs: int | None = None,
     address: str | None = None,
     max_concurrent: int | None = None,

@@ -7,10 +7,10 @@ from dataclasses import replace
 from tune_sam.cluster.executor import Executor
 from tune_sam.cluster.tasks import Progress
 from tune_sam.errors import Refused
-from tune_sam.evaluation.analysis import GRID, SAMPLE, Analysis, measured, provenance
+from tune_sam.evaluation.analysis import Analysis, measured, provenance
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
-from tune_sam.reporting.plots import draw
+from tune_sam.settings import GRID, SAMPLE
 from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
 
@@ -66,6 +66,8 @@ def analyze(
         progress=progress,
         executor=executor,
     ) as analysis:
+        from tune_sam.reporting.plots import draw  # needs matplotlib, which a refusal does not wait for
+
         with replaced_folder(analysis.folder) as folder:
             analysis.table().to_csv(folder / "flatness.csv", index=False)
             draw(analysis, folder)

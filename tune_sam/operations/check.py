@@ -7,17 +7,18 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tune_sam.cluster import results
 from tune_sam.cluster.connection import connected
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home
 from tune_sam.operations.submit import carried
-from tune_sam.settings import SearchOptions
+from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.storage import try_out
 from tune_sam.tracking import client
 from tune_sam.tuning.plan import prepared_data
+from tune_sam.workload import workload_names
 
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
@@ -67,33 +68,41 @@ class Finding:
     seconds: float | None = None
 
 
-def check(options: SearchOptions, with_data: bool = True) -> tuple[Finding, ...]:
+@takes_options
+def check(
+    workload: str | None = None, *, config: Path | None = None, **options: Unpack[SearchKeywords]
+) -> tuple[Finding, ...]:
     """Try each place that a search with these options would use, from here and from every node of its cluster.
 
     Everywhere: Ray's results, Optuna's storage and MLflow are written to and read back, where they are not files of
     the home. On each node: the versions of :data:`SAME`, the clock, and the data as trials get them.
 
     Args:
-        options: of the search.
-        with_data: also read the workload's data, and send them to each node.
+        workload: whose data are read and sent to each node, too; None tries no data.
+        config: a YAML file of options; those given here come on top.
+        options: of the search, each below.
+
+    Returns:
+        What was tried where; `trouble` is empty where it works.
 
     Raises:
         Refused: the options contradict each other, or no cluster answers.
     """
-    home = Home.at(options.home, options.study_storage)
-    uri = options.tracking_uri
-    storage = options.storage or str(home.path / "studies")
+    chosen = SearchOptions.read({**options, "workload": workload or workload_names()[0]}, config)
+    home = Home.at(chosen.home, chosen.study_storage)
+    uri = chosen.tracking_uri
+    storage = chosen.storage or str(home.path / "studies")
     with home.made():
-        found = [*_of_driver(options, home, storage, uri)]
-        if with_data:
-            found.append(_tried("driver", "data", lambda: prepared_data(options, home)))
-    with connected(options.address) as other_nodes, ExitStack() as stack:
+        found = [*_of_driver(chosen, home, storage, uri)]
+        if workload:
+            found.append(_tried("driver", "data", lambda: prepared_data(chosen, home)))
+    with connected(chosen.address) as other_nodes, ExitStack() as stack:
         from tune_sam.cluster.sharing import share
 
         data = None
-        if with_data and not found[-1].trouble:
-            workload, dataset, root = prepared_data(options, home)
-            data = stack.enter_context(share(workload.splits(dataset, root), other_nodes=other_nodes))
+        if workload and not found[-1].trouble:
+            of, dataset, root = prepared_data(chosen, home)
+            data = stack.enter_context(share(of.splits(dataset, root), other_nodes=other_nodes))
         return (*found, *_of_nodes(results.absolute(storage), uri, home.study_storage, data, other_nodes))
 
 

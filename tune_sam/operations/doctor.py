@@ -44,6 +44,23 @@ class Diagnosis:
     runs: int = 1
 
 
+def doctor(name: str, *, home: Place = None, fix: bool = False) -> tuple[Diagnosis, ...]:
+    """Compare what Optuna, MLflow and Ray's results say of every trial of a study and of its refits.
+
+    Args:
+        name: the study's.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+        fix: also :func:`mend` what differs.
+
+    Returns:
+        What each says of each trial and study; `trouble` is empty where they agree.
+
+    Raises:
+        Refused: there is no such study, or a record cannot be read; with `fix`, also if a process is searching it now.
+    """
+    return mend(name, home=home) if fix else diagnose(name, home=home)
+
+
 def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     """Each trial of a study and of its refits, and each of these studies, in all ledgers.
 

@@ -4,37 +4,37 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from tune_sam.cluster.tasks import Progress
-from tune_sam.evaluation.analysis import SAMPLE
 from tune_sam.evaluation.refit import refit
 from tune_sam.evaluation.selection import check_seeds
 from tune_sam.operations.analyze import analyze
 from tune_sam.reporting.page import Report, report
-from tune_sam.settings import SearchOptions
+from tune_sam.settings import SAMPLE, SEEDS, SearchKeywords, SearchOptions, takes_options
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.runner import search
 
 log = logging.getLogger(__name__)
 
 
+@takes_options
 def run(
     workload: str,
     *,
     config: Path | None = None,
-    seeds: int | Sequence[int] = 5,
+    seeds: int | Sequence[int] = SEEDS,
     refit_epochs: int | None = None,
     sample: int = SAMPLE,
     listener: SearchListener | None = None,
     progress: Progress = lambda *_: None,
     begins: Callable[[str], None] = lambda _: None,
-    **options: Any,
+    **options: Unpack[SearchKeywords],
 ) -> Report:
-    """Search a workload, train the best again with several seeds and test them, measure flatness, write the page.
+    """Search a workload, refit the best with several seeds and test them, measure flatness, and write the page.
 
-    Called again with the same name and options it goes on where it was: what is trained, tested or measured is kept by
-    each stage, and only what is missing is done. With more trials, seeds or samples it does those.
+    Called again with the same name and options, it resumes: what is trained, tested or measured is kept, and only what
+    is missing is done. With more trials, seeds or samples it does those.
 
     Args:
         workload: name of a workload, or `package.module:Class`.
@@ -42,10 +42,10 @@ def run(
         seeds: how many of the refit, or which; see :func:`tune_sam.evaluation.refit.refit`.
         refit_epochs: of each training of the refit; the search's by default.
         sample: training samples that flatness is measured on.
-        listener: who is told how the trainings go; nobody by default.
+        listener: follows the trainings; nobody by default.
         progress: called as tests and measurements are done.
         begins: called with what begins after the search.
-        options: the fields of :class:`tune_sam.settings.SearchOptions`.
+        options: of the search, each below.
 
     Returns:
         Where the page is; `undelivered` says what MLflow lacks of any stage.
@@ -53,7 +53,7 @@ def run(
     Raises:
         Refused: an option is wrong, or a stage cannot be done; what is done is kept.
         NothingComplete: a training of the refit did not end complete.
-        KeyboardInterrupt: it was interrupted; the same call goes on, with the study's name.
+        KeyboardInterrupt: it was interrupted; the same call with the study's name resumes it.
     """
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)

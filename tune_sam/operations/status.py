@@ -1,4 +1,4 @@
-"""Status: how far a study is, stage by stage, and about how long is left of what goes on."""
+"""Status: how far a study is, stage by stage, and about how long is left."""
 
 import os
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tune_sam.evaluation.refit import test_results
+from tune_sam.home import Place
 from tune_sam.space import PASSES
 from tune_sam.study.lock import is_going
-from tune_sam.study.records import Study, Trial, refits_of
+from tune_sam.study.records import Study, Trial, open_search, refits_of
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,24 @@ class Stage:
     going: bool = False
 
 
-def status(study: Study) -> tuple[Stage, ...]:
-    """The stages of a search, its refits and what is made of them, in the order in which `tune-sam run` does them.
+def status(name: str, *, home: Place = None) -> tuple[Stage, ...]:
+    """Show how far a study is, stage by stage; see :func:`stages`.
+
+    Args:
+        name: the study's, which is a search.
+        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Returns:
+        The stages in the order in which `tune-sam run` does them.
+
+    Raises:
+        Refused: there is no such study, or it is a refit.
+    """
+    return stages(open_search(name, home))
+
+
+def stages(study: Study) -> tuple[Stage, ...]:
+    """List the stages of a search, its refits and what is made of them, in the order in which `tune-sam run` does them.
 
     The time left takes each optimizer's mean over its complete trials, or, before it has one, the others' by the passes
     of a step. So it is too long where trials are pruned. It takes as many trainings at a time as run now, or as this
@@ -41,12 +58,12 @@ def status(study: Study) -> tuple[Stage, ...]:
     """
     own, children = study.home.study(study.name), refits_of(study)
     searched = bool(study.records()) or not any((child.settings.choice or {}).get("planned") for child in children)
-    stages = [_trainings("search", study)] if searched else []
-    past = searched and _is_past(study, stages[0])
+    found = [_trainings("search", study)] if searched else []
+    past = searched and _is_past(study, found[0])
     for child in children:
         trainings = _trainings(child.name, child)
         tested, trained = len(test_results(child)), _is_past(child, trainings)
-        stages += [
+        found += [
             trainings,
             Stage(
                 f"{child.name}, test", tested, trainings.parts, "trainings", going=trained and tested < trainings.parts
@@ -54,7 +71,7 @@ def status(study: Study) -> tuple[Stage, ...]:
         ]
         past = past or trained and tested == trainings.parts
     if not children:
-        stages.append(Stage("refit", 0, 0, "trainings"))
+        found.append(Stage("refit", 0, 0, "trainings"))
     analyses = [
         file
         for owner in (study, *children)
@@ -63,7 +80,7 @@ def status(study: Study) -> tuple[Stage, ...]:
     ]
     page = own / "report" / "index.html"
     return (
-        *stages,
+        *found,
         Stage("flatness", len(analyses), len(analyses), "analyses", going=past),
         Stage("report", int(page.exists()), int(page.exists()), "page"),
     )

@@ -1,10 +1,12 @@
 """Who is told how a search goes: a terminal is one listener, a notebook or a test may be another."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tune_sam.study.records import Study
-from tune_sam.tuning.ledger import Outcome
+
+if TYPE_CHECKING:  # it needs Optuna, which a refusal does not wait for
+    from tune_sam.tuning.ledger import Outcome
 
 
 class SearchListener(Protocol):
@@ -26,7 +28,7 @@ class SearchListener(Protocol):
         """A trial lost its process or its memory, and waits to be started again."""
         return
 
-    def ended(self, optimizer: str, number: int, outcome: Outcome) -> None:
+    def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
         """A trial ended."""
         return
 

@@ -4,14 +4,14 @@ import os
 import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.results import absolute, chosen_storage, without_login
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home
 from tune_sam.provenance import versions
-from tune_sam.settings import ENVIRONMENT, SearchOptions
+from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions
 from tune_sam.space import Range, Space, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, every_study
@@ -21,7 +21,7 @@ from tune_sam.tracking import client, runs
 from tune_sam.workload import Workload, find_workload
 
 
-def plan(workload: str, *, config: Path | None = None, **options: Any) -> Study:
+def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchKeywords]) -> Study:
     """Make the study of a plain grid that :func:`search` would make with these options, or find it; train nothing.
 
     Raises:

@@ -1,7 +1,7 @@
 """A study: one run of Tune per optimizer, each with the same budget, created or gone on with."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import shared
@@ -10,7 +10,7 @@ from tune_sam.cluster.results import folder_of, probe
 from tune_sam.cluster.signals import terminate_as_interrupt
 from tune_sam.home import Place
 from tune_sam.provenance import versions
-from tune_sam.settings import SearchOptions
+from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, open_study
 from tune_sam.study.storage import open_storage
@@ -25,22 +25,23 @@ if TYPE_CHECKING:
     from tune_sam.tuning.ledger import Ledger
 
 
+@takes_options
 def search(
     workload: str,
     *,
     config: Path | None = None,
     listener: SearchListener | None = None,
     executor: Executor | None = None,
-    **options: Any,
+    **options: Unpack[SearchKeywords],
 ) -> Study:
-    """Search a workload's hyperparameters: create the study, or go on with it if one of that name exists.
+    """Search a workload's hyperparameters: create the study, or resume it if one of that name exists.
 
     Args:
         workload: name of a workload, or `package.module:Class`.
         config: a YAML file of options; those given here come on top.
-        listener: who is told how it goes; nobody by default.
+        listener: follows the search; nobody by default.
         executor: what runs the trainings; by default Ray at the address that the options have.
-        options: the fields of :class:`tune_sam.settings.SearchOptions`.
+        options: each below.
 
     Returns:
         The study, at the end of its budget.

@@ -1,0 +1,183 @@
+"""Commands that judge what a search found: refit, analyze and report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tune_sam.cli.console import err, out, print_json
+from tune_sam.cli.options import (
+    AddressOption,
+    ConcurrentOption,
+    DataOption,
+    HomeOption,
+    JsonOption,
+    RefitEpochsOption,
+    SampleOption,
+    SeedsOption,
+    StudyArgument,
+    StudyStorageOption,
+    parse_seeds,
+)
+from tune_sam.cli.tables import show_flatness, show_refit
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.home import Home
+from tune_sam.settings import GRID, SAMPLE, SEEDS
+
+if TYPE_CHECKING:
+    from tune_sam.reporting.page import Report
+
+
+def refit(
+    study: Annotated[
+        str, typer.Argument(help="Name of a study; with --preset or --config, of a workload.", metavar="STUDY")
+    ],
+    seeds: SeedsOption = str(SEEDS),
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Best configurations of each optimizer that are trained.", show_default="1"),
+    ] = None,
+    each_batch_size: Annotated[
+        bool, typer.Option("--each-batch-size", help="The best of each batch size, in place of all together.")
+    ] = False,
+    epochs: RefitEpochsOption = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Train all points of this preset of a workload without a search; report has the report's own."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Train all points of the plain grid in this YAML file without a search; see best --yaml."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --preset or --config, the name of the study.", show_default="of both")
+    ] = None,
+    data: DataOption = None,
+    max_concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the best configurations again on train + validation with several seeds, and test them once.
+
+    Example: [bold]tune-sam refit gcn-2026-11-24T101500 --seeds 5[/bold], or without a search
+    [bold]tune-sam refit gcn --preset report[/bold].
+    """
+    from tune_sam.cli.progress import Progress, parts
+    from tune_sam.evaluation.refit import refit as run
+    from tune_sam.evaluation.refit import refit_grid
+
+    asked = parse_seeds(seeds)
+    of_searches = {"--top": top, "--each-batch-size": each_batch_size or None}
+    of_grids = {"--name": name, "--data": data}
+    planned = preset is not None or config is not None
+    for option, value in (of_searches if planned else of_grids).items():
+        if value is not None:
+            raise Refused(
+                f"{option}{'' if value is True else f' {value}'} goes with "
+                f"{'a search' if planned else '--preset or --config'} alone; leave it out."
+            )
+    with parts(err) as progress:
+        common: dict[str, Any] = {
+            "home": Home.at(home, study_storage),
+            "seeds": asked,
+            "epochs": epochs,
+            "address": address,
+            "max_concurrent": max_concurrent,
+            "listener": Progress(err),
+            "progress": progress,
+        }
+        found = (
+            refit_grid(study, preset=preset, config=config, name=name, data=data, **common)
+            if planned
+            else run(study, top=top or 1, each_batch_size=each_batch_size, **common)
+        )
+    if as_json:
+        print_json(found.table().to_dict("records"))
+    else:
+        show_refit(found, out)
+    if found.undelivered:
+        raise NothingComplete(f"{found.undelivered}; everything is kept, and the same command delivers it.")
+
+
+def analyze(
+    study: StudyArgument,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="Only this optimizer; may be given several times.", show_default="each")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Best trials of each optimizer that are measured.", show_default="1")
+    ] = None,
+    sample: SampleOption = SAMPLE,
+    grid: Annotated[
+        int | None, typer.Option(min=2, help="Points along a side of the loss surfaces.", show_default=str(GRID))
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Measure every complete trial by the cheap measures, without surfaces.")
+    ] = False,
+    address: AddressOption = None,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how flat the minima of the best trials are; what is measured already is kept.
+
+    Example: [bold]tune-sam analyze gcn-2026-11-24T101500 --optimizer base --optimizer sam[/bold]
+    """
+    from tune_sam.cli.progress import parts
+    from tune_sam.operations.analyze import analyze as run
+
+    for option, value in (("--top", top), ("--grid", grid)):
+        if every and value is not None:
+            raise Refused(f"--all and {option} {value} exclude each other; leave one out.")
+    with parts(err) as progress:
+        found = run(
+            study,
+            home=Home.at(home, study_storage),
+            optimizers=optimizer or (),
+            top=top or 1,
+            sample=sample,
+            grid=grid or GRID,
+            every=every,
+            address=address,
+            progress=progress,
+        )
+    if as_json:
+        print_json({key: one.to_json() for key, one in found.flatness.items()})
+    else:
+        show_flatness(found, out)
+    err.print(f"Figures and their data are in {found.folder}.", soft_wrap=True, markup=False)
+    if found.failed:
+        raise NothingComplete("; ".join(f"{what} cannot be measured: {why}" for what, why in found.failed.items()))
+    if found.undelivered:
+        raise NothingComplete(
+            f"{found.undelivered}; everything is kept, and `tune-sam analyze` with the same options delivers it."
+        )
+
+
+def report(
+    study: StudyArgument,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one page on what a study searched and found, as HTML and Markdown.
+
+    Example: [bold]tune-sam report gcn-2026-11-24T101500[/bold]
+    """
+    from tune_sam.reporting.page import report as run
+
+    show_page(run(study, home=Home.at(home, study_storage)), as_json)
+
+
+def show_page(report: "Report", as_json: bool) -> None:
+    """Print where the page is."""
+    if as_json:
+        print_json({"study": report.study.name, "page": str(report.page)})
+    else:
+        out.print(str(report.page), soft_wrap=True, markup=False)
+    if report.undelivered:
+        raise NothingComplete(f"{report.undelivered}; the page is kept, and the same command delivers it.")

@@ -1,0 +1,130 @@
+"""The options of the command line, made of the fields of :class:`tune_sam.settings.SearchOptions`.
+
+A field's flag, help and default are said once, with the field. A new field is an option of `tune-sam search` without a
+change here.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from tune_sam.errors import Refused
+from tune_sam.settings import RangeOptions, SearchOptions, flag_of, shown, shown_default
+
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
+
+
+def option(name: str, **more: Any) -> Any:
+    """Return the option of a field of :class:`SearchOptions`, for the annotation of a command's parameter.
+
+    Args:
+        name: the field's.
+        more: what only some commands ask of it, as arguments of `typer.Option`.
+    """
+    field = SearchOptions.model_fields[name]
+    flag, default, metavar = flag_of(name), shown_default(field), shown(field).metavar
+    types = _types(field)
+    if types == {bool}:
+        without = f"--no-{flag.removeprefix('--')}"
+        default, flag = (flag if field.default else without).removeprefix("--"), f"{flag}/{without}"
+    if all(get_origin(one) is Literal for one in types):
+        metavar = "|".join(value for one in types for value in get_args(one))
+    again = " May be given several times." if tuple[str, ...] in types else ""
+    return typer.Option(
+        flag, **{"help": f"{field.description}{again}", "show_default": default or False, "metavar": metavar, **more}
+    )
+
+
+def takes(*names: str) -> Callable[[CommandT], CommandT]:
+    """Give a command the options of these fields, which it receives as `**options`: None for each that is not given.
+
+    In the help they come after the command's arguments and before its other options.
+    """
+
+    def expand(command: CommandT) -> CommandT:
+        signature = inspect.signature(command, eval_str=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        before = [one for one in signature.parameters.values() if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        after = [one for one in signature.parameters.values() if one.kind is keyword]
+        options = [inspect.Parameter(name, keyword, default=None, annotation=_annotation(name)) for name in names]
+        command.__signature__ = signature.replace(parameters=[*before, *options, *after])  # type: ignore[attr-defined]
+        return command
+
+    return expand
+
+
+def _annotation(name: str) -> Any:
+    """Return what typer reads: a flag, whole number, path or list, or a text that SearchOptions parses."""
+    if name in SHARED:
+        return SHARED[name]
+    types = _types(SearchOptions.model_fields[name])
+    simple: Any = next((one for one in (bool, int, Path) if types == {one}), None)
+    return Annotated[simple or (list[str] if tuple[str, ...] in types else str), option(name)]
+
+
+def _types(field: FieldInfo) -> set[Any]:
+    """Return what a field can be beside None."""
+
+    def members(annotation: Any) -> set[Any]:
+        if get_origin(annotation) is Annotated:
+            return members(get_args(annotation)[0])
+        if get_origin(annotation) in (Union, UnionType):
+            return reduce(or_, map(members, get_args(annotation)))
+        return {annotation}
+
+    return members(field.annotation) - {NoneType}
+
+
+HomeOption = Annotated[Path | None, option("home")]
+StudyStorageOption = Annotated[str | None, option("study_storage")]
+AddressOption = Annotated[str | None, option("address")]
+ConcurrentOption = Annotated[int | None, option("max_concurrent", min=1)]
+DataOption = Annotated[Path | None, option("data")]
+
+SHARED = {"max_concurrent": ConcurrentOption}
+"""Fields whose bounds every command checks alike, also one that makes no SearchOptions."""
+
+SEARCH = tuple(
+    name
+    # Ranges of all optimizers last, as they are the base class's and pydantic lists them first.
+    for name in sorted(SearchOptions.model_fields, key=lambda name: name in RangeOptions.model_fields)
+    if name not in ("workload", "ranges")  # the argument; and what only a file or Python can hold
+)
+"""Every field that is an option of `tune-sam search`."""
+
+WorkloadArgument = Annotated[
+    str, typer.Argument(help=SearchOptions.model_fields["workload"].description, metavar="WORKLOAD")
+]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of options of `tune-sam search`; those given here come on top.", show_default="none"),
+]
+SeedsOption = Annotated[
+    str, typer.Option(help="How many seeds, or which, as 3,7,11 (one alone as 3,).", metavar="N or N,N,…")
+]
+RefitEpochsOption = Annotated[
+    int | None, typer.Option(min=1, help="Epochs of each training of the refit.", show_default="the search's")
+]
+SampleOption = Annotated[int, typer.Option(min=1, help="Training samples that flatness is measured on.")]
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """Return how many seeds, or which, from `5` or `3,7,11`.
+
+    Raises:
+        Refused: it is neither.
+    """
+    try:
+        asked = [int(seed) for seed in text.removesuffix(",").split(",")]
+    except ValueError:
+        raise Refused(f"--seeds {text}: expected a number of seeds, or seeds as 3,7,11.") from None
+    return asked if "," in text else asked[0]

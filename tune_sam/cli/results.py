@@ -1,0 +1,201 @@
+"""Commands that show what is known: studies, workloads, status, best and trials."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tune_sam.cli.console import err, out, print_json
+from tune_sam.cli.options import HomeOption, JsonOption, StudyArgument, StudyStorageOption
+from tune_sam.cli.tables import plain_table, stage_table, trial_table
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.home import Home
+
+if TYPE_CHECKING:
+    from tune_sam.study.records import Study, Trial
+
+
+def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, as_json: JsonOption = False) -> None:
+    """List the studies of a home.
+
+    Example: [bold]tune-sam studies --json[/bold]
+    """
+    from tune_sam.study.records import studies as find
+
+    found = find(Home.at(home, study_storage))
+    if as_json:
+        print_json([study.to_json() for study in found])
+    elif not found:
+        out.print(
+            f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.",
+            soft_wrap=True,
+            markup=False,
+        )
+    else:
+        table = plain_table("study", "workload", "data set", "optimizers", "trials of each", "states", "created")
+        for study in found:
+            settings = study.settings
+            states = ", ".join(f"{count} {state}" for state, count in study.counts().items())
+            table.add_row(
+                study.name,
+                settings.workload,
+                settings.dataset,
+                " ".join(settings.optimizers),
+                str(settings.trials),
+                states,
+                study.created[:16].replace("T", " "),
+            )
+        out.print(table)
+
+
+def workloads(as_json: JsonOption = False) -> None:
+    """List what can be searched: architectures, data sets and ranges. Needs no data.
+
+    Example: [bold]tune-sam workloads --json[/bold]
+    """
+    from tune_sam.workload import workloads as find
+
+    found = [workload.to_json() for workload in find()]
+    if as_json:
+        print_json(found)
+        return
+    for workload in found:
+        out.print(
+            f"[bold]{workload['name']}[/bold]  {workload['base_optimizer']}, {workload['gpus_per_trial']:g} of a "
+            "GPU a trial",
+            soft_wrap=True,
+        )
+        out.print(f"  {_training(workload)}", soft_wrap=True)
+        for name, preset in workload["presets"].items():
+            out.print(f"  preset {name}: {_training(preset)}", soft_wrap=True)
+        table = plain_table("data set", *("train", "validation", "test", "classes"))
+        for name, sizes in workload["datasets"].items():
+            table.add_row(name, *(f"{size:,}" for size in sizes.values()))
+        out.print(table)
+        table = plain_table("optimizer", "ρ", "grid of ρ", "learning rate", "batch size")
+        for name, ranges in workload["ranges"].items():
+            grid = " ".join(f"{rho:.3g}" for rho in workload["rho_grid"].get(name, []))
+            sizes = " ".join(map(str, ranges["batch_size"]))
+            table.add_row(name, _ends(ranges["rho"]), grid, _ends(ranges["lr"]), sizes)
+        out.print(table)
+        out.print()
+
+
+def status(
+    study: StudyArgument,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far a study is, stage by stage, and about how long is left.
+
+    Example: [bold]tune-sam status gcn-2026-11-24T101500[/bold]
+    """
+    from tune_sam.operations.status import status as stages_of
+
+    found = stages_of(study, home=Home.at(home, study_storage))
+    print_json([asdict(stage) for stage in found]) if as_json else out.print(stage_table(found))
+
+
+def best(
+    study: StudyArgument,
+    optimizer: Annotated[str | None, typer.Option(help="Only this optimizer.", show_default="each")] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="All trials on the Pareto front of a study with two objectives.")
+    ] = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print them as a plain grid for `tune-sam refit WORKLOAD --config`.")
+    ] = False,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the best configuration of each optimizer, by the study's objective.
+
+    Example: [bold]tune-sam best gcn-2026-11-24T101500 --optimizer asam --json[/bold]
+    """
+    from tune_sam.study.records import open_study
+
+    found = open_study(study, Home.at(home, study_storage))
+    if as_yaml:
+        if pareto or optimizer or as_json:
+            raise Refused("--yaml prints the best of each optimizer and nothing else; leave the other options out.")
+        _print_best_alone(found)
+    elif pareto:
+        front = found.pareto(optimizer)
+        title = f"{found.name}: no trial is better in one objective and as good in the other"
+        print_json([trial.to_json() for trial in front]) if as_json else out.print(
+            trial_table(front, found.settings.judged_by, title)
+        )
+    elif optimizer:
+        trial = found.best(optimizer)
+        print_json(trial.to_json()) if as_json else out.print(trial_table([trial], found.settings.judged_by))
+    else:
+        show_best(found, as_json)
+
+
+def trials(
+    study: StudyArgument,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+) -> None:
+    """List the trials of a study.
+
+    Example: [bold]tune-sam trials gcn-2026-11-24T101500 --csv > trials.csv[/bold]
+    """
+    from tune_sam.study.records import open_study
+
+    if as_json and as_csv:
+        raise Refused("--json and --csv exclude each other; give one of them.")
+    found = open_study(study, Home.at(home, study_storage))
+    if as_csv:
+        found.trials().to_csv(sys.stdout, index=False)
+    elif as_json:
+        print_json([trial.to_json() for trial in found.records()])
+    else:
+        out.print(trial_table(found.records(), found.settings.judged_by))
+
+
+def show_best(study: "Study", as_json: bool) -> None:
+    """Print the best trial of each optimizer; exit with status 1 where none is complete."""
+    found: dict[str, Trial | None] = {}
+    for optimizer in study.settings.optimizers:
+        try:
+            found[optimizer] = study.best(optimizer)
+        except NothingComplete:
+            found[optimizer] = None
+    complete = [trial for trial in found.values() if trial]
+    if as_json:
+        print_json({optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()})
+    elif complete:
+        judged_by = study.settings.judged_by
+        out.print(trial_table(complete, judged_by, f"{study.name}: best {judged_by} of each optimizer"))
+    missing = [optimizer for optimizer, trial in found.items() if not trial]
+    if missing:
+        err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
+    if not complete:
+        raise SystemExit(1)
+
+
+def _print_best_alone(study: "Study") -> None:
+    from tune_sam.evaluation.selection import best_alone
+    from tune_sam.tuning.recipe import as_yaml
+
+    sys.stdout.write(
+        f"# The best of each optimizer of study {study.name}: tune-sam refit {study.settings.workload} "
+        f"--config FILE\n{as_yaml(best_alone(study), study.home)}"
+    )
+
+
+def _training(setting: dict[str, Any]) -> str:
+    return (
+        f"{setting['parameters']:,} parameters, {setting['epochs']} epochs, batch {setting['batch_size']}, "
+        f"learning rate {setting['lr']:g}"
+    )
+
+
+def _ends(ends: list[float] | None) -> str:
+    return f"{ends[0]:g} to {ends[1]:g}" if ends else "–"

@@ -1,0 +1,124 @@
+"""Commands that train the trials of a study: search, resume and run."""
+
+from typing import Annotated, Any
+
+import typer
+
+from tune_sam.cli.console import err
+from tune_sam.cli.evaluate import show_page
+from tune_sam.cli.options import (
+    SEARCH,
+    AddressOption,
+    ConcurrentOption,
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    RefitEpochsOption,
+    SampleOption,
+    SeedsOption,
+    StudyArgument,
+    StudyStorageOption,
+    WorkloadArgument,
+    parse_seeds,
+    takes,
+)
+from tune_sam.cli.results import show_best
+from tune_sam.home import Home
+from tune_sam.settings import SAMPLE, SEEDS
+
+OF_A_WHOLE_RUN = (
+    "optimizers",
+    "trials",
+    "epochs",
+    "dataset",
+    "preset",
+    "data",
+    "name",
+    "seed",
+    "gpus_per_trial",
+    "max_concurrent",
+    "address",
+    "storage",
+    "tracking_uri",
+    "home",
+    "study_storage",
+)
+"""The options of a search that `tune-sam run` takes on its command line; it takes the others from a file."""
+
+
+@takes(*SEARCH)
+def search(
+    workload: WorkloadArgument, *, config: ConfigOption = None, as_json: JsonOption = False, **options: Any
+) -> None:
+    """Search ρ, learning rate and batch size of a workload; resume the study if it exists.
+
+    Example: [bold]tune-sam search gcn --optimizer base --optimizer sam --trials 12 --epochs 30[/bold]
+    """
+    from tune_sam.cli.progress import Progress
+    from tune_sam.tuning.runner import search as run
+
+    show_best(run(workload, config=config, listener=Progress(err), **options), as_json)
+
+
+def resume(
+    study: StudyArgument,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="New budget of each optimizer, in all, not on top.", show_default="as before"),
+    ] = None,
+    max_concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Resume a study that was interrupted, or give it more trials.
+
+    Example: [bold]tune-sam resume gcn-2026-11-24T101500 --trials 40[/bold]
+    """
+    from tune_sam.cli.progress import Progress
+    from tune_sam.tuning.runner import resume as run
+
+    found = run(
+        study,
+        home=Home.at(home, study_storage),
+        trials=trials,
+        max_concurrent=max_concurrent,
+        address=address,
+        listener=Progress(err),
+    )
+    show_best(found, as_json)
+
+
+@takes(*OF_A_WHOLE_RUN)
+def run(
+    workload: WorkloadArgument,
+    *,
+    config: ConfigOption = None,
+    seeds: SeedsOption = str(SEEDS),
+    refit_epochs: RefitEpochsOption = None,
+    sample: SampleOption = SAMPLE,
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Search, refit, analyze and report in one; the same command with the study's --name resumes it.
+
+    Example: [bold]tune-sam run gcn --name molecules --trials 20 --seeds 5[/bold]
+    """
+    from tune_sam.cli.progress import Progress, parts
+    from tune_sam.operations.run import run as run_all
+
+    asked = parse_seeds(seeds)
+    with parts(err) as progress:
+        found = run_all(
+            workload,
+            config=config,
+            seeds=asked,
+            refit_epochs=refit_epochs,
+            sample=sample,
+            listener=Progress(err),
+            progress=progress,
+            begins=lambda what: err.print(f"== {what}", soft_wrap=True, markup=False),
+            **options,
+        )
+    show_page(found, as_json)

@@ -1,0 +1,152 @@
+"""Commands about what a search uses and leaves: check, sync, doctor, submit and ui."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tune_sam.cli.console import err, out, print_json
+from tune_sam.cli.options import ConfigOption, HomeOption, JsonOption, StudyArgument, StudyStorageOption, takes
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.home import Home
+
+
+@takes("dataset", "data", "address", "storage", "tracking_uri", "home", "study_storage")
+def check(
+    workload: Annotated[
+        str | None,
+        typer.Argument(
+            help="A workload whose data are read and sent to each node too.", metavar="[WORKLOAD]", show_default=False
+        ),
+    ] = None,
+    *,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Try what a search would use, from here and from every node: results, records, MLflow, versions, clocks, data.
+
+    Example: [bold]tune-sam check gcn --address auto --storage s3://BUCKET/PATH --tracking-uri http://HOST:5000[/bold]
+    """
+    from tune_sam.cli.tables import finding_table
+    from tune_sam.operations.check import check as run
+
+    found = run(workload, config=config, **options)
+    print_json([asdict(one) for one in found]) if as_json else out.print(finding_table(found))
+    if ill := sum(bool(one.trouble) for one in found):
+        raise NothingComplete(f"{ill} of {len(found)} things do not work; mend what the table names and check again.")
+
+
+def sync(
+    study: StudyArgument,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+) -> None:
+    """Deliver to MLflow what could not be delivered while trials ran.
+
+    Example: [bold]tune-sam sync gcn-2026-11-24T101500[/bold]
+    """
+    from tune_sam.tuning.delivery import sync as run
+
+    if left := run(study, home=Home.at(home, study_storage)):
+        raise NothingComplete(
+            f"{left} events of study {study} could not be delivered; they are kept, and the same command tries again."
+        )
+    out.print(f"MLflow has everything of study {study}.", soft_wrap=True, markup=False)
+
+
+def doctor(
+    study: StudyArgument,
+    fix: Annotated[bool, typer.Option("--fix", help="Close what is left over, and deliver what is missing.")] = False,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what Optuna, MLflow and Ray's results say of every trial; exit status 1 where they disagree.
+
+    Example: [bold]tune-sam doctor gcn-2026-11-24T101500 --fix[/bold]
+    """
+    from tune_sam.cli.tables import diagnosis_table
+    from tune_sam.operations.doctor import doctor as run
+
+    found = run(study, home=Home.at(home, study_storage), fix=fix)
+    print_json([asdict(one) for one in found]) if as_json else out.print(diagnosis_table(found))
+    if ill := [one.key for one in found if one.trouble]:
+        raise NothingComplete(
+            f"the ledgers disagree on {', '.join(ill[:5])}{' and more' if len(ill) > 5 else ''}; "
+            + ("somebody has to look at these." if fix else f"mend with `tune-sam doctor {study} --fix`.")
+        )
+
+
+def submit(
+    command: Annotated[list[str], typer.Argument(help="A command of tune-sam with its options.", metavar="COMMAND …")],
+    dashboard: Annotated[
+        str | None,
+        typer.Option(help="The cluster's dashboard, http://HOST:8265.", show_default="$RAY_API_SERVER_ADDRESS"),
+    ] = None,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that is sent along, for a config file or a workload of your own.", show_default="none"
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the job's output until it ends.")] = True,
+) -> None:
+    """Send a command to a cluster as a Ray Job; restarted there, it resumes where it was.
+
+    Example: [bold]tune-sam submit --dashboard http://HEAD:8265 run gcn --name molecules[/bold]
+    """
+    from tune_sam.operations.submit import submit as run
+
+    job, succeeded = run(
+        command,
+        dashboard=dashboard,
+        working_dir=working_dir,
+        show=(lambda piece: err.print(piece, end="", markup=False, soft_wrap=True)) if wait else None,
+    )
+    out.print(job, markup=False)
+    if succeeded is False:
+        raise NothingComplete(f"job {job} failed; what it said last is above.")
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    home: HomeOption = None,
+) -> None:
+    """Serve MLflow's pages on the studies of a home, on 127.0.0.1.
+
+    Example: [bold]tune-sam ui --port 5001[/bold]
+    """
+    place = Home.at(home)
+    if not place.tracking_file.exists():
+        raise Refused(
+            f"there is no study in {place.path} yet with a log there; make one with `tune-sam search`, "
+            "give --home, or open the tracking server of those that there are."
+        )
+    err.print(
+        f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True, markup=False
+    )
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its workers; they start slowly
+    # Replaces this process, so that signals and the exit status are the server's own.
+    os.execv(
+        sys.executable,
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            place.tracking_uri,
+            "--default-artifact-root",
+            place.artifacts.as_uri(),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
+    )
