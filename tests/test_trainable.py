@@ -1,13 +1,12 @@
 import os
 import time
-from pathlib import Path
 
 import pytest
 import ray
 import torch
 from ray import tune
 
-from tune_sam.cluster.gpu import gpu_share
+from tune_sam.cluster.gpu import gpu_fraction
 from tune_sam.cluster.sharing import share
 from tune_sam.errors import Refused
 from tune_sam.trainable import SAMTrainable, trainable_for
@@ -139,7 +138,7 @@ def test_divergence_ends_a_trial_without_metrics(cluster, data):
 
 @pytest.mark.parametrize(("config", "share"), [({}, 0.1), ({"gpus_per_trial": 0.25}, 0.25), ({"gpus_per_trial": 0}, 0)])
 def test_the_workloads_share_holds_where_the_cluster_has_gpus(cluster, config, share):
-    assert gpu_share(GCN, config) == share
+    assert gpu_fraction(GCN, config.get("gpus_per_trial")) == share
     request = trainable_for(GCN).default_resource_request({**config, "cpus_per_trial": 2})
     assert request.required_resources.get("GPU", 0) == share
     assert request.required_resources["CPU"] == 2
@@ -147,17 +146,16 @@ def test_the_workloads_share_holds_where_the_cluster_has_gpus(cluster, config, s
 
 def test_without_a_cluster_there_is_no_share(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    assert gpu_share(GCN, {}) == 0
+    assert gpu_fraction(GCN, None) == 0
 
 
-def meeting_trainable():
+def meeting_trainable(place):
     """A trial that ends only if four of them run at the same time. Made in a function, so that it travels by value."""
 
     class Meeting(SAMTrainable):
         workload = GCN
 
         def step(self):
-            place = Path(self.config["meeting"])
             (place / f"{os.getpid()}").touch()
             for _ in range(600):
                 if len(list(place.iterdir())) == 4:
@@ -176,12 +174,11 @@ def meeting_trainable():
 def test_four_trials_share_one_logical_gpu_and_compute_where_torch_can(cluster, tmp_path):
     (tmp_path / "meeting").mkdir()
     results = tune.Tuner(
-        meeting_trainable(),
+        meeting_trainable(tmp_path / "meeting"),
         param_space={
             **CONFIGS[0],
             "seed": tune.grid_search([1, 2, 3, 4]),
             "gpus_per_trial": 0.25,
-            "meeting": str(tmp_path / "meeting"),
         },
         tune_config=tune.TuneConfig(max_concurrent_trials=4),
         run_config=tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0),

@@ -7,10 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
 from tune_sam.errors import Refused, masked
+
+HERE = "{home}"
+"""Stands in a record for the folder of the home that the record is in."""
+
+
+def moved(place: str, old: str, new: str) -> str:
+    """Give a path, or `sqlite:///` and a path, with the folder `new` in place of `old`, if it is that or below it."""
+    for scheme in ("", "sqlite:///"):
+        if place == scheme + old or place.startswith(f"{scheme}{old}/"):
+            return scheme + new + place.removeprefix(scheme + old)
+    return place
+
+
+def inside(storage: str, path: str) -> str:
+    """Give a path below a folder or a URI, which may carry options after a question mark."""
+    if "://" not in storage:
+        return f"{storage}/{path}"
+    parts = urlsplit(storage)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,22 @@ class Home:
             writable = False
         if not writable:
             raise Refused(f"home {self.path} cannot be written; give --home a folder that you may write to.")
+
+    def kept(self, place: str) -> str:
+        """Give a folder, file or database as a record in this home holds it, so that the home can be moved or copied.
+
+        Args:
+            place: an absolute path, a URI, or `sqlite:///` and an absolute path.
+
+        Returns:
+            `{home}` in place of this home's folder where the place is in it; the place itself elsewhere, and where the
+            records are in a database that other homes share.
+        """
+        return place if self.study_storage else moved(place, str(self.path), HERE)
+
+    def found(self, kept: str) -> str:
+        """Give the place that a record means by what :meth:`kept` gave, now that the home is here."""
+        return moved(kept, HERE, str(self.path))
 
     @property
     def optuna_file(self) -> Path:

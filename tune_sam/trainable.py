@@ -6,31 +6,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ray
-import torch
 from ray import tune
 
-from tune_sam.cluster.gpu import cap_gpu_memory, gpu_share
+from tune_sam.checkpoint import Checkpoint
+from tune_sam.cluster.gpu import cap_gpu_memory, gpu_fraction
 from tune_sam.cluster.sharing import Shared, share
+from tune_sam.config import TrialConfig
 from tune_sam.home import Home
-from tune_sam.space import Configuration
 from tune_sam.store import with_train_subset
-from tune_sam.training import STATE_FILE, Epoch, Trainer, read_checkpoint
+from tune_sam.training import Epoch, Trainer
 from tune_sam.workload import Workload, find_workload
 
 
 class SAMTrainable(tune.Trainable):
     """One training of a workload as a Tune trial. :func:`trainable_for` makes the class of a workload.
 
-    The trial's config has `optimizer`, `rho` (None for `base`), `lr` and `batch_size`, and may have
-
-    - `seed` (0), `dataset` (the workload's first), `preset` (none), `epochs` (the workload's), `data` (an absolute
-      path; $TUNE_SAM_DATA, else ~/.tune_sam/data), `train_subset` (all samples), `together` (False; True trains on the
-      validation part too, which is not evaluated then);
-    - `sharpness` (False): True measures `val/sharpness` after the last epoch, see :func:`tune_sam.flatness.quick`;
-    - `precision` (`bf16` on CUDA, `fp32` on the CPU), `compile` (False);
-    - `cpus_per_trial` (1), which is also the number of threads, and `gpus_per_trial` (the workload's share where the
-      cluster has GPUs, else 0);
-    - `resume_from` (none): a checkpoint to go on from.
+    The trial's config has the fields of :class:`tune_sam.config.TrialConfig` as one flat dict: `optimizer`, `lr` and
+    `batch_size` it must have, `rho` unless the optimizer is `base`, and the others have defaults. So a part of them may
+    be Tune's own ranges, as in `{"optimizer": "sam", "rho": tune.loguniform(0.01, 1), "lr": 0.01, "batch_size": 64}`.
 
     A result has the metrics of :class:`tune_sam.training.Epoch`, its number as `epoch`, and `diverged`; the last one
     has `done`. A diverged training ends itself and reports no metrics, so that no scheduler compares a NaN.
@@ -40,9 +33,9 @@ class SAMTrainable(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory(
-            [{"CPU": config.get("cpus_per_trial", 1), "GPU": gpu_share(cls.workload, config)}]
-        )
+        """Ask for the CPUs of the trial's config and for its GPUs, else for the workload's fraction of one."""
+        cpus, gpus = TrialConfig.resources(config)
+        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpu_fraction(cls.workload, gpus)}])
 
     def setup(self, config: dict[str, Any], data: Shared | None = None) -> None:
         """Build the training.
@@ -53,17 +46,20 @@ class SAMTrainable(tune.Trainable):
                 use one copy; a process reads its own without it.
 
         Raises:
-            ValueError: the parts of `data` have other sizes than what the config names.
+            ValueError: a key of the config is missing or unknown, or the splits of `data` have other sizes than those
+                that the config names.
         """
         if self.trial_resources:
             cap_gpu_memory(self.trial_resources.required_resources.get("GPU", 0))
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
         self._given = data
         self._own = ExitStack()
-        self._read(config)
-        self._begin(config)
+        trial = TrialConfig.from_tune(config, self.workload)
+        self._read(trial)
+        self._begin(trial)
 
     def step(self) -> dict[str, Any]:
+        """Train one epoch and give its metrics."""
         # A training that was interrupted after its last epoch has nothing to train, only its last result to give again.
         last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
         assert last is not None
@@ -80,74 +76,66 @@ class SAMTrainable(tune.Trainable):
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        state = {
-            "dataset": self._dataset(self.config),
-            "preset": self.config.get("preset"),
-            "training": self.trainer.state_dict(),
-        }
-        torch.save(state, Path(checkpoint_dir) / STATE_FILE)
+        """Write a :class:`tune_sam.checkpoint.Checkpoint`."""
+        Checkpoint.of(self.trainer, self.trial).save(checkpoint_dir)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        self.trainer.load_state_dict(read_checkpoint(checkpoint)["training"])
+        """Resume from a folder that :meth:`save_checkpoint` wrote."""
+        self.trainer.load_state_dict(Checkpoint.read(checkpoint).training)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process: imports and data stay, everything of the training is new."""
-        if self._given is None and self._source(new_config) != self._read_from:
-            self._read(new_config)
+        trial = TrialConfig.from_tune(new_config, self.workload)
+        if self._given is None and _source(trial) != self._read_from:
+            self._read(trial)
         del self.trainer  # before the next one has its data, on a GPU too
-        self._begin(new_config)
+        self._begin(trial)
         return True
 
     def cleanup(self) -> None:
+        """Remove this node's copy of the data."""
         self._own.close()
         self._data.forget()
 
     def _sharpness(self, last: Epoch) -> dict[str, float]:
         """Of the network at the end of its training, if that is asked for."""
-        if not self.config.get("sharpness") or not self.trainer.finished or last.diverged:
+        if not self.trial.sharpness or not self.trainer.finished or last.diverged:
             return {}
         from tune_sam.flatness import quick  # not for every worker: it loads all of `analysis`
 
         return {"val/sharpness": quick(self.trainer)}
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        setting = self.workload.setting(self._dataset(config), config.get("preset"))
+    def _begin(self, trial: TrialConfig) -> None:
+        self.trial = trial
         splits = self._data.splits()
-        dataset, _, samples, together = self._source(config)
-        sizes = self.workload.datasets[dataset]
-        expected = samples or sizes.train, sizes.validation
-        if together:
+        sizes = self.workload.datasets[trial.dataset]
+        expected = trial.train_subset or sizes.train, sizes.validation
+        if trial.together:
             expected = sum(expected), 0
         found = len(splits.train), len(splits.validation)
         if found != expected:
             raise ValueError(
                 f"the data have {found[0]} training and {found[1]} validation samples, the config names "
-                f"{expected[0]} and {expected[1]} of {dataset}; give it theirs"
+                f"{expected[0]} and {expected[1]} of {trial.dataset}; give it theirs"
             )
         self.trainer = Trainer(
             self.workload,
-            setting,
-            Configuration(
-                optimizer=config["optimizer"],
-                rho=config.get("rho"),
-                lr=config["lr"],
-                batch_size=config["batch_size"],
-                seed=config.get("seed", 0),
-            ),
+            self.workload.setting(trial.dataset, trial.preset),
+            trial.configuration,
             splits,
-            epochs=config.get("epochs") or setting.epochs,
-            threads=int(config.get("cpus_per_trial", 1)),
-            precision=config.get("precision"),
-            compile=config.get("compile", False),
+            epochs=trial.epochs,
+            threads=int(trial.cpus_per_trial),
+            precision=trial.precision,
+            compile=trial.compile,
         )
-        if config.get("resume_from"):
-            with tune.Checkpoint(config["resume_from"]).as_directory() as folder:
+        if trial.resume_from:
+            with tune.Checkpoint(trial.resume_from).as_directory() as folder:
                 self.load_checkpoint(folder)
 
-    def _read(self, config: dict[str, Any]) -> None:
+    def _read(self, trial: TrialConfig) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
-        self._read_from = dataset, root, samples, together = self._source(config)
+        self._read_from = dataset, root, samples, together = _source(trial)
         if self._given:
             self._data = self._given
             return
@@ -157,16 +145,11 @@ class SAMTrainable(tune.Trainable):
         splits = with_train_subset(self.workload.splits(dataset, root), samples)
         self._data = self._own.enter_context(share(splits.together() if together else splits))
 
-    def _source(self, config: dict[str, Any]) -> tuple[str, Path, int | None, bool]:
-        return (
-            self._dataset(config),
-            Path(config.get("data") or os.environ.get("TUNE_SAM_DATA") or Home.at().data),
-            config.get("train_subset"),
-            config.get("together", False),
-        )
 
-    def _dataset(self, config: dict[str, Any]) -> str:
-        return config.get("dataset") or self.workload.default_dataset
+def _source(trial: TrialConfig) -> tuple[str, Path, int | None, bool]:
+    """What a trial's data depend on."""
+    root = Path(trial.data or os.environ.get("TUNE_SAM_DATA") or Home.at().data)
+    return trial.dataset, root, trial.train_subset, trial.together
 
 
 def trainable_for(workload: Workload | str) -> type[SAMTrainable]:

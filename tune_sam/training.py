@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -22,9 +21,6 @@ from tune_sam.space import OPTIMIZERS, Configuration
 from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload, milestones
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-STATE_FILE = "training.pt"
-"""The file in a checkpoint's folder."""
 
 
 @dataclass(frozen=True)
@@ -333,8 +329,3 @@ def prepare_process(threads: int) -> None:
 def default_device() -> torch.device:
     """CUDA where torch sees a GPU, else the CPU, whatever share a scheduler believes to have given."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def read_checkpoint(folder: str | Path) -> dict[str, Any]:
-    """What a trial saved, on the CPU: `dataset` and `preset` name the network, `training` is the Trainer's state."""
-    return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)

@@ -5,9 +5,11 @@ import torch
 
 import tune_sam
 from tune_sam.cluster import gpu
-from tune_sam.cluster.gpu import Need, measured_shares
+from tune_sam.cluster.gpu import Need, measured_fractions
 from tune_sam.cluster.sharing import share
+from tune_sam.config import TrialConfig
 from tune_sam.operations import doctor
+from tune_sam.space import Configuration
 from tune_sam.workload import find_workload
 
 GIB = 2**30
@@ -119,8 +121,8 @@ def test_a_measured_share_holds_its_training():
     try:
         workload = find_workload("gcn")
         with share(workload.splits("digits", None)) as data:
-            config = {"dataset": "digits", "preset": None, "epochs": 1, "precision": None, "compile": False}
-            shares = measured_shares(workload, config, "sam", 0.05, 0.01, (32, 64), data)
+            trial = TrialConfig(dataset="digits", epochs=1, configuration=Configuration("sam", 0.05, 0.01, 32, 0))
+            shares = measured_fractions(workload, trial, (32, 64), data)
     finally:
         ray.shutdown()
     assert shares.keys() == {32, 64}

@@ -1,10 +1,7 @@
-from types import SimpleNamespace
-
 import pytest
-from pyarrow.fs import LocalFileSystem, _MockFileSystem
 
 from tune_sam.cluster import results
-from tune_sam.home import Home
+from tune_sam.home import Home, inside
 
 
 def test_results_go_to_a_folder_that_every_process_finds(monkeypatch, tmp_path):
@@ -23,11 +20,4 @@ def test_results_go_to_a_folder_that_every_process_finds(monkeypatch, tmp_path):
     ],
 )
 def test_results_lie_inside_the_storage_before_its_options(storage, expected):
-    assert results.inside(storage, "s/ray") == expected
-
-
-def test_a_checkpoint_elsewhere_is_a_uri_with_the_storages_options():
-    local = SimpleNamespace(filesystem=LocalFileSystem(), path="/results/c")
-    remote = SimpleNamespace(filesystem=_MockFileSystem(), path="bucket/p/s/ray/c")
-    assert results.place_of(local, "/results") == "/results/c"
-    assert results.place_of(remote, "s3://bucket/p?scheme=http") == "s3://bucket/p/s/ray/c?scheme=http"
+    assert inside(storage, "s/ray") == expected

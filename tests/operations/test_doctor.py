@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tune_sam.cluster.results import folder_of
 from tune_sam.errors import Refused
 from tune_sam.operations import doctor
 from tune_sam.study.lock import study_lock
@@ -70,13 +69,13 @@ def test_a_second_run_of_a_trial_is_for_a_person_to_look_at(study):
 
 
 def test_results_that_ray_did_not_write_any_more_are_noted_beside_its_files(study):
-    for file in Path(folder_of(study), "sam").glob("experiment_state*"):
+    for file in Path(study.results, "sam").glob("experiment_state*"):
         file.unlink()
     assert troubles(doctor.diagnose("one", home=study.home)) == {
         f"one/sam/{number}": "Ray says nothing, not TERMINATED" for number in range(3)
     }
     assert not troubles(doctor.mend("one", home=study.home))
-    assert not list(Path(folder_of(study), "sam").glob("experiment_state*")), "Ray's own files are left alone"
+    assert not list(Path(study.results, "sam").glob("experiment_state*")), "Ray's own files are left alone"
 
 
 def test_a_trial_whose_driver_died_while_it_ended_it_is_ended_everywhere(study, monkeypatch):

@@ -14,7 +14,15 @@ SPACE = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), ())
 @pytest.fixture
 def study(tmp_path):
     settings = StudySettings(
-        "gcn", "digits", None, "/data", ("sam", "asam"), 20, 10, 7, "none", 1, None, {"sam": SPACE, "asam": SPACE}
+        workload="gcn",
+        dataset="digits",
+        data="/data",
+        optimizers=("sam", "asam"),
+        trials=20,
+        epochs=10,
+        seed=7,
+        scheduler="none",
+        spaces={"sam": SPACE, "asam": SPACE},
     )
     return Study("one", Home(tmp_path), settings, "2026-01-02T03:04:05+00:00", "sqlite:////m.db", "1", "p", "/s")
 

@@ -21,7 +21,16 @@ SPACES = {
     "base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), (0.01,), (64,))),
     "sam": Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), grid((0.01, 0.1), (0.01,), (64,))),
 }
-SETTINGS = StudySettings("gcn", "digits", None, "/data", ("base", "sam"), 4, 10, 7, "asha", 1, None, SPACES)
+SETTINGS = StudySettings(
+    workload="gcn",
+    dataset="digits",
+    data="/data",
+    optimizers=("base", "sam"),
+    trials=4,
+    epochs=10,
+    seed=7,
+    spaces=SPACES,
+)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@ from types import SimpleNamespace
 import pytest
 from pyarrow.fs import LocalFileSystem
 
+from tune_sam.home import Home
+from tune_sam.study.records import Study
 from tune_sam.tuning.callback import Driver, _ending, _what_failed
 
 
@@ -39,10 +41,23 @@ def test_a_failure_is_told_in_one_line(tmp_path, text, reason):
     assert _what_failed(SimpleNamespace(error_file=str(tmp_path / "error.txt"))) == reason
 
 
+TRIAL = {"optimizer": "sam", "rho": 0.05, "lr": 0.01, "batch_size": 64, "dataset": "digits"}
+
+
+def study(folder):
+    """A study whose results are in a folder: `s/ray-12345678` below it."""
+    return Study("s", Home(folder), None, "", "", "1", "1234567890", str(folder))
+
+
+def results(folder):
+    return folder / "s" / "ray-12345678" / "sam"
+
+
 class Book:
     """A ledger that only knows checkpoints."""
 
-    optimizer, settings, last = "sam", SimpleNamespace(epochs=10), None
+    optimizer, last = "sam", None
+    settings = SimpleNamespace(epochs=10, workload="gcn")
 
     def reported(self, number):
         return 0
@@ -65,12 +80,10 @@ def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one
     for noted_again, state in ((False, "failed"), (True, "complete")):
         book = Book()
         driver = Driver(
-            book, SimpleNamespace(end=lambda *_: None), {}, str(tmp_path), SimpleNamespace(ended=lambda *_: None)
+            book, SimpleNamespace(end=lambda *_: None), {}, study(tmp_path), SimpleNamespace(ended=lambda *_: None)
         )
-        trial = SimpleNamespace(
-            config={"number": 0, "resume_from": None}, last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5}
-        )
-        checkpoint = SimpleNamespace(filesystem=LocalFileSystem(), path=str(tmp_path / "c"))
+        trial = SimpleNamespace(config=TRIAL, last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5})
+        checkpoint = SimpleNamespace(filesystem=LocalFileSystem(), path=str(results(tmp_path) / "c"))
         book.note_checkpoint = lambda *_: 1 / 0
         with pytest.raises(ZeroDivisionError):
             driver.on_checkpoint(0, [], trial, checkpoint)
@@ -82,15 +95,15 @@ def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one
 
 
 def test_the_last_checkpoint_stays_and_the_resumed_one_until_the_end(tmp_path):
-    places = [tmp_path / name for name in ("0", "1", "2", "3")]
+    places = [results(tmp_path) / name for name in ("0", "1", "2", "3")]
     for place in places:
-        place.mkdir()
+        place.mkdir(parents=True)
     book = Book()
-    book.last = str(places[0])
+    book.last = "sam/0"
     tracker = SimpleNamespace(end=lambda *_: None)
-    driver = Driver(book, tracker, {}, str(tmp_path), SimpleNamespace(ended=lambda *_: None))
+    driver = Driver(book, tracker, {}, study(tmp_path), SimpleNamespace(ended=lambda *_: None))
     trial = SimpleNamespace(
-        config={"number": 0, "resume_from": str(places[0])},
+        config=TRIAL | {"resume_from": str(places[0])},
         last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5},
     )
     for place in places[1:]:
@@ -100,3 +113,21 @@ def test_the_last_checkpoint_stays_and_the_resumed_one_until_the_end(tmp_path):
     driver.on_trial_complete(0, [], trial)
     assert [place.exists() for place in places] == [False, False, False, True]
     assert book.outcome.state == "complete"
+
+
+def test_what_a_record_says_of_a_checkpoint_elsewhere_is_never_removed(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for foreign in (str(mine), "../../../mine", f"{results(tmp_path)}/../../../mine", f"file://{mine}"):
+        book = Book()
+        book.last = foreign
+        driver = Driver(
+            book, SimpleNamespace(end=lambda *_: None), {}, study(tmp_path), SimpleNamespace(ended=lambda *_: None)
+        )
+        last = {"epoch": 10, "diverged": False, "val/accuracy": 0.5}
+        trial = SimpleNamespace(config=TRIAL | {"resume_from": foreign}, last_result=last)
+        place = str(results(tmp_path) / "1")
+        driver.on_checkpoint(0, [], trial, SimpleNamespace(filesystem=LocalFileSystem(), path=place))
+        driver.on_trial_complete(0, [], trial)
+        assert mine.is_dir(), foreign
+        assert book.last == "sam/1"

@@ -1,25 +1,38 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
 from ray.tune.search import Searcher
 
+from tune_sam.config import TrialConfig
 from tune_sam.home import Home
-from tune_sam.space import Range, Space, grid
+from tune_sam.space import Configuration, Range, Space, grid
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.callback import TuneSearcher
 from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.plan import store
+from tune_sam.workload import find_workload
 
 SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
 
 
 def settings(trials=8, space=SPACE, scheduler="none", seed=0):
-    return StudySettings("gcn", "digits", None, ".", ("sam",), trials, 10, seed, scheduler, 1, None, {"sam": space})
+    return StudySettings(
+        workload="gcn",
+        dataset="digits",
+        data=".",
+        optimizers=("sam",),
+        trials=trials,
+        epochs=10,
+        seed=seed,
+        scheduler=scheduler,
+        spaces={"sam": space},
+    )
 
 
 @pytest.fixture
@@ -32,6 +45,10 @@ def storage(tmp_path):
 def ledger(storage, chosen=None):
     """A ledger as a new process would open it."""
     return Ledger(storage, "s", "sam", chosen or settings())
+
+
+def study():
+    return Study("s", Home(Path("/home")), settings(), "", "", "1", "1234567890", "/results")
 
 
 def outcome(state, value=None, epochs=10):
@@ -257,18 +274,11 @@ def test_a_finished_study_grows_without_repeating_the_grid(storage):
 
 def test_tune_is_given_the_configuration_and_then_the_end(storage):
     book = ledger(storage, settings(trials=1))
-    adapter = TuneSearcher(book)
+    adapter = TuneSearcher(book, study())
     config = adapter.suggest("tune-7")
-    assert config == {
-        "optimizer": "sam",
-        "rho": 0.002,
-        "lr": 0.01,
-        "batch_size": 64,
-        "seed": 0,
-        "number": 0,
-        "attempt": 1,
-        "resume_from": None,
-    }
+    assert TrialConfig.from_tune(config, find_workload("gcn")) == settings().trial(
+        Configuration("sam", 0.002, 0.01, 64, 0), number=0, attempt=1
+    )
     assert adapter.suggest("tune-8") is None, "what runs may come back"
     book.tell(0, outcome("complete", 0.7))
     assert adapter.suggest("tune-9") == Searcher.FINISHED
@@ -276,15 +286,20 @@ def test_tune_is_given_the_configuration_and_then_the_end(storage):
 
 def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
     book = ledger(storage, settings(trials=3))
-    adapter = TuneSearcher(book, {64: 0.25})
+    adapter = TuneSearcher(book, study(), {64: 0.25})
     first, second = adapter.suggest("a"), adapter.suggest("b")
     assert first["gpus_per_trial"] == 0.25
     book.report(0, 1, 0.5)
-    book.note_checkpoint(0, "/c/1")
+    book.note_checkpoint(0, "sam/0000.1/c1")
     assert not book.enlarged(0)
     book.suspend(0, gpus=0.5)
     again = adapter.suggest("c")
-    assert again == {**first, "attempt": 2, "resume_from": "/c/1", "gpus_per_trial": 0.5}
+    assert again == {
+        **first,
+        "attempt": 2,
+        "resume_from": "/results/s/ray-12345678/sam/0000.1/c1",
+        "gpus_per_trial": 0.5,
+    }
     assert book.enlarged(0)
     book.suspend(1)
     assert adapter.suggest("d") == {**second, "attempt": 2}

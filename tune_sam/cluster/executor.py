@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tune_sam.cluster.connection import concurrency, connected
-from tune_sam.cluster.results import inside
+from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
+from tune_sam.home import inside
 
 if TYPE_CHECKING:
     from ray import tune
@@ -31,8 +32,7 @@ class Trainings:
         storage: folder or URI of the study's results.
         trainable: what trains one of them.
         data: that all of them train on.
-        config: of all of them; the searcher adds what differs.
-        searcher: gives the configurations, until there are no more.
+        searcher: gives the configs, until there are no more.
         scheduler: says where a trial stops early.
         callback: is told of every event.
         key: a trial's key, by its number.
@@ -44,7 +44,6 @@ class Trainings:
     storage: str
     trainable: "type[tune.Trainable]"
     data: "Shared"
-    config: dict[str, Any]
     searcher: "Searcher"
     scheduler: "TrialScheduler"
     callback: "tune.Callback"
@@ -113,13 +112,12 @@ class RayExecutor:
             tune.with_parameters(trainings.trainable, data=trainings.data),
             name=trainings.name,
             storage_path=trainings.storage,
-            config=trainings.config,
             search_alg=trainings.searcher,
             scheduler=trainings.scheduler,
             num_samples=-1,  # the searcher says when there are no more
             max_concurrent_trials=slots,
             reuse_actors=True,
-            trial_name_creator=lambda trial: trainings.key(trial.config["number"]),
+            trial_name_creator=lambda trial: trainings.key(TrialConfig.identity(trial.config)[0]),
             trial_dirname_creator=lambda trial: _folder_name(trial.config),
             # Every epoch, so that a crash loses one at most.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
@@ -170,7 +168,7 @@ class InlineExecutor:
         """Take the trials from the searcher one by one, and give callback and scheduler what Tune gives them."""
         trials: list[Any] = []  # what Tune would have here is its own type
         while isinstance(config := trainings.searcher.suggest(f"inline{len(trials):05}"), dict):
-            trial = _Trial(f"inline{len(trials):05}", {**trainings.config, **config}, trainings)
+            trial = _Trial(f"inline{len(trials):05}", config, trainings)
             trials.append(trial)
             trial.run(trials)
             _note_states(trainings, trials)
@@ -189,7 +187,8 @@ class InlineExecutor:
 
 def _folder_name(config: dict[str, Any]) -> str:
     """A trial's folder, which each of its attempts has for itself."""
-    return f"{config['number']:04}.{config['attempt']}"
+    number, attempt = TrialConfig.identity(config)
+    return f"{number:04}.{attempt}"
 
 
 def _capped(function: Callable[[], Any], gpus: float) -> Any:
@@ -298,14 +297,14 @@ def _note_states(trainings: Trainings, trials: Sequence[_Trial]) -> None:
 
     states = [
         {
-            "custom_trial_name": trainings.key(trial.config["number"]),
+            "custom_trial_name": trainings.key(TrialConfig.identity(trial.config)[0]),
             "custom_dirname": _folder_name(trial.config),
             "status": trial.status,
         }
         for trial in trials
     ]
-    attempt = max(trial.config["attempt"] for trial in trials)
-    first = trials[0].config["number"]
+    attempt = max(TrialConfig.identity(trial.config)[1] for trial in trials)
+    first, _ = TrialConfig.identity(trials[0].config)
     place = inside(trainings.storage, f"{trainings.name}/experiment_state-inline-{first}.{attempt}.json")
     filesystem, path = FileSystem.from_uri(place)
     filesystem.create_dir(str(Path(path).parent))

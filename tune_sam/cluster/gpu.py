@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tune_sam.space import Configuration
+from tune_sam.config import TrialConfig
 from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
@@ -38,11 +38,15 @@ class Need:
         return 1 / max(1, int(1 / wanted))
 
 
-def gpu_share(workload: Workload, config: dict[str, Any]) -> float:
-    """The GPUs of one trial: what was asked for, else the workload's share if the connected cluster has any."""
+def gpu_fraction(workload: Workload, asked: float | None) -> float:
+    """Say how many GPUs one trial has: those asked for, else the workload's fraction if the connected cluster has any.
+
+    Args:
+        workload: that is trained.
+        asked: GPUs, or the fraction of one; None to leave it to the workload.
+    """
     import ray
 
-    asked = config.get("gpus_per_trial")
     if asked is not None:
         return asked
     return workload.gpus_per_trial if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) else 0
@@ -59,26 +63,19 @@ def cap_gpu_memory(share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share)
 
 
-def measured_shares(
-    workload: Workload,
-    config: dict[str, Any],
-    optimizer: str,
-    rho: float | None,
-    lr: float,
-    batch_sizes: Sequence[int],
-    data: "Shared",
+def measured_fractions(
+    workload: Workload, trial: TrialConfig, batch_sizes: Sequence[int], data: "Shared"
 ) -> dict[int, float]:
-    """The share of a GPU that trials of each batch size need, measured on one of the connected cluster's.
+    """Measure the fraction of a GPU that trials of each batch size need, on one of the connected cluster's.
 
     Args:
         workload: what is trained.
-        config: of all trials, as :class:`tune_sam.trainable.SAMTrainable` has it.
-        optimizer, rho, lr: what a step is done with; the values change nothing in what it takes.
+        trial: one of the trials; its ρ and learning rate change nothing in what a step takes.
         batch_sizes: to measure.
         data: that trials train on.
 
     Returns:
-        The share by batch size; nothing where no GPU can be measured, so that the workload's own share holds: the
+        The fraction by batch size; nothing where no GPU can be measured, so that the workload's own fraction holds: the
         cluster has none, or one that torch does not see.
     """
     import ray
@@ -86,7 +83,7 @@ def measured_shares(
     if not (ray.is_initialized() and ray.cluster_resources().get("GPU", 0)):
         return {}
     task: Any = ray.remote(num_gpus=1, max_retries=0)(_needs)
-    needs = ray.get(task.remote(workload, config, optimizer, rho, lr, tuple(batch_sizes), data))
+    needs = ray.get(task.remote(workload, trial, tuple(batch_sizes), data))
     if needs is None:
         log.warning(
             "torch sees no GPU on a node that has one for Ray, so --gpus-per-trial auto takes the workload's "
@@ -98,7 +95,7 @@ def measured_shares(
         log.info(
             "batch size %d of %s takes %.2f GiB of %.1f: a share of %.3g",
             size,
-            optimizer,
+            trial.configuration.optimizer,
             need.peak / 2**30,
             need.total / 2**30,
             need.share,
@@ -107,23 +104,20 @@ def measured_shares(
 
 
 def _needs(
-    workload: Workload,
-    config: dict[str, Any],
-    optimizer: str,
-    rho: float | None,
-    lr: float,
-    batch_sizes: tuple[int, ...],
-    data: "Shared",
+    workload: Workload, trial: TrialConfig, batch_sizes: tuple[int, ...], data: "Shared"
 ) -> dict[int, Need] | None:
     """What each batch size takes on this process' GPU; None if torch sees none."""
     import torch
 
     if not torch.cuda.is_available():
         return None
-    return {size: _need(workload, config, Configuration(optimizer, rho, lr, size, 0), data) for size in batch_sizes}
+    return {
+        size: _need(workload, replace(trial, configuration=replace(trial.configuration, batch_size=size)), data)
+        for size in batch_sizes
+    }
 
 
-def _need(workload: Workload, config: dict[str, Any], configuration: Configuration, data: "Shared") -> Need:
+def _need(workload: Workload, trial: TrialConfig, data: "Shared") -> Need:
     import torch
 
     from tune_sam.training import Trainer
@@ -134,12 +128,12 @@ def _need(workload: Workload, config: dict[str, Any], configuration: Configurati
     try:
         trainer = Trainer(
             workload,
-            workload.setting(config["dataset"], config["preset"]),
-            configuration,
+            workload.setting(trial.dataset, trial.preset),
+            trial.configuration,
             data.splits(),
-            epochs=config["epochs"],
-            precision=config["precision"],
-            compile=config["compile"],
+            epochs=trial.epochs,
+            precision=trial.precision,
+            compile=trial.compile,
         )
         trainer.rehearse()
     except torch.OutOfMemoryError:

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem
 
 from tune_sam.errors import Refused, masked
-from tune_sam.home import Home
+from tune_sam.home import Home, inside
 
 if TYPE_CHECKING:
-    from ray.tune import Checkpoint
-
     from tune_sam.study.records import Study
 
 log = logging.getLogger(__name__)
@@ -86,14 +84,6 @@ def read(place: str) -> bytes:
         return file.readall()
 
 
-def inside(storage: str, path: str) -> str:
-    """A path below a folder or a URI, which may carry options after a question mark."""
-    if "://" not in storage:
-        return f"{storage}/{path}"
-    parts = urlsplit(storage)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
-
-
 def without_login(place: str) -> str:
     """What a URI names, without user, password and the secrets among its options; a folder as it is."""
     if "://" not in place:
@@ -106,29 +96,24 @@ def without_login(place: str) -> str:
     )
 
 
-def place_of(checkpoint: "Checkpoint", storage: str) -> str:
-    """A checkpoint's folder, or its URI with the options of the storage's, as `ray.tune.Checkpoint` opens it again."""
-    if isinstance(checkpoint.filesystem, LocalFileSystem):
-        return str(checkpoint.path)
-    bucket, _, path = checkpoint.path.partition("/")
-    return urlunsplit(urlsplit(storage)._replace(netloc=bucket, path=f"/{path}"))
+def delete(study: "Study", path: str) -> None:
+    """Remove a checkpoint that nothing needs any more. One that stays costs space and nothing else.
 
+    Args:
+        study: whose.
+        path: below the study's results, as :meth:`tune_sam.study.records.Study.below_results` gives it.
 
-def delete(place: str) -> None:
-    """Remove a checkpoint that nothing needs any more. One that stays costs space and nothing else."""
+    Raises:
+        ValueError: the path leads out of them.
+    """
+    if study.below_results(path) != path:
+        raise ValueError(f"{path} is no path below the results of study {study.name}, so it is not removed")
+    place = inside(study.results, path)
     try:
         filesystem, folder = FileSystem.from_uri(place)
         filesystem.delete_dir(folder)
     except OSError as error:
         log.warning("the old checkpoint %s could not be removed (%s)", masked(place), error)
-
-
-def folder_of(study: "Study") -> str:
-    """The folder or URI of a study's results, which has a folder for each optimizer.
-
-    Homes that share a storage may have studies of one name: the run's id tells their folders apart.
-    """
-    return inside(study.storage, f"{study.name}/ray-{study.mlflow_run_id[:8]}")
 
 
 def tune_states(study: "Study") -> dict[str, str]:
@@ -165,7 +150,7 @@ def close(study: "Study", statuses: Mapping[str, str]) -> None:
         statuses: TERMINATED or ERROR, by the trial's key.
     """
     content = json.dumps(_closed(study) | dict(statuses)).encode()
-    filesystem, path = FileSystem.from_uri(inside(folder_of(study), CLOSED))
+    filesystem, path = FileSystem.from_uri(inside(study.results, CLOSED))
     filesystem.create_dir(str(Path(path).parent))
     with filesystem.open_output_stream(f"{path}.part") as file:
         file.write(content)
@@ -174,7 +159,7 @@ def close(study: "Study", statuses: Mapping[str, str]) -> None:
 
 def _closed(study: "Study") -> dict[str, str]:
     try:
-        closed: dict[str, str] = json.loads(read(inside(folder_of(study), CLOSED)))
+        closed: dict[str, str] = json.loads(read(inside(study.results, CLOSED)))
     except FileNotFoundError:
         return {}
     return closed
@@ -184,7 +169,7 @@ def _state_files(study: "Study") -> list[str]:
     """Tune's files on a study's trials; before the first launch has written some, there are none."""
     places = []
     for optimizer in study.settings.optimizers:
-        folder = inside(folder_of(study), optimizer)
+        folder = inside(study.results, optimizer)
         filesystem, path = FileSystem.from_uri(folder)
         there = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
         places += [

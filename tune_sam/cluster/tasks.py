@@ -99,7 +99,7 @@ def prepare_worker(study: Study) -> "torch.device":
 
 
 def _gpus(study: Study) -> float:
-    """The GPU fraction of one of the study's trials."""
-    from tune_sam.cluster.gpu import gpu_share
+    """The GPUs of one of the study's trials."""
+    from tune_sam.cluster.gpu import gpu_fraction
 
-    return gpu_share(find_workload(study.settings.workload), {"gpus_per_trial": study.settings.share_said})
+    return gpu_fraction(find_workload(study.settings.workload), study.settings.gpu_fraction)

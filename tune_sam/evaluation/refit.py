@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from tune_sam.settings import SEEDS
 from tune_sam.space import PASSES, Configuration
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, every_study, open_search, refits_of
-from tune_sam.study.settings import REFIT, TWICE, StudySettings
+from tune_sam.study.settings import Kind, StudySettings
 from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
 from tune_sam.tuning.listener import SearchListener
@@ -109,7 +110,7 @@ class Refit:
     def stale(self) -> bool:
         """Whether the search has gone on, so that the same choice would be of others now."""
         trained = self.studies[0].settings
-        now = refit_settings(self.of, self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
+        now = refit_settings(self.of, "refit", self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
         return configurations(now) != configurations(trained)
 
     @property
@@ -159,6 +160,9 @@ class Refit:
 
 
 COSTS = ("seconds", "gradients")
+
+SUFFIX: dict[Kind, str] = {"refit": "refit", "equal-compute": "twice"}
+"""How the names of a refit's studies end, after the search's; the second trains the base optimizer twice as long."""
 
 
 def refit(
@@ -275,7 +279,7 @@ def _refit(
     progress: Progress,
 ) -> Refit:
     shared_seeds = chosen_seeds(seeds, study)
-    check_offer(study.settings.cpus_per_trial, study.settings.share_said or 0, address)
+    check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
     epochs = study.settings.epochs if epochs is None else epochs
     if epochs < 1:
         raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
@@ -285,9 +289,9 @@ def _refit(
             f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
             f"with `tune-sam resume {study.name} --trials N`."
         )
-    made = [_child(study, REFIT, epochs, chosen, shared_seeds, choice)]
+    made = [_child(study, "refit", epochs, chosen, shared_seeds, choice)]
     if "base" in chosen:
-        made.append(_child(study, TWICE, 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
+        made.append(_child(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
     tests: dict[str, dict[str, float]] = {}
     with executor.opened():  # once for all
         for child in made:
@@ -304,7 +308,7 @@ def tested_refit(study: Study) -> Refit | None:
     Of several it is the one that was asked for last. Nothing is trained or tested, and the base optimizer for twice the
     epochs is there if its tests are.
     """
-    found = (_tested(study, latest) for latest in reversed(refits_of(study, REFIT)))
+    found = (_tested(study, latest) for latest in reversed(refits_of(study, "refit")))
     return next((refit for refit in found if refit), None)
 
 
@@ -312,7 +316,7 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     base = configurations(latest.settings).get("base", [])
     twice = [
         other
-        for other in refits_of(study, TWICE)
+        for other in refits_of(study, "equal-compute")
         if other.settings.epochs == 2 * latest.settings.epochs and configurations(other.settings)["base"] == base[:1]
     ]
     tests: dict[str, dict[str, float]] = {}
@@ -365,29 +369,32 @@ def _scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
 
 
 def _child(
-    study: Study, what: str, epochs: int, chosen: dict[str, list[Configuration]], seeds: tuple[int, ...], choice: Choice
+    study: Study,
+    kind: Kind,
+    epochs: int,
+    chosen: dict[str, list[Configuration]],
+    seeds: tuple[int, ...],
+    choice: Choice,
 ) -> Study:
     """The refit's study, made or with more seeds than before.
 
     Other configurations, as after a search has gone on, or other epochs are another study.
     """
-    settings = refit_settings(study, epochs, chosen, seeds, choice)
-    known = {child.name: child for child in every_study(study.home)}
-    number = 1
-    while True:
-        name = f"{study.name}.{what}{number if number > 1 else ''}"
-        if name not in known:
-            return create(name, settings, study.home, study.tracking_uri, study.storage)
-        before = known[name].settings
+    settings = refit_settings(study, kind, epochs, chosen, seeds, choice)
+    for known in refits_of(study, kind):
+        before = known.settings
         if (configurations(before), before.epochs) == (configurations(settings), epochs):
             all_seeds = sorted({*seeds_in(before), *seeds})
             return replace(
-                known[name],
-                settings=refit_settings(study, epochs, chosen, all_seeds, choice),
-                tracking_uri=study.tracking_uri,
+                known,
+                settings=refit_settings(study, kind, epochs, chosen, all_seeds, choice),
+                tracking_uri=study.tracking_uri,  # whose logins may be new
                 storage=study.storage,
-            )  # whose logins may be new
-        number += 1
+            )
+    taken = {other.name for other in every_study(study.home)}
+    numbered = (f"{study.name}.{SUFFIX[kind]}{number if number > 1 else ''}" for number in count(1))
+    name = next(name for name in numbered if name not in taken)
+    return create(name, settings, study.home, study.tracking_uri, study.storage)
 
 
 def _trained_samples(settings: StudySettings) -> int:

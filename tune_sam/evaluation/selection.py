@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.study.records import Study
-from tune_sam.study.settings import StudySettings, now
+from tune_sam.study.settings import Kind, StudySettings, now
 from tune_sam.workload import find_workload
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def chosen_seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
 
 
 def refit_settings(
-    study: Study, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int], choice: Choice
+    study: Study, kind: Kind, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int], choice: Choice
 ) -> StudySettings:
     """A search's settings, changed into those of a study of just these configurations, each with each seed."""
     spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
@@ -113,6 +113,7 @@ def refit_settings(
         spaces=spaces,
         trials=max(len(space.grid) for space in spaces.values()),
         objective="train/accuracy",
+        kind=kind,
         refit_of=study.name,
         choice=asdict(choice),
         asked=now(),
@@ -162,14 +163,22 @@ def best_alone(study: Study) -> StudySettings:
         )
     study.best()  # there is one, or this says so
     chosen = chosen_configurations(study, Choice(), "the file")
-    settings = refit_settings(study, study.settings.epochs, chosen, (0,), Choice())
+    settings = refit_settings(study, "refit", study.settings.epochs, chosen, (0,), Choice())
     spaces = {
         optimizer: replace(
             space, grid=tuple({name: value for name, value in point.items() if name != "seed"} for point in space.grid)
         )
         for optimizer, space in settings.spaces.items()
     }
-    return replace(settings, spaces=spaces, objective=study.settings.objective, refit_of=None, choice=None, asked=None)
+    return replace(
+        settings,
+        spaces=spaces,
+        objective=study.settings.objective,
+        kind="search",
+        refit_of=None,
+        choice=None,
+        asked=None,
+    )
 
 
 def seeds_in(settings: StudySettings) -> set[int]:

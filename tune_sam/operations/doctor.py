@@ -6,7 +6,7 @@ are told.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tune_sam.cluster import results
 from tune_sam.home import Place
@@ -195,15 +195,7 @@ def _tell_mlflow(study: Study, trials: Sequence[Trial], with_study: bool) -> Non
     for trial in trials:
         if not trial.config:
             continue
-        config = {
-            **asdict(trial.config),
-            "number": trial.number,
-            "epochs": settings.epochs,
-            "dataset": settings.dataset,
-            "preset": settings.preset,
-            "train_subset": settings.train_subset,
-        }
-        announce(tracker, trial.key, config)
+        announce(tracker, trial.key, settings.trial(trial.config, number=trial.number))
         if _has_ended(trial):
             tracker.log(trial.key, trial.metrics, trial.epochs)
             reason = {"tune_sam.reason": trial.reason} if trial.reason else {}

@@ -4,7 +4,6 @@ from tune_sam.evaluation.refit import Refit, test_results
 from tune_sam.evaluation.statistics import difference_in_words
 from tune_sam.reporting.sections import Section
 from tune_sam.study.records import Study, refits_of
-from tune_sam.study.settings import REFIT
 
 TITLE = "Does it help?"
 
@@ -37,7 +36,7 @@ def answer_section(study: Study, refit: Refit | None) -> Section:
             f"{row} against {reference}: {difference_in_words(difference)}"
             for row, difference in refit.differences(reference).items()
         ]
-    if (readings := sum(bool(test_results(other)) for other in refits_of(study, REFIT))) > 1:
+    if (readings := sum(bool(test_results(other)) for other in refits_of(study, "refit"))) > 1:
         sentences.append(
             f"{readings} refits of this study have been tested, and this page shows one of them. If it was chosen by "
             "its test results, its accuracies are too high."

@@ -1,18 +1,21 @@
 """Study and Trial: the records of a search, and what is asked of them. Read from Optuna's storage."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from operator import ge
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tune_sam.errors import NothingComplete, Refused, masked
-from tune_sam.home import Home, Place
+from tune_sam.home import Home, Place, inside
 from tune_sam.space import Configuration
 from tune_sam.study.lock import is_going
-from tune_sam.study.settings import STATES, StudySettings, trial_key
+from tune_sam.study.settings import STATES, Kind, StudySettings, is_name, trial_key
 from tune_sam.study.storage import exists, open_storage
+from tune_sam.study.upgrade import FORMAT, upgraded
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
@@ -93,21 +96,26 @@ class Trial:
         """
         from ray.tune import Checkpoint
 
-        from tune_sam.training import read_checkpoint
+        from tune_sam.checkpoint import Checkpoint as State
 
         if not self.checkpoint:
-            raise Refused(f"trial {self.key} has no checkpoint, it is {self.state}; choose one that trained an epoch.")
+            raise Refused(
+                f"trial {self.key}, which is {self.state}, has no checkpoint in its study's results; choose one that "
+                "trained an epoch."
+            )
         try:
             with Checkpoint(self.checkpoint).as_directory() as folder:
-                state = read_checkpoint(folder)
+                state = State.read(folder)
         except OSError:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is gone; search again.") from None
         except (RuntimeError, EOFError, UnpicklingError):
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is damaged; search again.") from None
+        except ValueError as error:
+            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} cannot be read: {error}.") from None
         workload = find_workload(self.workload)
-        model = workload.network(workload.setting(state["dataset"], state["preset"]))
+        model = workload.network(workload.setting(state.dataset, state.preset))
         try:
-            model.load_state_dict(state["training"]["model"])
+            model.load_state_dict(state.training["model"])
         except RuntimeError:
             raise Refused(
                 f"the checkpoint {self.checkpoint} of trial {self.key} is of another network than workload "
@@ -143,6 +151,38 @@ class Study:
     def data(self) -> Path:
         """The folder that holds its data set."""
         return Path(self.settings.data) if self.settings.data else self.home.data
+
+    @property
+    def results(self) -> str:
+        """Folder or URI of Ray's results, which has a folder for each optimizer.
+
+        Homes that share a storage may have studies of one name: the run's id tells their folders apart.
+        """
+        return inside(self.storage, self._own_results)
+
+    @property
+    def _own_results(self) -> str:
+        return f"{self.name}/ray-{self.mlflow_run_id[:8]}"
+
+    def below_results(self, place: str) -> str | None:
+        """Give the path below this study's results of what a record, or Ray, says of a checkpoint.
+
+        Args:
+            place: such a path; or, as an earlier release kept it and as Ray names it, an absolute path or a URI, from
+                wherever the results were then.
+
+        Returns:
+            The path; None where the place is outside, so that it is not this study's to read or to remove.
+        """
+        path = urlsplit(place).path if "://" in place else place
+        if path.startswith("/"):
+            path = path.partition(f"/{self._own_results}/")[2]
+        return path if path and ".." not in path.split("/") else None
+
+    def checkpoint(self, kept: str | None) -> str | None:
+        """Give the folder or URI of a checkpoint that a record names; None if it names none of this study's."""
+        path = self.below_results(kept) if kept else None
+        return inside(self.results, path) if path else None
 
     def records(self, optimizer: str | None = None) -> list[Trial]:
         """The trials of one optimizer or of all, in the order in which they were asked for.
@@ -227,24 +267,48 @@ class Study:
         return {state: states.count(state) for state in STATES if state in states}
 
     def to_json(self) -> dict[str, Any]:
-        settings = self.settings
+        """Give what `tune-sam studies --json` prints: the settings without spaces, and how the trials stand."""
+        settings = self.settings.to_json()
+        left_out = ("spaces", "choice", "asked", "data", "trials")
         return {
             "name": self.name,
-            "workload": settings.workload,
-            "dataset": settings.dataset,
-            "preset": settings.preset,
-            "train_subset": settings.train_subset,
-            "sampler": settings.sampler,
-            "precision": settings.precision,
-            "compile": settings.compile,
-            "objective": settings.objective,
-            "refit_of": settings.refit_of,
-            "optimizers": list(settings.optimizers),
-            "trials_asked": settings.trials,
+            **{name: value for name, value in settings.items() if name not in left_out},
+            "optimizers": list(self.settings.optimizers),
+            "trials_asked": self.settings.trials,
             "counts": self.counts(),
             "created": self.created,
             "mlflow_run_id": self.mlflow_run_id,
         }
+
+    def to_record(self) -> dict[str, Any]:
+        """Give the study's record, in which places in the home are kept so that the home can be moved."""
+        settings = self.settings.to_json()
+        return {
+            "format": FORMAT,
+            "settings": settings | {"data": settings["data"] and self.home.kept(settings["data"])},
+            "created": self.created,
+            "tracking_uri": self.home.kept(self.tracking_uri),
+            "experiment_id": self.experiment_id,
+            "mlflow_run_id": self.mlflow_run_id,
+            "storage": self.home.kept(self.storage),
+        }
+
+    @classmethod
+    def from_record(cls, name: str, home: Home, record: dict[str, Any]) -> "Study":
+        """Read what :meth:`to_record` gave, also that of an earlier release or of a home that has been moved."""
+        record = upgraded(record, name, home)
+        settings = record["settings"]
+        settings["data"] = settings["data"] and home.found(settings["data"])
+        return cls(
+            name=name,
+            home=home,
+            settings=StudySettings.from_json(settings),
+            created=record["created"],
+            tracking_uri=home.found(record["tracking_uri"]),
+            experiment_id=record["experiment_id"],
+            mlflow_run_id=record["mlflow_run_id"],
+            storage=home.found(record["storage"]),
+        )
 
     def _record(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> Trial:
         given, told = frozen.user_attrs, frozen.user_attrs.get("record", {})
@@ -273,7 +337,7 @@ class Study:
             ended=told.get("ended"),
             mlflow_run_id=run_id,
             optuna_trial_number=frozen.number,
-            checkpoint=given.get("checkpoint"),
+            checkpoint=self.checkpoint(given.get("checkpoint")),
         )
 
     def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
@@ -317,18 +381,17 @@ def open_search(name: str, home: Place = None) -> Study:
     return study
 
 
-def refits_of(study: Study, what: str = "") -> list[Study]:
+def refits_of(study: Study, kind: Kind | None = None) -> list[Study]:
     """The studies that train a search's configurations again, the one that was asked for last at the end.
 
     Args:
         study: the search.
-        what: `refit` for those that compare the optimizers, `twice` for the base optimizer at equal compute; all by
-            default.
+        kind: `refit` for those that compare the optimizers, `equal-compute` for the base optimizer's; all by default.
     """
     found = [
         other
         for other in every_study(study.home)
-        if other.settings.refit_of == study.name and other.name.startswith(f"{study.name}.{what}")
+        if other.settings.refit_of == study.name and kind in (None, other.settings.kind)
     ]
     return sorted(found, key=lambda other: other.settings.asked or other.created)
 
@@ -358,11 +421,11 @@ def every_study(home: Place = None) -> list[Study]:
     there: dict[str, set[str]] = {}
     for frozen in open_storage(place).get_all_studies():
         # A study that lacks its record is one whose creation was cut short.
-        if "record" in frozen.user_attrs:
-            record = dict(frozen.user_attrs["record"])
-            name, _, optimizer = frozen.study_name.rpartition("/")
+        name, _, optimizer = frozen.study_name.rpartition("/")
+        if "record" in frozen.user_attrs and is_name(name):
             there.setdefault(name, set()).add(optimizer)
-            found.setdefault(name, Study(name, place, StudySettings.from_json(record.pop("settings")), **record))
+            if name not in found:
+                found[name] = Study.from_record(name, place, deepcopy(frozen.user_attrs["record"]))
     whole = [study for study in found.values() if there[study.name] >= set(study.settings.optimizers)]
     return sorted(whole, key=lambda study: study.created)
 

@@ -1,10 +1,11 @@
 """What makes a study what it is, and the words for how its trials end."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from tune_sam.space import Space
+from tune_sam.config import TrainingSettings, TrialConfig
+from tune_sam.space import Configuration, Space
 
 
 class Ending(NamedTuple):
@@ -43,9 +44,13 @@ OBJECTIVES: dict[str, dict[str, Literal["maximize", "minimize"]]] = {
 }
 """The metrics that a trial can be judged by after its last epoch, and which way is better. The first is its value."""
 
-REFIT, TWICE = "refit", "twice"
-"""What the studies of a refit are called, after the search's name: its own, and the base optimizer's at equal compute,
-for twice the epochs."""
+Kind = Literal["search", "refit", "equal-compute"]
+"""A search; the refit of its best configurations; the base optimizer's refit at equal compute, for twice the epochs."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a study's name, which is a folder's, a part of every key, and what a person types again."""
+    return text[:1].isalnum() and all(character.isalnum() or character in "-_." for character in text)
 
 
 def now() -> str:
@@ -58,57 +63,65 @@ def trial_key(study: str, optimizer: str, number: int) -> str:
     return f"{study}/{optimizer}/{number}"
 
 
-@dataclass(frozen=True)
-class StudySettings:
-    """What makes a study what it is; stored with it, and the same for every launch that goes on with it.
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(TrainingSettings):
+    """What makes a study what it is; stored with it, and the same for every launch that resumes it.
+
+    JSON record, tags, description, recipe and the comparison with an existing study are made from these fields.
 
     Attributes:
-        workload, dataset, preset: what is trained; no preset is None.
+        kind: `search`, `refit` or `equal-compute`: the base optimizer's refit for twice the epochs.
+        workload: name of a workload, or `package.module:Class`.
         data: the folder that holds the data set; None for the one of the home, whichever home that is.
         optimizers: in the order in which they are searched.
         trials: of each optimizer, grid points included. Only this can grow.
-        epochs: of each trial.
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
-        scheduler: `asha` or `none`.
-        cpus_per_trial: CPUs and threads.
-        gpus_per_trial: share of a GPU; `auto` measures it; None leaves it to the workload.
-        spaces: the search space of each optimizer.
         sampler: `tpe`, or `grid` for the points of the grid alone.
-        train_subset: samples that are trained on; None for all.
-        precision: `bf16` or `fp32`; None leaves it to the device.
-        compile: whether networks run through torch.compile.
+        scheduler: `asha` or `none`.
         objective: what a trial is judged by after its last epoch, one of :data:`OBJECTIVES`.
-        refit_of: the study whose configurations are trained again here, on train and validation part together; None for
-            a search.
+        gpus_per_trial: GPUs, or the fraction of one; `auto` measures it; None leaves it to the workload.
+        spaces: the search space of each optimizer.
+        refit_of: the study whose configurations are trained again here, on the training and validation splits
+            together; None for a search.
         choice: which of them, as :class:`tune_sam.evaluation.selection.Choice` has it; None for a search.
         asked: when this refit was asked for last, ISO 8601, UTC; None for a search.
     """
 
+    kind: Kind = "search"
     workload: str
-    dataset: str
-    preset: str | None
-    data: str | None
+    data: str | None = None
     optimizers: tuple[str, ...]
     trials: int
-    epochs: int
-    seed: int
-    scheduler: str
-    cpus_per_trial: int
-    gpus_per_trial: float | Literal["auto"] | None
-    spaces: dict[str, Space]
+    seed: int = 0
     sampler: str = "tpe"
-    train_subset: int | None = None
-    precision: str | None = None
-    compile: bool = False
+    scheduler: str = "asha"
     objective: str = "val/accuracy"
+    gpus_per_trial: float | Literal["auto"] | None = None
+    spaces: dict[str, Space]
     refit_of: str | None = None
     choice: dict[str, Any] | None = None
     asked: str | None = None
 
     @property
-    def share_said(self) -> float | None:
-        """The share of a GPU that a person gave; None where it is measured or the workload's."""
+    def gpu_fraction(self) -> float | None:
+        """The GPUs of a trial that a person gave; None where they are measured or the workload's."""
         return None if self.gpus_per_trial == "auto" else self.gpus_per_trial
+
+    def trial(self, configuration: Configuration, **attempt: Any) -> TrialConfig:
+        """Give what a trial of the study with a configuration is given.
+
+        Args:
+            configuration: the trial's.
+            attempt: `number`, `attempt`, `resume_from` and, where this trial has its own, `gpus_per_trial`.
+        """
+        shared = {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
+        return TrialConfig(
+            **shared,
+            configuration=configuration,
+            together=self.kind != "search",
+            sharpness="val/sharpness" in self.directions,
+            **{"gpus_per_trial": self.gpu_fraction} | attempt,
+        )
 
     @property
     def directions(self) -> dict[str, Literal["maximize", "minimize"]]:
@@ -129,10 +142,20 @@ class StudySettings:
         """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points."""
         return min(self.trials, len(self.spaces[optimizer].grid)) if self.sampler == "grid" else self.trials
 
+    def described(self) -> dict[str, Any]:
+        """Give the settings that are one value and can neither grow nor change, for tags and a description."""
+        left_out = ("workload", "trials", "asked", "data")
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
+        return {
+            name: value for name, value in values.items() if isinstance(value, (str, int, float)) and value is not False
+        }
+
     def to_json(self) -> dict[str, Any]:
+        """Give the settings as JSON holds them."""
         return {**asdict(self), "spaces": {optimizer: space.to_json() for optimizer, space in self.spaces.items()}}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "StudySettings":
+        """Read what :meth:`to_json` gave, also that of an earlier release."""
         spaces = {optimizer: Space.from_json(space) for optimizer, space in data["spaces"].items()}
         return cls(**{**data, "optimizers": tuple(data["optimizers"]), "spaces": spaces})

@@ -5,7 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_sam.cluster.results import delete, place_of
+from tune_sam.cluster.results import delete
+from tune_sam.config import TrainingSettings, TrialConfig
+from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY, ending
 from tune_sam.tracking.delivery import Tracker
 from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.listener import SearchListener
+from tune_sam.workload import find_workload
 
 log = logging.getLogger(__name__)
 
-PARAMETERS = ("optimizer", "rho", "lr", "batch_size", "seed", "epochs")
 METRICS = (
     "train/loss",
     "train/accuracy",
@@ -58,17 +60,21 @@ class Driver(NotPickled, tune.Callback):
         ledger: the optimizer's trials in Optuna.
         tracker: the study's way to MLflow.
         tags: of every trial's run.
-        storage: folder or URI of Ray's results.
+        study: that they are of.
         listener: who is told how the search goes.
     """
 
     def __init__(
-        self, ledger: Ledger, tracker: Tracker, tags: dict[str, str], storage: str, listener: SearchListener
+        self, ledger: Ledger, tracker: Tracker, tags: dict[str, str], study: Study, listener: SearchListener
     ) -> None:
-        self.ledger, self.tracker, self.tags, self.storage, self.listener = ledger, tracker, tags, storage, listener
+        self.ledger, self.tracker, self.tags, self.study, self.listener = ledger, tracker, tags, study, listener
         self._started: set[int] = set()
         self._lost: dict[int, str] = {}
         self._deaths: Counter[tuple[int, int]] = Counter()
+        self._workload = find_workload(ledger.settings.workload)
+
+    def _given(self, trial: Any) -> TrialConfig:
+        return TrialConfig.from_tune(trial.config, self._workload)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._start(trial)
@@ -78,7 +84,7 @@ class Driver(NotPickled, tune.Callback):
     ) -> None:
         if result["diverged"]:
             return
-        number, epoch = trial.config["number"], result["epoch"]
+        number, epoch = self._given(trial).number, result["epoch"]
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
             self.ledger.report(number, epoch, result[self.ledger.settings.judged_by])
         self.tracker.log(self.ledger.key(number), _metrics(result), epoch, _milliseconds())
@@ -87,25 +93,35 @@ class Driver(NotPickled, tune.Callback):
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
-        place = place_of(checkpoint, self.storage)
+        given = self._given(trial)
+        path = self.study.below_results(f"/{checkpoint.path}")
         try:
-            before = self.ledger.note_checkpoint(trial.config["number"], place)
+            if path is None:
+                raise ValueError(f"{checkpoint.path} is not in the study's results")
+            before = self.ledger.note_checkpoint(given.number, path)
         except Exception as error:
             # Tune goes on after an exception here; the trial must not end with a value that its checkpoint lacks.
-            self._lost[trial.config["number"]] = f"its checkpoint could not be noted ({error})"
+            self._lost[given.number] = f"its checkpoint could not be noted ({error})"
             raise
-        self._lost.pop(trial.config["number"], None)
-        # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time. What the
-        # trial was resumed from stays until it ends: a new process of the trial would begin there again.
-        if before and before not in (place, trial.config["resume_from"]):
-            delete(before)
+        self._lost.pop(given.number, None)
+        # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time.
+        self._forget(before, path, given.resume_from)
+
+    def _forget(self, kept: str | None, *needed: str | None) -> None:
+        """Remove a checkpoint, by what a record or a trial says of its place, unless one of those needed is the same.
+
+        What a trial was resumed from stays until it ends: a new process of the trial would begin there again.
+        """
+        path = self.study.below_results(kept) if kept else None
+        if path and path not in [self.study.below_results(place) for place in needed if place]:
+            delete(self.study, path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, _ending(trial.last_result or {}, self.ledger.settings.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._start(trial)  # a process that cannot even start gives no other sign
-        number, error = trial.config["number"], _error(trial)
+        number, error = self._given(trial).number, _error(trial)
         if number not in self._lost and self._died_of_no_fault(number, error):
             self._put_back(trial, "its process or node died")
         elif number not in self._lost and _ran_out_of_memory(error):
@@ -128,26 +144,25 @@ class Driver(NotPickled, tune.Callback):
 
     def _put_back(self, trial: Any, why: str, gpus: float | None = None) -> None:
         """Let the search start a trial again, from its last checkpoint, for nothing is wrong with its training."""
-        number = trial.config["number"]
+        number = self._given(trial).number
         log.warning(
             "trial %s goes on%s, for %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why
         )
-        begun = trial.config["resume_from"]
-        if begun and begun != self.ledger.checkpoint(number):
-            delete(begun)
+        self._forget(self._given(trial).resume_from, self.ledger.checkpoint(number))
         self.ledger.suspend(number, gpus)
         self.listener.put_back(self.ledger.optimizer, number)
 
     def _start(self, trial: Any) -> None:
-        config, number = trial.config, trial.config["number"]
+        given = self._given(trial)
+        number = given.number
         if number in self._started:
             return
         self._started.add(number)
-        announce(self.tracker, self.ledger.key(number), config, {**self.tags, "tune_sam.tune_trial_id": trial.trial_id})
-        self.listener.started(config["optimizer"], number)
+        announce(self.tracker, self.ledger.key(number), given, {**self.tags, "tune_sam.tune_trial_id": trial.trial_id})
+        self.listener.started(self.ledger.optimizer, number)
 
     def _end(self, trial: Any, how: tuple[str, str]) -> None:
-        number, result = trial.config["number"], trial.last_result or {}
+        number, result = self._given(trial).number, trial.last_result or {}
         state, reason = ("failed", self._lost[number]) if number in self._lost else how
         outcome = Outcome(
             state=state,
@@ -181,30 +196,29 @@ class Driver(NotPickled, tune.Callback):
                 result["unperturbed"],
             )
         self.listener.ended(self.ledger.optimizer, number, outcome)
-        if (begun := trial.config["resume_from"]) and begun != last:
-            delete(begun)
+        self._forget(self._given(trial).resume_from, last)
 
 
-def announce(tracker: Tracker, key: str, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
+def announce(tracker: Tracker, key: str, trial: TrialConfig, tags: Mapping[str, str] | None = None) -> None:
     """Tell MLflow that a trial starts.
 
     Args:
         tracker: the study's.
         key: the trial's.
-        config: what it is given.
+        trial: what it is given.
         tags: more tags of its run.
     """
-    params = {name: config[name] for name in PARAMETERS if config[name] is not None}
-    told = {
-        "tune_sam.optimizer": config["optimizer"],
-        "tune_sam.seed": str(config["seed"]),
-        **{
-            f"tune_sam.{name}": str(config[name])
-            for name in ("dataset", "preset", "train_subset")
-            if config.get(name) is not None
-        },
-    }
-    tracker.start(key, f"{config['optimizer']} {config['number']}", params, {**(tags or {}), **told}, _milliseconds())
+    configuration = trial.configuration
+    params = {**asdict(configuration), "epochs": trial.epochs}
+    settings = {field.name: getattr(trial, field.name) for field in fields(TrainingSettings)}
+    told = {"optimizer": configuration.optimizer, "seed": configuration.seed, **settings}
+    tracker.start(
+        key,
+        f"{configuration.optimizer} {trial.number}",
+        {name: value for name, value in params.items() if value is not None},
+        {**(tags or {}), **{f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}},
+        _milliseconds(),
+    )
 
 
 def _ending(result: dict[str, Any], epochs: int) -> tuple[str, str]:
@@ -258,27 +272,32 @@ class TuneSearcher(NotPickled, Searcher):
 
     Args:
         ledger: whose.
-        shares: of a GPU for each batch size; what the study says by default.
+        study: that they are of.
+        fractions: of a GPU for each batch size; what the study says by default.
     """
 
-    def __init__(self, ledger: Ledger, shares: Mapping[int, float] | None = None) -> None:
+    def __init__(self, ledger: Ledger, study: Study, fractions: Mapping[int, float] | None = None) -> None:
         super().__init__()
-        self.ledger = ledger
-        self.shares = shares or {}
+        self.ledger, self.study = ledger, study
+        self.fractions = fractions or {}
 
     def suggest(self, trial_id: str) -> Any:
         asked = self.ledger.ask(trial_id)
         if asked is None:
             # What runs may be put back, and then it is asked for again.
             return None if self.ledger.running else Searcher.FINISHED
-        gpus = asked.gpus or self.shares.get(asked.configuration.batch_size)
-        return {
-            **asdict(asked.configuration),
-            "number": asked.number,
-            "attempt": asked.attempt,
-            "resume_from": asked.resume_from,
-            **({} if gpus is None else {"gpus_per_trial": gpus}),
-        }
+        gpus = asked.gpus or self.fractions.get(asked.configuration.batch_size)
+        own = {} if gpus is None else {"gpus_per_trial": gpus}
+        resume_from = self.study.checkpoint(asked.resume_from)
+        if asked.resume_from and not resume_from:
+            log.warning(
+                "trial %s starts anew, for its record names a checkpoint outside its study's results, %s.",
+                self.ledger.key(asked.number),
+                asked.resume_from,
+            )
+        return self.ledger.settings.trial(
+            asked.configuration, number=asked.number, attempt=asked.attempt, resume_from=resume_from, **own
+        ).to_tune()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
@@ -299,7 +318,9 @@ class TuneScheduler(NotPickled, FIFOScheduler):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self.ledger = ledger
+        self.workload = find_workload(ledger.settings.workload)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self.ledger.report(trial.config["number"], result["epoch"], result[self.ledger.settings.judged_by])
+        number = TrialConfig.from_tune(trial.config, self.workload).number
+        stop = self.ledger.report(number, result["epoch"], result[self.ledger.settings.judged_by])
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

@@ -14,6 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from tune_sam.config import TrialConfig
 from tune_sam.space import MAX_SEED, Configuration, Space
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.workload import milestones
@@ -129,6 +130,11 @@ class Ledger:
         trial.set_user_attr("tune_trial_id", tune_trial_id)
         trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
         return Asked(trial.number, configuration, attempt, known.get("checkpoint"), known.get("gpus"))
+
+    def sample(self) -> TrialConfig:
+        """Give a trial that stands for all in what a step takes of a device."""
+        space, rho = self.space, self.space.rho.low if self.space.rho else None
+        return self.settings.trial(Configuration(self.optimizer, rho, space.lr.low, space.batch_size[0], 0))
 
     def suspend(self, number: int, gpus: float | None = None) -> None:
         """Put a trial back that its node or its share of a GPU has failed, not its training: it is asked for next.

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -45,7 +45,7 @@ def planned(chosen: SearchOptions) -> Study:
     if study:
         _refuse_other(study, settings)
         study = grown(_where_it_is(study, chosen), settings.trials)
-    check_offer(settings.cpus_per_trial, settings.share_said or 0, chosen.address)
+    check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
         return study
     storage = chosen_storage(chosen.storage, home)
@@ -71,60 +71,16 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
     if chosen.sampler == "grid":
         trials = max(len(space.grid) for space in spaces.values())
         _refuse_what_a_grid_lacks(chosen, trials)
-    return StudySettings(
-        workload=chosen.workload,
-        dataset=dataset,
-        preset=chosen.preset,
-        data=None if root == home.data else str(root),
-        optimizers=chosen.optimizers,
-        trials=trials,
-        epochs=chosen.epochs or workload.setting(dataset, chosen.preset).epochs,
-        seed=chosen.seed,
-        scheduler=_scheduler(chosen),
-        sampler=chosen.sampler,
-        train_subset=chosen.train_subset,
-        precision=chosen.precision,
-        compile=chosen.compile,
-        cpus_per_trial=chosen.cpus_per_trial,
-        gpus_per_trial=chosen.gpus_per_trial,
-        spaces=spaces,
-        objective=chosen.objective,
-    )
-
-
-def search_space(chosen: SearchOptions, workload: Workload, dataset: str, optimizer: str) -> Space:
-    """Merge the workload's ranges with a person's own into the search space of one optimizer.
-
-    Raises:
-        Refused: a batch size exceeds the training split, a grid point lies outside a range, values are given where a
-            range is sampled, or nobody gives a range of ρ.
-    """
-    own, setting = chosen.ranges_of(optimizer), workload.setting(dataset, chosen.preset)
-    if optimizer != "base" and not own.rho and optimizer not in workload.rho:
-        raise Refused(f"workload {workload.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
-    rho = None if optimizer == "base" else own.rho or workload.rho[optimizer]
-    lr, sizes, alone = own.lr or workload.lr, own.batch_size or workload.batch_size, chosen.sampler == "grid"
-    for option, given in (("--rho", rho), ("--lr", lr)):
-        if isinstance(given, Values) and not alone:
-            raise Refused(
-                f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
-                "LOW:HIGH, or --sampler grid."
-            )
-    samples = chosen.train_subset or workload.datasets[dataset].train
-    if max(sizes) > samples:
-        raise Refused(
-            f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
-            f"give sizes up to {samples}."
-        )
-    rhos = rho.points if isinstance(rho, Values) else workload.rho_grid(optimizer, rho) if rho else ()
-    lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
-    of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
-    points = grid(rhos, lrs, of_grid) if chosen.grid else ()
-    space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
-    if outside := space.outside():
-        way_out = "give its values instead" if alone else "or search without the grid (--no-grid)"
-        raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, {way_out}.")
-    return space
+    given = {field.name: getattr(chosen, field.name) for field in fields(StudySettings) if hasattr(chosen, field.name)}
+    resolved = {
+        "dataset": dataset,
+        "data": None if root == home.data else str(root),
+        "trials": trials,
+        "epochs": chosen.epochs or workload.setting(dataset, chosen.preset).epochs,
+        "scheduler": _scheduler(chosen),
+        "spaces": spaces,
+    }
+    return StudySettings(**given | resolved)
 
 
 def _scheduler(chosen: SearchOptions) -> str:
@@ -327,14 +283,6 @@ def store(study: Study) -> None:
     import optuna
 
     storage = open_storage(study.home)
-    record = {
-        "settings": study.settings.to_json(),
-        "created": study.created,
-        "tracking_uri": study.tracking_uri,
-        "experiment_id": study.experiment_id,
-        "mlflow_run_id": study.mlflow_run_id,
-        "storage": study.storage,
-    }
     for optimizer in study.settings.optimizers:
         made = optuna.create_study(
             storage=storage,
@@ -342,20 +290,17 @@ def store(study: Study) -> None:
             directions=list(study.settings.directions.values()),
             load_if_exists=True,
         )
-        made.set_user_attr("record", record)
+        made.set_user_attr("record", study.to_record())
 
 
 def _description(settings: StudySettings) -> str:
     """What MLflow's page shows about a study, as Markdown."""
-    # Not the number of trials, which may grow.
-    trials = "the same number of trials for each optimizer" if settings.sampler != "grid" else "the points of a grid"
-    preset = f", preset {settings.preset}" if settings.preset else ""
-    subset = f" ({settings.train_subset} training samples)" if settings.train_subset else ""
     what = f"Refit of {settings.refit_of}," if settings.refit_of else "Search of"
     lines = [
-        f"{what} **{settings.workload}** on **{settings.dataset}**{subset}{preset}: {trials}, "
-        f"{settings.epochs} epochs each, seed {settings.seed}, scheduler {settings.scheduler}. The value of a "
-        f"trial is {' and '.join(settings.directions)} after its last epoch.",
+        f"{what} **{settings.workload}** on **{settings.dataset}**. The value of a trial is "
+        f"{' and '.join(settings.directions)} after its last epoch.",
+        "",
+        *(f"- {name.replace('_', ' ')}: {value}" for name, value in settings.described().items()),
         "",
         "| optimizer | ρ | learning rate | batch size |",
         "|---|---|---|---|",
@@ -367,14 +312,39 @@ def _description(settings: StudySettings) -> str:
 
 def _tags(settings: StudySettings) -> dict[str, str]:
     """What was trained on what, as tags of the study's run."""
-    told = {
-        "dataset": settings.dataset,
-        "preset": settings.preset,
-        "train_subset": settings.train_subset,
-        "sampler": settings.sampler,
-        "scheduler": settings.scheduler,
-        "objective": settings.objective,
-        "precision": settings.precision,
-        "compile": settings.compile or None,
-    }
-    return {f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}
+    return {f"tune_sam.{name}": str(value) for name, value in settings.described().items()}
+
+
+def search_space(chosen: SearchOptions, workload: Workload, dataset: str, optimizer: str) -> Space:
+    """Merge the workload's ranges with a person's own into the search space of one optimizer.
+
+    Raises:
+        Refused: a batch size exceeds the training split, a grid point lies outside a range, values are given where a
+            range is sampled, or nobody gives a range of ρ.
+    """
+    own, setting = chosen.ranges_of(optimizer), workload.setting(dataset, chosen.preset)
+    if optimizer != "base" and not own.rho and optimizer not in workload.rho:
+        raise Refused(f"workload {workload.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
+    rho = None if optimizer == "base" else own.rho or workload.rho[optimizer]
+    lr, sizes, alone = own.lr or workload.lr, own.batch_size or workload.batch_size, chosen.sampler == "grid"
+    for option, given in (("--rho", rho), ("--lr", lr)):
+        if isinstance(given, Values) and not alone:
+            raise Refused(
+                f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
+                "LOW:HIGH, or --sampler grid."
+            )
+    samples = chosen.train_subset or workload.datasets[dataset].train
+    if max(sizes) > samples:
+        raise Refused(
+            f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
+            f"give sizes up to {samples}."
+        )
+    rhos = rho.points if isinstance(rho, Values) else workload.rho_grid(optimizer, rho) if rho else ()
+    lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
+    of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
+    points = grid(rhos, lrs, of_grid) if chosen.grid else ()
+    space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
+    if outside := space.outside():
+        way_out = "give its values instead" if alone else "or search without the grid (--no-grid)"
+        raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, {way_out}.")
+    return space

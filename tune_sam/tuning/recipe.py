@@ -1,8 +1,10 @@
 """A study's settings as the options of a search that would make the same again."""
 
+from dataclasses import fields
 from typing import Any
 
 from tune_sam.home import Home
+from tune_sam.settings import SearchOptions
 from tune_sam.space import Values
 from tune_sam.study.settings import StudySettings
 from tune_sam.workload import find_workload
@@ -19,21 +21,14 @@ def as_yaml(settings: StudySettings, home: Home) -> str:
 
 def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
     """A study's settings as the options of a search in `home` that would make the same again."""
+    resolved = ("workload", "trials", "sampler", "spaces", "data")
+    names = [field.name for field in fields(settings) if field.name in SearchOptions.model_fields]
+    values = {name: getattr(settings, name) for name in names if name not in resolved}
     found: dict[str, Any] = {
-        "dataset": settings.dataset,
-        "optimizers": list(settings.optimizers),
-        "epochs": settings.epochs,
-        "seed": settings.seed,
-        "scheduler": settings.scheduler,
-        "cpus_per_trial": settings.cpus_per_trial,
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value is not None and value is not False
     }
-    found |= {
-        name: value
-        for name in ("preset", "train_subset", "gpus_per_trial", "precision", "compile")
-        if (value := getattr(settings, name)) is not None and value is not False
-    }
-    if settings.objective != "val/accuracy":
-        found["objective"] = settings.objective
     if settings.data not in (None, str(home.data)):
         found["data"] = settings.data
     if settings.sampler == "grid":

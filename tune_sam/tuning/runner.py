@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import shared
 from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
-from tune_sam.cluster.results import folder_of, probe
+from tune_sam.cluster.results import probe
 from tune_sam.cluster.signals import terminate_as_interrupt
 from tune_sam.home import Place
 from tune_sam.provenance import versions
@@ -81,7 +81,7 @@ def resume(
         KeyboardInterrupt: it was interrupted again.
     """
     study = open_study(name, home)
-    check_offer(study.settings.cpus_per_trial, study.settings.share_said or 0, address)
+    check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
     study = grown(study, study.settings.trials if trials is None else trials)
     return launch(study, executor or RayExecutor(address, max_concurrent), listener)
 
@@ -129,48 +129,26 @@ def _tune(
     listener: SearchListener,
 ) -> None:
     """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
-    from tune_sam.cluster.gpu import gpu_share, measured_shares
+    from tune_sam.cluster.gpu import gpu_fraction, measured_fractions
     from tune_sam.trainable import trainable_for
     from tune_sam.tuning.callback import Driver, TuneScheduler, TuneSearcher
 
     settings = study.settings
     workload = find_workload(settings.workload)
-    constants = {
-        "dataset": settings.dataset,
-        "preset": settings.preset,
-        "train_subset": settings.train_subset,
-        "together": settings.refit_of is not None,
-        "epochs": settings.epochs,
-        "precision": settings.precision,
-        "compile": settings.compile,
-        "sharpness": "val/sharpness" in settings.directions,
-        "cpus_per_trial": settings.cpus_per_trial,
-        "gpus_per_trial": settings.share_said,
-    }
-    shares: dict[int, float] = {}
+    measured: dict[int, float] = {}
     if settings.gpus_per_trial == "auto":
-        space = ledger.space
-        shares = measured_shares(
-            workload,
-            constants,
-            ledger.optimizer,
-            space.rho.low if space.rho else None,
-            space.lr.low,
-            space.batch_size,
-            data,
-        )
-    smallest = min(shares.values(), default=gpu_share(workload, constants))
+        measured = measured_fractions(workload, ledger.sample(), ledger.space.batch_size, data)
+    smallest = min(measured.values(), default=gpu_fraction(workload, settings.gpu_fraction))
     with terminate_as_interrupt():
         executor.train(
             Trainings(
                 name=ledger.optimizer,
-                storage=folder_of(study),
+                storage=study.results,
                 trainable=trainable_for(workload),
                 data=data,
-                config=constants,
-                searcher=TuneSearcher(ledger, shares),
+                searcher=TuneSearcher(ledger, study, measured),
                 scheduler=TuneScheduler(ledger),
-                callback=Driver(ledger, tracker, versions(), study.storage, listener),
+                callback=Driver(ledger, tracker, versions(), study, listener),
                 key=ledger.key,
                 cpus=settings.cpus_per_trial,
                 gpus=smallest,

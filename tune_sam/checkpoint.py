@@ -1,0 +1,82 @@
+"""What a training is resumed from and its network is loaded from: one file, in a format with a version."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from tune_sam.config import TrialConfig
+from tune_sam.provenance import versions
+from tune_sam.space import Configuration
+from tune_sam.training import Trainer
+
+FORMAT = 2
+"""Of the file. Format 1, of tune_sam 0.1, had data set, preset and training alone."""
+
+FILE = "training.pt"
+"""The file in a checkpoint's folder."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training after an epoch, and what it is the state of.
+
+    Attributes:
+        dataset, preset: which of the workload's settings made the network.
+        training: what :meth:`tune_sam.training.Trainer.state_dict` gave; its tensors are on the CPU.
+        workload: the workload's name; empty in format 1.
+        configuration: the trial's; None in format 1.
+        epoch: epochs trained so far.
+        versions: of the packages that trained it, by the names of :func:`tune_sam.provenance.versions`.
+    """
+
+    dataset: str
+    preset: str | None
+    training: dict[str, Any]
+    workload: str = ""
+    configuration: Configuration | None = None
+    epoch: int = 0
+    versions: dict[str, str] | None = None
+
+    @classmethod
+    def of(cls, trainer: Trainer, trial: TrialConfig) -> Self:
+        """Take the state of a training.
+
+        Args:
+            trainer: the training, after an epoch.
+            trial: what it was given.
+        """
+        return cls(
+            dataset=trial.dataset,
+            preset=trial.preset,
+            training=trainer.state_dict(),
+            workload=trainer.workload.name,
+            configuration=trial.configuration,
+            epoch=trainer.done,
+            versions=versions(),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the file into a folder that is there."""
+        # Not `asdict` of all: it would copy every tensor.
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        configuration = asdict(self.configuration) if self.configuration else None
+        torch.save({"format": FORMAT, **state, "configuration": configuration}, Path(folder) / FILE)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read the file in a folder; nothing but tensors and plain values is unpickled.
+
+        Raises:
+            OSError: there is no file.
+            RuntimeError, EOFError, pickle.UnpicklingError: the file is damaged, or no checkpoint.
+            ValueError: its format is of a later release.
+        """
+        state = torch.load(Path(folder) / FILE, map_location="cpu", weights_only=True)
+        if (written := state.pop("format", 1)) > FORMAT:
+            raise ValueError(
+                f"checkpoint format {written} is of a later release than format {FORMAT}; upgrade tune_sam"
+            )
+        configuration = Configuration(**state.pop("configuration")) if state.get("configuration") else None
+        return cls(**state | {"configuration": configuration, "epoch": state["training"]["done"]})

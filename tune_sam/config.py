@@ -1,0 +1,98 @@
+"""What one trial is given: its configuration, and the settings that it shares with the other trials of its study."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from tune_sam.space import Configuration
+from tune_sam.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How every trial of a study is trained. A new option of trainings is a field here and one of the search options.
+
+    Attributes:
+        dataset: one of the workload's.
+        preset: a named setting of the workload in place of the data set's own; None for none.
+        epochs: of each training, which also set the schedule.
+        train_subset: training samples that are used; None for all.
+        precision: `bf16` or `fp32`; None for `bf16` on CUDA and `fp32` on the CPU.
+        compile: whether networks run through `torch.compile`.
+        cpus_per_trial: CPUs of a trial, and threads of its process.
+    """
+
+    dataset: str
+    preset: str | None = None
+    epochs: int
+    train_subset: int | None = None
+    precision: str | None = None
+    compile: bool = False
+    cpus_per_trial: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig(TrainingSettings):
+    """What one trial is given, by name and type. Tune carries it as a flat dict, which only this class reads.
+
+    Attributes:
+        configuration: optimizer, ρ, learning rate, batch size and seed.
+        together: whether the validation split is trained on, too, and not evaluated, as in a refit.
+        sharpness: whether `val/sharpness` is measured after the last epoch.
+        gpus_per_trial: GPUs, or the fraction of one; None for the workload's where the cluster has GPUs.
+        data: folder that holds the data set; None for $TUNE_SAM_DATA, else ~/.tune_sam/data.
+        number: of the trial among those of its optimizer.
+        attempt: 1, and one more for each time that it was interrupted.
+        resume_from: folder or URI of the checkpoint that it resumes from; None for a new training.
+    """
+
+    configuration: Configuration
+    together: bool = False
+    sharpness: bool = False
+    gpus_per_trial: float | None = None
+    data: str | None = None
+    number: int = 0
+    attempt: int = 1
+    resume_from: str | None = None
+
+    def to_tune(self) -> dict[str, Any]:
+        """Give the flat dict that Tune carries: `optimizer`, `rho`, `lr`, `batch_size`, `seed` beside the others."""
+        flat = asdict(self)
+        return flat | flat.pop("configuration")
+
+    @staticmethod
+    def resources(given: Mapping[str, Any]) -> tuple[float, float | None]:
+        """Read the CPUs and GPUs that the dict of a trial asks for, which Tune wants to know of an incomplete one, too.
+
+        Returns:
+            CPUs, 1 by default, and GPUs, None by default.
+        """
+        return given.get("cpus_per_trial", 1), given.get("gpus_per_trial")
+
+    @staticmethod
+    def identity(given: Mapping[str, Any]) -> tuple[int, int]:
+        """Read the number and the attempt of a trial from its dict, as its folder and its name in Tune have them."""
+        return given["number"], given["attempt"]
+
+    @classmethod
+    def from_tune(cls, given: Mapping[str, Any], workload: Workload) -> Self:
+        """Read the dict of a trial. What it leaves out has the default of its field, or is the workload's.
+
+        Args:
+            given: with `optimizer`, `lr` and `batch_size` at least.
+            workload: that is trained.
+
+        Raises:
+            ValueError: a key is missing or unknown.
+        """
+        own = {field.name for field in fields(Configuration)}
+        others = {field.name for field in fields(cls)} - {"configuration"}
+        if unknown := sorted(given.keys() - own - others):
+            raise ValueError(f"a trial has no {unknown[0]!r}; choose from {', '.join(sorted(own | others))}")
+        if missing := sorted({"optimizer", "lr", "batch_size"} - given.keys()):
+            raise ValueError(f"a trial needs {missing[0]!r} in its config; give it a value")
+        configuration = Configuration(**{"rho": None, "seed": 0} | {name: given[name] for name in own & given.keys()})
+        chosen = {name: given[name] for name in others & given.keys() if given[name] is not None}
+        dataset = chosen.setdefault("dataset", workload.default_dataset)
+        chosen.setdefault("epochs", workload.setting(dataset, chosen.get("preset")).epochs)
+        return cls(configuration=configuration, **chosen)
