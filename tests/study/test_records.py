@@ -75,8 +75,14 @@ def test_a_study_is_read_back_as_it_was_made(study):
     assert open_study("one", study.home.path) == study
     assert study.to_json() == {
         "name": "one",
+        "kind": "search",
         "workload": "gcn",
         "dataset": "digits",
+        "epochs": 10,
+        "seed": 7,
+        "scheduler": "asha",
+        "cpus_per_trial": 1,
+        "gpus_per_trial": None,
         "preset": None,
         "train_subset": None,
         "sampler": "tpe",

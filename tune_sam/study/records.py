@@ -100,7 +100,7 @@ class Trial:
 
         if not self.checkpoint:
             raise Refused(
-                f"trial {self.key}, which is {self.state}, has no checkpoint in its study's results; choose one that "
+                f"trial {self.key} has no checkpoint in its study's results, it is {self.state}; choose one that "
                 "trained an epoch."
             )
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
+from tune_sam.tracking.relocation import relocate_artifacts
 
 if TYPE_CHECKING:
     from mlflow.store.tracking.abstract_store import AbstractStore
@@ -157,6 +158,8 @@ def connect(uri: str, artifact_root: str | None = None) -> AbstractStore:
         return _server_store(uri)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    if uri.startswith("sqlite:///"):
+        relocate_artifacts(Path(uri.partition(":///")[2].partition("?")[0]))
     return SqlAlchemyStore(uri, artifact_root or "./mlruns")
 
 

@@ -1,0 +1,46 @@
+"""MLflow's database in a home that was moved or copied: its artifacts are beside it, wherever it is now.
+
+MLflow keeps absolute places. Those of a home that is elsewhere now would be read and written there, in the original of a
+copy, say.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+"""What holds places of artifacts."""
+
+
+def relocate_artifacts(database: Path) -> None:
+    """Have a database name the artifacts where they are now. Where nothing was moved, it is only read.
+
+    Args:
+        database: MLflow's. Where no folder `artifacts` is beside it, as in a home, nothing is done.
+    """
+    artifacts = database.with_name("artifacts")
+    if not (database.exists() and artifacts.is_dir()):
+        return
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=60)) as connection, connection:
+        for old in _elsewhere(connection, artifacts):
+            for table, column in COLUMNS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 (names of ours)
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (str(artifacts), len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )
+
+
+def _elsewhere(connection: sqlite3.Connection, artifacts: Path) -> list[str]:
+    """The places that experiments of studies have, in whatever form, if they are a home's but not this one's."""
+    found = connection.execute(
+        "SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id IN (SELECT runs.experiment_id FROM runs "
+        "JOIN tags ON tags.run_uuid = runs.run_uuid WHERE tags.key = 'tune_sam.study')"
+    )
+    places = [place for (place,) in found if place]
+    return [place for place in places if _path(place).name == artifacts.name and _path(place) != artifacts]
+
+
+def _path(place: str) -> Path:
+    return Path(unquote(urlsplit(place).path)) if place.startswith("file:") else Path(place)
