@@ -1,0 +1,121 @@
+"""Homes that are moved or copied, and the home of the release before this one."""
+
+import shutil
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from tune_sam.home import Home
+from tune_sam.operations.doctor import diagnose
+from tune_sam.operations.status import status
+from tune_sam.reporting.page import report
+from tune_sam.study.records import open_study, refits_of, studies
+
+FIXTURE = Path(__file__).with_name("fixtures") / "home-0.1.tar.xz"
+"""Made by tune_sam 0.1 at /srv/tune-sam/home: study `one` of gcn on digits, base and sam, two trials each of two epochs,
+its refit with two seeds, tested and analysed; study `two`, whose only trial of 60 epochs was killed after four. For its
+size the pictures are small and the moments of complete trainings are 0."""
+
+MADE_AT = "/srv/tune-sam/home"
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The earlier release's home, where nothing has opened it yet."""
+    home = tmp_path_factory.mktemp("earlier") / "home"
+    with tarfile.open(FIXTURE) as archive:
+        archive.extractall(home, filter="data")
+    return home
+
+
+@pytest.fixture
+def home(earlier, tmp_path):
+    return Path(shutil.copytree(earlier, tmp_path / "home"))
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def places(home):
+    """Every place of artifacts in MLflow's database."""
+    with sqlite3.connect(home / "mlflow.db") as connection:
+        found = connection.execute("SELECT artifact_uri FROM runs UNION SELECT artifact_location FROM experiments")
+        return [place for (place,) in found]
+
+
+def test_an_earlier_releases_home_opens_where_it_is_now(home):
+    assert [study.name for study in studies(home)] == ["one", "two"]
+    one = open_study("one", home)
+    assert one.counts() == {"complete": 4}
+    assert one.settings.kind == "search"
+    assert [child.settings.kind for child in refits_of(one)] == ["refit", "equal-compute"]
+    assert (one.storage, one.tracking_uri) == (str(home / "studies"), f"sqlite:///{home}/mlflow.db")
+    assert one.best("sam").metrics["val/accuracy"] == one.best("sam").value
+    assert open_study("two", home).counts() == {"waiting": 1}
+
+
+def test_an_earlier_releases_networks_are_those_that_were_trained(home):
+    from tune_sam.training import Trainer
+    from tune_sam.workload import find_workload
+
+    trial = open_study("one", home).best("sam")
+    assert Path(trial.checkpoint).is_relative_to(home)
+    workload = find_workload("gcn")
+    splits = workload.splits("digits", home)
+    trainer = Trainer(workload, workload.setting("digits"), trial.config, splits, epochs=2, precision="fp32")
+    trainer.model.load_state_dict(trial.load_model().state_dict())
+    assert trainer.evaluate(splits.validation).accuracy == pytest.approx(trial.value)
+
+
+def test_an_earlier_releases_page_and_diagnosis_are_made_anew(home):
+    page = report("one", home=home)
+    assert not page.undelivered
+    assert page.page.is_relative_to(home)
+    assert "sam" in page.page.read_text()
+    assert [stage.name for stage in status(open_study("one", home))][:2] == ["search", "one.refit"]
+    ill = {one.key: one.trouble for one in diagnose("one", home=home) if one.trouble}
+    assert not ill
+    assert all(place.startswith(str(home)) for place in places(home))
+    run = open_study("one", home).mlflow_run_id
+    assert (home / "artifacts" / run / "artifacts" / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_home_works_where_it_was_moved_or_copied_to(home, tmp_path, how):
+    report("one", home=home)  # the first use by this release
+    before = contents(home)
+    there = tmp_path / "there"
+    shutil.move(home, there) if how == "moved" else shutil.copytree(home, there)
+    study = open_study("one", there)
+    for place in (study.storage, study.tracking_uri.removeprefix("sqlite:///"), study.best().checkpoint):
+        assert Path(place).is_relative_to(there)
+    assert isinstance(study.best().load_model(), torch.nn.Module)
+    page = report("one", home=there)
+    assert not page.undelivered
+    assert page.page.is_relative_to(there)
+    assert not [one.trouble for one in diagnose("one", home=there) if one.trouble]
+    assert all(place.startswith(str(there)) for place in places(there))
+    if how == "copied":
+        assert contents(home) == before
+    else:
+        assert not home.exists(), "nothing is made where the home was"
+    assert not Path(MADE_AT).exists() or MADE_AT not in page.page.read_text()
+
+
+def test_a_record_keeps_places_in_the_home_relative_to_it_and_others_as_they_are(tmp_path):
+    home = Home(tmp_path / "a")
+    for place in (f"{tmp_path}/a/studies", f"sqlite:///{tmp_path}/a/mlflow.db"):
+        assert str(tmp_path) not in home.kept(place)
+        assert Home(tmp_path / "b").found(home.kept(place)) == place.replace("/a/", "/b/")
+    for place in (f"{tmp_path}/ab/studies", "s3://bucket/a", "http://host:5000", "/data"):
+        assert home.found(home.kept(place)) == home.kept(place) == place
+    shared = Home(tmp_path / "a", "postgresql://host/studies")
+    assert shared.kept(f"{tmp_path}/a/studies") == f"{tmp_path}/a/studies", "other homes read such a record, too"
