@@ -15,9 +15,12 @@ from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study, refits_of, studies
 
 FIXTURE = Path(__file__).with_name("fixtures") / "home-0.1.tar.xz"
-"""Made by tune_sam 0.1 at /srv/tune-sam/home: study `one` of gcn on digits, base and sam, two trials each of two epochs,
-its refit with two seeds, tested and analysed; study `two`, whose only trial of 60 epochs was killed after four. For its
-size the pictures are small and the moments of complete trainings are 0."""
+"""Made by tune_sam 0.1 at /srv/tune-sam/home.
+
+Study `one` of gcn on digits, base and sam, two trials of two epochs each; its refit with two seeds, tested and
+measured; study `two`, whose only trial of 60 epochs was killed after four. For the file's size the pictures are small
+and the moments of complete trainings are 0.
+"""
 
 MADE_AT = "/srv/tune-sam/home"
 

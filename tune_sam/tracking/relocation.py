@@ -1,7 +1,7 @@
 """MLflow's database in a home that was moved or copied: its artifacts are beside it, wherever it is now.
 
-MLflow keeps absolute places. Those of a home that is elsewhere now would be read and written there, in the original of a
-copy, say.
+MLflow keeps absolute places. Those of a home that is elsewhere now would be read and written there: in the original, if
+it is a copy.
 """
 
 import sqlite3
@@ -35,8 +35,9 @@ def relocate_artifacts(database: Path) -> None:
 def _elsewhere(connection: sqlite3.Connection, artifacts: Path) -> list[str]:
     """The places that experiments of studies have, in whatever form, if they are a home's but not this one's."""
     found = connection.execute(
-        "SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id IN (SELECT runs.experiment_id FROM runs "
-        "JOIN tags ON tags.run_uuid = runs.run_uuid WHERE tags.key = 'tune_sam.study')"
+        "SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id IN "
+        "(SELECT runs.experiment_id FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
+        "WHERE tags.key = 'tune_sam.study')"
     )
     places = [place for (place,) in found if place]
     return [place for place in places if _path(place).name == artifacts.name and _path(place) != artifacts]
