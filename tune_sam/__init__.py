@@ -7,30 +7,90 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tune_sam.errors import Refused
+    from tune_sam.analysis import spectrum
+    from tune_sam.errors import NothingComplete, Refused
     from tune_sam.evaluation.analysis import Analysis
+    from tune_sam.evaluation.refit import Refit, refit
     from tune_sam.operations.analyze import analyze
+    from tune_sam.operations.check import check
+    from tune_sam.operations.doctor import doctor
+    from tune_sam.operations.run import run
+    from tune_sam.operations.status import status
+    from tune_sam.optim import ASAM, SAM, ASAMAll
+    from tune_sam.reporting.page import Report, report
     from tune_sam.study.records import Study, Trial, open_study, studies
     from tune_sam.tuning.runner import resume, search
-    from tune_sam.workload import Workload
+    from tune_sam.workload import Workload, workloads
 
-_HOME = {
-    "analyze": "operations.analyze",
+    __version__: str
+
+# Where each name is. No module of tune_sam may bear one: once imported, it would stand in the name's place.
+_MODULES = {
+    "ASAM": "optim",
+    "ASAMAll": "optim",
     "Analysis": "evaluation.analysis",
-    "search": "tuning.runner",
-    "resume": "tuning.runner",
+    "NothingComplete": "errors",
+    "Refit": "evaluation.refit",
     "Refused": "errors",
+    "Report": "reporting.page",
+    "SAM": "optim",
     "Study": "study.records",
     "Trial": "study.records",
-    "open_study": "study.records",
-    "studies": "study.records",
     "Workload": "workload",
+    "analyze": "operations.analyze",
+    "check": "operations.check",
+    "doctor": "operations.doctor",
+    "open_study": "study.records",
+    "refit": "evaluation.refit",
+    "report": "reporting.page",
+    "resume": "tuning.runner",
+    "run": "operations.run",
+    "search": "tuning.runner",
+    "spectrum": "analysis",
+    "status": "operations.status",
+    "studies": "study.records",
+    "workloads": "workload",
 }
 
-__all__ = ["Analysis", "Refused", "Study", "Trial", "Workload", "analyze", "open_study", "resume", "search", "studies"]
+# Written out, for type checkers read it.
+__all__ = [
+    "ASAM",
+    "SAM",
+    "ASAMAll",
+    "Analysis",
+    "NothingComplete",
+    "Refit",
+    "Refused",
+    "Report",
+    "Study",
+    "Trial",
+    "Workload",
+    "__version__",
+    "analyze",
+    "check",
+    "doctor",
+    "open_study",
+    "refit",
+    "report",
+    "resume",
+    "run",
+    "search",
+    "spectrum",
+    "status",
+    "studies",
+    "workloads",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tune-sam")
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"tune_sam.{_HOME[name]}"), name)
+    return getattr(import_module(f"tune_sam.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
