@@ -83,7 +83,7 @@ def test_an_earlier_releases_page_and_diagnosis_are_made_anew(home):
     assert not page.undelivered
     assert page.page.is_relative_to(home)
     assert "sam" in page.page.read_text()
-    assert [stage.name for stage in status(open_study("one", home))][:2] == ["search", "one.refit"]
+    assert [stage.name for stage in status("one", home=home)][:2] == ["search", "one.refit"]
     ill = {one.key: one.trouble for one in diagnose("one", home=home) if one.trouble}
     assert not ill
     assert all(place.startswith(str(home)) for place in places(home))
