@@ -6,8 +6,8 @@
 
 One Lanczos process with full re-orthogonalisation gives all of it from the same products (`tune_sam.analysis.lanczos`):
 
-- **Ends.** The outermost Ritz values θ of the process, each judged by its own residual: an eigenvalue lies within it. A
-  few steps give λ_max to machine precision, while λ_min still has the wrong sign.
+- **Ends.** The outermost Ritz values θ of the process, each judged by its own residual: an eigenvalue lies within that
+  distance of θ. A few steps give λ_max to machine precision, while λ_min still has the wrong sign.
 - **Trace.** With the signs g [n] of a Rademacher vector, E gᵀHg = tr H (Hutchinson 1990). The start vector is g/√n, so
   the first step gives that form. It varies by 2 (‖H‖_F² − Σ H_ii²) ≤ 2 ‖H‖_F², as little as any distribution allows;
   E ‖Hg‖² = ‖H‖_F² comes with it. From the second probe on, the part of H inside the space Q of the probe before is
@@ -52,12 +52,12 @@ FEWEST_VECTORS = 10
 """The least basis that a restart can work with: five wanted values at one end, some at the other, and room to grow."""
 
 TRACE_TOL = 0.1
-"""A trace counts as resolved when its standard error is at most this part of it.
+"""A trace is resolved when its standard error is at most this fraction of it.
 
 PyHessian's trace, the reference, stops 4 to 6 % off, without saying so."""
 
 TRACE_DRAWS = 2
-"""Draws for the trace where there is one probe, each a product."""
+"""Random vectors for the trace where there is one probe. Each costs a product."""
 
 GRID = 2048
 """Points of the density's grid, 3 to a standard deviation of its Gaussians."""
@@ -66,7 +66,7 @@ SIGMA = math.sqrt(1e-5) / 2
 """σ of the density's Gaussians in units of λ_max − λ_min: σ² = 1e-5 for a spectrum in [-1, 1] (Ghorbani et al.)."""
 
 BATCH_STEPS = 12
-"""Most products for λ_max of one batch; they start at the eigenvector of all batches, so a handful is usual."""
+"""Most products for λ_max of one batch. They start at the eigenvector of all batches, so a handful is usual."""
 
 BATCH_TOL = 1e-2
 """Relative residual at which λ_max of one batch is taken. Its error is about the square of that, far below its spread.
@@ -75,7 +75,7 @@ BATCH_TOL = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Estimate(float):
-    """A number that knows how far it can be trusted; elsewhere a `float` with the same value.
+    """A number with its error. It is a `float`, too, with the same value.
 
     Attributes:
         value: the number.
@@ -98,7 +98,7 @@ class Estimate(float):
         return f"{self.value:.5g} ± {self.error:.1g}" if self.resolved else "unresolved"
 
     def __format__(self, spec: str) -> str:
-        """As a float where it is resolved, else the word in a column of that width; as `str` without a format."""
+        """Format a resolved number as a float, and the word "unresolved" to the same width."""
         if not spec:
             return str(self)
         width = re.match(r"(?:.?[<>=^])?[-+ ]?0?(\d*)", spec)
@@ -150,14 +150,15 @@ class Spectrum:
     Attributes:
         lambda_max, lambda_min: the largest and the smallest eigenvalue, signed.
         lambda_5: the fifth largest; nan where there are too few Ritz values to tell it from the lower end.
-        ratio: |λ_max / λ_min|, the report's λ_M/λ_m. A small one means much negative curvature, not a flat minimum.
+        ratio: |λ_max / λ_min|, the published study's λ_M/λ_m. A small one means much negative curvature, not a flat
+            minimum.
         lambda_max_over_lambda_5: λ_max / λ_5 (Foret et al. 2021, §4.2).
         trace: tr H with its standard error; resolved if that is at most `TRACE_TOL` of it.
         density: of the eigenvalues.
         batch_lambda_max: λ_max of every single batch.
         products: products with the Hessian of all batches.
-        steps: of each probe; the first product of each is one of them.
-        samples: of all batches.
+        steps: Lanczos steps of each probe; the first product of each is one of them.
+        samples: of all batches together.
         size: n, the parameters that were differentiated.
         loss: the mean loss over all batches.
         unused: names of parameters that need gradients but get none, and were left out.
@@ -230,7 +231,7 @@ def spectrum(
     max_vectors: int | None = None,
     graph_bytes: int = GRAPH_BYTES,
 ) -> Spectrum:
-    """Both ends, ratio, trace and density of the Hessian of the mean loss over all batches.
+    """Estimate both ends, ratio, trace and density of the spectrum of the Hessian of the mean loss over all batches.
 
     The model is evaluated in eval mode and left as it was found; see :class:`tune_sam.analysis.hessian.Hessian`, also
     for the way batches are weighted. Memory beside the model's own is `max_vectors` vectors, `graph_bytes`, the graph
@@ -240,12 +241,12 @@ def spectrum(
         model: called as `model(inputs)`.
         loss_fn: `loss_fn(outputs, targets)`, the mean over a batch.
         batches: pairs (inputs, targets), the same on every walk.
-        steps: most products for one probe. 30 to 60 resolve both ends of the networks seen so far.
-        probes: Rademacher vectors. The first runs until both ends and λ_5 are resolved; in trained networks λ_5 comes
-            before λ_min. The others serve the trace, the density and their errors; they stop when their ends are
+        steps: most products for one probe, by default 100. 30 to 60 resolve both ends of the networks seen so far.
+        probes: Rademacher vectors, by default 3. The first runs until both ends and λ_5 are resolved; in trained
+            networks λ_5 comes before λ_min. The others serve the trace, the density and their errors; they stop when their ends are
             resolved, or after as many steps as the first. One gives the ends as well as three, a trace from
             `TRACE_DRAWS` more products outside the space that it found, and a density without an error.
-        tol: an end is resolved when its residual is at most `tol` · |λ|.
+        tol: an end is resolved when its residual is at most `tol` · |λ|; by default 1e-3.
         seed: of the probes.
         max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. Where
             `steps` need more, the process is restarted with the Ritz vectors next to both ends, which takes more
@@ -309,10 +310,21 @@ def top_eigenvalues(
     max_vectors: int | None = None,
     graph_bytes: int = GRAPH_BYTES,
 ) -> Eigenpairs:
-    """The k largest eigenvalues (signed, so none is negative before all others are found) and their eigenvectors.
+    """Find the k largest eigenvalues, as signed numbers, and their eigenvectors.
 
-    Arguments, limits and errors are those of :func:`spectrum`; `max_vectors` is at least 2 k, too, and k vectors more
-    are returned.
+    Limits of memory are those of :func:`spectrum`; k vectors more are returned.
+
+    Args:
+        model, loss_fn, batches: as for :func:`spectrum`.
+        k: at most the number of parameters and `steps`.
+        steps: most products, by default 100.
+        tol: a pair is resolved when its residual is at most `tol` · |λ|; by default 1e-3.
+        seed: of the start vector.
+        max_vectors: as for :func:`spectrum`, and at least 2 k.
+        graph_bytes: as for :func:`spectrum`.
+
+    Raises:
+        ValueError: as for :func:`spectrum`, or k is too large.
     """
     _check(steps=steps, k=k, tol=tol)
     with Hessian(model, loss_fn, batches, graph_bytes=graph_bytes) as hessian:
@@ -375,14 +387,14 @@ def _counts_from_above(ritz: Ritz, dimension: int, k: int = 5) -> bool:
 
 
 def _both_ends(size: int) -> list[int]:
-    """Indices of the Ritz vectors that a restart keeps: about half, λ_max … λ_5 always among them."""
+    """Choose the Ritz vectors that a restart keeps, by index: about half, λ_max … λ_5 always among them."""
     return [*range(max(1, size // 4)), *range(size - max(5, size // 4), size)]
 
 
 def _extend(
     lanczos: Lanczos, steps: int, done: Callable[[Ritz], bool], keep: Callable[[int], Sequence[int]] = _both_ends
 ) -> Ritz:
-    """Steps until `done` or `steps` are used up, with restarts where the basis is full."""
+    """Step until `done` or `steps` are used up, with restarts where the basis is full."""
     ritz = lanczos.ritz() if lanczos.size else None
     while lanczos.steps < steps and not (ritz and done(ritz)):
         if lanczos.full:
@@ -401,13 +413,13 @@ def _resolved(ritz: Ritz, tol: float) -> list[bool]:
 
 
 def _rademacher(hessian: Hessian, generator: torch.Generator) -> Tensor:
-    """Signs [n], float64; drawn on the CPU, so that every device sees the same."""
+    """Draw signs [n], float64; on the CPU, so that every device sees the same."""
     signs = torch.randint(0, 2, (hessian.size,), dtype=torch.int8, generator=generator)
     return signs.to(hessian.device, torch.float64).mul_(2).sub_(1)
 
 
 def _basis(hessian: Hessian, steps: int, max_vectors: int | None, fewest: int = FEWEST_VECTORS) -> Tensor:
-    """Storage for the Lanczos vectors, rows of the parameters' dtype.
+    """Allocate the Lanczos vectors, as rows of the parameters' dtype.
 
     Raises:
         ValueError: the limit, or the memory, is too small.
@@ -452,9 +464,9 @@ class _Ends:
 
 
 def _extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:
-    """The eigenvalue with this index, from the probe with the least residual.
+    """Take the eigenvalue with this index from the probe with the least residual.
 
-    Ritz values never lie beyond the eigenvalue of their rank. So where another probe's lies further out than the
+    Ritz values never lie beyond the eigenvalue of their rank. Where another probe's lies further out than the
     residual allows, the best pair belongs to an eigenvalue further in, and the other probe is right.
     """
     found = [ritz for ritz in probes if len(ritz.values) >= (-index if index < 0 else index + 1)]
@@ -478,7 +490,10 @@ def _quotient(a: Estimate, b: Estimate, absolute: bool = False) -> Estimate:
 
 
 def _deflated_trace(before: Lanczos, signs: Tensor, image: Tensor) -> tuple[float, float]:
-    """tr QHQᵀ + gᵀRg and its variance's upper estimate, 2 ‖R‖_F² ≈ 2 ‖Rg‖², Q being the space of the probe before."""
+    """Estimate tr H by tr QHQᵀ + gᵀRg, Q being the space of the probe before; with it, bound the estimate's variance.
+
+    The variance is at most 2 ‖R‖_F², which 2 ‖Rg‖² estimates.
+    """
     form, square = before.remainder_form(signs, image)
     ritz = before.ritz()
     rounding = ritz.rounding * len(ritz.values)
@@ -486,7 +501,7 @@ def _deflated_trace(before: Lanczos, signs: Tensor, image: Tensor) -> tuple[floa
 
 
 def _trace(samples: Sequence[tuple[float, float]]) -> Estimate:
-    """The mean of (value, variance) pairs with its standard error.
+    """Average (value, variance) pairs, with the standard error of the mean.
 
     The variances bound those of the values, so the error does not rest on the scatter of two or three values.
     """
@@ -517,7 +532,7 @@ def _density(probes: Sequence[_Probe], ends: _Ends) -> Density:
 
 
 def _spread(hessian: Hessian, basis: Tensor, start: Tensor, whole: Estimate, tol: float) -> Spread:
-    """λ_max of each batch, by a few Lanczos steps from the top eigenvector of all of them."""
+    """Find λ_max of each batch, by a few Lanczos steps from the top eigenvector of all of them."""
     tol = max(tol, BATCH_TOL)
     values, products = [], 0
     for product in hessian.batch_products() if hessian.batches > 1 else ():

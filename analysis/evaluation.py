@@ -19,7 +19,7 @@ LossFn = Callable[[Any, Tensor], Tensor]
 
 @contextmanager
 def as_before(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each module's mode and buffers are as before afterwards, also after an exception."""
+    """Put the model into eval mode; restore each module's mode and buffers afterwards, also after an exception."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
     buffers = [
@@ -43,7 +43,7 @@ def as_before(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products and convolutions of float32 in float32 on CUDA too, where a training may have chosen TF32."""
+    """Compute float32 products and convolutions in float32 on CUDA, too, where a training may have chosen TF32."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("highest")
@@ -56,10 +56,10 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Eval mode without autocast and TF32; afterwards, also after an exception, everything is as it was.
+    """Evaluate in eval mode without autocast and TF32, and restore everything afterwards, also after an exception.
 
-    That is, bitwise and in place: parameters, buffers, each module's training mode, torch's random state on the CPU and
-    on the model's devices. Nobody here touches `.grad` or `requires_grad`.
+    Restored bitwise and in place are parameters, buffers, each module's training mode, and torch's random state on the
+    CPU and on the model's devices. Nothing here touches `.grad` or `requires_grad`.
 
     torch's fast path for attention is off inside: it serves evaluations without gradients only, and its sums may differ
     in the last digits, which would be taken for a difference between two losses.
@@ -85,7 +85,7 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, also buffers that a state dict leaves out; a shared one once."""
+    """Collect all parameters and buffers by name, also buffers that a state dict leaves out; a shared one once."""
     return dict(chain(model.named_parameters(), model.named_buffers()))
 
 
@@ -97,9 +97,12 @@ def move(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 
 
 def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches) -> tuple[float, int]:
-    """The mean loss over all samples, summed in float64, and how many there are; call it inside :func:`undisturbed`.
+    """Average the loss over all samples, in float64; call it inside :func:`undisturbed`.
 
     Whatever draws from torch's generators, in the model or in the batches, draws the same each time.
+
+    Returns:
+        The mean loss, and the number of samples.
 
     Raises:
         ValueError: the sample is empty or can be walked once only, or the loss is not of shape ().
@@ -116,12 +119,11 @@ def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches) -> tuple[floa
 def mean_gradient(
     model: nn.Module, loss_fn: LossFn, batches: Batches, params: Sequence[Tensor]
 ) -> tuple[float, list[Tensor | None], int]:
-    """The mean loss over all samples, its gradient and how many there are, like :func:`mean_loss`.
-
-    `.grad` is not touched.
+    """Average the loss over all samples and its gradient, as :func:`mean_loss` does; leave `.grad` alone.
 
     Args:
-        params: with respect to which; all of them require gradients.
+        model, loss_fn, batches: as for :func:`mean_loss`.
+        params: to differentiate by; all of them require gradients.
 
     Returns:
         The loss; for each parameter its gradient in its shape and dtype, or None if no batch's loss depends on it; the
@@ -150,7 +152,7 @@ def mean_gradient(
 
 
 def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches) -> Iterator[tuple[Tensor, int]]:
-    """Each batch's mean loss and its number of targets."""
+    """Yield each batch's mean loss and its number of targets."""
     if isinstance(batches, Iterator):
         raise ValueError(f"the batches can be walked once only, got a {type(batches).__name__}: pass list(batches)")
     _seed(_cuda_devices(named_tensors(model).values()))

@@ -5,7 +5,7 @@ With L_b the mean loss of batch b and n_b its targets, the sample's mean loss is
     H v = Σ (n_b / Σ n_b) ∇(∇L_b · v),
 
 each batch by a second backward pass through its gradient (Pearlmutter 1994, doi 10.1162/neco.1994.6.1.147). The graph
-of that gradient is the same for every v. Kept, a product costs a third to a half of one that builds it anew.
+of that gradient is the same for every v. If it is kept, a product costs a third to a half of one that builds it anew.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ GRAPH_BYTES = 2 << 30
 
 _LOSS_AGAIN = 1e-3
 _LOSS_ROUNDING = 1e-6
-"""How far a batch's loss may be from its first value, relatively and besides, to count as the same batch.
+"""How far a batch's loss may be from its first value, as a fraction and in addition, to count as the same batch.
 
 In float32, kernels that sum in another order differ by 1e-5 at most, and by some 1e-7 where the loss is nearly 0;
 another batch differs by 1e-2 or more."""
@@ -68,7 +68,9 @@ class _BatchGradient:
 
 
 class Hessian:
-    """The Hessian of the mean loss over all batches, as an operator on flat vectors; use it in a `with` block::
+    """The Hessian of the mean loss over all batches, as an operator on flat vectors.
+
+    Use it in a `with` block::
 
         with Hessian(model, loss_fn, batches) as hessian:
             image = hessian.product(torch.randn(hessian.size, device=hessian.device))
@@ -147,7 +149,7 @@ class Hessian:
         self._stack.close()
 
     def product(self, v: Tensor) -> Tensor:
-        """H v, for v [n] in float32 or float64; the result has the dtype of v.
+        """Multiply the Hessian with v [n], in float32 or float64; the result has the dtype of v.
 
         The model computes in its own dtype; sums over batches are in float64.
 
@@ -163,7 +165,7 @@ class Hessian:
         return total.to(v.dtype)
 
     def batch_products(self) -> Iterator[Product]:
-        """For each batch alone, the product with its Hessian, as a function of v that lives until the next batch."""
+        """Yield the product with each single batch's Hessian, as a function of v that lives until the next batch."""
         for batch in self._gradients():
 
             def product(v: Tensor, batch: _BatchGradient = batch) -> Tensor:
@@ -176,7 +178,7 @@ class Hessian:
 
     @property
     def batches(self) -> int:
-        """Batches that hold samples."""
+        """The number of batches that hold samples."""
         return len(self._losses)
 
     # --- the walks ---
@@ -195,7 +197,7 @@ class Hessian:
         return _BatchGradient(len(targets), loss, self._candidates, graph)
 
     def _first_walk(self) -> None:
-        """Find out which parameters are used, the losses, and how many graphs can be kept."""
+        """Find the parameters that are used and the losses, and keep as many graphs as fit."""
         self._used: set[int] = set()
         self._losses: list[float] = []
         counts: list[int] = []
@@ -220,7 +222,7 @@ class Hessian:
         self.loss = sum(n * loss for n, loss in zip(counts, self._losses, strict=True)) / self.samples
 
     def _gradients(self) -> Iterator[_BatchGradient]:
-        """Each batch's gradient: kept, or built for this walk."""
+        """Yield each batch's gradient: kept, or built for this walk."""
         yield from self._kept
         if len(self._kept) == len(self._losses):
             return
@@ -251,7 +253,7 @@ class Hessian:
         return [piece.view(p.shape) for piece, p in zip(flat.split(self._sizes), self._params, strict=True)]
 
     def _pieces(self, v: Tensor) -> list[Tensor | None]:
-        """v for each candidate parameter, None where it is unused."""
+        """Cut v into a piece for each candidate parameter, None where it is unused."""
         if v.shape != (self.size,):
             raise ValueError(f"expected a vector of {self.size} numbers, one per used parameter, got {list(v.shape)}")
         views = iter(self._views(v.to(self.dtype)))
@@ -273,7 +275,7 @@ def _advice() -> Any:
 
 
 def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
-    """dtype and device of all parameters that need gradients."""
+    """Return the dtype and the device that all parameters share which need gradients."""
     if not named:
         raise ValueError("the model has no parameter that needs gradients; set requires_grad on some")
     kinds = {(p.dtype, p.device) for p in named.values()}
@@ -295,7 +297,7 @@ def _check_finite(model: nn.Module) -> None:
 
 @contextmanager
 def _twice_differentiable(device: torch.device) -> Iterator[None]:
-    """Gradients of gradients can be taken inside, in full precision; torch's random state is as before afterwards."""
+    """Let gradients of gradients be taken, in full precision; restore torch's random state afterwards."""
     cuda = [device] if device.type == "cuda" else []
     with (
         torch.inference_mode(False),

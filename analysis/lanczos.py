@@ -57,7 +57,7 @@ class Lanczos:
     Args:
         product: H v for float64 v [n].
         basis: storage for the vectors [m + 1, n], with m at most n.
-        seed: of the vectors that go on from an invariant subspace.
+        seed: of the random vectors that continue from an invariant subspace.
 
     Attributes:
         size: k, vectors in Q.
@@ -86,7 +86,7 @@ class Lanczos:
         self.beta = math.inf
 
     def step(self) -> None:
-        """One product and one more vector.
+        """Take one product, and add one vector to the basis.
 
         Raises:
             ValueError: the product is not finite.
@@ -126,7 +126,7 @@ class Lanczos:
             self._T[k - 1, k] = self._T[k, k - 1] = self.beta
 
     def _orthogonalise(self, w: Tensor) -> float:
-        """Project w off Q in place, once more if it shrinks; its length."""
+        """Project w off Q in place, once more if it shrinks, and return its length."""
         Q = self._basis[: self.size]
         length = float(w.norm())
         for _ in range(2):
@@ -139,7 +139,7 @@ class Lanczos:
 
     @property
     def dimension(self) -> int:
-        """n, of the whole space."""
+        """The dimension n of the whole space."""
         return self._basis.shape[1]
 
     @property
@@ -153,16 +153,17 @@ class Lanczos:
         return self.size == self.dimension
 
     def ritz(self) -> Ritz:
+        """Compute the Ritz pairs of the present basis."""
         values, coordinates = torch.linalg.eigh(self._T[: self.size, : self.size])
         rounding = torch.finfo(self._basis.dtype).eps * float(values.abs().max())
         return Ritz(values, self.beta * coordinates[-1].abs() + rounding, coordinates, rounding)
 
     def vectors(self, coordinates: Tensor) -> Tensor:
-        """Q's combinations Qᵀs for columns s [k, j], as rows [j, n]."""
+        """Combine the basis to Qᵀs for columns s [k, j], as rows [j, n]."""
         return coordinates.T.to(self._basis) @ self._basis[: self.size]
 
     def restart(self, keep: Sequence[int]) -> None:
-        """Go on from the Ritz vectors with the indices `keep` and the next vector; the basis must not be exhausted."""
+        """Restart from the Ritz vectors with the indices `keep` and the next vector; Q must not be complete."""
         ritz, kept = self.ritz(), len(keep)
         coordinates = ritz.coordinates[:, list(keep)]
         combine = coordinates.T.to(self._basis)
@@ -175,7 +176,7 @@ class Lanczos:
         self._kept = self.size = kept
 
     def remainder_form(self, g: Tensor, image: Tensor) -> tuple[float, float]:
-        """gᵀR g and ‖R g‖² for R = (1 − QᵀQ) H (1 − QᵀQ), what H is outside Q, without a product.
+        """Compute gᵀR g and ‖R g‖² for R = (1 − QᵀQ) H (1 − QᵀQ), the part of H outside Q, without a product.
 
         As H Qᵀ = Qᵀ T + β q eᵀ, R g = (1 − QᵀQ) H g − β (Q g)_k q.
 

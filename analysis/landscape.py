@@ -1,4 +1,4 @@
-"""The loss along lines and over planes through the weights: Li et al. 2018 (arXiv 1712.09913).
+"""The loss along lines and over planes through the weights (Li et al. 2018, arXiv 1712.09913).
 
     directions = random_directions(base_model, seed=0)          # two, of a shared scale
     points = grid(2)                                            # 21 × 21 points over [-1, 1]²
@@ -47,7 +47,7 @@ class Direction:
 
 
 def random_directions(reference: nn.Module, seed: int, count: int = 2) -> tuple[Direction, ...]:
-    """Gaussian directions d with ‖d_f‖ = ‖w_f‖ for each filter f of `reference` (Li et al. 2018, §4).
+    """Draw Gaussian directions d with ‖d_f‖ = ‖w_f‖ for each filter f of `reference` (Li et al. 2018, §4).
 
     A filter is what makes one output: w[i] of a convolution, a row of a linear layer or of an attention's projection,
     w[:, i] of a transposed convolution. Biases, norm layers and all other parameters of fewer than two dimensions are
@@ -81,9 +81,9 @@ def random_directions(reference: nn.Module, seed: int, count: int = 2) -> tuple[
 
 
 def line_between(start: nn.Module, end: nn.Module) -> Direction:
-    """The direction from one minimum to another: with it, `start` is at 0 and `end` at 1.
+    """Return the direction from one minimum to another: along it, `start` is at 0 and `end` at 1.
 
-    All parameters take part, frozen ones too, and running statistics of norm layers. Between the ends, interpolated
+    All parameters take part, frozen ones, too, and running statistics of norm layers. Between the ends, interpolated
     statistics are not those of the network there, so a barrier in a network with batch norm is an upper estimate
     (Jordan et al. 2022, arXiv 2211.08403).
 
@@ -101,12 +101,14 @@ def line_between(start: nn.Module, end: nn.Module) -> Direction:
 
 
 def grid(dimensions: int, low: float = -1.0, high: float = 1.0, steps: int = 21) -> NDArray[np.float64]:
-    """Evenly spaced points, float64 [steps ** dimensions, dimensions]; the last coordinate runs fastest.
+    """Space points evenly, float64 [steps ** dimensions, dimensions]; the last coordinate runs fastest.
 
     Args:
         dimensions: 1 for a line, 2 for a surface.
-        low, high: the ends of every axis, in units of the directions. Default -1 to 1, as in the report.
-        steps: points of an axis. Default 21: an odd number has 0, the model itself, among them; the report had 20.
+        low, high: the ends of every axis, in units of the directions. Default -1 to 1, as in the published
+            study.
+        steps: points of an axis. Default 21: an odd number has 0, the model itself, among them; the published study
+            had 20.
 
     Raises:
         ValueError: an argument out of range.
@@ -127,7 +129,7 @@ def losses(
     points: ArrayLike,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """The mean loss at w + Σ points[:, k] · directions[k], in eval mode; the model is as before, afterwards.
+    """Evaluate the mean loss at w + Σ points[:, k] · directions[k], in eval mode; restore the model afterwards.
 
     A loss that overflows is inf or nan, as it comes.
 
@@ -159,7 +161,7 @@ def losses(
 
 
 def _filter_dimensions(model: nn.Module) -> dict[str, int]:
-    """The parameters that a random direction moves, and the dimension that counts their filters."""
+    """Map each parameter that a random direction moves to the dimension that counts its filters."""
     found = {}
     for prefix, module in model.named_modules():
         if isinstance(module, NORMS):
@@ -172,7 +174,7 @@ def _filter_dimensions(model: nn.Module) -> dict[str, int]:
 
 
 def _filter_normalised(weight: Tensor, dim: int, generator: torch.Generator) -> Tensor:
-    """A Gaussian tensor like `weight`, on the CPU, each of whose slices along `dim` has the norm of the weight's."""
+    """Draw a Gaussian tensor like `weight`, on the CPU; its slices along `dim` have the norms of the weight's."""
     weight = weight.detach().cpu()
     drawn = torch.randn(weight.shape, generator=generator).double()
     others = [d for d in range(weight.dim()) if d != dim]
@@ -181,7 +183,7 @@ def _filter_normalised(weight: Tensor, dim: int, generator: torch.Generator) -> 
 
 
 def _coordinates(points: ArrayLike, dimensions: int) -> NDArray[np.float64]:
-    """`points` as [P, D]."""
+    """Return `points` as [P, D]."""
     array = np.asarray(points, dtype=np.float64)
     if array.ndim == 1 and dimensions == 1:
         array = array[:, None]
@@ -194,7 +196,7 @@ def _coordinates(points: ArrayLike, dimensions: int) -> NDArray[np.float64]:
 
 
 def _fitted(direction: Direction, start: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-    """A direction's tensors on the devices and in the dtypes of the model's."""
+    """Move a direction's tensors to the devices and dtypes of the model's."""
     _check_shapes(direction.tensors, start, f"direction {index}")
     return {name: tensor.to(start[name]) for name, tensor in direction.tensors.items()}
 
@@ -212,7 +214,7 @@ def _check_shapes(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], wha
 def _at(
     start: Mapping[str, Tensor], directions: Sequence[Mapping[str, Tensor]], point: Sequence[float]
 ) -> dict[str, Tensor]:
-    """The tensors at w + Σ point[k] · directions[k]; those that no direction moves are not in it."""
+    """Compute the tensors at w + Σ point[k] · directions[k], without those that no direction moves."""
     there: dict[str, Tensor] = {}
     for direction, coordinate in zip(directions, point, strict=True):
         for name, tensor in direction.items():

@@ -1,4 +1,4 @@
-"""What autograd graphs hold, what a device has left, and running out of it said in one sentence."""
+"""Memory: what autograd graphs hold, what a device has left, and one sentence when it runs out."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Address and bytes of each tensor's storage; tensors that share one count once."""
+    """Map the address of each tensor's storage to its bytes; tensors that share a storage count once."""
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def saved_tensors(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The tensors that the autograd graph behind `outputs` keeps for its backward pass, some of them repeatedly."""
+    """Yield the tensors that the autograd graph behind `outputs` keeps for backward, some of them repeatedly."""
     nodes: list[Any] = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     seen = set(nodes)
     while nodes:
@@ -37,9 +37,9 @@ def saved_tensors(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that can still be had on `device`, or None where nobody says.
+    """Return the bytes that can still be had on `device`, or None where the system does not say.
 
-    On the CPU this is what Linux calls available: it would hand out more, and end the process later.
+    On the CPU these are what Linux calls available: it would hand out more, and end the process later.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -53,7 +53,7 @@ def available(device: torch.device) -> int | None:
 
 
 def in_words(size: float) -> str:
-    """1500000000 -> `1.4 GiB`."""
+    """Write bytes with a unit: 1500000000 as `1.4 GiB`."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.3g} {unit}"
@@ -80,5 +80,5 @@ def shortage_told(way_out: str) -> Iterator[None]:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether memory ran out, on the CPU or on a GPU."""
+    """Say whether memory ran out, on the CPU or on a GPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

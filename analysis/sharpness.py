@@ -44,14 +44,14 @@ ETA = 0.01
 """η of ASAM in its authors' form (Kwon et al. 2021, §5)."""
 
 GROWTH = 1.2
-"""Of γ after a rise. On quadratics of either curvature 1 gets stuck and 2 goes to and fro; 1.2 came closest."""
+"""Factor of γ after a rise. On quadratics of either curvature, 1 gets stuck and 2 oscillates; 1.2 came closest."""
 
 RESOLVED = 0.1
-"""A value is called resolved if its error is at most this part of it."""
+"""A value is resolved if its error is at most this fraction of it."""
 
 
 class _Measured:
-    """What both kinds of sharpness are asked."""
+    """What both kinds of sharpness have in common."""
 
     value: float
     error: float
@@ -74,7 +74,7 @@ class WorstCase(_Measured):
         scale: what ρ is measured in, see the module.
         loss: L(w).
         samples: over which L is the mean.
-        steps: of the ascent that were taken; fewer than asked for if the gradient vanished or was not finite.
+        steps: of the ascent that were taken; fewer than requested if the gradient vanished or was not finite.
         ascent: L(w + ε) - L(w) at ε = 0 and after each step, as it came: a step that went too far may be below 0.
         left_out: names of the parameters that stayed where they are.
     """
@@ -125,7 +125,7 @@ def worst_case(
     scale: Scale = "one",
     seed: int = 0,
 ) -> WorstCase:
-    """The highest rise of the loss that gradient ascent finds in the ball ‖ε / T‖₂ <= ρ; a lower bound of the maximum.
+    """Find the highest rise of the loss in the ball ‖ε / T‖₂ <= ρ by gradient ascent, a lower bound of the maximum.
 
     In u = ε / T, each step goes from the best point so far towards the ball's highest point for the linearised loss,
 
@@ -190,7 +190,7 @@ def average_case(
     scale: Scale = "one",
     seed: int = 0,
 ) -> AverageCase:
-    """The mean rise of the loss under Gaussian noise δ ~ N(0, σ² diag(T²)) on the weights.
+    """Average the rise of the loss under Gaussian noise δ ~ N(0, σ² diag(T²)) on the weights.
 
     Each draw is used with both signs: the mean is the same, and the slope at w, which is no sharpness, falls out of its
     error. Draws depend on `seed` and the shapes of the parameters alone, not on the device, so two models of one
@@ -233,7 +233,12 @@ def average_case(
 def _at_w(
     model: nn.Module, loss_fn: LossFn, batches: Batches
 ) -> tuple[list[str], tuple[str, ...], float, list[Tensor], int]:
-    """The parameters that the loss depends on and those left out; the loss at w, its gradient, and the samples."""
+    """Evaluate at the weights.
+
+    Returns:
+        The names of the parameters that the loss depends on, those left out, the loss, its gradient by each of the
+        former, and the number of samples.
+    """
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("no parameter requires gradients, so there is no ball to look at: unfreeze one")
@@ -246,7 +251,7 @@ def _at_w(
 
 
 def _scales(scale: Scale, names: list[str], weights: dict[str, Tensor]) -> list[Tensor]:
-    """T for each parameter, in its shape or of shape ()."""
+    """Return T for each parameter, in its shape or of shape ()."""
     chosen = [weights[name] for name in names]
     match scale:
         case "one":
@@ -268,17 +273,17 @@ def _times(scales: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    """The Euclidean norm of all together, from float64 sums."""
+    """Take the Euclidean norm of all tensors together, from float64 sums."""
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
 def _gaussian(like: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Standard normal numbers in shapes, devices and dtypes of `like`, drawn on the CPU in float32."""
+    """Draw standard normal numbers on the CPU in float32, for the shapes, devices and dtypes of `like`."""
     return [torch.randn(tensor.shape, generator=generator).to(tensor) for tensor in like]
 
 
 def _rounding(loss: float, weights: dict[str, Tensor], names: list[str]) -> float:
-    """What one rounding of L(w) in the weights' dtype amounts to: no difference of losses is more exact."""
+    """Return the size of one rounding of L(w) in the weights' dtype: no difference of losses is more exact."""
     return max(torch.finfo(weights[name].dtype).eps for name in names) * abs(loss)
 
 

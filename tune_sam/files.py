@@ -16,9 +16,27 @@ def write_whole(file: Path, text: str) -> None:
         file: to make or to replace; its folder is made.
         text: its content, as UTF-8.
     """
+    with replaced_file(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replaced_file(file: Path) -> Iterator[Path]:
+    """Write a new file that takes the place of `file` at the end. One process at a time may do so.
+
+    Args:
+        file: to make or to replace; its folder is made. If the block raises, the file stays as it was.
+
+    Yields:
+        The path to write to.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(file.name + UNFINISHED)
-    unfinished.write_text(text, encoding="utf-8")
+    try:
+        yield unfinished
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     unfinished.replace(file)
 
 

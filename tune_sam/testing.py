@@ -265,7 +265,6 @@ class WorkloadContract:
 
     def _trainable(self, config: dict[str, Any], data: Shared) -> SAMTrainable:
         """The workload's trainable in this process, on a part of the data."""
-
         workload, parts = copy(self.subject()), data.splits()
         sizes = replace(workload.datasets[self.data_set()], train=len(parts.train), validation=len(parts.validation))
         workload.datasets = {**workload.datasets, self.data_set(): sizes}  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""`tune_sam.reporting.figures`: what is drawn, that it can be read, and what is written."""
+"""The figures of a page: what is drawn, that it can be read, and what is written."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tune_sam.reporting import figures
-from tune_sam.reporting.style import STYLES, log_ticks, short, wrapped
+from tune_sam.reporting import flatness_figures, landscape_figures, search_figures
+from tune_sam.reporting.style import STYLES, log_ticks, save, short, style_of, wrapped
 
 OPTIMIZERS = ["base", "sam", "asam", "asam-all"]
 LONG = "an optimizer of a user whose name is long"
@@ -144,39 +144,41 @@ def importances(optimizers):
 
 
 DRAW = {
-    "surfaces": lambda names: figures.surfaces(surface(names)),
-    "surfaces, logarithmic": lambda names: figures.surfaces(surface(names, largest=500)),
-    "contours": lambda names: figures.contours(surface(names)),
-    "contours, linear": lambda names: figures.contours(surface(names, largest=0.2)),
-    "lines": lambda names: figures.lines(line(names, "start")),
-    "densities": lambda names: figures.spectral_densities(density(names)),
-    "rho": lambda names: figures.over_rho(trials(names)),
-    "rho, many": lambda names: figures.over_rho(trials(names, 100)),
-    "coordinates": lambda names: figures.parallel_coordinates(trials(names)),
-    "coordinates, loss": lambda names: figures.parallel_coordinates(trials(names), "val/loss"),
-    "importance": lambda names: figures.importance(importances(names)),
-    "rates": lambda names: figures.rates_and_radii(trials(names)),
-    "pareto": lambda names: figures.pareto(trials(names).assign(**{"val/sharpness": lambda of: of["val/loss"] ** 4})),
-    "batches": lambda names: figures.over_batch_sizes(curvatures(names)),
-    "curves": lambda names: figures.learning_curves(curves(names)),
-    "gaps": lambda names: figures.gaps_and_flatness(gaps(names)),
+    "surfaces": lambda names: landscape_figures.surfaces(surface(names)),
+    "surfaces, logarithmic": lambda names: landscape_figures.surfaces(surface(names, largest=500)),
+    "contours": lambda names: landscape_figures.contours(surface(names)),
+    "contours, linear": lambda names: landscape_figures.contours(surface(names, largest=0.2)),
+    "lines": lambda names: landscape_figures.lines(line(names, "start")),
+    "densities": lambda names: landscape_figures.spectral_densities(density(names)),
+    "rho": lambda names: search_figures.over_rho(trials(names)),
+    "rho, many": lambda names: search_figures.over_rho(trials(names, 100)),
+    "coordinates": lambda names: search_figures.parallel_coordinates(trials(names)),
+    "coordinates, loss": lambda names: search_figures.parallel_coordinates(trials(names), "val/loss"),
+    "importance": lambda names: search_figures.importance(importances(names)),
+    "rates": lambda names: search_figures.rates_and_radii(trials(names)),
+    "pareto": lambda names: search_figures.pareto(
+        trials(names).assign(**{"val/sharpness": lambda of: of["val/loss"] ** 4})
+    ),
+    "batches": lambda names: flatness_figures.over_batch_sizes(curvatures(names)),
+    "curves": lambda names: search_figures.learning_curves(curves(names)),
+    "gaps": lambda names: flatness_figures.gaps_and_flatness(gaps(names)),
 }
 FEW = {
-    "surfaces": lambda: figures.surfaces(surface(["sam"], 2)),
-    "contours": lambda: figures.contours(surface(["sam"], 2)),
-    "lines": lambda: figures.lines(line(["sam"]).iloc[:2]),
-    "densities": lambda: figures.spectral_densities(density(["sam"]).iloc[150:151]),
-    "rho": lambda: figures.over_rho(trials(["base", "sam"], 1)),
-    "coordinates": lambda: figures.parallel_coordinates(trials(["sam"], 1)),
-    "coordinates, two": lambda: figures.parallel_coordinates(trials(["base", "sam"], 1)),
-    "importance": lambda: figures.importance({"sam": {"rho": 1.0}}),
-    "rates": lambda: figures.rates_and_radii(trials(["sam"], 1)),
-    "rates, two": lambda: figures.rates_and_radii(trials(["sam"], 2)),
-    "batches": lambda: figures.over_batch_sizes(curvatures(["sam"]).iloc[:1]),
-    "curves": lambda: figures.learning_curves(curves(["sam"], 1, 1)),
-    "curves, two": lambda: figures.learning_curves(curves(["base", "sam"], 2, 1)),
-    "gaps": lambda: figures.gaps_and_flatness(gaps(["sam"], MEASURES[:1], 1)),
-    "gaps, two": lambda: figures.gaps_and_flatness(gaps(["base", "sam"], MEASURES[:2], 2)),
+    "surfaces": lambda: landscape_figures.surfaces(surface(["sam"], 2)),
+    "contours": lambda: landscape_figures.contours(surface(["sam"], 2)),
+    "lines": lambda: landscape_figures.lines(line(["sam"]).iloc[:2]),
+    "densities": lambda: landscape_figures.spectral_densities(density(["sam"]).iloc[150:151]),
+    "rho": lambda: search_figures.over_rho(trials(["base", "sam"], 1)),
+    "coordinates": lambda: search_figures.parallel_coordinates(trials(["sam"], 1)),
+    "coordinates, two": lambda: search_figures.parallel_coordinates(trials(["base", "sam"], 1)),
+    "importance": lambda: search_figures.importance({"sam": {"rho": 1.0}}),
+    "rates": lambda: search_figures.rates_and_radii(trials(["sam"], 1)),
+    "rates, two": lambda: search_figures.rates_and_radii(trials(["sam"], 2)),
+    "batches": lambda: flatness_figures.over_batch_sizes(curvatures(["sam"]).iloc[:1]),
+    "curves": lambda: search_figures.learning_curves(curves(["sam"], 1, 1)),
+    "curves, two": lambda: search_figures.learning_curves(curves(["base", "sam"], 2, 1)),
+    "gaps": lambda: flatness_figures.gaps_and_flatness(gaps(["sam"], MEASURES[:1], 1)),
+    "gaps, two": lambda: flatness_figures.gaps_and_flatness(gaps(["base", "sam"], MEASURES[:2], 2)),
 }
 
 
@@ -260,7 +262,7 @@ def test_an_optimizer_has_one_colour_whoever_is_beside_it(name):
 
 def test_the_colours_are_okabe_and_itos_and_none_is_twice():
     okabe_ito = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
-    everyone = [*STYLES.values(), *(figures.style_of(name, ["x", "y", "z"]) for name in "xyz")]
+    everyone = [*STYLES.values(), *(style_of(name, ["x", "y", "z"]) for name in "xyz")]
     assert {style.colour for style in everyone} < okabe_ito
     for part in ("label", "colour", "marker"):
         assert len({getattr(style, part) for style in everyone}) == len(everyone)
@@ -268,10 +270,10 @@ def test_the_colours_are_okabe_and_itos_and_none_is_twice():
 
 def test_surfaces_and_contours_share_their_scales():
     data = surface(["base", "sam"])
-    axes = figures.surfaces(data).axes
+    axes = landscape_figures.surfaces(data).axes
     assert axes[0].get_zlim() == axes[1].get_zlim()
     assert len({axis.collections[0].norm.vmax for axis in axes}) == 1
-    contoured = figures.contours(data).axes
+    contoured = landscape_figures.contours(data).axes
     filled = [axis.collections[0] for axis in contoured[:2]]
     assert filled[0].norm.vmin == filled[1].norm.vmin == pytest.approx(0.1)
     assert filled[0].norm.vmax == filled[1].norm.vmax == pytest.approx(4.1)
@@ -281,7 +283,7 @@ def test_surfaces_and_contours_share_their_scales():
 def test_x_and_y_of_a_surface_are_not_exchanged():
     data = surface(["sam"], 5)
     data["loss"] = 10 * data["x"] + data["y"]
-    x, y, losses = figures._grid_of(data.sample(frac=1, random_state=0))
+    x, y, losses = landscape_figures._grid_of(data.sample(frac=1, random_state=0))
     assert losses[0, 4] == pytest.approx(10 - 1)  # y = -1, x = 1
     assert list(x) == list(y) == [-1, -0.5, 0, 0.5, 1]
 
@@ -289,9 +291,9 @@ def test_x_and_y_of_a_surface_are_not_exchanged():
 def test_losses_that_are_not_finite_leave_a_hole():
     data = surface(["base", "sam"])
     data.iloc[[3, 40], 3] = [np.inf, np.nan]
-    for draw in (figures.surfaces, figures.contours):
+    for draw in (landscape_figures.surfaces, landscape_figures.contours):
         assert_legible(draw(data))
-    assert figures.contours(data).axes[0].collections[0].norm.vmax == pytest.approx(4.1)
+    assert landscape_figures.contours(data).axes[0].collections[0].norm.vmax == pytest.approx(4.1)
 
 
 def markers(axis):
@@ -306,15 +308,15 @@ def markers(axis):
 def test_unresolved_is_hollow():
     data = curvatures(["sam"], sizes=(32,))
     data["value"] = [5.0, 6.0, 7.0]
-    figure = figures.over_batch_sizes(data)
+    figure = flatness_figures.over_batch_sizes(data)
     assert [(face, y) for face, _, y in markers(figure.axes[0])] == [("#D55E00", [5, 7]), ("white", [6])]
     assert "unresolved" in [text.get_text() for text in figure.legends[0].texts]
     for known in (data.assign(resolved=True), data.drop(columns="resolved")):
-        figure = figures.over_batch_sizes(known)
+        figure = flatness_figures.over_batch_sizes(known)
         assert [face for face, *_ in markers(figure.axes[0])] == ["#D55E00"]
         assert "unresolved" not in [text.get_text() for text in figure.legends[0].texts]
     unknown = data.assign(resolved=[True, None, True])
-    assert [face for face, *_ in markers(figures.over_batch_sizes(unknown).axes[0])] == ["#D55E00", "white"]
+    assert [face for face, *_ in markers(flatness_figures.over_batch_sizes(unknown).axes[0])] == ["#D55E00", "white"]
 
 
 def test_the_mean_over_batch_sizes_is_that_of_the_resolved_with_its_interval():
@@ -328,7 +330,7 @@ def test_the_mean_over_batch_sizes_is_that_of_the_resolved_with_its_interval():
             "resolved": [True, False, True, True, True],
         }
     )
-    axis = figures.over_batch_sizes(data).axes[0]
+    axis = flatness_figures.over_batch_sizes(data).axes[0]
     (line,) = [line for line in axis.lines if line.get_linestyle() == "--"]
     assert list(line.get_ydata()) == [12, 20]
     ends = [segment[:, 1] for part in axis.collections for segment in part.get_segments() if len(segment) == 2]
@@ -346,22 +348,22 @@ def test_tau_is_kendalls_over_the_resolved():
             "resolved": [True] * 5 + [False],
         }
     )
-    figure = figures.gaps_and_flatness(data)
+    figure = flatness_figures.gaps_and_flatness(data)
     assert figure.axes[0].get_title() == "Kendall's τ = 0.60 (p = 0.23, n = 5)"
     data["gap/loss"] *= -1
-    assert "τ = −0.60" in figures.gaps_and_flatness(data).axes[0].get_title()
-    assert "too few points (n = 3)" in figures.gaps_and_flatness(data.iloc[:3]).axes[0].get_title()
-    assert "n = 4" in figures.gaps_and_flatness(data.assign(value=[1, np.nan, 3, 4, 5, 6])).axes[0].get_title()
+    assert "τ = −0.60" in flatness_figures.gaps_and_flatness(data).axes[0].get_title()
+    assert "too few points (n = 3)" in flatness_figures.gaps_and_flatness(data.iloc[:3]).axes[0].get_title()
+    assert "n = 4" in flatness_figures.gaps_and_flatness(data.assign(value=[1, np.nan, 3, 4, 5, 6])).axes[0].get_title()
 
 
 def test_accuracies_are_in_percent_and_the_data_stay():
     data = trials(["base", "sam"], 12)
     before = data.copy()
-    figure = figures.over_rho(data)
+    figure = search_figures.over_rho(data)
     shown = np.concatenate([y for _, _, y in markers(figure.axes[0])])
     expected = 100 * data["val/accuracy"][(data["optimizer"] == "sam")].dropna()
     assert sorted(shown) == pytest.approx(sorted(expected))
-    for draw in (figures.parallel_coordinates, figures.rates_and_radii):
+    for draw in (search_figures.parallel_coordinates, search_figures.rates_and_radii):
         draw(data)
     pd.testing.assert_frame_equal(data, before)
 
@@ -375,7 +377,7 @@ def test_repeated_radii_have_their_own_median():
             "val/accuracy": [0.1, 0.2, 0.9, 0.5, 0.4, 0.3],
         }
     )
-    line = next(line for line in figures.over_rho(data).axes[0].lines if line.get_linestyle() == "--")
+    line = next(line for line in search_figures.over_rho(data).axes[0].lines if line.get_linestyle() == "--")
     assert list(line.get_xdata()) == [0.01, 0.1]
     assert list(line.get_ydata()) == pytest.approx([20, 40])
 
@@ -383,7 +385,7 @@ def test_repeated_radii_have_their_own_median():
 def test_the_best_few_stand_out():
     data = trials(["base", "sam"], 40)
     for value, best in (("val/accuracy", "max"), ("val/loss", "min")):
-        axis = figures.parallel_coordinates(data, value).axes[0]
+        axis = search_figures.parallel_coordinates(data, value).axes[0]
         thick = [line for line in axis.lines if line.get_linewidth() == 2]
         counts = data.groupby("optimizer")[value].count() // 10
         assert len(thick) == counts.sum() == 6
@@ -393,7 +395,9 @@ def test_the_best_few_stand_out():
     assert texts.count("none") == 2  # no ρ, and no value
 
 
-@pytest.mark.parametrize("draw", [figures.over_rho, figures.parallel_coordinates, figures.rates_and_radii])
+@pytest.mark.parametrize(
+    "draw", [search_figures.over_rho, search_figures.parallel_coordinates, search_figures.rates_and_radii]
+)
 def test_trials_without_any_value_are_no_error(draw):
     data = trials(["base", "sam"], 3).assign(**{"val/accuracy": np.nan, "val/loss": np.nan})
     assert_legible(draw(data))
@@ -401,20 +405,20 @@ def test_trials_without_any_value_are_no_error(draw):
 
 def test_nothing_finite_is_said():
     empty = curvatures(["sam"]).assign(value=np.nan)
-    assert "no values" in [text.get_text() for text in figures.over_batch_sizes(empty).axes[0].texts]
+    assert "no values" in [text.get_text() for text in flatness_figures.over_batch_sizes(empty).axes[0].texts]
     empty = density(["sam"]).assign(density=0.0)
-    assert "no values" in [text.get_text() for text in figures.spectral_densities(empty).axes[0].texts]
+    assert "no values" in [text.get_text() for text in landscape_figures.spectral_densities(empty).axes[0].texts]
     empty = gaps(["sam"], MEASURES[:1]).assign(value=np.nan)
-    assert "no values" in [text.get_text() for text in figures.gaps_and_flatness(empty).axes[0].texts]
+    assert "no values" in [text.get_text() for text in flatness_figures.gaps_and_flatness(empty).axes[0].texts]
 
 
 @pytest.mark.parametrize(
     ("draw", "data", "words"),
     [
-        (figures.contours, surface(["sam"]).drop(columns="y"), "no column y: they have optimizer, x, loss"),
-        (figures.over_rho, trials(["sam"]).iloc[:0], "no rows"),
-        (figures.surfaces, surface(["sam"], 5).query("y == 0"), "2 × 2 points or more, got 1 × 5"),
-        (figures.importance, {}, "no importances"),
+        (landscape_figures.contours, surface(["sam"]).drop(columns="y"), "no column y: they have optimizer, x, loss"),
+        (search_figures.over_rho, trials(["sam"]).iloc[:0], "no rows"),
+        (landscape_figures.surfaces, surface(["sam"], 5).query("y == 0"), "2 × 2 points or more, got 1 × 5"),
+        (search_figures.importance, {}, "no importances"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, data, words):
@@ -427,25 +431,25 @@ def test_what_cannot_be_drawn_is_refused(draw, data, words):
 
 def test_a_figure_is_saved_with_its_data(tmp_path):
     data = trials(["base", "sam"], 5)
-    png, csv = figures.save(figures.over_rho(data), data, tmp_path / "new" / "rho-0.05")
+    png, csv = save(search_figures.over_rho(data), data, tmp_path / "new" / "rho-0.05")
     assert (png.name, csv.name) == ("rho-0.05.png", "rho-0.05.csv")
     assert png.read_bytes().startswith(b"\x89PNG")
     pd.testing.assert_frame_equal(pd.read_csv(csv), data)
     assert sorted(path.name for path in png.parent.iterdir()) == ["rho-0.05.csv", "rho-0.05.png"]
     first = png.read_bytes()
-    assert figures.save(figures.over_rho(data), data, str(png)) == (png, csv)
+    assert save(search_figures.over_rho(data), data, str(png)) == (png, csv)
     assert png.read_bytes() == first
 
 
 def test_names_in_the_index_are_saved(tmp_path):
     values = importances(["base", "sam"])
-    _, csv = figures.save(figures.importance(values), pd.DataFrame(values), tmp_path / "importance")
+    _, csv = save(search_figures.importance(values), pd.DataFrame(values), tmp_path / "importance")
     assert pd.read_csv(csv, index_col=0).loc["rho", "sam"] == 0.1
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path):
     data = trials(["sam"], 5)
-    png, csv = figures.save(figures.over_rho(data), data, tmp_path / "a")
+    png, csv = save(search_figures.over_rho(data), data, tmp_path / "a")
     before = png.read_bytes()
 
     class Fails(Figure):
@@ -454,7 +458,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
             raise KeyError("stop")
 
     with pytest.raises(KeyError, match="stop"):
-        figures.save(Fails(), data, png)
+        save(Fails(), data, png)
     assert png.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.png"]
 
@@ -468,7 +472,7 @@ def test_settings_of_matplotlib_are_left_alone():
 
 def test_no_figure_of_pyplot_is_opened():
     code = (
-        "import analysis.figures as f, pandas as p, matplotlib as m\n"
+        "import tune_sam.reporting.search_figures as f, pandas as p, matplotlib as m\n"
         "f.over_rho(p.DataFrame({'optimizer': ['sam'], 'rho': [1], 'val/accuracy': [1], 'val/loss': [1]}))\n"
         "import matplotlib._pylab_helpers as h; print(len(h.Gcf.figs))"
     )
@@ -506,5 +510,5 @@ def test_the_front_is_what_no_trial_beats():
             "val/sharpness": [0.5, 0.1, 0.5, 0.2, 0.1, 0.01],
         }
     )
-    (front,) = [line for line in figures.pareto(data).axes[0].lines if line.get_drawstyle() == "steps-post"]
+    (front,) = [line for line in search_figures.pareto(data).axes[0].lines if line.get_drawstyle() == "steps-post"]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(0.1, 80), (0.5, 90)]

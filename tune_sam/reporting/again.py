@@ -63,14 +63,14 @@ def again_section(
 
 
 def _precision(study: Study, refit: Refit | None) -> str:
-    """The precisions of the trainings, as a sentence."""
+    """Say at which precisions the trainings were; empty if no trial recorded one."""
     trials = [trial for one in (study, *(refit.studies if refit else ())) for trial in one.records()]
     precisions = sorted({trial.precision for trial in trials if trial.precision})
     return f"Passes were in {' and '.join(precisions)}." if precisions else ""
 
 
 def _refit_command(study: Study, refit: Refit) -> str:
-    """The command that trained it, without options that have their defaults."""
+    """Compose the command that trained the refit, without options that have their defaults."""
     settings, choice = study.settings, refit.choice
     if choice.planned:
         words = [f"tune-sam refit {settings.workload} --config study.yaml --name {study.name}"]
@@ -85,7 +85,7 @@ def _refit_command(study: Study, refit: Refit) -> str:
 
 
 def _version_table(study: Study) -> Table:
-    """Versions of what trained, as MLflow has them, and of what wrote the page."""
+    """Tabulate the versions of what trained, as MLflow has them, and of what wrote the page."""
     here, trained = versions(), {}
     try:
         trained = runs.tags(study.tracking_uri, study.mlflow_run_id)

@@ -109,5 +109,5 @@ def landscape_section(study: Study, measured: Measured | None, folder: Path) -> 
 
 
 def _mean_cell(values: "Series", decimals: int) -> str:
-    """A mean with its interval; empty if there is no value."""
+    """Write a mean with its interval; empty if there is no value."""
     return with_interval(Mean.of(values.tolist()), 1, decimals) if len(values) else ""

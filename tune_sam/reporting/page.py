@@ -77,7 +77,7 @@ def report(name: str, *, home: Place = None) -> Report:
 
 
 def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: Path) -> list[Section]:
-    """The page's content in its order, with its pictures in the folder's `figures/`."""
+    """Compose the page's sections in their order, and put its pictures into the folder's `figures/`."""
     from tune_sam.reporting.plots import draw_trainings
 
     close, wide = measurements(study, refit)

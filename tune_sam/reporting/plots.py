@@ -1,4 +1,4 @@
-"""A study's figures: its records, curves and flatness in the form that `tune_sam.reporting.figures` draws."""
+"""A study's figures: its records, learning curves and flatness as the data that figures are drawn from."""
 
 import logging
 import warnings
@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from tune_sam.analysis.landscape import grid
 from tune_sam.errors import Refused
 from tune_sam.evaluation.analysis import LINE, Analysis
-from tune_sam.reporting import figures
+from tune_sam.reporting import flatness_figures, landscape_figures, search_figures
+from tune_sam.reporting.style import save
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import runs
@@ -38,72 +39,72 @@ CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 
 
 def draw(analysis: Analysis, folder: Path) -> None:
-    """Write every figure that there are data for into a folder, each with its data beside it.
+    """Draw every figure that the analysis has data for, each with its data beside it.
 
     Args:
         analysis: what was measured.
-        folder: where to; it is there.
+        folder: to write to; it exists.
     """
     trials = analysis.trials
     frame, surface = _measured(analysis), _surface(analysis.surfaces, analysis.plan.grid)
     _save(
         folder,
         {
-            "surfaces": (figures.surfaces, surface),
-            "contours": (figures.contours, surface),
-            "lines": (figures.lines, _line(analysis.lines, trials[0])),
-            "spectral-density": (figures.spectral_densities, _densities(analysis)),
-            "gap-flatness": (figures.gaps_and_flatness, frame),
-            "batch-size": (figures.over_batch_sizes, _if_varied(_of_batch_sizes(frame), "batch_size")),
+            "surfaces": (landscape_figures.surfaces, surface),
+            "contours": (landscape_figures.contours, surface),
+            "lines": (landscape_figures.lines, _line(analysis.lines, trials[0])),
+            "spectral-density": (landscape_figures.spectral_densities, _densities(analysis)),
+            "gap-flatness": (flatness_figures.gaps_and_flatness, frame),
+            "batch-size": (flatness_figures.over_batch_sizes, _if_varied(_of_batch_sizes(frame), "batch_size")),
         },
     )
     draw_trainings(analysis.study, trials, folder)
 
 
 def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
-    """Write the figures that need no measure of flatness, each with its data beside it.
+    """Draw the figures that need no measure of flatness, each with its data beside it.
 
     Args:
         study: whose complete trials are drawn.
-        trials: the best of each optimizer among them has its learning curve drawn.
-        folder: where to.
+        trials: learning curves are drawn of the best of each optimizer among them.
+        folder: to write to.
     """
     complete, judged_by = study.trials().query("state == 'complete'"), study.settings.judged_by
     _save(
         folder,
         {
-            "over-rho": (figures.over_rho, _if_judged(complete, "rho")),
-            "lr-rho": (partial(figures.rates_and_radii, value=judged_by), _if_judged(complete, "lr")),
+            "over-rho": (search_figures.over_rho, _if_judged(complete, "rho")),
+            "lr-rho": (partial(search_figures.rates_and_radii, value=judged_by), _if_judged(complete, "lr")),
             "parallel-coordinates": (
-                partial(figures.parallel_coordinates, value=judged_by),
+                partial(search_figures.parallel_coordinates, value=judged_by),
                 _if_judged(complete, "lr"),
             ),
-            "learning-curves": (figures.learning_curves, _curves(study, trials)),
-            "pareto": (figures.pareto, complete if "val/sharpness" in complete else complete.iloc[:0]),
+            "learning-curves": (search_figures.learning_curves, _curves(study, trials)),
+            "pareto": (search_figures.pareto, complete if "val/sharpness" in complete else complete.iloc[:0]),
         },
     )
     if values := _importances(study):
-        figures.save(figures.importance(values), pd.DataFrame(values), folder / "importance")
+        save(search_figures.importance(values), pd.DataFrame(values), folder / "importance")
 
 
 def _save(folder: Path, drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]]) -> None:
     for name, (figure, frame) in drawings.items():
         if len(frame):
-            figures.save(figure(frame), frame, folder / name)
+            save(figure(frame), frame, folder / name)
 
 
 def _if_varied(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """No rows where all trials have one value: a figure over it would be a line of points."""
+    """Keep the rows if their values differ; a figure over one value would be a line of points."""
     return frame if frame[column].nunique() > 1 else frame.iloc[:0]
 
 
 def _if_judged(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Likewise where no validation judges, as in a refit."""
+    """Keep the rows if their values differ and a validation split judges them, which it does not in a refit."""
     return _if_varied(frame, column) if "val/accuracy" in frame else frame.iloc[:0]
 
 
 def _measured(analysis: Analysis) -> pd.DataFrame:
-    """A row for each measure of each trial."""
+    """Tabulate a row for each measure of each trial."""
     table = analysis.table()
     about = ["optimizer", "number", "rho", "lr", "batch_size", "gap/loss", "gap/accuracy"]
     return pd.concat(
@@ -123,7 +124,7 @@ def _measured(analysis: Analysis) -> pd.DataFrame:
 
 
 def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
-    """The largest eigenvalue, the worst case and the gap of each trial."""
+    """Select the largest eigenvalue, the worst case and the gap of each trial."""
     found = measured[measured["name"].isin(["lambda_max", "worst_case"])]
     gaps = measured[measured["name"] == "lambda_max"].assign(
         name="gap/loss", measure=GAP, value=lambda of: of["gap/loss"], error=float("nan"), resolved=True
@@ -132,7 +133,7 @@ def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _densities(analysis: Analysis) -> pd.DataFrame:
-    """Of the best trial of each optimizer."""
+    """Tabulate the spectral density of the best trial of each optimizer."""
     return pd.concat(
         [
             pd.DataFrame(
@@ -179,10 +180,10 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def _importances(study: Study) -> dict[str, dict[str, float]]:
-    """How much each hyperparameter matters for what trials are judged by, by fANOVA (Hutter et al. 2014).
+    """Compute how much each hyperparameter matters for the objective, by fANOVA (Hutter et al. 2014).
 
-    Of optimizers with four complete trials or more that differ in two hyperparameters or more and in what came of it;
-    what has one value in all of them is left out. None of a refit, where the seeds differ.
+    An optimizer needs four complete trials, and they must differ in two hyperparameters and in the objective. A
+    hyperparameter with one value in all trials is left out. A refit has no importances, because its seeds differ.
     """
     import optuna
 
@@ -206,5 +207,5 @@ def _importances(study: Study) -> dict[str, dict[str, float]]:
 
 
 def _value(trial: "FrozenTrial") -> float:
-    """What a complete trial is judged by, the first of two."""
+    """Return the objective of a complete trial, the first of two."""
     return trial.values[0]

@@ -115,7 +115,7 @@ def _cell(number: float | None, form: str) -> str:
 
 
 def _other_data_sets(study: Study, published: PublishedStudy) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The rows of the published study's other data sets, ours and its own, and a sentence about ours."""
+    """Collect the rows of the published study's other data sets, ours and its own, and a sentence about ours."""
     rows: list[tuple[str, ...]] = []
     said = []
     for dataset in published.rows:
@@ -133,7 +133,10 @@ def _other_data_sets(study: Study, published: PublishedStudy) -> tuple[list[tupl
 
 
 def _rows_elsewhere(study: Study, refit: Refit) -> list[tuple[str, ...]]:
-    """The rows of another study's refit, without the ratios if what was measured is gone: that is not this page's."""
+    """Collect the rows of another study's refit.
+
+    A page does not fail because another study's measurements are gone; it then lacks their ratios.
+    """
     try:
         return _our_rows(refit, measurements(study, refit)[0])
     except Refused as error:
@@ -142,7 +145,7 @@ def _rows_elsewhere(study: Study, refit: Refit) -> list[tuple[str, ...]]:
 
 
 def _latest(study: Study, dataset: str) -> tuple[Study, Refit] | None:
-    """The newest search of a data set in the study's home that has a tested refit, and that refit."""
+    """Find the newest search of a data set in the study's home that has a tested refit, and that refit."""
     for other in reversed(studies(study.home)):
         if other.settings.dataset == dataset and (found := tested_refit(other)):
             return other, found
@@ -150,7 +153,7 @@ def _latest(study: Study, dataset: str) -> tuple[Study, Refit] | None:
 
 
 def _trained_how(refit: Refit) -> str:
-    """The network, and how far it was trained."""
+    """Name the refit's network, and say how far it was trained."""
     settings = refit.studies[0].settings
     preset = f" (preset {settings.preset})" if settings.preset else ""
     return (
@@ -160,7 +163,7 @@ def _trained_how(refit: Refit) -> str:
 
 
 def _ratios(refit: Refit, close: Measured | None) -> dict[str, str]:
-    """|λ_max/λ_min| of each row's networks that were measured and are resolved, as a number or a range."""
+    """Write |λ_max/λ_min| of each row's networks that were measured and are resolved, as a number or a range."""
     found: dict[str, str] = {}
     if close is None:
         return found

@@ -56,7 +56,7 @@ def searched_section(study: Study) -> Section:
 
 
 def _tried(space: Space, alone: bool) -> tuple[str, ...]:
-    """Cells for ρ, learning rate and batch size: the ranges, or the values of a plain grid."""
+    """Write the cells for ρ, learning rate and batch size: the ranges, or the values of a plain grid."""
     if not alone:
         return str(space.rho or ""), str(space.lr), ", ".join(map(str, space.batch_size))
     values = [dict.fromkeys(point[name] for point in space.grid if name in point) for name in PARAMETERS]
@@ -110,7 +110,7 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
 
 
 def _fronts(study: Study) -> tuple[Table, ...]:
-    """The Pareto front of a search with two objectives."""
+    """Tabulate the Pareto front of a search with two objectives; no table otherwise."""
     if len(study.settings.directions) < 2:
         return ()
     rows = [

@@ -1,9 +1,21 @@
-"""What the figures have in common: the optimizers' looks, panels, axes and legends."""
+"""What the figures have in common: the optimizers' styles, panels, axes, legends, and how they are saved.
+
+A function of a figure takes a tidy DataFrame (one observation a row) and returns a matplotlib Figure.
+:func:`save` writes it as PNG, with the data as CSV. Nothing opens a window or touches pyplot's state. Missing columns are
+refused, and missing values are left out.
+
+One optimizer has one colour, marker and line in all figures. The colours are Okabe and Ito's (2008), which can be told
+apart with any colour vision. Values are coloured with cividis or viridis, whose lightness grows, too. A quantity that
+is unresolved, by a boolean column `resolved`, is drawn hollow.
+
+Losses are in nats. Accuracies are from 0 to 1 in the data and in % in the figures.
+"""
 
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +26,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from tune_sam.files import replaced_file
+
+DPI = 150
+"""Of every PNG."""
+
 COLUMNS = 3
-"""Panels side by side; more of them start a new row."""
+"""Panels in a row; further panels start a new one."""
 
 SPAN = 10.0
 """An axis is logarithmic if all values are above 0 and the largest is this many times the smallest."""
@@ -60,13 +77,13 @@ NAMES = {
 
 
 def optimizers_in(frame: pd.DataFrame) -> list[str]:
-    """Those in the data, ours first, in a fixed order."""
+    """List the optimizers in the data in a fixed order, ours first."""
     found = set(frame["optimizer"])
     return [name for name in STYLES if name in found] + sorted(found - STYLES.keys())
 
 
 def style_of(name: str, names: Sequence[str]) -> Style:
-    """An optimizer's style; unknown ones get the remaining colours in the order of their names."""
+    """Choose an optimizer's style; unknown ones get the remaining colours in the order of their names."""
     if name in STYLES:
         return STYLES[name]
     others = [other for other in names if other not in STYLES]
@@ -75,12 +92,15 @@ def style_of(name: str, names: Sequence[str]) -> Style:
 
 
 def name_of(column: str) -> str:
-    """What a column is called, with its unit."""
+    """Say what a column is called, with its unit."""
     return NAMES.get(column, column)
 
 
 def wrapped(text: str, width: int) -> str:
-    """In lines of `width` characters: not broken at an equals sign, and in identifiers after an underscore or slash."""
+    """Break a text into lines of `width` characters.
+
+    Lines are not broken at an equals sign, and identifiers only after an underscore or slash.
+    """
     text = text.replace(" = ", "\u00a0=\u00a0").replace("_", "_ ").replace("/", "/ ")
     return textwrap.fill(text, width).replace("_ ", "_").replace("/ ", "/")
 
@@ -94,7 +114,7 @@ def panels(
     sharex: bool = False,
     layout: Layout = "constrained",
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes of `width` by `height` inches, in rows."""
+    """Make a figure with `count` axes of `width` by `height` inches, in rows."""
     # Four are two rows of two.
     columns = 2 if count == 4 and columns == COLUMNS else min(count, columns)
     rows = math.ceil(count / columns)
@@ -112,14 +132,14 @@ def panels(
 
 
 def firsts_of_rows(axes: Sequence[Axes]) -> list[Axes]:
-    """The leftmost panel of each row."""
+    """Pick the leftmost panel of each row."""
     return [axis for axis in axes if axis.get_subplotspec().is_first_col()]  # type: ignore[union-attr]
 
 
 def draw_points(
     axis: Axes, x: pd.Series, y: pd.Series, rows: pd.DataFrame, style: Style, horizontal: bool = False
 ) -> None:
-    """Points with error bars along one axis; hollow where unresolved."""
+    """Draw points with error bars along one axis, hollow where unresolved."""
     resolved = resolved_in(rows)
     for which, face in ((resolved, style.colour), (~resolved, "white")):
         if not which.any():
@@ -142,7 +162,7 @@ def draw_points(
 
 
 def set_scale(axis: Axes, which: str, values: pd.Series, ticks: int = 6) -> None:
-    """A logarithmic axis where the values want one, with few enough ticks either way."""
+    """Make the axis logarithmic where the values span a decade, with at most so many ticks."""
     if spans(values):
         axis.set(**{f"{which}scale": "log"})
         low, high = getattr(axis, f"get_{which}lim")()
@@ -152,7 +172,7 @@ def set_scale(axis: Axes, which: str, values: pd.Series, ticks: int = 6) -> None
 
 
 def plain_ticks(axis: Axes, which: str, logarithmic: bool, low: float, high: float, most: int = 7) -> None:
-    """At most so many ticks of a logarithmic axis, as plain numbers, also where it spans less than a decade."""
+    """Set at most so many ticks of a logarithmic axis, as plain numbers, also where it spans less than a decade."""
     if not logarithmic:
         return
     ticker = getattr(axis, f"{which}axis")
@@ -172,7 +192,7 @@ def legend(
     hollow: bool = False,
     extra: Sequence[Line2D] = (),
 ) -> None:
-    """One legend above all panels."""
+    """Put one legend above all panels."""
     handles = []
     for name in names:
         style = style_of(name, names)
@@ -205,26 +225,26 @@ def legend(
 
 
 def without_values(figure: Figure, axis: Axes) -> Figure:
-    """Say so in the panel."""
+    """Write "no values" into the panel."""
     axis.text(0.5, 0.5, "no values", transform=axis.transAxes, ha="center", va="center", color=GREY)
     return figure
 
 
 def finite_of(values: pd.Series) -> NDArray[np.float64]:
-    """Those that are neither missing nor infinite."""
+    """Drop values that are missing or infinite."""
     array = values.to_numpy(float)
     return array[np.isfinite(array)]
 
 
 def spans(values: Iterable[float]) -> bool:
-    """Whether the values want a logarithmic axis."""
+    """Say whether the finite values are above 0 and span a factor of :data:`SPAN`."""
     array = np.asarray(values, float)
     array = array[np.isfinite(array)]
     return bool(len(array) and array.min() > 0 and array.max() >= SPAN * array.min())
 
 
 def limits(values: Iterable[float], pad: float = 0.0) -> tuple[float, float]:
-    """The least and the largest of finite values, never the same; 0 and 1 if there are none."""
+    """Find the least and the largest of finite values, never the same; 0 and 1 if there are none."""
     array = np.asarray(values, float)
     array = array[np.isfinite(array)]
     if not len(array):
@@ -237,14 +257,14 @@ def limits(values: Iterable[float], pad: float = 0.0) -> tuple[float, float]:
 
 
 def resolved_in(frame: pd.DataFrame) -> pd.Series:
-    """Which rows hold resolved quantities: all, if the data do not say."""
+    """Mark the rows that hold resolved quantities: all, if the data do not say."""
     if "resolved" not in frame:
         return pd.Series(True, index=frame.index)
     return frame["resolved"].fillna(False).astype(bool)
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """At most so many round numbers from `low` to `high`, evenly spread on a logarithmic axis."""
+    """Choose at most so many round numbers from `low` to `high`, evenly spread on a logarithmic axis."""
     decades = math.log10(high / low)
     if decades < 0.6:
         marks: Sequence[float] = MaxNLocator(most).tick_values(low, high)
@@ -256,8 +276,57 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Three digits, and a power of ten only where it is shorter."""
+    """Write a number with three digits, and with a power of ten only where that is shorter."""
     if value and not 1e-4 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def save(figure: Figure, data: pd.DataFrame, path: Path | str) -> tuple[Path, Path]:
+    """Write a figure to `path`.png and its data to `path`.csv; each is there whole or not at all.
+
+    The same figure gives the same bytes.
+
+    Args:
+        figure: to write, at :data:`DPI`.
+        data: what it was drawn from. An index of names becomes the first column, one of numbers is left out.
+        path: with or without `.png`; its folder is made if it does not exist.
+
+    Returns:
+        The paths of the PNG and the CSV.
+    """
+    path = Path(path)
+    stem = path.name.removesuffix(".png")
+    png, csv = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.csv")
+    with replaced_file(csv) as unfinished:
+        data.to_csv(unfinished, index=data.index.dtype.kind not in "iu")
+    with replaced_file(png) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
+    return png, csv
+
+
+def need(frame: pd.DataFrame, *columns: str) -> None:
+    """Refuse data that lack a column or have no rows.
+
+    Raises:
+        ValueError: a column is missing, or there are no rows.
+    """
+    if missing := [column for column in columns if column not in frame]:
+        raise ValueError(f"the data have no column {', '.join(missing)}: they have {', '.join(map(str, frame))}")
+    if frame.empty:
+        raise ValueError("the data have no rows: there is nothing to draw")
+
+
+def shown(frame: pd.DataFrame, column: str, drop: bool = True) -> pd.DataFrame:
+    """Prepare a column for drawing: accuracies in %, and no values that are not finite.
+
+    Args:
+        frame: the data.
+        column: to prepare.
+        drop: leave out rows without a finite value; else keep them with nan.
+    """
+    frame = frame.assign(**{column: frame[column].astype(float).where(np.isfinite(frame[column].astype(float)))})
+    if column.endswith("accuracy"):
+        frame[column] *= 100
+    return frame.dropna(subset=[column]) if drop else frame.reset_index(drop=True)

@@ -1,0 +1,112 @@
+"""The figures of measures of flatness: over the batch size, and against the gap."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from scipy.stats import kendalltau
+from scipy.stats import t as student_t
+
+from tune_sam.reporting.style import (
+    draw_points,
+    firsts_of_rows,
+    legend,
+    name_of,
+    need,
+    optimizers_in,
+    panels,
+    resolved_in,
+    set_scale,
+    shown,
+    style_of,
+    without_values,
+    wrapped,
+)
+
+
+def over_batch_sizes(frame: pd.DataFrame) -> Figure:
+    """Draw each measure over the batch size: all trials, and the mean of each optimizer's resolved values.
+
+    Bars are 95 % intervals of the mean by Student's t, where a batch size has two values or more. Hollow points are
+    unresolved.
+
+    Args:
+        frame: `optimizer`, `batch_size`, `measure` (its name with its unit), `value` and, if known, `resolved`.
+    """
+    need(frame, "optimizer", "batch_size", "measure", "value")
+    names = optimizers_in(frame)
+    measures = list(dict.fromkeys(frame["measure"]))
+    figure, axes = panels(len(measures), width=4.2, height=3.7)
+    for measure, axis in zip(measures, axes, strict=True):
+        rows = frame[(frame["measure"] == measure) & np.isfinite(frame["batch_size"]) & np.isfinite(frame["value"])]
+        axis.set(xlabel="batch size (samples)", ylabel=wrapped(str(measure), 34))
+        if rows.empty:
+            without_values(figure, axis)
+            continue
+        for index, name in enumerate(names):
+            one = rows[rows["optimizer"] == name]
+            aside = 2 ** (0.16 * (index - (len(names) - 1) / 2))
+            style = style_of(name, names)
+            places = one["batch_size"] * aside
+            draw_points(axis, places, one["value"], one.drop(columns="error", errors="ignore"), style)
+            cells = one[resolved_in(one)].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
+            half = cells["sem"] * student_t.ppf(0.975, np.maximum(cells["count"] - 1, 1))
+            axis.errorbar(
+                cells.index * aside, cells["mean"], yerr=half, fmt="none", ecolor=style.colour, elinewidth=1.8
+            )
+            axis.plot(cells.index * aside, cells["mean"], style.line, color=style.colour, linewidth=1.4, zorder=1)
+        sizes = np.unique(rows["batch_size"])
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(FixedLocator(list(sizes)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+        set_scale(axis, "y", rows["value"])
+    legend(figure, names, lines=True, hollow=_any_hollow(frame[np.isfinite(frame["value"])]))
+    return figure
+
+
+def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
+    """Draw the generalisation gap against each measure of flatness, with Kendall's rank correlation τ.
+
+    τ and its p-value for no association are over the resolved points alone, of all optimizers together; hollow points
+    are unresolved. With fewer than four there is none: even a perfect order of three has p = 1/3.
+
+    Args:
+        frame: `optimizer`, `measure` (its name with its unit), `value`, the gap and, if known, `error` (of `value`) and
+            `resolved`.
+        gap: the column of the gap.
+    """
+    need(frame, "optimizer", "measure", "value", gap)
+    names = optimizers_in(frame)
+    frame = shown(frame, gap, drop=False)
+    measures = list(dict.fromkeys(frame["measure"]))
+    figure, axes = panels(len(measures), width=3.6, height=3.5)
+    for measure, axis in zip(measures, axes, strict=True):
+        rows = frame[(frame["measure"] == measure) & np.isfinite(frame["value"]) & np.isfinite(frame[gap])]
+        for name in names:
+            one = rows[rows["optimizer"] == name]
+            draw_points(axis, one["value"], one[gap], one, style_of(name, names), horizontal=True)
+        axis.set_title(_correlation(rows[resolved_in(rows)], gap), fontsize=9)
+        axis.set_xlabel(wrapped(str(measure), 34))
+        axis.margins(0.08)
+        set_scale(axis, "x", rows["value"], ticks=4)
+        axis.yaxis.set_major_locator(MaxNLocator(6))
+        if rows.empty:
+            without_values(figure, axis)
+    for axis in firsts_of_rows(axes):
+        axis.set_ylabel(wrapped(name_of(gap), 34))
+    legend(figure, names, lines=False, hollow=_any_hollow(frame))
+    return figure
+
+
+def _any_hollow(frame: pd.DataFrame) -> bool:
+    return not bool(resolved_in(frame).all())
+
+
+def _correlation(rows: pd.DataFrame, gap: str) -> str:
+    if len(rows) < 4 or rows["value"].nunique() < 2 or rows[gap].nunique() < 2:
+        return f"Kendall's τ: too few points (n = {len(rows)})"
+    found = kendalltau(rows["value"], rows[gap])
+    p = "p < 0.001" if found.pvalue < 0.001 else f"p = {found.pvalue:.2g}"
+    return f"Kendall's τ = {found.statistic:.2f} ({p}, n = {len(rows)})".replace("-", "−")
