@@ -89,6 +89,7 @@ class Estimate(float):
     resolved: bool
 
     def __new__(cls, value: float, error: float, resolved: bool) -> "Estimate":
+        """Make the `float`; the dataclass adds the rest."""
         return super().__new__(cls, value)
 
     def __getnewargs__(self) -> tuple[float, float, bool]:  # type: ignore[override]
@@ -243,9 +244,9 @@ def spectrum(
         batches: pairs (inputs, targets), the same on every walk.
         steps: most products for one probe, by default 100. 30 to 60 resolve both ends of the networks seen so far.
         probes: Rademacher vectors, by default 3. The first runs until both ends and λ_5 are resolved; in trained
-            networks λ_5 comes before λ_min. The others serve the trace, the density and their errors; they stop when their ends are
-            resolved, or after as many steps as the first. One gives the ends as well as three, a trace from
-            `TRACE_DRAWS` more products outside the space that it found, and a density without an error.
+            networks λ_5 comes before λ_min. The others serve the trace, the density and their errors; they stop when
+            their ends are resolved, or after as many steps as the first. One probe gives the ends as well as three do,
+            a trace from `TRACE_DRAWS` more products outside the space that it found, and a density without an error.
         tol: an end is resolved when its residual is at most `tol` · |λ|; by default 1e-3.
         seed: of the probes.
         max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. Where

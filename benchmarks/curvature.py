@@ -1,13 +1,13 @@
-"""`analysis.spectrum` beside PyHessian 0.1, on the GCN and Mutagenicity, in one process and in turns.
+"""Compare `tune_sam.analysis.spectrum` with PyHessian 0.1, on the GCN and Mutagenicity, in turns in one process.
 
-PyHessian is asked for what its users ask for: `eigenvalues()`, `trace()` and `density()`, each with its defaults;
-`density()` is repaired (it calls `torch.eig`, which torch has removed), and graph batches are wrapped. Two cases:
+PyHessian computes what its users compute: `eigenvalues()`, `trace()` and `density()`, each with its defaults.
+`density()` is repaired, because it calls `torch.eig`, which torch has removed. Graph batches are wrapped. Two cases:
 
 a. one batch of 512 graphs, where PyHessian keeps the gradient's graph, too;
 b. the whole training split in batches of 512, PyHessian in its dataloader mode.
 
-Seconds are medians over the repeats, on the wall's clock and on the process's, which other work on the machine disturbs
-less. In each repeat all contestants run once, in an order that rotates. PyHessian's trace stops by chance, so the
+Seconds are medians over the repeats, of wall-clock time and of CPU time, which other work on the machine disturbs less.
+In each repeat all contestants run once, in an order that rotates. PyHessian's trace stops by chance, so the
 number of its products differs between repeats.
 
     python benchmarks/curvature.py --data ~/data
@@ -44,7 +44,15 @@ Batches = list[tuple[Any, Tensor]]
 
 @dataclass
 class Result:
-    """One run of one contestant. `trace` has its standard error; nan is what a contestant does not give."""
+    """The result of one run of one contestant; nan is what a contestant does not compute.
+
+    Attributes:
+        products: number of products with the Hessian.
+        lambda_max, lambda_min: largest and smallest eigenvalue.
+        trace, error: trace of the Hessian, and its standard error.
+        resolved: whether both ends had converged; None if the contestant does not say.
+        seconds, cpu: wall-clock and CPU time.
+    """
 
     products: int
     lambda_max: float
@@ -58,15 +66,20 @@ class Result:
 
 @dataclass
 class Contestant:
+    """A way to measure curvature, and its results so far. `run` takes a seed."""
+
     name: str
     run: Callable[[int], Result]
     results: list[Result] = field(default_factory=list)
 
     def median(self, name: str) -> float:
+        """Take the median of a field over the results."""
         return statistics.median(getattr(result, name) for result in self.results)
 
 
 def ours(model: nn.Module, batches: Batches, probes: int) -> Contestant:
+    """Make a contestant of `tune_sam.analysis.spectrum`."""
+
     def run(seed: int) -> Result:
         found = spectrum(model, GCN.loss, batches, probes=probes, seed=seed)
         return Result(
@@ -82,6 +95,8 @@ def ours(model: nn.Module, batches: Batches, probes: int) -> Contestant:
 
 
 def theirs(model: nn.Module, batches: Batches) -> Contestant:
+    """Make a contestant of PyHessian."""
+
     def run(seed: int) -> Result:
         torch.manual_seed(seed)
         with counted_products() as products, eig_is_back(), warnings.catch_warnings():
@@ -97,7 +112,7 @@ def theirs(model: nn.Module, batches: Batches) -> Contestant:
 
 
 def compete(contestants: list[Contestant], model: nn.Module, repeats: int) -> None:
-    """Let them run in turns, each with the collector's work of the others done before its clock starts."""
+    """Run the contestants in turns; garbage of the others is collected before a clock starts."""
     for repeat in range(repeats):
         for contestant in contestants[repeat % len(contestants) :] + contestants[: repeat % len(contestants)]:
             model.zero_grad()
@@ -110,6 +125,7 @@ def compete(contestants: list[Contestant], model: nn.Module, repeats: int) -> No
 
 
 def table(title: str, contestants: list[Contestant]) -> str:
+    """Tabulate medians with their ratios to PyHessian's, and say how far the results agree."""
     reference = next(c for c in contestants if c.name == "PyHessian")
     lines = [
         title,
@@ -144,7 +160,7 @@ def table(title: str, contestants: list[Contestant]) -> str:
 
 
 def trained(splits: Splits, epochs: int, weights: Path | None) -> nn.Module:
-    """A GCN after some epochs of Adam, or as it was saved before."""
+    """Train a GCN for some epochs of Adam, or read the weights if the file exists; else write them to it."""
     setting = GCN.settings["mutagenicity"]
     if weights and weights.exists():
         model = GCN.network(setting)
@@ -163,6 +179,7 @@ def trained(splits: Splits, epochs: int, weights: Path | None) -> nn.Module:
 
 
 def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that holds Mutagenicity")
     parser.add_argument("--case", choices=("a", "b", "both"), default="both")
@@ -178,6 +195,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Run the cases and print their tables."""
     options = arguments()
     torch.set_num_threads(options.threads)
     splits = GCN.splits("mutagenicity", options.data)

@@ -48,6 +48,7 @@ Keep = Callable[[optuna.Trial, int], None]
 
 @contextmanager
 def journal(folder: Path) -> Iterator[Keep]:
+    """Append a JSON line to a file."""
     with (folder / "journal.jsonl").open("ab", buffering=0) as file:
         yield (
             lambda trial, epoch: (
@@ -59,6 +60,7 @@ def journal(folder: Path) -> Iterator[Keep]:
 
 @contextmanager
 def outbox(folder: Path) -> Iterator[Keep]:
+    """Insert a row into a SQLite file."""
     with sqlite3.connect(folder / "outbox.db", isolation_level=None) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE IF NOT EXISTS epoch (trial INT, epoch INT, metrics TEXT)")
@@ -71,6 +73,7 @@ def outbox(folder: Path) -> Iterator[Keep]:
 
 
 def ledger(folder: Path) -> nullcontext[Keep]:
+    """Set a user attribute of the Optuna trial."""
     return nullcontext(lambda trial, epoch: trial.set_user_attr(f"epoch:{epoch}", METRICS))
 
 
@@ -150,6 +153,7 @@ def _fill(study: optuna.Study, finished: int, rows: int, epochs: int) -> None:
 
 
 def main() -> None:
+    """Measure with SQLite and, where its wheel is installed, Postgres; print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--running", type=int, default=4)

@@ -1,4 +1,4 @@
-"""PyHessian 0.1 on torch 2, made to take graph batches and to count its products: the peer of benchmarks and tests."""
+"""PyHessian 0.1 on torch 2, with graph batches and counted products: the peer of benchmarks and tests."""
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,31 +13,34 @@ pyhessian = importlib.import_module("pyhessian.hessian")
 
 
 class Inputs:
-    """Whatever a model takes, with the two methods of a tensor that PyHessian calls."""
+    """Any inputs of a model, with the two methods of a tensor that PyHessian calls."""
 
     def __init__(self, inputs: Any, samples: int) -> None:
         self.inputs, self.samples = inputs, samples
 
     def size(self, dim: int) -> int:
+        """Return the number of samples."""
         return self.samples
 
     def to(self, device: str) -> "Inputs":
+        """Stay on the device."""
         return self
 
 
 class Unwrapped(nn.Module):
-    """The model, called with `Inputs`."""
+    """A model that takes :class:`Inputs`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """Call the model with the wrapped inputs."""
         return self.model(inputs.inputs)
 
 
 def peer(model: nn.Module, loss_fn: Callable[[Any, Tensor], Tensor], batches: Iterable[tuple[Any, Tensor]]) -> Any:
-    """PyHessian over one batch, whose gradient graph it keeps, or over several, in its dataloader mode; on the CPU."""
+    """Make a PyHessian on the CPU, of one batch, whose gradient graph it keeps, or of several, in dataloader mode."""
     wrapped = [(Inputs(inputs, len(targets)), targets) for inputs, targets in batches]
     data = {"data": wrapped[0]} if len(wrapped) == 1 else {"dataloader": wrapped}
     return pyhessian.hessian(Unwrapped(model), loss_fn, cuda=False, **data)
@@ -45,7 +48,7 @@ def peer(model: nn.Module, loss_fn: Callable[[Any, Tensor], Tensor], batches: It
 
 @contextmanager
 def eig_is_back() -> Iterator[None]:
-    """`torch.eig`, which torch removed and PyHessian's density() calls, for the symmetric matrices it is given."""
+    """Restore `torch.eig` for symmetric matrices, which torch removed and PyHessian's density() calls."""
 
     def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(matrix)
@@ -60,7 +63,7 @@ def eig_is_back() -> Iterator[None]:
 
 @contextmanager
 def counted_products() -> Iterator[list[int]]:
-    """How many products with the Hessian PyHessian makes inside, as the one entry of a list."""
+    """Count PyHessian's products with the Hessian, in the one entry of a list."""
     count = [0]
     names = ((pyhessian, "hessian_vector_product"), (pyhessian.hessian, "dataloader_hv_product"))
     originals = [getattr(owner, name) for owner, name in names]

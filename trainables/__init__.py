@@ -1,6 +1,6 @@
-"""The architectures that come with tune_sam: a description per module, networks and data in folders of their own.
+"""The architectures that come with tune_sam: a description in each module, and folders for networks and data.
 
-The trainables are made on first use, because they need Ray and the descriptions do not.
+The trainables are made on first use, because they need Ray, which the descriptions do not.
 """
 
 from typing import Any

@@ -33,13 +33,14 @@ BEATS = Setting(
 
 
 class Attention(Workload):
-    """The report's encoder, whose head of linear layers holds 98.9 % of its parameters.
+    """The published study's transformer encoder, whose head of linear layers holds 98.9 % of its parameters.
 
-    `mitbih` is the report's split, in which a person's beats are in all parts, with class N cut down;
+    `mitbih` is the published study's split: class N is cut down, and a person's beats are in all splits.
     `mitbih-interpatient` trains, validates and tests on different persons, with all beats.
 
-    Ranges of ρ: public results for SGD on transformers without batch norm support 0.003 to 0.1 for `sam`, and for
-    `asam-all` in general 0.1 to 5. For `asam` on transformers there is none, so its range is wide and unproven.
+    Ranges of ρ: public results for SGD on transformers without batch norm support 0.003 to 0.1 for `sam`; those for
+    `asam-all` in general support 0.1 to 5. There are none for `asam` on transformers, so its range is wide and
+    unproven.
     """
 
     name = "attention"
@@ -104,7 +105,7 @@ class Attention(Workload):
 
 
 def _sequences(dataset: str, root: Path) -> "tuple[TensorStore, Indices]":
-    """All sequences of a data set, and how they are split."""
+    """Read all sequences of a data set, and split them."""
     import torch
 
     from tune_sam.store import TensorStore
@@ -115,5 +116,5 @@ def _sequences(dataset: str, root: Path) -> "tuple[TensorStore, Indices]":
         sequences = digits.sequences()
         return sequences, stratified(sequences.y.numpy())
     beats = mitbih.load(root)
-    indices = mitbih.interpatient(beats) if dataset == INTERPATIENT else mitbih.report(beats)
+    indices = mitbih.interpatient(beats) if dataset == INTERPATIENT else mitbih.published(beats)
     return TensorStore(torch.tensor(beats.signals), torch.tensor(beats.labels)), indices

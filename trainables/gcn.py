@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _molecules(layers: int) -> Setting:
-    """The report's network and training, with any number of layers of width 128 after the first."""
+    """Make the published study's setting, with any number of layers of width 128 after the first."""
     network = {
         "features": 14,
         "widths": (64,) + (128,) * (layers - 1),
@@ -28,11 +28,13 @@ def _molecules(layers: int) -> Setting:
 
 
 class GCN(Workload):
-    """Five GraphConv layers, every one of them used; the report's preset has the four that its network really ran, and
-    `report-network` searches that network as any other is searched.
+    """A graph network of five GraphConv layers.
 
-    Ranges of ρ: public results support 0.001 to 0.1 for `asam-all` with Adam on graph networks. For `sam` and `asam`
-    on graphs there is none, so their range is wide and unproven.
+    The published study declared five layers and called four. The preset `report` has those four and trains the study's
+    values of ρ; `report-network` has them, too, and is searched like any other setting.
+
+    Ranges of ρ: public results support 0.001 to 0.1 for `asam-all` with Adam on graph networks. There are none for
+    `sam` and `asam` on graphs, so their range is wide and unproven.
     """
 
     name = "gcn"
@@ -88,7 +90,7 @@ class GCN(Workload):
 
 
 def _graphs(dataset: str, root: Path) -> "tuple[GraphStore, Indices]":
-    """All graphs of a data set, and how they are split."""
+    """Read all graphs of a data set, and split them."""
     from tune_sam.trainables.data import digits
     from tune_sam.trainables.data.split import stratified
 

@@ -27,7 +27,9 @@ def _cifar(depth: int, width: int, epochs: int) -> Setting:
 
 
 class WideResNet(Workload):
-    """WRN-22-8, as in the report; the preset `small` is WRN-16-1, for a machine without a GPU.
+    """A wide residual network: WRN-22-8, as in the published study.
+
+    The preset `small` is WRN-16-1, for a machine without a GPU.
 
     Ranges of ρ: public results for SGD on convolutional networks support 0.01 to 0.5 for `sam`, 0.05 to 2 for `asam`
     and 0.1 to 5 for `asam-all`.
@@ -63,9 +65,9 @@ class WideResNet(Workload):
         return wideresnet.WideResNet(**setting.network).to(memory_format=torch.channels_last)
 
     def augment(self, inputs: "Tensor", setting: Setting) -> "Tensor":
-        """Crop after padding with black, flip, and cut out, as in the report; `inputs` are normalised.
+        """Crop normalised inputs after padding with black, flip them, and cut out squares, as the published study did.
 
-        Digits stay as they are: mirrored, or without their middle, they are others.
+        Digits stay as they are: mirrored, or without their middle, they would be other digits.
         """
         from tune_sam.trainables.data.images import crop_and_flip, cutout
 

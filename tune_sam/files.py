@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
-"""The end of the name of what is being written; what bears it may be removed by the next who writes there."""
+"""End of the name of a file or folder that is being written. The next writer may remove what bears it."""
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a text file under another name, then put it in its place. One process at a time may do so.
+    """Write a text file under another name, then rename it. One process at a time may do so.
 
     Args:
         file: to make or to replace; its folder is made.
@@ -42,10 +42,10 @@ def replaced_file(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Fill a new folder that takes the place of `folder` at the end, so that all in it belongs together.
+    """Fill a new folder that takes the place of `folder` at the end. One process at a time may do so.
 
     Args:
-        folder: to make or to replace. Where what follows raises, it stays as it was.
+        folder: to make or to replace; if the block raises, it stays as it was.
 
     Yields:
         The empty folder to fill.

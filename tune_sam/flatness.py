@@ -1,4 +1,4 @@
-"""How flat one trained network is: every measure of `analysis` as one record."""
+"""How flat one trained network is: every measure of `tune_sam.analysis` in one record."""
 
 import math
 import time
@@ -17,10 +17,10 @@ from tune_sam.training import Trainer
 from tune_sam.workload import Store, Workload
 
 SCALES: dict[str, Scale] = {"sam": "one", "asam": "asam", "asam-all": "adaptive"}
-"""What each optimizer's ρ is measured in."""
+"""The scale T in which each optimizer measures its ρ; see :mod:`tune_sam.analysis.sharpness`."""
 
 COMMON_RHO = 0.05
-"""Radius at which all networks are compared, in the ball of SAM and in that of |w|; Foret et al.'s default."""
+"""Radius at which all networks are compared, in the ball of SAM and in that of |w|; Foret et al. 2021 have it, too."""
 
 SIGMA = 0.05
 """Relative noise of the average case: 5 % of each weight, or of the root mean square of all weights."""
@@ -34,8 +34,8 @@ class Measure:
 
     Attributes:
         value: the number.
-        error: a residual, a standard error, or what an ascent still added; see the measure in `analysis`.
-        resolved: False if it had not converged; nothing should be read off it then.
+        error: a residual, a standard error, or what an ascent still added; see the measure in `tune_sam.analysis`.
+        resolved: False if the number had not converged; nothing should be read off it then.
     """
 
     value: float
@@ -49,14 +49,14 @@ class Flatness:
 
     Attributes:
         key: of the trial.
-        samples, loss: training samples that were used, and their mean loss.
-        size: parameters that were differentiated.
+        samples, loss: number of training samples that were used, and their mean loss.
+        size: number of parameters that were differentiated.
         unused: names of the parameters without a gradient.
         measures: by name.
-        eigenvalues, density: of the spectrum, as points of a curve.
-        products: with the Hessian of all batches.
-        seconds: that it took.
-        device: that it was measured on.
+        eigenvalues, density: points of the spectral density's curve.
+        products: number of products with the Hessian of all batches.
+        seconds: duration.
+        device: where it was measured.
     """
 
     key: str
@@ -72,18 +72,20 @@ class Flatness:
     device: str
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Flatness":
+        """Read what :meth:`to_json` returned."""
         measures = {name: Measure(**measure) for name, measure in data["measures"].items()}
         lists = {name: tuple(data[name]) for name in ("unused", "eigenvalues", "density")}
         return cls(**{**data, **lists, "measures": measures})
 
     def metrics(self) -> dict[str, float]:
-        """What MLflow gets, by names of its own: each value with its error, nan where it is unresolved.
+        """List the metrics for MLflow: each value, nan where it is unresolved, and each error.
 
-        A nan rather than nothing, so that no earlier value stands beside another measurement's error.
+        An unresolved value is nan rather than left out, so that no earlier value stands beside a new error.
         """
         return {
             name: number
@@ -96,7 +98,7 @@ class Flatness:
 
 
 def columns(found: Iterable[Flatness]) -> pd.DataFrame:
-    """A row for each network: `key`, `samples`, and each measure with its `…_error` and `…_resolved`."""
+    """Tabulate a row for each network: `key`, `samples`, and each measure with its `…_error` and `…_resolved`."""
     return pd.DataFrame(
         [
             {"key": one.key, "samples": one.samples}
@@ -111,27 +113,27 @@ def columns(found: Iterable[Flatness]) -> pd.DataFrame:
 
 
 def batch_size(workload: Workload) -> int:
-    """Samples of a batch: gradients of gradients hold several times what an evaluation holds.
+    """Choose the batch size: gradients of gradients need several times the memory of an evaluation.
 
-    No result but the spread of λ_max over single batches depends on it.
+    Of all results, only the spread of λ_max over single batches depends on it.
     """
     return max(workload.evaluation_batch // 2, 1)
 
 
 def batches_of(store: Store, size: int) -> list[tuple[Any, Tensor]]:
-    """All samples of a store, in batches that can be walked again and again."""
+    """Cut a store into batches that can be walked again and again."""
     return [store.batch(part) for part in torch.arange(len(store), device=store.y.device).split(size)]
 
 
 def measure(
     key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]], configuration: Configuration
 ) -> Flatness:
-    """Every measure: the spectrum from three probes, the worst case, the average case, and both adaptive.
+    """Take every measure: the spectrum from three probes, the worst case, the average case, and both adaptive.
 
     Args:
         key: of the trial.
-        model: trained; on the device of the batches.
-        loss: of a batch, from outputs and targets.
+        model: a trained network, on the device of the batches.
+        loss: the mean loss of a batch, from outputs and targets.
         batches: of training samples.
         configuration: of the trial, for its own ρ.
 
@@ -155,7 +157,7 @@ def measure(
 def measure_cheaply(
     key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]], configuration: Configuration
 ) -> Flatness:
-    """The spectrum from one probe and the worst case alone, for many trials; as :func:`measure` otherwise."""
+    """Measure the spectrum from one probe and the worst case alone, for many trials; else as :func:`measure`."""
     begun = time.perf_counter()
     return _record(
         key, model, loss, batches, {"worst_case": worst_case(model, loss, batches, COMMON_RHO)}, probes=1, begun=begun
@@ -163,14 +165,14 @@ def measure_cheaply(
 
 
 def quick(trainer: Trainer) -> float:
-    """The sharpness of a trained network by which a search can judge it, in nats: at least 0, and less is flatter.
+    """Measure the sharpness by which a search can judge a network, in nats: at least 0, and less is flatter.
 
-    The worst rise of the validation loss within ρ = 0.05 (:data:`COMMON_RHO`), as
-    :func:`tune_sam.analysis.sharpness.worst_case` finds it in five steps, in float32. It costs six gradients of the
-    validation part.
+    It is the worst rise of the validation loss within ρ = 0.05 (:data:`COMMON_RHO`) that
+    :func:`tune_sam.analysis.sharpness.worst_case` finds in five steps, in float32. It costs six gradients of the
+    validation split.
 
     Raises:
-        ValueError: there is no validation part.
+        ValueError: the validation split is empty.
     """
     batches = batches_of(trainer.splits.validation, batch_size(trainer.workload))
     return worst_case(trainer.model.eval(), trainer.workload.loss, batches, COMMON_RHO, steps=5).value

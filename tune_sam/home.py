@@ -1,4 +1,4 @@
-"""Where studies live: the folder or the services that hold records, results and data sets."""
+"""Where studies live: a folder, or services, with records, results and data sets."""
 
 import os
 import re
@@ -38,8 +38,8 @@ class Home:
     """Where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets.
 
     Attributes:
-        path: the folder of what is not said to be elsewhere.
-        study_storage: the database that Optuna's storage is in; None for a file in the folder. It may hold a password.
+        path: the folder of everything that no service holds.
+        study_storage: URI of the database of Optuna's storage; None for a file in the folder. It may hold a password.
     """
 
     path: Path
@@ -47,14 +47,15 @@ class Home:
 
     @classmethod
     def at(cls, path: "Place" = None, study_storage: str | None = None) -> "Home":
-        """The home at `path`, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
+        """Choose the home at `path`, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
 
         Args:
-            path: of the folder; a Home is taken as it is.
-            study_storage: `postgresql://USER@HOST/DATABASE`; $TUNE_SAM_STUDY_STORAGE, else a file in the folder.
+            path: of the folder; a Home is returned as it is.
+            study_storage: `postgresql://USER@HOST/DATABASE`; $TUNE_SAM_STUDY_STORAGE by default, else a file in the
+                folder.
 
         Raises:
-            Refused: the path is a file, or lies below one or where nobody may look; the storage is no Postgres.
+            Refused: the path is a file, lies below one, or may not be read; the storage is no Postgres.
         """
         if isinstance(path, Home):
             return path
@@ -85,12 +86,12 @@ class Home:
 
     @contextmanager
     def made(self) -> Iterator[None]:
-        """The folder, made if there is none, and taken away again if what follows is refused.
+        """Make the folder if there is none, and remove it again if the block raises Refused.
 
         One process at a time is inside: two that download one file or make MLflow's tables at once fail.
 
         Raises:
-            Refused: it cannot be made or written to.
+            Refused: the folder cannot be made or written to.
         """
         missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
         try:
@@ -132,34 +133,39 @@ class Home:
 
     @property
     def optuna_file(self) -> Path:
+        """The database of Optuna's storage, unless `study_storage` names another."""
         return self.path / "optuna.db"
 
     @property
     def tracking_uri(self) -> str:
+        """MLflow's URI of the home's own database."""
         # Optuna and MLflow both keep a table `alembic_version`, so each has a database of its own.
         return f"sqlite:///{self.tracking_file}"
 
     @property
     def tracking_file(self) -> Path:
+        """MLflow's database, if no server is given."""
         return self.path / "mlflow.db"
 
     @property
     def identity(self) -> str:
-        """What tells its studies from others of the same names on a tracking server that several homes share."""
+        """A name that tells this home's studies from another's on a tracking server that both share."""
         return masked(self.study_storage) if self.study_storage else f"{socket.gethostname()}:{self.path}"
 
     @property
     def artifacts(self) -> Path:
+        """The folder of MLflow's artifacts, if no server is given."""
         return self.path / "artifacts"
 
     @property
     def data(self) -> Path:
+        """The folder of downloaded data sets."""
         return self.path / "data"
 
     def study(self, name: str) -> Path:
-        """The folder of one study: Ray's results, the journal for MLflow, the lock of its driver."""
+        """Name the folder of one study: Ray's results, the journal for MLflow, the lock of its driver."""
         return self.path / "studies" / name
 
 
 Place = str | Path | Home | None
-"""What names a home: its folder, the home itself, or nothing for the default."""
+"""What names a home: its folder, the home itself, or None for the default."""

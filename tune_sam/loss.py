@@ -1,4 +1,4 @@
-"""The report's loss."""
+"""The loss of the published study."""
 
 import math
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1, reduction: str = "mean") -> Tensor:
-    """KL divergence from the smoothed target to the prediction; 0 is the least. The report's loss.
+    """Compute the KL divergence from the smoothed target to the prediction, in nats; its minimum is 0.
 
     The target has 1 - s on the class and s / (C - 1) on each other class. `cross_entropy` spreads its smoothing over
-    all C classes, so the equal call has s · C / (C - 1), less the target's entropy.
+    all C classes; the same loss is its value for s · C / (C - 1), less the target's entropy.
 
     Args:
         logits: [n, C].
         targets: int64 [n].
-        smoothing: s, in [0, 1).
+        smoothing: s, in [0, 1); by default 0.1, the published study's.
         reduction: `mean` for a scalar, `none` for [n].
     """
     classes = logits.shape[1]

@@ -86,7 +86,7 @@ Tensors = list[Tensor] | tuple[Tensor, ...]  # what torch._foreach_* functions t
 
 @dataclass(frozen=True)
 class Unperturbed:
-    """How many first passes had no usable gradient norm ‖T g‖₂, so that ε̂ was 0.
+    """Numbers of first passes that had no usable gradient norm ‖T g‖₂, so that ε̂ was 0.
 
     Attributes:
         zero: passes whose norm was exactly 0.
@@ -99,7 +99,7 @@ class Unperturbed:
 
 @dataclass(frozen=True, eq=False)
 class RandomState:
-    """State of torch's generators before a first pass; taken by `random_state`, replayed by `second_pass`.
+    """State of torch's generators before a first pass, which `random_state` records and `second_pass` replays.
 
     Attributes:
         cpu: state of the CPU generator, a uint8 tensor.
@@ -192,7 +192,7 @@ def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _times(scale: Tensors | None, tensors: Tensors) -> Tensors:
-    """T ∘ each tensor; the tensors themselves for T = 1."""
+    """Multiply each tensor by T; return the tensors themselves for T = 1."""
     return tensors if scale is None else torch._foreach_mul(tensors, scale)
 
 
@@ -262,7 +262,7 @@ class SharpnessAware(Optimizer):
         self.base_optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state dict, whose groups include each `rho`."""
+        """Return the base optimizer's state dict, whose groups include each `rho`."""
         return self.base_optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -338,7 +338,7 @@ class SharpnessAware(Optimizer):
             self.zero_grad()
 
     def step(self, closure: Callable[[], R] | None = None) -> R:
-        """One whole step on one batch: two calls of `closure`, then the base optimizer's step.
+        """Take one whole step on one batch: two calls of `closure`, then the base optimizer's step.
 
         The second call is inside `second_pass` for every module that the first one called. Finding those takes a hook
         on all modules, at which a network compiled by `torch.compile` is compiled anew; `step_parts([closure], model)`
@@ -360,11 +360,11 @@ class SharpnessAware(Optimizer):
         return self.step_parts([closure])[0]
 
     def step_parts(self, closures: Iterable[Callable[[], R]], model: nn.Module | None = None) -> list[R]:
-        """One step on a batch that is perturbed in disjoint parts: m-sharpness (Foret et al. 2021, §4.1).
+        """Take one step on a batch that is perturbed in disjoint parts: m-sharpness (Foret et al. 2021, §4.1).
 
         Each part of m samples has its own ε̂ from its own gradient. The parts' gradients, each at its own w +
-        ε̂, add up, and the base optimizer takes one step with the sum. So a part backpropagates its share of
-        the batch's mean loss, its own mean times its part of the samples::
+        ε̂, add up, and the base optimizer takes one step with the sum. So a part backpropagates its
+        contribution to the batch's mean loss, which is its own mean times its fraction of the samples::
 
             def part(x: Tensor, y: Tensor) -> Tensor:
                 loss = criterion(model(x), y) * len(x) / batch_size
@@ -410,11 +410,11 @@ class SharpnessAware(Optimizer):
     # --- their parts ---
 
     def _scale(self, group: Group, params: list[Tensor]) -> Tensors | None:
-        """T for `params`, those of the group that have a gradient, in their shapes; None for T = 1."""
+        """Return T for `params`, those of the group that have a gradient, in their shapes; None for T = 1."""
         raise NotImplementedError
 
     def _ascent(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The parameters that have a gradient, and ε̂ for each in its shape."""
+        """Collect the parameters that have a gradient, and compute ε̂ for each in its shape."""
         groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
         groups = [(group, params) for group, params in groups if params]
         scales = [self._scale(group, params) for group, params in groups]
@@ -433,7 +433,7 @@ class SharpnessAware(Optimizer):
         return [p for _, params in groups for p in params], ascent
 
     def _count_unusable(self, norm: Tensor) -> Tensor:
-        """Whether ε̂ must be 0, a bool of shape (), for `norm` of shape (); counted on the device."""
+        """Decide whether ε̂ must be 0, a bool of shape (), for `norm` of shape (); count on the device."""
         zero, nonfinite = norm == 0, ~norm.isfinite()
         if self._counts is None:
             self._counts = torch.zeros(2, dtype=torch.int64, device=norm.device)
@@ -451,7 +451,7 @@ class SharpnessAware(Optimizer):
             torch._foreach_copy_([self._saved[p] for p in params], params)
 
     def _two_passes(self, closure: Callable[[], R], model: nn.Module | None) -> R:
-        """Leave the gradient at w + ε̂ in `.grad` and the weights at w."""
+        """Leave the gradient at w + ε̂ in `.grad`, and the weights at w."""
         rng = random_state(next(p.device for group in self.param_groups for p in group["params"]))
         # Not where the model is known: torch.compile would compile anew for each hook that it sees registered.
         modules: AbstractContextManager[Iterable[nn.Module]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """The versions that a number depends on, as tags of every run."""
+    """Collect the versions that a number depends on, as tags of an MLflow run."""
     tags = {
         f"version.{package}": version(package)
         for package in ("tune-sam", "torch", "torchvision", "torch-geometric", "wfdb", "scipy", "ray", "optuna")
@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit this package is at; None if it is installed without its repository, or there is no git."""
+    """Ask git for this package's commit; None without git, or if the package lies outside its repository."""
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
     try:

@@ -1,4 +1,4 @@
-"""What is searched: ranges of ρ and learning rate, a list of batch sizes, and the grid that a search begins with."""
+"""The search space: ranges of ρ and learning rate, a list of batch sizes, and the grid that a search begins with."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ OPTIMIZERS = ("base", "sam", "asam", "asam-all")
 """`base` is the workload's own optimizer; the others are named as in :mod:`tune_sam.optim`."""
 
 MAX_SEED = 2**31 - 1
+"""The largest seed, which NumPy and torch both take."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ class Range:
         return f"{_exact(self.low)}:{_exact(self.high)}"
 
     def to_json(self) -> list[float]:
+        """Return both ends."""
         return [self.low, self.high]
 
     def spread(self, points: int) -> tuple[float, ...]:
-        """`points` values at the middles of as many equal parts of the range, in logarithms.
+        """Choose the middles of `points` equal pieces of the range, in logarithms.
 
-        The middles rather than the ends: an end stands for half as much of the range as a middle does.
+        Middles rather than ends, because an end stands for half as much of the range as a middle.
         """
         low, high = math.log(self.low), math.log(self.high)
         middles = (math.exp(low + (high - low) * (k + 0.5) / points) for k in range(points))
@@ -41,13 +43,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What one trial is given.
+    """The hyperparameters of one training.
 
     Attributes:
         optimizer: one of :data:`OPTIMIZERS`.
         rho: radius of the neighbourhood, in the optimizer's own scale; None for `base`.
         lr: initial learning rate.
-        batch_size: samples a step.
+        batch_size: samples in a step.
         seed: of initialisation, batch order, dropout and augmentation.
     """
 
@@ -66,8 +68,8 @@ class Space:
         rho: range of ρ; None for `base`, which has none.
         lr: range of the learning rate.
         batch_size: the batch sizes to choose from.
-        grid: points tried before anything is sampled, as values of `rho`, `lr` and `batch_size`, in a refit of
-            `seed` too.
+        grid: points that are tried before anything is sampled, as values of `rho`, `lr` and `batch_size`. Points of a
+            refit have a `seed`, too.
     """
 
     rho: Range | None
@@ -77,10 +79,11 @@ class Space:
 
     @property
     def seeded(self) -> bool:
-        """Whether the points name their seeds; in a search each trial has its own."""
+        """Whether the grid's points have seeds; in a search the trial's number gives the seed."""
         return any("seed" in point for point in self.grid)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
         return {
             "rho": self.rho.to_json() if self.rho else None,
             "lr": self.lr.to_json(),
@@ -90,6 +93,7 @@ class Space:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Space":
+        """Read what :meth:`to_json` returned."""
         return cls(
             rho=Range(*data["rho"]) if data["rho"] else None,
             lr=Range(*data["lr"]),
@@ -98,7 +102,7 @@ class Space:
         )
 
     def outside(self) -> str | None:
-        """The first grid point that lies outside the ranges, in words; None if all lie inside."""
+        """Find the first grid point outside the ranges, and say what is wrong with it; None if all lie inside."""
         for point in self.grid:
             if self.rho and point["rho"] not in self.rho:
                 return f"ρ {point['rho']:g} is not in {self.rho}"
@@ -111,7 +115,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Values:
-    """What a plain grid tries of one hyperparameter, in place of a range; ascending."""
+    """The values of one hyperparameter in a plain grid, ascending, in place of a range."""
 
     points: tuple[float, ...]
 
@@ -120,12 +124,12 @@ class Values:
 
 
 def _exact(value: float) -> str:
-    """The shortest text that reads as the same number."""
+    """Write the shortest text that reads as the same number."""
     return repr(float(value)).removesuffix(".0")
 
 
 def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]) -> tuple[dict[str, float], ...]:
-    """The points of a grid: each ρ at each learning rate and batch size; without any ρ, those two alone."""
+    """Combine each ρ with each learning rate and batch size; without any ρ, combine those two alone."""
     return tuple(
         {**({"rho": rho} if rho is not None else {}), "lr": lr, "batch_size": batch_size}
         for batch_size in batch_sizes
@@ -135,15 +139,15 @@ def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]
 
 
 def ends(what: Range | Values) -> Range:
-    """The range, or the one that just holds the values."""
+    """Return the range itself, or the range from the smallest to the largest value."""
     return what if isinstance(what, Range) else Range(what.points[0], what.points[-1])
 
 
 def parse_values(text: Any) -> Range | Values:
-    """A range from `LOW:HIGH`, or the values of a plain grid from `0.01,0.1`, from a list or from one number.
+    """Read a range from `LOW:HIGH`, or the values of a plain grid from `0.01,0.1`, a list or one number.
 
     Raises:
-        ValueError: neither; or a value is not a finite number above 0.
+        ValueError: it is neither, or a value is not a finite number above 0.
     """
     if isinstance(text, (Range, Values)):
         return text
@@ -162,10 +166,10 @@ def parse_values(text: Any) -> Range | Values:
 
 
 def parse_range(text: str) -> Range:
-    """A range from `LOW:HIGH`.
+    """Read a range from `LOW:HIGH`.
 
     Raises:
-        ValueError: not two finite numbers above 0, the smaller first.
+        ValueError: these are not two finite numbers above 0, the smaller first.
     """
     try:
         low, high = (float(part) for part in text.split(":"))
@@ -183,10 +187,10 @@ def parse_range(text: str) -> Range:
 
 
 def parse_batch_sizes(text: Any) -> tuple[int, ...]:
-    """Batch sizes from `32,64,128`, from a list of whole numbers, or from one.
+    """Read batch sizes from `32,64,128`, a list of whole numbers or one number.
 
     Raises:
-        ValueError: none, or one that is not a whole number above 0.
+        ValueError: there is none, or one is not a whole number above 0.
     """
     parts = text.split(",") if isinstance(text, str) else text if isinstance(text, (list, tuple)) else [text]
     try:
@@ -199,4 +203,4 @@ def parse_batch_sizes(text: Any) -> tuple[int, ...]:
 
 
 PASSES = {"base": 1}
-"""Gradients of a step; all optimizers that are not named here take two."""
+"""Gradients of a step by optimizer. Those that are not named here take two."""

@@ -1,4 +1,4 @@
-"""Samples held in memory as tensors: the store that most data sets need, and parts of a store."""
+"""Samples in memory as tensors: the store that suits most data sets, and subsets of the training split."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -13,7 +13,7 @@ from tune_sam.workload import Splits
 
 @dataclass(frozen=True)
 class TensorStore:
-    """n samples as one tensor, batches indexed from it.
+    """n samples as one tensor, from which batches are indexed; a :class:`tune_sam.workload.Store`.
 
     Attributes:
         x: inputs, [n, ...].
@@ -27,26 +27,30 @@ class TensorStore:
         return len(self.y)
 
     def batch(self, indices: Tensor) -> tuple[Any, Tensor]:
+        """Copy the inputs and targets at `indices` (int64 [n])."""
         return self.x[indices], self.y[indices]
 
     def subset(self, indices: Tensor) -> Self:
+        """Make a store of the samples at `indices` alone."""
         return replace(self, x=self.x[indices], y=self.y[indices])
 
     def joined(self, other: Self) -> Self:
+        """Make a store of these samples, followed by those of `other`."""
         return replace(self, x=torch.cat([self.x, other.x]), y=torch.cat([self.y, other.y]))
 
     def to(self, device: torch.device) -> Self:
+        """Move the samples to `device`."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
 def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Splits:
-    """The splits with `samples` of the training part, chosen once for all trials; all of them if None.
+    """Reduce the training split to `samples`, the same for all trials.
 
-    The part has the classes' shares, to one sample: of a balanced data set it is balanced.
+    Each class keeps its proportion, to one sample: a subset of a balanced data set is balanced.
 
     Args:
         splits: of a workload.
-        samples: how many to train on.
+        samples: how many to train on; None keeps all.
         seed: of the choice, not of a trial.
 
     Raises:

@@ -1,13 +1,13 @@
-"""The contract of a workload, as tests that any workload can be put through, your own included.
+"""The contract of a workload: tests that every workload has to pass, your own included.
 
-With pytest installed, a file of three lines runs it:
+With pytest installed, three lines run it:
 
     from tune_sam.testing import WorkloadContract
 
     class TestMine(WorkloadContract):
         workload = "mine:Mine"
 
-The data folder is $TUNE_SAM_DATA. Trainings use a small part of the data, so a run takes seconds to a minute.
+The data are read from the folder $TUNE_SAM_DATA. Trainings use few of the samples, so a run takes seconds to a minute.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.errors import Refused
+from tune_sam.reporting.published import read_published
 from tune_sam.settings import SearchOptions
 from tune_sam.space import OPTIMIZERS, Configuration
 from tune_sam.store import with_train_subset
@@ -41,15 +42,15 @@ WITH_EACH_OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
 class WorkloadContract:
-    """Derive from it, name the workload, and pytest finds the tests.
+    """The tests of a workload. Derive a class from this one and name the workload; pytest finds the tests.
 
     Attributes:
         workload: name of a workload, or `package.module:Class`.
         dataset: one of its data sets; the first by default.
         preset: one of its presets; none by default.
-        samples: of the training and of the validation part that the trainings use.
-        epochs: of a training, after which its loss must have fallen.
-        repeated: samples that may be in two parts, because the data set really has them twice.
+        samples: of each split that the trainings use; 256 by default.
+        epochs: of a training, after which its loss must have fallen; 3 by default.
+        repeated: samples that may be in two splits, because the data set really has them twice; 0 by default.
     """
 
     workload: ClassVar[str]
@@ -85,14 +86,14 @@ class WorkloadContract:
     @pytest.fixture(scope="class")
     @classmethod
     def few(cls, splits: Splits) -> Splits:
-        """A part of the splits that trains in no time."""
+        """Take few samples of each split, which train in no time."""
         held = torch.arange(min(cls.samples, len(splits.validation)))
         trained = with_train_subset(splits, min(cls.samples, len(splits.train))).train
         return Splits(trained, splits.validation.subset(held))
 
     @pytest.fixture(autouse=True)
     def _leaves_nothing(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Ray gives each trainable a folder, which would be in ~/ray_results."""
+        """Keep Ray's folders of trainables out of ~/ray_results."""
         monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path))
 
     def configuration(self, optimizer: str, seed: int = 0) -> Configuration:
@@ -118,11 +119,11 @@ class WorkloadContract:
 
     # -- the contract
 
-    def test_the_description_is_whole(self) -> None:
+    def test_the_description_is_complete(self) -> None:
         workload = self.subject()
         assert set(workload.settings) == set(workload.datasets), "each data set needs a setting, and only those"
         assert hasattr(torch.optim, workload.base_optimizer.name), "the base optimizer is a class of torch.optim"
-        assert set(workload.rho) <= set(OPTIMIZERS) - {"base"}, "`rho` has a range for optimizers that there are"
+        assert set(workload.rho) <= set(OPTIMIZERS) - {"base"}, "`rho` has ranges for known optimizers only"
         assert 0 < workload.gpus_per_trial <= 1 or workload.gpus_per_trial == int(workload.gpus_per_trial)
         for dataset, setting in workload.settings.items():
             assert len(setting.classes) in (0, workload.datasets[dataset].classes), "name each class, or none"
@@ -130,40 +131,46 @@ class WorkloadContract:
             classes = len(preset.setting.classes)
             assert classes in (0, workload.datasets[workload.default_dataset].classes), "name each class, or none"
         json.dumps(workload.to_json(), allow_nan=False)
+        if workload.published:
+            assert set(read_published(workload.published).rows) & set(workload.datasets), (
+                "published rows of no data set"
+            )
         for optimizer in ("base", *workload.rho):  # refuses points of the grid that lie outside the ranges
             search_space(SearchOptions.read({"workload": self.workload}), workload, self.data_set(), optimizer)
 
-    def test_the_parts_are_as_stated(self, splits: Splits) -> None:
+    def test_the_splits_have_the_stated_sizes(self, splits: Splits) -> None:
         stated, test = self.subject().datasets[self.data_set()], self.subject().test_split(self.data_set(), self.root())
         assert [len(splits.train), len(splits.validation), len(test)] == [stated.train, stated.validation, stated.test]
         assert set(splits.train.y.tolist()) == set(range(stated.classes)), "some class has no training sample"
         assert set(splits.validation.y.tolist()) | set(test.y.tolist()) <= set(range(stated.classes))
-        for part in (splits.train, splits.validation, test):
-            indices = torch.tensor([len(part) - 1, 0])
-            inputs, targets = part.batch(indices)
+        for split in (splits.train, splits.validation, test):
+            indices = torch.tensor([len(split) - 1, 0])
+            inputs, targets = split.batch(indices)
             assert targets.dtype == torch.int64
-            assert targets.tolist() == part.y[indices].tolist(), "targets come in the order of the indices"
-            assert _fingerprint(part.subset(indices).batch(torch.tensor([0, 1]))) == _fingerprint((inputs, targets))
+            assert targets.tolist() == split.y[indices].tolist(), "targets come in the order of the indices"
+            assert _fingerprint(split.subset(indices).batch(torch.tensor([0, 1]))) == _fingerprint((inputs, targets))
 
-    def test_the_parts_are_the_same_every_time(self, splits: Splits) -> None:
+    def test_the_splits_are_the_same_every_time(self, splits: Splits) -> None:
         again = self.subject().splits(self.data_set(), self.root())
-        for part, other in ((splits.train, again.train), (splits.validation, again.validation)):
-            assert torch.equal(part.y, other.y)
-            some = torch.arange(0, len(part), max(len(part) // 500, 1))
-            assert _fingerprint(part.batch(some)) == _fingerprint(other.batch(some)), "splits differ from call to call"
+        for split, other in ((splits.train, again.train), (splits.validation, again.validation)):
+            assert torch.equal(split.y, other.y)
+            some = torch.arange(0, len(split), max(len(split) // 500, 1))
+            assert _fingerprint(split.batch(some)) == _fingerprint(other.batch(some)), "splits differ from call to call"
 
-    def test_a_refit_trains_on_both_parts(self, few: Splits) -> None:
+    def test_a_refit_trains_on_both_splits(self, few: Splits) -> None:
         whole = few.together()
         assert len(whole.validation) == 0
-        for part, begin in ((few.train, 0), (few.validation, len(few.train))):
-            place = torch.arange(len(part))
-            assert _fingerprint(whole.train.batch(place + begin)) == _fingerprint(part.batch(place))
+        for split, begin in ((few.train, 0), (few.validation, len(few.train))):
+            place = torch.arange(len(split))
+            assert _fingerprint(whole.train.batch(place + begin)) == _fingerprint(split.batch(place))
 
-    def test_no_sample_is_in_two_parts(self, splits: Splits) -> None:
+    def test_no_sample_is_in_two_splits(self, splits: Splits) -> None:
         test = self.subject().test_split(self.data_set(), self.root())
-        train, validation, held = (_samples(part) for part in (splits.train, splits.validation, test))
+        train, validation, held = (_samples(split) for split in (splits.train, splits.validation, test))
         common = len(train & validation) + len(train & held) + len(validation & held)
-        assert common <= self.repeated, f"{common} samples are in two parts; say `repeated` if the data have them twice"
+        assert common <= self.repeated, (
+            f"{common} samples are in two splits; set `repeated` if the data have them twice"
+        )
 
     @ON_EACH_DEVICE
     def test_outputs_have_a_value_for_each_class(self, few: Splits, device: str) -> None:
@@ -180,11 +187,11 @@ class WorkloadContract:
     def test_a_trial_cannot_change_the_data(self, few: Splits) -> None:
         some = torch.arange(4)
         with share(few) as data:
-            part, before = data.splits().train, _fingerprint(few.train.batch(some))
-            for tensor in _tensors(part.batch(some)):
+            train, before = data.splits().train, _fingerprint(few.train.batch(some))
+            for tensor in _tensors(train.batch(some)):
                 tensor.zero_()
-            assert _fingerprint(part.batch(some)) == before, "`batch` gives views of the store; give copies"
-            for tensor in _tensors(part):
+            assert _fingerprint(train.batch(some)) == before, "`batch` returns views of the store; return copies"
+            for tensor in _tensors(train):
                 tensor.zero_()
             assert _fingerprint(data.splits().train.batch(some)) == before
 
@@ -205,7 +212,7 @@ class WorkloadContract:
         assert first == again
         assert first != other
 
-    def test_a_checkpoint_goes_on_bitwise(self, few: Splits, tmp_path: Path) -> None:
+    def test_a_training_is_resumed_bitwise(self, few: Splits, tmp_path: Path) -> None:
         straight = self.trainer(few, "sam")
         straight.epoch()
         torch.save(straight.state_dict(), tmp_path / "state.pt")
@@ -230,9 +237,9 @@ class WorkloadContract:
                 assert reused.reset(config)
                 assert _numbers(reused.train()) == _numbers(expected)
 
-    def test_no_training_reads_the_test_part(self, few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_training_reads_the_test_set(self, few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
         def read(*_: Any) -> Store:
-            raise AssertionError("the test part was read")
+            raise AssertionError("the test set was read")
 
         monkeypatch.setattr(type(self.subject()), "test_split", read)
         self.subject().splits(self.data_set(), self.root())
@@ -264,9 +271,9 @@ class WorkloadContract:
         }
 
     def _trainable(self, config: dict[str, Any], data: Shared) -> SAMTrainable:
-        """The workload's trainable in this process, on a part of the data."""
-        workload, parts = copy(self.subject()), data.splits()
-        sizes = replace(workload.datasets[self.data_set()], train=len(parts.train), validation=len(parts.validation))
+        """Make the workload's trainable in this process, on few samples of each split."""
+        workload, splits = copy(self.subject()), data.splits()
+        sizes = replace(workload.datasets[self.data_set()], train=len(splits.train), validation=len(splits.validation))
         workload.datasets = {**workload.datasets, self.data_set(): sizes}  # type: ignore[misc]
 
         class Given(trainable_for(workload)):  # type: ignore[misc]
@@ -280,12 +287,12 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith(("train/", "val/", "gap/"))}
 
 
-def _samples(part: Store) -> set[str]:
-    return {_fingerprint(part.batch(torch.tensor([index]))[0]) for index in range(len(part))}
+def _samples(split: Store) -> set[str]:
+    return {_fingerprint(split.batch(torch.tensor([index]))[0]) for index in range(len(split))}
 
 
 def _fingerprint(value: Any) -> str:
-    """Of the numbers in anything that a store gives."""
+    """Hash the numbers in anything that a store returns."""
     digest = hashlib.sha256()
     for tensor in _tensors(value):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -294,7 +301,7 @@ def _fingerprint(value: Any) -> str:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in a value: itself, or in its parts, in a fixed order."""
+    """Collect the tensors in a value, or the value itself, in a fixed order."""
     if isinstance(value, Tensor):
         return [value]
     if hasattr(value, "to_dict"):  # a batch of PyG
@@ -304,5 +311,5 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Mapping):
         value = [value[key] for key in sorted(value)]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [tensor for part in value for tensor in _tensors(part)]
+        return [tensor for item in value for tensor in _tensors(item)]
     return []

@@ -25,14 +25,14 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network in eval mode on one part of the data.
+    """The evaluation of a network in eval mode on one split.
 
     Attributes:
         loss: mean of the workload's loss.
         cross_entropy: mean cross-entropy without smoothing, in nats.
-        accuracy: share of samples whose largest output is the target's, 0 to 1.
+        accuracy: fraction of samples whose largest output is the target's, 0 to 1.
         f1: F1 score of each class, 0 to 1; None for a class that no sample has.
-        samples: how many were evaluated.
+        samples: number of samples.
     """
 
     loss: float
@@ -43,23 +43,23 @@ class Evaluation:
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the F1 scores, each with the same weight, of the classes that some sample has.
+        """The unweighted mean of the F1 scores of the classes that some sample has.
 
-        So its denominator is the data's, and no prediction changes it.
+        Which classes these are depends on the data alone, so no prediction changes the denominator.
         """
         return fmean(score for score in self.f1 if score is not None)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How one epoch ended.
+    """The result of one epoch.
 
     Attributes:
         number: epochs trained so far.
         metrics: `train/…`, `val/…`, `gap/…`, `time/epoch_s`; empty if the training diverged. `train/lr` is the rate in
             this epoch. `val/f1/CLASS` where the setting names its classes.
         diverged: a loss or a weight is not finite.
-        unperturbed: steps whose gradient was zero or not finite, so that SAM had no direction to climb in.
+        unperturbed: steps so far whose gradient was zero or not finite, so that SAM had no direction to climb in.
     """
 
     number: int
@@ -72,20 +72,23 @@ class Trainer:
     """One training of a workload's network with one configuration.
 
     Args:
-        workload: gives network, loss and base optimizer.
-        setting: the network's shape.
+        workload: for network, loss and base optimizer.
+        setting: of the network.
         configuration: optimizer, ρ, learning rate, batch size, seed.
-        splits: the training part, and the part that is evaluated after each epoch unless it is empty; moved to `device`
-            if elsewhere.
+        splits: to train on, and to evaluate after each epoch unless the validation split is empty. They are moved to
+            `device`.
         epochs: length of the training, which also sets the schedule.
-        device: CUDA where torch sees a GPU, else the CPU.
-        threads: of torch in this process. Sums differ with their number, so a training sets it: a Ray worker starts
-            with 1, a notebook with all.
-        precision: of the network's passes: `bf16` runs them under autocast, with weights, gradients and losses in
-            float32; by default `bf16` on CUDA, `fp32` on the CPU.
+        device: by default CUDA where torch sees a GPU, else the CPU.
+        threads: of torch in this process, by default 1. Sums differ with their number, so the Trainer sets it: a Ray
+            worker starts with 1, a notebook with all.
+        precision: of the network's passes; `bf16` on CUDA and `fp32` on the CPU by default. `bf16` runs them under
+            autocast, with weights, gradients and losses in float32.
         compile: run the network through `torch.compile`, which takes a minute or more before the first batch.
 
-    What :func:`prepare_process` says holds for this process from here on; on CUDA, float32 products use TF32.
+    A Trainer changes its process: see :func:`prepare_process`. On CUDA, float32 products use TF32 from then on.
+
+    Raises:
+        ValueError: there is no such precision.
     """
 
     def __init__(
@@ -127,10 +130,11 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
+        """Whether all epochs are trained, or the training diverged."""
         return self.done >= self.epochs or bool(self.last and self.last.diverged)
 
     def epoch(self) -> Epoch:
-        """Train one epoch and evaluate. Divergence is a result here, not an exception."""
+        """Train one epoch and evaluate. Divergence is a result, not an exception."""
         started = time.perf_counter()
         lr = float(self.schedule.get_last_lr()[0])
         self.model.train()
@@ -148,7 +152,7 @@ class Trainer:
         return self.last
 
     def rehearse(self) -> None:
-        """Take one step and evaluate one batch, for what they need of a device; the training is spent then."""
+        """Take one step and evaluate one batch, to measure the memory they need; the training is of no use after it."""
         self.model.train()
         with self._own_random_state():
             self._step(next(self._batches()))
@@ -156,11 +160,11 @@ class Trainer:
         self.evaluate(self.splits.train.subset(some))
 
     def outputs(self, inputs: Any) -> Tensor:
-        """The network's outputs [n, classes] in float32, at this training's precision."""
+        """Compute the network's outputs [n, classes] in float32, at this training's precision."""
         return outputs(self._network, inputs, self.precision, self.device)
 
     def evaluate(self, store: Store) -> Evaluation:
-        """Loss and accuracy on `store`, in eval mode; the model's mode is as before, afterwards."""
+        """Evaluate the model on `store` in eval mode, and restore its mode afterwards."""
         training = self.model.training
         self.model.eval()
         try:
@@ -169,7 +173,7 @@ class Trainer:
             self.model.train(training)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a training goes on from; on a CPU it goes on bitwise."""
+        """Return the state from which a training is resumed; on a CPU it resumes bitwise."""
         return {
             "done": self.done,
             "seconds": self.seconds,
@@ -181,7 +185,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave for the same workload, setting and configuration."""
+        """Resume from what :meth:`state_dict` returned for the same workload, setting and configuration."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -190,13 +194,13 @@ class Trainer:
         self.last = Epoch(**state["last"]) if state["last"] else None
 
     def _batches(self) -> Iterator[tuple[Any, Tensor]]:
-        """The epoch's batches. Their order depends on seed and epoch alone."""
+        """Yield the epoch's batches. Their order depends on seed and epoch alone."""
         order = torch.Generator().manual_seed((self.configuration.seed << 20) + self.done)
         indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)
         return (self.splits.train.batch(part) for part in indices.split(self.configuration.batch_size))
 
     def _step(self, batch: tuple[Any, Tensor]) -> Tensor:
-        """One optimizer step; the loss at the weights before it."""
+        """Take one optimizer step, and return the loss at the weights before it."""
         inputs, targets = batch
         inputs = self.workload.augment(inputs, self.setting)
 
@@ -216,7 +220,7 @@ class Trainer:
         return bool(losses.isfinite().all()) and all(bool(p.isfinite().all()) for p in self.model.parameters())
 
     def _evaluations(self) -> dict[str, float]:
-        """Both parts with the same weights in eval mode, so that their gap is one of generalisation alone."""
+        """Evaluate both splits with the same weights in eval mode, so that their gap is one of generalisation alone."""
         train = self.evaluate(self.splits.train)
         if not len(self.splits.validation):
             return {"train/loss": train.loss, "train/accuracy": train.accuracy}
@@ -259,7 +263,7 @@ class Trainer:
 
 
 def outputs(network: Callable[[Any], Tensor], inputs: Any, precision: str, device: torch.device) -> Tensor:
-    """What a network that is on `device` gives at a precision, in float32."""
+    """Compute the outputs of a network on `device` at a precision, as float32."""
     if precision == "fp32":
         return network(inputs)
     # The context ends with the forward pass: it keeps weights it has cast, and SAM's second pass has others.
@@ -268,7 +272,7 @@ def outputs(network: Callable[[Any], Tensor], inputs: Any, precision: str, devic
 
 
 def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store, device: torch.device) -> Evaluation:
-    """Loss, accuracy and F1 of what `network` gives for the inputs of a store that is on `device`."""
+    """Compute loss, accuracy and F1 of the network's outputs for a store that is on `device`."""
     loss = cross_entropy = torch.zeros((), dtype=torch.float64, device=device)
     confusion = torch.zeros((), dtype=torch.int64, device=device)
     with torch.no_grad():
@@ -288,7 +292,7 @@ def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store,
 
 
 def _confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """How often each class [row] was taken for each class [column], int64 [classes, classes]."""
+    """Count how often each class (row) was taken for each class (column), int64 [classes, classes]."""
     return torch.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
@@ -299,7 +303,11 @@ def _compiled(model: nn.Module) -> Callable[[Any], Tensor]:
 
 
 def build_optimizer(model: nn.Module, base: BaseOptimizer, configuration: Configuration) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names, over all parameters of `model`."""
+    """Build the optimizer that a configuration names, over all parameters of `model`.
+
+    Raises:
+        ValueError: there is no such optimizer, or it needs a ρ.
+    """
     base_class = getattr(torch.optim, base.name)
     options = {"lr": configuration.lr, **base.options}
     if configuration.optimizer == "base":
@@ -317,15 +325,15 @@ def build_optimizer(model: nn.Module, base: BaseOptimizer, configuration: Config
 
 
 def prepare_process(threads: int) -> None:
-    """Set the threads of torch, and take numbers below 1e-38 for zero on the CPU.
+    """Set the threads of torch, and flush numbers below 1e-38 to zero on the CPU.
 
-    Weight decay takes the weights of dead units there, where arithmetic is many times slower: a training of the GCN
-    that has 70 % of its weights there takes 4.1 s an epoch without this, 0.85 s with it.
+    Weight decay shrinks the weights of dead units to such numbers, with which arithmetic is many times slower. A
+    training of the GCN in which 70 % of the weights are so small takes 4.1 s an epoch without this, and 0.85 s with it.
     """
     torch.set_flush_denormal(True)  # first: threads that torch starts take it over
     torch.set_num_threads(threads)
 
 
 def default_device() -> torch.device:
-    """CUDA where torch sees a GPU, else the CPU, whatever share a scheduler believes to have given."""
+    """Choose CUDA where torch sees a GPU, else the CPU, whatever GPU fraction a scheduler has assigned."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,8 +1,8 @@
-"""What an architecture has to say to be searched, and where workloads are found.
+"""The description of a workload, and how workloads are found.
 
-A workload is an architecture with its data, loss, base optimizer, schedule and search ranges (the word is MLCommons
-AlgoPerf's). A description is plain data: importing it must not import torch, so that every command answers at once. The
-methods that build networks and read data import what they need.
+A workload is an architecture with its data, loss, base optimizer, schedule and search ranges, as in MLCommons AlgoPerf.
+Its description is plain data: importing it must not import torch, so that every command answers at once. The methods
+that build networks and read data import what they need.
 """
 
 import importlib
@@ -26,7 +26,7 @@ ENTRY_POINTS = "tune_sam.workloads"
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set as it is split: samples in each part, and classes."""
+    """A data set: the number of samples in each split, and of classes."""
 
     train: int
     validation: int
@@ -48,10 +48,10 @@ class Setting:
 
     Attributes:
         network: keyword arguments of the workload's network.
-        epochs, batch_size, lr: the training's defaults, and the point of the grid.
+        epochs, batch_size, lr: the training's defaults. The grid has this batch size and learning rate.
         classes: names of the network's outputs, all different, of letters, digits and `_-. :`, which MLflow takes in
-            the name of a metric; where they are given, the F1 score of each is reported.
-        augmentation: what :meth:`Workload.augment` is to do; empty if it needs to be told nothing.
+            the name of a metric. If they are given, the F1 score of each is reported.
+        augmentation: options for :meth:`Workload.augment`; empty by default.
     """
 
     network: Mapping[str, Any]
@@ -77,8 +77,8 @@ class Preset:
     """A named setting of the workload's default data set.
 
     Attributes:
-        setting: in place of the data set's own.
-        options: fields of :class:`tune_sam.settings.SearchOptions` whose defaults it changes.
+        setting: takes the place of the data set's own.
+        options: other defaults for fields of :class:`tune_sam.settings.SearchOptions`.
     """
 
     setting: Setting
@@ -86,12 +86,12 @@ class Preset:
 
 
 MILESTONES = (0.3, 0.6, 0.8)
-"""Parts of the epochs after which the learning rate falls to 0.2 of what it was; the report's schedule."""
+"""Fractions of the epochs after which the learning rate is multiplied by 0.2, as in the published study."""
 
 
 def milestones(epochs: int) -> list[int]:
-    """The epochs after which the learning rate falls; a part that is not one whole epoch has none."""
-    return [epoch for epoch in (int(part * epochs) for part in MILESTONES) if epoch]
+    """List the epochs after which the learning rate falls, without those before the end of the first epoch."""
+    return [epoch for epoch in (int(fraction * epochs) for fraction in MILESTONES) if epoch]
 
 
 AS_PUBLISHED = {"optimizers": ("base", "asam-all"), "sampler": "grid", "scheduler": "none"}
@@ -99,7 +99,7 @@ AS_PUBLISHED = {"optimizers": ("base", "asam-all"), "sampler": "grid", "schedule
 
 
 class Store(Protocol):
-    """The samples of one part of a data set, held in memory and indexed in batches.
+    """The samples of one split, held in memory and indexed in batches.
 
     :class:`tune_sam.store.TensorStore` is one for data that fit into one tensor.
     """
@@ -111,58 +111,65 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: "Tensor") -> "tuple[Any, Tensor]":
-        """Inputs for the network and int64 targets [n] of the samples at `indices` (int64 [n]), both copies."""
+        """Copy the network's inputs and the int64 targets [n] of the samples at `indices` (int64 [n])."""
 
     def subset(self, indices: "Tensor") -> Self:
-        """A store of the samples at `indices` alone."""
+        """Make a store of the samples at `indices` alone."""
 
     def joined(self, other: Self) -> Self:
-        """A store of these samples and then those of `other`, which is of the same kind."""
+        """Make a store of these samples, followed by those of `other`, which is of the same kind."""
 
     def to(self, device: "device") -> Self:
-        """The same samples on `device`."""
+        """Move the samples to `device`."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a training may see. The test part is not in it: only a refit asks for that, by `Workload.test_split`, when
-    its trainings are done.
+    """The splits that a training may see.
+
+    The test set is not among them: only a refit reads it, by `Workload.test_split`, when its trainings are done.
 
     Attributes:
-        train: what is trained on.
-        validation: what is evaluated after each epoch; empty in a refit, which trains on it too.
+        train: is trained on.
+        validation: is evaluated after each epoch; empty in a refit, which trains on it, too.
     """
 
     train: Store
     validation: Store
 
     def to(self, device: "device") -> "Splits":
+        """Move both to `device`."""
         return Splits(self.train.to(device), self.validation.to(device))
 
     def together(self) -> "Splits":
-        """Both parts as the training part, as a refit has them."""
+        """Join both to one training split, as for a refit."""
         import torch
 
         return Splits(self.train.joined(self.validation), self.validation.subset(torch.arange(0)))
 
 
 class Workload(ABC):
-    """An architecture as the search sees it. Subclasses give the attributes below and the methods after them.
+    """An architecture with its data, loss, base optimizer, schedule and search ranges.
+
+    A subclass sets the attributes without a default, and implements `network`, `splits` and `test_split`.
 
     Attributes:
-        name: what a person types.
+        name: by which a person chooses the workload.
         datasets: by name; the first is the default.
         settings: for each data set, the network and the defaults of its training.
         presets: named settings of the default data set; `report` is that of the published study.
-        base_optimizer: what `base` is, and what the others are wrapped around.
+        base_optimizer: the optimizer `base`, which the others wrap.
         rho: range of ρ for each optimizer but `base`.
         published_rho: a published study's values of ρ for `asam-all`, with which its search begins; none by default.
         published: YAML file with published results on its data sets, which a page shows beside ours; see
             :func:`tune_sam.reporting.published.read_published`. None by default.
-        lr, batch_size: the range and the list that are searched.
-        gpus_per_trial: share of a GPU for one trial, where there are GPUs.
-        label_smoothing: s of the report's loss, see :func:`tune_sam.loss.smoothed_kl`.
-        evaluation_batch: samples that are evaluated at a time; a limit of memory, which changes nothing but rounding.
+        lr: range of the learning rate.
+        batch_size: batch sizes to choose from.
+        gpus_per_trial: GPU fraction of one trial, if there are GPUs; 1 by default.
+        label_smoothing: s of the loss, see :func:`tune_sam.loss.smoothed_kl`; 0.1 by default, as in the published
+            study.
+        evaluation_batch: samples that are evaluated at a time, 1024 by default. It limits memory, and changes results
+            by rounding alone.
     """
 
     name: ClassVar[str]
@@ -181,17 +188,17 @@ class Workload(ABC):
 
     @abstractmethod
     def network(self, setting: Setting) -> "nn.Module":
-        """A fresh network, initialised from torch's global random state."""
+        """Build a fresh network, initialised from torch's global random state."""
 
     def fetch(self, dataset: str, root: Path) -> None:
-        """Download what is missing of a data set into `root`, a folder of our own; nothing by default.
+        """Download what is missing of a data set into `root`, a folder of the home; by default nothing is.
 
         Raises:
             Refused: the download failed.
         """
 
     def check_data(self, dataset: str, root: Path) -> None:
-        """Look at the files of a data set in `root` without torch; nothing by default.
+        """Check the files of a data set in `root` without torch; by default there are none.
 
         Raises:
             Refused: a file is missing, empty or cut short.
@@ -199,36 +206,42 @@ class Workload(ABC):
 
     @abstractmethod
     def splits(self, dataset: str, root: Path) -> Splits:
-        """The training and the validation part. The split does not depend on the trial."""
+        """Read the training and the validation split, which are the same for every trial."""
 
     @abstractmethod
     def test_split(self, dataset: str, root: Path) -> Store:
-        """The test part. Only a refit calls this."""
+        """Read the test set. Only a refit may call this."""
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
-        """The mean loss of a batch: outputs [n, classes], targets int64 [n], a scalar back."""
+        """Compute the mean loss of a batch, of shape ().
+
+        Args:
+            outputs: of the network, [n, classes].
+            targets: int64 [n].
+        """
         from tune_sam.loss import smoothed_kl
 
         return smoothed_kl(outputs, targets, self.label_smoothing)
 
     def augment(self, inputs: Any, setting: Setting) -> Any:
-        """The inputs of a training batch, changed at random; as they are by default.
+        """Change the inputs of a training batch at random; by default they stay as they are.
 
-        Called once a batch, so that both passes of SAM see the same. Draw from torch's generator of the inputs' device,
-        which carries the trial's seed.
+        The Trainer calls this once a batch, so that both passes of SAM see the same inputs. Draw from torch's generator
+        of the inputs' device, which the trial's seed determines.
         """
         return inputs
 
     @property
     def default_dataset(self) -> str:
+        """The name of the first data set."""
         return next(iter(self.datasets))
 
     def setting(self, dataset: str, preset: str | None = None) -> Setting:
-        """The setting of a data set, or a named one in its place."""
+        """Return the setting of a data set, or that of a preset in its place."""
         return self.presets[preset].setting if preset is not None else self.settings[dataset]
 
     def parameters(self, setting: Setting) -> int:
-        """How many numbers a network learns."""
+        """Count the parameters of a setting's network."""
         import torch
 
         try:
@@ -239,7 +252,7 @@ class Workload(ABC):
         return sum(parameter.numel() for parameter in network.parameters())
 
     def to_json(self) -> dict[str, Any]:
-        """The description as `tune-sam workloads --json` prints it."""
+        """Describe the workload as plain data, which `tune-sam workloads --json` prints."""
         setting = self.settings[self.default_dataset]
         common = {"lr": self.lr.to_json(), "batch_size": list(self.batch_size)}
         return {
@@ -281,7 +294,7 @@ class Workload(ABC):
 
 
 def workload_names() -> list[str]:
-    """The names of the installed workloads, in order."""
+    """List the names of the installed workloads, sorted."""
     return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
 
 
@@ -292,10 +305,10 @@ def workloads() -> "list[Workload]":
 
 @cache
 def find_workload(name: str) -> Workload:
-    """The workload called `name`, or the class at `package.module:Class`.
+    """Find the workload of this name, or the class at `package.module:Class`.
 
     Raises:
-        Refused: there is none of that name, or the class cannot be imported or is no workload.
+        Refused: there is no such workload, or the class cannot be imported or is no workload.
     """
     if ":" in name:
         return _import_workload(name)
@@ -317,5 +330,5 @@ def _import_workload(path: str) -> Workload:
         raise Refused(f"{path!r} is not a subclass of tune_sam.workload.Workload; derive it from that class.")
     try:
         return found()
-    except TypeError as error:  # of an abstract method that it does not give
-        raise Refused(f"the workload {path!r} is not complete ({error}); give it those methods.") from None
+    except TypeError as error:  # an abstract method is not implemented
+        raise Refused(f"the workload {path!r} is not complete ({error}); implement those methods.") from None

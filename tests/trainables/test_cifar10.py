@@ -93,7 +93,7 @@ def test_a_missing_file_is_named_with_a_way_out(root, name):
         cifar10.check(root)
     assert str(refused.value) == (
         f"the data file {path} is missing; put the Python version of CIFAR-10 into "
-        f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
+        f"{path.parent}, or let them be downloaded: move that folder away if it exists, "
         "and name none with --data or TUNE_SAM_DATA."
     )
 

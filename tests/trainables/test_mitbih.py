@@ -479,7 +479,7 @@ def test_a_missing_file_is_named_with_a_way_out(root, look, name):
         look(root)
     assert str(refused.value) == (
         f"the data file {path} is missing; put the WFDB records of the MIT-BIH database into "
-        f"{path.parent}, or let them be downloaded: move that folder away if it is there, "
+        f"{path.parent}, or let them be downloaded: move that folder away if it exists, "
         "and name none with --data or TUNE_SAM_DATA."
     )
 
@@ -598,7 +598,7 @@ def test_a_missing_csv_file_is_named(csvs, look, name):
     assert str(refused.value) == (
         f"the data file {csvs / name} is missing; put the published mitbih_train.csv and "
         f"mitbih_test.csv into {csvs}, or let them be downloaded: move that folder away if "
-        "it is there, and name none with --data or TUNE_SAM_DATA."
+        "it exists, and name none with --data or TUNE_SAM_DATA."
     )
 
 
@@ -741,7 +741,7 @@ def looks_like_a_split(indices, beats):
 
 
 def is_the_reports_split(beats):
-    indices = mitbih.report(beats)
+    indices = mitbih.published(beats)
     looks_like_a_split(indices, beats)
     assert [len(part) for part in astuple(indices)] == [14_152, 1_572, 3_935]
     trained, validated = per_class(beats, indices.train), per_class(beats, indices.validation)
@@ -758,7 +758,7 @@ def test_the_reports_split_has_the_reports_numbers(from_csvs):
 
 def test_the_reports_split_keeps_the_published_parts():
     beats = published(from_csvs=True)
-    indices = mitbih.report(beats)
+    indices = mitbih.published(beats)
     assert beats.test[indices.test].all()
     assert not beats.test[indices.train].any()
     assert not beats.test[indices.validation].any()
@@ -768,10 +768,10 @@ def test_the_reports_split_keeps_the_published_parts():
 def test_the_reports_split_is_at_random_and_the_same_every_time(from_csvs):
     beats = published(from_csvs)
     np.random.seed(1)
-    first = mitbih.report(beats)
+    first = mitbih.published(beats)
     state = np.random.get_state()[1].tolist()
     np.random.seed(2)
-    again = mitbih.report(beats)
+    again = mitbih.published(beats)
     assert all((a == b).all() for a, b in zip(astuple(first), astuple(again), strict=True))
     np.random.seed(1)
     assert np.random.get_state()[1].tolist() == state
@@ -825,7 +825,7 @@ def test_a_real_record_is_cut_as_the_publication_says(real, real_data, record, c
 
 @pytest.mark.data
 def test_the_reports_split_of_the_real_beats(real):
-    first, again = is_the_reports_split(real), mitbih.report(real)
+    first, again = is_the_reports_split(real), mitbih.published(real)
     assert all((a == b).all() for a, b in zip(astuple(first), astuple(again), strict=True))
 
 

@@ -1,1 +1,1 @@
-"""The data sets: one module each, the split they share, and the stores that hold them in memory."""
+"""The data sets: a module each, the splits that they share, and the stores that hold them in memory."""

@@ -1,6 +1,6 @@
 """CIFAR-10: 60,000 colour images of ten classes (A. Krizhevsky, technical report, University of Toronto, 2009).
 
-Read and downloaded by torchvision, which is imported only when images are read.
+torchvision downloads and reads them; it is imported only when images are read.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def check(root: Path) -> None:
-    """Look at the files below `root` without reading images.
+    """Check the files below `root` without reading images.
 
     Raises:
         Refused: a file is missing, or its MD5 is not the published one.
@@ -47,7 +47,7 @@ def check(root: Path) -> None:
 
 
 def download(root: Path) -> None:
-    """Let torchvision fetch the files; they appear below `root` complete or not at all.
+    """Download the files by torchvision; they appear below `root` complete or not at all.
 
     Raises:
         Refused: the download failed.
@@ -63,7 +63,7 @@ def download(root: Path) -> None:
 
 
 def load(root: Path, train: bool) -> "ImageStore":
-    """The 50,000 training images or the 10,000 test images, in the published order.
+    """Read the 50,000 training images or the 10,000 test images, in the published order.
 
     Raises:
         Refused: a file is missing or damaged.

@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 real 8 × 8 images that come with the package.
 
 Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998 (its
-test part). The data need no download. Each architecture has them in its own form: images, sequences of 64 values in
+test set). The data need no download. Each architecture has them in its own form: images, sequences of 64 values in
 reading order, grid graphs.
 """
 
@@ -19,22 +19,22 @@ MEAN, STD = 0.3053, 0.3760
 
 
 def images() -> TensorStore:
-    """[1797, 1, 8, 8], pixels from 0 to 1."""
+    """Return the digits as images [1797, 1, 8, 8], pixels from 0 to 1."""
     pixels, classes = _load()
     return TensorStore(pixels.reshape(-1, 1, SIDE, SIDE), classes)
 
 
 def sequences() -> TensorStore:
-    """[1797, 64], pixels with mean 0 and variance 1 over all images.
+    """Return the digits as sequences [1797, 64], pixels with mean 0 and variance 1 over all images.
 
-    Next to the encoding of the time, a signal from 0 to 1 is so small that many trainings do not start.
+    Compared with the positional encoding, a signal from 0 to 1 is so small that many trainings do not start to learn.
     """
     pixels, classes = _load()
     return TensorStore((pixels - MEAN) / STD, classes)
 
 
 def grid_graphs() -> GraphStore:
-    """Each image as a graph of 64 nodes, joined to their neighbours above, below, left and right.
+    """Return each digit as a graph of 64 nodes, joined to their neighbours above, below, left and right.
 
     A node carries its pixel (0 to 1) and the pixel times the one-hot of its row and of its column: 17 features. Without
     row and column a graph network could not tell the image from its mirror image.
@@ -52,13 +52,13 @@ def grid_graphs() -> GraphStore:
 
 
 def _load() -> tuple[Tensor, Tensor]:
-    """Pixels [1797, 64], 0 to 1, and classes [1797]."""
+    """Read the pixels [1797, 64], 0 to 1, and the classes [1797]."""
     digits = load_digits()
     return torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target.astype(np.int64))
 
 
 def _features(pixels: Tensor) -> Tensor:
-    """[n, 64] pixels to [n · 64, 17] node features."""
+    """Turn pixels [n, 64] into node features [n · 64, 17]."""
     place = torch.arange(SIDE * SIDE)
     one_hot = torch.eye(SIDE)
     constant = torch.cat([torch.ones(SIDE * SIDE, 1), one_hot[place // SIDE], one_hot[place % SIDE]], dim=1)
@@ -66,7 +66,7 @@ def _features(pixels: Tensor) -> Tensor:
 
 
 def _grid_edges() -> Tensor:
-    """Both directions of every edge of the 8 × 8 grid, int64 [2, 224]."""
+    """List both directions of every edge of the 8 × 8 grid, int64 [2, 224]."""
     place = torch.arange(SIDE * SIDE).reshape(SIDE, SIDE)
     across = torch.stack([place[:, :-1].flatten(), place[:, 1:].flatten()])
     down = torch.stack([place[:-1].flatten(), place[1:].flatten()])

@@ -1,4 +1,4 @@
-"""Files of data sets: read with an error that says what to do, downloaded whole or not at all."""
+"""Files of data sets: read with an error that names the way out, downloaded completely or not at all."""
 
 import shutil
 import tempfile
@@ -10,9 +10,9 @@ from tune_sam.errors import Refused
 
 
 def way_out(what: str, folder: Path) -> str:
-    """What to do about a file of a data set, for a folder that a person named and for one of the home alike."""
+    """Say what to do about a missing or damaged file, in a folder that a person named or in the home's."""
     return (
-        f"put {what} into {folder}, or let them be downloaded: move that folder away if it is there, and name none "
+        f"put {what} into {folder}, or let them be downloaded: move that folder away if it exists, and name none "
         "with --data or TUNE_SAM_DATA"
     )
 
@@ -33,13 +33,13 @@ def reading(path: Path, way_out: str) -> Iterator[None]:
 
 
 def download(name: str, fetch: Callable[[Path], None], folder: str, root: Path) -> None:
-    """Let `fetch` fill a temporary folder, and move `folder` of it below `root`: it appears complete or not at all.
+    """Let `fetch` fill a temporary folder, and move its `folder` below `root`: it appears complete or not at all.
 
     Args:
         name: of the data set, for the error.
-        fetch: downloads into the folder it is given and checks what came.
+        fetch: downloads into the folder that it is called with, and checks the files.
         folder: path below that folder, and below `root`.
-        root: where it is to be.
+        root: where the data are to be.
 
     Raises:
         Refused: the download failed, or `root` cannot be written.

@@ -29,7 +29,7 @@ class GraphStore:
         return len(self.y)
 
     def batch(self, indices: Tensor) -> tuple[Batch, Tensor]:
-        """The graphs at `indices` (int64 [n]) as one PyG batch, and their classes (int64 [n])."""
+        """Collate the graphs at `indices` (int64 [n]) to one PyG batch, and return their classes (int64 [n]), too."""
         nodes, node_counts = _slices(self.node_start, indices)
         edges, edge_counts = _slices(self.edge_start, indices)
         start = _starts(node_counts)
@@ -39,7 +39,7 @@ class GraphStore:
         return batch, self.y[indices]
 
     def subset(self, indices: Tensor) -> "GraphStore":
-        """A store of the graphs at `indices` alone."""
+        """Make a store of the graphs at `indices` alone."""
         nodes, node_counts = _slices(self.node_start, indices)
         edges, edge_counts = _slices(self.edge_start, indices)
         return GraphStore(
@@ -47,7 +47,7 @@ class GraphStore:
         )
 
     def joined(self, other: "GraphStore") -> "GraphStore":
-        """A store of these graphs and then those of `other`."""
+        """Make a store of these graphs, followed by those of `other`."""
         return GraphStore(
             torch.cat([self.x, other.x]),
             torch.cat([self.edge_index, other.edge_index], dim=1),
@@ -57,11 +57,12 @@ class GraphStore:
         )
 
     def to(self, device: torch.device) -> "GraphStore":
+        """Move the graphs to `device`."""
         return GraphStore(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def _slices(starts: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that belong to the graphs at `indices`, graph by graph, and how many each has."""
+    """List the rows that belong to the graphs at `indices`, graph by graph, and count those of each graph."""
     begin = starts[indices]
     counts = starts[indices + 1] - begin
     # Row k of the result is k further than the rows of earlier graphs, counted from its own graph's begin.

@@ -1,4 +1,4 @@
-"""Images in memory as bytes, and their augmentation in batches on the device they are on."""
+"""Images in memory as bytes, and their augmentation in batches on their device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ class ImageStore(TensorStore):
     std: tuple[float, ...]
 
     def batch(self, indices: Tensor) -> tuple[Any, Tensor]:
+        """Normalise the images at `indices` (int64 [n]), and return their classes (int64 [n]), too."""
         pixels, targets = super().batch(indices)
         mean, std = pixels.new_tensor([self.mean, self.std], dtype=torch.float32) * 255
         # A view of what is stored channels last already is channels last.
@@ -30,14 +31,14 @@ class ImageStore(TensorStore):
 
 
 def crop_and_flip(images: Tensor, pad: int, border: Tensor) -> Tensor:
-    """Each image shifted by up to `pad` pixels each way, its border filled, and mirrored with probability ½.
+    """Shift each image by up to `pad` pixels each way, fill its border, and mirror it with probability ½.
 
-    The same as padding all around, cropping at random to the old size, and flipping.
+    This equals padding on all sides, cropping at random to the old size, and flipping.
 
     Args:
         images: [n, C, H, W].
-        pad: largest shift.
-        border: what stands outside an image, one value a channel, [C].
+        pad: largest shift in pixels.
+        border: the value of each channel outside the image, [C].
     """
     n, _, height, width = images.shape
     device = images.device
@@ -56,9 +57,9 @@ def crop_and_flip(images: Tensor, pad: int, border: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, size: int, probability: float) -> Tensor:
-    """A square of each image set to 0, the mean colour, with the given probability (DeVries & Taylor 2017, 1708.04552).
+    """Set a square of an image to 0, the mean colour, with some probability (DeVries & Taylor 2017, arXiv 1708.04552).
 
-    The square's centre is anywhere in the image, so that part of the square may lie outside.
+    The square's centre is anywhere in the image, so some of the square may lie outside.
 
     Args:
         images: normalised, [n, C, H, W].

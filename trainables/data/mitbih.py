@@ -2,9 +2,11 @@
 
 Sources: G. B. Moody, R. G. Mark, IEEE Engineering in Medicine and Biology 20(3):45-50, 2001 (the 48 records);
 A. L. Goldberger et al., Circulation 101(23):e215-e220, 2000 (PhysioNet); M. Kachuee, S. Fazeli, M. Sarrafzadeh,
-arXiv 1805.00794, 2018 (how beats are cut, and the published beats). Read from the WFDB records, or from the published
-CSV files, which do not say whose beat is whose. Cutting takes seconds, so the beats are kept in a cache; the data
-folder is only read. wfdb, scipy, pandas and scikit-learn are imported only when they are needed.
+arXiv 1805.00794, 2018 (how beats are cut, and the published beats).
+
+Beats are read from the WFDB records, or from the published CSV files, which do not say whose beat is whose. Cutting
+takes seconds, so the beats are kept in a cache; the data folder is only read. wfdb, scipy, pandas and scikit-learn are
+imported only when they are needed.
 """
 
 import hashlib
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 NAME = "mitdb"
 CHECKSUMS = Path(__file__).with_name("mitdb.sha256")  # as PhysioNet publishes them
-CUTTING = 1  # version of how beats are cut; a change makes caches of before useless
+CUTTING = 1  # version of how beats are cut; older caches are not read
 RATE = 125  # samples per second of a beat
 LENGTH = 187  # samples of a beat
 WINDOW = 10 * RATE
@@ -46,7 +48,7 @@ CSVS = {
     "mitbih_train.csv": (72_471, 2_223, 5_788, 641, 6_431),  # beats of each class, as published
     "mitbih_test.csv": (18_118, 556, 1_448, 162, 1_608),
 }
-REPORT = {"train": (641, 2_223, 5_788, 641, 6_431), "test": (161, 556, 1_448, 162, 1_608)}
+PUBLISHED = {"train": (641, 2_223, 5_788, 641, 6_431), "test": (161, 556, 1_448, 162, 1_608)}
 
 # P. de Chazal, M. O'Dwyer, R. B. Reilly, IEEE Transactions on Biomedical Engineering 51(7):1196-1206, 2004. The four
 # records with a pacemaker (102, 104, 107, 217) are in neither.
@@ -54,19 +56,27 @@ DS1 = (101, 106, 108, 109, 112, 114, 115, 116, 118, 119, 122, 124, 201, 203, 205
 DS2 = (100, 103, 105, 111, 113, 117, 121, 123, 200, 202, 210, 212, 213, 214, 219, 221, 222, 228, 231, 232, 233, 234)
 PERSON = {202: 201}  # records 201 and 202 are of one person; each other record is of a person of its own
 # Chosen by the numbers of beats alone: 22 % of N, 26 % of S and 18 % of V. Record 208 holds 373 of the 413 beats of
-# class F and has to train; the 34 F beats of these five are most of the others. Record 209, with 383 of 815 S, trains
-# too. The eight beats of class Q are too few to be shared out.
+# class F and has to train; the 34 F beats of these five are most of the others. Record 209, with 383 of 815 S, trains,
+# too. The eight beats of class Q are too few to be split.
 VALIDATION = (114, 124, 205, 220, 223)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the annotations of the records."""
+    """Numbers of annotations in the records, by what became of them.
+
+    Attributes:
+        records: number of records.
+        others: annotations of rhythm, noise and the like.
+        read: beats.
+        last: beats that end their record, which are not cut.
+        cut: beats that were cut.
+    """
 
     records: int
-    others: int  # annotations of rhythm, noise and the like
-    read: int  # beats
-    last: int  # beats that end their record; they were not cut
+    others: int
+    read: int
+    last: int
     cut: int
 
     def __str__(self) -> str:
@@ -78,21 +88,29 @@ class Counts:
 
 @dataclass(frozen=True)
 class Beats:
-    """Beats in the order of the records and of time, or of the CSV files. The arrays may be read-only."""
+    """Beats in the order of the records and of time, or of the CSV files. The arrays may be read-only.
 
-    signals: NDArray[np.float32]  # [n, LENGTH], 0 to 1
-    labels: NDArray[np.int64]  # [n], index into CLASSES
-    records: NDArray[np.int16]  # [n], 0 where the source does not say
-    counts: Counts | None = None  # of the records
-    test: NDArray[np.bool_] | None = None  # [n], true in the published test part; the records know none
+    Attributes:
+        signals: [n, LENGTH], 0 to 1.
+        labels: indices into CLASSES, [n].
+        records: numbers of the records, [n]; 0 where the source does not say.
+        counts: of the records' annotations; None for the CSV files.
+        test: true in the published test set, [n]; None for the records, which have none.
+    """
+
+    signals: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    records: NDArray[np.int16]
+    counts: Counts | None = None
+    test: NDArray[np.bool_] | None = None
 
 
 def check(root: Path, interpatient: bool = False) -> None:
-    """Look at the records below `root`, or else at the CSV files, without parsing them.
+    """Check the records below `root`, or else the CSV files, without parsing them.
 
     Args:
         root: folder that holds `mitdb`, or the CSV files, in itself or in `mitbih`.
-        interpatient: only the records will do.
+        interpatient: refuse the CSV files, because only the records say whose beat is whose.
 
     Raises:
         Refused: a file is missing or damaged.
@@ -111,16 +129,17 @@ def check(root: Path, interpatient: bool = False) -> None:
 
 
 def present(root: Path, interpatient: bool = False) -> bool:
-    """Whether `root` holds the records, or the CSV files where they do, whole or not."""
+    """Say whether `root` holds the records or, unless persons matter, the CSV files, complete or not."""
     return os.path.exists(records_folder(root)) or (not interpatient and _csv_folder(root) is not None)
 
 
 def records_folder(root: Path) -> Path:
+    """Name the folder of the records below `root`."""
     return root / NAME
 
 
 def _csv_folder(root: Path) -> Path | None:
-    """Where the CSV files are, if the beats are to come from them."""
+    """Find the folder of the CSV files; None if the beats come from the records."""
     if os.path.exists(records_folder(root)):  # Path.exists would raise where nobody may look
         return None
     folders = (folder for folder in (root, root / "mitbih") for name in CSVS if os.path.exists(folder / name))
@@ -153,13 +172,13 @@ def _check_csvs(folder: Path) -> None:
 
 
 def _checksums() -> dict[str, str]:
-    """SHA-256 of every file of the records, by name."""
+    """Read the published SHA-256 of every file of the records, by name."""
     lines = (line.split() for line in CHECKSUMS.read_text().splitlines())
     return {name: checksum for checksum, name in lines}
 
 
 def download(root: Path) -> None:
-    """Let wfdb fetch the records from PhysioNet; they appear below `root` complete or not at all.
+    """Download the records from PhysioNet by wfdb; they appear below `root` complete or not at all.
 
     Raises:
         Refused: the download failed.
@@ -179,7 +198,7 @@ def _records() -> list[str]:
 
 
 def load(root: Path) -> Beats:
-    """All beats: of the records, else of the CSV files.
+    """Read all beats, from the records or else from the CSV files.
 
     Raises:
         Refused: a file is missing or damaged.
@@ -219,7 +238,7 @@ _NO_CACHE = (OSError, ValueError, EOFError)  # what NumPy raises at a file that 
 
 
 def _cached(folder: Path) -> Beats:
-    """The beats of the verified records in `folder`, cut by one process and mapped into memory by all.
+    """Read the beats of the verified records in `folder`, cut by one process and mapped into memory by all.
 
     The key of the cache is the list of checksums, so that it does not matter where the records are.
     """
@@ -285,7 +304,12 @@ def cut(folder: Path) -> Beats:
 
 
 def _read_record(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
-    """Signal in mV at 125 Hz, the samples of its R peaks, the beats' classes, and how many annotations are no beats."""
+    """Read one record.
+
+    Returns:
+        The signal in mV at 125 Hz, the samples of its R peaks, the beats' classes, and the number of annotations that
+        are no beats.
+    """
     import wfdb
     from scipy.signal import resample_poly
 
@@ -301,7 +325,7 @@ def _read_record(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], ND
 
 
 def _cut_record(signal: NDArray[np.float64], peaks: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Each R peak and what follows it for 1.2 median RR intervals of its window, [beats, LENGTH], padded with zeros.
+    """Cut each R peak and what follows it for 1.2 median RR intervals of its window, [beats, LENGTH], padded with 0.
 
     Args:
         signal: in mV at 125 Hz, [samples].
@@ -322,17 +346,17 @@ def _cut_record(signal: NDArray[np.float64], peaks: NDArray[np.int64]) -> NDArra
     return beats
 
 
-def report(beats: Beats) -> "Indices":
-    """The report's split: class N cut down at random, then one tenth of the training beats for validation.
+def published(beats: Beats) -> "Indices":
+    """Split as the published study: class N cut down at random, then a tenth of the training beats for validation.
 
-    The CSV files say which beats are the test; of the records' beats as many of each class are drawn. A person's beats
-    are in all three parts.
+    The CSV files say which beats are the test set; of the records' beats, as many of each class are drawn. A person's
+    beats are in all three splits.
     """
     from tune_sam.trainables.data.split import SPLIT_SEED, Indices, held_out
 
     random = np.random.default_rng(SPLIT_SEED)
     rest, test = [], []
-    for label, (to_train, to_test) in enumerate(zip(REPORT["train"], REPORT["test"], strict=True)):
+    for label, (to_train, to_test) in enumerate(zip(PUBLISHED["train"], PUBLISHED["test"], strict=True)):
         drawn = random.permutation(np.flatnonzero(beats.labels == label))
         if beats.test is None:
             ours, theirs = drawn[:to_train], drawn[to_train:]
@@ -346,7 +370,7 @@ def report(beats: Beats) -> "Indices":
 
 
 def interpatient(beats: Beats) -> "Indices":
-    """De Chazal's split, by person: DS2 is the test; of DS1 some records validate and the rest train.
+    """Split by person, as de Chazal et al. 2004: DS2 is the test set; of DS1 some records validate, the rest train.
 
     Record 201 is left out, because 202, of the same person, is in DS2.
 
@@ -366,5 +390,5 @@ def interpatient(beats: Beats) -> "Indices":
 
 
 def person(record: int) -> int:
-    """Who a record is of, as the number of the person's first record."""
+    """Identify the person of a record by the number of the person's first record."""
     return PERSON.get(record, record)

@@ -1,7 +1,7 @@
 """Mutagenicity of the TUDataset collection: 4,337 molecules, mutagen or not.
 
 Sources: C. Morris et al., *TUDataset*, ICML 2020 GRL+ workshop; J. Kazius, R. McGuire, R. Bursi, Journal of Medicinal
-Chemistry 48(1):312-320, 2005. Read by PyG; torch and PyG are imported only when graphs are read.
+Chemistry 48(1):312-320, 2005. PyG downloads and reads them; torch and PyG are imported only when graphs are read.
 """
 
 from pathlib import Path
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 NAME = "Mutagenicity"
 CLASSES = ("mutagen", "nonmutagen")
 GRAPHS = (2401, 1936)
-"""Of each class; with the kinds of atoms, what tells published files from damaged ones, for there are no checksums."""
+"""Graphs of each class. There are no published checksums; these numbers and that of the atoms tell damaged files."""
+
 ATOMS = 14
+"""Types of atoms."""
+
 ROWS = {  # lines of each file, as published
     f"{NAME}_A.txt": 266_894,
     f"{NAME}_graph_indicator.txt": 131_488,
@@ -28,7 +31,7 @@ ROWS = {  # lines of each file, as published
 
 
 def check(root: Path) -> None:
-    """Look at the raw files below `root` without parsing them.
+    """Check the raw files below `root` without parsing them.
 
     Raises:
         Refused: a file is missing, empty or cut short.
@@ -45,11 +48,12 @@ def check(root: Path) -> None:
 
 
 def raw_folder(root: Path) -> Path:
+    """Name the folder of the raw files below `root`."""
     return root / NAME / "raw"
 
 
 def download(root: Path) -> None:
-    """Let PyG fetch the raw files; they appear below `root` complete or not at all.
+    """Download the raw files by PyG; they appear below `root` complete or not at all.
 
     Raises:
         Refused: the download failed.
@@ -64,7 +68,7 @@ def download(root: Path) -> None:
 
 
 def load(root: Path) -> "GraphStore":
-    """All graphs; node features are the one-hot atom types, [N, 14].
+    """Read all graphs; node features are the one-hot atom types, [N, 14].
 
     PyG's reader parses the raw files each time: its `TUDataset` would write a cache next to them, which a read-only
     folder forbids and which hides a raw file that changed since.

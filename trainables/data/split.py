@@ -1,4 +1,4 @@
-"""The one way in which a data set is split where it has no official split, or no official validation part."""
+"""How a data set is split that has no official split, or no official validation split."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 SPLIT_SEED = 0
+"""Seed of every split. Splits do not depend on a trial's seed."""
 
 
 @dataclass(frozen=True)
 class Indices:
-    """The samples of each part, ascending, int64."""
+    """The samples of each split, int64, ascending."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -19,7 +20,9 @@ class Indices:
 
 
 def stratified(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> Indices:
-    """70 % and 30 % as in the report, and one seventh of the 70 % for validation; each part has the classes' shares.
+    """Split 60 : 10 : 30, each split with the proportions of the classes.
+
+    The published study had 70 % and 30 %; one seventh of the 70 % validates.
 
     Args:
         labels: class of each sample, [n].
@@ -33,12 +36,15 @@ def stratified(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> Indices:
 
 
 def held_out(labels: NDArray[np.int64], validation: int, seed: int = SPLIT_SEED) -> tuple[NDArray, NDArray]:
-    """Training and validation part of samples of which none is for testing, each with the classes' shares.
+    """Split samples, none of which is for testing, into training and validation, each with the classes' proportions.
 
     Args:
         labels: class of each sample, [n].
-        validation: size of that part.
+        validation: size of the validation split.
         seed: of the split, not of a trial.
+
+    Returns:
+        The indices of both, ascending.
     """
     train, held = train_test_split(np.arange(len(labels)), test_size=validation, stratify=labels, random_state=seed)
     return np.sort(train), np.sort(held)

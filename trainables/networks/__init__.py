@@ -1,1 +1,1 @@
-"""The networks, apart from their descriptions, so that a description can be read without importing torch."""
+"""The networks, apart from the descriptions, which can be imported without torch."""

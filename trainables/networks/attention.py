@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class SequenceClassifier(nn.Module):
-    """Each value is projected to a vector that also carries its time; encoder layers; a head on all steps at once.
+    """A projection of each value to a vector with its time, encoder layers, and a head on all steps at once.
 
     Args:
         length: steps L of a sequence.
@@ -36,9 +36,9 @@ class SequenceClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.project = nn.Linear(1, width)
-        # Of the architecture, not of the weights: a checkpoint need not hold it.
+        # The architecture determines it, so a checkpoint need not hold it.
         self.register_buffer("positions", positional_encoding(length, width), persistent=False)
-        # torch's own layer, which goes through scaled_dot_product_attention as long as nobody asks for its weights.
+        # torch's own layer computes scaled_dot_product_attention as long as nobody asks for the attention weights.
         self.encoder = nn.ModuleList(
             nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True) for _ in range(layers)
         )
@@ -52,7 +52,7 @@ class SequenceClassifier(nn.Module):
         self.head = nn.Sequential(*hidden, nn.Linear(sizes[-1], classes))
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Logits [n, classes] of sequences [n, L]."""
+        """Compute logits [n, classes] of sequences [n, L]."""
         x = self.project(sequences[:, :, None]) + self.positions
         for layer in self.encoder:
             x = layer(x)
@@ -60,7 +60,7 @@ class SequenceClassifier(nn.Module):
 
 
 def positional_encoding(length: int, width: int) -> Tensor:
-    """Sines and cosines of the time step, float [length, width]: section 3.5 of the paper; nothing to learn."""
+    """Compute sines and cosines of the time step, float32 [length, width] (section 3.5 of the paper)."""
     time = torch.arange(length, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000) / width))
     return torch.stack([torch.sin(time * rate), torch.cos(time * rate)], dim=2).flatten(1)

@@ -11,7 +11,7 @@ from torch_geometric.nn import GraphConv, global_max_pool, global_mean_pool
 class GraphClassifier(nn.Module):
     """GraphConv layers with ReLU between them (none after the last), a pool, and a head of two linear layers.
 
-    Dropout stands before each linear layer and nothing else stands between the two, as in the report.
+    Dropout stands before each linear layer, and nothing else between the two, as in the published study.
 
     Args:
         features: node features F.
@@ -35,7 +35,7 @@ class GraphClassifier(nn.Module):
         )
 
     def forward(self, graphs: Batch) -> Tensor:
-        """Logits [graphs, classes]."""
+        """Compute logits [graphs, classes]."""
         x = graphs.x
         for convolution in self.convolutions[:-1]:
             x = torch.relu(convolution(x, graphs.edge_index))
@@ -43,9 +43,9 @@ class GraphClassifier(nn.Module):
 
 
 def _mean(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
-    """The mean over each graph's nodes of what the last layer gives for them, [graphs, outputs].
+    """Average the last layer's outputs over each graph's nodes, [graphs, outputs].
 
-    The layer is linear, so the mean is taken first: its products are then of graphs, not of 30 times as many nodes.
+    The layer is linear, so the mean is taken first: the layer then multiplies graphs, not 30 times as many nodes.
     """
     neighbours = last.propagate(graphs.edge_index, x=(x, x), edge_weight=None, size=None)
     of_neighbours, of_nodes = (global_mean_pool(part, graphs.batch, graphs.num_graphs) for part in (neighbours, x))
@@ -53,7 +53,7 @@ def _mean(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
 
 
 def _max(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
-    """The largest over each graph's nodes of what the last layer gives for them, [graphs, outputs]."""
+    """Take the maximum of the last layer's outputs over each graph's nodes, [graphs, outputs]."""
     return global_max_pool(last(x, graphs.edge_index), graphs.batch, graphs.num_graphs)
 
 

@@ -18,7 +18,7 @@ class WideResNet(nn.Module):
         classes: outputs.
 
     Raises:
-        ValueError: a depth that is not 6 n + 4.
+        ValueError: the depth is not 6 n + 4.
     """
 
     def __init__(self, depth: int, width: int, channels: int, classes: int) -> None:
@@ -40,15 +40,15 @@ class WideResNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [n, classes] of images [n, channels, height, width]."""
+        """Compute logits [n, classes] of images [n, channels, height, width]."""
         x = self.units(self.stem(images))
         return self.head(torch.relu(self.norm(x)).mean((2, 3)))
 
 
 class Unit(nn.Module):
-    """Two convolutions, each after batch norm and ReLU, and a way around them.
+    """Two convolutions, each after batch norm and ReLU, and a shortcut around them.
 
-    Where the shape changes, the way around is a 1 × 1 convolution of the activated input, as in the published networks.
+    Where the shape changes, the shortcut is a 1 × 1 convolution of the activated input, as in the published networks.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -60,13 +60,14 @@ class Unit(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs or stride > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [n, inputs, height, width] to [n, outputs, height / stride, width / stride]."""
         active = F.relu(self.norm1(x))
         around = self.shortcut(active) if self.shortcut else x
         return around + self.conv2(F.relu(self.norm2(self.conv1(active))))
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015 (arXiv 1502.01852), their equation 10: variance 2 / inputs. Batch norms keep torch's 1 and 0."""
+    """Initialise with variance 2 / inputs (He et al. 2015, arXiv 1502.01852, equation 10), except batch norms."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     if isinstance(module, nn.Linear):

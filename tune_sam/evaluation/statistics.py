@@ -1,4 +1,4 @@
-"""Means over seeds with intervals, paired differences, rank correlations: what several trainings show, and what not."""
+"""What several trainings show: means over seeds with intervals, paired differences, rank correlations."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,19 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
+"""Of every interval."""
+
 SIGNIFICANT = 0.05
+"""The level below which a p-value shows a difference."""
+
 BOOTSTRAPS = 2_000
+"""Resamples for the interval of a correlation."""
+
 ROUNDING = 1e-12
+"""Differences count as equal within this fraction of the largest value."""
+
 ENOUGH = 10
+"""Networks from which a correlation has an interval."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class Mean:
     Attributes:
         value: the mean.
         half: half the width of its 95 % interval, from Student's t with n - 1 degrees of freedom; nan if n is 1.
-        n: of values.
+        n: number of values.
     """
 
     value: float
@@ -28,7 +37,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
-        """Of values that are independent, such as of several seeds."""
+        """Average independent values, such as those of several seeds."""
         from scipy.stats import t
 
         n = len(values)
@@ -39,12 +48,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences, of two configurations over the same seeds.
+    """The mean of paired differences between two configurations over the same seeds.
+
+    Interval and p-value are nan if n is 1. They are nan, too, if all differences are equal but for rounding, because
+    they would then measure the rounding alone.
 
     Attributes:
         mean: with its interval.
-        p: of the paired t-test, two-sided, for no difference. Both interval and p are nan if n is 1, or if all
-            differences are equal but for rounding, which would make them of rounding alone.
+        p: of the two-sided paired t-test for no difference.
     """
 
     mean: Mean
@@ -52,7 +63,7 @@ class Difference:
 
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> "Difference":
-        """Of `values` minus `others`, which belong to the same seeds in the same order."""
+        """Compare `values` with `others`, which belong to the same seeds in the same order."""
         from scipy.stats import ttest_rel
 
         differences = [one - other for one, other in zip(values, others, strict=True)]
@@ -63,7 +74,7 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the values show a difference at all, at the level 0.05 and for this comparison alone."""
+        """Whether the values show a difference, at the level 0.05 and for this comparison alone."""
         return self.p < SIGNIFICANT
 
 
@@ -73,10 +84,10 @@ class Correlation:
 
     Attributes:
         tau: from -1 to 1.
-        low, high: its 95 % interval, the percentiles of a bootstrap over the networks; nan of fewer than
-            :data:`ENOUGH`, of which the order is often perfect in each resample, as if it were certain.
+        low, high: its 95 % interval, the percentiles of a bootstrap over the networks; nan with fewer than
+            :data:`ENOUGH`. So few are often in perfect order in every resample, as if τ were certain.
         p: two-sided, for no association.
-        n: of networks.
+        n: number of networks.
     """
 
     tau: float
@@ -87,12 +98,16 @@ class Correlation:
 
     @property
     def interval(self) -> str:
-        """As a cell of a table; empty if there is none."""
+        """The interval as a cell of a table; empty if there is none."""
         return "" if math.isnan(self.low) else f"{self.low:+.2f} to {self.high:+.2f}"
 
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> "Correlation | None":
-        """None of fewer than four, where even a perfect order has p = 1/3, or where one of the two does not vary."""
+        """Correlate two measures of the same networks.
+
+        Returns:
+            None with fewer than four networks, where even a perfect order has p = 1/3, or if a measure does not vary.
+        """
         from scipy.stats import bootstrap, kendalltau
 
         if len(values) < 4 or len(set(values)) < 2 or len(set(others)) < 2:
@@ -114,7 +129,7 @@ class Correlation:
 
 
 def _tau(values: Sequence[float], others: Sequence[float]) -> float:
-    """0 where a resample has one network only, which orders nothing."""
+    """Compute τ of a resample; 0 if all its networks are the same, which have no order."""
     from scipy.stats import kendalltau
 
     tau = float(kendalltau(values, others).statistic)
@@ -122,7 +137,7 @@ def _tau(values: Sequence[float], others: Sequence[float]) -> float:
 
 
 def difference_in_words(difference: "Difference") -> str:
-    """What a paired difference of accuracies shows."""
+    """Say what a paired difference of accuracies shows."""
     mean = difference.mean
     points = f"{100 * mean.value:+.2f} points"
     if mean.n < 2:
@@ -136,6 +151,6 @@ def difference_in_words(difference: "Difference") -> str:
 
 
 def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
-    """A mean and half of its 95 % interval, times `unit`; the mean alone of a single value."""
+    """Write a mean and half of its 95 % interval, times `unit`; for a single value, the mean alone."""
     half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
     return f"{unit * mean.value:.{decimals}f}{half}"

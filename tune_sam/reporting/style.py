@@ -1,8 +1,8 @@
 """What the figures have in common: the optimizers' styles, panels, axes, legends, and how they are saved.
 
 A function of a figure takes a tidy DataFrame (one observation a row) and returns a matplotlib Figure.
-:func:`save` writes it as PNG, with the data as CSV. Nothing opens a window or touches pyplot's state. Missing columns are
-refused, and missing values are left out.
+:func:`save` writes it as PNG, with the data as CSV. Nothing opens a window or touches pyplot's state. Missing columns
+are refused, and missing values are left out.
 
 One optimizer has one colour, marker and line in all figures. The colours are Okabe and Ito's (2008), which can be told
 apart with any colour vision. Values are coloured with cividis or viridis, whose lightness grows, too. A quantity that
