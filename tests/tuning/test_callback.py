@@ -5,7 +5,7 @@ from pyarrow.fs import LocalFileSystem
 
 from tune_sam.home import Home
 from tune_sam.study.records import Study
-from tune_sam.tuning.callback import Driver, _ending, _what_failed
+from tune_sam.tuning.callback import Driver, ending_of
 
 
 @pytest.mark.parametrize(
@@ -18,27 +18,7 @@ from tune_sam.tuning.callback import Driver, _ending, _what_failed
     ],
 )
 def test_complete_is_what_reached_its_epochs_with_finite_weights(result, ending):
-    assert _ending(result, 10) == ending
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (
-            "Failure # 1 (occurred at 2026)\nray::x.train()\n  File a.py\nRuntimeError: no batch works\n",
-            "RuntimeError: no batch works",
-        ),
-        ("Failure # 1\ntorch.cuda.OutOfMemoryError: 2 GiB\n\nhint\n", "torch.cuda.OutOfMemoryError: 2 GiB"),
-        (
-            "Failure # 1\nThe actor died unexpectedly before finishing this task.\n\tclass_name: X\n",
-            "The actor died unexpectedly before finishing this task.",
-        ),
-        ("", "the worker gave no reason"),
-    ],
-)
-def test_a_failure_is_told_in_one_line(tmp_path, text, reason):
-    (tmp_path / "error.txt").write_text(text)
-    assert _what_failed(SimpleNamespace(error_file=str(tmp_path / "error.txt"))) == reason
+    assert ending_of(result, 10) == ending
 
 
 TRIAL = {"optimizer": "sam", "rho": 0.05, "lr": 0.01, "batch_size": 64, "dataset": "digits"}

@@ -5,13 +5,12 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from unittest.mock import patch
 
+from tune_sam.cluster.ray_internals import session_folder
 from tune_sam.errors import Refused
 
 QUIET = {
@@ -47,7 +46,7 @@ def connected(address: str | None) -> Iterator[bool]:
     address = named(address)
     global _alone
     if ray.is_initialized():
-        with _session_folder() if client.ray.is_connected() else nullcontext():
+        with session_folder() if client.ray.is_connected() else nullcontext():
             yield not _alone
         return
     try:
@@ -80,23 +79,11 @@ def connected(address: str | None) -> Iterator[bool]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     _alone = not address
     try:
-        with _session_folder() if (address or "").startswith(CLIENT) else nullcontext():
+        with session_folder() if (address or "").startswith(CLIENT) else nullcontext():
             yield bool(address)
     finally:
         _alone = False
         ray.shutdown()
-
-
-@contextmanager
-def _session_folder() -> Iterator[None]:
-    """A folder for what Tune keeps beside its driver: a session of Ray has one, but its client has no session here."""
-    import ray.train._internal.storage  # noqa: F401
-
-    with (
-        tempfile.TemporaryDirectory(prefix="tune_sam-") as folder,
-        patch("ray.train._internal.storage._get_ray_train_session_dir", lambda: folder),
-    ):
-        yield
 
 
 def named(address: str | None) -> str | None:

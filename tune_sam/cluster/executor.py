@@ -1,6 +1,5 @@
 """Where a study's trainings and tasks run: on Ray's nodes, or one after the other in this process."""
 
-import json
 import shutil
 import tempfile
 import traceback
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tune_sam.cluster.connection import concurrency, connected
+from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, write_states
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
 from tune_sam.home import inside
@@ -124,8 +124,7 @@ class RayExecutor:
             callbacks=[trainings.callback],
             raise_on_failed_trial=False,
             verbose=0,
-            # Over Ray's client a Tuner would send searcher and callbacks to the head, where their databases are not.
-            _remote=False,
+            **DRIVER_STAYS_HERE,
         )
 
     def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
@@ -295,18 +294,14 @@ def _note_states(trainings: Trainings, trials: Sequence[_Trial]) -> None:
     """Write how the trials ended in the form of Tune's own file, which `tune-sam doctor` reads."""
     from pyarrow.fs import FileSystem
 
-    states = [
-        {
-            "custom_trial_name": trainings.key(TrialConfig.identity(trial.config)[0]),
-            "custom_dirname": _folder_name(trial.config),
-            "status": trial.status,
-        }
+    attempts = {
+        trainings.key(number): (attempt, trial.status)
         for trial in trials
-    ]
-    attempt = max(TrialConfig.identity(trial.config)[1] for trial in trials)
-    first, _ = TrialConfig.identity(trials[0].config)
+        for number, attempt in [TrialConfig.identity(trial.config)]
+    }
+    first, attempt = TrialConfig.identity(trials[0].config)
     place = inside(trainings.storage, f"{trainings.name}/experiment_state-inline-{first}.{attempt}.json")
     filesystem, path = FileSystem.from_uri(place)
     filesystem.create_dir(str(Path(path).parent))
     with filesystem.open_output_stream(path) as file:
-        file.write(json.dumps({"trial_data": [(json.dumps(state), "{}") for state in states]}).encode())
+        file.write(write_states(attempts))

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pyarrow.fs import FileSelector, FileSystem
 
+from tune_sam.cluster.ray_internals import STATE_FILE, read_states
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home, inside
 
@@ -129,13 +129,11 @@ def tune_states(study: "Study") -> dict[str, str]:
     try:
         found: dict[str, tuple[int, str]] = {}
         for place in _state_files(study):
-            for state, _ in json.loads(read(place))["trial_data"]:
-                told = json.loads(state)
+            for key, attempt in read_states(read(place)).items():
                 # Each launch of a study has written files of its own: a trial's last attempt counts.
-                attempt = int(told["custom_dirname"].partition(".")[2]), told["status"]
-                found[told["custom_trial_name"]] = max(attempt, found.get(told["custom_trial_name"], attempt))
+                found[key] = max(attempt, found.get(key, attempt))
         return {key: status for key, (_, status) in found.items()} | _closed(study)
-    except (OSError, ValueError) as error:  # the latter of a file that a killed driver has half written
+    except (OSError, ValueError, KeyError) as error:  # the latter two of a file that a killed driver has half written
         raise Refused(
             f"the results of study {study.name} in {masked(study.storage)} cannot be read "
             f"({masked(str(error))}); mend the storage or its address."
@@ -172,7 +170,5 @@ def _state_files(study: "Study") -> list[str]:
         folder = inside(study.results, optimizer)
         filesystem, path = FileSystem.from_uri(folder)
         there = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
-        places += [
-            inside(folder, one.base_name) for one in there if re.fullmatch(r"experiment_state-.*\.json", one.base_name)
-        ]
+        places += [inside(folder, one.base_name) for one in there if STATE_FILE.fullmatch(one.base_name)]
     return places

@@ -1,20 +1,19 @@
 """What the driver does at each event of a trial: Optuna, MLflow and the screen are told the same."""
 
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import torch
-from ray import cloudpickle, tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from tune_sam.cluster.ray_internals import could_not_start, error_of, failure_of, gpus_of
 from tune_sam.cluster.results import delete
 from tune_sam.config import TrainingSettings, TrialConfig
 from tune_sam.study.records import Study
@@ -117,26 +116,26 @@ class Driver(NotPickled, tune.Callback):
             delete(self.study, path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, _ending(trial.last_result or {}, self.ledger.settings.epochs))
+        self._end(trial, ending_of(trial.last_result or {}, self.ledger.settings.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._start(trial)  # a process that cannot even start gives no other sign
-        number, error = self._given(trial).number, _error(trial)
+        number, error = self._given(trial).number, error_of(trial)
         if number not in self._lost and self._died_of_no_fault(number, error):
             self._put_back(trial, "its process or node died")
         elif number not in self._lost and _ran_out_of_memory(error):
             # Tune's own second try would have the same share again.
-            share = trial.placement_group_factory.required_resources.get("GPU", 0)
+            share = gpus_of(trial)
             if 0 < share < 1 and not self.ledger.enlarged(number):
                 self._put_back(trial, f"{share:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * share))
             else:
                 self._end(trial, ("failed", OUT_OF_MEMORY))
         else:
-            self._end(trial, ("failed", _what_failed(trial)))
+            self._end(trial, ("failed", failure_of(trial)))
 
     def _died_of_no_fault(self, number: int, error: BaseException | None) -> bool:
         """Whether a trial's process ended without an exception, as with its node, and not always at the same place."""
-        if not isinstance(error, RayActorError) or error.actor_init_failed:
+        if not isinstance(error, RayActorError) or could_not_start(error):
             return False
         epoch = self.ledger.reported(number)
         self._deaths[number, epoch] += 1
@@ -221,7 +220,7 @@ def announce(tracker: Tracker, key: str, trial: TrialConfig, tags: Mapping[str, 
     )
 
 
-def _ending(result: dict[str, Any], epochs: int) -> tuple[str, str]:
+def ending_of(result: dict[str, Any], epochs: int) -> tuple[str, str]:
     """Our word for how a trial that did not fail ended, and why. Complete is what reached its epochs, whoever stopped
     it."""
     epoch = result.get("epoch", 0)
@@ -232,31 +231,11 @@ def _ending(result: dict[str, Any], epochs: int) -> tuple[str, str]:
     return "pruned", f"not in the better half after epoch {epoch}"
 
 
-def _error(trial: Any) -> BaseException | None:
-    """The exception that ended a trial, if it is one that Ray keeps."""
-    # Tune's own accessor reads the copy in the storage, which is written later.
-    file = trial.pickled_error_file
-    if not file or not Path(file).exists():
-        return None
-    try:
-        error: BaseException = cloudpickle.loads(Path(file).read_bytes())
-    except Exception:  # of a package that this process lacks
-        return None
-    return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
-
-
 def _ran_out_of_memory(error: BaseException | None) -> bool:
     """Whether a GPU's memory was too little, for a training or already for building it in a new process."""
-    built = not (isinstance(error, RayActorError) and error.actor_init_failed)
-    return isinstance(error, torch.OutOfMemoryError) if built else "torch.OutOfMemoryError" in str(error)
-
-
-def _what_failed(trial: Any) -> str:
-    """What went wrong in a worker, in one line: an exception's last, or what Ray says first of a process that died."""
-    # Tune's own accessor reads the copy in the storage, which is written later.
-    lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
-    exceptions = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
-    return exceptions[-1] if exceptions else lines[1] if len(lines) > 1 else "the worker gave no reason"
+    if could_not_start(error):
+        return "torch.OutOfMemoryError" in str(error)
+    return isinstance(error, torch.OutOfMemoryError)
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,72 @@
+"""What we use of Ray beyond its promises, and what would be noticed if a release moved it."""
+
+import inspect
+import json
+from types import SimpleNamespace
+
+import pytest
+import ray.train._internal.storage
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial
+from ray.tune.trainable import trainable
+
+from tune_sam.cluster.ray_internals import failure_of, read_states, write_states
+
+
+def test_this_release_of_ray_has_what_we_use_of_its_inside():
+    found = {
+        "ray.train._internal.storage has no _get_ray_train_session_dir, the folder of a driver over Ray's client": (
+            hasattr(ray.train._internal.storage, "_get_ray_train_session_dir")
+        ),
+        "ray.tune.run has no argument _remote, so a driver over Ray's client would run on the head": (
+            "_remote" in inspect.signature(tune.run).parameters
+        ),
+        "RayActorError has no actor_init_failed, so a process that cannot start looks like one that died": (
+            hasattr(RayActorError, "actor_init_failed") or "actor_init_failed" in inspect.getsource(RayActorError)
+        ),
+        "ray.tune.trainable.trainable has no DEFAULT_STORAGE_PATH, where the contract's trainables would write": (
+            hasattr(trainable, "DEFAULT_STORAGE_PATH")
+        ),
+        **{
+            f"Tune's Trial has no {name}, by which an ending is explained": name
+            in {*dir(Trial), *vars(Trial("PPO", stub=True))}
+            for name in ("error_file", "pickled_error_file", "placement_group_factory", "last_result")
+        },
+    }
+    moved = [sentence for sentence, there in found.items() if not there]
+    assert not moved, f"ray {ray.__version__}: {'; '.join(moved)}. Mend tune_sam/cluster/ray_internals.py."
+
+
+def test_this_release_of_tune_writes_the_states_that_we_read():
+    trial = Trial("PPO", stub=True)
+    trial.custom_trial_name, trial.custom_dirname = "s/sam/3", "0003.2"
+    content = json.dumps({"trial_data": [trial.get_json_state()]}).encode()
+    assert read_states(content) == {"s/sam/3": (2, trial.status)}, "Tune's experiment_state files have another form"
+
+
+def test_states_are_read_as_they_were_written():
+    states = {"s/sam/0": (1, "TERMINATED"), "s/sam/1": (3, "ERROR")}
+    assert read_states(write_states(states)) == states
+    with pytest.raises(ValueError, match="line 1"):
+        read_states(write_states(states)[:-5])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "Failure # 1 (occurred at 2026)\nray::x.train()\n  File a.py\nRuntimeError: no batch works\n",
+            "RuntimeError: no batch works",
+        ),
+        ("Failure # 1\ntorch.cuda.OutOfMemoryError: 2 GiB\n\nhint\n", "torch.cuda.OutOfMemoryError: 2 GiB"),
+        (
+            "Failure # 1\nThe actor died unexpectedly before finishing this task.\n\tclass_name: X\n",
+            "The actor died unexpectedly before finishing this task.",
+        ),
+        ("", "the worker gave no reason"),
+    ],
+)
+def test_a_failure_is_told_in_one_line(tmp_path, text, reason):
+    (tmp_path / "error.txt").write_text(text)
+    assert failure_of(SimpleNamespace(error_file=str(tmp_path / "error.txt"))) == reason
