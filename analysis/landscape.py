@@ -179,7 +179,8 @@ def _filter_normalised(weight: Tensor, dim: int, generator: torch.Generator) -> 
     drawn = torch.randn(weight.shape, generator=generator).double()
     others = [d for d in range(weight.dim()) if d != dim]
     wanted, has = (torch.linalg.vector_norm(t.double(), dim=others, keepdim=True) for t in (weight, drawn))
-    return (drawn * (wanted / has)).to(weight.dtype)
+    normalised: Tensor = drawn * (wanted / has)
+    return normalised.to(weight.dtype)
 
 
 def _coordinates(points: ArrayLike, dimensions: int) -> NDArray[np.float64]:

@@ -57,8 +57,9 @@ class TrialConfig(TrainingSettings):
 
     def to_tune(self) -> dict[str, Any]:
         """Give the flat dict that Tune carries: `optimizer`, `rho`, `lr`, `batch_size`, `seed` beside the others."""
-        flat = asdict(self)
-        return flat | flat.pop("configuration")
+        flat: dict[str, Any] = asdict(self)
+        configuration: dict[str, Any] = flat.pop("configuration")
+        return flat | configuration
 
     @staticmethod
     def resources(given: Mapping[str, Any]) -> tuple[float, float | None]:

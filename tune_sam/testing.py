@@ -29,7 +29,7 @@ from tune_sam.reporting.published import read_published
 from tune_sam.settings import SearchOptions
 from tune_sam.space import OPTIMIZERS, Configuration
 from tune_sam.store import with_train_subset
-from tune_sam.trainable import SAMTrainable, trainable_for
+from tune_sam.trainable import trainable_for
 from tune_sam.training import Trainer
 from tune_sam.tuning.plan import search_space
 from tune_sam.workload import Setting, Splits, Store, Workload, find_workload
@@ -270,8 +270,8 @@ class WorkloadContract:
             "precision": "fp32",
         }
 
-    def _trainable(self, config: dict[str, Any], data: Shared) -> SAMTrainable:
-        """Make the workload's trainable in this process, on few samples of each split."""
+    def _trainable(self, config: dict[str, Any], data: Shared) -> Any:
+        """Make the workload's trainable in this process, on few samples of each split. Ray types no method of it."""
         workload, splits = copy(self.subject()), data.splits()
         sizes = replace(workload.datasets[self.data_set()], train=len(splits.train), validation=len(splits.validation))
         workload.datasets = {**workload.datasets, self.data_set(): sizes}  # type: ignore[misc]

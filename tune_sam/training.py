@@ -308,7 +308,7 @@ def build_optimizer(model: nn.Module, base: BaseOptimizer, configuration: Config
     Raises:
         ValueError: there is no such optimizer, or it needs a ρ.
     """
-    base_class = getattr(torch.optim, base.name)
+    base_class: type[torch.optim.Optimizer] = getattr(torch.optim, base.name)
     options = {"lr": configuration.lr, **base.options}
     if configuration.optimizer == "base":
         return base_class(model.parameters(), **options)

@@ -35,7 +35,9 @@ def stratified(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> Indices:
     return Indices(np.sort(rest[train]), np.sort(rest[validation]), np.sort(test))
 
 
-def held_out(labels: NDArray[np.int64], validation: int, seed: int = SPLIT_SEED) -> tuple[NDArray, NDArray]:
+def held_out(
+    labels: NDArray[np.int64], validation: int, seed: int = SPLIT_SEED
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split samples, none of which is for testing, into training and validation, each with the classes' proportions.
 
     Args:

@@ -56,7 +56,8 @@ class SequenceClassifier(nn.Module):
         x = self.project(sequences[:, :, None]) + self.positions
         for layer in self.encoder:
             x = layer(x)
-        return self.head(self.norm(x).flatten(1))
+        logits: Tensor = self.head(self.norm(x).flatten(1))
+        return logits
 
 
 def positional_encoding(length: int, width: int) -> Tensor:

@@ -39,7 +39,8 @@ class GraphClassifier(nn.Module):
         x = graphs.x
         for convolution in self.convolutions[:-1]:
             x = torch.relu(convolution(x, graphs.edge_index))
-        return self.head(self.pooled(self.convolutions[-1], x, graphs))
+        logits: Tensor = self.head(self.pooled(self.convolutions[-1], x, graphs))
+        return logits
 
 
 def _mean(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
@@ -49,12 +50,14 @@ def _mean(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
     """
     neighbours = last.propagate(graphs.edge_index, x=(x, x), edge_weight=None, size=None)
     of_neighbours, of_nodes = (global_mean_pool(part, graphs.batch, graphs.num_graphs) for part in (neighbours, x))
-    return last.lin_rel(of_neighbours) + last.lin_root(of_nodes)
+    pooled: Tensor = last.lin_rel(of_neighbours) + last.lin_root(of_nodes)
+    return pooled
 
 
 def _max(last: GraphConv, x: Tensor, graphs: Batch) -> Tensor:
     """Take the maximum of the last layer's outputs over each graph's nodes, [graphs, outputs]."""
-    return global_max_pool(last(x, graphs.edge_index), graphs.batch, graphs.num_graphs)
+    pooled: Tensor = global_max_pool(last(x, graphs.edge_index), graphs.batch, graphs.num_graphs)
+    return pooled
 
 
 POOLS = {"mean": _mean, "max": _max}

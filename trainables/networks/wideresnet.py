@@ -42,7 +42,8 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [n, classes] of images [n, channels, height, width]."""
         x = self.units(self.stem(images))
-        return self.head(torch.relu(self.norm(x)).mean((2, 3)))
+        logits: Tensor = self.head(torch.relu(self.norm(x)).mean((2, 3)))
+        return logits
 
 
 class Unit(nn.Module):
@@ -62,8 +63,9 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [n, inputs, height, width] to [n, outputs, height / stride, width / stride]."""
         active = F.relu(self.norm1(x))
-        around = self.shortcut(active) if self.shortcut else x
-        return around + self.conv2(F.relu(self.norm2(self.conv1(active))))
+        around: Tensor = self.shortcut(active) if self.shortcut else x
+        inside: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        return around + inside
 
 
 def _initialise(module: nn.Module) -> None:

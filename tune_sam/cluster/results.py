@@ -81,7 +81,8 @@ def read(place: str) -> bytes:
     """What is in a file or at a URI."""
     filesystem, path = FileSystem.from_uri(place)
     with filesystem.open_input_stream(path) as file:
-        return file.readall()
+        content: bytes = file.readall()
+        return content
 
 
 def without_login(place: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -32,7 +33,7 @@ class Shared:
     """
 
     path: Path
-    content: ray.ObjectRef | None = None
+    content: "ray.ObjectRef[Any] | None" = None
 
     def splits(self) -> Splits:
         """The splits, with tensors over the mapped file on the CPU. Writes to them stay with the caller.
@@ -69,7 +70,8 @@ class Shared:
 
 def _mapped(path: Path) -> Splits:
     # Our own file, and a workload's stores are its own classes, which torch does not know.
-    return torch.load(path, mmap=True, weights_only=False)
+    splits: Splits = torch.load(path, mmap=True, weights_only=False)
+    return splits
 
 
 @contextmanager

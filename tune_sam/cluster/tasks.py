@@ -87,7 +87,8 @@ def result_of(file: Path) -> Any:
 
 def made_by(file: Path) -> dict[str, str]:
     """The versions that a part was found out with."""
-    return json.loads(file.read_text())["made"]
+    made: dict[str, str] = json.loads(file.read_text())["made"]
+    return made
 
 
 def prepare_worker(study: Study) -> "torch.device":

@@ -253,7 +253,7 @@ def _losses(study: Study, trial: Trial, reference: Trial, side: int, part: int, 
     model, loss, batches = _prepared(study, trial, data)
     directions = random_directions(reference.load_model(), SEED)
     points = grid(2, steps=side)[part * CHUNK : (part + 1) * CHUNK]
-    return losses(model, loss, batches, directions, points).tolist()
+    return list(map(float, losses(model, loss, batches, directions, points)))
 
 
 def _line(study: Study, start: Trial, end: Trial, data: "Shared") -> list[float]:
@@ -261,7 +261,7 @@ def _line(study: Study, start: Trial, end: Trial, data: "Shared") -> list[float]
     from tune_sam.analysis.landscape import line_between, losses
 
     model, loss, batches = _prepared(study, start, data)
-    return losses(model, loss, batches, [line_between(start.load_model(), end.load_model())], LINE).tolist()
+    return list(map(float, losses(model, loss, batches, [line_between(start.load_model(), end.load_model())], LINE)))
 
 
 def _prepared(study: Study, trial: Trial, data: "Shared") -> tuple[Any, Any, Any]:

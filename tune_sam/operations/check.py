@@ -159,7 +159,7 @@ def _of_nodes(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def on(node: dict[str, Any], work: Callable[..., Any], *arguments: Any) -> ray.ObjectRef:
+    def on(node: dict[str, Any], work: Callable[..., Any], *arguments: Any) -> Any:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task: Any = ray.remote(num_cpus=0, max_retries=0)(work)
         return task.options(scheduling_strategy=place).remote(*arguments)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.errors import Refused
-from tune_sam.evaluation.analysis import GRID
 from tune_sam.evaluation.refit import Refit
+from tune_sam.settings import GRID
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:

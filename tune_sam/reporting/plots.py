@@ -208,4 +208,4 @@ def _importances(study: Study) -> dict[str, dict[str, float]]:
 
 def _value(trial: "FrozenTrial") -> float:
     """Return the objective of a complete trial, the first of two."""
-    return trial.values[0]
+    return float(trial.values[0])

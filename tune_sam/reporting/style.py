@@ -232,7 +232,7 @@ def without_values(figure: Figure, axis: Axes) -> Figure:
 
 def finite_of(values: pd.Series) -> NDArray[np.float64]:
     """Drop values that are missing or infinite."""
-    array = values.to_numpy(float)
+    array: NDArray[np.float64] = values.to_numpy(float)
     return array[np.isfinite(array)]
 
 

@@ -201,7 +201,7 @@ def _server_store(uri: str) -> AbstractStore:
             parse_dict(content, message)
             return message
 
-    return ImpatientStore(partial(get_default_host_creds, uri))
+    return ImpatientStore(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
 
 
 def find_run(store: AbstractStore, experiment_id: str, tags: Mapping[str, str]) -> str | None:

@@ -295,7 +295,7 @@ class TuneScheduler(NotPickled, FIFOScheduler):
     """Stops a trial where the ledger says so. The rungs are in Optuna's storage, so a resumed search knows them."""
 
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.workload = find_workload(ledger.settings.workload)
 

@@ -180,7 +180,7 @@ class Ledger:
         if new:
             trial.report(value, epoch)
         if "stop_after" in trial.user_attrs:  # decided before an interrupt; the pruner would judge the next rung
-            return epoch >= trial.user_attrs["stop_after"]
+            return bool(epoch >= trial.user_attrs["stop_after"])
         stop = epoch < self.settings.epochs and trial.should_prune()
         if stop:
             trial.set_user_attr("stop_after", epoch)
