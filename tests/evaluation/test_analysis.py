@@ -107,7 +107,7 @@ def test_the_table_has_configurations_gaps_and_measures(analysis):
     } <= set(table)
     assert table["worst_case_own_rho"].isna().tolist() == [True, False], "the base optimizer has no ρ of its own"
     told = json.loads((analysis.folder / "analysis.json").read_text())
-    assert (told["samples"], told["of"], told["seed"]) == (SAMPLE, "training part", SEED)
+    assert (told["samples"], told["of"], told["seed"]) == (SAMPLE, "training split", SEED)
     assert all("version.torch" in made and made["device"] for made in told["measured_by"].values())
 
 

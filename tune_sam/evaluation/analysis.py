@@ -305,11 +305,11 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
             others,
             plan.number_file(plan.trials[0]).parent,
         )
-    part = "training and validation part" if settings.refit_of else "training part"
+    split = "training and validation splits" if settings.refit_of else "training split"
     return {
         "study": plan.study.to_json(),
         "samples": some.samples,
-        "of": part,
+        "of": split,
         "data": str(plan.study.data),
         "batch": batch_size(find_workload(settings.workload)),
         "seed": SEED,
