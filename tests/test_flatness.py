@@ -124,3 +124,19 @@ def test_a_quick_sharpness_is_the_worst_case_of_the_validation_part():
     assert found == worst_case(trainer.model.eval(), gcn.loss, validation, 0.05, steps=5).value
     assert found > 0
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("measure", "text"),
+    [
+        (Measure(86.42901, 1e-5, True), "86.43"),
+        (Measure(365.21, 5.4, True), "365 ± 5"),
+        (Measure(-0.48252, 0.0003, True), "-0.4825 ± 0.0003"),
+        (Measure(0.001, 0.02, True), "0.00 ± 0.02"),
+        (Measure(230.4, 13.2, True), "230 ± 13"),
+        (Measure(0.00028914, 5e-8, True), "0.0002891"),
+        (Measure(12.0, 3.0, False), "unresolved"),
+    ],
+)
+def test_a_measure_is_shown_with_its_error(measure, text):
+    assert str(measure) == text

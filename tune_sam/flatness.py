@@ -42,6 +42,16 @@ class Measure:
     error: float
     resolved: bool
 
+    def __str__(self) -> str:
+        """Return four digits at most, and the error where it shows in them."""
+        if not self.resolved:
+            return "unresolved"
+        size = max(abs(self.value), self.error)
+        if not 0 < self.error < math.inf or self.error < 5e-4 * size:
+            return f"{self.value:.4g}"
+        decimals = max(0, -math.floor(math.log10(self.error)))
+        return f"{self.value:.{decimals}f} ± {self.error:.{decimals}f}"
+
 
 @dataclass(frozen=True)
 class Flatness:

@@ -470,16 +470,3 @@ def test_json_has_no_nan(capsys):
         "a": [None, None, 1.5, "x"],
         "b": {"c": None},
     }
-
-
-def test_a_flat_minimum_is_shown_with_its_errors():
-    from tune_sam.cli import tables
-    from tune_sam.flatness import Measure
-
-    assert tables._measure(Measure(86.42901, 1e-5, True)) == "86.43"
-    assert tables._measure(Measure(365.21, 5.4, True)) == "365 ± 5"
-    assert tables._measure(Measure(-0.48252, 0.0003, True)) == "-0.4825 ± 0.0003"
-    assert tables._measure(Measure(0.001, 0.02, True)) == "0.00 ± 0.02"
-    assert tables._measure(Measure(230.4, 13.2, True)) == "230 ± 13"
-    assert tables._measure(Measure(0.00028914, 5e-8, True)) == "0.0002891"
-    assert tables._measure(Measure(12.0, 3.0, False)) == "unresolved"

@@ -1,18 +1,17 @@
 """The tables that a person reads on a terminal."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from tune_sam.display import text_of
 from tune_sam.evaluation.statistics import difference_in_words, with_interval
 
 if TYPE_CHECKING:
     from tune_sam.evaluation.analysis import Analysis
     from tune_sam.evaluation.refit import Refit
-    from tune_sam.flatness import Measure
     from tune_sam.operations.check import Finding
     from tune_sam.operations.doctor import Diagnosis
     from tune_sam.operations.status import Stage
@@ -116,20 +115,9 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
             measures = analysis.flatness[trial.key].measures
             table.add_row(
                 f"{trial.optimizer} {trial.number}",
-                *(_measure(measures[name]) if name in measures else "–" for name in shown),
+                *(text_of(measures.get(name)) for name in shown),
             )
         out.print(table)
-
-
-def _measure(measure: "Measure") -> str:
-    """Four digits at most, and the error where it shows in them."""
-    if not measure.resolved:
-        return "unresolved"
-    size = max(abs(measure.value), measure.error)
-    if not 0 < measure.error < math.inf or measure.error < 5e-4 * size:
-        return f"{measure.value:.4g}"
-    decimals = max(0, -math.floor(math.log10(measure.error)))
-    return f"{measure.value:.{decimals}f} ± {measure.error:.{decimals}f}"
 
 
 def plain_table(*columns: str, title: str | None = None) -> Table:

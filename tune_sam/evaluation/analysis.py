@@ -13,6 +13,7 @@ from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import ensure_data, shared
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.tasks import Progress, Task, made_by, prepare_worker, result_of, run_tasks
+from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.refit import test_results, tested_refit
 from tune_sam.home import Place
@@ -88,7 +89,7 @@ class Plan:
         return self.study.home.study(self.study.name) / "flatness" / "parts" / self._of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Analysis:
     """How flat the networks of a study are.
 
@@ -107,6 +108,20 @@ class Analysis:
     lines: dict[str, list[float]]
     failed: dict[str, str]
     undelivered: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Analysis {self._in_words()}>"
+
+    def _repr_html_(self) -> str:
+        columns = list(dict.fromkeys(name for found in self.flatness.values() for name in found.measures))
+        rows = [
+            (trial.key, *(self.flatness[trial.key].measures.get(name) for name in columns)) for trial in self.trials
+        ]
+        return html_table(f"Analysis {self._in_words()}", ("trial", *columns), rows)
+
+    def _in_words(self) -> str:
+        samples = {found.samples for found in self.flatness.values()}
+        return f"of {self.study.name}: {len(self.trials)} trials on {', '.join(map(str, samples))} training samples"
 
     @property
     def study(self) -> Study:

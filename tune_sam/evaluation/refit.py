@@ -11,6 +11,7 @@ from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import data_folder, ensure_data
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.tasks import Progress, Task, prepare_worker, result_of, run_tasks
+from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.selection import (
     Choice,
@@ -21,7 +22,7 @@ from tune_sam.evaluation.selection import (
     refit_settings,
     seeds_in,
 )
-from tune_sam.evaluation.statistics import Difference, Mean
+from tune_sam.evaluation.statistics import Difference, Mean, with_interval
 from tune_sam.home import Home, Place
 from tune_sam.settings import SEEDS
 from tune_sam.space import PASSES, Configuration
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Refit:
     """Trainings of chosen configurations, a row of each seed, and what they show.
 
@@ -58,6 +59,26 @@ class Refit:
     tests: dict[str, dict[str, float]]
     seeds: tuple[int, ...]
     undelivered: str
+
+    def __repr__(self) -> str:
+        return f"<Refit {self._in_words()}>"
+
+    def _repr_html_(self) -> str:
+        columns = ("row", "test accuracy %", "test loss", "gap (loss)", "seconds")
+        rows = [
+            (
+                row,
+                with_interval(means["test/accuracy"], 100, 2),
+                with_interval(means["test/loss"], 1, 3),
+                with_interval(means["gap/loss"], 1, 3),
+                f"{means['seconds'].value:.0f}",
+            )
+            for row, means in self.summary().items()
+        ]
+        return html_table(f"Refit {self._in_words()}, means with 95 % intervals", columns, rows)
+
+    def _in_words(self) -> str:
+        return f"of {self.of.name}: {len(self.tests)} trainings tested, seeds {', '.join(map(str, self.seeds))}"
 
     def table(self) -> "DataFrame":
         """A row for each training: what was trained, its losses and accuracies, gaps, and cost.

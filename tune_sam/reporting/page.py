@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from tune_sam.errors import NothingComplete, Refused
@@ -22,7 +23,7 @@ from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What was written.
 
@@ -37,6 +38,12 @@ class Report:
     study: Study
     page: Path
     undelivered: str
+
+    def __repr__(self) -> str:
+        return f"<Report of {self.study.name}: {self.page}>"
+
+    def _repr_html_(self) -> str:
+        return f'<a href="{escape(self.page.as_uri())}">Report of {escape(self.study.name)}</a>'
 
 
 def report(name: str, *, home: Place = None) -> Report:

@@ -1,14 +1,15 @@
 """Study and Trial: the records of a search, and what is asked of them. Read from Optuna's storage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from operator import ge
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.space import Configuration
@@ -30,7 +31,11 @@ def _run_attribute(number: int) -> str:
     return f"mlflow_run_id:{number}"
 
 
-@dataclass(frozen=True)
+CONFIGURATION = ("ρ", "lr", "batch size")
+"""What a representation shows of a trial's configuration."""
+
+
+@dataclass(frozen=True, repr=False)
 class Trial:
     """One training with one configuration.
 
@@ -81,6 +86,24 @@ class Trial:
     optuna_trial_number: int
     checkpoint: str | None
 
+    def __repr__(self) -> str:
+        found = [self.state, f"value {text_of(self.value)}"] if self.value is not None else [self.state]
+        return f"<Trial {self.key}: {', '.join(found + self._configured())}>"
+
+    def _repr_html_(self) -> str:
+        columns = ("state", "value", *CONFIGURATION, "seed", "epochs", "seconds")
+        seed = self.config.seed if self.config else None
+        row = (self.state, self.value, *self._point(), seed, self.epochs, self.seconds)
+        return html_table(f"Trial {self.key}", columns, [row])
+
+    def _point(self) -> tuple[object, ...]:
+        """Return the values of :data:`CONFIGURATION`."""
+        return (self.config.rho, self.config.lr, self.config.batch_size) if self.config else (None, None, None)
+
+    def _configured(self) -> list[str]:
+        point = zip(CONFIGURATION, self._point(), strict=True)
+        return [f"{name} {text_of(value)}" for name, value in point if value is not None]
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
         record = asdict(self)
@@ -124,7 +147,7 @@ class Trial:
         return model.eval()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """The search of one workload over one or more optimizers. Open one with :func:`open_study`.
 
@@ -142,10 +165,43 @@ class Study:
     home: Home
     settings: StudySettings
     created: str
-    tracking_uri: str = field(repr=False)  # it may hold a password
+    tracking_uri: str
     experiment_id: str
     mlflow_run_id: str
-    storage: str = field(repr=False)
+    storage: str
+
+    def __repr__(self) -> str:
+        # Not the places of MLflow and of Ray's results, which may hold a password.
+        counts, best = self._so_far()
+        values = ", ".join(
+            f"{trial.optimizer} {text_of(trial.value)} ({', '.join(trial._configured())})" for trial in best
+        )
+        return f"<Study {self._in_words(counts)}{f'; best {self.settings.judged_by}: {values}' if best else ''}>"
+
+    def _repr_html_(self) -> str:
+        counts, best = self._so_far()
+        columns = ("optimizer", f"best {self.settings.judged_by}", *CONFIGURATION, "trial")
+        rows = [(trial.optimizer, trial.value, *trial._point(), trial.number) for trial in best]
+        return html_table(f"Study {self._in_words(counts)}", columns, rows)
+
+    def _in_words(self, counts: Mapping[str, int]) -> str:
+        states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no trials"
+        return f"{self.name}: {self.settings.workload} on {self.settings.dataset}, {states}"
+
+    def _so_far(self) -> "tuple[dict[str, int], list[Trial]]":
+        """Return how many trials are in each state, and the best of each optimizer that has a complete one.
+
+        A representation is asked for in the middle of an error, too: where the records cannot be read, there are none.
+        """
+        if not exists(self.home):
+            return {}, []
+        try:
+            best = {trial.optimizer: trial for trial in reversed(self.complete())}
+        except NothingComplete:
+            best = {}
+        except Exception:
+            return {}, []
+        return self.counts(), [best[optimizer] for optimizer in self.settings.optimizers if optimizer in best]
 
     @property
     def data(self) -> Path:
