@@ -104,7 +104,9 @@ def takes(accepted, wanted):
     """Whether the annotation `accepted` lets a value of `wanted` through, which is no union."""
     if get_origin(wanted) is Literal:
         return accepted == wanted or isinstance(get_args(wanted)[0], accepted if isinstance(accepted, type) else ())
-    return issubclass(get_origin(wanted) or wanted, get_origin(accepted) or accepted)
+    return get_origin(accepted) is not Literal and issubclass(
+        get_origin(wanted) or wanted, get_origin(accepted) or accepted
+    )
 
 
 def test_the_keywords_of_a_search_are_the_fields_of_its_options():
