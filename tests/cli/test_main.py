@@ -12,7 +12,7 @@ from tune_sam.cli.console import print_json
 from tune_sam.cli.main import app, main
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.settings import SearchOptions
+from tune_sam.settings import SearchOptions, flag_of
 from tune_sam.study.records import Study
 from tune_sam.trainables.data import mutagenicity
 from tune_sam.tuning import plan
@@ -393,6 +393,40 @@ def test_without_a_command_the_help_is_shown(run):
     status, out, err = run()
     assert (status, err) == (2, "")
     assert re.search(r"search .*studies", out, re.DOTALL)
+
+
+def test_symbols_keep_their_case_in_help(run):
+    _, out, _ = run("search", "--help")
+    assert re.search(r"ρ: log-uniform.*TPE.*ASHA|TPE.*ASHA.*ρ: log-uniform", out, re.DOTALL)
+    assert not re.search(r"Ρ|Tpe|Asha", out)
+
+
+def test_a_search_has_an_option_for_each_field_of_its_options(run):
+    _, out, _ = run("search", "--help")
+    missing = {name for name in SearchOptions.model_fields if f"{flag_of(name)} " not in out}
+    assert missing == {"workload", "ranges"}, "the argument, and what a file alone can hold"
+
+
+def test_a_new_field_is_an_option_of_the_command_line(tmp_path):
+    code = (
+        "import tune_sam.settings as settings\n"
+        "from pydantic import Field\n"
+        "class SearchOptions(settings.SearchOptions):\n"
+        "    weight_decay: float = Field(default=0.5, description='Weight decay of the base optimizer.')\n"
+        "settings.SearchOptions = SearchOptions\n"
+        "from tune_sam.cli.main import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "search", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    line = next(line for line in done.stdout.splitlines() if "--weight-decay" in line)
+    assert "Weight decay of the base optimizer." in line
+    assert "[default: (0.5)]" in line
 
 
 @pytest.mark.parametrize("command", COMMANDS)

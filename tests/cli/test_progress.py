@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from tune_sam.cli.progress import Progress, parts
+from tune_sam.cli.progress import Progress, task_progress
 from tune_sam.tuning.ledger import Outcome
 
 
@@ -83,10 +83,10 @@ def test_an_interrupt_says_how_to_go_on():
 
 def test_parts_that_are_done_have_a_line_each_and_none_shows_no_bar():
     console = Console(record=True, width=100, force_terminal=True)
-    with parts(console):
+    with task_progress(console):
         pass
     assert "measuring" not in console.export_text()
-    with parts(console) as progress:
+    with task_progress(console) as progress:
         progress("one/sam/0", 1, 2)
         progress("one/sam/1", 2, 2)
     assert "one/sam/1: done, 2 of 2" in console.export_text()
@@ -94,6 +94,6 @@ def test_parts_that_are_done_have_a_line_each_and_none_shows_no_bar():
 
 def test_an_interrupt_of_parts_says_how_to_go_on():
     console = Console(record=True, width=100)
-    with pytest.raises(KeyboardInterrupt), parts(console):
+    with pytest.raises(KeyboardInterrupt), task_progress(console):
         raise KeyboardInterrupt
-    assert "the same command goes on" in console.export_text()
+    assert "the same command resumes" in console.export_text()

@@ -82,11 +82,11 @@ def test_the_job_is_named_before_anything_else_of_it_is_shown(client, monkeypatc
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["refit", "--seeds", "5", "mol"], "--seeds does not begin with the name of a study"),
+        (["refit", "--seeds", "5", "mol"], "--seeds has an option where the study's name belongs"),
         (["resume", "mol", "--storage"], "--storage comes last and names nothing"),
-        (["best", "mol"], "best is no command for a job; give one of search, run"),
-        ([], "nothing is no command"),
-        (["search", "gcn"], "without --name would begin another study"),
+        (["best", "mol"], "best cannot be a job; give one of search, run"),
+        ([], "a job needs a command; give one of search, run"),
+        (["search", "gcn"], "without --name would make another study"),
         (["run", "gcn", "--trials", "3"], "without --name"),
         (["refit", "gcn", "--preset", "report"], "without --name"),
         (["resume"], "needs the name of a study"),

@@ -66,7 +66,7 @@ def refit(
     Example: [bold]tune-sam refit gcn-2026-11-24T101500 --seeds 5[/bold], or without a search
     [bold]tune-sam refit gcn --preset report[/bold].
     """
-    from tune_sam.cli.progress import Progress, parts
+    from tune_sam.cli.progress import Progress, task_progress
     from tune_sam.evaluation.refit import refit as run
     from tune_sam.evaluation.refit import refit_grid
 
@@ -80,7 +80,7 @@ def refit(
                 f"{option}{'' if value is True else f' {value}'} goes with "
                 f"{'a search' if planned else '--preset or --config'} alone; leave it out."
             )
-    with parts(err) as progress:
+    with task_progress(err) as progress:
         common: dict[str, Any] = {
             "home": Home.at(home, study_storage),
             "seeds": asked,
@@ -127,13 +127,13 @@ def analyze(
 
     Example: [bold]tune-sam analyze gcn-2026-11-24T101500 --optimizer base --optimizer sam[/bold]
     """
-    from tune_sam.cli.progress import parts
+    from tune_sam.cli.progress import task_progress
     from tune_sam.operations.analyze import analyze as run
 
     for option, value in (("--top", top), ("--grid", grid)):
         if every and value is not None:
             raise Refused(f"--all and {option} {value} exclude each other; leave one out.")
-    with parts(err) as progress:
+    with task_progress(err) as progress:
         found = run(
             study,
             home=Home.at(home, study_storage),

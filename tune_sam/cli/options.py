@@ -61,11 +61,11 @@ def takes(*names: str) -> Callable[[CommandT], CommandT]:
 
 
 def _annotation(name: str) -> Any:
-    """Return what typer reads: a flag, whole number, path or list, or a text that SearchOptions parses."""
+    """Return what typer reads: a flag, number, path or list, or a text that SearchOptions parses."""
     if name in SHARED:
         return SHARED[name]
     types = _types(SearchOptions.model_fields[name])
-    simple: Any = next((one for one in (bool, int, Path) if types == {one}), None)
+    simple: Any = next((one for one in (bool, int, float, Path) if types == {one}), None)
     return Annotated[simple or (list[str] if tuple[str, ...] in types else str), option(name)]
 
 

@@ -79,7 +79,7 @@ class Progress(SearchListener):
                 yield
         except KeyboardInterrupt:
             resume = f"resume it with `tune-sam resume {study.name}`"
-            self._say(f"Interrupted; {'the same command goes on' if study.settings.refit_of else resume}.")
+            self._say(f"Interrupted; {'the same command resumes it' if study.settings.refit_of else resume}.")
             raise
 
     def started(self, optimizer: str, number: int) -> None:
@@ -115,7 +115,7 @@ class Progress(SearchListener):
         )
 
     def _left(self) -> float | None:
-        """Seconds that the search still takes, if it goes on as it did since this launch."""
+        """Return the seconds that the search still takes at its speed since this launch."""
         total = self._epochs * sum(PASSES.get(optimizer, 2) * trials for optimizer, trials in self._trials.items())
         done = self._work_done()
         if done <= self._before:
@@ -151,8 +151,8 @@ class Progress(SearchListener):
 
 
 @contextmanager
-def parts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """What to call with the name of a part that is done, how many are done, and how many there are."""
+def task_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar of tasks; yield what to call with the name of a task that is done, how many are done, and of all."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -173,5 +173,5 @@ def parts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         try:
             yield done
         except KeyboardInterrupt:
-            console.print("Interrupted; what is done is kept, and the same command goes on.")
+            console.print("Interrupted; what is done is kept, and the same command resumes.")
             raise

@@ -105,11 +105,11 @@ def run(
 
     Example: [bold]tune-sam run gcn --name molecules --trials 20 --seeds 5[/bold]
     """
-    from tune_sam.cli.progress import Progress, parts
+    from tune_sam.cli.progress import Progress, task_progress
     from tune_sam.operations.run import run as run_all
 
     asked = parse_seeds(seeds)
-    with parts(err) as progress:
+    with task_progress(err) as progress:
         found = run_all(
             workload,
             config=config,

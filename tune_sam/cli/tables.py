@@ -157,7 +157,7 @@ def stage_table(stages: "Sequence[Stage]") -> Table:
         done = f"{stage.done} of {stage.parts} {stage.unit}" if stage.parts else "not begun"
         over = stage.done >= stage.parts
         left = "" if over else "unknown" if stage.left is None else f"about {clock(stage.left)}"
-        table.add_row(stage.name, done, left, "going on" if stage.going else "")
+        table.add_row(stage.name, done, left, "running" if stage.going else "")
     return table
 
 

@@ -20,7 +20,7 @@ class Stage:
         name: `search`, the name of a refit's study, `flatness` or `report`.
         done, parts: how much of it there is, and how much there will be; `parts` is 0 where it has not begun.
         unit: what is counted.
-        left: seconds until it is done, if trainings go on as those before; None where that cannot be said.
+        left: seconds until it is done, if trainings take as long as those before; None where that cannot be said.
         going: whether a process is at it now. One that holds a study whose trainings and tests have ended is taken to
             measure it; it may also be delivering to MLflow, which takes up to a minute.
     """

@@ -1,4 +1,4 @@
-"""Sending a command to a cluster as a Ray Job, which goes on there when the one who sent it has left."""
+"""Submit: send a command to a cluster as a Ray Job, which runs there also when its sender has left."""
 
 import asyncio
 import os
@@ -18,10 +18,10 @@ COMMANDS = ("search", "run", "resume", "refit", "analyze")
 """What is worth a job: the commands that train or measure."""
 
 CARRIED = ("TUNE_SAM_", "MLFLOW_TRACKING_", "AWS_", "PG")
-"""How variables begin that a job takes along from where it is sent: places of services, and their logins."""
+"""Prefixes of the variables that a job takes along from where it is sent: places of services, and their logins."""
 
 HERE = ("_HOME", "_DATA", "FILE", "_PATH", "_BUNDLE", "SSLKEY", "SSLCERT", "SSLROOTCERT")
-"""How variables end that name files and folders of this machine."""
+"""Suffixes of the variables that name files and folders of this machine."""
 
 LEFT_OUT = (".git", ".venv", "**/__pycache__", "**/*.db", "**/*.env")
 """What does not travel with the working directory."""
@@ -36,9 +36,9 @@ def submit(
     working_dir: Path | None = None,
     show: Callable[[str], None] | None = None,
 ) -> tuple[str, bool | None]:
-    """Have a cluster run a command of ours.
+    """Send a command of `tune-sam` to a cluster as a Ray Job.
 
-    Every command goes on where it was, by the study's name, so a job that a cluster begins anew continues.
+    Every command resumes its study by name, so a job that the cluster restarts continues where it was.
 
     Args:
         command: as after `tune-sam`, such as `("search", "gcn", "--name", "molecules")`.
@@ -50,7 +50,7 @@ def submit(
         The job's id, and whether it succeeded; None if that was not waited for.
 
     Raises:
-        Refused: the command is none for a job, it would not go on when begun anew, or the cluster does not take it.
+        Refused: the command cannot be a job, it would not resume when restarted, or the cluster does not take it.
     """
     entrypoint, named = _split(command)
     study = _study_of(command)
@@ -119,11 +119,11 @@ def _study_of(command: Sequence[str]) -> str:
     """The study that a command is about.
 
     Raises:
-        Refused: it is no command for a job, or it names none.
+        Refused: the command cannot be a job, or it names no study.
     """
     if not command or command[0] not in COMMANDS:
         raise Refused(
-            f"{command[0] if command else 'nothing'} is no command for a job; give one of "
+            f"{f'{command[0]} cannot be a job' if command else 'a job needs a command'}; give one of "
             f"{', '.join(COMMANDS)} with its options."
         )
     words = [part for word in command for part in word.split("=", 1)]
@@ -131,13 +131,15 @@ def _study_of(command: Sequence[str]) -> str:
         return words[words.index("--name") + 1]
     if command[0] in ("search", "run") or "--preset" in words or "--config" in words:
         raise Refused(
-            f"tune-sam {command[0]} without --name would begin another study each time that the cluster "
-            "begins the job anew; give --name."
+            f"tune-sam {command[0]} without --name would make another study each time that the cluster "
+            "restarts the job; give --name."
         )
     if len(command) < 2:
         raise Refused(f"tune-sam {command[0]} needs the name of a study; give it.")
     if command[1].startswith("-"):
-        raise Refused(f"tune-sam {command[0]} {command[1]} does not begin with the name of a study; give it first.")
+        raise Refused(
+            f"tune-sam {command[0]} {command[1]} has an option where the study's name belongs; give the name first."
+        )
     return command[1]
 
 
