@@ -18,7 +18,7 @@ from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.storage import try_out
 from tune_sam.tracking import client
 from tune_sam.tuning.plan import prepared_data
-from tune_sam.workload import workload_names
+from tune_sam.workload import find_workload, workload_names
 
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
@@ -86,9 +86,10 @@ def check(
         What was tried where; `trouble` is empty where it works.
 
     Raises:
-        Refused: the options contradict each other, or no cluster answers.
+        Refused: an option is wrong, there is no such workload, or no cluster answers.
     """
     chosen = SearchOptions.read({**options, "workload": workload or workload_names()[0]}, config)
+    find_workload(chosen.workload)  # one that there is not is refused before anything starts
     home = Home.at(chosen.home, chosen.study_storage)
     uri = chosen.tracking_uri
     storage = chosen.storage or str(home.path / "studies")
