@@ -1,5 +1,6 @@
 """What the pages tell a reader to type works as it stands."""
 
+import ast
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -38,6 +40,22 @@ def command_lines():
 def test_a_command_of_a_page_has_the_options_that_it_is_given(words):
     name, *rest = words[: words.index(">")] if ">" in words else words
     get_command(app).commands[name].make_context(name, rest)
+
+
+def imports():
+    """Each import from our own packages that a page shows."""
+    for page in (ROOT / "README.md", *ROOT.glob("*/*.md")):
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith(("tune_sam", "analysis", "trainables")):
+                    for name in node.names:
+                        yield pytest.param(node.module, name.name, id=f"{page.name}: {node.module} {name.name}")
+
+
+@pytest.mark.parametrize(("module", "name"), list(imports()))
+def test_what_a_page_imports_is_there(module, name):
+    assert module.startswith("tune_sam"), "the user's own folders may be called analysis and trainables"
+    assert hasattr(import_module(module), name)
 
 
 @pytest.fixture
