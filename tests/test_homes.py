@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tune_sam.cluster.executor import InlineExecutor
 from tune_sam.home import Home
+from tune_sam.operations.analyze import analyze
 from tune_sam.operations.doctor import diagnose
 from tune_sam.operations.status import status
 from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study, refits_of, studies
+from tune_sam.tuning.runner import resume
 
 FIXTURE = Path(__file__).with_name("fixtures") / "home-0.1.tar.xz"
 """Made by tune_sam 0.1 at /srv/tune-sam/home.
@@ -122,3 +125,38 @@ def test_a_record_keeps_places_in_the_home_relative_to_it_and_others_as_they_are
         assert home.found(home.kept(place)) == home.kept(place) == place
     shared = Home(tmp_path / "a", "postgresql://host/studies")
     assert shared.kept(f"{tmp_path}/a/studies") == f"{tmp_path}/a/studies", "other homes read such a record, too"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["moved", "copied", "of the release before"])
+def test_a_study_is_resumed_and_measured_where_its_home_is_now(home, tmp_path, how):
+    there = tmp_path / "there"
+    if how == "copied":
+        report("one", home=home)
+        before = contents(home)
+        shutil.copytree(home, there)
+    else:
+        if how == "moved":
+            report("one", home=home)
+        shutil.move(home, there)
+    grown = resume("one", home=there, trials=3, executor=InlineExecutor())
+    assert grown.counts() == {"complete": 6}
+    assert all(Path(trial.checkpoint).is_relative_to(there) for trial in grown.records())
+    measured = analyze("one", home=there, sample=128, top=2, grid=2, executor=InlineExecutor())
+    assert len(measured.flatness) == 4
+    assert not measured.undelivered
+    assert not [one.trouble for one in diagnose("one", home=there) if one.trouble]
+    if how == "copied":
+        assert contents(home) == before, "the copy leaves the original as it was"
+        assert resume("one", home=home, trials=3, executor=InlineExecutor()).counts() == {"complete": 6}
+    else:
+        assert not home.exists()
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_release_before_left_unfinished_is_resumed_from_its_checkpoint(home):
+    waiting = open_study("two", home).records()[0]
+    assert waiting.epochs >= 4
+    (resumed,) = resume("two", home=home, executor=InlineExecutor()).records()
+    assert (resumed.key, resumed.state, resumed.epochs) == (waiting.key, "complete", 60)
+    assert resumed.mlflow_run_id == waiting.mlflow_run_id
