@@ -1,0 +1,94 @@
+"""The package beside a user's own folders of the same names, installed for development and from a wheel."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The unpacked wheel of this tree, made from a copy, with all that git does not ignore."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = shutil.copytree(
+        ROOT,
+        folder / "source",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".git", ".venv", "*.egg-info", "build", "__pycache__", ".*_cache"),
+    )
+    made = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+@pytest.fixture(params=["regular", "namespace", "modules"])
+def mine(request, tmp_path):
+    """A user's folder with an analysis and trainables of their own."""
+    folder = tmp_path / "project"
+    for name in ("analysis", "trainables", "deploy", "tests"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "mine.py").touch()
+        if request.param == "regular":
+            (folder / name / "__init__.py").touch()
+    if request.param == "modules":
+        for name in ("analysis", "trainables"):
+            shutil.rmtree(folder / name)
+            (folder / f"{name}.py").write_text("mine = True\n")
+    return folder
+
+
+def run(words, folder, site):
+    """Run a command in a folder, with the package from `site`, or as it is installed for these tests."""
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    path = {"PYTHONPATH": str(site)} if site else {}
+    done = subprocess.run(words, cwd=folder, env=others | path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LOADED = """
+import json, tune_sam.analysis.lanczos, tune_sam.trainables.gcn
+import analysis.mine, trainables.mine
+print(json.dumps([module.__file__ for module in
+                  (tune_sam.analysis.lanczos, tune_sam.trainables.gcn, analysis.mine, trainables.mine)]))
+"""
+
+
+@pytest.mark.slow
+def test_each_gets_their_own_analysis(mine, wheel):
+    code = LOADED
+    if (mine / "analysis.py").exists():
+        code = code.replace("analysis.mine, trainables.mine", "analysis, trainables")
+    for site in (None, wheel):
+        ours, _, *theirs = json.loads(run([sys.executable, "-c", code], mine, site))
+        assert Path(ours).is_relative_to(site) if site else not Path(ours).is_relative_to(mine)
+        assert all(Path(file).is_relative_to(mine) for file in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mine", "installed"), [("regular", "editable"), ("namespace", "wheel")], indirect=["mine"])
+def test_a_whole_study_runs_beside_a_users_folders(mine, wheel, installed):
+    site = wheel if installed == "wheel" else None
+    tune_sam = [Path(sys.executable).with_name("tune-sam")]
+    told = run(
+        [*tune_sam, *["run", "gcn", "--dataset", "digits", "--optimizer", "base", "--trials", "1", "--epochs", "1", "--seeds", "1", "--sample", "64"],
+         "--name", "s", "--home", "home", "--json"], mine, site,
+    )  # fmt: skip
+    assert Path(json.loads(told)["page"]).read_text().startswith("<!doctype html>")
+    for command in ("studies", "best s", "trials s", "status s", "doctor s", "report s"):
+        assert run([*tune_sam, *command.split(), "--home", "home"], mine, site)
