@@ -157,15 +157,19 @@ def spoiled(trial, how):
     state = torch.load(file, weights_only=True)
     weights = state["training"]["model"]
     first = next(iter(weights))
+
+    def save_with(other):
+        torch.save({**state, "training": {**state["training"], "model": weights | other}}, file)
+
     match how:
         case "gone":
             file.unlink()
         case "cut":
             file.write_bytes(own[:1000])
         case "other":
-            torch.save({**state, "training": {"model": {**weights, first: weights[first][:, :-1]}}}, file)
+            save_with({first: weights[first][:, :-1]})
         case "nan":
-            torch.save({**state, "training": {"model": {**weights, first: weights[first] * torch.nan}}}, file)
+            save_with({first: weights[first] * torch.nan})
     try:
         yield
     finally:
