@@ -14,8 +14,10 @@ from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions, flag_of
 from tune_sam.study.records import Study
+from tune_sam.study.settings import StudySettings
 from tune_sam.trainables.data import mutagenicity
 from tune_sam.tuning import plan
+from tune_sam.workload import find_workload
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 HEAVY = {
@@ -277,10 +279,14 @@ def one(run, tmp_path):
     home = Home(tmp_path / "home")
     home.path.mkdir()
     options = SearchOptions(workload="gcn", dataset="digits", optimizers=("base",), trials=3)
+    space = plan.search_space(options, find_workload("gcn"), "digits", "base")
+    settings = StudySettings(
+        workload="gcn", dataset="digits", optimizers=("base",), trials=3, epochs=10, spaces={"base": space}
+    )
     study = Study(
         "one",
         home,
-        plan._define(options, home),
+        settings,
         "2026-01-02T03:04:05+00:00",
         home.tracking_uri,
         "1",
