@@ -85,10 +85,8 @@ def test_each_gets_their_own_analysis(mine, wheel):
 def test_a_whole_study_runs_beside_a_users_folders(mine, wheel, installed):
     site = wheel if installed == "wheel" else None
     tune_sam = [Path(sys.executable).with_name("tune-sam")]
-    told = run(
-        [*tune_sam, *["run", "gcn", "--dataset", "digits", "--optimizer", "base", "--trials", "1", "--epochs", "1", "--seeds", "1", "--sample", "64"],
-         "--name", "s", "--home", "home", "--json"], mine, site,
-    )  # fmt: skip
+    small = "--dataset digits --optimizer base --trials 1 --epochs 1 --seeds 1 --sample 64"
+    told = run([*tune_sam, "run", "gcn", *small.split(), "--name", "s", "--home", "home", "--json"], mine, site)
     assert Path(json.loads(told)["page"]).read_text().startswith("<!doctype html>")
     for command in ("studies", "best s", "trials s", "status s", "doctor s", "report s"):
         assert run([*tune_sam, *command.split(), "--home", "home"], mine, site)

@@ -54,7 +54,7 @@ def test_a_terminal_sees_where_each_optimizer_stands():
         progress.epoch("sam", 0, 3)
         progress.ended("base", 1, outcome("complete", 0.7))
         progress.ended("base", 2, outcome("pruned", 0.95))
-        console.print(progress._table())
+        console.print(progress.table())
     text = console.export_text()
     assert "0.8000  (trial 0)" in text, "pruned trials are not the best of anything"
     assert "0 at 3/10" in text
@@ -67,11 +67,11 @@ def test_the_time_left_counts_gradients_since_this_launch(monkeypatch):
     monkeypatch.setattr("tune_sam.cli.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     old = SimpleNamespace(state="complete", optimizer="base", number=0, value=0.8)
     with progress.following(study([old])):
-        assert progress._left() is None
+        assert progress.seconds_left() is None
         progress.started("sam", 0)
         progress.epoch("sam", 0, 5)
         # 4 trials of 10 epochs at 1 and at 2 gradients are 120; 10 were done before, 10 in these 10 seconds.
-        assert progress._left() == pytest.approx(100)
+        assert progress.seconds_left() == pytest.approx(100)
 
 
 def test_an_interrupt_says_how_to_go_on():

@@ -102,7 +102,7 @@ class Progress(SearchListener):
     def _shown(self) -> AbstractContextManager[object]:
         if not self.console.is_terminal:
             return nullcontext()
-        return Live(console=self.console, get_renderable=self._table, refresh_per_second=4, transient=True)
+        return Live(console=self.console, get_renderable=self.table, refresh_per_second=4, transient=True)
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -114,16 +114,17 @@ class Progress(SearchListener):
             for optimizer, row in self._rows.items()
         )
 
-    def _left(self) -> float | None:
-        """Return the seconds that the search still takes at its speed since this launch."""
+    def seconds_left(self) -> float | None:
+        """Return the seconds that the search still takes at its speed since this launch; None while that is unknown."""
         total = self._epochs * sum(PASSES.get(optimizer, 2) * trials for optimizer, trials in self._trials.items())
         done = self._work_done()
         if done <= self._before:
             return None
         return (time.monotonic() - self._begun) * (total - done) / (done - self._before)
 
-    def _table(self) -> Table:
-        left = self._left()
+    def table(self) -> Table:
+        """Return what a terminal shows: a row for each optimizer."""
+        left = self.seconds_left()
         remaining = f"{clock(left)} left" if left is not None else "time left not known yet"
         table = Table(
             title=f"{self._study}   {clock(time.monotonic() - self._begun)} gone, {remaining}",
