@@ -147,12 +147,12 @@ class SAMTrainable(tune.Trainable):
 
 
 def _source(trial: TrialConfig) -> tuple[str, Path, int | None, bool]:
-    """What a trial's data depend on."""
+    """Give what a trial's data depend on."""
     root = Path(trial.data or os.environ.get("TUNE_SAM_DATA") or Home.at().data)
     return trial.dataset, root, trial.train_subset, trial.together
 
 
 def trainable_for(workload: Workload | str) -> type[SAMTrainable]:
-    """The trainable of a workload, given as such or by name; it runs in any `ray.tune.Tuner`."""
+    """Make the trainable of a workload, given as such or by name; it runs in any `ray.tune.Tuner`."""
     found = find_workload(workload) if isinstance(workload, str) else workload
     return type(f"{type(found).__name__}Trainable", (SAMTrainable,), {"workload": found})

@@ -29,7 +29,7 @@ _alone = False
 
 @contextmanager
 def connected(address: str | None) -> Iterator[bool]:
-    """Ray for the length of a search: the cluster at `address`, the one already connected to, or a new one here.
+    """Connect to Ray: the cluster at `address`, the one already connected to, or a new one here.
 
     Yields:
         Whether the cluster may have nodes beside this one, now or later: whether it is not a new one here.
@@ -87,7 +87,7 @@ def connected(address: str | None) -> Iterator[bool]:
 
 
 def named(address: str | None) -> str | None:
-    """The cluster that is asked for: the one given, else $TUNE_SAM_ADDRESS; None for one that is started here."""
+    """Give the address that is asked for: the one given, else $TUNE_SAM_ADDRESS; None to start a cluster here."""
     asked = address or os.environ.get("TUNE_SAM_ADDRESS")
     return None if asked == "local" else asked
 

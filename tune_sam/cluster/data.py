@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def ensure_data(study: Study) -> None:
-    """See that a study's data are there; a home, be it another than the one that it was made in, gets its own.
+    """Check that a study's data are there, and download those that belong into its home.
 
     Raises:
         Refused: data are missing and cannot be fetched.
@@ -28,7 +28,7 @@ def ensure_data(study: Study) -> None:
 
 @contextmanager
 def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Iterator[Shared]":
-    """The study's data, read once for all its trials; this process keeps none.
+    """Share a study's data, which are read once for all its trials; this process keeps none.
 
     Call it inside :func:`tune_sam.study.lock.study_lock`.
 
@@ -54,7 +54,7 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
 
 
 def data_folder(study: Study) -> Path:
-    """An empty folder of the study for data that are shared; what a killed driver left there goes."""
+    """Make an empty folder of the study for data that are shared; what a killed driver left there is removed."""
     folder = study.home.study(study.name) / "data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

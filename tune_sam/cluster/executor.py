@@ -185,7 +185,7 @@ class InlineExecutor:
 
 
 def _folder_name(config: dict[str, Any]) -> str:
-    """A trial's folder, which each of its attempts has for itself."""
+    """Name the folder of one attempt of a trial."""
     number, attempt = TrialConfig.identity(config)
     return f"{number:04}.{attempt}"
 
@@ -199,7 +199,7 @@ def _capped(function: Callable[[], Any], gpus: float) -> Any:
 
 
 def _failure(error: BaseException) -> Failure | None:
-    """What to tell of an error that another call need not meet; None of one that is a mistake in a program."""
+    """Explain an error that another call need not meet; None for one that is a mistake in a program."""
     from tune_sam.analysis.memory import is_shortage
 
     if is_shortage(error):
@@ -270,7 +270,7 @@ class _Trial:
                 callback.on_checkpoint(0, [], self, self._saved(training))
 
     def _saved(self, training: "tune.Trainable") -> "tune.Checkpoint":
-        """A checkpoint of the training where its results are."""
+        """Save a checkpoint of the training where its results are."""
         from pyarrow.fs import FileSystem, copy_files
         from ray.tune import Checkpoint
 

@@ -106,7 +106,7 @@ def measured_fractions(
 def _needs(
     workload: Workload, trial: TrialConfig, batch_sizes: tuple[int, ...], data: "Shared"
 ) -> dict[int, Need] | None:
-    """What each batch size takes on this process' GPU; None if torch sees none."""
+    """Measure what each batch size takes of this process' GPU; None if torch sees none."""
     import torch
 
     if not torch.cuda.is_available():

@@ -25,7 +25,7 @@ CLOSED = "closed.json"
 
 
 def chosen_storage(asked: str | None, home: Home) -> str:
-    """The folder or URI for Ray's results, as an absolute one; the home's where none was asked for.
+    """Give the folder or URI for Ray's results, as an absolute one; the home's where none was asked for.
 
     Raises:
         Refused: nothing can be written there.
@@ -39,7 +39,7 @@ def chosen_storage(asked: str | None, home: Home) -> str:
 
 
 def absolute(storage: str) -> str:
-    """A folder as it is called from everywhere; a URI is that already."""
+    """Make a folder's path absolute; a URI is that already."""
     return storage if "://" in storage else str(Path(storage).expanduser().absolute())
 
 
@@ -78,7 +78,7 @@ def probe(storage: str) -> Iterator[tuple[str, bytes]]:
 
 
 def read(place: str) -> bytes:
-    """What is in a file or at a URI."""
+    """Read a file, or what is at a URI."""
     filesystem, path = FileSystem.from_uri(place)
     with filesystem.open_input_stream(path) as file:
         content: bytes = file.readall()
@@ -86,7 +86,7 @@ def read(place: str) -> bytes:
 
 
 def without_login(place: str) -> str:
-    """What a URI names, without user, password and the secrets among its options; a folder as it is."""
+    """Remove user, password and the secrets among its options from a URI; a folder stays as it is."""
     if "://" not in place:
         return place
     parts = urlsplit(place)
@@ -118,11 +118,13 @@ def delete(study: "Study", path: str) -> None:
 
 
 def tune_states(study: "Study") -> dict[str, str]:
-    """What Ray Tune's own files say about each trial of a study, by its key: TERMINATED, ERROR, or one of Tune's words
-    for a trial that has not ended.
+    """Read what Ray Tune's own files say about each trial of a study.
 
     Tune writes them some seconds after the events, so those of a driver that was killed lag behind; what
-    :func:`close` was told counts in their place.
+    :func:`close` noted counts in their place.
+
+    Returns:
+        TERMINATED, ERROR, or one of Tune's words for a trial that has not ended, by the trial's key.
 
     Raises:
         Refused: the storage cannot be read.

@@ -36,7 +36,7 @@ class Shared:
     content: "ray.ObjectRef[Any] | None" = None
 
     def splits(self) -> Splits:
-        """The splits, with tensors over the mapped file on the CPU. Writes to them stay with the caller.
+        """Map the splits: tensors on the CPU over the file's pages. Writes to them stay with the caller.
 
         Raises:
             FileNotFoundError: this node cannot see the file, and it was not sent.

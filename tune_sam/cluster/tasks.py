@@ -81,12 +81,12 @@ def run_tasks(
 
 
 def result_of(file: Path) -> Any:
-    """What a part's task returned."""
+    """Read what a task returned."""
     return json.loads(file.read_text())["result"]
 
 
 def made_by(file: Path) -> dict[str, str]:
-    """The versions that a part was found out with."""
+    """Read the versions of the packages that a task ran with."""
     made: dict[str, str] = json.loads(file.read_text())["made"]
     return made
 
@@ -100,7 +100,7 @@ def prepare_worker(study: Study) -> "torch.device":
 
 
 def _gpus(study: Study) -> float:
-    """The GPUs of one of the study's trials."""
+    """Give the GPUs of one of the study's trials."""
     from tune_sam.cluster.gpu import gpu_fraction
 
     return gpu_fraction(find_workload(study.settings.workload), study.settings.gpu_fraction)

@@ -12,6 +12,11 @@ CONNECT_SECONDS = 5
 
 
 def engine_of(url: str) -> "Engine":
+    """Make an engine for a database; nothing is connected yet.
+
+    Raises:
+        Refused: the address cannot be read, or its driver is not installed.
+    """
     from sqlalchemy import create_engine
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -29,6 +34,11 @@ def engine_of(url: str) -> "Engine":
 
 
 def connect(engine: "Engine", url: str) -> "Connection":
+    """Connect to a database.
+
+    Raises:
+        Refused: it does not answer, or refuses.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -40,6 +50,6 @@ def connect(engine: "Engine", url: str) -> "Connection":
 
 
 def reason_of(error: BaseException) -> str:
-    """What the database says, in one line and without a password."""
+    """Give what the database says, in one line and without a password."""
     said = str(getattr(error, "orig", error)).strip().splitlines()
     return masked(next((line for line in said if "FATAL" in line), said[0] if said else type(error).__name__))

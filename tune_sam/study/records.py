@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _run_attribute(number: int) -> str:
-    """The attribute of an Optuna study that holds a trial's MLflow run."""
+    """Name the attribute of an Optuna study that holds a trial's MLflow run."""
     return f"mlflow_run_id:{number}"
 
 
@@ -105,14 +105,14 @@ class Trial:
         return [f"{name} {text_of(value)}" for name, value in point if value is not None]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
+        """Give the record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
         record = asdict(self)
         if self.config:
             del record["config"]["optimizer"]
         return record
 
     def load_model(self) -> "nn.Module":
-        """The network with the weights of the last epoch, in eval mode, on the CPU.
+        """Load the network with the weights of the last epoch, in eval mode, on the CPU.
 
         Raises:
             Refused: the trial has no checkpoint, or it is gone, damaged, or of another network.
@@ -241,7 +241,7 @@ class Study:
         return inside(self.results, path) if path else None
 
     def records(self, optimizer: str | None = None) -> list[Trial]:
-        """The trials of one optimizer or of all, in the order in which they were asked for.
+        """Read the trials of one optimizer or of all, in the order in which they were suggested.
 
         Raises:
             Refused: the optimizer is not one of the study's.
@@ -263,7 +263,7 @@ class Study:
         return records
 
     def trials(self) -> "pandas.DataFrame":
-        """All trials, a row each; the parts of `config` and `metrics` are columns under their own names."""
+        """Give all trials as a table, a row each; what is in `config` and `metrics` has columns of its own."""
         import pandas
 
         rows = []
@@ -274,7 +274,7 @@ class Study:
         return pandas.DataFrame(rows)
 
     def best(self, optimizer: str | None = None) -> Trial:
-        """The complete trial with the best value; the earlier one where two are equal.
+        """Find the complete trial with the best value; the earlier one where two are equal.
 
         Raises:
             Refused: the optimizer is not one of the study's.
@@ -283,7 +283,7 @@ class Study:
         return self.complete(optimizer)[0]
 
     def complete(self, optimizer: str | None = None) -> list[Trial]:
-        """The complete trials of one optimizer or of all, the best value first; the earlier one where two are equal.
+        """Read the complete trials of one optimizer or of all, the best value first; of equal ones the earlier.
 
         Raises:
             Refused: the optimizer is not one of the study's.
@@ -296,8 +296,9 @@ class Study:
         return sorted(complete, key=lambda trial: -self.settings.sign * (trial.value or 0))
 
     def pareto(self, optimizer: str | None = None) -> list[Trial]:
-        """The complete trials of one optimizer or of all than which no other is better in one objective and as good or
-        better in the other; the highest accuracy first.
+        """Read the Pareto front of one optimizer or of all, the highest accuracy first.
+
+        These are the complete trials than which no other is better in one objective and as good or better in the other.
 
         Raises:
             Refused: the study has one objective, or the optimizer is not one of its.
@@ -318,7 +319,7 @@ class Study:
         ]
 
     def counts(self) -> dict[str, int]:
-        """How many trials are in each state that occurs."""
+        """Count the trials in each state that occurs."""
         states = [trial.state for trial in self.records()]
         return {state: states.count(state) for state in STATES if state in states}
 
@@ -415,14 +416,14 @@ def renamed(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _state(frozen: "FrozenTrial", going: bool) -> str:
-    """Our word for the state of an Optuna trial; without a driver that goes on, a running trial waits for one."""
+    """Give our word for the state of an Optuna trial; without a driver, a running trial waits to be resumed."""
     if frozen.state.name == "WAITING" or (frozen.state.name == "RUNNING" and not going):
         return "waiting"
     return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
 
 
 def open_search(name: str, home: Place = None) -> Study:
-    """The study called `name`, which is a search.
+    """Open the search called `name`.
 
     Args:
         name: as `tune-sam studies` lists it.
@@ -438,7 +439,7 @@ def open_search(name: str, home: Place = None) -> Study:
 
 
 def refits_of(study: Study, kind: Kind | None = None) -> list[Study]:
-    """The studies that train a search's configurations again, the one that was asked for last at the end.
+    """Find the studies that train a search's configurations again, the one that was asked for last at the end.
 
     Args:
         study: the search.
@@ -453,7 +454,7 @@ def refits_of(study: Study, kind: Kind | None = None) -> list[Study]:
 
 
 def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
-    """The first trial of each optimizer."""
+    """Take the first trial of each optimizer."""
     return list({trial.optimizer: trial for trial in reversed(trials)}.values())[::-1]
 
 
@@ -464,12 +465,12 @@ def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
 
 
 def studies(home: Place = None) -> list[Study]:
-    """All searches of a home, the oldest first."""
+    """List the searches of a home, the oldest first."""
     return [study for study in every_study(home) if not study.settings.refit_of]
 
 
 def every_study(home: Place = None) -> list[Study]:
-    """All studies of a home, refits too, the oldest first."""
+    """List the studies of a home, refits too, the oldest first."""
     place = Home.at(home)
     if not exists(place):
         return []
@@ -487,7 +488,7 @@ def every_study(home: Place = None) -> list[Study]:
 
 
 def open_study(name: str, home: Place = None) -> Study:
-    """The study called `name`.
+    """Open the study called `name`, a search or a refit.
 
     Args:
         name: as `tune-sam studies` lists it.

@@ -29,7 +29,7 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def ending(state: str, reason: str) -> Ending:
-    """What each ledger calls the ending of a trial that ended as `state` because of `reason`."""
+    """Give the words of Optuna, MLflow and Tune for the ending of a trial as `state` because of `reason`."""
     # Optuna's samplers must see what they are to avoid.
     return ENDINGS[state]._replace(optuna="PRUNED") if reason == OUT_OF_MEMORY else ENDINGS[state]
 
@@ -54,12 +54,12 @@ def is_name(text: str) -> bool:
 
 
 def now() -> str:
-    """The time as ISO 8601 in UTC, to the second."""
+    """Give the time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def trial_key(study: str, optimizer: str, number: int) -> str:
-    """The one name of a trial in every ledger."""
+    """Give the key of a trial: its one name in Optuna, MLflow and Tune."""
     return f"{study}/{optimizer}/{number}"
 
 

@@ -42,7 +42,7 @@ def _kind(refit_of: str | None, name: str) -> str:
 
 
 def _old_home(record: dict[str, Any], name: str, home: Home) -> str | None:
-    """The folder that the home had when the record was made; None where its results were elsewhere."""
+    """Find the folder that the home had when the record was made; None where its results were elsewhere."""
     storage = Path(record["storage"])
     own = home.path / "studies" / name / f"ray-{record['mlflow_run_id'][:8]}"
     if home.study_storage or storage.name != "studies" or not (storage.parent == home.path or own.is_dir()):

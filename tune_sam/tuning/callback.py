@@ -45,8 +45,10 @@ DEATHS = 3
 
 
 class NotPickled:
-    """Tune pickles what it is given, to restore an experiment from. Here a study is gone on with from Optuna's storage,
-    and handles of a database, a thread or a screen cannot be pickled."""
+    """Leaves itself out of what Tune pickles to restore an experiment from.
+
+    A study is resumed from Optuna's storage, and handles of a database, a thread or a screen cannot be pickled.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -76,11 +78,13 @@ class Driver(NotPickled, tune.Callback):
         return TrialConfig.from_tune(trial.config, self._workload)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell MLflow and the listener that a trial starts."""
         self._start(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        """Keep an epoch's metrics and tell the listener of it."""
         if result["diverged"]:
             return
         number, epoch = self._given(trial).number, result["epoch"]
@@ -92,6 +96,7 @@ class Driver(NotPickled, tune.Callback):
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
+        """Record a trial's checkpoint, and remove the one before it."""
         given = self._given(trial)
         path = self.study.below_results(f"/{checkpoint.path}")
         try:
@@ -116,9 +121,11 @@ class Driver(NotPickled, tune.Callback):
             delete(self.study, path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """End a trial that did not fail."""
         self._end(trial, ending_of(trial.last_result or {}, self.ledger.settings.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """End a trial that failed, or put it back where nothing is wrong with its training."""
         self._start(trial)  # a process that cannot even start gives no other sign
         number, error = self._given(trial).number, error_of(trial)
         if number not in self._lost and self._died_of_no_fault(number, error):
@@ -221,8 +228,10 @@ def announce(tracker: Tracker, key: str, trial: TrialConfig, tags: Mapping[str, 
 
 
 def ending_of(result: dict[str, Any], epochs: int) -> tuple[str, str]:
-    """Our word for how a trial that did not fail ended, and why. Complete is what reached its epochs, whoever stopped
-    it."""
+    """Give our word for how a trial that did not fail ended, and why.
+
+    Complete is what reached its epochs, whoever stopped it.
+    """
     epoch = result.get("epoch", 0)
     if result.get("diverged"):
         return "diverged", f"a loss or a weight was not finite in epoch {epoch}"
@@ -261,6 +270,7 @@ class TuneSearcher(NotPickled, Searcher):
         self.fractions = fractions or {}
 
     def suggest(self, trial_id: str) -> Any:
+        """Give the next trial's config; None to wait for those that run, `FINISHED` when the budget is spent."""
         asked = self.ledger.ask(trial_id)
         if asked is None:
             # What runs may be put back, and then it is asked for again.
@@ -279,7 +289,7 @@ class TuneSearcher(NotPickled, Searcher):
         ).to_tune()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        pass
+        """Nothing: the callback ends trials, for it knows why they ended."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the storage is the state."""
@@ -300,6 +310,7 @@ class TuneScheduler(NotPickled, FIFOScheduler):
         self.workload = find_workload(ledger.settings.workload)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Record an epoch's value and stop the trial where the ledger says so."""
         number = TrialConfig.from_tune(trial.config, self.workload).number
         stop = self.ledger.report(number, result["epoch"], result[self.ledger.settings.judged_by])
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

@@ -17,19 +17,19 @@ class SearchListener(Protocol):
         return nullcontext()
 
     def started(self, optimizer: str, number: int) -> None:
-        """A trial starts, or starts again."""
+        """Note that a trial starts, or starts again."""
         return
 
     def epoch(self, optimizer: str, number: int, epoch: int) -> None:
-        """A trial has trained so many epochs."""
+        """Note that a trial has trained so many epochs."""
         return
 
     def put_back(self, optimizer: str, number: int) -> None:
-        """A trial lost its process or its memory, and waits to be started again."""
+        """Note that a trial lost its process or its memory, and waits to be started again."""
         return
 
     def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
-        """A trial ended."""
+        """Note that a trial ended, and how."""
         return
 
 

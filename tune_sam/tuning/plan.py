@@ -38,7 +38,7 @@ def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchK
 
 
 def planned(chosen: SearchOptions) -> Study:
-    """The study that the options describe, with their budget: a new one, or the one of that name."""
+    """Create the study that the options describe, or open the one of that name with their budget."""
     home = Home.at(chosen.home, chosen.study_storage)
     settings = _define(chosen, home)
     study = next((study for study in every_study(home) if study.name == chosen.name), None)
@@ -55,7 +55,7 @@ def planned(chosen: SearchOptions) -> Study:
 
 
 def _define(chosen: SearchOptions, home: Home) -> StudySettings:
-    """The study that the options describe, with the workload's own values where none were given."""
+    """Give the settings that the options describe, with the workload's own values where none were given."""
     workload = find_workload(chosen.workload)
     dataset = _dataset(chosen, workload)
     if chosen.preset is not None:
@@ -84,7 +84,7 @@ def _define(chosen: SearchOptions, home: Home) -> StudySettings:
 
 
 def _scheduler(chosen: SearchOptions) -> str:
-    """ASHA compares trials by one number at each rung, and of two objectives none is that number."""
+    """Choose the scheduler: ASHA compares trials by one number, so two objectives have none."""
     if chosen.objective != "two":
         return chosen.scheduler
     if chosen.scheduler == "asha" and "scheduler" in chosen.model_fields_set:
@@ -96,7 +96,7 @@ def _scheduler(chosen: SearchOptions) -> str:
 
 
 def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
-    """What is given and would change nothing must not stand in a record."""
+    """Refuse options that would change nothing where the points of a grid are tried alone."""
     for optimizer in chosen.optimizers:
         if isinstance(lr := chosen.ranges_of(optimizer).lr, Range):
             raise Refused(
@@ -111,7 +111,7 @@ def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
 
 
 def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) -> SearchOptions:
-    """The options with the preset's defaults below them."""
+    """Put the preset's defaults below the options."""
     if name not in workload.presets:
         there = f"choose from {', '.join(workload.presets)}" if workload.presets else "leave --preset out"
         raise Refused(f"workload {chosen.workload} has no preset {name!r}; {there}.")
@@ -147,7 +147,7 @@ def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) 
 
 
 def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
-    """The folder of the data set. One that a person named is checked, and only read; the home's is filled later."""
+    """Find the folder of the data set. One that a person named is checked and only read; the home's is filled later."""
     named = chosen.data or os.environ.get("TUNE_SAM_DATA")
     try:
         root = Path(named or home.data).expanduser().absolute()
@@ -159,7 +159,7 @@ def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -
 
 
 def prepared_data(chosen: SearchOptions, home: Home) -> tuple[Workload, str, Path]:
-    """The workload, its data set and the folder that has it; one in the home is filled.
+    """Find the workload, its data set and the folder that has it; one in the home is filled.
 
     Raises:
         Refused: data are missing and cannot be fetched.
@@ -188,7 +188,7 @@ def _fetch(workload: Workload, dataset: str, root: Path, home: Home) -> None:
 
 
 def _refuse_other(study: Study, settings: StudySettings) -> None:
-    """A study is gone on with only as what it is."""
+    """Refuse options that describe another study than the one of that name."""
     kept = {**asdict(study.settings), "data": str(study.data)}
     asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
     for name, before in kept.items():
@@ -207,7 +207,7 @@ def _shown(value: Any) -> str:
 
 
 def _where_it_is(study: Study, chosen: SearchOptions) -> Study:
-    """The study, whose results and runs stay where they are; a login that is another one now is taken."""
+    """Give the study with a login that has changed; its results and runs stay where they are."""
     storage = absolute(chosen.storage) if chosen.storage else study.storage
     uri = chosen.tracking_uri or study.tracking_uri
     for name, before, wanted in (("storage", study.storage, storage), ("tracking_uri", study.tracking_uri, uri)):
@@ -223,7 +223,7 @@ def _where_it_is(study: Study, chosen: SearchOptions) -> Study:
 
 
 def grown(study: Study, trials: int) -> Study:
-    """The study with a larger budget."""
+    """Give the study a larger budget."""
     if trials < study.settings.trials:
         raise Refused(
             f"study {study.name} has {study.settings.trials} trials of each optimizer already, "
@@ -238,7 +238,7 @@ def grown(study: Study, trials: int) -> Study:
 
 
 def _made_up(settings: StudySettings) -> str:
-    """A name with the time, in which no two agree."""
+    """Make up a name with the time, in which no two agree."""
     workload = settings.workload.rpartition(":")[2].lower()
     return f"{workload}-{now()[:19].replace(':', '')}-{secrets.token_hex(2)}"
 
@@ -294,7 +294,7 @@ def store(study: Study) -> None:
 
 
 def _description(settings: StudySettings) -> str:
-    """What MLflow's page shows about a study, as Markdown."""
+    """Describe a study for MLflow's page, as Markdown."""
     what = f"Refit of {settings.refit_of}," if settings.refit_of else "Search of"
     lines = [
         f"{what} **{settings.workload}** on **{settings.dataset}**. The value of a trial is "
@@ -311,7 +311,7 @@ def _description(settings: StudySettings) -> str:
 
 
 def _tags(settings: StudySettings) -> dict[str, str]:
-    """What was trained on what, as tags of the study's run."""
+    """Give the settings as tags of the study's run."""
     return {f"tune_sam.{name}": str(value) for name, value in settings.described().items()}
 
 

@@ -13,14 +13,14 @@ PARAMETERS = ("rho", "lr", "batch_size")
 
 
 def as_yaml(settings: StudySettings, home: Home) -> str:
-    """What :func:`as_options` gives, as a file for `--config`."""
+    """Write what :func:`as_options` gives, as a file for `--config`."""
     import yaml
 
     return yaml.safe_dump(as_options(settings, home), sort_keys=False, allow_unicode=True)
 
 
 def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
-    """A study's settings as the options of a search in `home` that would make the same again."""
+    """Turn a study's settings into the options of a search in `home` that would make the same again."""
     resolved = ("workload", "trials", "sampler", "spaces", "data")
     names = [field.name for field in fields(settings) if field.name in SearchOptions.model_fields]
     values = {name: getattr(settings, name) for name in names if name not in resolved}
@@ -51,7 +51,7 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
 
 
 def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
-    """The ranges and values that give an optimizer's plain grid, as options: what is not the workload's own."""
+    """Give the options that make an optimizer's plain grid: the ranges and values that are not the workload's own."""
     workload, space = find_workload(settings.workload), settings.spaces[optimizer]
     setting = workload.setting(settings.dataset, settings.preset)
     rhos, lrs, sizes = (

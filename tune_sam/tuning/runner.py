@@ -1,4 +1,4 @@
-"""A study: one run of Tune per optimizer, each with the same budget, created or gone on with."""
+"""Search and resume: the trials of a study, one optimizer after the other, each with the same budget."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -48,7 +48,7 @@ def search(
 
     Raises:
         Refused: an option, file, range or server is wrong; nothing was created.
-        KeyboardInterrupt: it was interrupted; :func:`resume` goes on.
+        KeyboardInterrupt: it was interrupted; :func:`resume` resumes it.
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
@@ -65,7 +65,7 @@ def resume(
     listener: SearchListener | None = None,
     executor: Executor | None = None,
 ) -> Study:
-    """Go on with a study: trials that were interrupted go on from their last checkpoint, then the rest follows.
+    """Resume a study: trials that were interrupted first, from their last checkpoint, and then the rest.
 
     Args:
         name: the study's.
@@ -87,7 +87,7 @@ def resume(
 
 
 def launch(study: Study, executor: Executor, listener: SearchListener | None) -> Study:
-    """Train until the budget of every optimizer is spent; what was interrupted goes on first.
+    """Train until the budget of every optimizer is spent; what was interrupted is resumed first.
 
     Args:
         study: that was created, perhaps with more trials than before.
