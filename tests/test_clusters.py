@@ -308,7 +308,7 @@ def test_trials_of_a_node_that_dies_go_on_elsewhere(site, tmp_path, monkeypatch)
     assert study.counts() == {"complete": 3}
     moved = [trial for trial in frozen(study, "sam") if trial.user_attrs["attempt"] == 2]
     assert len(moved) == 2
-    assert err.count("goes on elsewhere, for its process or node died") == 2
+    assert err.count("is resumed elsewhere, for its process or node died") == 2
     for trial in study.records():
         assert steps(study, trial) == list(range(1, 41))
     for trial in moved:

@@ -355,7 +355,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
     assert (status, out) == (1, "")
     status, out, err = run("analyze", "one")
     assert (status, out) == (1, "")
-    assert "study one has no complete trial yet; go on with `tune-sam resume one`" in err
+    assert "study one has no complete trial yet; run `tune-sam resume one`" in err
     status, out, err = run("refit", "one")
     assert (status, out) == (2, "")
     assert "study one has no complete trial, so there is nothing to train again" in err

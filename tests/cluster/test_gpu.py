@@ -26,8 +26,8 @@ GIB = 2**30
     ],
 )
 def test_a_share_is_one_of_equal_parts_that_the_need_fits_into(need, expected):
-    assert need.share == expected
-    assert need.share == 1 or need.share * need.total >= need.peak * gpu.MARGIN + need.context
+    assert need.fraction == expected
+    assert need.fraction == 1 or need.fraction * need.total >= need.peak * gpu.MARGIN + need.context
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_without_a_gpu_that_torch_sees_the_workloads_share_holds(one_gpu, tmp_pa
         home=tmp_path,
     )
     assert study.counts() == {"complete": 1}
-    assert "takes the workload's share, 0.1" in caplog.text
+    assert "takes the workload's fraction, 0.1" in caplog.text
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

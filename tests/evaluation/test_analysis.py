@@ -243,7 +243,7 @@ def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(search
 
 def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda *_: [])
-    with pytest.raises(NothingComplete, match=r"no complete trial yet; go on with `tune-sam resume one`"):
+    with pytest.raises(NothingComplete, match=r"no complete trial yet; run `tune-sam resume one`"):
         tune_sam.analyze("one", home=searched)
 
 

@@ -79,7 +79,7 @@ class Progress(SearchListener):
                 yield
         except KeyboardInterrupt:
             resume = f"resume it with `tune-sam resume {study.name}`"
-            self._say(f"Interrupted; {'the same command resumes it' if study.settings.refit_of else resume}.")
+            self._say(f"Interrupted; {'the same command resumes it' if study.settings.kind != 'search' else resume}.")
             raise
 
     def started(self, optimizer: str, number: int) -> None:

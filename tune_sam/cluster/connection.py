@@ -93,17 +93,17 @@ def named(address: str | None) -> str | None:
 
 
 def _knock(address: str) -> None:
-    """See whether anything answers at HOST:PORT; Ray itself would go on trying for many minutes."""
+    """Check that something answers at HOST:PORT; Ray itself would go on trying for many minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def check_offer(cpus: int, gpus: float, address: str | None) -> None:
-    """See whether some node has the CPUs and GPUs of one trial; Tune would wait for ever for what none has.
+    """Check that some node has the CPUs and GPUs of one trial; Tune would wait for ever for what none has.
 
     Args:
-        cpus, gpus: of one trial; a share of a GPU is below 1.
+        cpus, gpus: of one trial; a fraction of a GPU is below 1.
         address: of the cluster that is asked; without one, this machine is, before Ray starts on it.
 
     Raises:
@@ -164,6 +164,6 @@ def _fit(node: dict[str, float], cpus: int, gpus: float) -> int:
     by_cpu = int(node.get("CPU", 0) // cpus)
     if not gpus:
         return by_cpu
-    # A share is taken from one GPU: what two GPUs have left over does not add up.
+    # A fraction is of one GPU: what two GPUs have left over does not add up.
     by_gpu = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0) // gpus)
     return min(by_cpu, by_gpu)

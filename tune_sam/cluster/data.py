@@ -44,7 +44,7 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
     ensure_data(study)
     splits = find_workload(settings.workload).splits(settings.dataset, study.data)
     splits = with_train_subset(splits, settings.train_subset)
-    if settings.refit_of:
+    if settings.kind != "search":
         splits = splits.together()
     if sample:
         splits = with_train_subset(splits, min(sample, len(splits.train)))

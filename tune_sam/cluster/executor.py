@@ -203,7 +203,7 @@ def _failure(error: BaseException) -> Failure | None:
     from tune_sam.analysis.memory import is_shortage
 
     if is_shortage(error):
-        return Failure("memory ran out; use a machine, or a share of a GPU, with more")
+        return Failure("memory ran out; use a machine, or a GPU fraction, with more")
     return Failure(str(error)) if isinstance(error, (ValueError, Refused)) else None
 
 

@@ -32,7 +32,7 @@ class Need:
     total: int
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """The part of a GPU for such a trial, with the :data:`MARGIN`: 1/n, so that n of them fill it."""
         wanted = (self.peak * MARGIN + self.context) / self.total
         return 1 / max(1, int(1 / wanted))
@@ -52,15 +52,15 @@ def gpu_fraction(workload: Workload, asked: float | None) -> float:
     return workload.gpus_per_trial if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) else 0
 
 
-def cap_gpu_memory(share: float) -> None:
-    """Keep this process to its share of a GPU's memory, so that an out-of-memory is its own and not its neighbours'.
+def cap_gpu_memory(fraction: float) -> None:
+    """Keep this process to its fraction of a GPU's memory, so that an out-of-memory is its own and not its neighbours'.
 
-    Ray only counts shares.
+    Ray only counts fractions.
     """
     import torch
 
-    if torch.cuda.is_available() and 0 < share < 1:
-        torch.cuda.set_per_process_memory_fraction(share)
+    if torch.cuda.is_available() and 0 < fraction < 1:
+        torch.cuda.set_per_process_memory_fraction(fraction)
 
 
 def measured_fractions(
@@ -87,20 +87,20 @@ def measured_fractions(
     if needs is None:
         log.warning(
             "torch sees no GPU on a node that has one for Ray, so --gpus-per-trial auto takes the workload's "
-            "share, %g.",
+            "fraction, %g.",
             workload.gpus_per_trial,
         )
         return {}
     for size, need in needs.items():
         log.info(
-            "batch size %d of %s takes %.2f GiB of %.1f: a share of %.3g",
+            "batch size %d of %s takes %.2f GiB of %.1f: a fraction of %.3g",
             size,
             trial.configuration.optimizer,
             need.peak / 2**30,
             need.total / 2**30,
-            need.share,
+            need.fraction,
         )
-    return {size: need.share for size, need in needs.items()}
+    return {size: need.fraction for size, need in needs.items()}
 
 
 def _needs(

@@ -150,7 +150,7 @@ class Analysis:
 
         found = self.study.trials().set_index("key", drop=False)
         rows = found.loc[[trial.key for trial in self.trials]].reset_index(drop=True)
-        if self.study.settings.refit_of:  # its gaps are those to the test part
+        if self.study.settings.kind != "search":  # its gaps are those to the test set
             tested = pandas.DataFrame.from_dict(test_results(self.study), orient="index")
             rows = rows.merge(tested, left_on="key", right_index=True, how="left")
         return rows.merge(columns(self.flatness.values()), on="key")
@@ -212,7 +212,7 @@ def measured(
 
 def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
     """The first `top` trials of each optimizer, the best first; of each of a refit's configurations, seed by seed."""
-    tested = test_results(study) if study.settings.refit_of else {}
+    tested = {} if study.settings.kind == "search" else test_results(study)
     found: list[Trial] = []
     for optimizer in dict.fromkeys(optimizers) or study.settings.optimizers:
         if tested:
@@ -226,7 +226,7 @@ def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[T
                 found += study.complete(optimizer)[:top]
     if not found:
         which = f"complete trial of {' or '.join(optimizers)}" if optimizers else "complete trial"
-        raise NothingComplete(f"study {study.name} has no {which} yet; go on with `tune-sam resume {study.name}`.")
+        raise NothingComplete(f"study {study.name} has no {which} yet; run `tune-sam resume {study.name}`.")
     return tuple(found)
 
 
@@ -320,7 +320,7 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
             others,
             plan.number_file(plan.trials[0]).parent,
         )
-    split = "training and validation splits" if settings.refit_of else "training split"
+    split = "training split" if settings.kind == "search" else "training and validation splits"
     return {
         "study": plan.study.to_json(),
         "samples": some.samples,

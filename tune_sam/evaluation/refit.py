@@ -48,7 +48,7 @@ class Refit:
 
     Attributes:
         of: the study whose configurations they are.
-        studies: the refits' own: the optimizers', and `twice` with the base optimizer for twice the epochs.
+        studies: the refits' own: the optimizers', and the base optimizer's at equal compute.
         tests: what each training gave on the test part, by its key.
         seeds: the same for all.
         undelivered: why MLflow does not have the test results; empty if it has.
@@ -129,7 +129,7 @@ class Refit:
 
     @property
     def stale(self) -> bool:
-        """Whether the search has gone on, so that the same choice would be of others now."""
+        """Whether the search has grown since, so that the same choice would be of others now."""
         trained = self.studies[0].settings
         now = refit_settings(self.of, "refit", self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
         return configurations(now) != configurations(trained)
@@ -158,7 +158,7 @@ class Refit:
         return [str(row) for row in rows["row"]]
 
     def _rows(self, study: Study, digits: int) -> Iterator[dict[str, Any]]:
-        twice = study.settings.epochs != self.epochs
+        twice = study.settings.kind == "equal-compute"
         samples = _trained_samples(study.settings)
         for trial in study.records():
             if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
@@ -222,7 +222,7 @@ def refit(
     Raises:
         Refused: there is no such study, the seeds repeat, no trial is complete, or another process is at it.
         NothingComplete: a training of the refit did not end complete.
-        KeyboardInterrupt: it was interrupted; the same call goes on.
+        KeyboardInterrupt: it was interrupted; the same call resumes it.
     """
     if top < 1 or (each_batch_size and top > 1):
         with_it = " with --each-batch-size" if each_batch_size else ""
@@ -268,7 +268,7 @@ def refit_grid(
 
     Raises:
         Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
-        KeyboardInterrupt: it was interrupted; the same call goes on.
+        KeyboardInterrupt: it was interrupted; the same call resumes it.
     """
     if preset is None and config is None:
         raise Refused("a refit without a search needs the points that it trains; give a preset or a config.")
@@ -399,7 +399,7 @@ def _child(
 ) -> Study:
     """The refit's study, made or with more seeds than before.
 
-    Other configurations, as after a search has gone on, or other epochs are another study.
+    Other configurations, as after a search has grown, or other epochs are another study.
     """
     settings = refit_settings(study, kind, epochs, chosen, seeds, choice)
     for known in refits_of(study, kind):

@@ -64,7 +64,7 @@ def doctor(name: str, *, home: Place = None, fix: bool = False) -> tuple[Diagnos
 def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     """Each trial of a study and of its refits, and each of these studies, in all ledgers.
 
-    A trial that waits to be gone on with agrees, for a `resume` or the same command finishes it.
+    A trial that waits to be resumed agrees, for `resume` or the same command finishes it.
 
     Args:
         name: the study's.
@@ -80,7 +80,7 @@ def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
 def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     """Close in each ledger what Optuna's storage says has ended, deliver what MLflow has missed, and diagnose again.
 
-    No trial is ended that could be gone on with, nothing is deleted, and Tune's own files stay as they are. Which of
+    No trial is ended that could be resumed, nothing is deleted, and Tune's own files stay as they are. Which of
     two runs of one trial is right, a person has to say.
 
     Args:

@@ -188,7 +188,7 @@ def _importances(study: Study) -> dict[str, dict[str, float]]:
     import optuna
 
     found = {}
-    for optimizer in () if study.settings.refit_of else study.settings.optimizers:
+    for optimizer in study.settings.optimizers if study.settings.kind == "search" else ():
         loaded = optuna.load_study(study_name=f"{study.name}/{optimizer}", storage=open_storage(study.home))
         complete = [trial for trial in loaded.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
         varied = [

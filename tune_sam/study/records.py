@@ -292,7 +292,7 @@ class Study:
         complete = [trial for trial in self.records(optimizer) if trial.value is not None]
         if not complete:
             which = f"complete trial of {optimizer}" if optimizer else "complete trial"
-            raise NothingComplete(f"study {self.name} has no {which} yet; go on with `tune-sam resume {self.name}`.")
+            raise NothingComplete(f"study {self.name} has no {which} yet; run `tune-sam resume {self.name}`.")
         return sorted(complete, key=lambda trial: -self.settings.sign * (trial.value or 0))
 
     def pareto(self, optimizer: str | None = None) -> list[Trial]:
@@ -433,7 +433,7 @@ def open_search(name: str, home: Place = None) -> Study:
         Refused: there is none of that name, or it is a refit.
     """
     study = open_study(name, home)
-    if study.settings.refit_of:
+    if study.settings.kind != "search":
         raise Refused(f"study {name} is a refit itself; give the study that it is of, {study.settings.refit_of}.")
     return study
 
@@ -466,7 +466,7 @@ def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
 
 def studies(home: Place = None) -> list[Study]:
     """List the searches of a home, the oldest first."""
-    return [study for study in every_study(home) if not study.settings.refit_of]
+    return [study for study in every_study(home) if study.settings.kind == "search"]
 
 
 def every_study(home: Place = None) -> list[Study]:

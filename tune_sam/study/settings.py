@@ -25,7 +25,7 @@ ENDINGS = {
 """How a trial can end. A diverged one is PRUNED with a violated constraint in Optuna, since samplers ignore FAIL."""
 
 OUT_OF_MEMORY = "out of memory"
-"""The reason of a trial that failed with twice its share of a GPU too, so that its batch size is infeasible there."""
+"""The reason of a trial that failed with twice its GPU fraction, too, so that its batch size is infeasible there."""
 
 
 def ending(state: str, reason: str) -> Ending:

@@ -104,7 +104,7 @@ class Driver(NotPickled, tune.Callback):
                 raise ValueError(f"{checkpoint.path} is not in the study's results")
             before = self.ledger.note_checkpoint(given.number, path)
         except Exception as error:
-            # Tune goes on after an exception here; the trial must not end with a value that its checkpoint lacks.
+            # Tune ignores an exception here; the trial must not end with a value that its checkpoint lacks.
             self._lost[given.number] = f"its checkpoint could not be noted ({error})"
             raise
         self._lost.pop(given.number, None)
@@ -131,10 +131,10 @@ class Driver(NotPickled, tune.Callback):
         if number not in self._lost and self._died_of_no_fault(number, error):
             self._put_back(trial, "its process or node died")
         elif number not in self._lost and _ran_out_of_memory(error):
-            # Tune's own second try would have the same share again.
-            share = gpus_of(trial)
-            if 0 < share < 1 and not self.ledger.enlarged(number):
-                self._put_back(trial, f"{share:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * share))
+            # Tune's own second try would have the same fraction again.
+            gpus = gpus_of(trial)
+            if 0 < gpus < 1 and not self.ledger.enlarged(number):
+                self._put_back(trial, f"{gpus:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * gpus))
             else:
                 self._end(trial, ("failed", OUT_OF_MEMORY))
         else:
@@ -152,7 +152,7 @@ class Driver(NotPickled, tune.Callback):
         """Let the search start a trial again, from its last checkpoint, for nothing is wrong with its training."""
         number = self._given(trial).number
         log.warning(
-            "trial %s goes on%s, for %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why
+            "trial %s is resumed%s, for %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why
         )
         self._forget(self._given(trial).resume_from, self.ledger.checkpoint(number))
         self.ledger.suspend(number, gpus)

@@ -273,7 +273,9 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
     with study_lock(study.home, study.name):
         # Another process may have been making a study of this name since it was looked for.
         if any(known.name == name for known in every_study(home)):
-            raise Refused(f"study {name} was made by another process just now; go on with `tune-sam resume {name}`.")
+            raise Refused(
+                f"study {name} was made by another process just now; resume it with `tune-sam resume {name}`."
+            )
         store(study)
     return study
 
@@ -295,7 +297,7 @@ def store(study: Study) -> None:
 
 def _description(settings: StudySettings) -> str:
     """Describe a study for MLflow's page, as Markdown."""
-    what = f"Refit of {settings.refit_of}," if settings.refit_of else "Search of"
+    what = "Search of" if settings.kind == "search" else f"Refit of {settings.refit_of},"
     lines = [
         f"{what} **{settings.workload}** on **{settings.dataset}**. The value of a trial is "
         f"{' and '.join(settings.directions)} after its last epoch.",
