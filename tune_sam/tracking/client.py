@@ -1,30 +1,34 @@
-""""""
+"""The one module that touches MLflow's private API: its stores, which take and give what MLflow's client does too.
+
+MLflow's client prints, reads the active model of the fluent API and asks for whole runs to change their status; and it
+cannot be told to give up within seconds. A store does what it is told. MLflow is imported inside functions, so that
+importing this module costs nothing.
+"""
 
 from __future__ import annotations
 
 import getpass
 import json
 import logging
-import math
 import os
 import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
+from tune_sam.tracking.content import KEY_TAG, Point, RunState
 from tune_sam.tracking.relocation import relocate_artifacts
 
 if TYPE_CHECKING:
-    from mlflow.store.tracking.abstract_store import AbstractStore
+    from mlflow.store.tracking.abstract_store import AbstractStore as Store
 
-
-KEY_TAG = "tune_sam.key"
 
 STUDY_TAG = "tune_sam.study"
 
@@ -33,6 +37,8 @@ HOME_TAG = "tune_sam.home"
 PARENT_TAG = "mlflow.parentRunId"
 
 _SERVER = ("http", "https")
+
+_AWAY = (401, 403, 408, 429, 502, 503, 504)  # statuses of a server that is not there or does not know the login
 
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -140,9 +146,8 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def connect(uri: str, artifact_root: str | None = None) -> AbstractStore:
-    """The store below MLflow's client. The client prints, reads the active model of the fluent API and asks for
-    whole runs to change their status; the store does what it is told.
+def connect(uri: str, artifact_root: str | None = None) -> Store:
+    """Open the store below MLflow's client.
 
     Raises:
         Refused: see :func:`check`. That comes first because MLflow takes minutes to give up on a database.
@@ -163,7 +168,7 @@ def connect(uri: str, artifact_root: str | None = None) -> AbstractStore:
     return SqlAlchemyStore(uri, artifact_root or "./mlruns")
 
 
-def _server_store(uri: str) -> AbstractStore:
+def _server_store(uri: str) -> Store:
     from functools import partial
 
     from mlflow.exceptions import MlflowException
@@ -204,7 +209,7 @@ def _server_store(uri: str) -> AbstractStore:
     return ImpatientStore(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
 
 
-def find_run(store: AbstractStore, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+def find_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str | None:
     from mlflow.entities import ViewType
 
     quoted = {tag: f'"{value}"' if "'" in value else f"'{value}'" for tag, value in tags.items()}
@@ -213,7 +218,7 @@ def find_run(store: AbstractStore, experiment_id: str, tags: Mapping[str, str]) 
     return runs[0].info.run_id if runs else None
 
 
-def create_run(store: AbstractStore, experiment_id: str, name: str, start: int, tags: dict[str, str]) -> str:
+def create_run(store: Store, experiment_id: str, name: str, start: int, tags: dict[str, str]) -> str:
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user may have no name
@@ -229,14 +234,83 @@ def run_tags(tags: Mapping[str, str]) -> list[Any]:
     return [RunTag(key, value) for key, value in tags.items()]
 
 
-def set_status(store: AbstractStore, run_id: str, status: str, end: int | None = None) -> None:
+def set_status(store: Store, run_id: str, status: str, end: int | None = None) -> None:
     from mlflow.entities import RunStatus
 
     store.update_run_info(run_id, RunStatus.from_string(status), end, None)
 
 
-def last_step(store: AbstractStore, run_id: str, metric: str) -> float:
-    return max((point.step for point in store.get_metric_history(run_id, metric)), default=-math.inf)
+def log_batch(
+    store: Store, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]
+) -> None:
+    """Add to a run, in one request: parameters first, then metrics, tags last."""
+    from mlflow.entities import Metric, Param
+
+    metrics = [Metric(point.name, point.value, point.time, point.step) for point in points]
+    store.log_batch(run_id, metrics, [Param(name, value) for name, value in params.items()], run_tags(tags))
+
+
+def run_state(store: Store, run_id: str) -> RunState:
+    """Read one run."""
+    return _state_of(store.get_run(run_id))
+
+
+def _state_of(run: Any) -> RunState:
+    data = run.data
+    return RunState(run.info.run_id, run.info.status, dict(data.params), dict(data.tags), dict(data.metrics))
+
+
+def states_in(store: Store, study_run: StudyRun) -> dict[str, list[RunState]]:
+    """Read the runs of each trial of a study, by its key; the newest first."""
+    from mlflow.entities import ViewType
+
+    found: dict[str, list[RunState]] = {}
+    condition, token = f"tags.`{PARENT_TAG}` = '{study_run.run_id}'", None
+    while True:
+        page = store.search_runs([study_run.experiment_id], condition, ViewType.ACTIVE_ONLY, page_token=token)
+        for run in page:
+            state = _state_of(run)
+            found.setdefault(state.tags.get(KEY_TAG, ""), []).append(state)
+        if not (token := page.token):
+            return found
+
+
+def metric_history(store: Store, run_id: str, name: str) -> list[Point]:
+    """Read all values of one metric of a run."""
+    return [Point(name, one.value, one.timestamp, one.step) for one in store.get_metric_history(run_id, name)]
+
+
+def is_internal(error: Exception) -> bool:
+    """Whether it is a server's answer that something went wrong inside of it."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and (error.get_http_status_code() or 0) >= 500 and not is_away(error)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error says something of the server or the login, and nothing of what was sent."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() in _AWAY
+    return isinstance(error, OSError)
+
+
+@contextmanager
+def refusing(uri: str, what: str) -> Iterator[None]:
+    """Turn the errors of MLflow and of its database into a refusal.
+
+    Args:
+        uri: of the server or database.
+        what: what it does not do, such as "does not take the results".
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise Refused(f"MLflow at {masked(uri)} {what}; it says {masked(str(error))}") from error
 
 
 def try_out(uri: str) -> None:
@@ -276,7 +350,7 @@ def try_out(uri: str) -> None:
         ) from error
 
 
-def experiment_id_of(store: AbstractStore, name: str, artifact_root: str | None) -> str:
+def experiment_id_of(store: Store, name: str, artifact_root: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     found = store.get_experiment_by_name(name)

@@ -1,370 +1,301 @@
-""""""
+"""MLflow is given what it lacks of a study's ledger: without ever blocking or ending a search, and each thing once.
+
+A thread reads the ledger again and again, compares it with what MLflow has and sends the difference. Nothing is kept
+for MLflow alone: whatever is killed, and however long the server is away, the ledger has it, and the next delivery
+finds what is missing. A trial's run is found by its tag `tune_sam.key` before one is made. The tag `tune_sam.epoch`
+says up to which epoch a run is whole; a metric that is sent a second time has the time and the value of the first,
+which MLflow takes for one.
+
+MLflow is imported inside functions, so that importing this module costs nothing.
+"""
 
 from __future__ import annotations
 
-import itertools
-import json
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 from tune_sam.errors import masked
 from tune_sam.tracking.client import (
-    KEY_TAG,
     PARENT_TAG,
     StudyRun,
     connect,
     create_run,
-    find_run,
-    last_step,
+    expect_there,
+    is_away,
+    is_internal,
+    log_batch,
+    metric_history,
     milliseconds,
-    run_tags,
+    run_state,
     set_status,
-    strings,
+    states_in,
 )
-from tune_sam.tracking.journal import Journal
+from tune_sam.tracking.content import KEY_TAG, STEP_TAG, Point, RunState, StudyContent, TrialRun
 
 if TYPE_CHECKING:
-    from mlflow.store.tracking.abstract_store import AbstractStore
-
+    from tune_sam.tracking.client import Store
 
 log = logging.getLogger("tune_sam")
 
+Read = Callable[[], StudyContent]
 OnRun = Callable[[str, str], None]
 
-_FIRST_PAUSE, _CLOSING_PAUSE, _LONGEST_PAUSE = 0.5, 1.0, 30.0  # seconds between attempts while the server is away
+PERIOD = 1.0
+"""Seconds between two looks at the ledger, at least."""
 
-_LINES = 200  # taken from the journal at once
+READING = 0.05
+"""The share of its time that the thread spends reading the ledger, at most, for the search needs the processor."""
 
-_METRICS = 1000  # MLflow's limit for one log_batch
+FIRST_PAUSE, CLOSING_PAUSE, LONGEST_PAUSE = 0.5, 1.0, 30.0
+"""Seconds between attempts while the server is away: the first, and the longest at the end of a search and before."""
 
-_AWAY = (401, 403, 408, 429, 502, 503, 504)  # answers about the server or the login, not about the event
+ATTEMPTS = 5
+"""How often what the server answers with an internal error is sent, before it counts as refused."""
 
-_ATTEMPTS = 5  # for an event that the server answers with an internal error
+_METRICS = 800  # in one request; MLflow's limit is 1000, tags and params included
 
-
-class Tracker:
-    """What a search tells MLflow. Each call is one line in the journal: far below a millisecond, from any thread, and
-    it never raises because of MLflow.
-
-    Args:
-        uri: see :func:`check`; it need not answer now.
-        folder: where the journal is; made if missing. What an earlier search left there is delivered first. A local
-            folder, for its lock is what keeps a second process from delivering the same lines.
-        study_run: from :func:`open_study_run`.
-        on_run: called as `on_run(key, run_id)` from the delivery thread, once for each trial, when its run is known.
-
-    Raises:
-        Refused: another process is using the folder.
-    """
-
-    def __init__(self, uri: str, folder: str | Path, study_run: StudyRun, on_run: OnRun | None = None) -> None:
-        self._study = [study_run.experiment_id, study_run.run_id]
-        self._journal = Journal(Path(folder))
-        self._delivery = _Delivery(uri, self._journal, on_run)
-        self._delivery.start()
-
-    def start(
-        self,
-        key: str,
-        name: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, object] | None = None,
-        start_time: int | None = None,
-    ) -> None:
-        """A trial starts. After a crash it starts again: it keeps its run, which is RUNNING again.
-
-        Args:
-            key: the trial's, `study/optimizer/number`.
-            name: of the run.
-            params: its configuration, at most 100; MLflow refuses a value other than an earlier one.
-            tags: at most 100.
-            start_time: milliseconds since 1970. Default: now.
-        """
-        self._add("start", start_time, key=key, name=name, params=strings(params), tags=strings(tags))
-
-    def log(self, key: str, metrics: Mapping[str, float], step: int, timestamp: int | None = None) -> None:
-        """A trial's metrics at a step, which grows from call to call.
-
-        A metric is dropped where its run has that step or a later one, for a trial that goes on from a checkpoint
-        repeats some. NaN and infinite values are dropped too.
-
-        Args:
-            key: the trial's.
-            metrics: numbers by name.
-            step: the epoch.
-            timestamp: milliseconds since 1970. Default: now.
-        """
-        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-        if finite:
-            self._add("log", timestamp, key=key, metrics=finite, step=int(step))
-
-    def end(self, key: str, status: str, tags: Mapping[str, object] | None = None, end_time: int | None = None) -> None:
-        """A trial ends.
-
-        Args:
-            key: the trial's.
-            status: FINISHED, FAILED or KILLED.
-            tags: added to its run.
-            end_time: milliseconds since 1970. Default: now.
-        """
-        self._add("end", end_time, key=key, status=status, tags=strings(tags))
-
-    def set_study(self, status: str) -> None:
-        """The parent run is RUNNING again, or ends: FINISHED, FAILED or KILLED."""
-        self._add("study", status=status)
-
-    def close(self, timeout: float) -> int:
-        """Wait until everything is delivered, at most `timeout` seconds.
-
-        Returns:
-            How many events are not delivered; they stay in the journal.
-        """
-        return self._delivery.close(timeout)
-
-    def _add(self, event: str, moment: int | None = None, **content: Any) -> None:
-        moment = milliseconds() if moment is None else moment
-        self._journal.append({"event": event, "study": self._study, "time": moment, **content})
-        self._delivery.wake.set()
-
-
-def deliver(uri: str, folder: str | Path, timeout: float, on_run: OnRun | None = None) -> int:
-    """Deliver what a search left in its journal.
-
-    Args:
-        uri: see :func:`check`.
-        folder: the :class:`Tracker`'s.
-        timeout: in seconds.
-        on_run: as for :class:`Tracker`.
-
-    Returns:
-        How many events are still not delivered; 0 where there is no journal.
-
-    Raises:
-        Refused: a search is using the folder.
-    """
-    if not (Path(folder) / Journal.NAME).exists():
-        return 0
-    delivery = _Delivery(uri, Journal(Path(folder)), on_run)
-    delivery.start()
-    return delivery.close(timeout)
-
-
-def undelivered(folder: str | Path) -> int:
-    """Events in a study's journal that MLflow does not have yet, and those that it refused."""
-    files = (Path(folder) / Journal.NAME, Path(folder) / "mlflow.rejected.jsonl")
-    return sum(len(file.read_bytes().splitlines()) for file in files if file.exists())
+_deliveries: dict[str, Delivery] = {}  # the last of each study's run, in this process
 
 
 @dataclass
 class _Run:
-    """A trial's run in MLflow, and the last step of its metrics, as far as the delivery knows them."""
+    """What MLflow has of a trial, as far as the delivery knows.
+
+    Attributes:
+        step: the last whose metrics were sent.
+        refused: MLflow did not take some of what was sent.
+    """
 
     run_id: str
-    found: bool  # rather than created a moment ago: it may have metrics, which have to be asked for
-    last_step: dict[str, float] = field(default_factory=dict)
+    status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    step: int
+    refused: bool = False
 
 
-class _Delivery(threading.Thread):
-    """The thread that takes the journal to MLflow."""
+class Delivery(threading.Thread):
+    """The thread that gives MLflow what it lacks of a study.
 
-    def __init__(self, uri: str, journal: Journal, on_run: OnRun | None) -> None:
-        super().__init__(name="tune_sam.tracking", daemon=True)
-        self.wake = threading.Event()
+    Args:
+        uri: see :func:`tune_sam.tracking.client.check`; it need not answer now.
+        study_run: from :func:`tune_sam.tracking.runs.open_study_run`.
+        read: what MLflow should have now; called from this thread again and again, and by `close`.
+        on_run: called as `on_run(key, run_id)` from this thread, once for each trial whose run is not the one known.
+        restore: make the run of a trial anew that had one and has none; a person may have deleted it on purpose.
+    """
+
+    def __init__(
+        self, uri: str, study_run: StudyRun, read: Read, on_run: OnRun | None = None, *, restore: bool = False
+    ) -> None:
+        super().__init__(name="tune_sam.delivery", daemon=True)
+        self._uri, self._study_run, self._read, self._on_run, self._restore = uri, study_run, read, on_run, restore
         self._closing, self._stop_now = threading.Event(), threading.Event()
-        self._uri, self._journal, self._on_run = uri, journal, on_run
-        self._store: AbstractStore | None = None
+        # A request of an earlier delivery may still be on its way, and make a run that is not found yet.
+        self._earlier = _deliveries.get(study_run.run_id)
+        _deliveries[study_run.run_id] = self
+        self._store: Store | None = None
+        self._status: str | None = None  # of the study's run
+        self._states: dict[str, list[RunState]] = {}  # as they were when the store was opened
         self._runs: dict[str, _Run] = {}
-        self._told: set[str] = set()
-        self._rejected: set[str] = set()
+        self._whole: dict[str, TrialRun] = {}
+        self._refused: dict[str, str] = {}  # why, by key
         self._failures = self._internal_errors = 0
 
     def close(self, timeout: float) -> int:
+        """Wait until everything is delivered, at most `timeout` seconds, and end.
+
+        Returns:
+            How many trials MLflow lacks something of, the study itself counted as one; without those that it refuses.
+        """
         self._closing.set()
-        self.wake.set()
         self.join(timeout)
         self._stop_now.set()
-        self.join(_CLOSING_PAUSE)  # so that the folder is free, unless a request is stuck
-        return sum(1 for line in self._journal.waiting() if line.strip())
+        self.join(CLOSING_PAUSE)
+        content = self._read()
+        waiting = [trial for trial in content.trials if trial.key not in self._refused and not self._has(trial)]
+        return len(waiting) + (self._status != content.status)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing and nothing was refused."""
+        return not self._refused and all(map(self._has, self._read().trials))
+
+    def _has(self, trial: TrialRun) -> bool:
+        return self._whole.get(trial.key) == trial
 
     def run(self) -> None:
-        try:
-            while not self._stop_now.is_set():
-                if lines := self._journal.waiting(_LINES):
-                    self._deliver(lines)
-                elif not self._closing.is_set():
-                    self.wake.wait()
-                    self.wake.clear()
-                elif self._journal.remove_if_delivered():
-                    return
-        finally:
-            self._journal.unlock()
-
-    def _deliver(self, lines: list[bytes]) -> None:
-        """Deliver lines, as far as the first that does not get through."""
-        for size, batch in _batches(lines):
-            if self._stop_now.is_set():
-                return
+        if self._earlier:
+            self._earlier.join()
+            self._earlier = None
+        while not self._stop_now.is_set():
+            closing = self._closing.is_set()
             try:
-                for events in batch:
-                    self._send(events)
-                self._journal.advance(size)
-            except Exception as error:  # whatever it is, the lines are still there, and the thread must be too
+                begin = time.monotonic()
+                content = self._read()
+                took = time.monotonic() - begin
+                self._deliver(content)
+            except Exception as error:  # whatever it is, the ledger has everything, and the thread must be there
                 self._wait(error)
-                return
+                continue
             if self._failures:
-                log.info("MLflow at %s takes events again", masked(self._uri))
+                log.info("MLflow at %s takes results again", masked(self._uri))
             self._failures = self._internal_errors = 0
+            if closing:
+                return
+            self._closing.wait(max(PERIOD, took / READING))
 
     def _wait(self, error: Exception) -> None:
         if not self._failures:
             log.warning(
-                "MLflow at %s takes no events (%s); they are kept in %s",
+                "MLflow at %s takes no results (%s); the study's ledger keeps them",
                 masked(self._uri),
                 masked(str(error)),
-                self._journal.path,
             )
-        longest = _CLOSING_PAUSE if self._closing.is_set() else _LONGEST_PAUSE
-        pause = min(_FIRST_PAUSE * 2 ** min(self._failures, 10), longest)
+        longest = CLOSING_PAUSE if self._closing.is_set() else LONGEST_PAUSE
+        pause = min(FIRST_PAUSE * 2 ** min(self._failures, 10), longest)
         self._failures += 1
-        self._store = None
-        self._runs.clear()  # a request without an answer may have done its work, so ask before sending again
+        self._store = self._status = None
+        self._runs.clear()  # a request without an answer may have done its work, so look before sending again
         (self._stop_now if self._closing.is_set() else self._closing).wait(pause)
 
-    def _send(self, events: list[Any]) -> None:
-        """Send one event, or several `log` events of one trial. What MLflow refuses is put aside; what is raised
-        means that the server is away."""
+    def _deliver(self, content: StudyContent) -> None:
         if self._store is None:
-            self._store = connect(self._uri)
+            expect_there(self._uri)
+            store = connect(self._uri)
+            self._states = states_in(store, self._study_run)
+            self._status = self._status_in(store)
+            self._store = store
+        for trial in content.trials:
+            if self._stop_now.is_set():
+                return
+            if not self._has(trial):
+                self._send(self._store, trial)
+        if self._status != content.status:
+            end = None if content.status == "RUNNING" else milliseconds()
+            self._accepted("the study", set_status, self._store, self._study_run.run_id, content.status, end)
+            self._status = content.status
+
+    def _status_in(self, store: Store) -> str | None:
         try:
-            self._apply(self._store, events)
+            return run_state(store, self._study_run.run_id).status
+        except Exception as error:  # somebody has removed it for good
+            if self._is_away(error):
+                raise
+            return None
+
+    def _send(self, store: Store, trial: TrialRun) -> None:
+        """Send what a trial's run lacks, in one request if MLflow takes it."""
+        run = self._runs.get(trial.key) or self._found_or_made(store, trial)
+        if run is None:
+            return
+        self._runs[trial.key] = run
+        self._send_content(store, trial, run)
+        if run.status != trial.status:
+            run.refused |= not self._accepted(trial.key, set_status, store, run.run_id, trial.status, trial.end)
+            run.status = trial.status
+        if not run.refused:
+            self._whole[trial.key] = trial
+            self._refused.pop(trial.key, None)
+
+    def _send_content(self, store: Store, trial: TrialRun, run: _Run) -> None:
+        points = [point for point in trial.points if point.step > run.step and math.isfinite(point.value)]
+        params = {name: value for name, value in trial.params.items() if name not in run.params}
+        tags = {name: value for name, value in trial.tags.items() if run.tags.get(name) != value}
+        last = points[-1].step if points else run.step
+        if not (points or params or tags):
+            return
+        begins = range(0, max(len(points) - 1, 0) // _METRICS * _METRICS + 1, _METRICS)
+        try:
+            for begin in begins:
+                mark = {STEP_TAG: str(last)} if points and begin == begins[-1] and not run.refused else {}
+                given = (params, tags | mark) if begin == begins[-1] else ({}, {})
+                log_batch(store, run.run_id, points[begin : begin + _METRICS], *given)
         except Exception as error:
             if self._is_away(error):
                 raise
-            if len(events) == 1:
-                self._reject(events[0], error)
-                return
-            self._runs.clear()  # part of them may have got through
-            for event in events:
-                self._send([event])
+            self._send_apart(store, trial.key, run, points, (params, tags))
+        run.step, run.params, run.tags = last, run.params | params, run.tags | tags
+
+    def _send_apart(
+        self,
+        store: Store,
+        key: str,
+        run: _Run,
+        points: Sequence[Point],
+        given: tuple[Mapping[str, str], Mapping[str, str]],
+    ) -> None:
+        """Send each epoch by itself, for MLflow refuses a request as a whole."""
+        for params, tags in ((given[0], {}), ({}, given[1])):
+            if params or tags:
+                run.refused |= not self._accepted(key, log_batch, store, run.run_id, [], params, tags)
+        for step, group in groupby(points, lambda point: point.step):
+            one = list(group)
+            mark = {} if run.refused else {STEP_TAG: str(step)}
+            run.refused |= not self._accepted(key, log_batch, store, run.run_id, one, {}, mark)
+
+    def _found_or_made(self, store: Store, trial: TrialRun) -> _Run | None:
+        """The run of a trial; None if there cannot be one."""
+        states = self._states.get(trial.key, [])
+        state = next((one for one in states if one.run_id == trial.run_id), states[0] if states else None)
+        if state:
+            self._tell(trial, state.run_id)
+            return _Run(state.run_id, state.status, state.params, state.tags, self._step(store, trial, state))
+        if trial.key in self._refused:
+            return None
+        if trial.run_id and not self._restore:
+            self._refuse(trial.key, "its run was deleted; `tune-sam doctor --fix` makes it anew")
+            return None
+        tags = {KEY_TAG: trial.key, PARENT_TAG: self._study_run.run_id}
+        try:
+            run_id = create_run(store, self._study_run.experiment_id, trial.name, trial.start, tags)
+        except Exception as error:
+            if self._is_away(error):
+                raise
+            self._refuse(trial.key, f"{type(error).__name__}: {error}")
+            return None
+        self._tell(trial, run_id)
+        return _Run(run_id, "RUNNING", {}, {}, 0)
+
+    def _step(self, store: Store, trial: TrialRun, state: RunState) -> int:
+        """The last step that a run has; of one that release 0.1 made, which has no tag, by one of its metrics."""
+        if state.step is not None:
+            return state.step
+        name = next((point.name for point in trial.points if point.name in state.metrics), None)
+        return max((point.step for point in metric_history(store, state.run_id, name)), default=0) if name else 0
+
+    def _accepted(self, key: str, request: Callable[..., None], *args: object) -> bool:
+        """Make a request; whether MLflow took it. What is raised means that the server is away."""
+        try:
+            request(*args)
+        except Exception as error:
+            if self._is_away(error):
+                raise
+            self._refuse(key, f"{type(error).__name__}: {error}")
+            return False
+        return True
 
     def _is_away(self, error: Exception) -> bool:
-        from mlflow.exceptions import MlflowException
+        if not is_internal(error):
+            return is_away(error)
+        self._internal_errors += 1  # a passing trouble of the server, or its way to choke on this request
+        return self._internal_errors < ATTEMPTS
 
-        if not isinstance(error, MlflowException):
-            return isinstance(error, OSError)
-        status = error.get_http_status_code()
-        if status < 500 or status in _AWAY:
-            return status in _AWAY
-        self._internal_errors += 1  # a passing trouble of the server, or its way to choke on this event
-        return self._internal_errors < _ATTEMPTS
+    def _refuse(self, key: str, why: str) -> None:
+        if key not in self._refused:  # once for a trial: what follows is refused for the same reason, mostly
+            log.warning("MLflow refuses results of %s (%s); the study's ledger keeps them", key, masked(why))
+        self._refused[key] = why
 
-    def _reject(self, event: Any, error: Exception) -> None:
-        reason = masked(f"{type(error).__name__}: {error}")
-        self._journal.reject(event, reason)
-        key = event.get("key", "the study") if isinstance(event, dict) else "a broken line"
-        if key not in self._rejected:  # once for a trial: what follows is refused for the same reason, mostly
-            self._rejected.add(key)
-            log.warning("MLflow refuses an event of %s (%s); it is in %s", key, reason, self._journal.rejected)
-
-    def _apply(self, store: AbstractStore, events: list[Any]) -> None:
-        event = events[0]
-        match event["event"]:
-            case "start":
-                self._start(store, event)
-            case "log":
-                self._log(store, events)
-            case "end":
-                run_id = self._run_of(store, event).run_id
-                store.log_batch(run_id, [], [], run_tags(event["tags"]))
-                set_status(store, run_id, event["status"], event["time"])
-            case "study":
-                end = None if event["status"] == "RUNNING" else event["time"]
-                set_status(store, event["study"][1], event["status"], end)
-            case other:
-                raise ValueError(f"unknown event {other!r}")
-
-    def _start(self, store: AbstractStore, event: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        key, (experiment_id, parent) = event["key"], event["study"]
-        try:
-            run_id = self._run_of(store, event).run_id
-            set_status(store, run_id, "RUNNING")
-        except LookupError:
-            tags = {KEY_TAG: key, PARENT_TAG: parent}
-            run_id = create_run(store, experiment_id, event["name"], event["time"], tags)
-            self._runs[key] = _Run(run_id, found=False)
-            self._tell(key, run_id)
-        params = [Param(name, value) for name, value in event["params"].items()]
-        store.log_batch(run_id, [], params, run_tags(event["tags"]))
-
-    def _log(self, store: AbstractStore, events: list[dict[str, Any]]) -> None:
-        from mlflow.entities import Metric
-
-        run = self._run_of(store, events[0])
-        last = dict(run.last_step)
-        metrics = []
-        for event in events:
-            for name, value in event["metrics"].items():
-                if name not in last:
-                    last[name] = last_step(store, run.run_id, name) if run.found else -math.inf
-                if event["step"] > last[name]:
-                    last[name] = event["step"]
-                    metrics.append(Metric(name, value, event["time"], event["step"]))
-        for begin in range(0, len(metrics), _METRICS):
-            store.log_batch(run.run_id, metrics[begin : begin + _METRICS], [], [])
-        run.last_step = last
-
-    def _run_of(self, store: AbstractStore, event: dict[str, Any]) -> _Run:
-        key = event["key"]
-        if key not in self._runs:
-            experiment_id, parent = event["study"]
-            # Another home's study may have the same name, and so the same keys.
-            run_id = find_run(store, experiment_id, {KEY_TAG: key, PARENT_TAG: parent})
-            if run_id is None:
-                raise LookupError(f"no run has the tag {KEY_TAG} = {key}: never started, or deleted")
-            self._runs[key] = _Run(run_id, found=True)
-            self._tell(key, run_id)
-        return self._runs[key]
-
-    def _tell(self, key: str, run_id: str) -> None:
-        if self._on_run is None or key in self._told:
+    def _tell(self, trial: TrialRun, run_id: str) -> None:
+        if self._on_run is None or run_id == trial.run_id:
             return
-        self._told.add(key)
         try:
-            self._on_run(key, run_id)
+            self._on_run(trial.key, run_id)
         except Exception:
-            log.warning("run %s of %s could not be noted", run_id, key, exc_info=True)
-
-
-def _batches(lines: list[bytes]) -> Iterator[tuple[int, list[list[Any]]]]:
-    """What to send together, and its size in bytes. Neighbouring `log` lines are gathered by trial, for the order
-    between trials means nothing; every other line stands alone."""
-    parsed = [(len(line), _parsed(line)) for line in lines]
-    for logs, group in itertools.groupby(parsed, lambda item: _is_log(item[1])):
-        if not logs:
-            for size, event in group:
-                yield size, [[event]] if event else []
-            continue
-        sizes, events = zip(*group, strict=True)
-        trials: dict[str, list[Any]] = {}
-        for event in events:
-            trials.setdefault(event["key"], []).append(event)
-        yield sum(sizes), list(trials.values())
-
-
-def _parsed(line: bytes) -> Any:
-    """The event; of a line that a full disk has broken, its text."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return line.decode(errors="replace").strip()
-
-
-def _is_log(event: Any) -> bool:
-    return isinstance(event, dict) and event.get("event") == "log"
+            log.warning("run %s of %s could not be noted", run_id, trial.key, exc_info=True)

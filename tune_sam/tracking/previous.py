@@ -1,0 +1,52 @@
+"""What release 0.1 kept in files for MLflow: read once, delivered with what the ledger has, and removed.
+
+That release wrote each event of a search as a JSON line, and those that MLflow refused to a second file. All but the
+metrics of epochs is in the ledger, too.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tune_sam.tracking.content import Point
+
+FILES = ("mlflow.jsonl", "mlflow.rejected.jsonl", "mlflow.offset")
+
+
+def points_left(folder: Path) -> dict[str, list[Point]]:
+    """Read the metrics that release 0.1 could not deliver.
+
+    Args:
+        folder: the study's.
+
+    Returns:
+        Metrics by the key of their trial, in the order in which they were logged; of a step that was logged twice, the
+        first.
+    """
+    found: dict[str, dict[tuple[str, int], Point]] = {}
+    for file in FILES[:2]:
+        for event in _events(folder / file):
+            if event.get("event") == "log":
+                for name, value in event["metrics"].items():
+                    name = "train/lr" if name == "lr" else name
+                    point = Point(name, value, event["time"], event["step"])
+                    found.setdefault(event["key"], {}).setdefault((name, point.step), point)
+    return {key: sorted(points.values(), key=lambda point: point.step) for key, points in found.items()}
+
+
+def remove(folder: Path) -> None:
+    """Remove the files, once MLflow has what they hold."""
+    for file in FILES:
+        (folder / file).unlink(missing_ok=True)
+
+
+def _events(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # of a line that a kill or a full disk has broken
+            continue
+        events.append(event.get("event") if isinstance(event.get("event"), dict) else event)
+    return events
