@@ -1,10 +1,12 @@
 """The versions that a number depends on."""
 
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 
+@cache
 def versions() -> dict[str, str]:
     """Collect the versions that a number depends on, as tags of an MLflow run."""
     tags = {

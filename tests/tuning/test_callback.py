@@ -59,9 +59,7 @@ class Book:
 def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one_was(tmp_path):
     for noted_again, state in ((False, "failed"), (True, "complete")):
         book = Book()
-        driver = Driver(
-            book, SimpleNamespace(end=lambda *_: None), {}, study(tmp_path), SimpleNamespace(ended=lambda *_: None)
-        )
+        driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None))
         trial = SimpleNamespace(config=TRIAL, last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5})
         checkpoint = SimpleNamespace(filesystem=LocalFileSystem(), path=str(results(tmp_path) / "c"))
         book.note_checkpoint = lambda *_: 1 / 0
@@ -80,8 +78,7 @@ def test_the_last_checkpoint_stays_and_the_resumed_one_until_the_end(tmp_path):
         place.mkdir(parents=True)
     book = Book()
     book.last = "sam/0"
-    tracker = SimpleNamespace(end=lambda *_: None)
-    driver = Driver(book, tracker, {}, study(tmp_path), SimpleNamespace(ended=lambda *_: None))
+    driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None))
     trial = SimpleNamespace(
         config=TRIAL | {"resume_from": str(places[0])},
         last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5},

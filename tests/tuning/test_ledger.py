@@ -51,6 +51,11 @@ def study():
     return Study("s", Home(Path("/home")), settings(), "", "", "1", "1234567890", "/results")
 
 
+def judged(value):
+    """The metrics of an epoch, whichever of them a study is judged by."""
+    return {"val/accuracy": value, "val/loss": value, "val/sharpness": value}
+
+
 def outcome(state, value=None, epochs=10):
     metrics = {} if value is None else {"val/accuracy": value}
     return Outcome(state, "" if state == "complete" else "why", epochs, metrics, 1.0, "node", 1)
@@ -110,8 +115,8 @@ def test_base_has_no_radius(storage):
 def test_each_ending_is_told_as_what_it_is(storage, state, optuna_state):
     book = ledger(storage)
     asked = book.ask("tune-1")
-    book.report(asked.number, 1, 0.3)
-    book.report(asked.number, 2, 0.4)
+    book.report(asked.number, 1, judged(0.3))
+    book.report(asked.number, 2, judged(0.4))
     value = 0.7 if state == "complete" else 0.4
     book.tell(asked.number, outcome(state, value, epochs=2))
     told = frozen(storage)[0]
@@ -155,39 +160,39 @@ def test_halving_stops_the_worse_half_at_each_rung_and_never_at_the_end(storage)
     one, two = book.ask("a"), book.ask("b")
     stops = {}
     for asked, value in ((one, 0.8), (two, 0.5)):
-        stops[asked.number] = [book.report(asked.number, epoch, value) for epoch in range(1, 5)]
+        stops[asked.number] = [book.report(asked.number, epoch, judged(value)) for epoch in range(1, 5)]
     # 10 epochs: the rate falls after 3, so the first rung is 4.
     assert stops[0] == [False, False, False, False]
     assert stops[1] == [False, False, False, True]
-    assert not book.report(one.number, 10, 0.0), "a trial that reached its epochs is complete"
+    assert not book.report(one.number, 10, judged(0.0)), "a trial that reached its epochs is complete"
 
 
 def test_rungs_outlive_the_driver(storage):
     first = ledger(storage, settings(trials=4, scheduler="asha"))
     asked = first.ask("a")
-    assert not first.report(asked.number, 4, 0.9)
+    assert not first.report(asked.number, 4, judged(0.9))
     first.tell(asked.number, outcome("complete", 0.9))
     second = ledger(storage, settings(trials=4, scheduler="asha"))
     asked = second.ask("b")
-    assert second.report(asked.number, 4, 0.5)
+    assert second.report(asked.number, 4, judged(0.5))
 
 
 def test_a_decision_to_stop_outlives_an_interrupt(storage):
     first = ledger(storage, settings(trials=4, scheduler="asha"))
     one, two = first.ask("a"), first.ask("b")
-    assert not first.report(one.number, 4, 0.9)
-    assert first.report(two.number, 4, 0.5)
+    assert not first.report(one.number, 4, judged(0.9))
+    assert first.report(two.number, 4, judged(0.5))
     second = ledger(storage, settings(trials=4, scheduler="asha"))
     second.ask("c")
     again = second.ask("d")
     assert again.number == two.number
-    assert [second.report(again.number, epoch, 0.5) for epoch in (3, 4)] == [False, True]
+    assert [second.report(again.number, epoch, judged(0.5)) for epoch in (3, 4)] == [False, True]
 
 
 def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint(storage):
     first = ledger(storage)
     one, two = first.ask("a"), first.ask("b")
-    first.report(one.number, 1, 0.5)
+    first.report(one.number, 1, judged(0.5))
     assert first.note_checkpoint(one.number, "/one") is None
     assert first.note_checkpoint(one.number, "/two") == "/one"
     # The process is gone here: nothing was told.
@@ -208,12 +213,12 @@ def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint
 def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):
     first = ledger(storage)
     asked = first.ask("a")
-    first.report(asked.number, 1, 0.5)
-    first.report(asked.number, 2, 0.6)
+    first.report(asked.number, 1, judged(0.5))
+    first.report(asked.number, 2, judged(0.6))
     second = ledger(storage)
     again = second.ask("b")
     for epoch, value in ((2, 0.6), (3, 0.7)):
-        second.report(again.number, epoch, value)
+        second.report(again.number, epoch, judged(value))
     assert frozen(storage)[0].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
     assert not [w for w in recwarn if "already reported" in str(w.message)]
 
@@ -289,7 +294,7 @@ def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
     adapter = TuneSearcher(book, study(), {64: 0.25})
     first, second = adapter.suggest("a"), adapter.suggest("b")
     assert first["gpus_per_trial"] == 0.25
-    book.report(0, 1, 0.5)
+    book.report(0, 1, judged(0.5))
     book.note_checkpoint(0, "sam/0000.1/c1")
     assert not book.enlarged(0)
     book.suspend(0, gpus=0.5)
@@ -363,7 +368,7 @@ def test_two_objectives_are_both_told_and_none_stops_a_trial(of_two):
     book = ledger(of_two, TWO)
     for number in range(14):
         asked = book.ask("t")
-        assert not any(book.report(asked.number, epoch, 0.1) for epoch in range(1, 11))
+        assert not any(book.report(asked.number, epoch, judged(0.1)) for epoch in range(1, 11))
         ended = outcome("diverged") if number == 5 else two(0.5 + 0.01 * number, 0.2 * number)
         book.tell(asked.number, ended)
     told = frozen(of_two)
@@ -375,7 +380,7 @@ def test_two_objectives_are_both_told_and_none_stops_a_trial(of_two):
 def test_an_interrupted_trial_of_two_objectives_goes_on_where_it_was(of_two):
     book = ledger(of_two, TWO)
     number = book.ask("t").number
-    book.report(number, 7, 0.1)
+    book.report(number, 7, judged(0.1))
     again = ledger(of_two, TWO)
     asked = again.ask("u")
     assert (asked.number, asked.attempt, again.reported(number)) == (number, 2, 7)
@@ -398,7 +403,7 @@ def test_a_lower_loss_is_kept_at_a_rung(tmp_path):
     book, stopped = Ledger(open_storage(study.home), "s", "sam", chosen), {}
     for loss in (0.5, 0.9, 0.4, 0.8, 0.3, 0.7):
         asked = book.ask("t")
-        stopped[loss] = any(book.report(asked.number, epoch, loss) for epoch in range(1, 10))
+        stopped[loss] = any(book.report(asked.number, epoch, judged(loss)) for epoch in range(1, 10))
         ending = "pruned" if stopped[loss] else "complete"
         book.tell(asked.number, Outcome(ending, "", 10, {"val/loss": loss}, 1.0, "node", 1))
     assert {loss for loss, stop in stopped.items() if not stop} == {0.5, 0.4, 0.3}

@@ -53,7 +53,7 @@ def sync(
 
     if left := run(study, home=Home.at(home, study_storage)):
         raise NothingComplete(
-            f"{left} events of study {study} could not be delivered; they are kept, and the same command tries again."
+            f"MLflow lacks results of {left} trials of study {study}; they are kept, and the same command tries again."
         )
     out.print(f"MLflow has everything of study {study}.", soft_wrap=True, markup=False)
 

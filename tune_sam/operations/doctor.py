@@ -1,22 +1,24 @@
 """Whether Optuna, MLflow and Ray's results say the same about every trial of a study, and mending where they do not.
 
-They can differ only after something broke: a driver that was killed, a journal for MLflow that was lost with its
-machine, a run that somebody deleted. Optuna's storage is the one that is right: each event is there before the others
-are told.
+They can differ only after something broke: a driver that was killed, a server that was away, a run that somebody
+deleted. Optuna's storage, the ledger, is the one that is right: every event is there first, and MLflow is given it from
+there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from tune_sam.cluster import results
 from tune_sam.home import Place
 from tune_sam.study.lock import is_going, study_lock
-from tune_sam.study.records import Study, Trial, note_run, open_study, refits_of
+from tune_sam.study.records import Study, Trial, open_study, refits_of
 from tune_sam.study.settings import ending
 from tune_sam.study.storage import open_storage
-from tune_sam.tracking import client, delivery, runs
-from tune_sam.tuning.callback import announce
-from tune_sam.tuning.delivery import deliver
+from tune_sam.tracking import previous
+from tune_sam.tracking.client import StudyRun
+from tune_sam.tracking.content import RunState
+from tune_sam.tracking.runs import run_states
+from tune_sam.tuning.delivery import Content, deliver
 from tune_sam.tuning.ledger import settle
 
 PATIENCE = 60.0
@@ -94,11 +96,13 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     for part in (study, *refits_of(study)):
         with study_lock(part.home, part.name):
             _settle(part)
-            deliver(part, PATIENCE)
-            ill = {one.key: one for one in _examined(part, going=False) if one.trouble and one.runs <= 1}
-            trials = [trial for trial in part.records() if trial.key in ill]
-            _tell_mlflow(part, trials, part.name in ill)
-            ended = {trial.key: ending(trial.state, trial.reason).tune for trial in trials if _has_ended(trial)}
+            deliver(part, PATIENCE, restore=True)
+            ill = {one.key: one for one in _examined(part, going=False) if one.trouble}
+            ended = {
+                trial.key: ending(trial.state, trial.reason).tune
+                for trial in part.records()
+                if trial.key in ill and trial.has_ended
+            }
             if lagging := {key: status for key, status in ended.items() if ill[key].ray != status}:
                 results.close(part, lagging)
     return diagnose(name, home=home)
@@ -106,12 +110,21 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
 
 def _examined(study: Study, going: bool) -> list[Diagnosis]:
     """A study's diagnoses; `going` says whether another process drives it."""
-    status, of_trials = runs.run_states(study.tracking_uri, client.StudyRun(study.experiment_id, study.mlflow_run_id))
+    status, of_trials = run_states(study.tracking_uri, StudyRun(study.experiment_id, study.mlflow_run_id))
     tune, trials = results.tune_states(study), study.records()
     optuna = _optuna_states(study)  # after the trials, so that it has each of them
     judged_by = study.settings.judged_by
+    # What is on its way while the study is searched is not missing.
+    epochs = {} if going else {run.key: {point.step for point in run.points} for run in Content(study)().trials}
     found = [
-        _of_trial(trial, optuna[trial.key], of_trials.pop(trial.key, []), tune.get(trial.key), judged_by)
+        _of_trial(
+            trial,
+            optuna[trial.key],
+            of_trials.pop(trial.key, []),
+            tune.get(trial.key),
+            judged_by,
+            epochs.get(trial.key, set()),
+        )
         for trial in trials
     ]
     found += [
@@ -119,7 +132,7 @@ def _examined(study: Study, going: bool) -> list[Diagnosis]:
         for key, each in of_trials.items()
     ]
     open_trials = sum(study.settings.budget(optimizer) for optimizer in study.settings.optimizers) - sum(
-        map(_has_ended, trials)
+        trial.has_ended for trial in trials
     )
     state = "running" if going else "waiting" if open_trials else "complete"
     return [*found, Diagnosis(study.name, state, None, status, None, _trouble_of_study(study, state, status))]
@@ -129,16 +142,21 @@ def _trouble_of_study(study: Study, state: str, status: str) -> str:
     if state == "running":
         return ""
     wanted = "FINISHED" if state == "complete" else "RUNNING"
-    missed = delivery.undelivered(study.home.study(study.name))
+    left = previous.points_left(study.home.study(study.name))
     return "; ".join(
         [f"MLflow says {status}, not {wanted}"] * (status != wanted)
-        + [f"{missed} events are not in MLflow"] * bool(missed)
+        + [f"MLflow lacks what release 0.1 left of {len(left)} trials"] * bool(left)
     )
 
 
-def _of_trial(trial: Trial, optuna: str, runs: Sequence[runs.RunState], ray: str | None, judged_by: str) -> Diagnosis:
+def _of_trial(
+    trial: Trial, optuna: str, runs: Sequence[RunState], ray: str | None, judged_by: str, epochs: Set[int]
+) -> Diagnosis:
     troubles = []
-    if _has_ended(trial):
+    for run in runs:
+        lacking = [] if run.step is None else [epoch for epoch in epochs if epoch > run.step]
+        troubles += [f"MLflow lacks {len(lacking)} of {len(epochs)} epochs"] * bool(lacking)
+    if trial.has_ended:
         wanted = ending(trial.state, trial.reason)
         troubles += [f"Optuna says {optuna}, not {wanted.optuna}"] * (optuna != wanted.optuna)
         troubles += [f"Ray says {ray or 'nothing'}, not {wanted.tune}"] * (ray != wanted.tune)
@@ -160,10 +178,6 @@ def _of_trial(trial: Trial, optuna: str, runs: Sequence[runs.RunState], ray: str
     )
 
 
-def _has_ended(trial: Trial) -> bool:
-    return trial.state not in ("waiting", "running")
-
-
 def _optuna_states(study: Study) -> dict[str, str]:
     """Optuna's word for each trial, by its key."""
     storage = open_storage(study.home)
@@ -181,27 +195,3 @@ def _settle(study: Study) -> None:
     storage = open_storage(study.home)
     for optimizer in study.settings.optimizers:
         settle(optuna.load_study(study_name=f"{study.name}/{optimizer}", storage=storage), study.settings)
-
-
-def _tell_mlflow(study: Study, trials: Sequence[Trial], with_study: bool) -> None:
-    """Tell MLflow again what is known of trials. What it has already counts once."""
-    storage, settings = open_storage(study.home), study.settings
-    tracker = delivery.Tracker(
-        study.tracking_uri,
-        study.home.study(study.name),
-        client.StudyRun(study.experiment_id, study.mlflow_run_id),
-        lambda key, run_id: note_run(storage, key, run_id),
-    )
-    for trial in trials:
-        if not trial.config:
-            continue
-        announce(tracker, trial.key, settings.trial(trial.config, number=trial.number))
-        if _has_ended(trial):
-            tracker.log(trial.key, trial.metrics, trial.epochs)
-            reason = {"tune_sam.reason": trial.reason} if trial.reason else {}
-            tracker.end(trial.key, ending(trial.state, trial.reason).mlflow, {"tune_sam.state": trial.state, **reason})
-    if with_study:
-        ended = sum(map(_has_ended, study.records()))
-        whole = ended >= sum(settings.budget(optimizer) for optimizer in settings.optimizers)
-        tracker.set_study("FINISHED" if whole else "RUNNING")
-    tracker.close(PATIENCE)

@@ -1,22 +1,17 @@
 """How to make a study and its page again: versions, seeds, data and commands."""
 
-import logging
 import os
 import platform
 from pathlib import Path
 
-from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import Refit
 from tune_sam.provenance import versions
 from tune_sam.reporting.measured import Measured
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study
 from tune_sam.study.settings import now
-from tune_sam.tracking import runs
 from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import find_workload
-
-log = logging.getLogger(__name__)
 
 
 def again_section(
@@ -85,14 +80,9 @@ def _refit_command(study: Study, refit: Refit) -> str:
 
 
 def _version_table(study: Study) -> Table:
-    """Tabulate the versions of what trained, as MLflow has them, and of what wrote the page."""
-    here, trained = versions(), {}
-    try:
-        trained = runs.tags(study.tracking_uri, study.mlflow_run_id)
-    except Refused as error:
-        log.warning("The page lacks the versions of the search: %s", error)
+    """Tabulate the versions of what trained, as the study's record has them, and of what wrote the page."""
     rows = tuple(
-        (name.removeprefix("version.").replace("mlflow.source.git.", ""), trained.get(name, ""), version)
-        for name, version in here.items()
+        (name.removeprefix("version.").replace("mlflow.source.git.", ""), study.versions.get(name, ""), version)
+        for name, version in versions().items()
     )
     return Table(("", "the search", "this page"), rows)

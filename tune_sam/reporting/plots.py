@@ -1,6 +1,5 @@
 """A study's figures: its records, learning curves and flatness as the data that figures are drawn from."""
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,19 +10,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_sam.analysis.landscape import grid
-from tune_sam.errors import Refused
 from tune_sam.evaluation.analysis import LINE, Analysis
 from tune_sam.reporting import flatness_figures, landscape_figures, search_figures
 from tune_sam.reporting.style import save
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
-from tune_sam.tracking import runs
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-
-log = logging.getLogger(__name__)
 
 MEASURES = {
     "lambda_max": "largest eigenvalue (nats per squared weight)",
@@ -167,15 +162,12 @@ def _line(lines: Mapping[str, Sequence[float]], start: Trial) -> pd.DataFrame:
 
 
 def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
-    """Loss and accuracy of each epoch of the best trial of each optimizer, as MLflow has them; none if it is away."""
+    """Loss and accuracy of each epoch of the best trial of each optimizer."""
     parts = []
-    try:
-        for trial in best_of_each(trials):
-            if trial.mlflow_run_id:
-                history = runs.curves(study.tracking_uri, trial.mlflow_run_id, CURVES)
-                parts.append(pd.DataFrame(history).rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer))
-    except Refused as error:
-        log.warning("No learning curves are drawn: %s", error)
+    for trial in best_of_each(trials):
+        if history := study.history(trial):
+            frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=list(CURVES))
+            parts.append(frame.rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -13,8 +13,10 @@ from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.space import Configuration
+from tune_sam.study.epochs import epochs_in
 from tune_sam.study.lock import is_going
-from tune_sam.study.settings import STATES, Kind, StudySettings, is_name, trial_key
+from tune_sam.study.optuna_internals import enqueued_point
+from tune_sam.study.settings import ENDINGS, STATES, Kind, StudySettings, is_name, trial_key
 from tune_sam.study.storage import exists, open_storage
 from tune_sam.study.upgrade import FORMAT, upgraded
 from tune_sam.workload import find_workload
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_RUN = "mlflow_run_id:"
+
+
 def _run_attribute(number: int) -> str:
     """Name the attribute of an Optuna study that holds a trial's MLflow run."""
-    return f"mlflow_run_id:{number}"
+    return f"{_RUN}{number}"
 
 
 CONFIGURATION = ("ρ", "lr", "batch size")
@@ -104,6 +109,11 @@ class Trial:
         point = zip(CONFIGURATION, self._point(), strict=True)
         return [f"{name} {text_of(value)}" for name, value in point if value is not None]
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be trained in it."""
+        return self.state in ENDINGS
+
     def to_json(self) -> dict[str, Any]:
         """Give the record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
         record = asdict(self)
@@ -159,6 +169,7 @@ class Study:
         tracking_uri: the MLflow server or database its trials are logged to.
         experiment_id, mlflow_run_id: MLflow's experiment and the study's parent run.
         storage: folder or URI of Ray's results.
+        versions: of what its numbers depend on, when it was made, and the commit; empty of a study of release 0.1.
     """
 
     name: str
@@ -169,6 +180,7 @@ class Study:
     experiment_id: str
     mlflow_run_id: str
     storage: str
+    versions: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         # Not the places of MLflow and of Ray's results, which may hold a password.
@@ -257,10 +269,30 @@ class Study:
             study = storage.get_study_id_from_name(f"{self.name}/{name}")
             runs = storage.get_study_user_attrs(study)
             records += [
-                self._record(name, frozen, runs.get(_run_attribute(frozen.number)), going)
+                self.trial_of(name, frozen, runs.get(_run_attribute(frozen.number)), going=going)
                 for frozen in storage.get_all_trials(study, deepcopy=False)
             ]
         return records
+
+    def history(self, trial: Trial) -> dict[int, dict[str, float]]:
+        """The metrics of each epoch of a trial, in their order; none of one that release 0.1 trained."""
+        storage = open_storage(self.home)
+        study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
+        frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study, trial.number))
+        return {number: epoch.metrics for number, epoch in epochs_in(frozen.user_attrs).items()}
+
+    def run_ids(self) -> dict[str, str]:
+        """The MLflow run of each trial that has one, by the trial's key."""
+        storage = open_storage(self.home)
+        found: dict[str, str] = {}
+        for optimizer in self.settings.optimizers:
+            attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(f"{self.name}/{optimizer}"))
+            found |= {
+                trial_key(self.name, optimizer, int(name.removeprefix(_RUN))): run
+                for name, run in attributes.items()
+                if name.startswith(_RUN)
+            }
+        return found
 
     def trials(self) -> "pandas.DataFrame":
         """Give all trials as a table, a row each; what is in `config` and `metrics` has columns of its own."""
@@ -348,6 +380,7 @@ class Study:
             "experiment_id": self.experiment_id,
             "mlflow_run_id": self.mlflow_run_id,
             "storage": self.home.kept(self.storage),
+            "versions": self.versions,
         }
 
     @classmethod
@@ -365,9 +398,18 @@ class Study:
             experiment_id=record["experiment_id"],
             mlflow_run_id=record["mlflow_run_id"],
             storage=home.found(record["storage"]),
+            versions=record["versions"],
         )
 
-    def _record(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> Trial:
+    def trial_of(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None = None, *, going: bool) -> Trial:
+        """Read the record of one Optuna trial.
+
+        Args:
+            optimizer: whose trial it is.
+            frozen: Optuna's.
+            run_id: of its MLflow run.
+            going: whether a process drives the study now; without one, a running trial waits.
+        """
         given, told = frozen.user_attrs, frozen.user_attrs.get("record", {})
         steps = frozen.intermediate_values
         return Trial(
@@ -383,7 +425,7 @@ class Study:
             reason=told.get("reason", ""),
             config=self._configuration(optimizer, frozen),
             value=frozen.values[0] if frozen.state.name == "COMPLETE" else None,
-            epochs=told.get("epochs", given.get("epoch", max(steps, default=0))),
+            epochs=told.get("epochs", max([*epochs_in(given), *steps, given.get("epoch", 0)])),
             metrics=renamed(told.get("metrics", {})),
             seconds=told.get("seconds"),
             precision=told.get("precision"),
@@ -398,7 +440,7 @@ class Study:
         )
 
     def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
-        point = frozen.params or frozen.system_attrs.get("fixed_params", {})
+        point = frozen.params or enqueued_point(frozen)
         if not {"lr", "batch_size"} <= point.keys():
             return None
         return Configuration(

@@ -32,6 +32,7 @@ def upgraded(record: dict[str, Any], name: str, home: Home) -> dict[str, Any]:
         "settings": {**settings, "data": kept(settings["data"])},
         "tracking_uri": kept(record["tracking_uri"]),
         "storage": kept(record["storage"]),
+        "versions": {},
     }
 
 

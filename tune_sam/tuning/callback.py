@@ -1,7 +1,6 @@
-"""What the driver does at each event of a trial: Optuna, MLflow and the screen are told the same."""
+"""What the driver does at each event of a trial: the ledger and the screen get it. MLflow is given it by the ledger."""
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -15,10 +14,9 @@ from ray.tune.search import Searcher
 
 from tune_sam.cluster.ray_internals import could_not_start, error_of, failure_of, gpus_of
 from tune_sam.cluster.results import delete
-from tune_sam.config import TrainingSettings, TrialConfig
+from tune_sam.config import TrialConfig
 from tune_sam.study.records import Study
-from tune_sam.study.settings import OUT_OF_MEMORY, ending
-from tune_sam.tracking.delivery import Tracker
+from tune_sam.study.settings import OUT_OF_MEMORY
 from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.workload import find_workload
@@ -37,8 +35,8 @@ METRICS = (
     "gap/accuracy",
     "time/epoch_s",
 )
-"""What MLflow gets, and `val/f1/CLASS` where classes have names: few names, because its pages slow down with many."""
-
+"""What the ledger and MLflow get, and `val/f1/CLASS` where classes have names: few names, because MLflow's pages slow
+down with many."""
 
 DEATHS = 3
 """After so many deaths of its process in one and the same epoch, it is the trial that kills it."""
@@ -59,16 +57,12 @@ class Driver(NotPickled, tune.Callback):
 
     Args:
         ledger: the optimizer's trials in Optuna.
-        tracker: the study's way to MLflow.
-        tags: of every trial's run.
         study: that they are of.
         listener: who is told how the search goes.
     """
 
-    def __init__(
-        self, ledger: Ledger, tracker: Tracker, tags: dict[str, str], study: Study, listener: SearchListener
-    ) -> None:
-        self.ledger, self.tracker, self.tags, self.study, self.listener = ledger, tracker, tags, study, listener
+    def __init__(self, ledger: Ledger, study: Study, listener: SearchListener) -> None:
+        self.ledger, self.study, self.listener = ledger, study, listener
         self._started: set[int] = set()
         self._lost: dict[int, str] = {}
         self._deaths: Counter[tuple[int, int]] = Counter()
@@ -89,8 +83,7 @@ class Driver(NotPickled, tune.Callback):
             return
         number, epoch = self._given(trial).number, result["epoch"]
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
-            self.ledger.report(number, epoch, result[self.ledger.settings.judged_by])
-        self.tracker.log(self.ledger.key(number), _metrics(result), epoch, _milliseconds())
+            self.ledger.report(number, epoch, _metrics(result))
         self.listener.epoch(self.ledger.optimizer, number, epoch)
 
     def on_checkpoint(
@@ -164,7 +157,6 @@ class Driver(NotPickled, tune.Callback):
         if number in self._started:
             return
         self._started.add(number)
-        announce(self.tracker, self.ledger.key(number), given, {**self.tags, "tune_sam.tune_trial_id": trial.trial_id})
         self.listener.started(self.ledger.optimizer, number)
 
     def _end(self, trial: Any, how: tuple[str, str]) -> None:
@@ -181,18 +173,6 @@ class Driver(NotPickled, tune.Callback):
             precision=result.get("precision"),
         )
         last = self.ledger.checkpoint(number)
-        # MLflow first: a trial that is in Optuna's storage as ended is never looked at again, while one that is asked
-        # again sets its run to RUNNING.
-        self.tracker.end(
-            self.ledger.key(number),
-            ending(state, reason).mlflow,
-            {
-                "tune_sam.state": state,
-                **({"tune_sam.reason": reason} if reason else {}),
-                **({"tune_sam.precision": result["precision"]} if "precision" in result else {}),
-            },
-            _milliseconds(),
-        )
         self.ledger.tell(number, outcome)
         if result.get("unperturbed"):
             log.warning(
@@ -203,28 +183,6 @@ class Driver(NotPickled, tune.Callback):
             )
         self.listener.ended(self.ledger.optimizer, number, outcome)
         self._forget(self._given(trial).resume_from, last)
-
-
-def announce(tracker: Tracker, key: str, trial: TrialConfig, tags: Mapping[str, str] | None = None) -> None:
-    """Tell MLflow that a trial starts.
-
-    Args:
-        tracker: the study's.
-        key: the trial's.
-        trial: what it is given.
-        tags: more tags of its run.
-    """
-    configuration = trial.configuration
-    params = {**asdict(configuration), "epochs": trial.epochs}
-    settings = {field.name: getattr(trial, field.name) for field in fields(TrainingSettings)}
-    told = {"optimizer": configuration.optimizer, "seed": configuration.seed, **settings}
-    tracker.start(
-        key,
-        f"{configuration.optimizer} {trial.number}",
-        {name: value for name, value in params.items() if value is not None},
-        {**(tags or {}), **{f"tune_sam.{name}": str(value) for name, value in told.items() if value is not None}},
-        _milliseconds(),
-    )
 
 
 def ending_of(result: dict[str, Any], epochs: int) -> tuple[str, str]:
@@ -249,10 +207,6 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result.items() if name in METRICS or name.startswith("val/f1/")}
-
-
-def _milliseconds() -> int:
-    return int(time.time() * 1000)
 
 
 class TuneSearcher(NotPickled, Searcher):
@@ -312,5 +266,5 @@ class TuneScheduler(NotPickled, FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record an epoch's value and stop the trial where the ledger says so."""
         number = TrialConfig.from_tune(trial.config, self.workload).number
-        stop = self.ledger.report(number, result["epoch"], result[self.ledger.settings.judged_by])
+        stop = self.ledger.report(number, result["epoch"], _metrics(result))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

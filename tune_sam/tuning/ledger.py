@@ -6,6 +6,7 @@ directly, and two small adapters stand between it and Tune.
 """
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from tune_sam.config import TrialConfig
+from tune_sam.provenance import versions
 from tune_sam.space import MAX_SEED, Configuration, Space
+from tune_sam.study.epochs import epoch_attribute, epochs_in
+from tune_sam.study.optuna_internals import reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.workload import milestones
 
@@ -70,6 +74,27 @@ class Outcome:
     precision: str | None = None
 
 
+@dataclass
+class _Running:
+    """A trial that was asked for and has not ended. What the storage has of it is kept here, not read again.
+
+    Attributes:
+        trial: Optuna's.
+        epochs: whose metrics the storage has.
+        reported: the last epoch whose objective the storage has.
+        checkpoint: its last.
+        stop_after: the epoch after which it is to stop; None while that is open.
+        enlarged: whether it has a larger fraction of a GPU than the study's.
+    """
+
+    trial: optuna.Trial
+    epochs: set[int]
+    reported: int
+    checkpoint: str | None
+    stop_after: int | None
+    enlarged: bool
+
+
 class Ledger:
     """The trials of one optimizer of a study, in Optuna's storage.
 
@@ -88,8 +113,7 @@ class Ledger:
         self.space: Space = settings.spaces[optimizer]
         self.budget = settings.budget(optimizer)
         self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
-        self._trials: dict[int, optuna.Trial] = {}
-        self._reported: dict[int, int] = {}
+        self._running: dict[int, _Running] = {}
         settle(self._optuna, settings)
         # Taken once: later on, RUNNING trials are this launch's own.
         self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
@@ -109,25 +133,33 @@ class Ledger:
 
     def ask(self, tune_trial_id: str) -> Asked | None:
         """The next trial: one that was interrupted, else a new one; None when the budget is spent."""
-        if self._interrupted:
-            frozen = self._interrupted.pop()
+        frozen = self._interrupted.pop() if self._interrupted else None
+        if frozen:
             self._reseed(frozen.number)
-            self._reported[frozen.number] = frozen.last_step or frozen.user_attrs.get("epoch", 0)
-            trial = optuna.Trial(self._optuna, frozen._trial_id)
+            trial = reopened(self._optuna, frozen)
         else:
             started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
             if started >= self.budget:
                 return None
             self._reseed(started)
             trial = self._optuna.ask()
-        self._trials[trial.number] = trial
         configuration = self._suggest(trial)
         known = trial.user_attrs
+        self._running[trial.number] = _Running(
+            trial,
+            epochs=set(epochs_in(known)),
+            # Release 0.1 kept no epochs here, but the objective's values, or with two objectives the last epoch.
+            reported=(frozen.last_step or known.get("epoch", 0)) if frozen else 0,
+            checkpoint=known.get("checkpoint"),
+            stop_after=known.get("stop_after"),
+            enlarged="gpus" in known,
+        )
         attempt = known.get("attempt", 0) + 1
         if attempt == 1:
             trial.set_user_attr("key", self.key(trial.number))
             trial.set_user_attr("started", now())
         trial.set_user_attr("tune_trial_id", tune_trial_id)
+        trial.set_user_attr("versions", versions())
         trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
         return Asked(trial.number, configuration, attempt, known.get("checkpoint"), known.get("gpus"))
 
@@ -143,56 +175,62 @@ class Ledger:
             number: the trial's.
             gpus: the share that it has from now on; as before by default.
         """
-        trial = self._trials.pop(number)
+        trial = self._running.pop(number).trial
         if gpus is not None:
             trial.set_user_attr("gpus", gpus)
         self._interrupted.append(next(one for one in self._in_state(TrialState.RUNNING) if one.number == number))
 
     def enlarged(self, number: int) -> bool:
         """Whether a trial has a larger share of a GPU than the study's already."""
-        return "gpus" in self._trials[number].user_attrs
+        return self._running[number].enlarged
 
     @property
     def running(self) -> int:
         """Trials that were asked for here and have not ended."""
-        return len(self._trials)
+        return len(self._running)
 
     def checkpoint(self, number: int) -> str | None:
         """Where the last checkpoint of a trial that goes on is."""
-        return self._trials[number].user_attrs.get("checkpoint")
+        return self._running[number].checkpoint
 
     def note_checkpoint(self, number: int, place: str) -> str | None:
         """Keep where a trial's last checkpoint is; the place of the one before."""
-        before = self.checkpoint(number)
-        self._trials[number].set_user_attr("checkpoint", place)
+        running = self._running[number]
+        running.trial.set_user_attr("checkpoint", place)
+        before, running.checkpoint = running.checkpoint, place
         return before
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        """Keep the objective's value after an epoch; whether the trial should stop here."""
-        trial = self._trials[number]
-        new = epoch > self._reported.get(number, 0)
-        if new:
-            self._reported[number] = epoch
+    def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Keep the metrics of an epoch; whether the trial should stop here.
+
+        Of an epoch that is trained again after an interrupt, the first metrics stay.
+        """
+        running = self._running[number]
+        if epoch not in running.epochs:
+            running.trial.set_user_attr(*epoch_attribute(epoch, metrics))
+            running.epochs.add(epoch)
+        new = epoch > running.reported
+        running.reported = max(running.reported, epoch)
         if len(self.settings.directions) > 1:  # Optuna takes no steps of such trials, and prunes none
-            if new:
-                trial.set_user_attr("epoch", epoch)
             return False
         if new:
-            trial.report(value, epoch)
-        if "stop_after" in trial.user_attrs:  # decided before an interrupt; the pruner would judge the next rung
-            return bool(epoch >= trial.user_attrs["stop_after"])
-        stop = epoch < self.settings.epochs and trial.should_prune()
+            running.trial.report(metrics[self.settings.judged_by], epoch)
+        if running.stop_after is not None:  # decided before an interrupt; the pruner would judge the next rung
+            return epoch >= running.stop_after
+        stop = epoch < self.settings.epochs and running.trial.should_prune()
         if stop:
-            trial.set_user_attr("stop_after", epoch)
+            running.trial.set_user_attr("stop_after", epoch)
+            running.stop_after = epoch
         return stop
 
     def reported(self, number: int) -> int:
         """The last epoch of a trial that the storage knows."""
-        return self._reported.get(number, 0)
+        running = self._running[number]
+        return max(running.reported, *running.epochs, 0)
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
-        trial = self._trials.pop(number)
+        trial = self._running.pop(number).trial
         record = {**asdict(outcome), "ended": now()}
         trial.set_user_attr("record", record)
         # TPE never sees a FAIL and would go on sampling there; a violated constraint it avoids.

@@ -269,7 +269,7 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
             description=_description(settings),
             tags={**_tags(settings), **versions()},
         )
-    study = Study(name, home, settings, now(), uri, run.experiment_id, run.run_id, storage)
+    study = Study(name, home, settings, now(), uri, run.experiment_id, run.run_id, storage, versions())
     with study_lock(study.home, study.name):
         # Another process may have been making a study of this name since it was looked for.
         if any(known.name == name for known in every_study(home)):

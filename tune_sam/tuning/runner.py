@@ -9,12 +9,10 @@ from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
 from tune_sam.cluster.results import probe
 from tune_sam.cluster.signals import terminate_as_interrupt
 from tune_sam.home import Place
-from tune_sam.provenance import versions
 from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, open_study
 from tune_sam.study.storage import open_storage
-from tune_sam.tracking import delivery
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener, Silent
 from tune_sam.tuning.plan import grown, planned, store
@@ -106,24 +104,21 @@ def launch(study: Study, executor: Executor, listener: SearchListener | None) ->
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
         waiting = [ledger for ledger in ledgers if ledger.open]
-        with tracked(study, storage) as tracker, listener.following(study):
-            tracker.set_study("RUNNING")
+        with tracked(study), listener.following(study):
             if waiting:
                 with probe(study.storage):  # it may have gone since the study was made
                     pass
                 with executor.opened() as other_nodes, shared(study, other_nodes) as data:
                     for ledger in waiting:
-                        _tune(study, ledger, tracker, data, executor, listener)
+                        _tune(study, ledger, data, executor, listener)
                         if ledger.open:
                             raise KeyboardInterrupt
-            tracker.set_study("FINISHED")
     return study
 
 
 def _tune(
     study: Study,
     ledger: "Ledger",
-    tracker: delivery.Tracker,
     data: "Shared",
     executor: Executor,
     listener: SearchListener,
@@ -148,7 +143,7 @@ def _tune(
                 data=data,
                 searcher=TuneSearcher(ledger, study, measured),
                 scheduler=TuneScheduler(ledger),
-                callback=Driver(ledger, tracker, versions(), study, listener),
+                callback=Driver(ledger, study, listener),
                 key=ledger.key,
                 cpus=settings.cpus_per_trial,
                 gpus=smallest,

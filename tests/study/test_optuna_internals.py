@@ -1,0 +1,33 @@
+"""Optuna's private API, of which study/optuna_internals.py alone makes use: what a newer release has moved."""
+
+import optuna
+import pytest
+
+from tune_sam.study.optuna_internals import enqueued_point, reopened
+
+MOVED = "this release of Optuna has moved {}: mend tune_sam/study/optuna_internals.py, and the bound in setup.cfg"
+
+
+@pytest.fixture
+def study(tmp_path):
+    return optuna.create_study(storage=f"sqlite:///{tmp_path / 'optuna.db'}", study_name="s")
+
+
+def test_a_running_trial_goes_on_in_another_process(study, tmp_path):
+    begun = study.ask()
+    value = begun.suggest_float("lr", 0, 1)
+    other = optuna.load_study(storage=f"sqlite:///{tmp_path / 'optuna.db'}", study_name="s")
+    (frozen,) = other.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    assert hasattr(frozen, "_trial_id"), MOVED.format("FrozenTrial._trial_id")
+    trial = reopened(other, frozen)
+    assert trial.suggest_float("lr", 0, 1) == value, MOVED.format("what optuna.Trial reads of a running trial")
+    trial.set_user_attr("epoch:1", 0.5)
+    other.tell(trial, 0.5)
+    assert study.trials[0].user_attrs == {"epoch:1": 0.5}
+
+
+def test_an_enqueued_trial_says_what_it_will_be_given(study):
+    study.enqueue_trial({"lr": 0.5, "batch_size": 64})
+    assert enqueued_point(study.trials[0]) == {"lr": 0.5, "batch_size": 64}, MOVED.format(
+        "system_attrs['fixed_params']"
+    )
