@@ -56,6 +56,11 @@ def test_a_run_that_is_gone_is_made_again_with_what_optuna_knows(study):
     again = client.get_run(study.records("base")[0].mlflow_run_id)
     assert again.info.run_id != trial.mlflow_run_id
     assert again.data.metrics["val/loss"] == trial.metrics["val/loss"]
+    for name in trial.metrics:
+        points = client.get_metric_history(again.info.run_id, name)
+        history = {point.step: point.value for point in points}
+        assert history == {epoch: metrics[name] for epoch, metrics in study.history(trial).items()}
+        assert len(points) == 2
     assert again.data.params["lr"] == str(trial.config.lr)
 
 

@@ -124,7 +124,8 @@ def test_an_epoch_that_is_trained_again_after_an_interrupt_is_there_once(study):
     assert_once(study, "one/sam/0", 10)
 
 
-def test_a_server_that_is_away_leaves_everything_in_the_ledger(study):
+def test_a_server_that_is_away_leaves_everything_in_the_ledger(study, monkeypatch):
+    monkeypatch.setattr("tune_sam.tuning.delivery.PATIENCE", 0.1)
     away = replace(study, tracking_uri=f"http://127.0.0.1:{free_port()}")
     with tracked(away):
         train(study)

@@ -27,7 +27,9 @@ from tune_sam.tracking.content import KEY_TAG, Point, RunState
 from tune_sam.tracking.relocation import relocate_artifacts
 
 if TYPE_CHECKING:
-    from mlflow.store.tracking.abstract_store import AbstractStore as Store
+    from mlflow.store.tracking.abstract_store import AbstractStore
+
+    Store = AbstractStore
 
 
 STUDY_TAG = "tune_sam.study"

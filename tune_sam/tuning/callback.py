@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
 
 import torch

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -144,9 +145,9 @@ class Content:
             return self._ended[trial.key]
         run = trial_run(self.study, trial, frozen.user_attrs, self._runs.get(trial.key))
         if left := self._left.get(trial.key):
-            first = run.points[0].step if run.points else float("inf")
-            points = (*(point for point in left if point.step < first), *run.points)
-            run = TrialRun(**{**vars(run), "points": points})
+            steps = {point.step for point in run.points}
+            points = [*(point for point in left if point.step not in steps), *run.points]
+            run = replace(run, points=tuple(sorted(points, key=lambda point: point.step)))
         if trial.has_ended:
             self._ended[trial.key] = run
         return run
@@ -161,6 +162,7 @@ def trial_run(study: Study, trial: Trial, attributes: Mapping[str, Any], run_id:
         attributes: of its Optuna trial.
         run_id: of its run, if it has one.
     """
+    assert trial.config is not None  # it has begun
     training = study.settings.trial(trial.config, number=trial.number)
     shared = {field.name: getattr(training, field.name) for field in fields(TrainingSettings)}
     about = {"tune_trial_id": attributes.get("tune_trial_id"), "seed": trial.config.seed, **shared}
