@@ -98,9 +98,7 @@ def test_what_a_record_says_of_a_checkpoint_elsewhere_is_never_removed(tmp_path)
     for foreign in (str(mine), "../../../mine", f"{results(tmp_path)}/../../../mine", f"file://{mine}"):
         book = Book()
         book.last = foreign
-        driver = Driver(
-            book, SimpleNamespace(end=lambda *_: None), {}, study(tmp_path), SimpleNamespace(ended=lambda *_: None)
-        )
+        driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None))
         last = {"epoch": 10, "diverged": False, "val/accuracy": 0.5}
         trial = SimpleNamespace(config=TRIAL | {"resume_from": foreign}, last_result=last)
         place = str(results(tmp_path) / "1")

@@ -25,7 +25,17 @@ from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.plan import create, store
 
 SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (64,), grid((0.01, 0.1), (0.01,), (64,)))
-SETTINGS = StudySettings("gcn", "digits", None, ".", ("sam",), 2, 10, 0, "none", 1, None, {"sam": SPACE})
+SETTINGS = StudySettings(
+    workload="gcn",
+    dataset="digits",
+    data=".",
+    optimizers=("sam",),
+    trials=2,
+    epochs=10,
+    seed=0,
+    scheduler="none",
+    spaces={"sam": SPACE},
+)
 PATIENCE = 60.0
 
 
@@ -100,7 +110,8 @@ def test_a_trial_of_the_ledger_is_a_run_of_mlflow(study):
         assert tags == {
             "tune_sam.key": trial.key, "tune_sam.state": "complete", "tune_sam.precision": "fp32",
             "tune_sam.optimizer": "sam", "tune_sam.seed": str(trial.number), "tune_sam.dataset": "digits",
-            "tune_sam.tune_trial_id": "tune", "tune_sam.epoch": "10",
+            "tune_sam.tune_trial_id": "tune", "tune_sam.epoch": "10", "tune_sam.epochs": "10",
+            "tune_sam.compile": "False", "tune_sam.cpus_per_trial": "1",
         }  # fmt: skip
         assert run.data.tags["version.torch"] == study.versions["version.torch"]
     assert mlflow.MlflowClient(study.tracking_uri).get_run(study.mlflow_run_id).info.status == "FINISHED"
