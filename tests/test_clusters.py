@@ -203,8 +203,7 @@ def test_a_killed_driver_is_followed_by_one_on_another_machine(site, tmp_path):
     study = open_study("killed", tmp_path / "two")
     assert study.counts() == {"complete": 5}
     assert max(trial.user_attrs["attempt"] for trial in frozen(study, "sam")) == 2
-    # What the first driver could not tell MLflow any more is in its journal, on its machine.
-    done(tmp_path / "one", "sync", "killed")
+    # What the first driver could not give MLflow any more is in the ledger, from which the second gave it.
     done(tmp_path / "two", "doctor", "killed", "--fix")
     assert len(all_agree(tmp_path / "two", "killed")) == 5 + 1
     for trial in study.records():

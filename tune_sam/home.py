@@ -163,7 +163,7 @@ class Home:
         return self.path / "data"
 
     def study(self, name: str) -> Path:
-        """Name the folder of one study: Ray's results, the journal for MLflow, the lock of its driver."""
+        """Name the folder of one study: Ray's results, the lock of its driver."""
         return self.path / "studies" / name
 
 
