@@ -15,7 +15,7 @@ class Epoch(NamedTuple):
 
 
 def epoch_attribute(epoch: int, metrics: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
-    """Name and value of the attribute that keeps an epoch which ended now."""
+    """Give name and value of the attribute that keeps an epoch which ended now."""
     return f"{_PREFIX}{epoch}", {"time": time.time_ns() // 1_000_000, "metrics": dict(metrics)}
 
 

@@ -1,6 +1,6 @@
 """The one module that touches Optuna's private API.
 
-Optuna's ask-and-tell interface has no way to go on with a trial that another process has begun, nor to see what an
+Optuna's ask-and-tell interface has no way to resume a trial that another process has begun, nor to see what an
 enqueued trial will be given. `setup.cfg` bounds the release, and tests/study/test_optuna_internals.py says what a
 newer one has moved.
 """
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def reopened(study: "optuna.Study", frozen: "FrozenTrial") -> "optuna.Trial":
-    """Go on with a running trial of a study, in whichever process it began."""
+    """Open a running trial of a study again, in whichever process it began."""
     import optuna
 
     return optuna.Trial(study, frozen._trial_id)
 
 
 def enqueued_point(frozen: "FrozenTrial") -> dict[str, Any]:
-    """The values that a trial which has not begun was enqueued with; empty if it was not."""
+    """Read the values that a trial which has not begun was enqueued with; none if it was not."""
     point: dict[str, Any] = frozen.system_attrs.get("fixed_params", {})
     return point

@@ -275,14 +275,14 @@ class Study:
         return records
 
     def history(self, trial: Trial) -> dict[int, dict[str, float]]:
-        """The metrics of each epoch of a trial, in their order; none of one that release 0.1 trained."""
+        """Read the metrics of each epoch of a trial, in their order; none of one that release 0.1 trained."""
         storage = open_storage(self.home)
         study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
         frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study, trial.number))
         return {number: epoch.metrics for number, epoch in epochs_in(frozen.user_attrs).items()}
 
     def run_ids(self) -> dict[str, str]:
-        """The MLflow run of each trial that has one, by the trial's key."""
+        """Read the MLflow run of each trial that has one, by the trial's key."""
         storage = open_storage(self.home)
         found: dict[str, str] = {}
         for optimizer in self.settings.optimizers:

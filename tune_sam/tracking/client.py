@@ -283,14 +283,14 @@ def metric_history(store: Store, run_id: str, name: str) -> list[Point]:
 
 
 def is_internal(error: Exception) -> bool:
-    """Whether it is a server's answer that something went wrong inside of it."""
+    """Say whether it is a server's answer that something went wrong inside of it."""
     from mlflow.exceptions import MlflowException
 
     return isinstance(error, MlflowException) and (error.get_http_status_code() or 0) >= 500 and not is_away(error)
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error says something of the server or the login, and nothing of what was sent."""
+    """Say whether an error is about the server or the login, and not about what was sent."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):

@@ -124,7 +124,7 @@ class Delivery(threading.Thread):
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is missing and nothing was refused."""
+        """Say whether nothing is missing and nothing was refused."""
         return not self._refused and all(map(self._has, self._read().trials))
 
     def _has(self, trial: TrialRun) -> bool:
@@ -241,7 +241,7 @@ class Delivery(threading.Thread):
             run.refused |= not self._accepted(key, log_batch, store, run.run_id, one, {}, mark)
 
     def _found_or_made(self, store: Store, trial: TrialRun) -> _Run | None:
-        """The run of a trial; None if there cannot be one."""
+        """Find or make the run of a trial; None if there cannot be one."""
         states = self._states.get(trial.key, [])
         state = next((one for one in states if one.run_id == trial.run_id), states[0] if states else None)
         if state:
@@ -264,14 +264,14 @@ class Delivery(threading.Thread):
         return _Run(run_id, "RUNNING", {}, {}, 0)
 
     def _step(self, store: Store, trial: TrialRun, state: RunState) -> int:
-        """The last step that a run has; of one that release 0.1 made, which has no tag, by one of its metrics."""
+        """Find the last step that a run has; of one that release 0.1 made, which has no tag, by one of its metrics."""
         if state.step is not None:
             return state.step
         name = next((point.name for point in trial.points if point.name in state.metrics), None)
         return max((point.step for point in metric_history(store, state.run_id, name)), default=0) if name else 0
 
     def _accepted(self, key: str, request: Callable[..., None], *args: object) -> bool:
-        """Make a request; whether MLflow took it. What is raised means that the server is away."""
+        """Make a request and say whether MLflow took it. What is raised means that the server is away."""
         try:
             request(*args)
         except Exception as error:

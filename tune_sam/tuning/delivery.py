@@ -154,7 +154,7 @@ class Content:
 
 
 def trial_run(study: Study, trial: Trial, attributes: Mapping[str, Any], run_id: str | None) -> TrialRun:
-    """What MLflow should have of a trial that has begun.
+    """Say what MLflow should have of a trial that has begun.
 
     Args:
         study: the trial's.
@@ -186,7 +186,7 @@ def trial_run(study: Study, trial: Trial, attributes: Mapping[str, Any], run_id:
 
 
 def _points(trial: Trial, attributes: Mapping[str, Any]) -> tuple[Point, ...]:
-    """The metrics of each epoch; of a trial that release 0.1 trained, the ledger has those of the last."""
+    """List the metrics of each epoch; of a trial that release 0.1 trained, the ledger has those of the last."""
     epochs = epochs_in(attributes)
     points = [
         Point(name, value, epoch.time, number)
