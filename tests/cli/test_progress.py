@@ -17,7 +17,7 @@ def study(records=()):
         dataset="digits",
         judged_by="val/accuracy",
         sign=1,
-        refit_of=None,
+        kind="search",
     )
     return SimpleNamespace(name="s", settings=settings, records=lambda: list(records))
 
