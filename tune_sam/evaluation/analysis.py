@@ -190,6 +190,7 @@ def measured(
         study = refit.studies[0] if refit else study
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, address)
+    _chosen(study, optimizers, None if every else top)  # refuses what there is not, before MLflow is waited for
     if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
         deliver(study, patience=5)
     trials = _chosen(study, optimizers, None if every else top)
