@@ -1,1 +1,1 @@
-
+"""What a search led to: refits and their tests, flatness of the networks, statistics."""

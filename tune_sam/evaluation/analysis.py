@@ -1,4 +1,4 @@
-"""The flatness of a study's networks: measured by Ray tasks, kept as each is there, logged and drawn."""
+"""The flatness of a study's networks: measured by tasks, each of whose results is kept."""
 
 import logging
 import math
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SEED = 0
-"""Of the random directions, and of whatever the measures draw."""
+"""Seed of the random directions, and of whatever the measures draw."""
 
 CHUNK = 64
 """Points of a loss surface that one task evaluates."""
@@ -47,7 +47,7 @@ LINE = tuple(round(-0.5 + 0.05 * step, 2) for step in range(41))
 class Plan:
     """What is measured.
 
-    Results of tasks are kept by what they are and serve any plan; an analysis has a folder of its own.
+    A task's result is kept under what it measures, so that any plan can use it. An analysis has a folder of its own.
     """
 
     study: Study
@@ -60,24 +60,30 @@ class Plan:
 
     @property
     def path(self) -> str:
-        """The folder of the results, below the study's: named after the sample, and after what else was asked for."""
+        """The folder of the results, below the study's: named after the sample and the options."""
         more = [f"top{self.top}"] * (self.top != 1) + [f"grid{self.grid}"] * (self.grid != GRID)
         return "-".join([f"flatness/{self._of}", *more, *self.optimizers])
 
     @property
     def folder(self) -> Path:
+        """The folder of the results."""
         return self.study.home.study(self.study.name) / self.path
 
     def number_file(self, trial: Trial) -> Path:
+        """Name the file with a trial's numbers."""
         return self._kept / f"{_short(trial)}.json"
 
     def surface_files(self, trial: Trial) -> list[Path]:
-        """A file for each part of a surface, whose directions are made from the first trial's network."""
-        parts = math.ceil(self.grid**2 / CHUNK)
+        """Name the files with a surface, which hold :data:`CHUNK` points each.
+
+        The first trial's network determines the directions, so its name is in theirs.
+        """
+        chunks = math.ceil(self.grid**2 / CHUNK)
         name = f"{_short(trial)}-along-{_short(self.trials[0])}-{self.grid}"
-        return [self._kept / f"{name}-{part}.json" for part in range(parts)]
+        return [self._kept / f"{name}-{chunk}.json" for chunk in range(chunks)]
 
     def line_file(self, trial: Trial) -> Path:
+        """Name the file with the line from the first trial's network to another's."""
         return self._kept / f"{_short(trial)}-from-{_short(self.trials[0])}.json"
 
     @property
@@ -96,8 +102,9 @@ class Analysis:
     Attributes:
         plan: what was measured.
         flatness: of each trial, by its key.
-        surfaces: losses at the points of a grid, by optimizer; empty where all trials are measured.
-        lines: losses on the lines from the first trial's network to the others', by their optimizers; likewise.
+        surfaces: losses at the points of a grid, by optimizer; empty if all trials are measured.
+        lines: losses on the lines from the first trial's network to the others', by their optimizers; empty if all
+            trials are measured.
         failed: why other trials could not be measured, by their keys.
         undelivered: why MLflow does not have the numbers; empty if it has.
     """
@@ -125,24 +132,24 @@ class Analysis:
 
     @property
     def study(self) -> Study:
-        """Whose networks were measured."""
+        """The study whose networks were measured."""
         return self.plan.study
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """That were measured, in the order of the study's optimizers, the best of each first; of a refit by seed."""
+        """The measured trials in the order of the study's optimizers, the best of each first; of a refit by seed."""
         return self.plan.trials
 
     @property
     def folder(self) -> Path:
-        """Where the figures, their data and the numbers are."""
+        """The folder of the figures, their data and the numbers."""
         return self.plan.folder
 
     def table(self) -> "DataFrame":
-        """A row for each trial: its configuration, accuracies and gaps, and each measure.
+        """Tabulate a row for each trial: its configuration, accuracies and gaps, and each measure.
 
-        A measure has three columns: itself, `…_error` and `…_resolved`; nothing should be read off one that is not
-        resolved.
+        A measure has three columns: itself, `…_error` and `…_resolved`. Nothing should be read off a measure that is
+        not resolved.
         """
         import pandas
 
@@ -174,7 +181,7 @@ def measured(
     progress: Progress = lambda *_: None,
     executor: Executor | None = None,
 ) -> Iterator[Analysis]:
-    """Measure a study's networks, and hold the study's lock while something is made of that.
+    """Measure a study's networks, and hold the study's lock while the block uses the results.
 
     Args:
         name, home, optimizers, top, sample, grid, every, address, progress, executor: as for
@@ -191,7 +198,7 @@ def measured(
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, address)
     _chosen(study, optimizers, None if every else top)  # refuses what there is not, before MLflow is waited for
-    if not is_going(study.home, study.name):  # trials that MLflow could not be told of have no run yet
+    if not is_going(study.home, study.name):  # trials that were not delivered to MLflow have no run yet
         deliver(study, patience=5)
     trials = _chosen(study, optimizers, None if every else top)
     ensure_data(study)
@@ -212,7 +219,7 @@ def measured(
 
 
 def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
-    """The first `top` trials of each optimizer, the best first; of each of a refit's configurations, seed by seed."""
+    """Choose the best `top` trials of each optimizer; of a refit, the first `top` seeds of each configuration."""
     tested = {} if study.settings.kind == "search" else test_results(study)
     found: list[Trial] = []
     for optimizer in dict.fromkeys(optimizers) or study.settings.optimizers:
@@ -263,7 +270,7 @@ def _flatness(study: Study, trial: Trial, cheap: bool, data: "Shared") -> dict[s
 
 
 def _losses(study: Study, trial: Trial, reference: Trial, side: int, part: int, data: "Shared") -> list[float]:
-    """The losses of one part of a surface."""
+    """Evaluate the losses at one chunk of a surface's points."""
     from tune_sam.analysis.landscape import grid, losses, random_directions
 
     model, loss, batches = _prepared(study, trial, data)
@@ -273,7 +280,7 @@ def _losses(study: Study, trial: Trial, reference: Trial, side: int, part: int, 
 
 
 def _line(study: Study, start: Trial, end: Trial, data: "Shared") -> list[float]:
-    """The losses on the line from one minimum to another."""
+    """Evaluate the losses on the line from one minimum to another."""
     from tune_sam.analysis.landscape import line_between, losses
 
     model, loss, batches = _prepared(study, start, data)
@@ -281,7 +288,7 @@ def _line(study: Study, start: Trial, end: Trial, data: "Shared") -> list[float]
 
 
 def _prepared(study: Study, trial: Trial, data: "Shared") -> tuple[Any, Any, Any]:
-    """Network, loss and batches, on this process's device."""
+    """Prepare network, loss and batches, on this process's device."""
     from tune_sam.flatness import batch_size, batches_of
 
     device, workload = prepare_worker(study), find_workload(trial.workload)
@@ -290,7 +297,7 @@ def _prepared(study: Study, trial: Trial, data: "Shared") -> tuple[Any, Any, Any
 
 
 def _read(plan: Plan, failed: dict[str, str]) -> Analysis:
-    """What the tasks have kept."""
+    """Read what the tasks have kept."""
     from tune_sam.flatness import Flatness
 
     found = {trial.key: Flatness.from_json(result_of(plan.number_file(trial))) for trial in plan.trials}

@@ -1,4 +1,4 @@
-"""Refit: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
+"""Refits: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Refit:
-    """Trainings of chosen configurations, a row of each seed, and what they show.
+    """Trainings of chosen configurations with several seeds each, and what they show.
 
     Attributes:
-        of: the study whose configurations they are.
-        studies: the refits' own: the optimizers', and the base optimizer's at equal compute.
-        tests: what each training gave on the test part, by its key.
-        seeds: the same for all.
+        of: the search whose configurations they are.
+        studies: the study of the refit and, if the base optimizer was searched, that of the equal-compute baseline.
+        tests: each training's results on the test set, by its key.
+        seeds: the same for all configurations.
         undelivered: why MLflow does not have the test results; empty if it has.
     """
 
@@ -81,11 +81,11 @@ class Refit:
         return f"of {self.of.name}: {len(self.tests)} trainings tested, seeds {', '.join(map(str, self.seeds))}"
 
     def table(self) -> "DataFrame":
-        """A row for each training: what was trained, its losses and accuracies, gaps, and cost.
+        """Tabulate a row for each training: what was trained, its losses and accuracies, gaps, and cost.
 
         `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute.
-        `gradients` counts gradients of a sample, which a network of any batch size pays alike: SAM takes two of each
-        in an epoch.
+        `gradients` counts gradients of single samples, whose cost does not depend on the batch size; SAM takes two of
+        each sample in an epoch.
         """
         import pandas
 
@@ -96,7 +96,7 @@ class Refit:
         return table
 
     def summary(self) -> dict[str, dict[str, Mean]]:
-        """Mean and interval over the seeds of each column of :meth:`table` that is a number, by `row`."""
+        """Average each numeric column of :meth:`table` over the seeds, with its interval, by `row`."""
         table = self.table()
         columns = [name for name in table if name.startswith(("train/", "test/", "gap/")) or name in COSTS]
         return {
@@ -105,8 +105,15 @@ class Refit:
         }
 
     def differences(self, to: str, column: str = "test/accuracy") -> dict[str, Difference]:
-        """Each other row's paired difference to the row `to`, by `row`; where each batch size was chosen apart, of the
-        rows with its batch size."""
+        """Compare each other row with the row `to`, by paired differences over the seeds.
+
+        Args:
+            to: the row of reference.
+            column: of :meth:`table`; the test accuracy by default.
+
+        Returns:
+            By `row`; if each batch size has its own configurations, only rows with the batch size of `to`.
+        """
         table = self.table()
         if self.choice.each_batch_size:
             table = table[table["batch_size"].isin(table.loc[table["row"] == to, "batch_size"])]
@@ -119,29 +126,29 @@ class Refit:
 
     @property
     def epochs(self) -> int:
-        """Of each training but those at equal compute."""
+        """The epochs of each training but those at equal compute."""
         return self.studies[0].settings.epochs
 
     @property
     def choice(self) -> Choice:
-        """Which configurations of the search these were."""
+        """Which configurations of the search were trained."""
         return Choice(**(self.studies[0].settings.choice or {}))
 
     @property
     def stale(self) -> bool:
-        """Whether the search has grown since, so that the same choice would be of others now."""
+        """Whether the search was resumed since, so that the same choice would be other configurations now."""
         trained = self.studies[0].settings
         now = refit_settings(self.of, "refit", self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
         return configurations(now) != configurations(trained)
 
     @property
     def samples(self) -> int:
-        """That each training has: those of the training and of the validation part."""
+        """The number of samples that were trained on, of the training and the validation split together."""
         return _trained_samples(self.studies[0].settings)
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Trainings with seeds that not every row has, because a training did not end complete; and how they ended."""
+        """How trainings ended whose seeds are left out, because not every row has them complete; by key."""
         return {
             trial.key: f"{trial.state} ({trial.reason})" if trial.reason else trial.state
             for study in self.studies
@@ -151,8 +158,10 @@ class Refit:
 
     @property
     def references(self) -> list[str]:
-        """The rows that the others are compared with: the base optimizer's best, and it at equal compute; where each
-        batch size was chosen apart, the best of each; of a grid, which has no best, each of its points."""
+        """The rows that the others are compared with: the base optimizer's best, and its equal-compute baseline.
+
+        If each batch size has its own configurations, the best of each; of a grid, which has no best, all its points.
+        """
         apart = ["batch_size"] * self.choice.each_batch_size or ["lr", "batch_size"] * self.choice.planned
         rows = self.table().query("optimizer == 'base'").drop_duplicates(["epochs", *apart])
         return [str(row) for row in rows["row"]]
@@ -200,27 +209,27 @@ def refit(
     progress: Progress = lambda *_: None,
     executor: Executor | None = None,
 ) -> Refit:
-    """Train the best configurations of a study again, on train and validation part together, and test them once.
+    """Train the best configurations of a study again, on train + validation, and test each training once.
 
-    For each optimizer the best by validation, with the same seeds for all, so that differences are paired:
-    initialisation and order of the samples are the same. The base optimizer is also trained for twice the epochs, which
-    costs what SAM costs. The test part is read when all trainings are done, once for each.
+    The best configuration of each optimizer is the best by validation. All have the same seeds, so that initialisation
+    and order of the samples agree and differences are paired. The base optimizer is also trained for twice the epochs,
+    which costs what SAM costs. The test set is read when all trainings are done, once for each.
 
     Args:
         name: of the study.
-        home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
-        seeds: how many, or which; more of them may be asked for later, and only the new ones are trained then.
-        top: configurations of each optimizer, the best first.
-        each_batch_size: the best one of each batch size instead.
-        epochs: of each training; the study's by default. A search may be shorter than what it is for.
+        home: where it lives; $TUNE_SAM_HOME by default, else ~/.tune_sam.
+        seeds: how many, or which. A later call with more trains the new ones only.
+        top: number of configurations of each optimizer, the best first.
+        each_batch_size: take the best configuration of each batch size instead.
+        epochs: of each training; the study's by default. A refit may be longer than its search.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trainings at the same time; as many as fit by default.
-        listener: who is told how the trainings go; nobody by default.
-        progress: called as tests are done.
+        listener: is called as trainings start, report and end; none by default.
+        progress: is called as tests are done.
         executor: what runs the trainings and tests; by default Ray at `address`.
 
     Raises:
-        Refused: there is no such study, the seeds repeat, no trial is complete, or another process is at it.
+        Refused: there is no such study, the seeds repeat, no trial is complete, or another process holds its lock.
         NothingComplete: a training of the refit did not end complete.
         KeyboardInterrupt: it was interrupted; the same call resumes it.
     """
@@ -258,13 +267,13 @@ def refit_grid(
     """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
 
     Args:
-        workload: that is trained.
-        preset: one that is a plain grid, such as `report`: the report's own settings and values of ρ.
-        config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints one.
-        name: of the study that the refit is of, which is made if there is none; WORKLOAD-PRESET by default, or
+        workload: to train.
+        preset: one that is a plain grid, such as `report`, the published study's settings and values of ρ.
+        config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints it.
+        name: of the study whose grid is trained, which is made if there is none; by default WORKLOAD-PRESET, or
             WORKLOAD and the file's name.
         home, seeds, epochs, address, max_concurrent, listener, progress, executor: as for :func:`refit`.
-        data: folder that holds the data set; $TUNE_SAM_DATA, else the home's.
+        data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
 
     Raises:
         Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
@@ -324,10 +333,9 @@ def _refit(
 
 
 def tested_refit(study: Study) -> Refit | None:
-    """A search's refit as far as every row of it is tested, with the seeds that all rows have; None if there is none.
+    """Find a search's latest refit that is tested, with the seeds that all its rows have; None if there is none.
 
-    Of several it is the one that was asked for last. Nothing is trained or tested, and the base optimizer for twice the
-    epochs is there if its tests are.
+    Nothing is trained or tested. The equal-compute baseline is in it if it is tested.
     """
     found = (_tested(study, latest) for latest in reversed(refits_of(study, "refit")))
     return next((refit for refit in found if refit), None)
@@ -357,7 +365,7 @@ def _tested(study: Study, latest: Study) -> Refit | None:
 
 
 def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]:
-    """The seeds for which every configuration of a refit is tested."""
+    """Find the seeds for which every configuration of a refit is tested."""
     done: dict[int, int] = {}
     for trial in study.records():
         if trial.key in tested and trial.config:
@@ -367,7 +375,7 @@ def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]
 
 
 def test_results(study: Study) -> dict[str, dict[str, float]]:
-    """Losses, accuracies and gaps of a refit's trainings on the test part, by their keys; of those that were tested."""
+    """Read losses, accuracies and gaps on the test set of a refit's tested trainings, by their keys."""
     found = {}
     for trial in study.records():
         file = _test_file(study, trial)
@@ -381,7 +389,7 @@ def _test_file(study: Study, trial: Trial) -> Path:
 
 
 def _scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
-    """What a training gave on the test part, and its gaps, above 0 where the network overfits: nats, and 0 to 1."""
+    """Join a training's test results with its gaps, which are above 0 if the network overfits: in nats, and 0 to 1."""
     return {
         **{f"test/{name}": value for name, value in test.items()},
         "gap/loss": test["loss"] - trial.metrics["train/loss"],
@@ -397,9 +405,9 @@ def _child(
     seeds: tuple[int, ...],
     choice: Choice,
 ) -> Study:
-    """The refit's study, made or with more seeds than before.
+    """Create the study of a refit, or add seeds to the one that exists.
 
-    Other configurations, as after a search has grown, or other epochs are another study.
+    Other configurations, as after a resumed search, or other epochs make another study.
     """
     settings = refit_settings(study, kind, epochs, chosen, seeds, choice)
     for known in refits_of(study, kind):
@@ -424,7 +432,7 @@ def _trained_samples(settings: StudySettings) -> int:
 
 
 def _digits(configs: Sequence[Configuration]) -> int:
-    """The significant digits, three if they will do, with which different configurations have different names."""
+    """Find how many significant digits, three or more, give different configurations different names."""
     points = {replace(config, seed=0) for config in configs}
     return next(digits for digits in range(3, 18) if len({_name(point, digits) for point in points}) == len(points))
 
@@ -437,7 +445,7 @@ def _name(config: Configuration, digits: int) -> str:
 def _test_all(
     study: Study, seeds: tuple[int, ...], executor: Executor, progress: Progress
 ) -> dict[str, dict[str, float]]:
-    """What each training gives on the test part: measured once, and kept."""
+    """Test each training, unless its results are kept from before."""
     trials = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
     for trial in trials:
         if trial.value is None:
@@ -448,14 +456,14 @@ def _test_all(
             )
     parts = [Task(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
     with study_lock(study.home, study.name):
-        failed = run_tasks(study, parts, lambda other_nodes: _test_part(study, other_nodes), executor, progress)
+        failed = run_tasks(study, parts, lambda other_nodes: _test_data(study, other_nodes), executor, progress)
     for what, reason in failed.items():
         raise Refused(f"{what} failed: {reason}")
     return {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}
 
 
 @contextmanager
-def _test_part(study: Study, other_nodes: bool) -> "Iterator[Shared]":
+def _test_data(study: Study, other_nodes: bool) -> "Iterator[Shared]":
     import torch
 
     from tune_sam.cluster.sharing import share
@@ -470,7 +478,7 @@ def _test_part(study: Study, other_nodes: bool) -> "Iterator[Shared]":
 
 
 def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, float]:
-    """In a worker: loss and scores of a training's network on the test part, at the precision it was trained with."""
+    """Test a training's network in a worker, at the precision that it was trained with."""
     from tune_sam.training import evaluate, outputs
 
     device = prepare_worker(study)
@@ -492,7 +500,7 @@ def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, float]:
 
 
 def _publish(found: Refit) -> str:
-    """Log the test results to the trainings' runs; why they could not be, or nothing."""
+    """Log the test results to the trainings' runs, and return why they could not be logged; empty if they were."""
     for study in found.studies:
         folder = study.home.study(study.name) / "test"
         runs = {

@@ -1,4 +1,4 @@
-"""Which configurations of a search are trained again, with which seeds."""
+"""The choice of a refit: which configurations of a search are trained again, with which seeds."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tune_sam.workload import find_workload
 log = logging.getLogger(__name__)
 
 FIRST_SEED = 10_000
-"""Added to the study's seed, it gives the first seed of a refit: none that a trial of the search was chosen for."""
+"""A refit's first seed is the study's seed plus this, so that no trial was chosen for it."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Choice:
     """Which configurations of each optimizer are trained again.
 
     Attributes:
-        top: so many of the best by validation.
-        each_batch_size: the best one of each batch size instead.
-        planned: all points of the study's grid instead, whatever a search found.
+        top: number of configurations of each optimizer, the best by validation.
+        each_batch_size: take the best configuration of each batch size instead.
+        planned: take all points of the study's grid instead, whatever a search found.
     """
 
     top: int = 1
@@ -32,10 +32,12 @@ class Choice:
     planned: bool = False
 
     def of(self, study: Study, optimizer: str) -> list[Configuration]:
-        """The configurations, the best first, those of a grid in its order; each with the seed of its trial.
+        """Choose an optimizer's configurations, the best first, or a grid's in its order.
+
+        Each has the seed of its trial.
 
         Raises:
-            NothingComplete: no trial of the optimizer is complete, and not all points are taken.
+            NothingComplete: no trial of the optimizer is complete, and the choice is not the whole grid.
         """
         if self.planned:
             settings = study.settings
@@ -52,7 +54,7 @@ class Choice:
         return list(of_size.values())
 
     def of_all(self, study: Study) -> dict[str, list[Configuration]]:
-        """The configurations by optimizer; an optimizer without a complete trial is left out."""
+        """Choose the configurations by optimizer, without optimizers that have no complete trial."""
         found = {}
         for optimizer in study.settings.optimizers:
             with suppress(NothingComplete):
@@ -61,7 +63,13 @@ class Choice:
 
 
 def chosen_configurations(study: Study, choice: Choice, by: str) -> dict[str, list[Configuration]]:
-    """The configurations by optimizer; says which optimizers are left out, unless all are."""
+    """Choose the configurations by optimizer, and warn of optimizers that are left out, unless all are.
+
+    Args:
+        study: a search.
+        choice: of its configurations.
+        by: what leaves optimizers out, for the warning.
+    """
     chosen = choice.of_all(study)
     for optimizer in study.settings.optimizers:
         if chosen and optimizer not in chosen:
@@ -94,6 +102,11 @@ def check_seeds(asked: int | Sequence[int]) -> None:
 
 
 def chosen_seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
+    """Turn a number of seeds, or a list of them, into seeds.
+
+    Raises:
+        Refused: no refit can have these seeds.
+    """
     check_seeds(asked)
     first = study.settings.seed + FIRST_SEED
     return tuple(range(first, first + asked)) if isinstance(asked, int) else tuple(asked)
@@ -102,7 +115,7 @@ def chosen_seeds(asked: int | Sequence[int], study: Study) -> tuple[int, ...]:
 def refit_settings(
     study: Study, kind: Kind, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int], choice: Choice
 ) -> StudySettings:
-    """A search's settings, changed into those of a study of just these configurations, each with each seed."""
+    """Turn a search's settings into those of a study of just these configurations, each with each seed."""
     spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
     return replace(
         study.settings,
@@ -121,7 +134,7 @@ def refit_settings(
 
 
 def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:
-    """Just the chosen configurations, each with each seed."""
+    """Make a space of just the chosen configurations, each with each seed."""
     rhos = [configuration.rho for configuration in chosen if configuration.rho is not None]
     rates = [configuration.lr for configuration in chosen]
     points = tuple(
@@ -138,7 +151,7 @@ def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:
 
 
 def configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]]:
-    """What each optimizer trains, without the seeds."""
+    """List what each optimizer trains, without the seeds."""
     found: dict[str, list[dict[str, float]]] = {}
     for optimizer, space in settings.spaces.items():
         points = [{name: value for name, value in point.items() if name != "seed"} for point in space.grid]
@@ -147,12 +160,12 @@ def configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]]
 
 
 def best_alone(study: Study) -> StudySettings:
-    """A search's settings, changed into those of the plain grid of each optimizer's best configuration.
+    """Turn a search's settings into those of the plain grid of each optimizer's best configuration.
 
     An optimizer without a complete trial is left out.
 
     Raises:
-        Refused: the study's preset has a grid of its own, so that no file with it can say another.
+        Refused: the study's preset has a grid of its own, so that no file with it can name another.
         NothingComplete: no trial is complete.
     """
     preset = find_workload(study.settings.workload).presets.get(study.settings.preset or "")
@@ -182,4 +195,5 @@ def best_alone(study: Study) -> StudySettings:
 
 
 def seeds_in(settings: StudySettings) -> set[int]:
+    """Collect the seeds of a refit's points."""
     return {int(point["seed"]) for space in settings.spaces.values() for point in space.grid}
