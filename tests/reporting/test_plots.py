@@ -1,12 +1,15 @@
 import optuna
+import pandas as pd
 import pytest
 
 from tune_sam.home import Home
-from tune_sam.reporting.plots import _importances
+from tune_sam.reporting.plots import _importances, draw_trainings
 from tune_sam.space import Range, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
+from tune_sam.tuning.ledger import Ledger, Outcome
+from tune_sam.tuning.plan import store
 
 SPACE = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), ())
 
@@ -56,3 +59,20 @@ def test_a_few_trials_or_equal_values_have_no_importance(study):
     told(study, "sam", [(0.01, 0.01, 64), (0.1, 0.001, 64), (0.2, 0.002, 32)], lambda rho, lr: rho)
     told(study, "asam", [(0.01 * k, 0.01 / k, 64) for k in range(1, 7)], lambda rho, lr: 0.5)
     assert _importances(study) == {}
+
+
+def test_learning_curves_are_those_of_the_ledger_wherever_mlflow_is(study, tmp_path):
+    store(study)
+    book = Ledger(open_storage(study.home), "one", "sam", study.settings)
+    number = book.ask("t").number
+    losses = {epoch: 1 / epoch for epoch in range(1, 7)}
+    for epoch, loss in losses.items():
+        metrics = dict.fromkeys(("train/loss", "val/loss"), loss) | dict.fromkeys(
+            ("train/accuracy", "val/accuracy"), 0.5
+        )
+        book.report(number, epoch, metrics)
+    book.tell(number, Outcome("complete", "", 6, metrics, 1.0, "node", 1))
+    draw_trainings(study, study.records("sam"), tmp_path / "figures")
+    drawn = pd.read_csv(tmp_path / "figures" / "learning-curves.csv")
+    assert dict(zip(drawn["epoch"], drawn["val/loss"], strict=True)) == pytest.approx(losses)
+    assert (tmp_path / "figures" / "learning-curves.png").exists()

@@ -1,9 +1,13 @@
 """Optuna's private API, of which study/optuna_internals.py alone makes use: what a newer release has moved."""
 
+import re
+from pathlib import Path
+
 import optuna
 import pytest
 
-from tune_sam.study.optuna_internals import enqueued_point, reopened
+import tune_sam
+from tune_sam.study.optuna_internals import close, enqueued_point, reopened
 
 MOVED = "this release of Optuna has moved {}: mend tune_sam/study/optuna_internals.py, and the bound in setup.cfg"
 
@@ -31,3 +35,17 @@ def test_an_enqueued_trial_says_what_it_will_be_given(study):
     assert enqueued_point(study.trials[0]) == {"lr": 0.5, "batch_size": 64}, MOVED.format(
         "system_attrs['fixed_params']"
     )
+
+
+def test_a_storage_lets_go_of_its_file(tmp_path):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    assert hasattr(storage, "engine"), MOVED.format("RDBStorage.engine")
+    close(storage)
+    assert storage.engine.pool.checkedout() == 0, MOVED.format("what keeps a connection of RDBStorage")
+
+
+def test_no_other_module_touches_it():
+    private = re.compile(r"\._trial_id|system_attrs|\.remove_session|optuna\.\S*\._|from optuna\S* import _")
+    sources = Path(tune_sam.__file__).parent.rglob("*.py")
+    found = {file.name for file in sources if private.search(file.read_text())}
+    assert found == {"optuna_internals.py"}

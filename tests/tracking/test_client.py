@@ -1,11 +1,14 @@
 """What is refused at the door, and MLflow's private API, of which tracking/client.py alone makes use."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from mlflow_places import answering
 from services import free_port
 
+import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.tracking.client import check
 
@@ -123,3 +126,10 @@ def test_mlflow_takes_the_same_point_twice_for_one(uri, study):
         "this release of MLflow keeps a point that is sent twice as two: tracking/delivery.py has to look before "
         "it sends"
     )
+
+
+def test_no_other_module_touches_mlflows_stores():
+    private = re.compile(r"mlflow\.(store|utils|protos|entities|exceptions|tracking)\b")
+    sources = Path(tune_sam.__file__).parent.rglob("*.py")
+    found = {file.name for file in sources if private.search(file.read_text())}
+    assert found == {"client.py"}

@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
 from tune_sam.space import Configuration, Range, Space, grid
+from tune_sam.study.epochs import epochs_in
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings
 from tune_sam.study.storage import open_storage
@@ -217,9 +218,12 @@ def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):
     first.report(asked.number, 2, judged(0.6))
     second = ledger(storage)
     again = second.ask("b")
-    for epoch, value in ((2, 0.6), (3, 0.7)):
+    for epoch, value in ((2, 0.65), (3, 0.7)):
         second.report(again.number, epoch, judged(value))
     assert frozen(storage)[0].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
+    kept = epochs_in(frozen(storage)[0].user_attrs)
+    assert {number: epoch.metrics for number, epoch in kept.items()} == {1: judged(0.5), 2: judged(0.6), 3: judged(0.7)}
+    assert kept[1].time <= kept[2].time <= kept[3].time
     assert not [w for w in recwarn if "already reported" in str(w.message)]
 
 

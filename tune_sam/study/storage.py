@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home
 from tune_sam.study.lock import advisory_lock
+from tune_sam.study.optuna_internals import close
 from tune_sam.study.postgres import CONNECT_SECONDS, reason_of
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ def _make_file(file: Path) -> None:
     half = file.with_suffix(".part")
     half.unlink(missing_ok=True)  # of a process that was killed
     made = optuna.storages.RDBStorage(f"sqlite:///{half}")
-    made.remove_session()
-    made.engine.dispose()
+    close(made)
     half.rename(file)
 
 
