@@ -44,7 +44,7 @@ def refit(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Train all points of this preset of a workload without a search; report has the report's own."
+            help="Train all points of this preset of a workload without a search; report has the published study's."
         ),
     ] = None,
     config: Annotated[
