@@ -126,7 +126,7 @@ class SearchOptions(RangeOptions):
     )
     preset: str | None = Field(
         default=None,
-        description="A named setting of the workload; report trains the published study's model at its four values of ρ.",
+        description="A named setting of the workload; report has the published study's model and four values of ρ.",
     )
     data: Annotated[Path | None, Shown("$TUNE_SAM_DATA, else HOME/data")] = Field(
         default=None, description="Folder that holds the data set."
