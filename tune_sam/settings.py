@@ -229,7 +229,7 @@ class SearchOptions(RangeOptions):
             raise Refused(_sentence(error, config)) from None
 
     def under(self, defaults: Mapping[str, Any]) -> "SearchOptions":
-        """These options, with other defaults for those that nobody gave.
+        """Give these options other defaults for those that nobody gave.
 
         Raises:
             Refused: what was given does not go with them.
@@ -237,7 +237,7 @@ class SearchOptions(RangeOptions):
         return self.read({**defaults, **{name: getattr(self, name) for name in self.model_fields_set}})
 
     def ranges_of(self, optimizer: str) -> RangeOptions:
-        """The person's ranges for one optimizer: its own, else those given for all."""
+        """Give the person's ranges for one optimizer: its own, else those given for all."""
         common = RangeOptions(rho=self.rho, lr=self.lr, batch_size=self.batch_size)
         return self.ranges.get(optimizer, RangeOptions()).over(common)
 
@@ -323,7 +323,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError, config: Path | None) -> str:
-    """The first thing that pydantic found, as one sentence that names the option and the value."""
+    """Say the first thing that pydantic found, in one sentence that names the option and the value."""
     first = error.errors()[0]
     option = ".".join(str(part) for part in first["loc"] if isinstance(part, str)) or "options"
     if first["type"] == "extra_forbidden":

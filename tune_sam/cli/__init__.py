@@ -1,1 +1,1 @@
-
+"""The command line: a thin layer over the functions that `tune_sam` exports."""

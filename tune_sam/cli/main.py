@@ -76,7 +76,7 @@ def _complain(message: str, status: int) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """What typer refused, as one sentence with the value and the way out; empty where it has printed the help."""
+    """Say what typer refused, in one sentence with the value and the way out; nothing where it has printed the help."""
     message, cause, context = error.format_message().rstrip("."), error.__cause__, getattr(error, "ctx", None)
     if isinstance(cause, ValidationError):
         message = message.replace("Invalid value", f"Invalid value {cause.errors()[0]['input']!r}", 1)

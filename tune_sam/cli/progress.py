@@ -83,15 +83,19 @@ class Progress(SearchListener):
             raise
 
     def started(self, optimizer: str, number: int) -> None:
+        """Show a trial among those that run."""
         self._rows[optimizer].running[number] = 0
 
     def epoch(self, optimizer: str, number: int, epoch: int) -> None:
+        """Show how many epochs a trial has."""
         self._rows[optimizer].running[number] = epoch
 
     def put_back(self, optimizer: str, number: int) -> None:
+        """Take a trial away from those that run."""
         self._rows[optimizer].running.pop(number, None)
 
     def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
+        """Count a trial that ended; without a terminal, write a line for it."""
         row = self._rows[optimizer]
         value = outcome.metrics.get(self._judged_by)
         row.end(number, outcome.state, value if outcome.state == "complete" else None)

@@ -37,8 +37,7 @@ FLATNESS = {
 
 
 def trial_table(found: "list[Trial]", judged_by: str, title: str | None = None) -> Table:
-    """Trials, a row each: validation accuracy from 0 to 1, what else they are judged by, configuration, epochs,
-    seconds."""
+    """Make a table of trials: validation accuracy, what else they are judged by, configuration, epochs, seconds."""
     # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
     measured = {name for trial in found for name in trial.metrics}
     scored = any(name.startswith("val/f1/") for name in measured)
@@ -73,7 +72,7 @@ def _score(trial: "Trial", metric: str) -> str:
 
 
 def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:
-    """What each ledger says about each trial, and where they disagree."""
+    """Make a table of what Optuna, MLflow and Ray say about each trial, and where they disagree."""
     table = plain_table("trial", "state", "Optuna", "MLflow", "Ray", "disagreement")
     for one in found:
         table.add_row(one.key, one.state, one.optuna or "–", one.mlflow or "–", one.ray or "–", one.trouble or "–")
@@ -81,7 +80,7 @@ def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:
 
 
 def finding_table(found: "Sequence[Finding]") -> Table:
-    """What was tried where, and what to mend."""
+    """Make a table of what was probed where, and what to mend."""
     table = plain_table("where", "what", "result")
     for one in found:
         took = f" in {one.seconds:.2f} s" if one.seconds is not None else ""
@@ -90,7 +89,7 @@ def finding_table(found: "Sequence[Finding]") -> Table:
 
 
 def show_flatness(analysis: "Analysis", out: Console) -> None:
-    """A table of the curvature and one of the sharpness; a number that has not converged is not shown."""
+    """Print a table of the curvature and one of the sharpness; a number that has not converged is not shown."""
     some = next(iter(analysis.flatness.values()))
     out.print(
         f"{analysis.study.name}: {some.samples:,} training samples, {some.size:,} parameters",
@@ -121,7 +120,7 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
 
 
 def plain_table(*columns: str, title: str | None = None) -> Table:
-    """A table without lines that has no rows yet."""
+    """Make a table without lines and without rows."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column)
@@ -151,7 +150,7 @@ def show_refit(refit: "Refit", out: Console) -> None:
 
 
 def stage_table(stages: "Sequence[Stage]") -> Table:
-    """A row for each stage: how much of it is done, and about how long is left."""
+    """Make a table of the stages: how much of each is done, and about how long is left."""
     table = plain_table("stage", "done", "left", "")
     for stage in stages:
         done = f"{stage.done} of {stage.parts} {stage.unit}" if stage.parts else "not begun"

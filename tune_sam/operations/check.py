@@ -156,7 +156,7 @@ def _refuse_network(file: Path) -> None:
 def _of_nodes(
     storage: str, uri: str | None, study_storage: str | None, data: "Shared | None", other_nodes: bool
 ) -> list[Finding]:
-    """What each node finds. All are asked at once."""
+    """Collect what each node finds. All are asked at once."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -217,7 +217,7 @@ def _on_node(
     versions: dict[str, str],
     logins: dict[str, str],
 ) -> list[Finding]:
-    """What one node finds, with the driver's logins at Postgres and MLflow: trials leave both to the driver."""
+    """Probe on one node, with the driver's logins at Postgres and MLflow: trials leave both to the driver."""
     os.environ.update({name: value for name, value in logins.items() if name not in os.environ})
     found = [_tried(name, "versions", lambda: _compare(versions))]
     if storage and written:
@@ -273,7 +273,7 @@ def _now() -> float:
 
 
 def _clock(name: str, sent: float, answered: float, received: float) -> Finding:
-    """The node's time must lie between those at which it was asked and answered."""
+    """Compare a node's time with those at which it was asked and answered."""
     apart = max(sent - answered, answered - received, 0.0)
     trouble = f"its clock is {apart:.0f} s off the driver's; start a time service (NTP)." if apart > CLOCKS else ""
     return Finding(name, "clock", trouble)

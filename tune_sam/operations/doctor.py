@@ -109,7 +109,7 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
 
 
 def _examined(study: Study, going: bool) -> list[Diagnosis]:
-    """A study's diagnoses; `going` says whether another process drives it."""
+    """Diagnose a study and its trials; `going` says whether another process drives it."""
     status, of_trials = run_states(study.tracking_uri, StudyRun(study.experiment_id, study.mlflow_run_id))
     tune, trials = results.tune_states(study), study.records()
     optuna = _optuna_states(study)  # after the trials, so that it has each of them

@@ -86,12 +86,12 @@ def submit(
 
 
 def carried() -> dict[str, str]:
-    """The variables here that another machine needs to use the same services; none that names a file of this one."""
+    """Collect the variables that another machine needs to use the same services; none that names a file of this one."""
     return {name: value for name, value in os.environ.items() if name.startswith(CARRIED) and not name.endswith(HERE)}
 
 
 def _split(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The command without the places that hold a login, and these as variables: a command line is shown."""
+    """Take the places that hold a login out of a command and give them as variables: a command line is shown."""
     kept: list[str] = []
     named: dict[str, str] = {}
     flags = {f"--{name.replace('_', '-')}": variable for name, variable in ENVIRONMENT.items()}
@@ -116,7 +116,7 @@ def _split(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _study_of(command: Sequence[str]) -> str:
-    """The study that a command is about.
+    """Find the study that a command is about.
 
     Raises:
         Refused: the command cannot be a job, or it names no study.
