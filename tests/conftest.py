@@ -6,8 +6,7 @@ import odd_workload
 import pytest
 import ray
 import torch
-
-import tune_sam
+from studies import searched_study
 
 pytest.register_assert_rewrite("tune_sam.testing")
 
@@ -17,6 +16,12 @@ def numbers_below_the_smallest_normal_one():
     """A training in the test's own process takes them for zero from then on; the next test must not."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Processes of tests share the machine, and a training leaves the threads that it had."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +48,45 @@ def real_data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """A home with the study `one`: two optimizers on the digits, three complete trials each. Ray is up meanwhile."""
-    # Workers import the tests' own workloads by their names, as they would a user's.
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
-    )
+    """A home with the study `one`: two optimizers on the digits, three complete trials each."""
     home = tmp_path_factory.mktemp("home")
-    tune_sam.search(
-        "gcn", dataset="digits", optimizers=["base", "sam"], trials=3, epochs=2, scheduler="none", name="one", home=home
-    )
-    yield home
-    ray.shutdown()
+    searched_study(home)
+    return home
+
+
+@pytest.fixture
+def cluster():
+    """A Ray of four CPUs and one GPU that is only counted. It stays up while the next test wants it, too."""
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            num_gpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            # Workers import the tests' own workloads by their names, as they would a user's.
+            runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
+        )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Stop the Ray of `cluster` where the next test has no use for it."""
+    if "cluster" in item.fixturenames and "cluster" not in getattr(nextitem, "fixturenames", ()):
+        ray.shutdown()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep each file in one process, all tests with Ray in one, and begin with those."""
+    for item in items:
+        if "cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=_order)
+
+
+def _order(item):
+    """Those with Ray come first, for they take longest; of them those that share one Ray are neighbours."""
+    return item.get_closest_marker("xdist_group").args != ("ray",), "cluster" in item.fixturenames

@@ -23,14 +23,6 @@ CONFIGS = [
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A cluster with one GPU that is only a number, as on a machine that has none."""
-    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def data():
     with share(GCN.splits("digits", None)) as shared:
         yield shared

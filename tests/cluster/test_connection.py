@@ -25,23 +25,19 @@ def test_trials_that_fit_on_a_node(node, cpus, gpus, fits):
     assert connection._fit(node, cpus, gpus) == fits
 
 
-def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked():
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    try:
-        assert connection.concurrency(1, 0, None) == 3
-        assert connection.concurrency(1, 0, 2) == 2
-        assert connection.concurrency(1, 0, 9) == 3
-        connection.check_offer(3, 0, None)
-        with pytest.raises(Refused, match="--cpus-per-trial 4 cannot be met.*cluster.*3 CPUs"):
-            connection.check_offer(4, 0, None)
-        with pytest.raises(Refused, match="--gpus-per-trial 0.25 cannot be met.*0 GPUs"):
-            connection.check_offer(1, 0.25, None)
-        with connection.connected(None) as others:
-            assert ray.is_initialized()
-            assert others, "somebody else's cluster may have more nodes, to which data must be sent"
-        assert ray.is_initialized(), "a cluster that was there before stays"
-    finally:
-        ray.shutdown()
+def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked(cluster):
+    assert connection.concurrency(1, 0, None) == 4
+    assert connection.concurrency(1, 0, 2) == 2
+    assert connection.concurrency(1, 0, 9) == 4
+    connection.check_offer(4, 0, None)
+    with pytest.raises(Refused, match="--cpus-per-trial 5 cannot be met.*cluster.*4 CPUs"):
+        connection.check_offer(5, 0, None)
+    with pytest.raises(Refused, match="--gpus-per-trial 2 cannot be met.*1 GPUs"):
+        connection.check_offer(1, 2, None)
+    with connection.connected(None) as others:
+        assert ray.is_initialized()
+        assert others, "somebody else's cluster may have more nodes, to which data must be sent"
+    assert ray.is_initialized(), "a cluster that was there before stays"
 
 
 def test_one_node_must_have_both(monkeypatch):

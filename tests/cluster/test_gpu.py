@@ -1,6 +1,5 @@
 import odd_workload
 import pytest
-import ray
 import torch
 
 import tune_sam
@@ -30,23 +29,8 @@ def test_a_share_is_one_of_equal_parts_that_the_need_fits_into(need, expected):
     assert need.fraction == 1 or need.fraction * need.total >= need.peak * gpu.MARGIN + need.context
 
 
-@pytest.fixture
-def one_gpu():
-    """A node with a GPU that is only counted."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.slow
-def test_a_trial_without_memory_goes_on_once_with_twice_its_share(one_gpu, tmp_path):
+def test_a_trial_without_memory_goes_on_once_with_twice_its_share(cluster, tmp_path):
     study = tune_sam.search(
         "odd_workload:Hungry",
         dataset="digits",
@@ -74,7 +58,7 @@ def test_a_trial_without_memory_goes_on_once_with_twice_its_share(one_gpu, tmp_p
 
 
 @pytest.mark.slow
-def test_a_training_that_cannot_even_be_built_has_a_second_attempt_too(one_gpu, tmp_path):
+def test_a_training_that_cannot_even_be_built_has_a_second_attempt_too(cluster, tmp_path):
     study = tune_sam.search(
         "odd_workload:Heavy",
         dataset="digits",
@@ -98,7 +82,7 @@ def optuna_trials(study):
 
 
 @pytest.mark.slow
-def test_without_a_gpu_that_torch_sees_the_workloads_share_holds(one_gpu, tmp_path, caplog):
+def test_without_a_gpu_that_torch_sees_the_workloads_share_holds(cluster, tmp_path, caplog):
     if torch.cuda.is_available():
         pytest.skip("torch sees a GPU")
     study = tune_sam.search(
@@ -116,14 +100,10 @@ def test_without_a_gpu_that_torch_sees_the_workloads_share_holds(one_gpu, tmp_pa
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
-def test_a_measured_share_holds_its_training():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        workload = find_workload("gcn")
-        with share(workload.splits("digits", None)) as data:
-            trial = TrialConfig(dataset="digits", epochs=1, configuration=Configuration("sam", 0.05, 0.01, 32, 0))
-            shares = measured_fractions(workload, trial, (32, 64), data)
-    finally:
-        ray.shutdown()
+def test_a_measured_share_holds_its_training(cluster):
+    workload = find_workload("gcn")
+    with share(workload.splits("digits", None)) as data:
+        trial = TrialConfig(dataset="digits", epochs=1, configuration=Configuration("sam", 0.05, 0.01, 32, 0))
+        shares = measured_fractions(workload, trial, (32, 64), data)
     assert shares.keys() == {32, 64}
     assert all(0 < part <= 1 for part in shares.values())

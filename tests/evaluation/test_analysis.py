@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from studies import INLINE
 
 import tune_sam
 from tune_sam.analysis import spectrum
@@ -33,7 +34,7 @@ FLATNESS = "flatness/lambda_max"
 
 @pytest.fixture(scope="module")
 def analysis(searched):
-    return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
+    return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, executor=INLINE)
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_all_surfaces_have_the_directions_of_the_first_network(analysis):
 
 def test_mlflow_has_each_number_once_and_the_figures(searched, analysis):
     study = analysis.study
-    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
+    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, executor=INLINE)
     for trial in analysis.trials:
         for name, value in analysis.flatness[trial.key].metrics().items():
             (point,) = [point for point in latest(study, trial, f"flatness/{name}") if point.step == SAMPLE]
@@ -113,7 +114,9 @@ def test_the_table_has_configurations_gaps_and_measures(analysis):
 
 def test_what_is_measured_already_is_not_measured_again(searched, analysis):
     seen = []
-    again = tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, progress=lambda *part: seen.append(part))
+    again = tune_sam.analyze(
+        "one", home=searched, sample=SAMPLE, grid=SIDE, progress=lambda *part: seen.append(part), executor=INLINE
+    )
     assert not seen
     assert again.flatness == analysis.flatness
 
@@ -124,10 +127,12 @@ def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=interrupt)
+        tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=interrupt, executor=INLINE)
     assert [place.name for place in (another / "studies" / "one" / "flatness").iterdir()] == ["parts"], "no half report"
     counts = []
-    done = tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=lambda *part: counts.append(part))
+    done = tune_sam.analyze(
+        "one", home=another, sample=SAMPLE, grid=SIDE, progress=lambda *part: counts.append(part), executor=INLINE
+    )
     assert [part[1:] for part in counts] == [(count, 7) for count in (3, 4, 5, 6, 7)]
     assert {key: replace(one, seconds=0) for key, one in done.flatness.items()} == {
         key: replace(one, seconds=0) for key, one in analysis.flatness.items()
@@ -136,7 +141,7 @@ def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
 
 
 def test_every_complete_trial_gets_the_cheap_measures(searched, analysis):
-    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, every=True)
+    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, every=True, executor=INLINE)
     assert [trial.number for trial in found.trials if trial.optimizer == "sam"] == [
         trial.number for trial in sorted(found.study.records("sam"), key=lambda trial: -trial.value)
     ]
@@ -190,7 +195,7 @@ def test_a_network_that_cannot_be_measured_is_told_and_nothing_is_logged(another
     best = study.best("sam")
     before = len(latest(study, best))
     with spoiled(best, how), pytest.raises(Refused, match=said) as refused:
-        tune_sam.analyze("one", home=another, sample=50, grid=3)
+        tune_sam.analyze("one", home=another, sample=50, grid=3, executor=INLINE)
     assert best.key in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert len(latest(study, best)) == before
@@ -201,11 +206,11 @@ def test_of_all_trials_those_that_can_be_measured_are(another):
     study = open_study("one", another)
     best = study.best("sam")
     with spoiled(best, "nan"):
-        found = tune_sam.analyze("one", home=another, sample=50, every=True)
+        found = tune_sam.analyze("one", home=another, sample=50, every=True, executor=INLINE)
         assert list(found.failed) == [best.key]
         assert len(found.trials) == len(found.table()) == 5
         with pytest.raises(Refused, match=f"{best.key} cannot be measured"):
-            tune_sam.analyze("one", home=another, sample=40, optimizers=["sam"])
+            tune_sam.analyze("one", home=another, sample=40, optimizers=["sam"], executor=INLINE)
 
 
 def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
@@ -218,10 +223,10 @@ def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
 def test_each_plan_has_a_folder_of_its_own(searched, analysis):
     before = {file.name: file.read_bytes() for file in analysis.folder.iterdir()}
     (analysis.folder / "stale.png").touch()
-    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, optimizers=["sam"])
+    found = tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, optimizers=["sam"], executor=INLINE)
     assert found.folder.name == f"{SAMPLE}-grid{SIDE}-sam"
     assert {file.name: file.read_bytes() for file in analysis.folder.iterdir() if file.name != "stale.png"} == before
-    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE)
+    tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, executor=INLINE)
     assert not (analysis.folder / "stale.png").exists()
 
 
@@ -233,28 +238,28 @@ def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(search
     before = len(latest(study, trial))
     with monkeypatch.context() as patched:
         patched.setattr("tune_sam.tracking.client.check", away)
-        found = tune_sam.analyze("one", home=searched, sample=60, grid=3)
+        found = tune_sam.analyze("one", home=searched, sample=60, grid=3, executor=INLINE)
     assert found.undelivered == "MLflow at http://away cannot be reached"
     assert (found.folder / "surfaces.png").exists()
     assert len(latest(study, trial)) == before
-    assert tune_sam.analyze("one", home=searched, sample=60, grid=3).undelivered == ""
+    assert tune_sam.analyze("one", home=searched, sample=60, grid=3, executor=INLINE).undelivered == ""
     assert len(latest(study, trial)) == before + 1
 
 
 def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda *_: [])
     with pytest.raises(NothingComplete, match=r"no complete trial yet; run `tune-sam resume one`"):
-        tune_sam.analyze("one", home=searched)
+        tune_sam.analyze("one", home=searched, executor=INLINE)
 
 
 def test_an_optimizer_that_was_not_searched_is_told(searched):
     with pytest.raises(Refused, match="did not search 'asam'"):
-        tune_sam.analyze("one", home=searched, optimizers=["asam"])
+        tune_sam.analyze("one", home=searched, optimizers=["asam"], executor=INLINE)
 
 
 def test_a_study_that_is_searched_is_left_alone(searched, analysis):
     with study_lock(analysis.study.home, "one"), pytest.raises(Refused, match="in use by another process"):
-        tune_sam.analyze("one", home=searched)
+        tune_sam.analyze("one", home=searched, executor=INLINE)
 
 
 @pytest.mark.slow

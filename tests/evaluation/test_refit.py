@@ -4,6 +4,7 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from studies import INLINE
 
 import tune_sam
 from tune_sam.cluster.tasks import result_of
@@ -38,7 +39,7 @@ def asked(searched, monkeypatch):
 
 @pytest.fixture(scope="module")
 def found(searched):
-    return refit("one", home=searched, seeds=2)
+    return refit("one", home=searched, seeds=2, executor=INLINE)
 
 
 def test_the_same_seeds_train_the_best_configuration_of_each(searched, found):
@@ -107,10 +108,10 @@ def test_mlflow_has_the_test_results_beside_the_training(found):
 
 @pytest.mark.slow
 def test_the_test_part_is_read_when_all_trainings_are_done_and_once(searched, found, asked):
-    again = refit("one", home=searched, seeds=2)
+    again = refit("one", home=searched, seeds=2, executor=INLINE)
     assert not asked
     pd.testing.assert_frame_equal(again.table(), found.table())
-    more = refit("one", home=searched, seeds=3)
+    more = refit("one", home=searched, seeds=3, executor=INLINE)
     assert asked == [["complete"] * 9] * 2
     both = more.table().merge(found.table(), on=list(found.table()))
     assert len(both) == len(found.table()), "what was there is as it was"
@@ -132,7 +133,7 @@ def test_searches_are_listed_without_their_refits(searched, found):
 )
 def test_seeds_that_cannot_be_are_refused(searched, seeds, said):
     with pytest.raises(Refused, match=said):
-        refit("one", home=searched, seeds=seeds)
+        refit("one", home=searched, seeds=seeds, executor=INLINE)
 
 
 def test_configurations_that_differ_have_names_that_differ():
@@ -158,13 +159,13 @@ def test_differences_are_those_of_the_same_seeds_and_above_zero_where_the_other_
 
 def test_a_refit_is_of_a_search(searched, found):
     with pytest.raises(Refused, match="one.refit is a refit itself; give the study that it is of, one"):
-        refit("one.refit", home=searched)
+        refit("one.refit", home=searched, executor=INLINE)
 
 
 def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda *_: [])
     with pytest.raises(Refused, match="study one has no complete trial.*`tune-sam resume one --trials N`"):
-        refit("one", home=searched)
+        refit("one", home=searched, executor=INLINE)
 
 
 @pytest.fixture
@@ -196,20 +197,22 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     monkeypatch.setattr("tune_sam.evaluation.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
     monkeypatch.setattr("tune_sam.evaluation.refit._test_all", lambda *_: {})
     monkeypatch.setattr("tune_sam.evaluation.refit._publish", lambda _: "")
-    refit("one", home=searched, seeds=(77,))
+    refit("one", home=searched, seeds=(77,), executor=INLINE)
     assert trained == [("base",), ("base",)], "the refit, and it at equal compute"
     assert "no complete trial of sam, which the refit leaves out" in caplog.text
 
 
 def test_a_refit_is_what_analyze_measures(searched, found):
     """With the gaps to the test part; `--all` measures the search's trials."""
-    analysis = tune_sam.analyze("one", home=searched, sample=50, grid=3, top=2)
+    analysis = tune_sam.analyze("one", home=searched, sample=50, grid=3, top=2, executor=INLINE)
     table = analysis.table().set_index("key")
     assert list(table.index) == [f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")]
     expected = found.table().set_index("key").loc[table.index]
     pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
     assert (analysis.folder / "surfaces.png").exists()
-    assert {trial.study for trial in tune_sam.analyze("one", home=searched, sample=50, every=True).trials} == {"one"}
+    assert {
+        trial.study for trial in tune_sam.analyze("one", home=searched, sample=50, every=True, executor=INLINE).trials
+    } == {"one"}
 
 
 def test_a_new_login_of_the_search_is_its_refits_too(searched, found):
@@ -227,7 +230,7 @@ def test_tests_are_kept_as_files(searched, found):
 @pytest.mark.slow
 def test_a_refit_may_be_longer_than_its_search(searched, found):
     """It is another one, also at equal compute."""
-    longer = refit("one", home=searched, seeds=1, epochs=3)
+    longer = refit("one", home=searched, seeds=1, epochs=3, executor=INLINE)
     assert [(study.name, study.settings.epochs) for study in longer.studies] == [("one.refit2", 3), ("one.twice2", 6)]
     assert tested_refit(open_study("one", searched)).table().equals(longer.table())
     assert [row for row in longer.summary() if row.endswith(" twice")] == [longer.references[1]]
@@ -236,13 +239,13 @@ def test_a_refit_may_be_longer_than_its_search(searched, found):
 
 @pytest.mark.slow
 def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
-    every = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1)
+    every = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1, executor=INLINE)
     table = every.table().query("epochs == 1")
     assert table["rho"].dropna().tolist() == list(GCN.published_rho)
     assert table["optimizer"].value_counts().to_dict() == {"base": 1, "asam-all": 4}
     assert open_study("reported-report", searched).records() == []
     assert every.choice == Choice(planned=True)
-    again = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1)
+    again = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1, executor=INLINE)
     assert again.table().equals(every.table())
     page = report("reported-report", home=searched).page.with_name("report.md").read_text()
     assert "refit odd_workload:Reported --config study.yaml --name reported-report --epochs 1 --seeds 10000," in page
@@ -253,7 +256,7 @@ def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
 def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(searched, found, tmp_path):
     file = tmp_path / "best.yaml"
     file.write_text(as_yaml(best_alone(open_study("one", searched)), Home(searched)))
-    there = refit_grid("gcn", config=file, name="other", home=tmp_path / "home", seeds=2)
+    there = refit_grid("gcn", config=file, name="other", home=tmp_path / "home", seeds=2, executor=INLINE)
     numbers = [name for name in found.table() if name.startswith(("train/", "test/", "gap/")) or name == "row"]
     pd.testing.assert_frame_equal(there.table()[numbers], found.table()[numbers])
 
@@ -261,7 +264,7 @@ def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(sea
 # Last, for the refit that it makes is the latest from then on.
 @pytest.mark.slow
 def test_other_configurations_are_another_refit(searched, found):
-    wider = refit("one", home=searched, seeds=1, top=2)
+    wider = refit("one", home=searched, seeds=1, top=2, executor=INLINE)
     assert [study.name for study in wider.studies] == ["one.refit3", "one.twice"]
     assert len(wider.table()) == 5
     assert wider.choice == Choice(top=2)

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-import ray
 
 from tune_sam.operations import check
 from tune_sam.operations.check import CLOCKS, Finding
@@ -24,12 +23,8 @@ def probe(tmp_path, **more):
     return {one.what: one.trouble for one in found}
 
 
-def test_one_machine_needs_nothing_but_its_home(tmp_path):
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        found = check.check("gcn", dataset="digits", home=tmp_path)
-    finally:
-        ray.shutdown()
+def test_one_machine_needs_nothing_but_its_home(cluster, tmp_path):
+    found = check.check("gcn", dataset="digits", home=tmp_path)
     assert not [one for one in found if one.trouble]
     assert [one.what for one in found if one.where != "driver"] == ["versions", "results", "data", "clock"]
 

@@ -1,12 +1,11 @@
 import pytest
+from studies import INLINE
 
 from tune_sam import open_study
 from tune_sam.errors import Refused
 from tune_sam.operations import run as module
 from tune_sam.operations.run import run
 from tune_sam.study.records import refits_of
-
-pytestmark = pytest.mark.slow
 
 OPTIONS = {
     "dataset": "digits",
@@ -16,6 +15,7 @@ OPTIONS = {
     "name": "all",
     "seeds": 2,
     "sample": 64,
+    "executor": INLINE,
 }
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 from statistics import fmean
 
 import pytest
+from studies import INLINE
 
 from tune_sam import open_study
 from tune_sam.evaluation.refit import refit
@@ -68,7 +69,7 @@ def test_without_a_complete_trial_nobody_knows(study, monkeypatch):
 def test_the_stages_follow_what_is_done(study, searched):
     assert [stage.name for stage in stages(study)] == ["search", "refit", "flatness", "report"]
     assert not any(stage.parts for stage in stages(study)[1:])
-    refit("one", home=searched, seeds=1)
+    refit("one", home=searched, seeds=1, executor=INLINE)
     report("one", home=searched)
     found = by_name(study)
     assert list(found) == [

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pandas
 import pytest
+from studies import INLINE
 
 from tune_sam import open_study
 from tune_sam.errors import NothingComplete, Refused
@@ -37,9 +38,9 @@ def bare(searched):
 @pytest.fixture(scope="module")
 def full(searched, bare):
     """The page after a refit and both analyses."""
-    refit("one", home=searched, seeds=2)
-    analyze("one", home=searched, sample=64, grid=3)
-    analyze("one", home=searched, sample=64, every=True)
+    refit("one", home=searched, seeds=2, executor=INLINE)
+    analyze("one", home=searched, sample=64, grid=3, executor=INLINE)
+    analyze("one", home=searched, sample=64, every=True, executor=INLINE)
     return report("one", home=searched).page
 
 
@@ -315,9 +316,10 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
         batch_size="64,128",
         epochs=2,
         scheduler="none",
+        executor=INLINE,
     )
-    analyze("sizes", home=searched, sample=64, grid=3)
-    found = refit("sizes", home=searched, seeds=2, each_batch_size=True)
+    analyze("sizes", home=searched, sample=64, grid=3, executor=INLINE)
+    found = refit("sizes", home=searched, seeds=2, each_batch_size=True, executor=INLINE)
     assert len(found.table()) == 2 * (2 * 2) + 2
     rows = found.table().drop_duplicates("row")
     assert list(zip(rows["epochs"], rows["batch_size"], rows["optimizer"], strict=True))[:4] == [
@@ -331,7 +333,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
         compared = found.table()[found.table()["row"].isin(found.differences(reference))]
         assert set(compared["batch_size"]) == {size}
     report("sizes", home=searched)  # before the refit is analysed
-    measured = analyze("sizes", home=searched, sample=64, grid=3, top=2).table()
+    measured = analyze("sizes", home=searched, sample=64, grid=3, top=2, executor=INLINE).table()
     assert len(measured) == 8, "two seeds of each configuration"
     page = report("sizes", home=searched).page
     assert (page.parent / "figures" / "batch-size.png").exists()
@@ -370,14 +372,14 @@ def test_the_table_shows_the_published_studys_other_data_sets(full, searched, st
 
 def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):
     """Not the one that was made last, nor one that is not tested yet."""
-    short = refit("one", home=searched, seeds=1, epochs=1)
+    short = refit("one", home=searched, seeds=1, epochs=1, executor=INLINE)
     assert tested_refit(study).epochs == 1
     for file in study.home.study(short.studies[0].name).glob("test/*.json"):
         file.rename(file.with_suffix(".away"))
     assert tested_refit(study).epochs == 2
     for file in study.home.study(short.studies[0].name).glob("test/*.away"):
         file.rename(file.with_suffix(".json"))
-    again = refit("one", home=searched, seeds=2)
+    again = refit("one", home=searched, seeds=2, executor=INLINE)
     assert tested_refit(study).table().equals(again.table())
     said = "\n".join(answer_section(study, again).sentences)
     assert "2 refits of this study have been tested, and this page shows one of them" in said

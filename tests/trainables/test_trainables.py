@@ -1,7 +1,6 @@
 """The trainables in a plain Tuner, without our search, study or MLflow."""
 
 import pytest
-import ray
 import torch
 from ray import tune
 
@@ -19,31 +18,27 @@ def test_each_is_a_trainable_of_its_workload():
 
 
 @pytest.mark.slow
-def test_each_runs_in_a_plain_tuner_with_its_share_of_a_gpu(tmp_path):
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        for trainable, share in SHARES.items():
-            assert trainable.default_resource_request({}).required_resources == {"CPU": 1, "GPU": share}
-            results = tune.Tuner(
-                trainable,
-                param_space={
-                    "optimizer": "asam",
-                    "rho": tune.grid_search([0.01, 0.1]),
-                    "lr": 0.01,
-                    "batch_size": 64,
-                    "dataset": "digits",
-                    "epochs": 2,
-                    "train_subset": 256,
-                },
-                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
-                run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-            ).fit()
-            assert not results.errors
-            assert [result.metrics["epoch"] for result in results] == [2, 2]
-            assert all(0 < result.metrics["val/accuracy"] <= 1 for result in results)
-            assert len({result.metrics["val/loss"] for result in results}) == 2
-    finally:
-        ray.shutdown()
+def test_each_runs_in_a_plain_tuner_with_its_share_of_a_gpu(cluster, tmp_path):
+    for trainable, share in SHARES.items():
+        assert trainable.default_resource_request({}).required_resources == {"CPU": 1, "GPU": share}
+        results = tune.Tuner(
+            trainable,
+            param_space={
+                "optimizer": "asam",
+                "rho": tune.grid_search([0.01, 0.1]),
+                "lr": 0.01,
+                "batch_size": 64,
+                "dataset": "digits",
+                "epochs": 2,
+                "train_subset": 256,
+            },
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
+            run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        ).fit()
+        assert not results.errors
+        assert [result.metrics["epoch"] for result in results] == [2, 2]
+        assert all(0 < result.metrics["val/accuracy"] <= 1 for result in results)
+        assert len({result.metrics["val/loss"] for result in results}) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

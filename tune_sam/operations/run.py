@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from tune_sam.cluster.executor import Executor
 from tune_sam.cluster.tasks import Progress
 from tune_sam.evaluation.refit import refit
 from tune_sam.evaluation.selection import check_seeds
@@ -29,6 +30,7 @@ def run(
     listener: SearchListener | None = None,
     progress: Progress = lambda *_: None,
     begins: Callable[[str], None] = lambda _: None,
+    executor: Executor | None = None,
     **options: Unpack[SearchKeywords],
 ) -> Report:
     """Search a workload, refit the best with several seeds and test them, measure flatness, and write the page.
@@ -45,6 +47,7 @@ def run(
         listener: follows the trainings; nobody by default.
         progress: called as tests and measurements are done.
         begins: called with what begins after the search.
+        executor: what runs the trainings and measurements; by default Ray at the address that the options have.
         options: of the search, each below.
 
     Returns:
@@ -57,7 +60,7 @@ def run(
     """
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    study = search(workload, config=config, listener=listener, **options)
+    study = search(workload, config=config, listener=listener, executor=executor, **options)
     name, home, address = study.name, study.home, chosen.address
     begins(f"refit of {name}")
     trained = refit(
@@ -69,11 +72,12 @@ def run(
         max_concurrent=chosen.max_concurrent,
         listener=listener,
         progress=progress,
+        executor=executor,
     )
     begins(f"flatness of the refit of {name}")
-    best = analyze(name, home=home, sample=sample, address=address, progress=progress)
+    best = analyze(name, home=home, sample=sample, address=address, progress=progress, executor=executor)
     begins(f"flatness of all trials of {name}")
-    every = analyze(name, home=home, sample=sample, every=True, address=address, progress=progress)
+    every = analyze(name, home=home, sample=sample, every=True, address=address, progress=progress, executor=executor)
     for trial, why in every.failed.items():
         log.warning("%s cannot be measured: %s", trial, why)
     begins(f"page of {name}")

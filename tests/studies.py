@@ -1,0 +1,24 @@
+"""Finished studies, made in this process: by the ledger, the tracker and the Trainer, without Ray."""
+
+from pathlib import Path
+
+import tune_sam
+from tune_sam.cluster.executor import InlineExecutor
+from tune_sam.study.records import Study
+
+INLINE = InlineExecutor()
+
+
+def searched_study(home: Path) -> Study:
+    """Search the digits as the study `one`: two optimizers, three complete trials each."""
+    return tune_sam.search(
+        "gcn",
+        dataset="digits",
+        optimizers=["base", "sam"],
+        trials=3,
+        epochs=2,
+        scheduler="none",
+        name="one",
+        home=home,
+        executor=INLINE,
+    )
