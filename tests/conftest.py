@@ -1,12 +1,17 @@
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import odd_workload
 import pytest
 import ray
 import torch
-from studies import searched_study
+from filelock import FileLock
+from studies import INLINE, searched_study
+from xdist.scheduler import LoadScopeScheduling
+
+from tune_sam.evaluation.refit import refit
 
 pytest.register_assert_rewrite("tune_sam.testing")
 
@@ -46,12 +51,41 @@ def real_data(tmp_path_factory):
         yield root
 
 
+def made_once(tmp_path_factory, name, make):
+    """A home that is made once for all processes of the tests, and only copied from then on."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(root / f"{name}.lock"):
+        if not (root / name).exists():
+            make(root / f"{name}-unfinished")
+            (root / f"{name}-unfinished").rename(root / name)
+    return root / name
+
+
+@pytest.fixture(scope="session")
+def searched_once(tmp_path_factory):
+    return made_once(tmp_path_factory, "searched", searched_study)
+
+
+@pytest.fixture(scope="session")
+def refitted_once(tmp_path_factory, searched_once):
+    def make(home):
+        shutil.copytree(searched_once, home)
+        refit("one", home=home, seeds=2, executor=INLINE)
+
+    return made_once(tmp_path_factory, "refitted", make)
+
+
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory):
+def searched(searched_once, tmp_path_factory):
     """A home with the study `one`: two optimizers on the digits, three complete trials each."""
-    home = tmp_path_factory.mktemp("home")
-    searched_study(home)
-    return home
+    return Path(shutil.copytree(searched_once, tmp_path_factory.mktemp("searched") / "home"))
+
+
+@pytest.fixture(scope="module")
+def refitted(refitted_once, tmp_path_factory):
+    """As `searched`, with a refit of two seeds."""
+    return Path(shutil.copytree(refitted_once, tmp_path_factory.mktemp("refitted") / "home"))
 
 
 @pytest.fixture
@@ -76,17 +110,38 @@ def pytest_runtest_teardown(item, nextitem):
         ray.shutdown()
 
 
+WITH_RAY = {
+    "tests/tuning/test_runner.py",
+    "tests/test_trainable.py",
+    "tests/trainables/test_trainables.py",
+    "tests/cluster/test_connection.py",
+    "tests/cluster/test_gpu.py",
+    "tests/cluster/test_sharing.py",
+    "tests/operations/test_check.py",
+}
+"""Files whose tests start a Ray in their own process: one process takes them all."""
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives each file to one process. pytest-xdist 3.8 finds no `xdist_group` in the ids of pytest 9.2."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return "with Ray" if file in WITH_RAY else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep each file in one process, all tests with Ray in one, and begin with those."""
+    """Begin with the tests with Ray, which take longest; those that share one Ray are neighbours."""
+    items.sort(key=lambda item: (_file(item) not in WITH_RAY, "cluster" in item.fixturenames))
     for item in items:
-        if "cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=_order)
+        if "cluster" in item.fixturenames and _file(item) not in WITH_RAY:
+            raise pytest.UsageError(f"{item.nodeid} needs Ray; add its file to WITH_RAY")
 
 
-def _order(item):
-    """Those with Ray come first, for they take longest; of them those that share one Ray are neighbours."""
-    return item.get_closest_marker("xdist_group").args != ("ray",), "cluster" in item.fixturenames
+def _file(item):
+    return item.nodeid.partition("::")[0]

@@ -24,12 +24,12 @@ SEEDS = (FIRST_SEED, FIRST_SEED + 1)
 
 
 @pytest.fixture
-def asked(searched, monkeypatch):
+def asked(refitted, monkeypatch):
     """For each time that the test part is read: the states of all trainings of refits then."""
     states, read = [], type(GCN).test_split
 
     def test_split(self, dataset, root):
-        refits = [open_study(name, searched) for name in ("one.refit", "one.twice")]
+        refits = [open_study(name, refitted) for name in ("one.refit", "one.twice")]
         states.append([trial.state for study in refits for trial in study.records()])
         return read(self, dataset, root)
 
@@ -38,22 +38,22 @@ def asked(searched, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def found(searched):
-    return refit("one", home=searched, seeds=2, executor=INLINE)
+def found(refitted):
+    return refit("one", home=refitted, seeds=2, executor=INLINE)
 
 
-def test_the_same_seeds_train_the_best_configuration_of_each(searched, found):
+def test_the_same_seeds_train_the_best_configuration_of_each(refitted, found):
     table = found.table()
     assert len(table) == 6
     assert table.groupby("row")["seed"].apply(tuple).tolist() == [SEEDS] * 3
-    study = open_study("one", searched)
+    study = open_study("one", refitted)
     for optimizer, part in table[table["epochs"] == 2].groupby("optimizer"):
         best = study.best(optimizer).config
         assert set(zip(part["lr"], part["batch_size"], strict=True)) == {(best.lr, best.batch_size)}
         assert part["rho"].dropna().unique().tolist() == ([best.rho] if best.rho else [])
 
 
-def test_training_and_test_are_what_a_trainer_gives(searched, found):
+def test_training_and_test_are_what_a_trainer_gives(refitted, found):
     """Without Ray: on training and validation part together, then once on the test part."""
     splits = GCN.splits("digits", None)
     test = GCN.test_split("digits", None)
@@ -107,20 +107,20 @@ def test_mlflow_has_the_test_results_beside_the_training(found):
 
 
 @pytest.mark.slow
-def test_the_test_part_is_read_when_all_trainings_are_done_and_once(searched, found, asked):
-    again = refit("one", home=searched, seeds=2, executor=INLINE)
+def test_the_test_part_is_read_when_all_trainings_are_done_and_once(refitted, found, asked):
+    again = refit("one", home=refitted, seeds=2, executor=INLINE)
     assert not asked
     pd.testing.assert_frame_equal(again.table(), found.table())
-    more = refit("one", home=searched, seeds=3, executor=INLINE)
+    more = refit("one", home=refitted, seeds=3, executor=INLINE)
     assert asked == [["complete"] * 9] * 2
     both = more.table().merge(found.table(), on=list(found.table()))
     assert len(both) == len(found.table()), "what was there is as it was"
     assert len(more.table()) == 9
 
 
-def test_searches_are_listed_without_their_refits(searched, found):
-    assert [study.name for study in studies(searched)] == ["one"]
-    assert open_study("one.refit", searched).settings.refit_of == "one"
+def test_searches_are_listed_without_their_refits(refitted, found):
+    assert [study.name for study in studies(refitted)] == ["one"]
+    assert open_study("one.refit", refitted).settings.refit_of == "one"
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_differences_are_those_of_the_same_seeds_and_above_zero_where_the_other_
     assert difference.mean.n == 2
 
 
-def test_a_refit_is_of_a_search(searched, found):
+def test_a_refit_is_of_a_search(refitted, found):
     with pytest.raises(Refused, match="one.refit is a refit itself; give the study that it is of, one"):
-        refit("one.refit", home=searched, executor=INLINE)
+        refit("one.refit", home=refitted, executor=INLINE)
 
 
 def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
@@ -202,37 +202,37 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     assert "no complete trial of sam, which the refit leaves out" in caplog.text
 
 
-def test_a_refit_is_what_analyze_measures(searched, found):
+def test_a_refit_is_what_analyze_measures(refitted, found):
     """With the gaps to the test part; `--all` measures the search's trials."""
-    analysis = tune_sam.analyze("one", home=searched, sample=50, grid=3, top=2, executor=INLINE)
+    analysis = tune_sam.analyze("one", home=refitted, sample=50, grid=3, top=2, executor=INLINE)
     table = analysis.table().set_index("key")
     assert list(table.index) == [f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")]
     expected = found.table().set_index("key").loc[table.index]
     pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
     assert (analysis.folder / "surfaces.png").exists()
     assert {
-        trial.study for trial in tune_sam.analyze("one", home=searched, sample=50, every=True, executor=INLINE).trials
+        trial.study for trial in tune_sam.analyze("one", home=refitted, sample=50, every=True, executor=INLINE).trials
     } == {"one"}
 
 
-def test_a_new_login_of_the_search_is_its_refits_too(searched, found):
-    study = replace(open_study("one", searched), tracking_uri="http://me:new@host:5000", storage="s3://bucket?key=new")
+def test_a_new_login_of_the_search_is_its_refits_too(refitted, found):
+    study = replace(open_study("one", refitted), tracking_uri="http://me:new@host:5000", storage="s3://bucket?key=new")
     settings = found.studies[0].settings
     child = _child(study, "refit", settings.epochs, found.choice.of_all(study), found.seeds, found.choice)
     assert (child.name, child.tracking_uri, child.storage) == ("one.refit", study.tracking_uri, study.storage)
 
 
-def test_tests_are_kept_as_files(searched, found):
-    kept = searched / "studies" / "one.refit" / "test" / "sam-0.json"
+def test_tests_are_kept_as_files(refitted, found):
+    kept = refitted / "studies" / "one.refit" / "test" / "sam-0.json"
     assert result_of(kept) == found.tests["one.refit/sam/0"]
 
 
 @pytest.mark.slow
-def test_a_refit_may_be_longer_than_its_search(searched, found):
+def test_a_refit_may_be_longer_than_its_search(refitted, found):
     """It is another one, also at equal compute."""
-    longer = refit("one", home=searched, seeds=1, epochs=3, executor=INLINE)
+    longer = refit("one", home=refitted, seeds=1, epochs=3, executor=INLINE)
     assert [(study.name, study.settings.epochs) for study in longer.studies] == [("one.refit2", 3), ("one.twice2", 6)]
-    assert tested_refit(open_study("one", searched)).table().equals(longer.table())
+    assert tested_refit(open_study("one", refitted)).table().equals(longer.table())
     assert [row for row in longer.summary() if row.endswith(" twice")] == [longer.references[1]]
     assert (longer.choice, longer.stale) == (Choice(), False)
 
@@ -253,9 +253,9 @@ def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
 
 
 @pytest.mark.slow
-def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(searched, found, tmp_path):
+def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(refitted, found, tmp_path):
     file = tmp_path / "best.yaml"
-    file.write_text(as_yaml(best_alone(open_study("one", searched)), Home(searched)))
+    file.write_text(as_yaml(best_alone(open_study("one", refitted)), Home(refitted)))
     there = refit_grid("gcn", config=file, name="other", home=tmp_path / "home", seeds=2, executor=INLINE)
     numbers = [name for name in found.table() if name.startswith(("train/", "test/", "gap/")) or name == "row"]
     pd.testing.assert_frame_equal(there.table()[numbers], found.table()[numbers])
@@ -263,8 +263,8 @@ def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(sea
 
 # Last, for the refit that it makes is the latest from then on.
 @pytest.mark.slow
-def test_other_configurations_are_another_refit(searched, found):
-    wider = refit("one", home=searched, seeds=1, top=2, executor=INLINE)
+def test_other_configurations_are_another_refit(refitted, found):
+    wider = refit("one", home=refitted, seeds=1, top=2, executor=INLINE)
     assert [study.name for study in wider.studies] == ["one.refit3", "one.twice"]
     assert len(wider.table()) == 5
     assert wider.choice == Choice(top=2)

@@ -33,8 +33,6 @@ from tune_sam.workload import find_workload
 
 ODD = "odd_workload:Odd"
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 def ledgers(study):
     """State of each trial by key, as Optuna, MLflow and we see it; a key that is there twice fails."""
