@@ -461,10 +461,10 @@ class _Ends:
     @classmethod
     def of(cls, probes: Sequence[Ritz], tol: float, dimension: int) -> "_Ends":
         fifths = [ritz for ritz in probes if _counts_from_above(ritz, dimension)]
-        return cls(_extreme(probes, -1, tol), _extreme(probes, 0, tol), _extreme(fifths, -5, tol))
+        return cls(extreme(probes, -1, tol), extreme(probes, 0, tol), extreme(fifths, -5, tol))
 
 
-def _extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:
+def extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:
     """Take the eigenvalue with this index from the probe with the least residual.
 
     Ritz values never lie beyond the eigenvalue of their rank. Where another probe's lies further out than the
@@ -545,7 +545,7 @@ def _spread(hessian: Hessian, basis: Tensor, start: Tensor, whole: Estimate, tol
             lambda ritz: _resolved(ritz, tol)[-1] or lanczos.beta == 0,  # noqa: B023 (called at once)
         )
         products += lanczos.steps
-        values.append(_extreme([ritz], -1, tol))
+        values.append(extreme([ritz], -1, tol))
     values = values or [whole]
     numbers = torch.tensor([value.value for value in values], dtype=torch.float64)
     std = float(numbers.std()) if len(values) > 1 else math.nan

@@ -115,6 +115,7 @@ WITH_RAY = {
     "tests/test_trainable.py",
     "tests/trainables/test_trainables.py",
     "tests/cluster/test_connection.py",
+    "tests/cluster/test_executor.py",
     "tests/cluster/test_gpu.py",
     "tests/cluster/test_sharing.py",
     "tests/operations/test_check.py",
@@ -145,3 +146,36 @@ def pytest_collection_modifyitems(items):
 
 def _file(item):
     return item.nodeid.partition("::")[0]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick-limit", type=float, metavar="SECONDS", help="fail where a test takes longer that is not marked slow"
+    )
+
+
+def pytest_configure(config):
+    if limit := config.getoption("--quick-limit"):
+        config.pluginmanager.register(QuickLimit(limit))
+
+
+class QuickLimit:
+    """Fails a run, not a test, where quick tests are no longer quick."""
+
+    def __init__(self, seconds):
+        self.seconds, self.over = seconds, []
+
+    def pytest_runtest_logreport(self, report):
+        quick = not {"slow", "data"} & set(report.keywords)
+        if quick and report.when == "call" and report.duration > self.seconds:
+            self.over.append(f"{report.duration:.1f} s {report.nodeid}")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session):
+        if self.over and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if self.over:
+            terminalreporter.section(f"over {self.seconds:g} s and not marked slow")
+            terminalreporter.write_line("\n".join(self.over))

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import tune_sam
-from tune_sam.cluster.executor import InlineExecutor
+from tune_sam.cluster.executor import Executor, InlineExecutor
 from tune_sam.study.records import Study
+from tune_sam.tuning.listener import SearchListener
 
 INLINE = InlineExecutor()
 
 
-def searched_study(home: Path) -> Study:
+def searched_study(home: Path, executor: Executor = INLINE, listener: SearchListener | None = None) -> Study:
     """Search the digits as the study `one`: two optimizers, three complete trials each."""
     return tune_sam.search(
         "gcn",
@@ -20,5 +21,6 @@ def searched_study(home: Path) -> Study:
         scheduler="none",
         name="one",
         home=home,
-        executor=INLINE,
+        executor=executor,
+        listener=listener,
     )

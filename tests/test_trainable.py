@@ -163,6 +163,7 @@ def meeting_trainable(place):
     return Meeting
 
 
+@pytest.mark.slow
 def test_four_trials_share_one_logical_gpu_and_compute_where_torch_can(cluster, tmp_path):
     (tmp_path / "meeting").mkdir()
     results = tune.Tuner(
@@ -182,6 +183,7 @@ def test_four_trials_share_one_logical_gpu_and_compute_where_torch_can(cluster, 
     assert {result.metrics["device"] for result in results} == {device}
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_plain_tuner_without_our_search(cluster, tmp_path):
     from tune_sam.trainables import GCNTrainable
 

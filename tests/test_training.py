@@ -114,7 +114,7 @@ def test_a_batch_order_depends_on_the_epoch_and_covers_the_data(splits):
     running = trainer(splits)
     seen = []
     for _ in range(2):
-        seen.append(torch.cat([targets for _, targets in running._batches()]))
+        seen.append(torch.cat([targets for _, targets in running.batches()]))
         running.epoch()
     assert len(seen[0]) == 200
     assert sorted(seen[0].tolist()) == sorted(splits.train.y.tolist())
@@ -302,7 +302,7 @@ def test_under_bf16_the_second_pass_sees_the_climbed_weights():
     with torch.no_grad():
         for parameter, value in zip(parameters, before, strict=True):
             parameter.copy_(value)
-    running._step(batch)
+    running.step(batch)
     found = torch.cat([parameter.grad.flatten() for parameter in parameters])
     expected = torch.cat([part.flatten() for part in climbed])
     base = torch.cat([part.flatten() for part in first])

@@ -13,12 +13,12 @@ def versions() -> dict[str, str]:
         f"version.{package}": version(package)
         for package in ("tune-sam", "torch", "torchvision", "torch-geometric", "wfdb", "scipy", "ray", "optuna")
     }
-    if commit := _commit():
+    if commit := source_commit():
         tags["mlflow.source.git.commit"] = commit
     return tags
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """Ask git for this package's commit; None without git, or if the package lies outside its repository."""
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]

@@ -139,7 +139,7 @@ class Trainer:
         lr = float(self.schedule.get_last_lr()[0])
         self.model.train()
         with self._own_random_state():
-            losses = torch.stack([self._step(batch) for batch in self._batches()])
+            losses = torch.stack([self.step(batch) for batch in self.batches()])
         self.schedule.step()
         self.done += 1
         metrics = self._evaluations() if self._finite(losses) else {}
@@ -155,7 +155,7 @@ class Trainer:
         """Take one step and evaluate one batch, to measure the memory they need; the training is of no use after it."""
         self.model.train()
         with self._own_random_state():
-            self._step(next(self._batches()))
+            self.step(next(self.batches()))
         some = torch.arange(min(len(self.splits.train), self.workload.evaluation_batch), device=self.device)
         self.evaluate(self.splits.train.subset(some))
 
@@ -193,13 +193,13 @@ class Trainer:
         self.done, self.seconds = state["done"], state["seconds"]
         self.last = Epoch(**state["last"]) if state["last"] else None
 
-    def _batches(self) -> Iterator[tuple[Any, Tensor]]:
+    def batches(self) -> Iterator[tuple[Any, Tensor]]:
         """Yield the epoch's batches. Their order depends on seed and epoch alone."""
         order = torch.Generator().manual_seed((self.configuration.seed << 20) + self.done)
         indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)
         return (self.splits.train.batch(part) for part in indices.split(self.configuration.batch_size))
 
-    def _step(self, batch: tuple[Any, Tensor]) -> Tensor:
+    def step(self, batch: tuple[Any, Tensor]) -> Tensor:
         """Take one optimizer step, and return the loss at the weights before it."""
         inputs, targets = batch
         inputs = self.workload.augment(inputs, self.setting)

@@ -232,7 +232,7 @@ def test_a_process_that_settled_further_in_is_overruled():
     values = torch.tensor([[1.0, 2, 3], [1.0, 2, 4]], dtype=torch.float64)
     residuals = torch.tensor([[0.01, 0.01, 1e-6], [0.01, 0.01, 0.2]], dtype=torch.float64)
     probes = [tune_sam.analysis.curvature.Ritz(v, r, torch.eye(3), 0.0) for v, r in zip(values, residuals, strict=True)]
-    found = tune_sam.analysis.curvature._extreme(probes, -1, 1e-3)
+    found = tune_sam.analysis.curvature.extreme(probes, -1, 1e-3)
     assert (found.value, found.resolved) == (4, False)
 
 

@@ -22,7 +22,7 @@ from tune_sam.errors import Refused
     ],
 )
 def test_trials_that_fit_on_a_node(node, cpus, gpus, fits):
-    assert connection._fit(node, cpus, gpus) == fits
+    assert connection.fitting_trials(node, cpus, gpus) == fits
 
 
 def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked(cluster):

@@ -9,7 +9,7 @@ from studies import INLINE
 import tune_sam
 from tune_sam.cluster.tasks import result_of
 from tune_sam.errors import NothingComplete, Refused
-from tune_sam.evaluation.refit import _child, _digits, _name, refit, refit_grid, tested_refit
+from tune_sam.evaluation.refit import refit, refit_grid, refit_study, row_name, significant_digits, tested_refit
 from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone
 from tune_sam.home import Home
 from tune_sam.reporting.page import report
@@ -138,11 +138,11 @@ def test_seeds_that_cannot_be_are_refused(searched, seeds, said):
 
 def test_configurations_that_differ_have_names_that_differ():
     near = [Configuration("sam", 0.05, lr, 32, seed) for lr in (0.0010001, 0.0010003) for seed in (1, 2)]
-    digits = _digits(near)
-    assert [_name(one, digits) for one in near] == ["sam ρ=0.05 lr=0.0010001 batch=32"] * 2 + [
+    digits = significant_digits(near)
+    assert [row_name(one, digits) for one in near] == ["sam ρ=0.05 lr=0.0010001 batch=32"] * 2 + [
         "sam ρ=0.05 lr=0.0010003 batch=32"
     ] * 2
-    assert _digits(near[:2]) == 3
+    assert significant_digits(near[:2]) == 3
 
 
 def test_differences_are_those_of_the_same_seeds_and_above_zero_where_the_other_is_better(found, monkeypatch):
@@ -218,7 +218,7 @@ def test_a_refit_is_what_analyze_measures(refitted, found):
 def test_a_new_login_of_the_search_is_its_refits_too(refitted, found):
     study = replace(open_study("one", refitted), tracking_uri="http://me:new@host:5000", storage="s3://bucket?key=new")
     settings = found.studies[0].settings
-    child = _child(study, "refit", settings.epochs, found.choice.of_all(study), found.seeds, found.choice)
+    child = refit_study(study, "refit", settings.epochs, found.choice.of_all(study), found.seeds, found.choice)
     assert (child.name, child.tracking_uri, child.storage) == ("one.refit", study.tracking_uri, study.storage)
 
 

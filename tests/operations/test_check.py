@@ -19,7 +19,7 @@ def probe(tmp_path, **more):
     """What the driver finds with these options, by what it is."""
     home = check.Home.at(tmp_path)
     chosen = options(tmp_path, **more)
-    found = check._of_driver(chosen, home, chosen.storage or str(tmp_path / "studies"), chosen.tracking_uri)
+    found = check.driver_findings(chosen, home, chosen.storage or str(tmp_path / "studies"), chosen.tracking_uri)
     return {one.what: one.trouble for one in found}
 
 
@@ -75,18 +75,20 @@ def test_the_host_check_of_mlflow_is_explained(tmp_path):
 
 
 def test_other_versions_are_named():
-    here = check._versions()
-    check._compare(here)
-    finding = check._tried("node", "versions", lambda: check._compare({**here, "torch": "1.0"}))
+    here = check.package_versions()
+    check.compare_versions(here)
+    finding = check.attempted("node", "versions", lambda: check.compare_versions({**here, "torch": "1.0"}))
     assert finding.trouble == f"it has torch {here['torch']}, not 1.0; install the driver's versions."
 
 
 @pytest.mark.parametrize(("answered", "off"), [(100.5, 0), (103.5, 2.5), (97.4, 2.6), (101 + CLOCKS, 0)])
 def test_a_clock_is_right_if_its_time_lies_between_question_and_answer(answered, off):
-    trouble = check._clock("node", 100.0, answered, 101.0).trouble
+    trouble = check.clock_finding("node", 100.0, answered, 101.0).trouble
     assert bool(trouble) == bool(off)
     assert not off or "s off the driver's" in trouble
 
 
 def test_whatever_goes_wrong_is_a_finding():
-    assert check._tried("node", "data", lambda: 1 / 0) == Finding("node", "data", "ZeroDivisionError: division by zero")
+    assert check.attempted("node", "data", lambda: 1 / 0) == Finding(
+        "node", "data", "ZeroDivisionError: division by zero"
+    )

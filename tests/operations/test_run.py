@@ -7,6 +7,8 @@ from tune_sam.operations import run as module
 from tune_sam.operations.run import run
 from tune_sam.study.records import refits_of
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {
     "dataset": "digits",
     "optimizers": ["base", "sam"],

@@ -474,7 +474,7 @@ def test_no_figure_of_pyplot_is_opened():
     code = (
         "import tune_sam.reporting.search_figures as f, pandas as p, matplotlib as m\n"
         "f.over_rho(p.DataFrame({'optimizer': ['sam'], 'rho': [1], 'val/accuracy': [1], 'val/loss': [1]}))\n"
-        "import matplotlib._pylab_helpers as h; print(len(h.Gcf.figs))"
+        "import matplotlib.pyplot as plt; print(len(plt.get_fignums()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0\n"
 

@@ -23,7 +23,7 @@ from tune_sam.reporting.searched import at_edge, chosen_section
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Range
 from tune_sam.study.records import Study
-from tune_sam.tuning.plan import _define
+from tune_sam.tuning.plan import define
 from tune_sam.tuning.recipe import as_options
 from tune_sam.tuning.runner import search
 from tune_sam.workload import find_workload
@@ -192,7 +192,7 @@ def refuse(*_):
 def test_the_options_make_the_same_study_again(full, study):
     """Read back from the file that lies beside the page."""
     chosen = SearchOptions.read({"workload": "gcn"}, full.with_name("study.yaml"))
-    assert _define(chosen, study.home) == study.settings
+    assert define(chosen, study.home) == study.settings
 
 
 @pytest.mark.parametrize(
@@ -221,9 +221,9 @@ def test_the_options_make_the_same_study_again(full, study):
     ],
 )
 def test_other_studies_are_made_again_too(study, given):
-    settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)
+    settings = define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)
     options = as_options(settings, study.home)
-    assert _define(SearchOptions.read({"workload": "gcn", **options}), study.home) == settings
+    assert define(SearchOptions.read({"workload": "gcn", **options}), study.home) == settings
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):
 
 
 def test_the_edge_of_a_plain_grid_is_its_last_value(study):
-    settings = _define(SearchOptions.read({"workload": "gcn", "dataset": "digits", "sampler": "grid"}), study.home)
+    settings = define(SearchOptions.read({"workload": "gcn", "dataset": "digits", "sampler": "grid"}), study.home)
     (largest,) = [point["rho"] for point in settings.spaces["sam"].grid][-1:]
     best = study.best("sam")
     best = replace(best, config=replace(best.config, rho=largest))

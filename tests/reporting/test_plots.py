@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from tune_sam.home import Home
-from tune_sam.reporting.plots import _importances, draw_trainings
+from tune_sam.reporting.plots import importances, draw_trainings
 from tune_sam.space import Range, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
@@ -49,7 +49,7 @@ def test_what_has_one_value_has_no_importance(study):
     points = [(0.002 * 2**k, 1e-3 * 2 ** (k * 5 % 4), 64) for k in range(8)]
     told(study, "sam", points, lambda rho, lr: 0.5 + rho)
     told(study, "asam", [(rho, 0.01, 64) for rho, *_ in points], lambda rho, lr: 0.5 + rho)
-    found = _importances(study)
+    found = importances(study)
     assert list(found) == ["sam"], "with ρ alone varied there is nothing to compare"
     assert set(found["sam"]) == {"rho", "lr"}
     assert found["sam"]["rho"] > 0.6
@@ -58,7 +58,7 @@ def test_what_has_one_value_has_no_importance(study):
 def test_a_few_trials_or_equal_values_have_no_importance(study):
     told(study, "sam", [(0.01, 0.01, 64), (0.1, 0.001, 64), (0.2, 0.002, 32)], lambda rho, lr: rho)
     told(study, "asam", [(0.01 * k, 0.01 / k, 64) for k in range(1, 7)], lambda rho, lr: 0.5)
-    assert _importances(study) == {}
+    assert importances(study) == {}
 
 
 def test_learning_curves_are_those_of_the_ledger_wherever_mlflow_is(study, tmp_path):

@@ -1,5 +1,3 @@
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +13,7 @@ from tune_sam.study.records import Study, note_run, open_study, studies
 from tune_sam.study.settings import ENDINGS, STATES, StudySettings, now
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.ledger import Ledger, Outcome
-from tune_sam.tuning.plan import _refuse_other
+from tune_sam.tuning.plan import refuse_other
 
 SPACES = {
     "base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), (0.01,), (64,))),
@@ -187,20 +185,6 @@ def test_every_ending_has_a_word_in_every_ledger():
     assert now().endswith("+00:00")
 
 
-def _open_when_all_are_there(home, barrier):
-    barrier.wait()
-    return len(open_storage(home).get_all_studies())
-
-
-def test_processes_that_open_a_fresh_storage_at_once_all_get_it(tmp_path):
-    with multiprocessing.Manager() as manager:
-        barrier = manager.Barrier(4)
-        with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
-            asked = [pool.submit(_open_when_all_are_there, Home(tmp_path), barrier) for _ in range(4)]
-            assert [one.result() for one in asked] == [0] * 4
-    assert {file.name for file in tmp_path.iterdir()} <= {"optuna.db", "optuna.lock"}
-
-
 def of(study, objective, *outcomes):
     """The study with another objective and with complete trials of these metrics, in turn of base and sam."""
     changed = replace(study, name="other", settings=replace(SETTINGS, objective=objective))
@@ -260,6 +244,6 @@ def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_
     """As studies have that were made before the home's own folder was left out."""
     study = open_study("one", searched)
     before = replace(study, settings=replace(study.settings, data=str(study.home.data)))
-    _refuse_other(before, replace(study.settings, data=None))
+    refuse_other(before, replace(study.settings, data=None))
     with pytest.raises(Refused, match=r"study one exists with data .*/data, not /other;"):
-        _refuse_other(before, replace(study.settings, data="/other"))
+        refuse_other(before, replace(study.settings, data="/other"))

@@ -5,14 +5,29 @@ import pytest
 from tune_sam.testing import WorkloadContract
 
 
+class TestGCNOnFewDigits(WorkloadContract):
+    workload, dataset, samples = "gcn", "digits", 128
+
+
+class TestWideResNetOnFewDigits(WorkloadContract):
+    workload, dataset, samples = "wideresnet", "digits", 64
+
+
+class TestAttentionOnFewDigits(WorkloadContract):
+    workload, dataset, samples = "attention", "digits", 128
+
+
+@pytest.mark.slow
 class TestGCNOnDigits(WorkloadContract):
     workload, dataset = "gcn", "digits"
 
 
+@pytest.mark.slow
 class TestWideResNetOnDigits(WorkloadContract):
     workload, dataset = "wideresnet", "digits"
 
 
+@pytest.mark.slow
 class TestAttentionOnDigits(WorkloadContract):
     workload, dataset = "attention", "digits"
 

@@ -18,7 +18,7 @@ workload = find_workload("wideresnet")
 splits = workload.splits("cifar10", Path(sys.argv[1]))
 training = Trainer(workload, workload.setting("cifar10", "small"), Configuration("sam", 0.05, 0.1, 128, 0), splits,
                    epochs=1)
-training._step(splits.train.batch(torch.arange(128)))
+training.rehearse()
 assert training.evaluate(splits.validation).samples == 5000
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """

@@ -18,7 +18,7 @@ from tune_sam.cli.main import main
 from tune_sam.cluster.signals import terminate_as_interrupt
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.provenance import _commit
+from tune_sam.provenance import source_commit
 from tune_sam.reporting.page import report
 from tune_sam.settings import SearchOptions
 from tune_sam.study.lock import study_lock
@@ -28,7 +28,7 @@ from tune_sam.study.storage import open_storage
 from tune_sam.training import Trainer, default_device, evaluate
 from tune_sam.tuning.callback import METRICS
 from tune_sam.tuning.delivery import sync
-from tune_sam.tuning.plan import _where_it_is
+from tune_sam.tuning.plan import where_it_is
 from tune_sam.workload import find_workload
 
 ODD = "odd_workload:Odd"
@@ -236,10 +236,10 @@ def test_a_login_that_has_changed_is_taken(study, monkeypatch):
     before = replace(study, tracking_uri="http://me:old@host:5000", storage="s3://bucket?access_key=old&region=a")
     for uri in ("http://me:new@host:5000/", "http://host:5000"):
         chosen = SearchOptions(workload=ODD, tracking_uri=uri, storage="s3://bucket?access_key=new&region=a")
-        after = _where_it_is(before, chosen)
+        after = where_it_is(before, chosen)
         assert after == replace(before, tracking_uri=uri, storage=chosen.storage)
         assert tried.pop() == uri
-    assert _where_it_is(before, SearchOptions(workload=ODD)) == before
+    assert where_it_is(before, SearchOptions(workload=ODD)) == before
     assert not tried
 
 
@@ -253,7 +253,7 @@ def test_a_login_that_has_changed_is_taken(study, monkeypatch):
 )
 def test_results_do_not_move(study, before, wanted):
     with pytest.raises(Refused, match="study odd exists with --storage .*, not "):
-        _where_it_is(replace(study, storage=before), SearchOptions(workload=ODD, storage=wanted))
+        where_it_is(replace(study, storage=before), SearchOptions(workload=ODD, storage=wanted))
 
 
 def test_a_name_is_gone_on_with_only_as_what_it_is(study):
@@ -290,9 +290,9 @@ def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, t
         )
     (tmp_path / "launch.py").touch()  # installed below it, and not tracked there
     monkeypatch.setattr("tune_sam.tuning.runner.__file__", str(tmp_path / "launch.py"))
-    assert _commit() is None
+    assert source_commit() is None
     monkeypatch.setenv("PATH", "")
-    assert _commit() is None
+    assert source_commit() is None
 
 
 def test_the_callers_signal_handlers_are_there_again_after_a_search():

@@ -118,7 +118,7 @@ def check_offer(cpus: int, gpus: float, address: str | None) -> None:
         offered = max(node.get(what, 0) for node in nodes)
         if asked > offered:
             raise Refused(f"{option} {asked:g} cannot be met, {where} has {offered:g} {what}s; ask for less.")
-    if not any(_fit(node, cpus, gpus) for node in nodes):
+    if not any(fitting_trials(node, cpus, gpus) for node in nodes):
         raise Refused(
             f"--cpus-per-trial {cpus} with --gpus-per-trial {gpus:g} cannot be met by any one node; ask for "
             "less of one."
@@ -131,7 +131,7 @@ def concurrency(cpus: int, gpus: float, asked: int | None) -> int:
     Raises:
         Refused: no node has room for one.
     """
-    fitting = sum(_fit(node, cpus, gpus) for node in _nodes())
+    fitting = sum(fitting_trials(node, cpus, gpus) for node in _nodes())
     if not fitting:
         raise Refused(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one trial; ask for less of one.")
     return min(asked or fitting, fitting)
@@ -160,7 +160,7 @@ def _local_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _fit(node: dict[str, float], cpus: int, gpus: float) -> int:
+def fitting_trials(node: dict[str, float], cpus: int, gpus: float) -> int:
     by_cpu = int(node.get("CPU", 0) // cpus)
     if not gpus:
         return by_cpu

@@ -89,7 +89,9 @@ class Refit:
         """
         import pandas
 
-        digits = _digits([trial.config for study in self.studies for trial in study.records() if trial.config])
+        digits = significant_digits(
+            [trial.config for study in self.studies for trial in study.records() if trial.config]
+        )
         table = pandas.DataFrame([row for study in self.studies for row in self._rows(study, digits)])
         if self.choice.each_batch_size:  # those that are compared stand together
             return table.sort_values(["epochs", "batch_size"], kind="stable", ignore_index=True)
@@ -173,7 +175,7 @@ class Refit:
             if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
                 config, test = trial.config, self.tests[trial.key]
                 yield {
-                    "row": _name(config, digits) + " twice" * twice,
+                    "row": row_name(config, digits) + " twice" * twice,
                     "optimizer": trial.optimizer,
                     "rho": config.rho,
                     "lr": config.lr,
@@ -319,9 +321,9 @@ def _refit(
             f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
             f"with `tune-sam resume {study.name} --trials N`."
         )
-    made = [_child(study, "refit", epochs, chosen, shared_seeds, choice)]
+    made = [refit_study(study, "refit", epochs, chosen, shared_seeds, choice)]
     if "base" in chosen:
-        made.append(_child(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
+        made.append(refit_study(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
     tests: dict[str, dict[str, float]] = {}
     with executor.opened():  # once for all
         for child in made:
@@ -397,7 +399,7 @@ def _scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _child(
+def refit_study(
     study: Study,
     kind: Kind,
     epochs: int,
@@ -431,13 +433,13 @@ def _trained_samples(settings: StudySettings) -> int:
     return (settings.train_subset or sizes.train) + sizes.validation
 
 
-def _digits(configs: Sequence[Configuration]) -> int:
+def significant_digits(configs: Sequence[Configuration]) -> int:
     """Find how many significant digits, three or more, give different configurations different names."""
     points = {replace(config, seed=0) for config in configs}
-    return next(digits for digits in range(3, 18) if len({_name(point, digits) for point in points}) == len(points))
+    return next(digits for digits in range(3, 18) if len({row_name(point, digits) for point in points}) == len(points))
 
 
-def _name(config: Configuration, digits: int) -> str:
+def row_name(config: Configuration, digits: int) -> str:
     rho = f" ρ={config.rho:.{digits}g}" if config.rho is not None else ""
     return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}"
 

@@ -94,9 +94,9 @@ def check(
     uri = chosen.tracking_uri
     storage = chosen.storage or str(home.path / "studies")
     with home.made():
-        found = [*_of_driver(chosen, home, storage, uri)]
+        found = [*driver_findings(chosen, home, storage, uri)]
         if workload:
-            found.append(_tried("driver", "data", lambda: prepared_data(chosen, home)))
+            found.append(attempted("driver", "data", lambda: prepared_data(chosen, home)))
     with connected(chosen.address) as other_nodes, ExitStack() as stack:
         from tune_sam.cluster.sharing import share
 
@@ -107,14 +107,14 @@ def check(
         return (*found, *_of_nodes(results.absolute(storage), uri, home.study_storage, data, other_nodes))
 
 
-def _of_driver(options: SearchOptions, home: Home, storage: str, uri: str | None) -> Iterator[Finding]:
-    yield _tried("driver", f"results in {masked(storage)}", lambda: _try_storage(storage, options.address))
+def driver_findings(options: SearchOptions, home: Home, storage: str, uri: str | None) -> Iterator[Finding]:
+    yield attempted("driver", f"results in {masked(storage)}", lambda: _try_storage(storage, options.address))
     studies = masked(home.study_storage) if home.study_storage else str(home.optuna_file)
-    yield _tried("driver", f"studies in {studies}", lambda: _try_studies(home))
+    yield attempted("driver", f"studies in {studies}", lambda: _try_studies(home))
     if uri:
-        yield _tried("driver", f"MLflow at {masked(uri)}", lambda: _try_tracking(uri))
+        yield attempted("driver", f"MLflow at {masked(uri)}", lambda: _try_tracking(uri))
     else:
-        yield _tried("driver", f"MLflow's place, {home.path}", lambda: _refuse_network(home.tracking_file))
+        yield attempted("driver", f"MLflow's place, {home.path}", lambda: _refuse_network(home.tracking_file))
 
 
 def _try_storage(storage: str, address: str | None) -> None:
@@ -184,7 +184,7 @@ def _of_nodes(
                 uri,
                 study_storage,
                 data,
-                _versions(),
+                package_versions(),
                 logins,
             )
             for name, node in nodes.items()
@@ -193,7 +193,7 @@ def _of_nodes(
             try:
                 found += ray.get(reference, timeout=max(1.0, until - time.time()))
                 sent = time.time()
-                found.append(_clock(name, sent, ray.get(on(nodes[name], _now), timeout=ANSWER), time.time()))
+                found.append(clock_finding(name, sent, ray.get(on(nodes[name], _now), timeout=ANSWER), time.time()))
             except Exception as error:  # whatever stands between here and there
                 reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
                 found.append(
@@ -219,26 +219,26 @@ def _on_node(
 ) -> list[Finding]:
     """Probe on one node, with the driver's logins at Postgres and MLflow: trials leave both to the driver."""
     os.environ.update({name: value for name, value in logins.items() if name not in os.environ})
-    found = [_tried(name, "versions", lambda: _compare(versions))]
+    found = [attempted(name, "versions", lambda: compare_versions(versions))]
     if storage and written:
-        found.append(_tried(name, "results", lambda: _read_and_write(storage, *written)))
+        found.append(attempted(name, "results", lambda: _read_and_write(storage, *written)))
     if study_storage:
-        found.append(_tried(name, "studies", lambda: try_out(Home(Path("/"), study_storage))))
+        found.append(attempted(name, "studies", lambda: try_out(Home(Path("/"), study_storage))))
     if uri and not uri.startswith("sqlite"):
-        found.append(_tried(name, "MLflow", lambda: client.try_out(uri)))
+        found.append(attempted(name, "MLflow", lambda: client.try_out(uri)))
     if data:
-        found.append(_tried(name, "data", lambda: _map(data)))
+        found.append(attempted(name, "data", lambda: _map(data)))
     return found
 
 
-def _compare(versions: dict[str, str]) -> None:
-    here = _versions()
+def compare_versions(versions: dict[str, str]) -> None:
+    here = package_versions()
     other = [f"{package} {here[package]}, not {there}" for package, there in versions.items() if here[package] != there]
     if other:
         raise Refused(f"it has {', '.join(other)}; install the driver's versions.")
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     found = {}
     for package in SAME:
         try:
@@ -272,14 +272,14 @@ def _now() -> float:
     return time.time()
 
 
-def _clock(name: str, sent: float, answered: float, received: float) -> Finding:
+def clock_finding(name: str, sent: float, answered: float, received: float) -> Finding:
     """Compare a node's time with those at which it was asked and answered."""
     apart = max(sent - answered, answered - received, 0.0)
     trouble = f"its clock is {apart:.0f} s off the driver's; start a time service (NTP)." if apart > CLOCKS else ""
     return Finding(name, "clock", trouble)
 
 
-def _tried(where: str, what: str, work: Callable[[], object]) -> Finding:
+def attempted(where: str, what: str, work: Callable[[], object]) -> Finding:
     """Do it, and say how that went."""
     begun = time.perf_counter()
     try:

@@ -78,7 +78,7 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
             "pareto": (search_figures.pareto, complete if "val/sharpness" in complete else complete.iloc[:0]),
         },
     )
-    if values := _importances(study):
+    if values := importances(study):
         save(search_figures.importance(values), pd.DataFrame(values), folder / "importance")
 
 
@@ -171,7 +171,7 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _importances(study: Study) -> dict[str, dict[str, float]]:
+def importances(study: Study) -> dict[str, dict[str, float]]:
     """Compute how much each hyperparameter matters for the objective, by fANOVA (Hutter et al. 2014).
 
     An optimizer needs four complete trials, and they must differ in two hyperparameters and in the objective. A

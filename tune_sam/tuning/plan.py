@@ -28,7 +28,7 @@ def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchK
         Refused: as for :func:`search`, or the study is no plain grid, so that only a search can say what is best.
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    if _define(chosen, Home.at(chosen.home, chosen.study_storage)).sampler != "grid":
+    if define(chosen, Home.at(chosen.home, chosen.study_storage)).sampler != "grid":
         what = f"--preset {chosen.preset}" if chosen.preset and not config else str(config)
         raise Refused(
             f"{what} is no plain grid, so it has to be searched before anything can be chosen; search with "
@@ -40,11 +40,11 @@ def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchK
 def planned(chosen: SearchOptions) -> Study:
     """Create the study that the options describe, or open the one of that name with their budget."""
     home = Home.at(chosen.home, chosen.study_storage)
-    settings = _define(chosen, home)
+    settings = define(chosen, home)
     study = next((study for study in every_study(home) if study.name == chosen.name), None)
     if study:
-        _refuse_other(study, settings)
-        study = grown(_where_it_is(study, chosen), settings.trials)
+        refuse_other(study, settings)
+        study = grown(where_it_is(study, chosen), settings.trials)
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
         return study

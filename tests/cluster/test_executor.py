@@ -1,0 +1,93 @@
+"""The two executors give the same: trainings and tasks in this process, and under Ray."""
+
+import odd_workload
+import pytest
+from studies import INLINE, searched_study
+
+import tune_sam
+from tune_sam.cluster.executor import Failure, RayExecutor
+from tune_sam.errors import Refused
+from tune_sam.evaluation.refit import refit
+from tune_sam.operations.doctor import diagnose
+from tune_sam.study.records import open_study
+from tune_sam.tuning.listener import Silent
+
+
+def numbers(study):
+    """What a study's trials came to, without times, processes and places."""
+    return {
+        trial.key: (trial.config, trial.state, trial.value, trial.epochs, losses(trial.metrics))
+        for trial in study.records()
+    }
+
+
+def losses(metrics):
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+@pytest.mark.slow
+def test_a_study_and_its_refit_are_the_same_inline_and_under_ray(cluster, searched, tmp_path):
+    searched_study(tmp_path, RayExecutor())
+    assert numbers(open_study("one", tmp_path)) == numbers(open_study("one", searched))
+    ours, theirs = (
+        refit("one", home=home, seeds=1, executor=executor) for home, executor in ((searched, INLINE), (tmp_path, None))
+    )
+    columns = [name for name in ours.table() if name != "seconds"]
+    assert ours.table()[columns].equals(theirs.table()[columns])
+    flat = [
+        tune_sam.analyze("one", home=home, sample=50, every=True, executor=executor).flatness
+        for home, executor in ((searched, INLINE), (tmp_path, RayExecutor()))
+    ]
+    assert flat[0].keys() == flat[1].keys()
+    for key, one in flat[0].items():
+        assert {name: measure.value for name, measure in one.measures.items()} == {
+            name: measure.value for name, measure in flat[1][key].measures.items()
+        }
+
+
+def test_inline_every_ending_is_in_every_ledger(tmp_path):
+    study = tune_sam.search(
+        "odd_workload:Odd",
+        dataset="digits",
+        optimizers=["sam"],
+        batch_size=f"{odd_workload.FAILS},{odd_workload.DIVERGES},{odd_workload.TRAINS}",
+        trials=8,
+        epochs=2,
+        train_subset=128,
+        seed=3,
+        name="odd",
+        home=tmp_path,
+        executor=INLINE,
+    )
+    assert {"complete", "failed", "diverged"} <= set(study.counts())
+    for trial in study.records():
+        if trial.state == "failed":
+            assert trial.reason == "RuntimeError: this batch size is broken"
+        if trial.state == "diverged":
+            assert trial.config.batch_size == odd_workload.DIVERGES
+    assert not [one for one in diagnose("odd", home=tmp_path) if one.trouble]
+
+
+def test_inline_an_interrupted_study_is_resumed(tmp_path):
+    class Interrupts(Silent):
+        def epoch(self, optimizer, number, epoch):
+            if (number, epoch) == (1, 1):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        searched_study(tmp_path, listener=Interrupts())
+    before = open_study("one", tmp_path).counts()
+    assert before["complete"] == 1
+    tune_sam.resume("one", home=tmp_path, executor=INLINE)
+    assert open_study("one", tmp_path).counts() == {"complete": 6}
+
+
+def refuse():
+    raise Refused("it is gone")
+
+
+def test_what_a_call_refuses_is_a_failure_and_a_mistake_is_raised():
+    found = INLINE.call([lambda: 1, refuse, lambda: 3], 1, 0)
+    assert list(found) == [(0, 1), (1, Failure("it is gone")), (2, 3)]
+    with pytest.raises(ZeroDivisionError):
+        list(INLINE.call([lambda: 1 / 0], 1, 0))
