@@ -161,6 +161,7 @@ def _local_gpus() -> int:
 
 
 def fitting_trials(node: dict[str, float], cpus: int, gpus: float) -> int:
+    """Count the trials of so many CPUs and GPUs that a node has room for."""
     by_cpu = int(node.get("CPU", 0) // cpus)
     if not gpus:
         return by_cpu

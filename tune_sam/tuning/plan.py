@@ -54,7 +54,7 @@ def planned(chosen: SearchOptions) -> Study:
     return create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri, storage)
 
 
-def _define(chosen: SearchOptions, home: Home) -> StudySettings:
+def define(chosen: SearchOptions, home: Home) -> StudySettings:
     """Give the settings that the options describe, with the workload's own values where none were given."""
     workload = find_workload(chosen.workload)
     dataset = _dataset(chosen, workload)
@@ -187,7 +187,7 @@ def _fetch(workload: Workload, dataset: str, root: Path, home: Home) -> None:
         workload.check_data(dataset, root)
 
 
-def _refuse_other(study: Study, settings: StudySettings) -> None:
+def refuse_other(study: Study, settings: StudySettings) -> None:
     """Refuse options that describe another study than the one of that name."""
     kept = {**asdict(study.settings), "data": str(study.data)}
     asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
@@ -206,7 +206,7 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def _where_it_is(study: Study, chosen: SearchOptions) -> Study:
+def where_it_is(study: Study, chosen: SearchOptions) -> Study:
     """Give the study with a login that has changed; its results and runs stay where they are."""
     storage = absolute(chosen.storage) if chosen.storage else study.storage
     uri = chosen.tracking_uri or study.tracking_uri
