@@ -36,17 +36,16 @@ def bare(searched):
 
 
 @pytest.fixture(scope="module")
-def full(searched, bare):
+def full(refitted):
     """The page after a refit and both analyses."""
-    refit("one", home=searched, seeds=2, executor=INLINE)
-    analyze("one", home=searched, sample=64, grid=3, executor=INLINE)
-    analyze("one", home=searched, sample=64, every=True, executor=INLINE)
-    return report("one", home=searched).page
+    analyze("one", home=refitted, sample=64, grid=3, executor=INLINE)
+    analyze("one", home=refitted, sample=64, every=True, executor=INLINE)
+    return report("one", home=refitted).page
 
 
 @pytest.fixture
-def study(searched):
-    return open_study("one", searched)
+def study(refitted):
+    return open_study("one", refitted)
 
 
 class Page(HTMLParser):
@@ -178,9 +177,9 @@ def test_mlflow_has_the_page(full, study):
     }
 
 
-def test_a_page_that_mlflow_does_not_take_is_kept(full, searched, monkeypatch):
+def test_a_page_that_mlflow_does_not_take_is_kept(full, refitted, monkeypatch):
     monkeypatch.setattr("tune_sam.reporting.page.publish", refuse)
-    found = report("one", home=searched)
+    found = report("one", home=refitted)
     assert found.undelivered == "MLflow is away"
     assert found.page.exists()
 
@@ -238,8 +237,8 @@ def test_a_single_value_has_no_edge():
     assert at_edge(0.01, Range(0.01, 0.01)) == ""
 
 
-def test_a_figure_that_is_gone_is_named(full, searched):
-    folder = next(file.parent for file in (searched / "studies" / "one").glob("flatness/all-*/analysis.json"))
+def test_a_figure_that_is_gone_is_named(full, refitted):
+    folder = next(file.parent for file in (refitted / "studies" / "one").glob("flatness/all-*/analysis.json"))
     before = full.read_bytes()
     for gone in (["png"], ["png", "csv"]):
         files = [folder / f"gap-flatness.{kind}" for kind in gone]
@@ -248,44 +247,44 @@ def test_a_figure_that_is_gone_is_named(full, searched):
             file.unlink()
         try:
             with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one --sample 64 --all "):
-                report("one", home=searched)
+                report("one", home=refitted)
         finally:
             for file, content in zip(files, kept, strict=True):
                 file.write_bytes(content)
     assert full.read_bytes() == before
 
 
-def test_an_analysis_that_does_not_say_what_it_drew_is_told(full, searched):
+def test_an_analysis_that_does_not_say_what_it_drew_is_told(full, refitted):
     """As one that an earlier version made."""
-    file = next((searched / "studies" / "one").glob("flatness/all-*/analysis.json"))
+    file = next((refitted / "studies" / "one").glob("flatness/all-*/analysis.json"))
     kept = file.read_text()
     file.write_text(json.dumps({name: part for name, part in json.loads(kept).items() if name != "figures"}))
     try:
         with pytest.raises(Refused, match="of an earlier version.*; tune-sam analyze one --sample 64 --all draws"):
-            report("one", home=searched)
+            report("one", home=refitted)
     finally:
         file.write_text(kept)
 
 
-def test_a_study_whose_files_are_gone_is_told(full, searched):
-    folder = searched / "studies" / "one"
-    shutil.move(folder, searched / "elsewhere")
+def test_a_study_whose_files_are_gone_is_told(full, refitted):
+    folder = refitted / "studies" / "one"
+    shutil.move(folder, refitted / "elsewhere")
     try:
         with pytest.raises(Refused, match="the files of study one are gone"):
-            report("one", home=searched)
+            report("one", home=refitted)
     finally:
-        shutil.move(searched / "elsewhere", folder)
+        shutil.move(refitted / "elsewhere", folder)
 
 
-def test_a_report_is_of_a_search(full, searched):
+def test_a_report_is_of_a_search(full, refitted):
     with pytest.raises(Refused, match="study one.refit is a refit itself; give the study that it is of, one"):
-        report("one.refit", home=searched)
+        report("one.refit", home=refitted)
 
 
-def test_a_study_without_a_complete_trial_is_told(full, searched, monkeypatch):
+def test_a_study_without_a_complete_trial_is_told(full, refitted, monkeypatch):
     monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [])
     with pytest.raises(NothingComplete, match="study one has no complete trial yet"):
-        report("one", home=searched)
+        report("one", home=refitted)
 
 
 def test_seeds_that_not_all_rows_have_are_left_out(full, study, monkeypatch):
@@ -302,12 +301,12 @@ def test_seeds_that_not_all_rows_have_are_left_out(full, study, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
+def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
     """Of a plain grid of two learning rates at each of two batch sizes."""
     search(
         "gcn",
         name="sizes",
-        home=searched,
+        home=refitted,
         dataset="digits",
         optimizers=["sam", "base"],
         sampler="grid",
@@ -318,8 +317,8 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
         scheduler="none",
         executor=INLINE,
     )
-    analyze("sizes", home=searched, sample=64, grid=3, executor=INLINE)
-    found = refit("sizes", home=searched, seeds=2, each_batch_size=True, executor=INLINE)
+    analyze("sizes", home=refitted, sample=64, grid=3, executor=INLINE)
+    found = refit("sizes", home=refitted, seeds=2, each_batch_size=True, executor=INLINE)
     assert len(found.table()) == 2 * (2 * 2) + 2
     rows = found.table().drop_duplicates("row")
     assert list(zip(rows["epochs"], rows["batch_size"], rows["optimizer"], strict=True))[:4] == [
@@ -332,10 +331,10 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
         (size,) = set(found.table().query("row == @reference")["batch_size"])
         compared = found.table()[found.table()["row"].isin(found.differences(reference))]
         assert set(compared["batch_size"]) == {size}
-    report("sizes", home=searched)  # before the refit is analysed
-    measured = analyze("sizes", home=searched, sample=64, grid=3, top=2, executor=INLINE).table()
+    report("sizes", home=refitted)  # before the refit is analysed
+    measured = analyze("sizes", home=refitted, sample=64, grid=3, top=2, executor=INLINE).table()
     assert len(measured) == 8, "two seeds of each configuration"
-    page = report("sizes", home=searched).page
+    page = report("sizes", home=refitted).page
     assert (page.parent / "figures" / "batch-size.png").exists()
     rows = {tuple(row[:2]): row for row in Page(page.read_text()).rows if row[0] in ("64", "128")}
     assert list(rows) == [("64", "sam"), ("64", "base"), ("128", "sam"), ("128", "base")]
@@ -347,7 +346,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(searched):
     assert "tune-sam analyze sizes --sample 64 --top 2 --grid 3" in commands
 
 
-def test_the_table_shows_the_published_studys_other_data_sets(full, searched, study, monkeypatch):
+def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, study, monkeypatch):
     """As if the digits of this home were molecules, and another study's were beats."""
     found = tested_refit(study)
     molecules, beats = (
@@ -370,16 +369,16 @@ def test_the_table_shows_the_published_studys_other_data_sets(full, searched, st
     assert "cifar10 was not run here and our rows of mitbih are of study b, gcn, trained on" in section.sentences[-1]
 
 
-def test_the_refit_that_was_asked_for_last_is_shown(full, searched, study):
+def test_the_refit_that_was_asked_for_last_is_shown(full, refitted, study):
     """Not the one that was made last, nor one that is not tested yet."""
-    short = refit("one", home=searched, seeds=1, epochs=1, executor=INLINE)
+    short = refit("one", home=refitted, seeds=1, epochs=1, executor=INLINE)
     assert tested_refit(study).epochs == 1
     for file in study.home.study(short.studies[0].name).glob("test/*.json"):
         file.rename(file.with_suffix(".away"))
     assert tested_refit(study).epochs == 2
     for file in study.home.study(short.studies[0].name).glob("test/*.away"):
         file.rename(file.with_suffix(".json"))
-    again = refit("one", home=searched, seeds=2, executor=INLINE)
+    again = refit("one", home=refitted, seeds=2, executor=INLINE)
     assert tested_refit(study).table().equals(again.table())
     said = "\n".join(answer_section(study, again).sentences)
     assert "2 refits of this study have been tested, and this page shows one of them" in said
