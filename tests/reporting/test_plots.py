@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from tune_sam.home import Home
-from tune_sam.reporting.plots import importances, draw_trainings
+from tune_sam.reporting.plots import draw_trainings, importances
 from tune_sam.space import Range, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings

@@ -440,6 +440,7 @@ def significant_digits(configs: Sequence[Configuration]) -> int:
 
 
 def row_name(config: Configuration, digits: int) -> str:
+    """Name a configuration, with so many significant digits of its numbers."""
     rho = f" ρ={config.rho:.{digits}g}" if config.rho is not None else ""
     return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}"
 
