@@ -108,6 +108,7 @@ def check(
 
 
 def driver_findings(options: SearchOptions, home: Home, storage: str, uri: str | None) -> Iterator[Finding]:
+    """Probe what the driver itself needs: storage, studies and MLflow."""
     yield attempted("driver", f"results in {masked(storage)}", lambda: _try_storage(storage, options.address))
     studies = masked(home.study_storage) if home.study_storage else str(home.optuna_file)
     yield attempted("driver", f"studies in {studies}", lambda: _try_studies(home))
@@ -232,6 +233,7 @@ def _on_node(
 
 
 def compare_versions(versions: dict[str, str]) -> None:
+    """Refuse a node whose packages are not the driver's."""
     here = package_versions()
     other = [f"{package} {here[package]}, not {there}" for package, there in versions.items() if here[package] != there]
     if other:
@@ -239,6 +241,7 @@ def compare_versions(versions: dict[str, str]) -> None:
 
 
 def package_versions() -> dict[str, str]:
+    """Read the installed versions of the packages that must agree."""
     found = {}
     for package in SAME:
         try:
