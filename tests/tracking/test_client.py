@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from services import free_port
 import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.tracking.client import check
+from tune_sam.tracking.relocation import COLUMNS
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,17 @@ def test_mlflow_takes_the_same_point_twice_for_one(uri, study):
     assert sorted(one.step for one in metric_history(store, study.run_id, "val/loss")) == [1, 2], (
         "this release of MLflow keeps a point that is sent twice as two: tracking/delivery.py has to look before "
         "it sends"
+    )
+
+
+def test_mlflows_database_names_places_of_artifacts_where_a_moved_home_looks(first_contact):
+    wanted = [*COLUMNS, ("runs", "experiment_id"), ("tags", "run_uuid"), ("tags", "key")]
+    with closing(sqlite3.connect(first_contact[0])) as connection:
+        there = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")] for table, _ in wanted}
+    missing = [f"{table}.{column}" for table, column in wanted if column not in there[table]]
+    assert not missing, (
+        f"this release of MLflow has moved {', '.join(missing)}: mend tune_sam/tracking/relocation.py, and the bound "
+        "in setup.cfg"
     )
 
 
