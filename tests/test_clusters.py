@@ -21,7 +21,7 @@ from tune_sam.study.storage import open_storage
 
 pytestmark = pytest.mark.slow
 
-MAIN = "from tune_sam.cli import main; main()"
+MAIN = "from tune_sam.cli.main import main; main()"
 DIGITS = ("gcn", "--dataset", "digits", "--scheduler", "none")
 
 

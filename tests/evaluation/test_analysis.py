@@ -267,7 +267,7 @@ def test_a_killed_analysis_goes_on_where_it_was(another, analysis):
     words = ["analyze", "one", "--sample", str(SAMPLE), "--grid", str(SIDE), "--home", str(another), "--json"]
     parts = another / "studies" / "one" / "flatness" / "parts" / str(SAMPLE)
     first = subprocess.Popen(
-        [sys.executable, "-c", "from tune_sam.cli import main; main()", *words],
+        [sys.executable, "-c", "from tune_sam.cli.main import main; main()", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -277,7 +277,7 @@ def test_a_killed_analysis_goes_on_where_it_was(another, analysis):
     first.kill()
     first.wait()
     second = subprocess.run(
-        [sys.executable, "-c", "from tune_sam.cli import main; main()", *words],
+        [sys.executable, "-c", "from tune_sam.cli.main import main; main()", *words],
         check=True,
         capture_output=True,
         text=True,

@@ -421,7 +421,7 @@ def answers(url):
 
 def command(home, *words):
     """The command line as its own process, in a session of its own, as a terminal would start it."""
-    script = "from tune_sam.cli import main; main()"
+    script = "from tune_sam.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", script, *words, "--home", str(home)],
         text=True,
