@@ -10,7 +10,8 @@ from mlflow_places import KEYS, PATIENCE, Book, answering, assert_once, history,
 from services import mlflow_server, wait_for
 
 from tune_sam.errors import Refused
-from tune_sam.tracking.client import check
+from tune_sam.tracking.client import check, log_batch
+from tune_sam.tracking.content import StudyContent
 from tune_sam.tracking.delivery import ATTEMPTS, Delivery
 from tune_sam.tracking.runs import open_study_run
 
@@ -105,6 +106,42 @@ def test_more_metrics_than_mlflow_takes_at_once(uri, study):
     assert delivered(uri, study, book) == 0
     for name in ("m0", "m899"):
         assert history(uri, study, KEYS[0], name) == [(step, float(name[1:])) for step in (1, 2, 3)]
+
+
+def test_a_trial_whose_run_is_made_in_the_last_moment_is_not_counted_as_left(uri, study):
+    book, ended, before = Book(), threading.Event(), [StudyContent("RUNNING", ())]
+
+    def read():
+        ended.wait()
+        return before.pop() if before else book()
+
+    delivery = Delivery(uri, study, read, book.note)
+    delivery.start()
+    book.whole_trials(2)
+    threading.Timer(0.2, ended.set).start()  # `close` has been called by then
+    assert delivery.close(PATIENCE) == 0
+    assert delivery.whole
+    assert all(trial.run_id for trial in book().trials)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_a_driver_killed_between_two_requests_has_not_sent_arrives(uri, study, monkeypatch):
+    book, sent = Book(), []
+    book.start(KEYS[0])
+    book.log(KEYS[0], 1, {f"m{i}": float(i) for i in range(1000)})
+
+    def killed(*given):
+        if sent:
+            raise SystemExit
+        sent.append(given)
+        log_batch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tune_sam.tracking.delivery.log_batch", killed)
+        assert delivered(uri, study, book) == 1
+    assert len(runs_of(uri, study)[KEYS[0]].data.metrics) < 1000
+    assert delivered(uri, study, book) == 0
+    assert len(runs_of(uri, study)[KEYS[0]].data.metrics) == 1000
 
 
 def test_a_run_that_a_release_without_the_epochs_tag_made_gets_what_follows(uri, study):

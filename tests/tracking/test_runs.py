@@ -1,6 +1,7 @@
 """The runs that MLflow has of a study, made once, and the results that they get."""
 
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -76,6 +77,23 @@ def test_a_number_is_published_once_and_the_newer_one_is_the_latest(place, tmp_p
     assert len(client.get_metric_history(run, "flatness/nan")) == 1
     fetched = client.download_artifacts(study.run_id, "f/9/a.csv", str(tmp_path))
     assert Path(fetched).read_text() == "two"
+
+
+def test_what_a_copy_publishes_goes_to_the_copy_also_where_one_process_has_used_both(uri, tmp_path):
+    original, copy = tmp_path / "a", tmp_path / "b"
+    original.mkdir()
+    shutil.copy(uri.removeprefix("sqlite:///"), original / "mlflow.db")
+    place = f"sqlite:///{original}/mlflow.db"
+    study = open_study_run(place, experiment="copied", artifact_root=str(original / "artifacts"), name="s")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "page.html").write_text("original")
+    publish(place, study, {}, 1, tmp_path / "files", "report")
+    shutil.copytree(original, copy)
+    (tmp_path / "files" / "page.html").write_text("copy")
+    publish(f"sqlite:///{copy}/mlflow.db", study, {}, 1, tmp_path / "files", "report")
+    page = Path("artifacts", study.run_id, "artifacts", "report", "page.html")
+    assert (original / page).read_text() == "original"
+    assert (copy / page).read_text() == "copy"
 
 
 def test_what_cannot_be_published_is_told_in_a_sentence(nowhere, uri, study, tmp_path):

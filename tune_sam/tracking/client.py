@@ -27,6 +27,7 @@ from tune_sam.tracking.content import KEY_TAG, Point, RunState
 from tune_sam.tracking.relocation import relocate_artifacts
 
 if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.store.tracking.abstract_store import AbstractStore
 
     Store = AbstractStore
@@ -315,6 +316,17 @@ def refusing(uri: str, what: str) -> Iterator[None]:
         raise Refused(f"MLflow at {masked(uri)} {what}; it says {masked(str(error))}") from error
 
 
+def artifacts_of(store: Store, uri: str, run_id: str) -> ArtifactRepository:
+    """Open the place of a run's artifacts.
+
+    MLflow's client remembers it by the run's id for as long as the process lives: a copied home has the same runs in
+    another place.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(store.get_run(run_id).info.artifact_uri, tracking_uri=uri)
+
+
 def try_out(uri: str) -> None:
     """Write a run and an artifact, read both back, and take them away again. The experiment that they were in stays.
 
@@ -325,16 +337,13 @@ def try_out(uri: str) -> None:
         Refused: one of these fails.
     """
     check(uri)
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     try:
         store = connect(uri)
         experiment_id = experiment_id_of(store, "tune_sam.check", None)
         content = secrets.token_hex(8)
         run_id = create_run(store, experiment_id, "check", milliseconds(), {"tune_sam.content": content})
         try:
-            place = store.get_run(run_id).info.artifact_uri
-            repository = get_artifact_repository(place, tracking_uri=uri)
+            repository = artifacts_of(store, uri, run_id)
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "check.txt").write_text(content)
                 repository.log_artifact(str(Path(folder) / "check.txt"))

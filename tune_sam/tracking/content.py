@@ -1,6 +1,6 @@
 """What MLflow has, and what it should have, of a study and of its trials."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KEY_TAG = "tune_sam.key"
 """The tag of a trial's run with the trial's key."""
@@ -36,7 +36,7 @@ class TrialRun:
     Attributes:
         key: the trial's, `study/optimizer/number`.
         name: of its run.
-        run_id: of the run that it has had; None before the first.
+        run_id: of the run that it has had; None before the first. Two that differ in it alone are equal.
         params: its configuration, at most 100; MLflow refuses a value other than an earlier one.
         tags: at most 90.
         points: its metrics, in the order of their steps.
@@ -47,7 +47,7 @@ class TrialRun:
 
     key: str
     name: str
-    run_id: str | None
+    run_id: str | None = field(compare=False)
     params: dict[str, str]
     tags: dict[str, str]
     points: tuple[Point, ...]

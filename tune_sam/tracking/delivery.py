@@ -252,7 +252,8 @@ class Delivery(threading.Thread):
         if trial.run_id and not self._restore:
             self._refuse(trial.key, "its run was deleted; `tune-sam doctor --fix` makes it anew")
             return None
-        tags = {KEY_TAG: trial.key, PARENT_TAG: self._study_run.run_id}
+        # The epochs' tag from the start: a run without one is of release 0.1, where metrics tell how far it came.
+        tags = {KEY_TAG: trial.key, PARENT_TAG: self._study_run.run_id, STEP_TAG: "0"}
         try:
             run_id = create_run(store, self._study_run.experiment_id, trial.name, trial.start, tags)
         except Exception as error:

@@ -14,6 +14,7 @@ from tune_sam.tracking.client import (
     HOME_TAG,
     STUDY_TAG,
     StudyRun,
+    artifacts_of,
     check,
     connect,
     create_run,
@@ -112,14 +113,12 @@ def publish(
     Raises:
         Refused: MLflow cannot be reached or does not take them.
     """
-    from mlflow import MlflowClient
-
     expect_there(uri)
     store = connect(uri)
     with refusing(uri, "does not take the results"):
         states = {run_id: run_state(store, run_id) for run_id in metrics}  # all of them, before anything is written
         try:
-            MlflowClient(uri).log_artifacts(study_run.run_id, str(files), path)
+            artifacts_of(store, uri, study_run.run_id).log_artifacts(str(files), path)
         except Exception as error:  # whatever the client of an artifact store raises
             raise OSError(str(error)) from error
         for run_id, values in metrics.items():
