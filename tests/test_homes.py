@@ -81,6 +81,20 @@ def test_an_earlier_releases_networks_are_those_that_were_trained(home):
     assert trainer.evaluate(splits.validation).accuracy == pytest.approx(trial.value)
 
 
+def test_an_earlier_releases_curves_are_taken_from_mlflow_once(home):
+    study = open_study("one", home)
+    trial = study.best("sam")
+    assert study.history(trial) == {}
+    report("one", home=home)
+    history = study.history(trial)
+    assert list(history) == [1, 2]
+    assert history[2]["val/accuracy"] == trial.value
+    assert {"train/loss", "train/lr", "val/loss"} <= set(history[1])
+    assert (home / "studies" / "one" / "report" / "figures" / "learning-curves.png").exists()
+    (home / "mlflow.db").rename(home / "away.db")
+    assert study.history(trial) == history, "MLflow is not asked again"
+
+
 def test_an_earlier_releases_page_and_diagnosis_are_made_anew(home):
     page = report("one", home=home)
     assert not page.undelivered

@@ -21,6 +21,7 @@ from tune_sam.reporting.sections import Section
 from tune_sam.study.records import Study, Trial, best_of_each, open_search
 from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
+from tune_sam.tuning.delivery import adopt_epochs
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +62,7 @@ def report(name: str, *, home: Place = None) -> Report:
         NothingComplete: no trial is complete, and there is no tested refit.
     """
     study = open_search(name, home)
+    adopt_epochs(study)
     refit = tested_refit(study)
     own = study.home.study(name)
     if not own.is_dir():

@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 
 _PREFIX = "epoch:"
 
+_ADOPTED = "epochs:"
+"""Begins the attribute of a study that has the epochs of a trial which release 0.1 trained: Optuna takes no more
+attributes of a trial that has ended."""
+
 
 class Epoch(NamedTuple):
     """The metrics of one epoch, and when they reached the ledger, in milliseconds since 1970."""
@@ -22,7 +26,7 @@ def epoch_attribute(epoch: int, metrics: Mapping[str, float]) -> tuple[str, dict
 def epochs_in(attributes: Mapping[str, Any]) -> dict[int, Epoch]:
     """Read the epochs among the attributes of an Optuna trial, in their order.
 
-    There are none of a trial that release 0.1 trained: it gave them to MLflow alone.
+    There are none of a trial that release 0.1 trained: it gave them to MLflow alone; see :func:`adopted_attribute`.
     """
     found = {
         int(name.removeprefix(_PREFIX)): Epoch(value["time"], value["metrics"])
@@ -30,3 +34,8 @@ def epochs_in(attributes: Mapping[str, Any]) -> dict[int, Epoch]:
         if name.startswith(_PREFIX)
     }
     return dict(sorted(found.items()))
+
+
+def adopted_attribute(number: int) -> str:
+    """Name the attribute of an Optuna study that keeps the epochs of a trial of release 0.1, once MLflow gave them."""
+    return f"{_ADOPTED}{number}"

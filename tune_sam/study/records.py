@@ -13,7 +13,7 @@ from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.space import Configuration
-from tune_sam.study.epochs import epochs_in
+from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import is_going
 from tune_sam.study.optuna_internals import enqueued_point
 from tune_sam.study.settings import ENDINGS, STATES, Kind, StudySettings, is_name, trial_key
@@ -275,11 +275,21 @@ class Study:
         return records
 
     def history(self, trial: Trial) -> dict[int, dict[str, float]]:
-        """Read the metrics of each epoch of a trial, in their order; none of one that release 0.1 trained."""
+        """Read the metrics of each epoch of a trial, in their order."""
         storage = open_storage(self.home)
         study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
         frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study, trial.number))
-        return {number: epoch.metrics for number, epoch in epochs_in(frozen.user_attrs).items()}
+        if found := epochs_in(frozen.user_attrs):
+            return {number: epoch.metrics for number, epoch in found.items()}
+        adopted = storage.get_study_user_attrs(study).get(adopted_attribute(trial.number), {})
+        return {int(number): metrics for number, metrics in adopted.items()}
+
+    def adopt(self, trial: Trial, history: dict[int, dict[str, float]]) -> None:
+        """Keep the metrics of each epoch of an ended trial that release 0.1 trained."""
+        storage = open_storage(self.home)
+        study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
+        kept = {str(number): metrics for number, metrics in history.items()}
+        storage.set_study_user_attr(study, adopted_attribute(trial.number), kept)
 
     def run_ids(self) -> dict[str, str]:
         """Read the MLflow run of each trial that has one, by the trial's key."""

@@ -18,7 +18,7 @@ class Ending(NamedTuple):
 
 ENDINGS = {
     "complete": Ending("COMPLETE", "FINISHED", "TERMINATED"),
-    "pruned": Ending("PRUNED", "KILLED", "TERMINATED"),
+    "pruned": Ending("PRUNED", "FINISHED", "TERMINATED"),  # nothing failed; MLflow draws KILLED as a red cross
     "diverged": Ending("PRUNED", "FAILED", "TERMINATED"),
     "failed": Ending("FAIL", "FAILED", "ERROR"),
 }

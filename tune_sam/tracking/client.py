@@ -181,8 +181,11 @@ def _server_store(uri: str) -> Store:
     from mlflow.utils.rest_utils import http_request, verify_rest_response
 
     class ImpatientStore(RestStore):
-        """One attempt for each request, and short timeouts. MLflow knows these as arguments of `http_request`, but
-        its store can only be given them through the environment, which is the user's."""
+        """Makes one attempt for each request, with short timeouts.
+
+        MLflow knows these as arguments of `http_request`, but its store can only be given them through the
+        environment, which is the user's.
+        """
 
         def _call_endpoint(self, api: Any, json_body: str | None = None, *_: Any, **__: Any) -> Any:
             path, method = self._METHOD_TO_INFO[api]
@@ -213,6 +216,7 @@ def _server_store(uri: str) -> Store:
 
 
 def find_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """Find a run that has these tags; None if there is none."""
     from mlflow.entities import ViewType
 
     quoted = {tag: f'"{value}"' if "'" in value else f"'{value}'" for tag, value in tags.items()}
@@ -222,6 +226,7 @@ def find_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str |
 
 
 def create_run(store: Store, experiment_id: str, name: str, start: int, tags: dict[str, str]) -> str:
+    """Create a run that started at `start`, in milliseconds since 1970, and give its id."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user may have no name
@@ -232,12 +237,14 @@ def create_run(store: Store, experiment_id: str, name: str, start: int, tags: di
 
 
 def run_tags(tags: Mapping[str, str]) -> list[Any]:
+    """Make MLflow's own objects of tags."""
     from mlflow.entities import RunTag
 
     return [RunTag(key, value) for key, value in tags.items()]
 
 
 def set_status(store: Store, run_id: str, status: str, end: int | None = None) -> None:
+    """Set the status of a run, and when it ended, in milliseconds since 1970."""
     from mlflow.entities import RunStatus
 
     store.update_run_info(run_id, RunStatus.from_string(status), end, None)
@@ -362,6 +369,11 @@ def try_out(uri: str) -> None:
 
 
 def experiment_id_of(store: Store, name: str, artifact_root: str | None) -> str:
+    """Find the experiment of a name, or create it.
+
+    Raises:
+        Refused: it was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     found = store.get_experiment_by_name(name)
@@ -381,15 +393,17 @@ def experiment_id_of(store: Store, name: str, artifact_root: str | None) -> str:
 
 
 def expect_there(uri: str) -> None:
-    """MLflow makes a database of SQLite that is not there; what has runs cannot be a new one."""
+    """Refuse a database of SQLite that is gone: MLflow would make a new one, which has no runs."""
     path = uri.partition(":///")[2].partition("?")[0]
     if uri.startswith("sqlite") and not Path(path).exists():
         raise Refused(f"MLflow's database {path} is gone; put it back.")
 
 
 def milliseconds() -> int:
+    """Give the time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
 def strings(values: Mapping[str, object] | None) -> dict[str, str]:
+    """Make texts of all values."""
     return {name: str(value) for name, value in (values or {}).items()}

@@ -131,6 +131,7 @@ class Delivery(threading.Thread):
         return self._whole.get(trial.key) == trial
 
     def run(self) -> None:
+        """Deliver until :meth:`close` says that this is the end."""
         if self._earlier:
             self._earlier.join()
             self._earlier = None

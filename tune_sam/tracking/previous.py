@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tune_sam.errors import Refused, masked
+from tune_sam.tracking.client import connect, expect_there, metric_history, run_state
 from tune_sam.tracking.content import Point
 
 FILES = ("mlflow.jsonl", "mlflow.rejected.jsonl", "mlflow.offset")
@@ -32,6 +34,31 @@ def points_left(folder: Path) -> dict[str, list[Point]]:
                     point = Point(name, value, event["time"], event["step"])
                     found.setdefault(event["key"], {}).setdefault((name, point.step), point)
     return {key: sorted(points.values(), key=lambda point: point.step) for key, points in found.items()}
+
+
+def epochs_in_mlflow(uri: str, run_id: str) -> dict[int, dict[str, float]]:
+    """Read the metrics of each epoch of a trial that release 0.1 gave to MLflow alone.
+
+    Args:
+        uri: see :func:`tune_sam.tracking.client.check`.
+        run_id: the trial's.
+
+    Raises:
+        Refused: MLflow cannot be reached, or gives no answer.
+    """
+    expect_there(uri)
+    found: dict[int, dict[str, float]] = {}
+    try:
+        store = connect(uri)
+        for name in run_state(store, run_id).metrics:
+            if not name.startswith(("flatness/", "test/")):
+                for point in metric_history(store, run_id, name):
+                    found.setdefault(point.step, {})["train/lr" if name == "lr" else name] = point.value
+    except Exception as error:  # whatever the client of a store raises
+        raise Refused(
+            f"MLflow at {masked(uri)} gives no epochs of run {run_id}; it says {masked(str(error))}"
+        ) from error
+    return dict(sorted(found.items()))
 
 
 def remove(folder: Path) -> None:

@@ -33,7 +33,7 @@ def relocate_artifacts(database: Path) -> None:
 
 
 def _elsewhere(connection: sqlite3.Connection, artifacts: Path) -> list[str]:
-    """The places that experiments of studies have, in whatever form, if they are a home's but not this one's."""
+    """Find the places that experiments of studies have, in whatever form, if they are a home's but not this one's."""
     found = connection.execute(
         "SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id IN "
         "(SELECT runs.experiment_id FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.config import TrainingSettings
-from tune_sam.errors import masked
+from tune_sam.errors import Refused, masked
 from tune_sam.home import Place
 from tune_sam.study.epochs import epochs_in
 from tune_sam.study.lock import study_lock
@@ -68,6 +68,20 @@ def deliver(study: Study, patience: float, *, restore: bool = False) -> int:
     return _close(study, delivery, patience)
 
 
+def adopt_epochs(study: Study) -> None:
+    """Take the epochs of trials that release 0.1 trained from MLflow into the ledger, once.
+
+    Where MLflow is away, a warning says so, and the next call tries again.
+    """
+    for trial in study.records():
+        if trial.has_ended and trial.epochs and trial.mlflow_run_id and not study.history(trial):
+            try:
+                study.adopt(trial, previous.epochs_in_mlflow(study.tracking_uri, trial.mlflow_run_id))
+            except Refused as error:
+                log.warning("The epochs of %s are not in the study's ledger yet: %s", trial.key, error)
+                return
+
+
 @contextmanager
 def tracked(study: Study) -> Iterator[None]:
     """Deliver to MLflow what a study's ledger gets, for the length of a launch. What is left at its end is kept."""
@@ -123,6 +137,7 @@ class Content:
         self._ended: dict[str, TrialRun] = {}
 
     def __call__(self) -> StudyContent:
+        """Read the ledger."""
         trials = tuple(
             self._trial_run(optimizer, frozen)
             for optimizer, loaded in self._loaded.items()

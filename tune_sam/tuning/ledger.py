@@ -1,8 +1,8 @@
-"""Optuna asked and told honestly by Tune.
+"""The trials of a search in Optuna's storage: what is suggested, and what came of it, honestly.
 
 Ray's own adapter tells Optuna less than the truth: a trial stopped early becomes COMPLETE with its early value, a NaN
 leaves it RUNNING for ever, and nothing links it to the Tune trial. Here a :class:`Ledger` asks and tells Optuna
-directly, and two small adapters stand between it and Tune.
+directly; the adapters between it and Tune stand in :mod:`tune_sam.tuning.callback`.
 """
 
 import zlib
@@ -40,7 +40,7 @@ class Asked:
         configuration: what it is given.
         attempt: 1, and one more for each time it was interrupted.
         resume_from: its last checkpoint, if it was interrupted and had one.
-        gpus: its share of a GPU, if an earlier attempt found that it needs more than the study's.
+        gpus: its fraction of a GPU, if an earlier attempt found that it needs more than the study's.
     """
 
     number: int
@@ -129,10 +129,11 @@ class Ledger:
         return max(self.budget - finished, 0)
 
     def key(self, number: int) -> str:
+        """Give the key of a trial."""
         return trial_key(self.study, self.optimizer, number)
 
     def ask(self, tune_trial_id: str) -> Asked | None:
-        """The next trial: one that was interrupted, else a new one; None when the budget is spent."""
+        """Suggest the next trial: one that was interrupted, else a new one; None when the budget is spent."""
         frozen = self._interrupted.pop() if self._interrupted else None
         if frozen:
             self._reseed(frozen.number)
@@ -169,11 +170,11 @@ class Ledger:
         return self.settings.trial(Configuration(self.optimizer, rho, space.lr.low, space.batch_size[0], 0))
 
     def suspend(self, number: int, gpus: float | None = None) -> None:
-        """Put a trial back that its node or its share of a GPU has failed, not its training: it is asked for next.
+        """Put a trial back that its node or its GPU fraction has failed, not its training: it is suggested next.
 
         Args:
             number: the trial's.
-            gpus: the share that it has from now on; as before by default.
+            gpus: the fraction that it has from now on; as before by default.
         """
         trial = self._running.pop(number).trial
         if gpus is not None:
@@ -181,27 +182,27 @@ class Ledger:
         self._interrupted.append(next(one for one in self._in_state(TrialState.RUNNING) if one.number == number))
 
     def enlarged(self, number: int) -> bool:
-        """Whether a trial has a larger share of a GPU than the study's already."""
+        """Say whether a trial has a larger fraction of a GPU than the study's already."""
         return self._running[number].enlarged
 
     @property
     def running(self) -> int:
-        """Trials that were asked for here and have not ended."""
+        """Trials that were suggested here and have not ended."""
         return len(self._running)
 
     def checkpoint(self, number: int) -> str | None:
-        """Where the last checkpoint of a trial that goes on is."""
+        """Say where the last checkpoint of a running trial is."""
         return self._running[number].checkpoint
 
     def note_checkpoint(self, number: int, place: str) -> str | None:
-        """Keep where a trial's last checkpoint is; the place of the one before."""
+        """Keep where a trial's last checkpoint is, and give the place of the one before."""
         running = self._running[number]
         running.trial.set_user_attr("checkpoint", place)
         before, running.checkpoint = running.checkpoint, place
         return before
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Keep the metrics of an epoch; whether the trial should stop here.
+        """Keep the metrics of an epoch, and say whether the trial should stop here.
 
         Of an epoch that is trained again after an interrupt, the first metrics stay.
         """
@@ -224,7 +225,7 @@ class Ledger:
         return stop
 
     def reported(self, number: int) -> int:
-        """The last epoch of a trial that the storage knows."""
+        """Give the last epoch of a trial that the storage knows."""
         running = self._running[number]
         return max(running.reported, *running.epochs, 0)
 
@@ -233,7 +234,7 @@ class Ledger:
         trial = self._running.pop(number).trial
         record = {**asdict(outcome), "ended": now()}
         trial.set_user_attr("record", record)
-        # TPE never sees a FAIL and would go on sampling there; a violated constraint it avoids.
+        # TPE never sees a FAIL and would sample there again; a violated constraint it avoids.
         if outcome.state == "diverged":
             trial.set_constraint("diverged", 1.0)
         elif outcome.reason == OUT_OF_MEMORY:
@@ -250,7 +251,7 @@ class Ledger:
         return Configuration(self.optimizer, rho, lr, int(batch_size), seed)
 
     def _reseed(self, number: int) -> None:
-        """A sampler whose draw depends on seed, optimizer, number and the history, and on no earlier launch."""
+        """Seed the sampler: its draw depends on seed, optimizer, number and the history, and on no earlier launch."""
         entropy = (self.settings.seed, zlib.crc32(self.optimizer.encode()), number)
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         self._optuna.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
