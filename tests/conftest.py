@@ -38,6 +38,14 @@ def the_log_as_it_was():
     log.handlers = before
 
 
+@pytest.fixture(scope="module")
+def coarse_figures():
+    """Figures of few dots, for tests that need them to be there and do not look at them: most of their time is dots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune_sam.reporting.style.DPI", 30)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory):
     """The folder that holds the three real data sets; for tests marked `data`. Beats are cached for this run alone."""

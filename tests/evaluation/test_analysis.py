@@ -27,6 +27,8 @@ from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, open_study
 from tune_sam.workload import find_workload
 
+pytestmark = pytest.mark.usefixtures("coarse_figures")
+
 GCN = find_workload("gcn")
 SAMPLE, SIDE = 100, 9  # 81 points: two parts
 FLATNESS = "flatness/lambda_max"

@@ -19,6 +19,8 @@ from tune_sam.training import Trainer, evaluate
 from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import find_workload
 
+pytestmark = pytest.mark.usefixtures("coarse_figures")
+
 GCN = find_workload("gcn")
 SEEDS = (FIRST_SEED, FIRST_SEED + 1)
 

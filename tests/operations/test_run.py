@@ -7,7 +7,7 @@ from tune_sam.operations import run as module
 from tune_sam.operations.run import run
 from tune_sam.study.records import refits_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("coarse_figures")]
 
 OPTIONS = {
     "dataset": "digits",

@@ -12,6 +12,8 @@ from tune_sam.reporting.page import report
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study
 
+pytestmark = pytest.mark.usefixtures("coarse_figures")
+
 
 @pytest.fixture
 def study(searched):

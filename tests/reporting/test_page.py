@@ -28,6 +28,8 @@ from tune_sam.tuning.recipe import as_options
 from tune_sam.tuning.runner import search
 from tune_sam.workload import find_workload
 
+pytestmark = pytest.mark.usefixtures("coarse_figures")
+
 
 @pytest.fixture(scope="module")
 def bare(searched):
