@@ -1,6 +1,7 @@
 """The digits with batch sizes that go wrong, so that a search meets every ending of a trial."""
 
 import os
+import sys
 from dataclasses import replace
 
 import ray
@@ -23,6 +24,8 @@ class Odd(GCN):
         if len(targets) == FAILS and outputs.requires_grad:
             raise RuntimeError("this batch size is broken")
         if len(targets) == DIES and outputs.requires_grad:
+            if "pytest" in sys.modules:  # where a trial has no process of its own that could die
+                raise RuntimeError("this batch size kills its process")
             os._exit(1)
         loss = super().loss(outputs, targets)
         return loss * float("nan") if len(targets) == DIVERGES and outputs.requires_grad else loss

@@ -1,6 +1,7 @@
 """The two executors give the same: trainings and tasks in this process, and under Ray."""
 
-import odd_workload
+import os
+
 import pytest
 from studies import INLINE, searched_study
 
@@ -45,29 +46,6 @@ def test_a_study_and_its_refit_are_the_same_inline_and_under_ray(cluster, search
         }
 
 
-def test_inline_every_ending_is_in_every_ledger(tmp_path):
-    study = tune_sam.search(
-        "odd_workload:Odd",
-        dataset="digits",
-        optimizers=["sam"],
-        batch_size=f"{odd_workload.FAILS},{odd_workload.DIVERGES},{odd_workload.TRAINS}",
-        trials=8,
-        epochs=2,
-        train_subset=128,
-        seed=3,
-        name="odd",
-        home=tmp_path,
-        executor=INLINE,
-    )
-    assert {"complete", "failed", "diverged"} <= set(study.counts())
-    for trial in study.records():
-        if trial.state == "failed":
-            assert trial.reason == "RuntimeError: this batch size is broken"
-        if trial.state == "diverged":
-            assert trial.config.batch_size == odd_workload.DIVERGES
-    assert not [one for one in diagnose("odd", home=tmp_path) if one.trouble]
-
-
 def test_inline_an_interrupted_study_is_resumed(tmp_path):
     class Interrupts(Silent):
         def epoch(self, optimizer, number, epoch):
@@ -80,6 +58,21 @@ def test_inline_an_interrupted_study_is_resumed(tmp_path):
     assert before["complete"] == 1
     tune_sam.resume("one", home=tmp_path, executor=INLINE)
     assert open_study("one", tmp_path).counts() == {"complete": 6}
+
+
+@pytest.fixture
+def small(cluster, tmp_path):
+    """A search under Ray, as small as one can be."""
+    options = {"dataset": "digits", "optimizers": ["base"], "trials": 1, "epochs": 1, "train_subset": 128}
+    return tune_sam.search("gcn", name="small", home=tmp_path, executor=RayExecutor(), **options)
+
+
+def test_under_ray_a_trial_has_a_node_and_a_process_of_its_own(small):
+    (trial,) = small.records()
+    assert trial.state == "complete"
+    assert trial.node
+    assert trial.pid != os.getpid()
+    assert not [one for one in diagnose("small", home=small.home) if one.trouble]
 
 
 def refuse():

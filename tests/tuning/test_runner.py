@@ -12,6 +12,7 @@ from dataclasses import replace
 import odd_workload
 import pytest
 import torch
+from studies import INLINE
 
 import tune_sam
 from tune_sam.cli.main import main
@@ -70,15 +71,21 @@ def assert_agreement(study, trials):
     assert not list(study.home.study(study.name).glob("mlflow*")), "everything was delivered"
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """A real search that meets every ending: by Ray, Optuna and MLflow, on the digits."""
+@pytest.fixture(scope="module", params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
+def study(request, tmp_path_factory):
+    """A real search on the digits that meets every ending; under Ray a process dies of some, too."""
     # Workers import the workload by its name, as they would a user's own.
     os.environ["PYTHONPATH"] = odd_workload.PYTHONPATH
     config = tmp_path_factory.mktemp("config") / "odd.yaml"
     config.write_text("epochs: 4\ntrials: 9\nseed: 3\n")
     return tune_sam.search(
-        ODD, config=config, dataset="digits", optimizers=["sam"], name="odd", home=tmp_path_factory.mktemp("home")
+        ODD,
+        config=config,
+        dataset="digits",
+        optimizers=["sam"],
+        name="odd",
+        home=tmp_path_factory.mktemp("home"),
+        executor=INLINE if request.param == "inline" else None,
     )
 
 
@@ -140,7 +147,6 @@ def test_a_record_is_whole(study):
             assert trial.value == trial.metrics["val/accuracy"]
             assert set(trial.metrics) == set(METRICS) - {"val/sharpness"}
             assert (trial.precision, trial.compile) == ("bf16" if torch.cuda.is_available() else "fp32", False)
-            assert trial.node
             assert trial.pid
         else:
             assert trial.value is None
@@ -289,7 +295,7 @@ def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, t
             check=True,
         )
     (tmp_path / "launch.py").touch()  # installed below it, and not tracked there
-    monkeypatch.setattr("tune_sam.tuning.runner.__file__", str(tmp_path / "launch.py"))
+    monkeypatch.setattr("tune_sam.provenance.__file__", str(tmp_path / "launch.py"))
     assert source_commit() is None
     monkeypatch.setenv("PATH", "")
     assert source_commit() is None
@@ -327,10 +333,15 @@ def test_a_locked_study_is_refused(study):
 
 
 @pytest.mark.slow
-def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", odd_workload.PYTHONPATH)
+def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path):
     study = tune_sam.search(
-        "odd_workload:Reported", preset="report", epochs=2, train_subset=200, home=tmp_path, name="reported"
+        "odd_workload:Reported",
+        preset="report",
+        epochs=2,
+        train_subset=200,
+        home=tmp_path,
+        name="reported",
+        executor=INLINE,
     )
     assert study.settings.optimizers == ("base", "asam-all")
     assert study.counts() == {"complete": 5}
@@ -354,8 +365,8 @@ def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_finished_study_grows(tmp_path):
     options = dict(dataset="digits", optimizers=["base"], name="grow", home=tmp_path, epochs=2, scheduler="none")
-    before = tune_sam.search("gcn", trials=2, **options).records()
-    study = tune_sam.resume("grow", home=tmp_path, trials=4)
+    before = tune_sam.search("gcn", trials=2, executor=INLINE, **options).records()
+    study = tune_sam.resume("grow", home=tmp_path, trials=4, executor=INLINE)
     assert study.records()[:2] == before
     assert study.to_json()["trials_asked"] == 4
     assert_agreement(study, 4)
@@ -453,24 +464,24 @@ def wait_until(process, condition):
     raise AssertionError("the condition never held")
 
 
+CUT = (
+    *("search", "gcn", "--dataset", "digits", "--optimizer", "sam", "--trials", "3", "--epochs", "12"),
+    *("--max-concurrent", "1", "--name", "cut"),
+)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The study of `CUT`, searched without an interrupt."""
+    home = tmp_path_factory.mktemp("straight")
+    assert command(home, *CUT).wait() == 0
+    return open_study("cut", home)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(tmp_path, sent, status):
-    words = [
-        "--dataset",
-        "digits",
-        "--optimizer",
-        "sam",
-        "--trials",
-        "3",
-        "--epochs",
-        "12",
-        "--max-concurrent",
-        "1",
-        "--name",
-        "cut",
-    ]
-    first = command(tmp_path / "cut", "search", "gcn", *words)
+def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_path, sent, status):
+    first = command(tmp_path / "cut", *CUT)
 
     def second_trial_has_trained():
         home = Home.at(tmp_path / "cut")
@@ -484,8 +495,7 @@ def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(tmp_path, sent
     # On a busy machine the second trial may reach its rung, after epoch 4, before the signal arrives.
     assert [trial.state for trial in between] in [["complete", second, "waiting"] for second in ("waiting", "pruned")]
     assert command(tmp_path / "cut", "resume", "cut").wait() == 0
-    assert command(tmp_path / "straight", "search", "gcn", *words).wait() == 0
-    cut, straight = (open_study("cut", tmp_path / place) for place in ("cut", "straight"))
+    cut = open_study("cut", tmp_path / "cut")
     assert_agreement(cut, 3)
     for one, two in zip(cut.records(), straight.records(), strict=True):
         assert (one.config, one.state, one.value, one.epochs) == (two.config, two.state, two.value, two.epochs)
@@ -589,6 +599,7 @@ def test_a_search_for_two_objectives_ends_with_a_front(tmp_path):
         objective="two",
         name="two",
         home=tmp_path,
+        executor=INLINE,
     )
     assert_agreement(study, 5)
     assert study.settings.scheduler == "none"
