@@ -123,6 +123,7 @@ def test_what_is_measured_already_is_not_measured_again(searched, analysis):
     assert again.flatness == analysis.flatness
 
 
+@pytest.mark.slow
 def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
     def interrupt(what, done, total):
         if done == 2:
@@ -232,6 +233,7 @@ def test_each_plan_has_a_folder_of_its_own(searched, analysis):
     assert not (analysis.folder / "stale.png").exists()
 
 
+@pytest.mark.slow
 def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(searched, analysis, monkeypatch):
     def away(uri):
         raise Refused("MLflow at http://away cannot be reached")

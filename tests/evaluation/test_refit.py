@@ -204,6 +204,7 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     assert "no complete trial of sam, which the refit leaves out" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_refit_is_what_analyze_measures(refitted, found):
     """With the gaps to the test part; `--all` measures the search's trials."""
     analysis = tune_sam.analyze("one", home=refitted, sample=50, grid=3, top=2, executor=INLINE)

@@ -68,6 +68,7 @@ def test_without_a_complete_trial_nobody_knows(study, monkeypatch):
     assert (stage.done, stage.parts, stage.left) == (0, 6, None)
 
 
+@pytest.mark.slow
 def test_the_stages_follow_what_is_done(study, searched):
     assert [stage.name for stage in stages(study)] == ["search", "refit", "flatness", "report"]
     assert not any(stage.parts for stage in stages(study)[1:])

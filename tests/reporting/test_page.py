@@ -371,6 +371,7 @@ def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, st
     assert "cifar10 was not run here and our rows of mitbih are of study b, gcn, trained on" in section.sentences[-1]
 
 
+@pytest.mark.slow
 def test_the_refit_that_was_asked_for_last_is_shown(full, refitted, study):
     """Not the one that was made last, nor one that is not tested yet."""
     short = refit("one", home=refitted, seeds=1, epochs=1, executor=INLINE)
