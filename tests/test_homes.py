@@ -15,6 +15,7 @@ from tune_sam.operations.doctor import diagnose
 from tune_sam.operations.status import status
 from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study, refits_of, studies
+from tune_sam.study.storage import open_storage
 from tune_sam.tuning.runner import resume
 
 FIXTURE = Path(__file__).with_name("fixtures") / "home-0.1.tar.xz"
@@ -106,6 +107,22 @@ def test_an_earlier_releases_page_and_diagnosis_are_made_anew(home):
     assert all(place.startswith(str(home)) for place in places(home))
     run = open_study("one", home).mlflow_run_id
     assert (home / "artifacts" / run / "artifacts" / "report" / "index.html").exists()
+
+
+def test_an_earlier_releases_study_whose_results_were_elsewhere_has_its_runs_where_its_home_is_now(home):
+    storage = open_storage(Home(home))
+    for study in storage.get_all_studies():
+        record = study.user_attrs["record"] | {"storage": "/scratch/studies"}
+        shutil.rmtree(home / "studies" / study.study_name.partition("/")[0], ignore_errors=True)
+        storage.set_study_user_attr(storage.get_study_id_from_name(study.study_name), "record", record)
+    one = open_study("one", home)
+    assert (one.storage, one.tracking_uri) == ("/scratch/studies", f"sqlite:///{home}/mlflow.db")
+
+
+def test_an_earlier_releases_study_that_had_not_begun_is_searched_where_its_home_is_now(home):
+    shutil.rmtree(home / "studies" / "two")
+    two = open_study("two", home)
+    assert (two.storage, two.tracking_uri) == (str(home / "studies"), f"sqlite:///{home}/mlflow.db")
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])

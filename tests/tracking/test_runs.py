@@ -96,6 +96,14 @@ def test_what_a_copy_publishes_goes_to_the_copy_also_where_one_process_has_used_
     assert (copy / page).read_text() == "copy"
 
 
+def test_artifacts_in_a_bucket_stay_there_also_where_the_database_is_beside_a_folder_of_that_name(uri, tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    for again in range(2):
+        study = open_study_run(uri, experiment="in a bucket", artifact_root="s3://bucket/artifacts", name=f"s{again}")
+    experiment = mlflow.MlflowClient(uri).get_experiment(study.experiment_id)
+    assert experiment.artifact_location == "s3://bucket/artifacts"
+
+
 def test_what_cannot_be_published_is_told_in_a_sentence(nowhere, uri, study, tmp_path):
     for place, run, said in ((nowhere, "x", "cannot be reached"), (uri, "no-such-run", "does not take the results")):
         with pytest.raises(Refused, match=said):

@@ -1,8 +1,10 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from pyarrow.fs import LocalFileSystem
 
+from tune_sam.cluster.results import delete
 from tune_sam.home import Home
 from tune_sam.study.records import Study
 from tune_sam.tuning.callback import Driver, ending_of
@@ -24,9 +26,9 @@ def test_complete_is_what_reached_its_epochs_with_finite_weights(result, ending)
 TRIAL = {"optimizer": "sam", "rho": 0.05, "lr": 0.01, "batch_size": 64, "dataset": "digits"}
 
 
-def study(folder):
+def study(folder, run="1234567890", scheme=""):
     """A study whose results are in a folder: `s/ray-12345678` below it."""
-    return Study("s", Home(folder), None, "", "", "1", "1234567890", str(folder))
+    return Study("s", Home(folder), None, "", "", "1", run, f"{scheme}{folder}")
 
 
 def results(folder):
@@ -106,3 +108,24 @@ def test_what_a_record_says_of_a_checkpoint_elsewhere_is_never_removed(tmp_path)
         driver.on_trial_complete(0, [], trial)
         assert mine.is_dir(), foreign
         assert book.last == "sam/1"
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("named", ["%2e%2e/%2e%2e/%2e%2e/mine", "./../../../mine", ".", "sam//", "sam/1?x=1", "sam/1#x"])
+def test_a_record_names_only_what_is_below_its_studys_results(tmp_path, scheme, named):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (results(tmp_path) / "1").mkdir(parents=True)
+    there = study(tmp_path, scheme=scheme)
+    assert there.checkpoint(named) is None
+    with pytest.raises(ValueError, match="so it is not removed"):
+        delete(there, named)
+    assert mine.is_dir()
+    assert results(tmp_path).is_dir()
+
+
+@pytest.mark.parametrize("run", ["../../..", "x/../../..", ""])
+def test_no_run_that_a_record_names_leads_out_of_the_studys_folder(tmp_path, run):
+    there = study(tmp_path, run)
+    assert Path(there.results).resolve().parent == tmp_path / "s"
+    assert Path(there.checkpoint("sam/1")).resolve().is_relative_to(tmp_path / "s")

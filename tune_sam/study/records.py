@@ -230,7 +230,8 @@ class Study:
 
     @property
     def _own_results(self) -> str:
-        return f"{self.name}/ray-{self.mlflow_run_id[:8]}"
+        run = "".join(filter(str.isalnum, self.mlflow_run_id[:8]))  # a record may say anything
+        return f"{self.name}/ray-{run}"
 
     def below_results(self, place: str) -> str | None:
         """Give the path below this study's results of what a record, or Ray, says of a checkpoint.
@@ -245,7 +246,9 @@ class Study:
         path = urlsplit(place).path if "://" in place else place
         if path.startswith("/"):
             path = path.partition(f"/{self._own_results}/")[2]
-        return path if path and ".." not in path.split("/") else None
+        # The last three mean something else in a URI: `%2e%2e` is `..` there.
+        plain = not {"", ".", ".."} & {*path.split("/")} and not {"%", "?", "#"} & {*path}
+        return path if plain else None
 
     def checkpoint(self, kept: str | None) -> str | None:
         """Give the folder or URI of a checkpoint that a record names; None if it names none of this study's."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_sam.home import HERE, Home, moved
+from tune_sam.tracking.relocation import has_run
 
 FORMAT = 2
 """Of a study's record. Format 1, of tune_sam 0.1, had absolute paths, and the kind of a study in its name."""
@@ -43,9 +44,16 @@ def _kind(refit_of: str | None, name: str) -> str:
 
 
 def _old_home(record: dict[str, Any], name: str, home: Home) -> str | None:
-    """Find the folder that the home had when the record was made; None where its results were elsewhere."""
-    storage = Path(record["storage"])
-    own = home.path / "studies" / name / f"ray-{record['mlflow_run_id'][:8]}"
-    if home.study_storage or storage.name != "studies" or not (storage.parent == home.path or own.is_dir()):
+    """Find the folder that the home had when the record was made, by what of the study is in it now; None by nothing.
+
+    Ray's results or MLflow's database may have been elsewhere then, and are there still.
+    """
+    storage, database = Path(record["storage"]), Path(record["tracking_uri"].partition("sqlite:///")[2])
+    run = record["mlflow_run_id"]
+    if home.study_storage:
         return None
-    return str(storage.parent)
+    if storage.name == "studies" and (home.study(name) / f"ray-{run[:8]}").is_dir():
+        return str(storage.parent)
+    if database.name == home.tracking_file.name and has_run(home.tracking_file, run):
+        return str(database.parent)
+    return None

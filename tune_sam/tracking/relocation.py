@@ -40,8 +40,17 @@ def _elsewhere(connection: sqlite3.Connection, artifacts: Path) -> list[str]:
         "WHERE tags.key = 'tune_sam.study')"
     )
     places = [place for (place,) in found if place]
-    return [place for place in places if _path(place).name == artifacts.name and _path(place) != artifacts]
+    folders = [place for place in places if place.startswith(("/", "file:"))]
+    return [place for place in folders if _path(place).name == artifacts.name and _path(place) != artifacts]
 
 
 def _path(place: str) -> Path:
     return Path(unquote(urlsplit(place).path)) if place.startswith("file:") else Path(place)
+
+
+def has_run(database: Path, run_id: str) -> bool:
+    """Say whether one of MLflow's databases, which need not be there, has a run."""
+    if not database.exists():
+        return False
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+        return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
