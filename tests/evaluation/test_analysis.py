@@ -23,7 +23,7 @@ from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.analysis import SEED
 from tune_sam.flatness import batch_size, batches_of
 from tune_sam.store import with_train_subset
-from tune_sam.study.lock import study_lock
+from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, open_study
 from tune_sam.workload import find_workload
 
@@ -264,6 +264,19 @@ def test_an_optimizer_that_was_not_searched_is_told(searched):
 def test_a_study_that_is_searched_is_left_alone(searched, analysis):
     with study_lock(analysis.study.home, "one"), pytest.raises(Refused, match="in use by another process"):
         tune_sam.analyze("one", home=searched, executor=INLINE)
+
+
+def test_an_analysis_delivers_what_mlflow_lacks_as_the_one_process_that_uses_the_study(another, monkeypatch):
+    held = []
+
+    def delivered(study, **_):
+        held.append(is_going(study.home, study.name))
+        raise InterruptedError
+
+    monkeypatch.setattr("tune_sam.evaluation.analysis.deliver", delivered)
+    with pytest.raises(InterruptedError):
+        tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, executor=INLINE)
+    assert held == [True]
 
 
 @pytest.mark.slow

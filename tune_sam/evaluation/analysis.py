@@ -19,7 +19,7 @@ from tune_sam.evaluation.refit import test_results, tested_refit
 from tune_sam.home import Place
 from tune_sam.provenance import versions
 from tune_sam.settings import GRID, SAMPLE
-from tune_sam.study.lock import is_going, study_lock
+from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_study
 from tune_sam.tuning.delivery import deliver
 from tune_sam.workload import find_workload
@@ -198,12 +198,11 @@ def measured(
     settings = study.settings
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, address)
     _chosen(study, optimizers, None if every else top)  # refuses what there is not, before MLflow is waited for
-    if not is_going(study.home, study.name):  # trials that were not delivered to MLflow have no run yet
-        deliver(study, patience=5)
-    trials = _chosen(study, optimizers, None if every else top)
-    ensure_data(study)
-    plan = Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
     with study_lock(study.home, study.name):
+        deliver(study, patience=5)  # trials that were not delivered to MLflow have no run yet
+        trials = _chosen(study, optimizers, None if every else top)
+        ensure_data(study)
+        plan = Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
         failed = run_tasks(
             study,
             _tasks(plan),
