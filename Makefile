@@ -21,9 +21,9 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest
 
 # Also the slow tests, and those of the real data sets in the folder that TUNE_SAM_DATA names. In one go with the quick
-# ones, which share their homes. A quick test that takes over 5 s fails.
+# ones, which share their homes.
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -m "" --durations=30 --quick-limit 5
+	$(BIN)/python -m pytest -m "" --durations=30
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

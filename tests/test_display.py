@@ -161,7 +161,7 @@ def test_a_refit_shows_the_means_of_its_rows(refit):
 
 
 def test_an_analysis_shows_each_measure_of_each_trial():
-    plan = Plan(made_up(), tuple(TRIALS["one"][::2]), (), 1, 500, 21, True)
+    plan = Plan(study=made_up(), trials=tuple(TRIALS["one"][::2]), sample=500, every=True)
     rest = dict.fromkeys(field.name for field in fields(Flatness))
     flat = {
         one.key: Flatness(**rest | {"samples": 500, "measures": {"trace": Measure(3.25, 0.0, one.optimizer == "base")}})

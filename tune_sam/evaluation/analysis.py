@@ -3,9 +3,9 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,19 @@ LINE = tuple(round(-0.5 + 0.05 * step, 2) for step in range(41))
 """Places on the line between two minima, which lie at 0 and 1."""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much of a study is measured; see :func:`tune_sam.operations.analyze.analyze`."""
+
+    optimizers: tuple[str, ...] = ()
+    top: int = 1
+    sample: int = SAMPLE
+    grid: int = GRID
+    every: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Extent):
     """What is measured.
 
     A task's result is kept under what it measures, so that any plan can use it. An analysis has a folder of its own.
@@ -52,11 +63,6 @@ class Plan:
 
     study: Study
     trials: tuple[Trial, ...]
-    optimizers: tuple[str, ...]
-    top: int
-    sample: int
-    grid: int
-    every: bool
 
     @property
     def path(self) -> str:
@@ -169,59 +175,48 @@ def _short(trial: Trial) -> str:
 
 @contextmanager
 def measured(
-    name: str,
-    *,
-    home: Place = None,
-    optimizers: Sequence[str] = (),
-    top: int = 1,
-    sample: int = SAMPLE,
-    grid: int = GRID,
-    every: bool = False,
-    address: str | None = None,
-    progress: Progress = lambda *_: None,
-    executor: Executor | None = None,
+    name: str, home: Place, extent: Extent, address: str | None, executor: Executor | None, progress: Progress
 ) -> Iterator[Analysis]:
     """Measure a study's networks, and hold the study's lock while the block uses the results.
 
     Args:
-        name, home, optimizers, top, sample, grid, every, address, progress, executor: as for
-            :func:`tune_sam.operations.analyze.analyze`.
+        name, home, address, executor, progress: as for :func:`tune_sam.operations.analyze.analyze`.
+        extent: how much is measured.
 
     Raises:
         Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
         NothingComplete: no trial is complete.
     """
     study = open_study(name, home)
-    if not every:
+    if not extent.every:
         refit = tested_refit(study)
         study = refit.studies[0] if refit else study
-    settings = study.settings
-    check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, address)
-    _chosen(study, optimizers, None if every else top)  # refuses what there is not, before MLflow is waited for
+    check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
+    _chosen(study, extent)  # refuses what there is not, before MLflow is waited for
     with study_lock(study.home, study.name):
         deliver(study, patience=5)  # trials that were not delivered to MLflow have no run yet
-        trials = _chosen(study, optimizers, None if every else top)
         ensure_data(study)
-        plan = Plan(study, trials, tuple(dict.fromkeys(optimizers)), top, sample, grid, every)
+        plan = Plan(**asdict(extent), study=study, trials=_chosen(study, extent))
         failed = run_tasks(
             study,
             _tasks(plan),
-            lambda other_nodes: shared(study, other_nodes, sample),
+            lambda other_nodes: shared(study, other_nodes, extent.sample),
             executor or RayExecutor(address),
             progress,
         )
         kept = tuple(trial for trial in plan.trials if trial.key not in failed)
-        if failed and not (every and kept):
+        if failed and not (extent.every and kept):
             what, reason = next(iter(failed.items()))
             raise Refused(f"{what} cannot be measured: {reason}")
         yield _read(replace(plan, trials=kept), failed)
 
 
-def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[Trial, ...]:
+def _chosen(study: Study, extent: Extent) -> tuple[Trial, ...]:
     """Choose the best `top` trials of each optimizer; of a refit, the first `top` seeds of each configuration."""
+    top = None if extent.every else extent.top
     tested = {} if study.settings.kind == "search" else test_results(study)
     found: list[Trial] = []
-    for optimizer in dict.fromkeys(optimizers) or study.settings.optimizers:
+    for optimizer in extent.optimizers or study.settings.optimizers:
         if tested:
             seeds: Counter[tuple[Any, ...]] = Counter()
             for trial in study.records(optimizer):
@@ -232,7 +227,7 @@ def _chosen(study: Study, optimizers: Sequence[str], top: int | None) -> tuple[T
             with suppress(NothingComplete):  # of one optimizer
                 found += study.complete(optimizer)[:top]
     if not found:
-        which = f"complete trial of {' or '.join(optimizers)}" if optimizers else "complete trial"
+        which = f"complete trial of {' or '.join(extent.optimizers)}" if extent.optimizers else "complete trial"
         raise NothingComplete(f"study {study.name} has no {which} yet; run `tune-sam resume {study.name}`.")
     return tuple(found)
 

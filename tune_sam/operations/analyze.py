@@ -7,7 +7,7 @@ from dataclasses import replace
 from tune_sam.cluster.executor import Executor
 from tune_sam.cluster.tasks import Progress
 from tune_sam.errors import Refused
-from tune_sam.evaluation.analysis import Analysis, measured, provenance
+from tune_sam.evaluation.analysis import Analysis, Extent, measured, provenance
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.settings import GRID, SAMPLE
@@ -54,18 +54,8 @@ def analyze(
         Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
         NothingComplete: no trial is complete.
     """
-    with measured(
-        name,
-        home=home,
-        optimizers=optimizers,
-        top=top,
-        sample=sample,
-        grid=grid,
-        every=every,
-        address=address,
-        progress=progress,
-        executor=executor,
-    ) as analysis:
+    extent = Extent(optimizers=tuple(dict.fromkeys(optimizers)), top=top, sample=sample, grid=grid, every=every)
+    with measured(name, home, extent, address, executor, progress) as analysis:
         from tune_sam.reporting.plots import draw  # needs matplotlib, which a refusal does not wait for
 
         with replaced_folder(analysis.folder) as folder:
