@@ -4,15 +4,12 @@ import math
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-hypothesis = pytest.importorskip("hypothesis")
-
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as some  # noqa: E402
-
-from tune_sam.errors import Refused, masked  # noqa: E402
-from tune_sam.settings import SearchOptions  # noqa: E402
-from tune_sam.space import Range, Values, parse_values  # noqa: E402
+from tune_sam.errors import Refused, masked
+from tune_sam.settings import SearchOptions
+from tune_sam.space import Range, Values, parse_values
 
 settings.register_profile("tests", derandomize=True, max_examples=50, deadline=None, database=None)
 settings.load_profile("tests")
