@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tune_sam.cli.services import ui
 from tune_sam.cluster.executor import InlineExecutor
 from tune_sam.home import Home
 from tune_sam.operations.analyze import analyze
@@ -145,6 +146,13 @@ def test_a_home_works_where_it_was_moved_or_copied_to(home, tmp_path, how):
     else:
         assert not home.exists(), "nothing is made where the home was"
     assert not Path(MADE_AT).exists() or MADE_AT not in page.page.read_text()
+
+
+def test_the_pages_of_mlflow_show_the_artifacts_of_the_home_that_they_are_asked_for(home, monkeypatch):
+    monkeypatch.setattr("os.execv", lambda *_: None)
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    ui(home=home)
+    assert all(place.startswith(str(home)) for place in places(home))
 
 
 def test_a_record_keeps_places_in_the_home_relative_to_it_and_others_as_they_are(tmp_path):

@@ -20,7 +20,7 @@ from tune_sam.study.records import open_study
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking.runs import open_study_run
-from tune_sam.tuning.delivery import deliver, sync, tracked
+from tune_sam.tuning.delivery import adopt_epochs, deliver, sync, tracked
 from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.plan import create, store
 
@@ -152,6 +152,15 @@ def test_a_server_that_is_away_leaves_everything_in_the_ledger(study, monkeypatc
 def test_only_who_holds_the_study_delivers_it(study):
     with study_lock(study.home, "one"), pytest.raises(Refused, match="in use by another process"):
         sync("one", home=study.home.path)
+
+
+def test_mlflow_is_not_asked_for_the_epochs_of_a_study_of_this_release(study, caplog):
+    book = Ledger(open_storage(study.home), study.name, "sam", study.settings)
+    book.tell(book.ask("tune").number, Outcome("diverged", "why", 1, {}, 1.0, "node", 1, "fp32"))
+    assert sync("one", home=study.home.path) == 0
+    study.home.tracking_file.unlink()
+    adopt_epochs(study)
+    assert not caplog.messages
 
 
 def test_what_release_0_1_left_in_its_files_is_delivered_and_they_are_removed(study):

@@ -12,6 +12,7 @@ from tune_sam.cli.console import err, out, print_json
 from tune_sam.cli.options import ConfigOption, HomeOption, JsonOption, StudyArgument, StudyStorageOption, takes
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
+from tune_sam.tracking.relocation import relocate_artifacts
 
 
 @takes("dataset", "data", "address", "storage", "tracking_uri", "home", "study_storage")
@@ -126,6 +127,7 @@ def ui(
             f"there is no study in {place.path} yet with a log there; make one with `tune-sam search`, "
             "give --home, or open the tracking server of those that there are."
         )
+    relocate_artifacts(place.tracking_file)  # MLflow's server reads the database as it is
     err.print(
         f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True, markup=False
     )
