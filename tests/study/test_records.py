@@ -65,6 +65,12 @@ def end(ledger, state, value, epochs=10):
     ledger.tell(asked.number, Outcome(state, "" if state == "complete" else "why", epochs, metrics, 2.5, "node", 9))
 
 
+def test_a_study_of_a_later_release_is_refused_in_a_sentence(study):
+    later = study.to_record() | {"format": 99, "settings": {"what": "is not known here"}}
+    with pytest.raises(Refused, match="later release of tune_sam, its record has format 99"):
+        Study.from_record("one", study.home, later)
+
+
 def test_settings_survive_json():
     assert StudySettings.from_json(SETTINGS.to_json()) == SETTINGS
 

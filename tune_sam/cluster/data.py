@@ -57,5 +57,5 @@ def data_folder(study: Study) -> Path:
     """Make an empty folder of the study for data that are shared; what a killed driver left there is removed."""
     folder = study.home.study(study.name) / "data"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)  # the home may be new here, of a study whose records are in a database elsewhere
     return folder

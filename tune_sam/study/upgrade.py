@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tune_sam.errors import Refused
 from tune_sam.home import HERE, Home, moved
 from tune_sam.tracking.relocation import has_run
 
@@ -18,8 +19,16 @@ def upgraded(record: dict[str, Any], name: str, home: Home) -> dict[str, Any]:
         record: as it is in Optuna's storage.
         name: the study's.
         home: where the record was found.
+
+    Raises:
+        Refused: it is of a later release.
     """
-    if record.get("format", 1) >= FORMAT:
+    if (written := record.get("format", 1)) > FORMAT:
+        raise Refused(
+            f"study {name} is of a later release of tune_sam, its record has format {written} and this one reads "
+            f"{FORMAT}; upgrade tune_sam."
+        )
+    if written == FORMAT:
         return record
     settings = {**record["settings"], "kind": _kind(record["settings"].get("refit_of"), name)}
     old = _old_home(record, name, home)
