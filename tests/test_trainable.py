@@ -6,11 +6,11 @@ import ray
 import torch
 from ray import tune
 
+from tune_sam.checkpoint import Checkpoint
 from tune_sam.cluster.gpu import gpu_fraction
 from tune_sam.cluster.sharing import share
 from tune_sam.errors import Refused
 from tune_sam.trainable import SAMTrainable, trainable_for
-from tune_sam.training import read_checkpoint
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
@@ -107,7 +107,7 @@ def test_a_checkpoint_restores_another_actor(cluster, data, tmp_path):
     assert numbers(result) == expected
     assert result["epoch"] == 2
     assert result["done"]
-    assert read_checkpoint(tmp_path)["dataset"] == "digits"
+    assert Checkpoint.read(tmp_path).dataset == "digits"
 
 
 def test_a_training_that_had_reached_its_end_gives_its_last_result_again(cluster, data, tmp_path):
