@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 from ray import cloudpickle
 
+from tune_sam.files import replaced_file
 from tune_sam.workload import Splits
 
 
@@ -57,9 +58,8 @@ class Shared:
     def _fetch(self) -> None:
         if self.content is None:
             raise FileNotFoundError(f"the shared data {self.path} are not on this node and were not sent to it")
-        unfinished = self._copy().with_suffix(".unfinished")
-        ray.get(self.content).tofile(unfinished)
-        unfinished.rename(self._copy())
+        with replaced_file(self._copy()) as unfinished:
+            ray.get(self.content).tofile(unfinished)
 
     def _lock(self) -> FileLock:
         return FileLock(self._copy().with_suffix(".lock"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from tune_sam.errors import Refused, masked
+from tune_sam.files import replaced_file
 from tune_sam.home import Home
 from tune_sam.study.lock import advisory_lock
 from tune_sam.study.optuna_internals import close
@@ -81,11 +82,9 @@ def _make_file(file: Path) -> None:
     """Optuna makes its tables one by one, and two processes at once fail: so under another name first."""
     import optuna
 
-    half = file.with_suffix(".part")
-    half.unlink(missing_ok=True)  # of a process that was killed
-    made = optuna.storages.RDBStorage(f"sqlite:///{half}")
-    close(made)
-    half.rename(file)
+    with replaced_file(file) as unfinished:
+        unfinished.unlink(missing_ok=True)  # of a process that was killed
+        close(optuna.storages.RDBStorage(f"sqlite:///{unfinished}"))
 
 
 def try_out(home: Home) -> None:

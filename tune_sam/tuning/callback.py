@@ -71,13 +71,13 @@ class Driver(NotPickled, tune.Callback):
         return TrialConfig.from_tune(trial.config, self._workload)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell MLflow and the listener that a trial starts."""
+        """Report to the listener that a trial starts."""
         self._start(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Keep an epoch's metrics and tell the listener of it."""
+        """Keep an epoch's metrics and report it to the listener."""
         if result["diverged"]:
             return
         number, epoch = self._given(trial).number, result["epoch"]
