@@ -88,11 +88,11 @@ def test_a_trial_whose_driver_died_while_it_ended_it_is_ended_everywhere(study, 
     grown = replace(study, settings=replace(study.settings, trials=4))
     plan.store(grown)
     book = Ledger(open_storage(study.home), "one", "base", grown.settings)
-    book.tell(book.ask("x").number, Outcome("complete", "", 2, {"val/accuracy": 0.5, "val/loss": 1.0}, 1.0, "n", 1))
+    book.end(book.suggest("x").number, Outcome("complete", "", 2, {"val/accuracy": 0.5, "val/loss": 1.0}, 1.0, "n", 1))
     asked = Ledger(open_storage(study.home), "one", "sam", grown.settings)
     with monkeypatch.context() as patch:
         patch.setattr("tune_sam.tuning.ledger._close", lambda *_: None)
-        asked.tell(asked.ask("y").number, Outcome("failed", "why", 0, {}, None, None, None))
+        asked.end(asked.suggest("y").number, Outcome("failed", "why", 0, {}, None, None, None))
     found = troubles(doctor.diagnose("one", home=study.home))
     assert found["one/base/3"] == "Ray says nothing, not TERMINATED; MLflow has no run"
     assert "one/sam/3" in found or open_study("one", study.home).records("sam")[3].state == "waiting"

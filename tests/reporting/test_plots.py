@@ -64,14 +64,14 @@ def test_a_few_trials_or_equal_values_have_no_importance(study):
 def test_learning_curves_are_those_of_the_ledger_wherever_mlflow_is(study, tmp_path):
     store(study)
     book = Ledger(open_storage(study.home), "one", "sam", study.settings)
-    number = book.ask("t").number
+    number = book.suggest("t").number
     losses = {epoch: 1 / epoch for epoch in range(1, 7)}
     for epoch, loss in losses.items():
         metrics = dict.fromkeys(("train/loss", "val/loss"), loss) | dict.fromkeys(
             ("train/accuracy", "val/accuracy"), 0.5
         )
         book.report(number, epoch, metrics)
-    book.tell(number, Outcome("complete", "", 6, metrics, 1.0, "node", 1))
+    book.end(number, Outcome("complete", "", 6, metrics, 1.0, "node", 1))
     draw_trainings(study, study.records("sam"), tmp_path / "figures")
     drawn = pd.read_csv(tmp_path / "figures" / "learning-curves.csv")
     assert dict(zip(drawn["epoch"], drawn["val/loss"], strict=True)) == pytest.approx(losses)

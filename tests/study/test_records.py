@@ -60,9 +60,9 @@ def study(tmp_path):
 
 
 def end(ledger, state, value, epochs=10):
-    asked = ledger.ask("tune")
+    asked = ledger.suggest("tune")
     metrics = {"val/accuracy": value} if value is not None else {}
-    ledger.tell(asked.number, Outcome(state, "" if state == "complete" else "why", epochs, metrics, 2.5, "node", 9))
+    ledger.end(asked.number, Outcome(state, "" if state == "complete" else "why", epochs, metrics, 2.5, "node", 9))
 
 
 def test_a_study_of_a_later_release_is_refused_in_a_sentence(study):
@@ -122,7 +122,7 @@ def test_a_home_without_studies_is_left_as_it_is(tmp_path):
 
 def test_states_while_a_driver_is_at_work_and_after_it_died(study):
     ledger = Ledger(open_storage(study.home), "one", "sam", SETTINGS)
-    ledger.ask("tune")
+    ledger.suggest("tune")
     with study_lock(study.home, "one"):
         assert [trial.state for trial in study.records("sam")] == ["running", "waiting"]
     assert [trial.state for trial in study.records("sam")] == ["waiting", "waiting"]
@@ -167,7 +167,7 @@ def test_the_best_is_the_first_of_the_highest_complete_ones(study):
 def test_the_table_has_a_column_for_each_part(study):
     ledger = Ledger(open_storage(study.home), "one", "base", SETTINGS)
     metrics = {"val/accuracy": 0.8, "lr": 0.00008}  # as release 0.1 called the last epoch's rate, which has fallen
-    ledger.tell(ledger.ask("tune").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
+    ledger.end(ledger.suggest("tune").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
     table = study.trials()
     assert len(table) == 1
     row = table.iloc[0]
@@ -212,7 +212,7 @@ def of(study, objective, *outcomes):
         books.append(Ledger(open_storage(study.home), "other", optimizer, changed.settings))
     for index, metrics in enumerate(outcomes):
         book = books[index % 2]
-        book.tell(book.ask("t").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
+        book.end(book.suggest("t").number, Outcome("complete", "", 10, metrics, 2.5, "node", 9))
     return open_study("other", study.home.path)
 
 

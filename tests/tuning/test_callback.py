@@ -51,7 +51,7 @@ class Book:
         before, self.last = self.last, place
         return before
 
-    def tell(self, number, outcome):
+    def end(self, number, outcome):
         self.outcome = outcome
 
     def key(self, number):

@@ -63,8 +63,8 @@ def outcome(state, value=None, epochs=10):
 
 
 def run(book, value=0.5):
-    asked = book.ask("t")
-    book.tell(asked.number, outcome("complete", value))
+    asked = book.suggest("t")
+    book.end(asked.number, outcome("complete", value))
     return asked
 
 
@@ -76,7 +76,7 @@ def test_the_grid_alone_is_its_points(storage):
     book = ledger(storage, replace(settings(trials=20), sampler="grid"))
     assert book.open == 4
     assert [run(book).configuration.rho for _ in range(4)] == [0.002, 0.02, 0.2, 0.9]
-    assert book.ask("t") is None
+    assert book.suggest("t") is None
     assert ledger(storage, replace(settings(trials=20), sampler="grid")).open == 0
     assert replace(settings(trials=3), sampler="grid").budget("sam") == 3
 
@@ -84,7 +84,7 @@ def test_the_grid_alone_is_its_points(storage):
 def test_the_grid_comes_first_and_the_budget_is_met(storage):
     book = ledger(storage)
     asked = [run(book) for _ in range(8)]
-    assert book.ask("t") is None
+    assert book.suggest("t") is None
     assert book.open == 0
     assert [a.configuration.rho for a in asked[:4]] == [0.002, 0.02, 0.2, 0.9]
     assert {(a.configuration.lr, a.configuration.batch_size) for a in asked[:4]} == {(0.01, 64)}
@@ -99,7 +99,7 @@ def test_the_grid_comes_first_and_the_budget_is_met(storage):
 def test_a_budget_below_the_grid_takes_its_first_points(storage):
     book = ledger(storage, settings(trials=2))
     assert [run(book).configuration.rho for _ in range(2)] == [0.002, 0.02]
-    assert book.ask("t") is None
+    assert book.suggest("t") is None
     assert [t.state.name for t in frozen(storage)] == ["COMPLETE", "COMPLETE"]
 
 
@@ -115,11 +115,11 @@ def test_base_has_no_radius(storage):
 )
 def test_each_ending_is_told_as_what_it_is(storage, state, optuna_state):
     book = ledger(storage)
-    asked = book.ask("tune-1")
+    asked = book.suggest("tune-1")
     book.report(asked.number, 1, judged(0.3))
     book.report(asked.number, 2, judged(0.4))
     value = 0.7 if state == "complete" else 0.4
-    book.tell(asked.number, outcome(state, value, epochs=2))
+    book.end(asked.number, outcome(state, value, epochs=2))
     told = frozen(storage)[0]
     assert told.state.name == optuna_state
     assert told.user_attrs["state"] == state
@@ -132,8 +132,8 @@ def test_each_ending_is_told_as_what_it_is(storage, state, optuna_state):
 
 def test_a_trial_that_diverges_in_its_first_epoch_is_told(storage):
     book = ledger(storage)
-    asked = book.ask("t")
-    book.tell(asked.number, outcome("diverged", epochs=1))
+    asked = book.suggest("t")
+    book.end(asked.number, outcome("diverged", epochs=1))
     assert frozen(storage)[0].state.name == "PRUNED"
     assert frozen(storage)[0].user_attrs["state"] == "diverged"
 
@@ -147,18 +147,18 @@ def test_the_sampler_leaves_a_region_that_diverges(tmp_path):
         book = ledger(storage, settings(trials=60, seed=seed))
         diverged = []
         for _ in range(60):
-            asked = book.ask("t")
+            asked = book.suggest("t")
             rho = asked.configuration.rho
             diverged.append(rho > 0.1)
             value = 1 - abs(math.log10(rho / 0.09)) / 3
-            book.tell(asked.number, outcome("diverged", epochs=1) if rho > 0.1 else outcome("complete", value))
+            book.end(asked.number, outcome("diverged", epochs=1) if rho > 0.1 else outcome("complete", value))
         shares.append(sum(diverged[20:]) / 40)
     assert max(shares) < 0.5, shares
 
 
 def test_halving_stops_the_worse_half_at_each_rung_and_never_at_the_end(storage):
     book = ledger(storage, settings(trials=4, scheduler="asha"))
-    one, two = book.ask("a"), book.ask("b")
+    one, two = book.suggest("a"), book.suggest("b")
     stops = {}
     for asked, value in ((one, 0.8), (two, 0.5)):
         stops[asked.number] = [book.report(asked.number, epoch, judged(value)) for epoch in range(1, 5)]
@@ -170,41 +170,41 @@ def test_halving_stops_the_worse_half_at_each_rung_and_never_at_the_end(storage)
 
 def test_rungs_outlive_the_driver(storage):
     first = ledger(storage, settings(trials=4, scheduler="asha"))
-    asked = first.ask("a")
+    asked = first.suggest("a")
     assert not first.report(asked.number, 4, judged(0.9))
-    first.tell(asked.number, outcome("complete", 0.9))
+    first.end(asked.number, outcome("complete", 0.9))
     second = ledger(storage, settings(trials=4, scheduler="asha"))
-    asked = second.ask("b")
+    asked = second.suggest("b")
     assert second.report(asked.number, 4, judged(0.5))
 
 
 def test_a_decision_to_stop_outlives_an_interrupt(storage):
     first = ledger(storage, settings(trials=4, scheduler="asha"))
-    one, two = first.ask("a"), first.ask("b")
+    one, two = first.suggest("a"), first.suggest("b")
     assert not first.report(one.number, 4, judged(0.9))
     assert first.report(two.number, 4, judged(0.5))
     second = ledger(storage, settings(trials=4, scheduler="asha"))
-    second.ask("c")
-    again = second.ask("d")
+    second.suggest("c")
+    again = second.suggest("d")
     assert again.number == two.number
     assert [second.report(again.number, epoch, judged(0.5)) for epoch in (3, 4)] == [False, True]
 
 
 def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint(storage):
     first = ledger(storage)
-    one, two = first.ask("a"), first.ask("b")
+    one, two = first.suggest("a"), first.suggest("b")
     first.report(one.number, 1, judged(0.5))
     assert first.note_checkpoint(one.number, "/one") is None
     assert first.note_checkpoint(one.number, "/two") == "/one"
     # The process is gone here: nothing was told.
     second = ledger(storage)
-    again = second.ask("c"), second.ask("d")
+    again = second.suggest("c"), second.suggest("d")
     assert [a.number for a in again] == [one.number, two.number]
     assert [a.configuration for a in again] == [one.configuration, two.configuration]
     assert [a.attempt for a in again] == [2, 2]
     assert [a.resume_from for a in again] == ["/two", None]
     for a in again:
-        second.tell(a.number, outcome("complete", 0.5))
+        second.end(a.number, outcome("complete", 0.5))
     while second.open:
         run(second)
     states = Counter(t.state.name for t in frozen(storage))
@@ -213,11 +213,11 @@ def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint
 
 def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):
     first = ledger(storage)
-    asked = first.ask("a")
+    asked = first.suggest("a")
     first.report(asked.number, 1, judged(0.5))
     first.report(asked.number, 2, judged(0.6))
     second = ledger(storage)
-    again = second.ask("b")
+    again = second.suggest("b")
     for epoch, value in ((2, 0.65), (3, 0.7)):
         second.report(again.number, epoch, judged(value))
     assert frozen(storage)[0].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
@@ -230,21 +230,21 @@ def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):
 @pytest.mark.parametrize("state", ["complete", "pruned", "diverged", "failed"])
 def test_a_driver_that_died_between_record_and_state_leaves_no_zombie(storage, state, monkeypatch):
     first = ledger(storage)
-    asked = first.ask("a")
+    asked = first.suggest("a")
     with monkeypatch.context() as patch:
         patch.setattr("tune_sam.tuning.ledger._close", lambda *_: None)
-        first.tell(asked.number, outcome(state, 0.7))
+        first.end(asked.number, outcome(state, 0.7))
     assert frozen(storage)[0].state.name == "RUNNING"
     second = ledger(storage)
     assert frozen(storage)[0].state.is_finished()
-    assert second.ask("b").number == 1
+    assert second.suggest("b").number == 1
 
 
 def test_a_driver_that_died_while_it_asked_leaves_a_trial_that_is_asked_again(storage):
     study = optuna.load_study(study_name="s/sam", storage=storage)
     study.ask()  # killed before anything was suggested
     book = ledger(storage)
-    asked = book.ask("a")
+    asked = book.suggest("a")
     assert asked.number == 0
     assert asked.configuration.rho in SPACE.rho
 
@@ -258,12 +258,12 @@ def test_suggestions_do_not_depend_on_interruptions(tmp_path):
         book = ledger(storage, settings(trials=14))
         configurations = []
         for number in range(14):
-            asked = book.ask("t")
+            asked = book.suggest("t")
             if interrupt and number % 3 == 1:
                 book = ledger(storage, settings(trials=14))
-                asked = book.ask("t")
+                asked = book.suggest("t")
             configurations.append(asked.configuration)
-            book.tell(asked.number, outcome("complete", 1 / (1 + abs(math.log(asked.configuration.rho / 0.05)))))
+            book.end(asked.number, outcome("complete", 1 / (1 + abs(math.log(asked.configuration.rho / 0.05)))))
         found.append(configurations)
     assert found[0] == found[1]
     assert len(set(found[0])) == 14
@@ -276,7 +276,7 @@ def test_a_finished_study_grows_without_repeating_the_grid(storage):
     grown = ledger(storage, settings(trials=11))
     assert grown.open == 3
     more = [run(grown) for _ in range(3)]
-    assert grown.ask("t") is None
+    assert grown.suggest("t") is None
     assert not {0.002, 0.02, 0.2, 0.9} & {a.configuration.rho for a in more}
     assert len(frozen(storage)) == 11
 
@@ -289,7 +289,7 @@ def test_tune_is_given_the_configuration_and_then_the_end(storage):
         Configuration("sam", 0.002, 0.01, 64, 0), number=0, attempt=1
     )
     assert adapter.suggest("tune-8") is None, "what runs may come back"
-    book.tell(0, outcome("complete", 0.7))
+    book.end(0, outcome("complete", 0.7))
     assert adapter.suggest("tune-9") == Searcher.FINISHED
 
 
@@ -313,14 +313,14 @@ def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
     book.suspend(1)
     assert adapter.suggest("d") == {**second, "attempt": 2}
     for number in (0, 1):
-        book.tell(number, outcome("complete", 0.7))
+        book.end(number, outcome("complete", 0.7))
     assert adapter.suggest("e")["number"] == 2
     assert frozen(storage)[0].intermediate_values == {1: 0.5}
 
 
 def test_too_little_memory_is_told_as_infeasible(storage):
     book = ledger(storage)
-    book.tell(book.ask("a").number, replace(outcome("failed"), reason=OUT_OF_MEMORY))
+    book.end(book.suggest("a").number, replace(outcome("failed"), reason=OUT_OF_MEMORY))
     told = frozen(storage)[0]
     assert told.state.name == "PRUNED"
     assert told.constraints == {"memory": 1.0}
@@ -335,9 +335,9 @@ def test_the_sampler_leaves_a_batch_size_that_does_not_fit(tmp_path):
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
         book, sizes = ledger(storage, settings(trials=40, seed=seed)), []
         for _ in range(40):
-            asked = book.ask("t")
+            asked = book.suggest("t")
             sizes.append(size := asked.configuration.batch_size)
-            book.tell(
+            book.end(
                 asked.number,
                 outcome("complete", size / 128) if size < 128 else replace(outcome("failed"), reason=OUT_OF_MEMORY),
             )
@@ -371,10 +371,10 @@ def two(accuracy, sharpness):
 def test_two_objectives_are_both_told_and_none_stops_a_trial(of_two):
     book = ledger(of_two, TWO)
     for number in range(14):
-        asked = book.ask("t")
+        asked = book.suggest("t")
         assert not any(book.report(asked.number, epoch, judged(0.1)) for epoch in range(1, 11))
         ended = outcome("diverged") if number == 5 else two(0.5 + 0.01 * number, 0.2 * number)
-        book.tell(asked.number, ended)
+        book.end(asked.number, ended)
     told = frozen(of_two)
     assert told[3].values == [0.53, pytest.approx(0.6)]
     assert (told[5].state.name, told[5].user_attrs["state"]) == ("PRUNED", "diverged")
@@ -383,10 +383,10 @@ def test_two_objectives_are_both_told_and_none_stops_a_trial(of_two):
 
 def test_an_interrupted_trial_of_two_objectives_goes_on_where_it_was(of_two):
     book = ledger(of_two, TWO)
-    number = book.ask("t").number
+    number = book.suggest("t").number
     book.report(number, 7, judged(0.1))
     again = ledger(of_two, TWO)
-    asked = again.ask("u")
+    asked = again.suggest("u")
     assert (asked.number, asked.attempt, again.reported(number)) == (number, 2, 7)
 
 
@@ -394,9 +394,9 @@ def test_of_two_objectives_the_sampler_uses_both(of_two):
     """Where accuracy is level and a small ρ is flat, it goes to small ρ."""
     chosen = replace(TWO, trials=40, spaces={"sam": replace(SPACE, grid=())})
     book, rhos = ledger(of_two, chosen), []
-    while asked := book.ask("t"):
+    while asked := book.suggest("t"):
         rhos.append(asked.configuration.rho)
-        book.tell(asked.number, two(0.5, asked.configuration.rho))
+        book.end(asked.number, two(0.5, asked.configuration.rho))
     assert sum(math.log(rho) for rho in rhos[20:]) / 20 < sum(math.log(rho) for rho in rhos[:8]) / 8 - 1
 
 
@@ -406,9 +406,9 @@ def test_a_lower_loss_is_kept_at_a_rung(tmp_path):
     store(study)
     book, stopped = Ledger(open_storage(study.home), "s", "sam", chosen), {}
     for loss in (0.5, 0.9, 0.4, 0.8, 0.3, 0.7):
-        asked = book.ask("t")
+        asked = book.suggest("t")
         stopped[loss] = any(book.report(asked.number, epoch, judged(loss)) for epoch in range(1, 10))
         ending = "pruned" if stopped[loss] else "complete"
-        book.tell(asked.number, Outcome(ending, "", 10, {"val/loss": loss}, 1.0, "node", 1))
+        book.end(asked.number, Outcome(ending, "", 10, {"val/loss": loss}, 1.0, "node", 1))
     assert {loss for loss, stop in stopped.items() if not stop} == {0.5, 0.4, 0.3}
     assert book._optuna.best_value == 0.3

@@ -62,11 +62,11 @@ def metrics_of(epoch):
 def train(study, epochs=10, ended=True, first=1):
     """The next trial of a study, in the ledger alone; its number."""
     book = Ledger(open_storage(study.home), study.name, "sam", study.settings)
-    number = book.ask("tune").number
+    number = book.suggest("tune").number
     for epoch in range(first, epochs + 1):
         book.report(number, epoch, metrics_of(epoch))
     if ended:
-        book.tell(number, Outcome("complete", "", epochs, metrics_of(epochs), 1.0, "node", 1, "fp32"))
+        book.end(number, Outcome("complete", "", epochs, metrics_of(epochs), 1.0, "node", 1, "fp32"))
     return number
 
 
@@ -156,7 +156,7 @@ def test_only_who_holds_the_study_delivers_it(study):
 
 def test_mlflow_is_not_asked_for_the_epochs_of_a_study_of_this_release(study, caplog):
     book = Ledger(open_storage(study.home), study.name, "sam", study.settings)
-    book.tell(book.ask("tune").number, Outcome("diverged", "why", 1, {}, 1.0, "node", 1, "fp32"))
+    book.end(book.suggest("tune").number, Outcome("diverged", "why", 1, {}, 1.0, "node", 1, "fp32"))
     assert sync("one", home=study.home.path) == 0
     study.home.tracking_file.unlink()
     adopt_epochs(study)
@@ -186,7 +186,7 @@ def drive(study, accepted):
     """A driver to be killed: it notes on disk which epoch has been accepted."""
     with study_lock(study.home, "one"), tracked(study), accepted.open("ab", buffering=0) as notes:
         book = Ledger(open_storage(study.home), "one", "sam", study.settings)
-        number = book.ask("tune").number
+        number = book.suggest("tune").number
         for epoch in range(1, 100_000):
             book.report(number, epoch, metrics_of(epoch))
             notes.write(f"{epoch}\n".encode())

@@ -1,4 +1,4 @@
-"""Results that are found out part by part, each kept in a file."""
+"""Tasks of a study: each runs with a trial's resources, and its result is kept in a file."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,62 +21,62 @@ if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
 
 Progress = Callable[[str, int, int], None]
-"""Called when a part is done, with its name, how many are done, and how many there are."""
+"""Called when a task is done, with its name, how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something that one task finds out.
+    """Something to find out.
 
     Attributes:
         what: its name, for people.
-        file: where it is kept, with what made it; a part whose file is there is not found out again.
-        task: a function of the arguments and the shared data; it may run elsewhere, and returns what JSON
+        file: where it is kept, with what made it; a task whose file is there is not run again.
+        function: of the arguments and the shared data; it may run elsewhere, and returns what JSON
             holds.
-        arguments: of the task.
+        arguments: of the function.
     """
 
     what: str
     file: Path
-    task: Callable[..., Any]
+    function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
 def run_tasks(
     study: Study,
-    parts: Sequence[Task],
+    tasks: Sequence[Task],
     data: "Callable[[bool], AbstractContextManager[Shared]]",
     executor: Executor,
     progress: Progress,
 ) -> dict[str, str]:
-    """Find out the parts whose files are missing, as many at a time as fit. Interrupted, it keeps what is done.
+    """Run the tasks whose files are missing, as many at a time as fit. Interrupted, it keeps what is done.
 
     Args:
         study: whose; call this inside its :func:`tune_sam.study.lock.study_lock`.
-        parts: all that are needed.
+        tasks: all whose results are needed.
         data: opens what the tasks are given; told whether they may run on other nodes.
         executor: runs them, each with the resources of one of the study's trials.
-        progress: called as parts are done.
+        progress: called as tasks are done.
 
     Returns:
-        Why parts cannot be found out, by `what` they are.
+        Why tasks have no result, by `what` they are.
     """
-    missing = [part for part in parts if not part.file.exists()]
+    missing = [task for task in tasks if not task.file.exists()]
     failed: dict[str, str] = {}
     if not missing:
         return failed
     made = versions()
     # Ray takes the signals' handlers when it starts, so ours come after.
     with executor.opened() as other_nodes, terminate_as_interrupt(), data(other_nodes) as shared:
-        calls = [partial(part.task, *part.arguments, shared) for part in missing]
+        calls = [partial(task.function, *task.arguments, shared) for task in missing]
         found = executor.call(calls, study.settings.cpus_per_trial, _gpus(study))
-        for done, (index, outcome) in enumerate(found, start=len(parts) - len(missing) + 1):
-            part = missing[index]
+        for done, (index, outcome) in enumerate(found, start=len(tasks) - len(missing) + 1):
+            task = missing[index]
             if isinstance(outcome, Failure):
-                failed[part.what] = outcome.reason
+                failed[task.what] = outcome.reason
             else:
-                write_whole(part.file, json.dumps({"made": made, "result": outcome}))
-            progress(part.what, done, len(parts))
+                write_whole(task.file, json.dumps({"made": made, "result": outcome}))
+            progress(task.what, done, len(tasks))
     return failed
 
 
@@ -92,7 +92,7 @@ def made_by(file: Path) -> dict[str, str]:
 
 
 def prepare_worker(study: Study) -> "torch.device":
-    """Set up the process of a task as that of a trial; its device."""
+    """Set up the process of a task as that of a trial, and give its device."""
     from tune_sam.training import default_device, prepare_process
 
     prepare_process(study.settings.cpus_per_trial)

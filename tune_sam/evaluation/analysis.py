@@ -21,7 +21,7 @@ from tune_sam.provenance import versions
 from tune_sam.settings import GRID, SAMPLE
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_study
-from tune_sam.tuning.delivery import deliver
+from tune_sam.tuning.delivery import adopt_epochs, deliver
 from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ def measured(
     _chosen(study, extent)  # refuses what there is not, before MLflow is waited for
     with study_lock(study.home, study.name):
         deliver(study, patience=5)  # trials that were not delivered to MLflow have no run yet
+        adopt_epochs(study)  # the learning curves of release 0.1
         ensure_data(study)
         plan = Plan(**asdict(extent), study=study, trials=_chosen(study, extent))
         failed = run_tasks(

@@ -1,4 +1,4 @@
-"""Study and Trial: the records of a search, and what is asked of them. Read from Optuna's storage."""
+"""Study and Trial: the records of a search in Optuna's storage, and the questions that they answer."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -48,7 +48,7 @@ class Trial:
         key: `study/optimizer/number`.
         study, workload, dataset, optimizer: where it belongs.
         preset, train_subset: the preset it was trained with, and on how many samples; None for none and for all.
-        number: from 0, in the order in which the optimizer's trials were asked for; Optuna's number too.
+        number: from 0, in the order in which the optimizer's trials were suggested; Optuna's number too.
         state: one of :data:`STATES`.
         reason: why it did not end complete; empty otherwise.
         config: what it is given; None while nothing is decided yet.

@@ -40,7 +40,7 @@ OBJECTIVES: dict[str, dict[str, Literal["maximize", "minimize"]]] = {
     "val/accuracy": {"val/accuracy": "maximize"},
     "val/loss": {"val/loss": "minimize"},
     "two": {"val/accuracy": "maximize", "val/sharpness": "minimize"},
-    "train/accuracy": {"train/accuracy": "maximize"},  # of a refit, which has no validation part
+    "train/accuracy": {"train/accuracy": "maximize"},  # of a refit, which has no validation split
 }
 """The metrics that a trial can be judged by after its last epoch, and which way is better. The first is its value."""
 

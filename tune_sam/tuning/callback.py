@@ -172,7 +172,7 @@ class Driver(NotPickled, tune.Callback):
             precision=result.get("precision"),
         )
         last = self.ledger.checkpoint(number)
-        self.ledger.tell(number, outcome)
+        self.ledger.end(number, outcome)
         if result.get("unperturbed"):
             log.warning(
                 "trial %s: in %d steps the gradient was zero or not finite and gave no direction to climb in; "
@@ -224,21 +224,21 @@ class TuneSearcher(NotPickled, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Give the next trial's config; None to wait for those that run, `FINISHED` when the budget is spent."""
-        asked = self.ledger.ask(trial_id)
-        if asked is None:
-            # What runs may be put back, and then it is asked for again.
+        suggested = self.ledger.suggest(trial_id)
+        if suggested is None:
+            # What runs may be put back, and then it is suggested again.
             return None if self.ledger.running else Searcher.FINISHED
-        gpus = asked.gpus or self.fractions.get(asked.configuration.batch_size)
+        gpus = suggested.gpus or self.fractions.get(suggested.configuration.batch_size)
         own = {} if gpus is None else {"gpus_per_trial": gpus}
-        resume_from = self.study.checkpoint(asked.resume_from)
-        if asked.resume_from and not resume_from:
+        resume_from = self.study.checkpoint(suggested.resume_from)
+        if suggested.resume_from and not resume_from:
             log.warning(
                 "trial %s starts anew, for its record names a checkpoint outside its study's results, %s.",
-                self.ledger.key(asked.number),
-                asked.resume_from,
+                self.ledger.key(suggested.number),
+                suggested.resume_from,
             )
         return self.ledger.settings.trial(
-            asked.configuration, number=asked.number, attempt=asked.attempt, resume_from=resume_from, **own
+            suggested.configuration, number=suggested.number, attempt=suggested.attempt, resume_from=resume_from, **own
         ).to_tune()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -32,7 +32,7 @@ STARTUP = 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class Suggestion:
     """A trial to run.
 
     Attributes:
@@ -76,7 +76,7 @@ class Outcome:
 
 @dataclass
 class _Running:
-    """A trial that was asked for and has not ended. What the storage has of it is kept here, not read again.
+    """A trial that was suggested and has not ended. What the storage has of it is kept here, not read again.
 
     Attributes:
         trial: Optuna's.
@@ -132,7 +132,7 @@ class Ledger:
         """Give the key of a trial."""
         return trial_key(self.study, self.optimizer, number)
 
-    def ask(self, tune_trial_id: str) -> Asked | None:
+    def suggest(self, tune_trial_id: str) -> Suggestion | None:
         """Suggest the next trial: one that was interrupted, else a new one; None when the budget is spent."""
         frozen = self._interrupted.pop() if self._interrupted else None
         if frozen:
@@ -162,7 +162,7 @@ class Ledger:
         trial.set_user_attr("tune_trial_id", tune_trial_id)
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
-        return Asked(trial.number, configuration, attempt, known.get("checkpoint"), known.get("gpus"))
+        return Suggestion(trial.number, configuration, attempt, known.get("checkpoint"), known.get("gpus"))
 
     def sample(self) -> TrialConfig:
         """Give a trial that stands for all in what a step takes of a device."""
@@ -229,7 +229,7 @@ class Ledger:
         running = self._running[number]
         return max(running.reported, *running.epochs, 0)
 
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def end(self, number: int, outcome: Outcome) -> None:
         """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
         trial = self._running.pop(number).trial
         record = {**asdict(outcome), "ended": now()}
