@@ -17,7 +17,11 @@ from tune_sam.operations.status import status
 from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study, refits_of, studies
 from tune_sam.study.storage import open_storage
+from tune_sam.tracking.relocation import relocate_artifacts
+from tune_sam.tuning.delivery import sync
 from tune_sam.tuning.runner import resume
+
+pytestmark = pytest.mark.usefixtures("coarse_figures")
 
 FIXTURE = Path(__file__).with_name("fixtures") / "home-0.1.tar.xz"
 """Made by tune_sam 0.1 at /srv/tune-sam/home.
@@ -126,9 +130,22 @@ def test_an_earlier_releases_study_that_had_not_begun_is_searched_where_its_home
     assert (two.storage, two.tracking_uri) == (str(home / "studies"), f"sqlite:///{home}/mlflow.db")
 
 
+def test_a_copied_home_is_read_where_it_is_and_leaves_the_original_alone(home, tmp_path):
+    before = contents(home)
+    there = Path(shutil.copytree(home, tmp_path / "there"))
+    study = open_study("one", there)
+    for place in (study.storage, study.tracking_uri.removeprefix("sqlite:///"), study.best().checkpoint):
+        assert Path(place).is_relative_to(there)
+    assert isinstance(study.best().load_model(), torch.nn.Module)
+    relocate_artifacts(there / "mlflow.db")
+    assert all(place.startswith(str(there)) for place in places(there))
+    assert contents(home) == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["moved", "copied"])
 def test_a_home_works_where_it_was_moved_or_copied_to(home, tmp_path, how):
-    report("one", home=home)  # the first use by this release
+    sync("one", home=home)  # the first use by this release
     before = contents(home)
     there = tmp_path / "there"
     shutil.move(home, there) if how == "moved" else shutil.copytree(home, there)

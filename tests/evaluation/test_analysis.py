@@ -143,6 +143,7 @@ def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
     assert (done.folder / "surfaces.csv").read_text() == (analysis.folder / "surfaces.csv").read_text()
 
 
+@pytest.mark.slow
 def test_every_complete_trial_gets_the_cheap_measures(searched, analysis):
     found = tune_sam.analyze("one", home=searched, sample=SAMPLE, every=True, executor=INLINE)
     assert [trial.number for trial in found.trials if trial.optimizer == "sam"] == [
@@ -205,6 +206,7 @@ def test_a_network_that_cannot_be_measured_is_told_and_nothing_is_logged(another
     assert not (another / "studies" / "one" / "flatness" / "50-grid3").exists()
 
 
+@pytest.mark.slow
 def test_of_all_trials_those_that_can_be_measured_are(another):
     study = open_study("one", another)
     best = study.best("sam")
@@ -223,6 +225,7 @@ def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
         assert drawn[place] == pytest.approx(mean_loss(model, GCN.loss, sample())[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_each_plan_has_a_folder_of_its_own(searched, analysis):
     before = {file.name: file.read_bytes() for file in analysis.folder.iterdir()}
     (analysis.folder / "stale.png").touch()

@@ -58,6 +58,7 @@ def test_a_correlation_is_scipys_with_an_interval_around_it():
     assert found == Correlation.of(values, others)
 
 
+@pytest.mark.slow
 def test_a_correlations_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
     """τ of two normal variables with correlation r is 2/π arcsin r."""
     monkeypatch.setattr("tune_sam.evaluation.statistics.BOOTSTRAPS", 200)

@@ -23,6 +23,7 @@ def probe(tmp_path, **more):
     return {one.what: one.trouble for one in found}
 
 
+@pytest.mark.slow
 def test_one_machine_needs_nothing_but_its_home(cluster, tmp_path):
     found = check.check("gcn", dataset="digits", home=tmp_path)
     assert not [one for one in found if one.trouble]
