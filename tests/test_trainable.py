@@ -36,6 +36,7 @@ def _with(data):
     return tune.with_parameters(trainable_for(GCN), data=data)
 
 
+@pytest.mark.slow
 def test_a_reused_actor_gives_the_numbers_of_a_fresh_one(cluster, data, tmp_path):
     trainable = _with(data)
     expected = []

@@ -190,6 +190,7 @@ def batch(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_signal_reaches_tune_sam_alone_and_the_job_is_queued_again(batch):
     status, log = batch("wait")
     assert status == 130

@@ -26,8 +26,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 TRIAL = """
 import sys
 from pathlib import Path
-from tune_sam.sharing import Shared
-from trainables import WideResNetTrainable
+from tune_sam.cluster.sharing import Shared
+from tune_sam.trainables import WideResNetTrainable
 class Given(WideResNetTrainable):
     def setup(self, config):
         super().setup(config, Shared(Path(sys.argv[1])))
