@@ -179,6 +179,7 @@ def test_mlflow_has_the_page(full, study):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("coarse_figures")
 def test_a_page_that_mlflow_does_not_take_is_kept(full, refitted, monkeypatch):
     monkeypatch.setattr("tune_sam.reporting.page.publish", refuse)
