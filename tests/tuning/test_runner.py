@@ -318,6 +318,7 @@ def test_what_a_script_started_in_the_background_can_be_terminated():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_a_locked_study_is_refused(study):
     code = f"import tune_sam; tune_sam.resume('odd', home={str(study.home.path)!r}, trials=20)"
     with study_lock(study.home, "odd"):
