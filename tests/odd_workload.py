@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from dataclasses import replace
 
 import ray
@@ -36,6 +37,18 @@ class Broken(GCN):
 
     def loss(self, outputs, targets):
         raise RuntimeError("no batch works")
+
+
+class Slow(GCN):
+    """The digits with batches that wait, so that a training lasts without work for the machine."""
+
+    name = "slow"
+    SECONDS = 0.05
+
+    def loss(self, outputs, targets):
+        if outputs.requires_grad:
+            time.sleep(self.SECONDS)
+        return super().loss(outputs, targets)
 
 
 class Reported(GCN):

@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], object], what: str, log: Path | None = None
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {limit:g} s{tail(log)}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def tail(log: Path | None) -> str:

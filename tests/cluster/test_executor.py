@@ -28,16 +28,16 @@ def losses(metrics):
 
 @pytest.mark.slow
 def test_a_study_and_its_refit_are_the_same_inline_and_under_ray(cluster, searched, tmp_path):
-    searched_study(tmp_path, RayExecutor())
+    searched_study(tmp_path, RayExecutor(max_concurrent=2))
     assert numbers(open_study("one", tmp_path)) == numbers(open_study("one", searched))
-    ours, theirs = (
-        refit("one", home=home, seeds=1, executor=executor) for home, executor in ((searched, INLINE), (tmp_path, None))
-    )
+    one_by_one = RayExecutor(max_concurrent=1)
+    executors = ((searched, INLINE), (tmp_path, one_by_one))
+    ours, theirs = (refit("one", home=home, seeds=1, epochs=1, executor=executor) for home, executor in executors)
     columns = [name for name in ours.table() if name != "seconds"]
     assert ours.table()[columns].equals(theirs.table()[columns])
     flat = [
-        tune_sam.analyze("one", home=home, sample=50, every=True, executor=executor).flatness
-        for home, executor in ((searched, INLINE), (tmp_path, RayExecutor()))
+        tune_sam.analyze("one", home=home, sample=50, grid=3, executor=executor).flatness
+        for home, executor in executors
     ]
     assert flat[0].keys() == flat[1].keys()
     for key, one in flat[0].items():

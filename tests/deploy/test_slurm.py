@@ -209,7 +209,7 @@ def test_the_job_ends_as_tune_sam_does_and_fails_where_it_did_not_run(batch, wha
 @ON_REQUEST
 def test_a_job_whose_time_is_up_goes_on_when_it_was_requeued(nodes, tmp_path):
     text = FILE.read_text()
-    command = (*SEARCH, "--epochs", "80", "--name", "s")
+    command = (*SEARCH, "--epochs", "40", "--name", "s")
     submit(text, tmp_path, *command, stop_at=f"{tmp_path}/home/studies/s/ray-*/base/*/checkpoint_*")
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
     stopped = open_study("s", tmp_path / "home")
@@ -219,7 +219,7 @@ def test_a_job_whose_time_is_up_goes_on_when_it_was_requeued(nodes, tmp_path):
     submit(text, tmp_path, *command)
     assert not (tmp_path / "scontrol.log").exists()
     trials = open_study("s", tmp_path / "home").records()
-    assert [(trial.state, trial.epochs) for trial in trials] == [("complete", 80)] * 2
+    assert [(trial.state, trial.epochs) for trial in trials] == [("complete", 40)] * 2
     assert len({trial.node for trial in trials}) == 2, "each node trained one"
 
 

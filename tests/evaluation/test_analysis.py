@@ -296,14 +296,8 @@ def test_a_killed_analysis_goes_on_where_it_was(another, analysis):
         time.sleep(0.05)
     first.kill()
     first.wait()
-    second = subprocess.run(
-        [sys.executable, "-c", "from tune_sam.cli.main import main; main()", *words],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    told = json.loads(second.stdout)
+    done = tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, executor=INLINE)
     for key, one in analysis.flatness.items():
         for name, measure in one.measures.items():
-            assert told[key]["measures"][name]["value"] == measure.value, name
+            assert done.flatness[key].measures[name].value == measure.value, name
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
