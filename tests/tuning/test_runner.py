@@ -478,10 +478,16 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_path, sent, status):
+@pytest.mark.parametrize(
+    ("sent", "status", "resumed"),
+    [
+        (signal.SIGTERM, 130, lambda home: tune_sam.resume("cut", home=home, executor=INLINE)),
+        (signal.SIGKILL, -9, lambda home: command(home, "resume", "cut").wait()),
+    ],
+    ids=["SIGTERM", "SIGKILL"],
+)
+def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_path, sent, status, resumed):
     first = command(tmp_path / "cut", *CUT)
-
     # Its results, not its records: to read these again and again would take the time that it needs.
     wait_until(first, lambda: list(tmp_path.glob("cut/studies/cut/ray-*/sam/0001.*/checkpoint_*")))
     first.send_signal(sent)
@@ -489,7 +495,7 @@ def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_
     between = open_study("cut", tmp_path / "cut").records()
     # On a busy machine the second trial may reach its rung, after epoch 4, before the signal arrives.
     assert [trial.state for trial in between] in [["complete", second, "waiting"] for second in ("waiting", "pruned")]
-    assert command(tmp_path / "cut", "resume", "cut").wait() == 0
+    resumed(tmp_path / "cut")
     cut = open_study("cut", tmp_path / "cut")
     assert_agreement(cut, 3)
     for one, two in zip(cut.records(), straight.records(), strict=True):
