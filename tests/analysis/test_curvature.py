@@ -458,7 +458,7 @@ model = SequenceClassifier(187, 200, 2, 128, 1, 0.1, (512, 256, 128), 5)
 batch = torch.randn(2, 187), torch.tensor([0, 3])
 smoothed_kl(model(batch[0]), batch[1]).backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = spectrum(model, smoothed_kl, [batch], steps=10, probes=1, max_vectors=6)
+found = spectrum(model, smoothed_kl, [batch], steps=10, probes=2, max_vectors=10)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(found.size, after - before)
 """
@@ -470,4 +470,4 @@ def test_19_million_parameters_stay_within_the_stated_memory():
     answer = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY], capture_output=True, text=True, check=True)
     size, grown = map(int, answer.stdout.split())
     assert size == 19_528_109
-    assert grown * 1024 < (6 * 4 + 8 * 8) * size + (300 << 20)
+    assert grown * 1024 < (10 * 4 + 8 * 8) * size + (300 << 20)
