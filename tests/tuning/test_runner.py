@@ -505,8 +505,9 @@ def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_
 
 
 @pytest.mark.slow
-def test_a_search_does_not_wait_for_a_tracking_server_that_is_away(tmp_path):
+def test_a_search_does_not_wait_for_a_tracking_server_that_is_away(tmp_path, monkeypatch):
     """Killed after the first epoch and started again after the end: every metric is there afterwards, once."""
+    monkeypatch.setattr("tune_sam.tuning.delivery.PATIENCE", 1)  # at the end, when there is nothing else to do
 
     class Kills(Silent):
         def epoch(self, optimizer, number, epoch):
