@@ -43,7 +43,7 @@ class Slow(GCN):
     """The digits with batches that wait, so that a training lasts without work for the machine."""
 
     name = "slow"
-    SECONDS = 0.05
+    SECONDS = 0.1
 
     def loss(self, outputs, targets):
         if outputs.requires_grad:

@@ -28,7 +28,7 @@ MAIN = "from tune_sam.cli.main import main; main()"
 OPTIONS = ("--dataset", "digits", "--scheduler", "none")
 DIGITS = ("gcn", *OPTIONS)
 SLOW = ("odd_workload:Slow", *OPTIONS, "--batch-size", "64")
-"""Epochs of about a second, most of it waiting: what happens meanwhile does not depend on how fast the machine is."""
+"""Epochs of two seconds, most of it waiting: what happens meanwhile does not depend on how fast the machine is."""
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_check_tries_everything_on_every_node(site, tmp_path):
 
 
 def test_four_trials_share_the_gpus_of_two_nodes(site, tmp_path):
-    words = ("--optimizer", "base", "--trials", "4", "--epochs", "24", "--gpus-per-trial", "0.5", "--name", "four")
+    words = ("--optimizer", "base", "--trials", "4", "--epochs", "12", "--gpus-per-trial", "0.5", "--name", "four")
     done(tmp_path, "search", *SLOW, *words)
     study = open_study("four", tmp_path)
     trials = study.records()
@@ -192,13 +192,13 @@ def test_a_killed_driver_is_followed_by_one_on_another_machine(site, tmp_path):
 
 
 def test_a_tracking_server_that_is_away_for_half_a_minute_is_not_waited_for(site, tmp_path):
-    words = ("--optimizer", "base", "--trials", "2", "--epochs", "50", "--name", "away")
+    words = ("--optimizer", "base", "--trials", "2", "--epochs", "30", "--name", "away")
     with begun(tmp_path, "search", *SLOW, *words) as search:
         wait_for(lambda: sum(epochs("away", tmp_path)) > 5, "trials run", limit=200)
         site.tracking.kill()
         before, gone = sum(epochs("away", tmp_path)), time.monotonic()
         wait_for(lambda: time.monotonic() > gone + 30, "half a minute")
-        assert sum(epochs("away", tmp_path)) > before + 20, "it goes on meanwhile"
+        assert sum(epochs("away", tmp_path)) > before + 10, "it goes on meanwhile"
         site.tracking.start()
         _, err = search.communicate(timeout=400)
     assert search.returncode == 0, err
@@ -207,7 +207,7 @@ def test_a_tracking_server_that_is_away_for_half_a_minute_is_not_waited_for(site
     assert study.counts() == {"complete": 2}
     assert len(all_agree(tmp_path, "away")) == 2 + 1
     for trial in study.records():
-        assert steps(study, trial) == list(range(1, 51))
+        assert steps(study, trial) == list(range(1, 31))
 
 
 def test_a_job_on_the_cluster_goes_on_where_it_was(site, tmp_path, monkeypatch):
