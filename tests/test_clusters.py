@@ -93,6 +93,38 @@ def done(home, *words, status=0):
     return out, err
 
 
+IN_TURN = """
+import sys
+from tune_sam.cli.main import main
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["tune-sam", *line.split()]
+    try:
+        main()
+    except SystemExit as left:
+        assert not left.code, line
+"""
+
+
+def done_in_turn(home, *commands):
+    """What several command lines print, typed one after the other into one process, for its imports take longest."""
+    lines = "\n".join(" ".join([*words, "--home", str(home)]) for words in commands)
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_TURN], input=lines, text=True, capture_output=True, timeout=400, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def documents(text):
+    """The JSON documents of a text, one after the other."""
+    found, decoder = [], json.JSONDecoder()
+    while text := text.lstrip():
+        document, end = decoder.raw_decode(text)
+        found.append(document)
+        text = text[end:]
+    return found
+
+
 def all_agree(home, name, looked=diagnose):
     """One line for each trial, and no ledger contradicts another."""
     found = looked(name, home=home)
@@ -161,16 +193,20 @@ def test_four_trials_share_the_gpus_of_two_nodes(site, tmp_path):
 
 def test_rays_client_drives_a_search_and_measures_its_networks(site, tmp_path, monkeypatch):
     monkeypatch.setenv("TUNE_SAM_ADDRESS", site.cluster.client_address)
-    checked = json.loads(done(tmp_path, "check", "gcn", "--dataset", "digits", "--json")[0])
+    words = ("--optimizer", "sam", "--trials", "2", "--epochs", "2", "--gpus-per-trial", "0.5", "--name", "client")
+    printed = done_in_turn(
+        tmp_path,
+        ("check", "gcn", "--dataset", "digits", "--json"),
+        ("search", *DIGITS, *words, "--json"),
+        ("analyze", "client", "--all", "--sample", "64", "--json"),
+    )
+    checked, _, measured = documents(printed)
     assert not [one for one in checked if one["trouble"]]
     assert len({one["where"] for one in checked}) == 1 + 2
-    words = ("--optimizer", "sam", "--trials", "2", "--epochs", "2", "--gpus-per-trial", "0.5", "--name", "client")
-    done(tmp_path, "search", *DIGITS, *words)
     study = open_study("client", tmp_path)
     assert study.counts() == {"complete": 2}
     assert len(all_agree(tmp_path, "client")) == 2 + 1
-    measured, _ = done(tmp_path, "analyze", "client", "--all", "--sample", "64", "--json")
-    assert len(json.loads(measured)) == 2
+    assert len(measured) == 2
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
     _, err = done(tmp_path, "search", *DIGITS, "--trials", "1", status=2)
     assert site.cluster.client_address in err
