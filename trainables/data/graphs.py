@@ -1,10 +1,16 @@
-"""Graphs in memory: collated once, batches sliced from the collated tensors."""
+"""Graphs in memory: collated once, batches sliced from the collated tensors.
+
+PyG is imported with the first batch: a driver that only shares the graphs needs none, and importing it takes seconds.
+"""
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,10 @@ class GraphStore:
     def __len__(self) -> int:
         return len(self.y)
 
-    def batch(self, indices: Tensor) -> tuple[Batch, Tensor]:
+    def batch(self, indices: Tensor) -> "tuple[Batch, Tensor]":
         """Collate the graphs at `indices` (int64 [n]) to one PyG batch, and return their classes (int64 [n]), too."""
+        from torch_geometric.data import Batch
+
         nodes, node_counts = _slices(self.node_start, indices)
         edges, edge_counts = _slices(self.edge_start, indices)
         start = _starts(node_counts)
