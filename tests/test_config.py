@@ -22,7 +22,7 @@ TRIAL = TrialConfig(
     gpus_per_trial=0.25,
     number=4,
     attempt=2,
-    resume_from="/c",
+    resume_from=("/c",),
 )
 
 

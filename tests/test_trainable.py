@@ -103,7 +103,7 @@ def test_a_checkpoint_restores_another_actor(cluster, data, tmp_path):
     first.train()
     first.save_checkpoint(str(tmp_path))
     expected = numbers(first.train())
-    second = trainable({**CONFIGS[0], "resume_from": str(tmp_path)})
+    second = trainable({**CONFIGS[0], "resume_from": [str(tmp_path)]})
     result = second.train()
     assert numbers(result) == expected
     assert result["epoch"] == 2
@@ -116,7 +116,7 @@ def test_a_training_that_had_reached_its_end_gives_its_last_result_again(cluster
     first = trainable(CONFIGS[0])
     results = [first.train() for _ in range(2)]
     first.save_checkpoint(str(tmp_path))
-    again = trainable({**CONFIGS[0], "resume_from": str(tmp_path)}).train()
+    again = trainable({**CONFIGS[0], "resume_from": [str(tmp_path)]}).train()
     assert numbers(again) == numbers(results[-1])
     assert again["epoch"] == 2
     assert again["done"]

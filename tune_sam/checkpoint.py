@@ -1,8 +1,11 @@
 """What a training is resumed from and its network is loaded from: one file, in a format with a version."""
 
+import os
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
+from zipfile import ZipFile
 
 import torch
 
@@ -16,6 +19,10 @@ FORMAT = 2
 
 FILE = "training.pt"
 """The file in a checkpoint's folder."""
+
+
+class Damaged(Exception):
+    """A file that is no checkpoint, or not what was written."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,17 @@ class Checkpoint:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the file into a folder that is there."""
+        """Write the file into a folder that is there, and on to its disk.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk.
+        """
         # Not `asdict` of all: it would copy every tensor.
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         configuration = asdict(self.configuration) if self.configuration else None
-        torch.save({"format": FORMAT, **state, "configuration": configuration}, Path(folder) / FILE)
+        with (Path(folder) / FILE).open("wb") as file:  # given a path, torch does not say what is wrong with the disk
+            torch.save({"format": FORMAT, **state, "configuration": configuration}, file)
+            os.fsync(file.fileno())
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -70,13 +83,40 @@ class Checkpoint:
 
         Raises:
             OSError: there is no file.
-            RuntimeError, EOFError, pickle.UnpicklingError: the file is damaged, or no checkpoint.
+            Damaged: it is no checkpoint, or not what was written.
             ValueError: its format is of a later release.
         """
-        state = torch.load(Path(folder) / FILE, map_location="cpu", weights_only=True)
+        with (Path(folder) / FILE).open("rb") as file:
+            check_whole(file)
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                raise Damaged(str(error)) from None
         if (written := state.pop("format", 1)) > FORMAT:
             raise ValueError(
                 f"checkpoint format {written} is of a later release than format {FORMAT}; upgrade tune_sam"
             )
         configuration = Configuration(**state.pop("configuration")) if state.get("configuration") else None
         return cls(**state | {"configuration": configuration, "epoch": state["training"]["done"]})
+
+
+def check_whole(file: IO[bytes]) -> None:
+    """Compare what is in a checkpoint's file with the checksums there, which torch writes and does not read.
+
+    Args:
+        file: that :meth:`Checkpoint.save` wrote; it is at its beginning afterwards.
+
+    Raises:
+        OSError: it cannot be read.
+        Damaged: it is not what was written.
+    """
+    try:
+        with ZipFile(file) as archive:
+            wrong = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # whatever `zipfile` stumbles over
+        raise Damaged(str(error)) from None
+    if wrong:
+        raise Damaged(f"{wrong} is not what was written")
+    file.seek(0)

@@ -43,7 +43,8 @@ class TrialConfig(TrainingSettings):
         data: folder that holds the data set; None for $TUNE_SAM_DATA, else ~/.tune_sam/data.
         number: of the trial among those of its optimizer.
         attempt: 1, and one more for each time that it was interrupted.
-        resume_from: folder or URI of the checkpoint that it resumes from; None for a new training.
+        resume_from: folders or URIs of its checkpoints, the last first; it resumes from the first that is whole, and
+            is a new training without one.
     """
 
     configuration: Configuration
@@ -53,7 +54,7 @@ class TrialConfig(TrainingSettings):
     data: str | None = None
     number: int = 0
     attempt: int = 1
-    resume_from: str | None = None
+    resume_from: tuple[str, ...] = ()
 
     def to_tune(self) -> dict[str, Any]:
         """Give the flat dict that Tune carries: `optimizer`, `rho`, `lr`, `batch_size`, `seed` beside the others."""

@@ -1,14 +1,14 @@
 """The Trainer under Ray Tune: one step is one epoch."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import ray
 from ray import tune
 
-from tune_sam.checkpoint import Checkpoint
+from tune_sam.checkpoint import Checkpoint, Damaged
 from tune_sam.cluster.gpu import cap_gpu_memory, gpu_fraction
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
@@ -128,9 +128,14 @@ class SAMTrainable(tune.Trainable):
             precision=trial.precision,
             compile=trial.compile,
         )
-        if trial.resume_from:
-            with tune.Checkpoint(trial.resume_from).as_directory() as folder:
+        for place in trial.resume_from:
+            # What is not whole is left aside: epochs that are trained again give the same.
+            with (
+                suppress(FileNotFoundError, NotADirectoryError, Damaged),
+                tune.Checkpoint(place).as_directory() as folder,
+            ):
                 self.load_checkpoint(folder)
+                return
 
     def _read(self, trial: TrialConfig) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -30,8 +29,8 @@ def test_one_line_for_each_trial_and_one_for_the_study(study):
     assert [one.key for one in found] == [f"one/{name}/{number}" for name in ("base", "sam") for number in range(3)] + [
         "one"
     ]
-    assert {(one.state, one.optuna, one.mlflow, one.ray) for one in found[:-1]} == {
-        ("complete", "COMPLETE", "FINISHED", "TERMINATED")
+    assert {(one.state, one.optuna, one.mlflow, one.checkpoint) for one in found[:-1]} == {
+        ("complete", "COMPLETE", "FINISHED", "whole")
     }
 
 
@@ -73,16 +72,6 @@ def test_a_second_run_of_a_trial_is_for_a_person_to_look_at(study):
     client.delete_run(second)
 
 
-def test_results_that_ray_did_not_write_any_more_are_noted_beside_its_files(study):
-    for file in Path(study.results, "sam").glob("experiment_state*"):
-        file.unlink()
-    assert troubles(doctor.diagnose("one", home=study.home)) == {
-        f"one/sam/{number}": "Ray says nothing, not TERMINATED" for number in range(3)
-    }
-    assert not troubles(doctor.mend("one", home=study.home))
-    assert not list(Path(study.results, "sam").glob("experiment_state*")), "Ray's own files are left alone"
-
-
 def test_a_trial_whose_driver_died_while_it_ended_it_is_ended_everywhere(study, monkeypatch):
     """Only Optuna has its record, and not even its state."""
     grown = replace(study, settings=replace(study.settings, trials=4))
@@ -94,11 +83,11 @@ def test_a_trial_whose_driver_died_while_it_ended_it_is_ended_everywhere(study, 
         patch.setattr("tune_sam.tuning.ledger._close", lambda *_: None)
         asked.end(asked.suggest("y").number, Outcome("failed", "why", 0, {}, None, None, None))
     found = troubles(doctor.diagnose("one", home=study.home))
-    assert found["one/base/3"] == "Ray says nothing, not TERMINATED; MLflow has no run"
+    assert found["one/base/3"] == "MLflow has no run"
     assert "one/sam/3" in found or open_study("one", study.home).records("sam")[3].state == "waiting"
     assert not troubles(doctor.mend("one", home=study.home))
     last = {one.key: one for one in doctor.diagnose("one", home=study.home)}
-    assert (last["one/sam/3"].optuna, last["one/sam/3"].mlflow, last["one/sam/3"].ray) == ("FAIL", "FAILED", "ERROR")
+    assert (last["one/sam/3"].optuna, last["one/sam/3"].mlflow) == ("FAIL", "FAILED")
 
 
 def test_a_study_that_is_searched_now_is_not_mended(study):

@@ -2,8 +2,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from pyarrow.fs import LocalFileSystem
 
+from tune_sam.checkpoint import FILE
 from tune_sam.cluster.results import delete
 from tune_sam.home import Home
 from tune_sam.study.records import Study
@@ -38,18 +40,19 @@ def results(folder):
 class Book:
     """A ledger that only knows checkpoints."""
 
-    optimizer, last = "sam", None
+    optimizer, kept = "sam", ()
     settings = SimpleNamespace(epochs=10, workload="gcn")
 
     def reported(self, number):
         return 0
 
-    def checkpoint(self, number):
-        return self.last
+    def checkpoints(self, number):
+        return self.kept
 
     def note_checkpoint(self, number, place):
-        before, self.last = self.last, place
-        return before
+        kept = (place, *self.kept)
+        self.kept = kept[:2]
+        return kept[2:]
 
     def end(self, number, outcome):
         self.outcome = outcome
@@ -74,23 +77,27 @@ def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one
         assert book.outcome.state == state
 
 
-def test_the_last_checkpoint_stays_and_the_resumed_one_until_the_end(tmp_path):
-    places = [results(tmp_path) / name for name in ("0", "1", "2", "3")]
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_last_checkpoint_stays_and_others_that_may_be_needed_until_it_is_known_to_be_whole(tmp_path, whole):
+    places = [results(tmp_path) / name for name in ("0", "1", "2", "3", "4")]
     for place in places:
         place.mkdir(parents=True)
+        torch.save({}, place / FILE)
     book = Book()
-    book.last = "sam/0"
+    book.kept = ("sam/0",)
     driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None))
     trial = SimpleNamespace(
-        config=TRIAL | {"resume_from": str(places[0])},
+        config=TRIAL | {"resume_from": [str(places[0])]},
         last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5},
     )
     for place in places[1:]:
         driver.on_checkpoint(0, [], trial, SimpleNamespace(filesystem=LocalFileSystem(), path=str(place)))
         assert places[0].exists(), "a new process of this trial would begin there"
-    assert [place.exists() for place in places] == [True, False, False, True]
+    assert [place.exists() for place in places] == [True, False, False, True, True]
+    if not whole:
+        (places[-1] / FILE).write_bytes(b"")
     driver.on_trial_complete(0, [], trial)
-    assert [place.exists() for place in places] == [False, False, False, True]
+    assert [place.exists() for place in places] == [not whole, False, False, not whole, True]
     assert book.outcome.state == "complete"
 
 
@@ -99,15 +106,15 @@ def test_what_a_record_says_of_a_checkpoint_elsewhere_is_never_removed(tmp_path)
     mine.mkdir()
     for foreign in (str(mine), "../../../mine", f"{results(tmp_path)}/../../../mine", f"file://{mine}"):
         book = Book()
-        book.last = foreign
+        book.kept = (foreign,)
         driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None))
         last = {"epoch": 10, "diverged": False, "val/accuracy": 0.5}
-        trial = SimpleNamespace(config=TRIAL | {"resume_from": foreign}, last_result=last)
+        trial = SimpleNamespace(config=TRIAL | {"resume_from": [foreign]}, last_result=last)
         place = str(results(tmp_path) / "1")
         driver.on_checkpoint(0, [], trial, SimpleNamespace(filesystem=LocalFileSystem(), path=place))
         driver.on_trial_complete(0, [], trial)
         assert mine.is_dir(), foreign
-        assert book.last == "sam/1"
+        assert book.kept[0] == "sam/1"
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

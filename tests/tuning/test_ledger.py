@@ -194,15 +194,15 @@ def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint
     first = ledger(storage)
     one, two = first.suggest("a"), first.suggest("b")
     first.report(one.number, 1, judged(0.5))
-    assert first.note_checkpoint(one.number, "/one") is None
-    assert first.note_checkpoint(one.number, "/two") == "/one"
+    dropped = [first.note_checkpoint(one.number, place) for place in ("/one", "/two", "/two", "/three")]
+    assert dropped == [(), (), (), ("/one",)]
     # The process is gone here: nothing was told.
     second = ledger(storage)
     again = second.suggest("c"), second.suggest("d")
     assert [a.number for a in again] == [one.number, two.number]
     assert [a.configuration for a in again] == [one.configuration, two.configuration]
     assert [a.attempt for a in again] == [2, 2]
-    assert [a.resume_from for a in again] == ["/two", None]
+    assert [a.resume_from for a in again] == [("/three", "/two"), ()]
     for a in again:
         second.end(a.number, outcome("complete", 0.5))
     while second.open:
@@ -306,7 +306,7 @@ def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
     assert again == {
         **first,
         "attempt": 2,
-        "resume_from": "/results/s/ray-12345678/sam/0000.1/c1",
+        "resume_from": ("/results/s/ray-12345678/sam/0000.1/c1",),
         "gpus_per_trial": 0.5,
     }
     assert book.enlarged(0)

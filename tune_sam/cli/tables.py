@@ -72,10 +72,12 @@ def _score(trial: "Trial", metric: str) -> str:
 
 
 def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:
-    """Make a table of what Optuna, MLflow and Ray say about each trial, and where they disagree."""
-    table = plain_table("trial", "state", "Optuna", "MLflow", "Ray", "disagreement")
+    """Make a table of what Optuna, MLflow and the results have of each trial, and what is wrong."""
+    table = plain_table("trial", "state", "Optuna", "MLflow", "checkpoint", "trouble")
     for one in found:
-        table.add_row(one.key, one.state, one.optuna or "–", one.mlflow or "–", one.ray or "–", one.trouble or "–")
+        table.add_row(
+            one.key, one.state, one.optuna or "–", one.mlflow or "–", one.checkpoint or "–", one.trouble or "–"
+        )
     return table
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tune_sam.cluster.connection import concurrency, connected
-from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, write_states
+from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, without_snapshots
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
 from tune_sam.home import inside
@@ -108,24 +108,25 @@ class RayExecutor:
         from ray import tune
 
         slots = concurrency(trainings.cpus, trainings.gpus, self.max_concurrent)
-        tune.run(
-            tune.with_parameters(trainings.trainable, data=trainings.data),
-            name=trainings.name,
-            storage_path=trainings.storage,
-            search_alg=trainings.searcher,
-            scheduler=trainings.scheduler,
-            num_samples=-1,  # the searcher says when there are no more
-            max_concurrent_trials=slots,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: trainings.key(TrialConfig.identity(trial.config)[0]),
-            trial_dirname_creator=lambda trial: _folder_name(trial.config),
-            # Every epoch, so that a crash loses one at most.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
-            callbacks=[trainings.callback],
-            raise_on_failed_trial=False,
-            verbose=0,
-            **DRIVER_STAYS_HERE,
-        )
+        with without_snapshots():
+            tune.run(
+                tune.with_parameters(trainings.trainable, data=trainings.data),
+                name=trainings.name,
+                storage_path=trainings.storage,
+                search_alg=trainings.searcher,
+                scheduler=trainings.scheduler,
+                num_samples=-1,  # the searcher says when there are no more
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trainings.key(TrialConfig.identity(trial.config)[0]),
+                trial_dirname_creator=lambda trial: _folder_name(trial.config),
+                # Every epoch, so that a crash loses one at most.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
+                callbacks=[trainings.callback],
+                raise_on_failed_trial=False,
+                verbose=0,
+                **DRIVER_STAYS_HERE,
+            )
 
     def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
         """Make each call a Ray task."""
@@ -170,7 +171,6 @@ class InlineExecutor:
             trial = _Trial(f"inline{len(trials):05}", config, trainings)
             trials.append(trial)
             trial.run(trials)
-            _note_states(trainings, trials)
 
     def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
         """Call one after the other."""
@@ -215,7 +215,6 @@ class _Trial:
     config: dict[str, Any]
     trainings: Trainings
     last_result: dict[str, Any] = field(default_factory=dict)
-    status: str = "RUNNING"
 
     @property
     def placement_group_factory(self) -> "tune.PlacementGroupFactory | None":
@@ -239,10 +238,8 @@ class _Trial:
                 self._train()
             except Exception as error:
                 self._keep(error)
-                self.status = "ERROR"
                 callback.on_trial_error(0, trials, self)
             else:
-                self.status = "TERMINATED"
                 callback.on_trial_complete(0, trials, self)
 
     def _train(self) -> None:
@@ -288,20 +285,3 @@ class _Trial:
 
         Path(self.error_file).write_text("".join(traceback.format_exception(error)))
         Path(self.pickled_error_file).write_bytes(cloudpickle.dumps(error))
-
-
-def _note_states(trainings: Trainings, trials: Sequence[_Trial]) -> None:
-    """Write how the trials ended in the form of Tune's own file, which `tune-sam doctor` reads."""
-    from pyarrow.fs import FileSystem
-
-    attempts = {
-        trainings.key(number): (attempt, trial.status)
-        for trial in trials
-        for number, attempt in [TrialConfig.identity(trial.config)]
-    }
-    first, attempt = TrialConfig.identity(trials[0].config)
-    place = inside(trainings.storage, f"{trainings.name}/experiment_state-inline-{first}.{attempt}.json")
-    filesystem, path = FileSystem.from_uri(place)
-    filesystem.create_dir(str(Path(path).parent))
-    with filesystem.open_output_stream(path) as file:
-        file.write(write_states(attempts))

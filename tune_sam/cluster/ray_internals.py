@@ -3,7 +3,6 @@
 `setup.cfg` bounds Ray from above for this module's sake.
 """
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-STATE_FILE = re.compile(r"experiment_state-.*\.json")
-"""The names of Tune's own files on a study's trials."""
 
 DRIVER_STAYS_HERE: dict[str, Any] = {"_remote": False}
 """An argument of `ray.tune.run`. Over Ray's client Tune would send searcher and callbacks to the head by default, where
@@ -28,6 +24,23 @@ def session_folder() -> Iterator[None]:
     with (
         tempfile.TemporaryDirectory(prefix="tune_sam-") as folder,
         patch("ray.train._internal.storage._get_ray_train_session_dir", lambda: folder),
+    ):
+        yield
+
+
+@contextmanager
+def without_snapshots() -> Iterator[None]:
+    """Keep Tune from writing down its own state, from which nothing here is ever restored.
+
+    By default it writes the state of all trials, searcher and callbacks every ten seconds, whole, beside the results.
+    The ledger has all that a study is resumed from. What Tune would write lags behind it, and is half written where
+    the disk is full or the driver is killed.
+    """
+    import ray.tune.tune  # noqa: F401
+
+    with (
+        patch("ray.tune.execution.tune_controller.TuneController.checkpoint", lambda *_, **__: None),
+        patch("ray.tune.tune.ExperimentAnalysis", lambda *_, **__: None),  # which reads that state at the end
     ):
         yield
 
@@ -67,25 +80,3 @@ def could_not_start(error: BaseException | None) -> bool:
     from ray.exceptions import RayActorError
 
     return isinstance(error, RayActorError) and error.actor_init_failed
-
-
-def read_states(content: bytes) -> dict[str, tuple[int, str]]:
-    """Read one of Tune's own files: attempt and status of each trial, by its key.
-
-    Raises:
-        ValueError, KeyError: it is half written, as by a driver that was killed.
-    """
-    found = {}
-    for state, _ in json.loads(content)["trial_data"]:
-        told = json.loads(state)
-        found[told["custom_trial_name"]] = int(told["custom_dirname"].partition(".")[2]), told["status"]
-    return found
-
-
-def write_states(states: Mapping[str, tuple[int, str]]) -> bytes:
-    """Give what :func:`read_states` reads, for trials that ran without Tune."""
-    data = [
-        (json.dumps({"custom_trial_name": key, "custom_dirname": f"0.{attempt}", "status": status}), "{}")
-        for key, (attempt, status) in states.items()
-    ]
-    return json.dumps({"trial_data": data}).encode()

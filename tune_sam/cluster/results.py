@@ -1,17 +1,16 @@
 """Where Ray's results are: a folder that all nodes see, or a URI such as s3://BUCKET/PATH."""
 
-import json
 import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pyarrow.fs import FileSelector, FileSystem
+from pyarrow.fs import FileSystem
 
-from tune_sam.cluster.ray_internals import STATE_FILE, read_states
+from tune_sam.checkpoint import FILE, Damaged, check_whole
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home, inside
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from tune_sam.study.records import Study
 
 log = logging.getLogger(__name__)
-
-CLOSED = "closed.json"
-"""The file beside Tune's with what `tune-sam doctor --fix` closed."""
 
 
 def chosen_storage(asked: str | None, home: Home) -> str:
@@ -117,61 +113,26 @@ def delete(study: "Study", path: str) -> None:
         log.warning("the old checkpoint %s could not be removed (%s)", masked(place), error)
 
 
-def tune_states(study: "Study") -> dict[str, str]:
-    """Read what Ray Tune's own files say about each trial of a study.
-
-    Tune writes them some seconds after the events, so those of a driver that was killed lag behind; what
-    :func:`close` noted counts in their place.
-
-    Returns:
-        TERMINATED, ERROR, or one of Tune's words for a trial that has not ended, by the trial's key.
-
-    Raises:
-        Refused: the storage cannot be read.
-    """
-    try:
-        found: dict[str, tuple[int, str]] = {}
-        for place in _state_files(study):
-            for key, attempt in read_states(read(place)).items():
-                # Each launch of a study has written files of its own: a trial's last attempt counts.
-                found[key] = max(attempt, found.get(key, attempt))
-        return {key: status for key, (_, status) in found.items()} | _closed(study)
-    except (OSError, ValueError, KeyError) as error:  # the latter two of a file that a killed driver has half written
-        raise Refused(
-            f"the results of study {study.name} in {masked(study.storage)} cannot be read "
-            f"({masked(str(error))}); mend the storage or its address."
-        ) from None
-
-
-def close(study: "Study", statuses: Mapping[str, str]) -> None:
-    """Note how trials ended of which Tune's own files, whose driver was killed, do not say it. Those stay as they are.
+def state_of(checkpoint: str) -> Literal["whole", "damaged", "gone"]:
+    """Say whether a checkpoint can be loaded; all of it is read.
 
     Args:
-        study: whose results these are.
-        statuses: TERMINATED or ERROR, by the trial's key.
+        checkpoint: its folder or URI.
+
+    Raises:
+        Refused: the storage does not answer.
     """
-    content = json.dumps(_closed(study) | dict(statuses)).encode()
-    filesystem, path = FileSystem.from_uri(inside(study.results, CLOSED))
-    filesystem.create_dir(str(Path(path).parent))
-    with filesystem.open_output_stream(f"{path}.part") as file:
-        file.write(content)
-    filesystem.move(f"{path}.part", path)
-
-
-def _closed(study: "Study") -> dict[str, str]:
     try:
-        closed: dict[str, str] = json.loads(read(inside(study.results, CLOSED)))
-    except FileNotFoundError:
-        return {}
-    return closed
-
-
-def _state_files(study: "Study") -> list[str]:
-    """Tune's files on a study's trials; before the first launch has written some, there are none."""
-    places = []
-    for optimizer in study.settings.optimizers:
-        folder = inside(study.results, optimizer)
-        filesystem, path = FileSystem.from_uri(folder)
-        there = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
-        places += [inside(folder, one.base_name) for one in there if STATE_FILE.fullmatch(one.base_name)]
-    return places
+        filesystem, path = FileSystem.from_uri(inside(checkpoint, FILE))
+        with filesystem.open_input_file(path) as file:
+            check_whole(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return "gone"
+    except Damaged:
+        return "damaged"
+    except OSError as error:
+        raise Refused(
+            f"the checkpoint {masked(checkpoint)} cannot be read ({masked(str(error))}); mend the storage or its "
+            "address."
+        ) from None
+    return "whole"

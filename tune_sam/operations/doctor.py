@@ -1,4 +1,4 @@
-"""Whether Optuna, MLflow and Ray's results say the same about every trial of a study, and mending where they do not.
+"""Whether Optuna and MLflow say the same about every trial of a study and its checkpoint is whole, and mending.
 
 They can differ only after something broke: a driver that was killed, a server that was away, a run that somebody
 deleted. Optuna's storage, the ledger, is the one that is right: every event is there first, and MLflow is given it from
@@ -6,9 +6,10 @@ there.
 """
 
 from collections.abc import Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tune_sam.cluster import results
+from tune_sam.cluster.results import state_of
 from tune_sam.home import Place
 from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, Trial, open_study, refits_of
@@ -24,6 +25,9 @@ from tune_sam.tuning.ledger import settle
 PATIENCE = 60.0
 """Seconds to wait for the tracking server while mending."""
 
+READERS = 8
+"""Checkpoints that are read at the same time."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -32,8 +36,9 @@ class Diagnosis:
     Attributes:
         key: the trial's, or the study's name.
         state: our word.
-        optuna, mlflow, ray: what each ledger says; None where it has no record.
-        trouble: where they contradict each other; empty where they agree.
+        optuna, mlflow: what each says; None where it has no record.
+        checkpoint: `whole`, `damaged` or `gone`; None where the trial has none.
+        trouble: where they contradict each other, or what can no longer be loaded; empty where all is well.
         runs: that MLflow has of it.
     """
 
@@ -41,13 +46,13 @@ class Diagnosis:
     state: str
     optuna: str | None
     mlflow: str | None
-    ray: str | None
+    checkpoint: str | None
     trouble: str = ""
     runs: int = 1
 
 
 def doctor(name: str, *, home: Place = None, fix: bool = False) -> tuple[Diagnosis, ...]:
-    """Compare what Optuna, MLflow and Ray's results say of every trial of a study and of its refits.
+    """Compare what Optuna and MLflow say of every trial of a study and of its refits, and read their checkpoints.
 
     Args:
         name: the study's.
@@ -64,7 +69,7 @@ def doctor(name: str, *, home: Place = None, fix: bool = False) -> tuple[Diagnos
 
 
 def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
-    """Each trial of a study and of its refits, and each of these studies, in all ledgers.
+    """Each trial of a study and of its refits, and each of these studies, in Optuna, MLflow and the results.
 
     A trial that waits to be resumed agrees, for `resume` or the same command finishes it.
 
@@ -80,10 +85,10 @@ def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
 
 
 def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
-    """Close in each ledger what Optuna's storage says has ended, deliver what MLflow has missed, and diagnose again.
+    """Close what the ledger says has ended, deliver what MLflow has missed, and diagnose again.
 
-    No trial is ended that could be resumed, nothing is deleted, and Tune's own files stay as they are. Which of
-    two runs of one trial is right, a person has to say.
+    No trial is ended that could be resumed, and nothing is deleted. Which of two runs of one trial is right, a person
+    has to say.
 
     Args:
         name: the study's.
@@ -97,38 +102,31 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
         with study_lock(part.home, part.name):
             _settle(part)
             deliver(part, PATIENCE, restore=True)
-            ill = {one.key: one for one in _examined(part, going=False) if one.trouble}
-            ended = {
-                trial.key: ending(trial.state, trial.reason).tune
-                for trial in part.records()
-                if trial.key in ill and trial.has_ended
-            }
-            if lagging := {key: status for key, status in ended.items() if ill[key].ray != status}:
-                results.close(part, lagging)
     return diagnose(name, home=home)
 
 
 def _examined(study: Study, going: bool) -> list[Diagnosis]:
     """Diagnose a study and its trials; `going` says whether another process drives it."""
     status, of_trials = run_states(study.tracking_uri, StudyRun(study.experiment_id, study.mlflow_run_id))
-    tune, trials = results.tune_states(study), study.records()
+    trials = study.records()
     optuna = _optuna_states(study)  # after the trials, so that it has each of them
     judged_by = study.settings.judged_by
     # What is on its way while the study is searched is not missing.
     epochs = {} if going else {run.key: {point.step for point in run.points} for run in Content(study)().trials}
+    checkpoints = _checkpoints(study, trials)
     found = [
         _of_trial(
             trial,
             optuna[trial.key],
             of_trials.pop(trial.key, []),
-            tune.get(trial.key),
+            checkpoints.get(trial.key),
             judged_by,
             epochs.get(trial.key, set()),
         )
         for trial in trials
     ]
     found += [
-        Diagnosis(key or "a run without a key", "unknown", None, each[0].status, tune.get(key), "MLflow alone knows it")
+        Diagnosis(key or "a run without a key", "unknown", None, each[0].status, None, "MLflow alone knows it")
         for key, each in of_trials.items()
     ]
     open_trials = sum(study.settings.budget(optimizer) for optimizer in study.settings.optimizers) - sum(
@@ -150,7 +148,7 @@ def _trouble_of_study(study: Study, state: str, status: str) -> str:
 
 
 def _of_trial(
-    trial: Trial, optuna: str, runs: Sequence[RunState], ray: str | None, judged_by: str, epochs: Set[int]
+    trial: Trial, optuna: str, runs: Sequence[RunState], checkpoint: str | None, judged_by: str, epochs: Set[int]
 ) -> Diagnosis:
     troubles = []
     for run in runs:
@@ -159,7 +157,6 @@ def _of_trial(
     if trial.has_ended:
         wanted = ending(trial.state, trial.reason)
         troubles += [f"Optuna says {optuna}, not {wanted.optuna}"] * (optuna != wanted.optuna)
-        troubles += [f"Ray says {ray or 'nothing'}, not {wanted.tune}"] * (ray != wanted.tune)
         value = trial.metrics.get(judged_by)
         for run in runs:
             troubles += [f"MLflow says {run.status}, not {wanted.mlflow}"] * (run.status != wanted.mlflow)
@@ -169,13 +166,33 @@ def _of_trial(
         troubles += ["MLflow has no run"] * (not runs)
     else:
         troubles += [f"MLflow says {run.status}, but it has not ended" for run in runs if run.status != "RUNNING"]
-        troubles += ["Ray says TERMINATED, but it has not ended"] * (ray == "TERMINATED")
+    if checkpoint not in (None, "whole"):
+        then = "its network cannot be loaded" if trial.has_ended else "it starts anew when it is resumed"
+        troubles.append(f"its checkpoint is {checkpoint}, so {then}")
     troubles += [f"MLflow has {len(runs)} runs"] * (len(runs) > 1)
     if runs and not any(run.run_id == trial.mlflow_run_id for run in runs):
         troubles.append("its run in MLflow is another")
     return Diagnosis(
-        trial.key, trial.state, optuna, runs[0].status if runs else None, ray, "; ".join(troubles), len(runs)
+        trial.key, trial.state, optuna, runs[0].status if runs else None, checkpoint, "; ".join(troubles), len(runs)
     )
+
+
+def _checkpoints(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
+    """Say whether the checkpoint of each trial that has one can be loaded, by the trial's key."""
+    # One that trains replaces its own. One that waits needs only one of those that are kept of it.
+    places = {
+        trial.key: study.checkpoints(trial)[: 1 if trial.has_ended else None]
+        for trial in trials
+        if trial.state != "running"
+    }
+
+    def best(places: Sequence[str]) -> str:
+        states = [state_of(place) for place in places]
+        return "whole" if "whole" in states else states[0]
+
+    with ThreadPoolExecutor(READERS) as readers:
+        found = {key: readers.submit(best, kept) for key, kept in places.items() if kept}
+        return {key: one.result() for key, one in found.items()}
 
 
 def _optuna_states(study: Study) -> dict[str, str]:

@@ -5,7 +5,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from operator import ge
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.space import Configuration
+from tune_sam.study.checkpoints import checkpoints_in
 from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import is_going
 from tune_sam.study.optuna_internals import enqueued_point
@@ -130,6 +130,7 @@ class Trial:
         from ray.tune import Checkpoint
 
         from tune_sam.checkpoint import Checkpoint as State
+        from tune_sam.checkpoint import Damaged
 
         if not self.checkpoint:
             raise Refused(
@@ -141,7 +142,7 @@ class Trial:
                 state = State.read(folder)
         except OSError:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is gone; search again.") from None
-        except (RuntimeError, EOFError, UnpicklingError):
+        except Damaged:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is damaged; search again.") from None
         except ValueError as error:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} cannot be read: {error}.") from None
@@ -254,6 +255,14 @@ class Study:
         """Give the folder or URI of a checkpoint that a record names; None if it names none of this study's."""
         path = self.below_results(kept) if kept else None
         return inside(self.results, path) if path else None
+
+    def checkpoints(self, trial: Trial) -> list[str]:
+        """List the folders or URIs of the checkpoints that are kept of a trial, the last first."""
+        storage = open_storage(self.home)
+        study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
+        frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study, trial.number))
+        found = [self.checkpoint(kept) for kept in checkpoints_in(frozen.user_attrs)]
+        return [place for place in found if place]
 
     def records(self, optimizer: str | None = None) -> list[Trial]:
         """Read the trials of one optimizer or of all, in the order in which they were suggested.

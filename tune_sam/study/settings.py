@@ -13,14 +13,13 @@ class Ending(NamedTuple):
 
     optuna: str
     mlflow: str
-    tune: str
 
 
 ENDINGS = {
-    "complete": Ending("COMPLETE", "FINISHED", "TERMINATED"),
-    "pruned": Ending("PRUNED", "FINISHED", "TERMINATED"),  # nothing failed; MLflow draws KILLED as a red cross
-    "diverged": Ending("PRUNED", "FAILED", "TERMINATED"),
-    "failed": Ending("FAIL", "FAILED", "ERROR"),
+    "complete": Ending("COMPLETE", "FINISHED"),
+    "pruned": Ending("PRUNED", "FINISHED"),  # nothing failed; MLflow draws KILLED as a red cross
+    "diverged": Ending("PRUNED", "FAILED"),
+    "failed": Ending("FAIL", "FAILED"),
 }
 """How a trial can end. A diverged one is PRUNED with a violated constraint in Optuna, since samplers ignore FAIL."""
 
@@ -29,7 +28,7 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def ending(state: str, reason: str) -> Ending:
-    """Give the words of Optuna, MLflow and Tune for the ending of a trial as `state` because of `reason`."""
+    """Give the words of Optuna and MLflow for the ending of a trial as `state` because of `reason`."""
     # Optuna's samplers must see what they are to avoid.
     return ENDINGS[state]._replace(optuna="PRUNED") if reason == OUT_OF_MEMORY else ENDINGS[state]
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from tune_sam.cluster.ray_internals import could_not_start, error_of, failure_of, gpus_of
-from tune_sam.cluster.results import delete
+from tune_sam.cluster.results import delete, state_of
 from tune_sam.config import TrialConfig
+from tune_sam.errors import Refused
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY
 from tune_sam.tuning.ledger import Ledger, Outcome
@@ -41,17 +42,7 @@ DEATHS = 3
 """After so many deaths of its process in one and the same epoch, it is the trial that kills it."""
 
 
-class NotPickled:
-    """Leaves itself out of what Tune pickles to restore an experiment from.
-
-    A study is resumed from Optuna's storage, and handles of a database, a thread or a screen cannot be pickled.
-    """
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class Driver(NotPickled, tune.Callback):
+class Driver(tune.Callback):
     """Follows the trials of one optimizer.
 
     Args:
@@ -88,7 +79,7 @@ class Driver(NotPickled, tune.Callback):
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
-        """Record a trial's checkpoint, and remove the one before it."""
+        """Record a trial's checkpoint, and remove those before the last two."""
         given = self._given(trial)
         path = self.study.below_results(f"/{checkpoint.path}")
         try:
@@ -100,17 +91,18 @@ class Driver(NotPickled, tune.Callback):
             self._lost[given.number] = f"its checkpoint could not be noted ({error})"
             raise
         self._lost.pop(given.number, None)
-        # Only the last is kept. Tune's own `num_to_keep` would make it write the experiment's state each time.
-        self._forget(before, path, given.resume_from)
+        # Tune's own `num_to_keep` would make it write the experiment's state each time.
+        self._forget(before, needed=(path, *given.resume_from))
 
-    def _forget(self, kept: str | None, *needed: str | None) -> None:
-        """Remove a checkpoint, by what a record or a trial says of its place, unless one of those needed is the same.
+    def _forget(self, kept: Iterable[str], needed: Iterable[str]) -> None:
+        """Remove checkpoints, by what a record or a trial says of their places, unless one of those needed is the same.
 
         What a trial was resumed from stays until it ends: a new process of the trial would begin there again.
         """
-        path = self.study.below_results(kept) if kept else None
-        if path and path not in [self.study.below_results(place) for place in needed if place]:
-            delete(self.study, path)
+        stay = {self.study.below_results(place) for place in needed}
+        for path in dict.fromkeys(map(self.study.below_results, kept)):
+            if path and path not in stay:
+                delete(self.study, path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that did not fail."""
@@ -146,7 +138,7 @@ class Driver(NotPickled, tune.Callback):
         log.warning(
             "trial %s is resumed%s, for %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why
         )
-        self._forget(self._given(trial).resume_from, self.ledger.checkpoint(number))
+        self._forget(self._given(trial).resume_from, needed=self.ledger.checkpoints(number))
         self.ledger.suspend(number, gpus)
         self.listener.put_back(self.ledger.optimizer, number)
 
@@ -171,7 +163,7 @@ class Driver(NotPickled, tune.Callback):
             pid=result.get("pid"),
             precision=result.get("precision"),
         )
-        last = self.ledger.checkpoint(number)
+        kept = self.ledger.checkpoints(number)
         self.ledger.end(number, outcome)
         if result.get("unperturbed"):
             log.warning(
@@ -181,7 +173,17 @@ class Driver(NotPickled, tune.Callback):
                 result["unperturbed"],
             )
         self.listener.ended(self.ledger.optimizer, number, outcome)
-        self._forget(self._given(trial).resume_from, last)
+        if kept and self._is_whole(kept[0]):
+            self._forget((*kept[1:], *self._given(trial).resume_from), needed=kept[:1])
+
+    def _is_whole(self, kept: str) -> bool:
+        """Whether an ended trial's last checkpoint can be read, so that the one before is not needed any more."""
+        place = self.study.checkpoint(kept)
+        try:
+            return place is not None and state_of(place) == "whole"
+        except Refused as error:
+            log.warning("%s", error)
+            return False
 
 
 def ending_of(result: dict[str, Any], epochs: int) -> tuple[str, str]:
@@ -208,7 +210,7 @@ def _metrics(result: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result.items() if name in METRICS or name.startswith("val/f1/")}
 
 
-class TuneSearcher(NotPickled, Searcher):
+class TuneSearcher(Searcher):
     """Gives a ledger's trials to Tune. Endings are told by the driver's callback, which knows why a trial ended.
 
     Args:
@@ -230,13 +232,14 @@ class TuneSearcher(NotPickled, Searcher):
             return None if self.ledger.running else Searcher.FINISHED
         gpus = suggested.gpus or self.fractions.get(suggested.configuration.batch_size)
         own = {} if gpus is None else {"gpus_per_trial": gpus}
-        resume_from = self.study.checkpoint(suggested.resume_from)
-        if suggested.resume_from and not resume_from:
+        found = {kept: self.study.checkpoint(kept) for kept in suggested.resume_from}
+        for kept in (kept for kept, place in found.items() if not place):
             log.warning(
-                "trial %s starts anew, for its record names a checkpoint outside its study's results, %s.",
+                "trial %s is not resumed from a checkpoint outside its study's results, which its record names: %s.",
                 self.ledger.key(suggested.number),
-                suggested.resume_from,
+                kept,
             )
+        resume_from = tuple(place for place in found.values() if place)
         return self.ledger.settings.trial(
             suggested.configuration, number=suggested.number, attempt=suggested.attempt, resume_from=resume_from, **own
         ).to_tune()
@@ -244,17 +247,8 @@ class TuneSearcher(NotPickled, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback ends trials, for it knows why they ended."""
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the storage is the state."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the storage is the state."""
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: the storage is the state."""
-
-
-class TuneScheduler(NotPickled, FIFOScheduler):
+class TuneScheduler(FIFOScheduler):
     """Stops a trial where the ledger says so. The rungs are in Optuna's storage, so a resumed search knows them."""
 
     def __init__(self, ledger: Ledger) -> None:

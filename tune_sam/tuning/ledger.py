@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from tune_sam.config import TrialConfig
 from tune_sam.provenance import versions
 from tune_sam.space import MAX_SEED, Configuration, Space
+from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
@@ -39,14 +40,14 @@ class Suggestion:
         number: the trial's.
         configuration: what it is given.
         attempt: 1, and one more for each time it was interrupted.
-        resume_from: its last checkpoint, if it was interrupted and had one.
+        resume_from: its checkpoints, the last first, if it was interrupted and had some.
         gpus: its fraction of a GPU, if an earlier attempt found that it needs more than the study's.
     """
 
     number: int
     configuration: Configuration
     attempt: int
-    resume_from: str | None
+    resume_from: tuple[str, ...] = ()
     gpus: float | None = None
 
 
@@ -82,7 +83,7 @@ class _Running:
         trial: Optuna's.
         epochs: whose metrics the storage has.
         reported: the last epoch whose objective the storage has.
-        checkpoint: its last.
+        checkpoints: that are kept of it, the last first.
         stop_after: the epoch after which it is to stop; None while that is open.
         enlarged: whether it has a larger fraction of a GPU than the study's.
     """
@@ -90,7 +91,7 @@ class _Running:
     trial: optuna.Trial
     epochs: set[int]
     reported: int
-    checkpoint: str | None
+    checkpoints: tuple[str, ...]
     stop_after: int | None
     enlarged: bool
 
@@ -151,7 +152,7 @@ class Ledger:
             epochs=set(epochs_in(known)),
             # Release 0.1 kept no epochs here, but the objective's values, or with two objectives the last epoch.
             reported=(frozen.last_step or known.get("epoch", 0)) if frozen else 0,
-            checkpoint=known.get("checkpoint"),
+            checkpoints=checkpoints_in(known),
             stop_after=known.get("stop_after"),
             enlarged="gpus" in known,
         )
@@ -162,7 +163,7 @@ class Ledger:
         trial.set_user_attr("tune_trial_id", tune_trial_id)
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
-        return Suggestion(trial.number, configuration, attempt, known.get("checkpoint"), known.get("gpus"))
+        return Suggestion(trial.number, configuration, attempt, checkpoints_in(known), known.get("gpus"))
 
     def sample(self) -> TrialConfig:
         """Give a trial that stands for all in what a step takes of a device."""
@@ -190,16 +191,22 @@ class Ledger:
         """Trials that were suggested here and have not ended."""
         return len(self._running)
 
-    def checkpoint(self, number: int) -> str | None:
-        """Say where the last checkpoint of a running trial is."""
-        return self._running[number].checkpoint
+    def checkpoints(self, number: int) -> tuple[str, ...]:
+        """Say where the checkpoints are that are kept of a running trial, the last first."""
+        return self._running[number].checkpoints
 
-    def note_checkpoint(self, number: int, place: str) -> str | None:
-        """Keep where a trial's last checkpoint is, and give the place of the one before."""
+    def note_checkpoint(self, number: int, place: str) -> tuple[str, ...]:
+        """Keep where a trial's last checkpoint is, beside the one before, and give the places of those before both.
+
+        Nobody knows yet that the last one can be read: what is written is not always on the disk.
+        """
         running = self._running[number]
-        running.trial.set_user_attr("checkpoint", place)
-        before, running.checkpoint = running.checkpoint, place
-        return before
+        kept = (place, *(before for before in running.checkpoints if before != place))
+        if len(kept) > 1:
+            running.trial.set_user_attr(BEFORE, kept[1])
+        running.trial.set_user_attr(LAST, place)
+        running.checkpoints = kept[:2]
+        return kept[2:]
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Keep the metrics of an epoch, and say whether the trial should stop here.
