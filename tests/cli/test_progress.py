@@ -74,13 +74,6 @@ def test_the_time_left_counts_gradients_since_this_launch(monkeypatch):
         assert progress.seconds_left() == pytest.approx(100)
 
 
-def test_an_interrupt_says_how_to_go_on():
-    console = Console(record=True, width=200, force_terminal=False)
-    with pytest.raises(KeyboardInterrupt), Progress(console).following(study()):
-        raise KeyboardInterrupt
-    assert "tune-sam resume s" in console.export_text()
-
-
 def test_parts_that_are_done_have_a_line_each_and_none_shows_no_bar():
     console = Console(record=True, width=100, force_terminal=True)
     with task_progress(console):
@@ -90,10 +83,3 @@ def test_parts_that_are_done_have_a_line_each_and_none_shows_no_bar():
         progress("one/sam/0", 1, 2)
         progress("one/sam/1", 2, 2)
     assert "one/sam/1: done, 2 of 2" in console.export_text()
-
-
-def test_an_interrupt_of_parts_says_how_to_go_on():
-    console = Console(record=True, width=100)
-    with pytest.raises(KeyboardInterrupt), task_progress(console):
-        raise KeyboardInterrupt
-    assert "the same command resumes" in console.export_text()

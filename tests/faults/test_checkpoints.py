@@ -1,5 +1,6 @@
 """Checkpoints that are damaged or gone: nothing that can be trained again is lost, and what is lost is said."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,16 +27,24 @@ class Interrupts(Silent):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    return tune_sam.search("gcn", name="cut", home=tmp_path_factory.mktemp("home"), executor=INLINE, **OPTIONS)
+def interrupted_once(tmp_path_factory):
+    home = tmp_path_factory.mktemp("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        tune_sam.search("gcn", name="cut", home=home, executor=INLINE, listener=Interrupts(), **OPTIONS)
+    return home
+
+
+@pytest.fixture(scope="module")
+def unbroken(interrupted_once, tmp_path_factory):
+    """The study without damage. That what is resumed ends as what was never interrupted, other tests show."""
+    home = shutil.copytree(interrupted_once, tmp_path_factory.mktemp("unbroken") / "home")
+    return tune_sam.resume("cut", home=home, executor=INLINE)
 
 
 @pytest.fixture
-def interrupted(tmp_path):
+def interrupted(interrupted_once, tmp_path):
     """A study whose second trial waits to be resumed, with checkpoints of its first and its second epoch."""
-    with pytest.raises(KeyboardInterrupt):
-        tune_sam.search("gcn", name="cut", home=tmp_path, executor=INLINE, listener=Interrupts(), **OPTIONS)
-    study = open_study("cut", tmp_path)
+    study = open_study("cut", shutil.copytree(interrupted_once, tmp_path / "home"))
     assert study.counts() == {"complete": 1, "waiting": 1}
     return study
 
@@ -53,7 +62,7 @@ def without_times(metrics):
 
 
 def resumed(study, unbroken):
-    """Resume a study, and hold its trials to those of a search that was never interrupted."""
+    """Resume a study, and hold its trials to those of the one without damage."""
     tune_sam.resume("cut", home=study.home, executor=INLINE)
     assert study.counts() == {"complete": 2}, "the budget is met, and no more"
     for one, two in zip(study.records(), unbroken.records(), strict=True):

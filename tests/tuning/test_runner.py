@@ -17,7 +17,6 @@ from studies import INLINE
 
 import tune_sam
 from tune_sam.cli.main import main
-from tune_sam.cluster.signals import terminate_as_interrupt
 from tune_sam.errors import Refused
 from tune_sam.provenance import source_commit
 from tune_sam.reporting.page import report
@@ -304,23 +303,6 @@ def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, t
     assert source_commit() is None
     monkeypatch.setenv("PATH", "")
     assert source_commit() is None
-
-
-def test_the_callers_signal_handlers_are_there_again_after_a_search():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with terminate_as_interrupt():
-        signal.signal(signal.SIGINT, lambda *_: None)  # as Tune does, and leaves it
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_what_a_script_started_in_the_background_can_be_terminated():
-    """A shell without job control lets its background jobs ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow

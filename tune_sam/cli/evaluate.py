@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_sam.cli.console import err, out, print_json
+from tune_sam.cli.console import err, out, print_json, resumable
 from tune_sam.cli.options import (
     AddressOption,
     ConcurrentOption,
@@ -80,7 +80,7 @@ def refit(
                 f"{option}{'' if value is True else f' {value}'} goes with "
                 f"{'a search' if planned else '--preset or --config'} alone; leave it out."
             )
-    with task_progress(err) as progress:
+    with resumable(lambda: "what is done is kept, and the same command resumes"), task_progress(err) as progress:
         common: dict[str, Any] = {
             "home": Home.at(home, study_storage),
             "seeds": asked,
@@ -133,7 +133,7 @@ def analyze(
     for option, value in (("--top", top), ("--grid", grid)):
         if every and value is not None:
             raise Refused(f"--all and {option} {value} exclude each other; leave one out.")
-    with task_progress(err) as progress:
+    with resumable(lambda: "what is done is kept, and the same command resumes"), task_progress(err) as progress:
         found = run(
             study,
             home=Home.at(home, study_storage),

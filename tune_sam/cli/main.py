@@ -20,7 +20,8 @@ from tune_sam.cli.evaluate import analyze, refit, report
 from tune_sam.cli.results import best, status, studies, trials, workloads
 from tune_sam.cli.search import resume, run, search
 from tune_sam.cli.services import check, doctor, submit, sync, ui
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.cluster.signals import interruptible
+from tune_sam.errors import NothingComplete, Refused, Stopped
 
 app = typer.Typer(
     name="tune-sam",
@@ -53,19 +54,27 @@ def main() -> NoReturn:
     # Of the libraries' notes to their own developers none is for the person at this screen.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
-    # As with `python -m`, so that a person's own package.module:Class is found beside them.
-    sys.path.append(os.getcwd())
     logging.getLogger("tune_sam").handlers = [RichHandler(console=err, show_time=False, show_path=False, markup=False)]
     try:
-        # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
-        status = app(standalone_mode=False) or 0
+        # As with `python -m`, so that a person's own package.module:Class is found beside them.
+        sys.path.append(_working_directory())
+        with interruptible(again=lambda: os._exit(130)):
+            # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
+            status = app(standalone_mode=False) or 0
     except typer.TyperException as error:
         status = _complain(_usage(error), 2)
     except Refused as error:
         status = _complain(str(error), 2)
-    except NothingComplete as error:
+    except (NothingComplete, Stopped) as error:
         status = _complain(str(error), 1)
     sys.exit(status)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise Refused("the working directory has been removed; change to one that is there (cd).") from None
 
 
 def _complain(message: str, status: int) -> int:

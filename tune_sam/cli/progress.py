@@ -50,10 +50,14 @@ class Progress(SearchListener):
 
     Args:
         console: where to show it. A quiet one shows nothing.
+
+    Attributes:
+        first: name of the first study that was followed; None before.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(quiet=True)
+        self.first: str | None = None
         self._rows: dict[str, _Row] = {}
         self._trials: dict[str, int] = {}
 
@@ -61,6 +65,7 @@ class Progress(SearchListener):
     def following(self, study: Study) -> Iterator[None]:
         """Show `study` for as long as the context lasts, from where it stands."""
         self._study = study.name
+        self.first = self.first or study.name
         self._epochs = study.settings.epochs
         self._judged_by = study.settings.judged_by
         self._trials = {optimizer: study.settings.budget(optimizer) for optimizer in study.settings.optimizers}
@@ -74,13 +79,8 @@ class Progress(SearchListener):
             f"{', '.join(f'{trials} trials of {optimizer}' for optimizer, trials in self._trials.items())}, "
             f"{self._epochs} epochs each."
         )
-        try:
-            with self._shown():
-                yield
-        except KeyboardInterrupt:
-            resume = f"resume it with `tune-sam resume {study.name}`"
-            self._say(f"Interrupted; {'the same command resumes it' if study.settings.kind != 'search' else resume}.")
-            raise
+        with self._shown():
+            yield
 
     def started(self, optimizer: str, number: int) -> None:
         """Show a trial among those that run."""
@@ -175,8 +175,4 @@ def task_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]
             bar.update(bar.tasks[0].id, completed=count, total=total)
             console.print(f"{what}: done, {count} of {total}", soft_wrap=True, markup=False)
 
-        try:
-            yield done
-        except KeyboardInterrupt:
-            console.print("Interrupted; what is done is kept, and the same command resumes.")
-            raise
+        yield done

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tune_sam.cli.console import err
+from tune_sam.cli.console import err, resumable
 from tune_sam.cli.evaluate import show_page
 from tune_sam.cli.options import (
     SEARCH,
@@ -57,7 +57,10 @@ def search(
     from tune_sam.cli.progress import Progress
     from tune_sam.tuning.runner import search as run
 
-    show_best(run(workload, config=config, listener=Progress(err), **options), as_json)
+    progress = Progress(err)
+    with resumable(lambda: _resume(progress.first)):
+        found = run(workload, config=config, listener=progress, **options)
+    show_best(found, as_json)
 
 
 def resume(
@@ -79,14 +82,15 @@ def resume(
     from tune_sam.cli.progress import Progress
     from tune_sam.tuning.runner import resume as run
 
-    found = run(
-        study,
-        home=Home.at(home, study_storage),
-        trials=trials,
-        max_concurrent=max_concurrent,
-        address=address,
-        listener=Progress(err),
-    )
+    with resumable(lambda: _resume(study)):
+        found = run(
+            study,
+            home=Home.at(home, study_storage),
+            trials=trials,
+            max_concurrent=max_concurrent,
+            address=address,
+            listener=Progress(err),
+        )
     show_best(found, as_json)
 
 
@@ -109,16 +113,25 @@ def run(
     from tune_sam.operations.run import run as run_all
 
     asked = parse_seeds(seeds)
-    with task_progress(err) as progress:
+    listener = Progress(err)
+    with resumable(lambda: _run_again(listener.first)), task_progress(err) as progress:
         found = run_all(
             workload,
             config=config,
             seeds=asked,
             refit_epochs=refit_epochs,
             sample=sample,
-            listener=Progress(err),
+            listener=listener,
             progress=progress,
             begins=lambda what: err.print(f"== {what}", soft_wrap=True, markup=False),
             **options,
         )
     show_page(found, as_json)
+
+
+def _resume(study: str | None) -> str:
+    return f"resume it with `tune-sam resume {study}`" if study else "nothing was begun"
+
+
+def _run_again(study: str | None) -> str:
+    return f"the same command with --name {study} resumes it" if study else "nothing was begun"

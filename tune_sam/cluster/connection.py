@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from tune_sam.cluster.ray_internals import session_folder
+from tune_sam.cluster.local import Watch, start
+from tune_sam.cluster.ray_internals import own_processes, session_folder, without_rays_lines
 from tune_sam.errors import Refused
 
 QUIET = {
@@ -18,6 +19,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads here
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours says what it waits for
 }
 
 CLIENT = "ray://"
@@ -36,11 +38,11 @@ def connected(address: str | None) -> Iterator[bool]:
 
     Raises:
         Refused: no cluster answers at `address`.
+        Stopped: Ray cannot be started here, or one of its processes here has ended.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
-    from ray.exceptions import AuthenticationError
     from ray.util import client
 
     address = named(address)
@@ -49,41 +51,50 @@ def connected(address: str | None) -> Iterator[bool]:
         with session_folder() if client.ray.is_connected() else nullcontext():
             yield not _alone
         return
+    _join(address) if address else start()
+    # Interrupted and failed trials are told by the study, in its own words.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    _alone = not address
     try:
-        if address:
-            _knock(address)
-        # Nothing that only a new Ray can be told: its client refuses that.
-        told = {} if address else {"include_dashboard": False}
+        with (
+            without_rays_lines(),
+            Watch(own_processes()).watching(),
+            session_folder() if (address or "").startswith(CLIENT) else nullcontext(),
+        ):
+            yield bool(address)
+    finally:
+        _alone = False
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Connect to the cluster at `address`.
+
+    Raises:
+        Refused: none answers there, or it does not take this process.
+    """
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        _knock(address)
         with warnings.catch_warnings(action="ignore"):  # the client says twice that nobody answers
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **told)  # type: ignore[arg-type]
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise Refused(
             f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
             "give it RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN."
         ) from None
     except RuntimeError as error:  # such as another version of Ray or Python
-        if not address:
-            raise
         raise Refused(
             f"the Ray cluster at --address {address} does not take this process "
             f"({' '.join(str(error).split())}); install the same Ray and Python here and there."
         ) from None
     except (OSError, ValueError, OverflowError) as error:  # the last of a port over 65535
-        if not address:
-            raise
         raise Refused(
             f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}); start one, "
             "give RAY_AUTH_TOKEN if it has one, or leave --address out to search on this machine."
         ) from None
-    # Interrupted and failed trials are told by the study, in its own words.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    _alone = not address
-    try:
-        with session_folder() if (address or "").startswith(CLIENT) else nullcontext():
-            yield bool(address)
-    finally:
-        _alone = False
-        ray.shutdown()
 
 
 def named(address: str | None) -> str | None:

@@ -106,27 +106,32 @@ class RayExecutor:
     def train(self, trainings: Trainings) -> None:
         """Run Tune over the trainings."""
         from ray import tune
+        from ray.tune import TuneError
 
         slots = concurrency(trainings.cpus, trainings.gpus, self.max_concurrent)
-        with without_snapshots():
-            tune.run(
-                tune.with_parameters(trainings.trainable, data=trainings.data),
-                name=trainings.name,
-                storage_path=trainings.storage,
-                search_alg=trainings.searcher,
-                scheduler=trainings.scheduler,
-                num_samples=-1,  # the searcher says when there are no more
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: trainings.key(TrialConfig.identity(trial.config)[0]),
-                trial_dirname_creator=lambda trial: _folder_name(trial.config),
-                # Every epoch, so that a crash loses one at most.
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
-                callbacks=[trainings.callback],
-                raise_on_failed_trial=False,
-                verbose=0,
-                **DRIVER_STAYS_HERE,
-            )
+        try:
+            with without_snapshots():
+                tune.run(
+                    tune.with_parameters(trainings.trainable, data=trainings.data),
+                    name=trainings.name,
+                    storage_path=trainings.storage,
+                    search_alg=trainings.searcher,
+                    scheduler=trainings.scheduler,
+                    num_samples=-1,  # the searcher says when there are no more
+                    max_concurrent_trials=slots,
+                    reuse_actors=True,
+                    trial_name_creator=lambda trial: trainings.key(TrialConfig.identity(trial.config)[0]),
+                    trial_dirname_creator=lambda trial: _folder_name(trial.config),
+                    # Every epoch, so that a crash loses one at most.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
+                    callbacks=[trainings.callback],
+                    raise_on_failed_trial=False,
+                    verbose=0,
+                    **DRIVER_STAYS_HERE,
+                )
+        except TuneError as error:
+            # Tune puts the traceback of what a callback raised into a text.
+            raise error.__context__ or error from None
 
     def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
         """Make each call a Ray task."""
@@ -139,10 +144,12 @@ class RayExecutor:
         task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_capped)
         pending = {task.remote(function, gpus): index for index, function in enumerate(calls)}
         while pending:
-            (ready,), _ = ray.wait(list(pending), num_returns=1)
-            index = pending.pop(ready)
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)  # so that signals are seen
+            if not ready:
+                continue
+            index = pending.pop(ready[0])
             try:
-                outcome = ray.get(ready)
+                outcome = ray.get(ready[0])
             except RayTaskError as error:
                 if (failure := _failure(error.cause)) is None:
                     raise

@@ -8,8 +8,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+SOCKETS = len("/session_2026-11-27_02-36-31_123456_1234567/sockets/plasma_store")
+"""Characters that the paths of Ray's sockets have below its folder."""
 
 DRIVER_STAYS_HERE: dict[str, Any] = {"_remote": False}
 """An argument of `ray.tune.run`. Over Ray's client Tune would send searcher and callbacks to the head by default, where
@@ -45,6 +51,25 @@ def without_snapshots() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_rays_lines() -> Iterator[None]:
+    """Keep Ray from printing what its nodes tell each other, to stdout, which belongs to the results of a command."""
+    import ray._private.worker  # noqa: F401
+
+    with patch("ray._private.worker.print_to_stdstream", lambda *_, **__: None):
+        yield
+
+
+def own_processes() -> dict[str, "Popen[bytes]"]:
+    """Give the processes without which a Ray that was started here cannot go on, by what they are."""
+    from ray._private import ray_constants
+    from ray._private.worker import _global_node
+
+    kinds = {"GCS": ray_constants.PROCESS_TYPE_GCS_SERVER, "raylet": ray_constants.PROCESS_TYPE_RAYLET}
+    started: dict[str, list[Any]] = _global_node.all_processes if _global_node else {}
+    return {name: started[kind][0].process for name, kind in kinds.items() if kind in started}
+
+
 def gpus_of(trial: Any) -> float:
     """Read the GPUs that one of Tune's trials was given."""
     resources: Mapping[str, float] = trial.placement_group_factory.required_resources
@@ -64,7 +89,7 @@ def error_of(trial: Any) -> BaseException | None:
         error: BaseException = cloudpickle.loads(Path(file).read_bytes())
     except Exception:  # of a package that this process lacks
         return None
-    return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 def failure_of(trial: Any) -> str:

@@ -1,30 +1,76 @@
 """Signals that end a job, taken as an interrupt."""
 
+import logging
+import os
 import signal
+import stat
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what schedulers end a job with, and what a terminal sends that is closed."""
+
+
+class Interrupt:
+    """A handler of signals: the first one interrupts, and says so; another calls `again`.
+
+    Args:
+        again: by default the first thing once more: another KeyboardInterrupt, which ends what the first one waits for.
+    """
+
+    def __init__(self, again: Callable[[], object] | None = None) -> None:
+        self._again = again
+        self._taken = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Take a signal.
+
+        Raises:
+            KeyboardInterrupt: always, unless `again` ends the process.
+        """
+        if number == signal.SIGHUP:
+            _leave_closed_terminal()
+        if self._taken and self._again:
+            self._again()
+        elif not self._taken:
+            self._taken = True
+            log.warning(
+                "Stopping: workers end and MLflow gets what it lacks, which takes some seconds; once more "
+                "stops at once."
+            )
+        raise KeyboardInterrupt
 
 
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, with which schedulers end a job, stop a search as SIGINT does: trials wait for the next launch.
+def interruptible(again: Callable[[], object] | None = None) -> Iterator[None]:
+    """Let each of the signals that end a job interrupt it: what is trained is kept, and the next launch resumes.
 
-    Tune leaves its own handler of SIGINT behind, which would swallow the caller's next Ctrl-C.
+    Inside another one it is that one's handler that takes them. It is set again, for Ray sets its own when it starts.
+    Signals that are ignored, as by `nohup` and of what a script starts in the background, stay ignored.
+
+    Args:
+        again: what a second signal does; see :class:`Interrupt`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(*_: object) -> None:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a script starts in the background
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGINT)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    handler = next((one for one in before.values() if isinstance(one, Interrupt)), Interrupt(again))
+    for number, other in before.items():
+        if other is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, other in before.items():
+            signal.signal(number, other)
+
+
+def _leave_closed_terminal() -> None:
+    """Print to nowhere from now on if the terminal is gone: every line would be an error."""
+    if stat.S_ISCHR(os.fstat(2).st_mode) and not os.isatty(2):
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  to the end of the process

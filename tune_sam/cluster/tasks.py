@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.cluster.executor import Executor, Failure
-from tune_sam.cluster.signals import terminate_as_interrupt
+from tune_sam.cluster.signals import interruptible
 from tune_sam.files import write_whole
 from tune_sam.provenance import versions
 from tune_sam.study.records import Study
@@ -67,7 +67,7 @@ def run_tasks(
         return failed
     made = versions()
     # Ray takes the signals' handlers when it starts, so ours come after.
-    with executor.opened() as other_nodes, terminate_as_interrupt(), data(other_nodes) as shared:
+    with executor.opened() as other_nodes, interruptible(), data(other_nodes) as shared:
         calls = [partial(task.function, *task.arguments, shared) for task in missing]
         found = executor.call(calls, study.settings.cpus_per_trial, _gpus(study))
         for done, (index, outcome) in enumerate(found, start=len(tasks) - len(missing) + 1):

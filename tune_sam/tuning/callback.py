@@ -1,5 +1,6 @@
 """What the driver does at each event of a trial: the ledger and the screen get it. MLflow is given it by the ledger."""
 
+import errno
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from ray.tune.search import Searcher
 from tune_sam.cluster.ray_internals import could_not_start, error_of, failure_of, gpus_of
 from tune_sam.cluster.results import delete, state_of
 from tune_sam.config import TrialConfig
-from tune_sam.errors import Refused
+from tune_sam.errors import Refused, Stopped
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY
 from tune_sam.tuning.ledger import Ledger, Outcome
@@ -37,6 +38,9 @@ METRICS = (
 )
 """What the ledger and MLflow get, and `val/f1/CLASS` where classes have names: few names, because MLflow's pages slow
 down with many."""
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""What is wrong with a disk and not with a training, and would be wrong for the next one, too."""
 
 DEATHS = 3
 """After so many deaths of its process in one and the same epoch, it is the trial that kills it."""
@@ -112,6 +116,10 @@ class Driver(tune.Callback):
         """End a trial that failed, or put it back where nothing is wrong with its training."""
         self._start(trial)  # a process that cannot even start gives no other sign
         number, error = self._given(trial).number, error_of(trial)
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise Stopped(
+                f"trial {self.ledger.key(number)} stopped, for the disk takes no more ({error}); make room or mend it"
+            )
         if number not in self._lost and self._died_of_no_fault(number, error):
             self._put_back(trial, "its process or node died")
         elif number not in self._lost and _ran_out_of_memory(error):

@@ -7,7 +7,7 @@ from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import shared
 from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
 from tune_sam.cluster.results import probe
-from tune_sam.cluster.signals import terminate_as_interrupt
+from tune_sam.cluster.signals import interruptible
 from tune_sam.home import Place
 from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.lock import study_lock
@@ -134,7 +134,7 @@ def _tune(
     if settings.gpus_per_trial == "auto":
         measured = measured_fractions(workload, ledger.sample(), ledger.space.batch_size, data)
     smallest = min(measured.values(), default=gpu_fraction(workload, settings.gpu_fraction))
-    with terminate_as_interrupt():
+    with interruptible():
         executor.train(
             Trainings(
                 name=ledger.optimizer,

@@ -1,0 +1,97 @@
+"""What ends a driver from outside: it is said in a sentence with the way to resume, and nothing is lost."""
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import psutil
+import pytest
+from services import wait_for
+
+from tune_sam.errors import Refused
+from tune_sam.operations.doctor import diagnose
+from tune_sam.study.records import open_study
+
+MAIN = "from tune_sam.cli.main import main; main()"
+RESUME = "resume it with `tune-sam resume cut`."
+SEARCH = (
+    "search", "gcn", "--dataset", "digits", "--optimizer", "sam", "--trials", "2", "--epochs", "16",
+    "--max-concurrent", "1", "--scheduler", "none", "--name", "cut",
+)  # fmt: skip
+
+
+class Driver:
+    """The command line in a process and a session of its own."""
+
+    def __init__(self, home, *words):
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *words, "--home", str(home)],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def trains(self, epochs):
+        """Wait until a trial has trained so many epochs."""
+
+        def there():
+            assert self.process.poll() is None, self.process.communicate()
+            with suppress(Refused):
+                return any(trial.epochs >= epochs for trial in open_study("cut", self.home).records())
+
+        wait_for(there, f"{epochs} epochs", limit=300)
+
+    def ended(self):
+        """The status, and what was printed."""
+        out, err = self.process.communicate(timeout=120)
+        return self.process.returncode, out, " ".join(err.split())
+
+    def kill(self, name):
+        """Kill one of the processes of its Ray."""
+        next(one for one in psutil.Process(self.process.pid).children(recursive=True) if one.name() == name).kill()
+
+
+@pytest.mark.slow
+def test_whatever_ends_a_driver_is_said_once_with_the_way_to_resume(tmp_path):
+    stops = {
+        "raylet": lambda driver: driver.kill("raylet"),
+        "GCS": lambda driver: driver.kill("gcs_server"),
+        "SIGHUP": lambda driver: driver.process.send_signal(signal.SIGHUP),
+        "SIGINT": lambda driver: driver.process.send_signal(signal.SIGINT),
+    }
+    words = SEARCH
+    for count, (what, stop) in enumerate(stops.items(), start=1):
+        driver = Driver(tmp_path, *words)
+        driver.trains(2 * count)
+        stop(driver)
+        status, out, err = driver.ended()
+        assert not out, what
+        assert "core_worker" not in err, what
+        assert err.count(RESUME) == 1, err
+        if what.startswith("SIG"):
+            assert status == 130
+            assert "Stopping: " in err
+            assert f"Interrupted; {RESUME}" in err
+        else:
+            assert status == 1
+            assert f"tune-sam: Ray's {what} on this machine has ended, and with it the workers; {RESUME}" in err
+        words = ("resume", "cut")
+    assert Driver(tmp_path, "resume", "cut", "--json").ended()[0] == 0
+    study = open_study("cut", tmp_path)
+    assert [list(study.history(trial)) for trial in study.records()] == [list(range(1, 17))] * 2
+    assert not [one.trouble for one in diagnose("cut", home=tmp_path) if one.trouble]
+
+
+def test_a_working_directory_that_is_gone_is_said_in_a_sentence(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os; os.rmdir({str(gone)!r}); {MAIN}"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "studies", "--home", tmp_path],
+        cwd=gone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr == "tune-sam: the working directory has been removed; change to one that is there (cd).\n"
