@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -80,6 +81,7 @@ def test_when_the_terminal_is_closed_lines_go_nowhere():
     """A process whose terminal has gone gets SIGHUP, and an error for each line that it prints."""
     child, terminal = os.forkpty()
     if not child:
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         try:
             with interruptible():
                 print("ready", flush=True)
