@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH ?= default
 BIN := $(VENV)/bin
 
-.PHONY: demo install dev test test-all lint clean
+.PHONY: demo install dev test test-all test-crash lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/tune-sam run gcn --name demo --dataset digits --trials 6 --epochs 10 --seeds 3 --sample 512
@@ -24,6 +24,11 @@ test: $(VENV)/dev
 # ones, which share their homes.
 test-all: $(VENV)/dev
 	$(BIN)/python -m pytest -m "" --durations=30
+
+# A whole study that is killed at KILLS random moments and ends as one that is not; about half an hour.
+KILLS ?= 100
+test-crash: $(VENV)/dev
+	PYTHONPATH=tests $(BIN)/python -m faults.sweep --kills $(KILLS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

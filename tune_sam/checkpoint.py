@@ -1,6 +1,5 @@
 """What a training is resumed from and its network is loaded from: one file, in a format with a version."""
 
-import os
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ class Checkpoint:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the file into a folder that is there, and on to its disk.
+        """Write the file into a folder that is there.
 
         Raises:
             OSError: it cannot be written, as on a full disk.
@@ -75,7 +74,6 @@ class Checkpoint:
         configuration = asdict(self.configuration) if self.configuration else None
         with (Path(folder) / FILE).open("wb") as file:  # given a path, torch does not say what is wrong with the disk
             torch.save({"format": FORMAT, **state, "configuration": configuration}, file)
-            os.fsync(file.fileno())
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:

@@ -50,7 +50,7 @@ def interrupted(interrupted_once, tmp_path):
 
 
 def checkpoints(study, number):
-    return [Path(place) for place in study.checkpoints(study.records()[number])]
+    return [Path(place) for place in study.checkpoints()[f"cut/sam/{number}"]]
 
 
 def troubles(study):

@@ -66,7 +66,7 @@ def doctor(
     study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what Optuna, MLflow and Ray's results say of every trial; exit status 1 where they disagree.
+    """Compare what Optuna and MLflow say of every trial, and read its checkpoint; exit status 1 where one is wrong.
 
     Example: [bold]tune-sam doctor gcn-2026-11-24T101500 --fix[/bold]
     """
@@ -77,7 +77,7 @@ def doctor(
     print_json([asdict(one) for one in found]) if as_json else out.print(diagnosis_table(found))
     if ill := [one.key for one in found if one.trouble]:
         raise NothingComplete(
-            f"the ledgers disagree on {', '.join(ill[:5])}{' and more' if len(ill) > 5 else ''}; "
+            f"something is wrong with {', '.join(ill[:5])}{' and more' if len(ill) > 5 else ''}; "
             + ("somebody has to look at these." if fix else f"mend with `tune-sam doctor {study} --fix`.")
         )
 

@@ -179,11 +179,10 @@ def _of_trial(
 
 def _checkpoints(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
     """Say whether the checkpoint of each trial that has one can be loaded, by the trial's key."""
+    kept = study.checkpoints()
     # One that trains replaces its own. One that waits needs only one of those that are kept of it.
     places = {
-        trial.key: study.checkpoints(trial)[: 1 if trial.has_ended else None]
-        for trial in trials
-        if trial.state != "running"
+        trial.key: kept[trial.key][: 1 if trial.has_ended else None] for trial in trials if trial.state != "running"
     }
 
     def best(places: Sequence[str]) -> str:
@@ -191,7 +190,7 @@ def _checkpoints(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
         return "whole" if "whole" in states else states[0]
 
     with ThreadPoolExecutor(READERS) as readers:
-        found = {key: readers.submit(best, kept) for key, kept in places.items() if kept}
+        found = {key: readers.submit(best, some) for key, some in places.items() if some}
         return {key: one.result() for key, one in found.items()}
 
 

@@ -256,13 +256,18 @@ class Study:
         path = self.below_results(kept) if kept else None
         return inside(self.results, path) if path else None
 
-    def checkpoints(self, trial: Trial) -> list[str]:
-        """List the folders or URIs of the checkpoints that are kept of a trial, the last first."""
+    def checkpoints(self) -> dict[str, list[str]]:
+        """Read the folders or URIs of the checkpoints that are kept of each trial, the last first, by its key."""
         storage = open_storage(self.home)
-        study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
-        frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study, trial.number))
-        found = [self.checkpoint(kept) for kept in checkpoints_in(frozen.user_attrs)]
-        return [place for place in found if place]
+        return {
+            trial_key(self.name, optimizer, frozen.number): [
+                place for kept in checkpoints_in(frozen.user_attrs) if (place := self.checkpoint(kept))
+            ]
+            for optimizer in self.settings.optimizers
+            for frozen in storage.get_all_trials(
+                storage.get_study_id_from_name(f"{self.name}/{optimizer}"), deepcopy=False
+            )
+        }
 
     def records(self, optimizer: str | None = None) -> list[Trial]:
         """Read the trials of one optimizer or of all, in the order in which they were suggested.
