@@ -10,7 +10,7 @@ from tune_sam.cluster.signals import ENDING, interruptible
 
 def interrupted(*sent, again=None):
     """Send this process signals, one after the other, inside an `interruptible`; what comes of the last is raised."""
-    with interruptible(again):
+    with interruptible(again=again):
         for number in sent[:-1]:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
@@ -36,7 +36,7 @@ def test_a_second_one_does_what_it_is_told_to(caplog):
 
 def test_inside_another_one_it_is_that_ones_handler_that_counts():
     told = []
-    with interruptible(again=lambda: told.append("now")):
+    with interruptible(waits_for="", again=lambda: told.append("now")):
         with pytest.raises(KeyboardInterrupt):
             interrupted(signal.SIGTERM)
         signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does when it starts

@@ -58,7 +58,7 @@ def main() -> NoReturn:
     try:
         # As with `python -m`, so that a person's own package.module:Class is found beside them.
         sys.path.append(_working_directory())
-        with interruptible(again=lambda: os._exit(130)):
+        with interruptible(waits_for="", again=lambda: os._exit(130)):
             # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
             status = app(standalone_mode=False) or 0
     except typer.TyperException as error:
