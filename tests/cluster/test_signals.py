@@ -8,6 +8,16 @@ import pytest
 from tune_sam.cluster.signals import ENDING, interruptible
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_ignored():
+    """As in a terminal, wherever the tests run."""
+    own = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL)
+    before = [signal.signal(number, handler) for number, handler in zip(ENDING, own, strict=True)]
+    yield
+    for number, handler in zip(ENDING, before, strict=True):
+        signal.signal(number, handler)
+
+
 def interrupted(*sent, again=None):
     """Send this process signals, one after the other, inside an `interruptible`; what comes of the last is raised."""
     with interruptible(again=again):

@@ -50,7 +50,7 @@ def test_a_search_whose_results_have_no_room_stops_and_is_resumed(disk, tmp_path
         Stopped, match=r"trial full/sam/1 stopped, for the disk takes no more .*No space left.*make room"
     ):
         tune_sam.search(
-            "gcn", name="full", home=tmp_path / "home", storage=disk, executor=INLINE, listener=fills, **OPTIONS
+            "gcn", name="full", home=tmp_path / "home", storage=str(disk), executor=INLINE, listener=fills, **OPTIONS
         )
     study = open_study("full", tmp_path / "home")
     assert study.counts() == {"complete": 1, "waiting": 1}, "no trial failed for the disk's sake"
