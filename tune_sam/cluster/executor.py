@@ -35,7 +35,7 @@ class Trainings:
         searcher: gives the configs, until there are no more.
         scheduler: says where a trial stops early.
         callback: is told of every event.
-        key: a trial's key, by its number.
+        key: a trial's key, by its number; a function that can be pickled.
         cpus: of one trial.
         gpus: of one trial; a fraction where several share one.
     """
@@ -109,6 +109,7 @@ class RayExecutor:
         from ray.tune import TuneError
 
         slots = concurrency(trainings.cpus, trainings.gpus, self.max_concurrent)
+        key = trainings.key  # alone: Tune pickles what gives the names, for each trial
         try:
             with without_snapshots():
                 tune.run(
@@ -120,7 +121,7 @@ class RayExecutor:
                     num_samples=-1,  # the searcher says when there are no more
                     max_concurrent_trials=slots,
                     reuse_actors=True,
-                    trial_name_creator=lambda trial: trainings.key(TrialConfig.identity(trial.config)[0]),
+                    trial_name_creator=lambda trial: key(TrialConfig.identity(trial.config)[0]),
                     trial_dirname_creator=lambda trial: _folder_name(trial.config),
                     # Every epoch, so that a crash loses one at most.
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),

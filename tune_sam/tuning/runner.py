@@ -1,5 +1,6 @@
 """Search and resume: the trials of a study, one optimizer after the other, each with the same budget."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -12,6 +13,7 @@ from tune_sam.home import Place
 from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, open_study
+from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener, Silent
@@ -144,7 +146,7 @@ def _tune(
                 searcher=TuneSearcher(ledger, study, measured),
                 scheduler=TuneScheduler(ledger),
                 callback=Driver(ledger, study, listener),
-                key=ledger.key,
+                key=partial(trial_key, study.name, ledger.optimizer),
                 cpus=settings.cpus_per_trial,
                 gpus=smallest,
             )
