@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_sam.errors import Refused
 from tune_sam.space import Range
 from tune_sam.trainables.data import mutagenicity
 from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
@@ -95,4 +96,10 @@ def _graphs(dataset: str, root: Path) -> "tuple[GraphStore, Indices]":
     from tune_sam.trainables.data.split import stratified
 
     graphs = mutagenicity.load(root) if dataset == "mutagenicity" else digits.grid_graphs()
+    if dataset == "mutagenicity" and (len(graphs), graphs.x.shape[1]) != (mutagenicity.GRAPHS, mutagenicity.ATOMS):
+        raise Refused(
+            f"the files in {mutagenicity.raw_folder(root)} hold {len(graphs)} graphs with {graphs.x.shape[1]} types of "
+            f"atoms in place of {mutagenicity.GRAPHS} with {mutagenicity.ATOMS}; train on fewer with --train-subset, "
+            "or make a workload of your own, as docs/own-workload.md says."
+        )
     return graphs, stratified(graphs.y.numpy())

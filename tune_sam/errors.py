@@ -1,10 +1,17 @@
-"""The errors that a person reads, and texts without logins."""
+"""The errors that a person reads."""
 
-import re
+from tune_sam.logins import masked as masked
 
 
 class Refused(ValueError):
-    """A request that cannot be carried out. Its text is one sentence that names the value and the way out."""
+    """A request that cannot be carried out. Its text is one sentence that names the value and the way out.
+
+    Args:
+        text: the sentence; a login in it is hidden.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(masked(text))
 
 
 class NothingComplete(LookupError):
@@ -18,8 +25,10 @@ class Stopped(BaseException):
     command line adds how to resume. As with KeyboardInterrupt, no `except Exception` stands in its way, such as Tune's.
     """
 
+    def __init__(self, text: str) -> None:
+        super().__init__(masked(text))
 
-def masked(text: str) -> str:
-    """Hide user and password of a URI in a text, also where they hold a slash or stand in the URI's options."""
-    text = re.sub(r"://\S*@", "://***@", text)
-    return re.sub(r"(?i)([?&][\w-]*(?:user|password|secret|key|token)[\w-]*=)[^&\s]*", r"\1***", text)
+
+def shorten(text: str) -> str:
+    """Give a text that a person gave as a sentence about it shows it: its beginning, if it is long."""
+    return text if len(text) <= 100 else f"{text[:100]}…"

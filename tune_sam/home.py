@@ -11,10 +11,38 @@ from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
-from tune_sam.errors import Refused, masked
+from tune_sam.errors import Refused, masked, shorten
+from tune_sam.logins import plain
 
 HERE = "{home}"
 """Stands in a record for the folder of the home that the record is in."""
+
+
+def unusable(text: str) -> str | None:
+    """Say why a text can be no name, path or address; None if it can."""
+    if "\0" in text:
+        return "it has the character number 0 in it"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "it has half a character of Unicode in it"
+    return None
+
+
+def folder_of(given: str | Path, option: str) -> Path:
+    """Give the absolute path of a folder that a person names.
+
+    Args:
+        given: its path, in which `~` stands for a person's own folder.
+        option: that names it, for the refusal.
+
+    Raises:
+        Refused: no folder can have that path.
+    """
+    if wrong := unusable(str(given)):
+        raise Refused(f"{option} {shorten(str(given))!r} cannot be used ({wrong}); give a folder.")
+    try:
+        return Path(given).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # nobody has that name; or the working directory is gone
+        raise Refused(f"{option} {shorten(str(given))} cannot be used ({error}); give a folder.") from None
 
 
 def moved(place: str, old: str, new: str) -> str:
@@ -60,16 +88,12 @@ class Home:
         if isinstance(path, Home):
             return path
         storage = study_storage or os.environ.get("TUNE_SAM_STUDY_STORAGE") or None
-        if storage and not re.match(r"postgresql(\+\w+)?://", storage):
+        if storage and (unusable(storage) or not re.match(r"postgresql(\+\w+)?://", storage)):
             raise Refused(
-                f"--study-storage {masked(storage)} is no database that many nodes can write to; give "
+                f"--study-storage {storage} is no database that many nodes can write to; give "
                 "postgresql://USER@HOST/DATABASE, or leave it out for a file in the home."
             )
-        asked = path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam"
-        try:
-            chosen = Path(asked).expanduser().absolute()
-        except RuntimeError as error:
-            raise Refused(f"home {asked} cannot be used ({error}); give --home a folder.") from None
+        chosen = folder_of(path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam", "--home")
         if {"?", "%"} & set(str(chosen)):
             raise Refused(
                 f"home {chosen} has a '?' or '%', which mean something else in the address of a database; "
@@ -79,10 +103,12 @@ class Home:
             try:
                 usable = part.is_dir() or not part.exists()
             except OSError as error:
-                raise Refused(f"home {chosen} cannot be used ({error.strerror}); give --home another folder.") from None
+                raise Refused(
+                    f"home {shorten(str(chosen))} cannot be used ({error.strerror}); give --home another folder."
+                ) from None
             if not usable:
                 raise Refused(f"home {chosen} cannot be used because {part} is a file; give --home a folder.")
-        return cls(chosen, storage)
+        return cls(chosen, storage and plain(storage))
 
     @contextmanager
     def made(self) -> Iterator[None]:

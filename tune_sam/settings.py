@@ -17,7 +17,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from tune_sam.errors import Refused
+from tune_sam.errors import Refused, shorten
+from tune_sam.home import unusable
+from tune_sam.logins import of_results, plain, remember, without_login
 from tune_sam.space import OPTIMIZERS, Range, Values, parse_batch_sizes, parse_values
 
 
@@ -87,6 +89,17 @@ class RangeOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_value(cls, given: Any, info: ValidationInfo) -> Any:
+        """Take the numbers of NumPy and torch for Python's, and refuse what no option can be."""
+        value = given.tolist() if hasattr(given, "tolist") else given
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("yes and no, or true and false, are no value of this option")
+        if isinstance(value, (str, Path)) and (wrong := unusable(str(value))):
+            raise ValueError(wrong)
+        return value
+
     rho: Annotated[RangeOption | None, Shown("the workload's", "LOW:HIGH or X,X,…")] = Field(
         default=None, description="ρ: log-uniform as LOW:HIGH, or values as 0.01,0.1 for --sampler grid."
     )
@@ -104,6 +117,25 @@ class RangeOptions(BaseModel):
         )
 
 
+def _listed(given: Any) -> Any:
+    return given.split(",") if isinstance(given, str) else given
+
+
+def _named(given: Any) -> Any:
+    """Name a class as `package.module:Class`."""
+    if not isinstance(given, type):
+        return given
+    if given.__module__ == "__main__":
+        raise ValueError("workers cannot import a class of the program itself; move it into a module")
+    return f"{given.__module__}:{given.__qualname__}"
+
+
+NAME_BYTES = 200
+"""Of a study's name: a folder's may have 255 with what is put behind it."""
+
+MOST = 1_000_000
+"""Trials and epochs that may be asked for: more are a slip of the hand."""
+
 ENVIRONMENT = {name: f"TUNE_SAM_{name.upper()}" for name in ("address", "storage", "tracking_uri", "study_storage")}
 """Options that name a service of a cluster, and the variable that gives each where nobody says another."""
 
@@ -115,12 +147,18 @@ class SearchOptions(RangeOptions):
     :func:`tune_sam.search` are made of these fields. A field that is None is the workload's to fill.
     """
 
-    workload: str = Field(description="Name of a workload, or package.module:Class.")
-    optimizers: Annotated[tuple[str, ...], Shown(metavar="|".join(OPTIMIZERS), flag="--optimizer")] = Field(
+    workload: Annotated[str, BeforeValidator(_named)] = Field(
+        description="Name of a workload, or package.module:Class."
+    )
+    optimizers: Annotated[
+        tuple[str, ...], BeforeValidator(_listed), Shown(metavar="|".join(OPTIMIZERS), flag="--optimizer")
+    ] = Field(
         default=("base", "sam", "asam"), min_length=1, description="Optimizers to search, each with its own budget."
     )
-    trials: int = Field(default=20, ge=1, description="Trials of each optimizer, grid points included.")
-    epochs: Annotated[int | None, Shown("the workload's")] = Field(default=None, ge=1, description="Epochs of a trial.")
+    trials: int = Field(default=20, ge=1, le=MOST, description="Trials of each optimizer, grid points included.")
+    epochs: Annotated[int | None, Shown("the workload's")] = Field(
+        default=None, ge=1, le=MOST, description="Epochs of a trial."
+    )
     dataset: Annotated[str | None, Shown("its first")] = Field(
         default=None, description="One of the workload's data sets."
     )
@@ -188,7 +226,30 @@ class SearchOptions(RangeOptions):
         # The name is a folder's, a part of every key, and what a person types again.
         if name is not None and not (name[:1].isalnum() and all(c.isalnum() or c in "-_." for c in name)):
             raise ValueError("use letters, digits, '-', '_' and '.', and begin with a letter or a digit")
+        if name is not None and len(name.encode()) > NAME_BYTES:
+            raise ValueError(
+                f"it has {len(name.encode())} bytes, too many for a folder's name; use at most {NAME_BYTES}"
+            )
         return name
+
+    @field_validator("tracking_uri", "study_storage")
+    @classmethod
+    def _plain_address(cls, address: str | None) -> str | None:
+        return address and plain(address)
+
+    @field_validator("storage")
+    @classmethod
+    def _with_no_login(cls, storage: str | None, info: ValidationInfo) -> str | None:
+        if not storage or (place := without_login(storage)) == storage:
+            return storage
+        of_a_bucket = f"s3://{storage.rpartition('@')[2]}" == place  # and nothing but KEY:SECRET@ was removed
+        if not of_a_bucket or info.data.get("address") not in (None, "local"):
+            raise ValueError(
+                "each node writes results with its own login, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+                "leave it out of the address"
+            )
+        remember(storage)
+        return of_results(storage)
 
     @field_validator("optimizers")
     @classmethod
@@ -224,9 +285,11 @@ class SearchOptions(RangeOptions):
             if settings.get(name) is None and (value := os.environ.get(variable)):
                 settings[name] = value
         try:
-            return cls.model_validate(settings)
+            options = cls.model_validate(settings)
         except ValidationError as error:
             raise Refused(_sentence(error, config)) from None
+        remember(options.tracking_uri or "")  # for the commands that find the study by its name
+        return options
 
     def under(self, defaults: Mapping[str, Any]) -> "SearchOptions":
         """Give these options other defaults for those that nobody gave.
@@ -297,7 +360,22 @@ def _description(name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """With the numbers of YAML 1.2: in 1.1, which PyYAML reads, 1:2 is the number 62 and 1e-3 is a text."""
+    """With the numbers of YAML 1.2: in 1.1, which PyYAML reads, 1:2 is the number 62 and 1e-3 is a text.
+
+    A key that is given twice is refused, and so is an alias: some dozens of them stand for more than a memory holds.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"an alias, *{event.anchor}", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -309,13 +387,26 @@ for _tag, _pattern in (("int", r"[-+]?[0-9]+"), ("float", r"[-+]?(\.[0-9]+|[0-9]
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list("-+.0123456789"))
 
 
+LARGEST = 100_000
+"""Bytes of a file of options, at most."""
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        settings = yaml.load(path.read_text(), _Loader)  # noqa: S506 (a safe one)
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise Refused(
+                f"the config file {path} has more than {LARGEST:,} bytes; give --config a YAML file of options."
+            )
+        settings = yaml.load(content.decode("utf-8-sig"), _Loader)  # noqa: S506 (a safe one)
     except OSError as error:
         raise Refused(f"the config file {path} cannot be read ({error.strerror}); give --config a YAML file.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that there is not
-        where = str(error).replace("\n", " ")
+    except RecursionError:
+        raise Refused(f"the config file {path} is nested too deep for a file of options; write it flat.") from None
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError, LookupError) as error:
+        # Those that are no YAMLError: no UTF-8, a date that there is not, a tag on a value that it does not go with.
+        where = " ".join(str(error).split())[:300]
         raise Refused(f"the config file {path} is not YAML ({where}); mend it or leave --config out.") from None
     if not isinstance(settings, dict):
         raise Refused(f"the config file {path} holds no `option: value` lines; see `tune-sam search --help`.")
@@ -328,14 +419,14 @@ def _sentence(error: ValidationError, config: Path | None) -> str:
     option = ".".join(str(part) for part in first["loc"] if isinstance(part, str)) or "options"
     if first["type"] == "extra_forbidden":
         known = ", ".join((RangeOptions if len(first["loc"]) > 1 else SearchOptions).model_fields)
-        return f"unknown option {option!r}{f' in {config}' if config else ''}; known options are {known}."
+        return f"unknown option {shorten(option)!r}{f' in {config}' if config else ''}; known options are {known}."
     if first["type"] == "missing":
         return f"the option {option!r} is missing; give it."
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     message = message[:1].lower() + message[1:]
     value = first["input"]
-    text = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
-    return f"{flag_of(option)} {text}: {message}."
+    text = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return f"{flag_of(option)} {shorten(text)}: {message}."
 
 
 def flag_of(option: str) -> str:

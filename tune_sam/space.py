@@ -155,7 +155,7 @@ def parse_values(text: Any) -> Range | Values:
         return parse_range(text)
     parts = text if isinstance(text, (list, tuple)) else str(text).split(",")
     try:
-        values = sorted({float(part) for part in parts})
+        values = sorted({float("yes" if isinstance(part, bool) else part) for part in parts})
     except (TypeError, ValueError):
         raise ValueError(
             "expected a range as LOW:HIGH, for example 0.001:1, or values for --sampler grid, for example 0.01,0.1"

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "tune_sam.workloads"
 
+NEEDED = ("name", "datasets", "settings", "base_optimizer", "rho", "lr", "batch_size")
+"""What every workload sets."""
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -324,11 +327,19 @@ def _import_workload(path: str) -> Workload:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise Refused(f"the workload {path!r} cannot be imported ({error}); give package.module:Class.") from None
+    except (Exception, SystemExit) as error:  # whatever a module does while it is imported
+        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise Refused(f"the workload {path!r} cannot be imported ({why}); give package.module:Class.") from None
     if not (isinstance(found, type) and issubclass(found, Workload)):
         raise Refused(f"{path!r} is not a subclass of tune_sam.workload.Workload; derive it from that class.")
     try:
-        return found()
-    except TypeError as error:  # an abstract method is not implemented
-        raise Refused(f"the workload {path!r} is not complete ({error}); implement those methods.") from None
+        made: Workload = found()
+    except Exception as error:  # an abstract method is not implemented, or what a class does when it is made
+        raise Refused(f"the workload {path!r} is not complete ({error}); implement its methods.") from None
+    if missing := [name for name in NEEDED if not hasattr(found, name)]:
+        raise Refused(f"the workload {path!r} is not complete; give its class {', '.join(missing)}.")
+    if not found.datasets:
+        raise Refused(f"the workload {path!r} has no data set; give its `datasets` one.")
+    if without := [name for name in found.datasets if name not in found.settings]:
+        raise Refused(f"the workload {path!r} has no setting for the data set {without[0]!r}; add one to `settings`.")
+    return made

@@ -1,7 +1,104 @@
+"""What is printed, also where standard output lacks characters, room or a reader."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
-from tune_sam.cli.console import resumable
+from tune_sam.cli.console import PLAIN, open_streams, print_json, resumable
 from tune_sam.errors import Stopped
+
+MAIN = "from tune_sam.cli.main import main; main()"
+
+
+def started(home, *words, **options):
+    env = {**os.environ, "TUNE_SAM_HOME": str(home), **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *words], env=env, stderr=subprocess.PIPE, check=False, timeout=300, **options
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_every_character_is_written_in_some_spelling(monkeypatch, encoding):
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding))
+    open_streams()
+    text = "ρ = 0.05 ± 0.01, λ_max, → ü \ud800"
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    written = buffer.getvalue().decode(encoding)
+    if encoding == "ascii":
+        assert written == "rho = 0.05 +- 0.01, lambda_max, \\u2192 \\xfc \\ud800"
+    elif encoding == "latin-1":
+        assert written == "rho = 0.05 ± 0.01, lambda_max, \\u2192 ü \\ud800"
+    else:
+        assert written.startswith("ρ" if encoding == "utf-8" else "rho")
+
+
+def test_plain_spellings_are_plain():
+    assert all(spelling.isascii() for spelling in PLAIN.values())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_the_same_document_in_every_encoding(monkeypatch, encoding):
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding))
+    open_streams()
+    document = {"ρ": "λ ± 🙂", "n": 1}
+    print_json(document)
+    sys.stdout.flush()
+    assert json.loads(buffer.getvalue().decode(encoding)) == document
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("words", [["workloads"], ["best", "one"], ["trials", "one", "--csv"], ["search", "ρ"]])
+def test_commands_print_where_there_are_no_greek_letters(searched, encoding, words):
+    done = started(searched, *words, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": encoding})
+    assert done.returncode == (2 if words[0] == "search" else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+    if words[0] in ("workloads", "best"):
+        assert b"rho" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["studies", "--json"], ["trials", "one", "--csv"], ["best", "one"], ["best", "one", "--yaml"]]
+)
+def test_a_full_standard_output_is_one_sentence(searched, words):
+    with open("/dev/full", "w") as full:
+        done = started(searched, *words, stdout=full)
+    said = done.stderr.decode()
+    assert done.returncode == 1
+    assert "cannot be written to standard output (No space left on device)" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_left_is_no_error_to_be_read(searched):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = started(searched, "trials", "one", "--json", stdout=writing)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_written_nowhere(searched, closed):
+    command = f'exec "{sys.executable}" -c "{MAIN}" trials one {closed}'
+    before = (searched / "optuna.db").read_bytes()
+    done = subprocess.run(
+        ["sh", "-c", command], env={**os.environ, "TUNE_SAM_HOME": str(searched)}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    assert (searched / "optuna.db").read_bytes() == before
 
 
 def test_an_interrupt_is_told_with_how_to_resume(capsys):

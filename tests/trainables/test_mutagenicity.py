@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -20,8 +21,18 @@ def write_files(root, word="1"):
         (raw / name).write_text(f"{word}\n" * rows)
 
 
+def say_own(root):
+    """What `sha256sum *.txt > SHA256SUMS` does."""
+    raw = mutagenicity.raw_folder(root)
+    sums = [f"{hashlib.sha256((raw / name).read_bytes()).hexdigest()}  {name}\n" for name in mutagenicity.ROWS]
+    (raw / "SHA256SUMS").write_text("".join(sums))
+
+
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
+    """Such files, taken for the published ones."""
+    sums = {name: hashlib.sha256(b"1\n" * rows).hexdigest() for name, rows in mutagenicity.ROWS.items()}
+    monkeypatch.setattr(mutagenicity, "SHA256", sums)
     write_files(tmp_path / "data")
     return tmp_path / "data"
 
@@ -42,12 +53,12 @@ def test_whole_files_pass(root):
     ("damage", "said"),
     [
         (lambda content: b"", "is empty"),
-        (lambda content: content[:1001], "has 500 lines in place of {rows}"),
+        (lambda content: content[:1000], "has 500 lines in place of {rows}"),
         (lambda content: content[:-2], "has {less} lines in place of {rows}"),
-        (lambda content: content[:-1], "has {less} lines in place of {rows}"),
         (lambda content: content + b"1\n", "has {more} lines in place of {rows}"),
+        (lambda content: b"0" + content[1:], "is not the published one, by its SHA-256"),
     ],
-    ids=["empty", "cut", "a line less", "cut within the last line", "a line more"],
+    ids=["empty", "cut", "a line less", "a line more", "another label"],
 )
 def test_a_damaged_file_is_named_with_a_way_out(root, name, damage, said):
     path, rows = mutagenicity.raw_folder(root) / name, mutagenicity.ROWS[name]
@@ -56,6 +67,34 @@ def test_a_damaged_file_is_named_with_a_way_out(root, name, damage, said):
         mutagenicity.check(root)
     assert f"the data file {path} {said.format(rows=rows, less=rows - 1, more=rows + 1)}; " in str(refused.value)
     assert f"put the TUDataset files of Mutagenicity into {path.parent}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", mutagenicity.ROWS)
+def test_the_last_newline_may_be_missing(root, name):
+    path = mutagenicity.raw_folder(root) / name
+    path.write_bytes(path.read_bytes()[:-1])
+    mutagenicity.check(root)
+
+
+def test_files_that_a_person_says_are_their_own_are_taken_and_held_to_it(root):
+    labels = mutagenicity.raw_folder(root) / "Mutagenicity_graph_labels.txt"
+    labels.write_text("0\n1\n")
+    with pytest.raises(Refused, match="has 2 lines in place of 4337.*say it with `sha256sum .*> SHA256SUMS`"):
+        mutagenicity.check(root)
+    say_own(root)
+    mutagenicity.check(root)
+    labels.write_text("1\n1\n")
+    with pytest.raises(Refused, match="graph_labels.txt is not the one that SHA256SUMS beside it names"):
+        mutagenicity.check(root)
+    (labels.parent / "SHA256SUMS").write_text("what\n")
+    with pytest.raises(Refused, match="SHA256SUMS cannot be read; make it with"):
+        mutagenicity.check(root)
+
+
+@pytest.mark.parametrize("inside", ["Mutagenicity", "Mutagenicity/raw"])
+def test_a_folder_inside_the_one_that_is_meant_is_told_which_one(root, inside):
+    with pytest.raises(Refused, match=f"names a folder inside the one that holds the data; give {root}."):
+        mutagenicity.check(root / inside)
 
 
 @pytest.mark.parametrize("name", mutagenicity.ROWS)
@@ -93,17 +132,26 @@ def test_a_cut_file_is_refused_before_it_is_parsed(root, load):
 
 def test_files_without_sense_are_refused(tmp_path):
     write_files(tmp_path, word="?")
+    say_own(tmp_path)
     with pytest.raises(Refused, match="are damaged"):
         mutagenicity.load(tmp_path)
 
 
 @pytest.mark.data
-def test_files_with_other_classes_are_refused(real_data, tmp_path):
-    shutil.copytree(mutagenicity.raw_folder(real_data), mutagenicity.raw_folder(tmp_path))
+def test_one_other_label_is_noticed_unless_it_is_meant(real_data, tmp_path):
+    for name in mutagenicity.ROWS:
+        content = (mutagenicity.raw_folder(real_data) / name).read_bytes()
+        mutagenicity.raw_folder(tmp_path).mkdir(parents=True, exist_ok=True)
+        (mutagenicity.raw_folder(tmp_path) / name).write_bytes(content.rstrip(b"\n"))
+    published = mutagenicity.load(tmp_path)
     labels = mutagenicity.raw_folder(tmp_path) / "Mutagenicity_graph_labels.txt"
-    labels.write_text(labels.read_text().replace("1", "0", 3))
-    with pytest.raises(Refused, match=r"are damaged \(graphs of each class: \(2404, 1933\) in place of"):
+    labels.write_text(labels.read_text().replace("1", "0", 1))
+    with pytest.raises(Refused, match="graph_labels.txt is not the published one, by its SHA-256"):
         mutagenicity.load(tmp_path)
+    say_own(tmp_path)
+    changed = mutagenicity.load(tmp_path)
+    assert (changed.y != published.y).sum() == 1
+    assert torch.equal(changed.x, published.x)
 
 
 def pretend(monkeypatch, download):
@@ -129,23 +177,23 @@ def stop_halfway(folder):
 
 
 @pytest.mark.parametrize(("download", "said"), [(fail, "no route to host"), (stop_halfway, "has 1 lines")])
-def test_a_download_that_fails_leaves_nothing(monkeypatch, tmp_path, download, said):
+def test_a_download_that_fails_leaves_nothing(monkeypatch, tmp_path, root, download, said):
     asked = pretend(monkeypatch, download)
     with pytest.raises(Refused, match=f"could not be downloaded.*{said}.*--data"):
         mutagenicity.download(tmp_path / "home" / "data")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [root]
     assert not asked[0].exists()
 
 
-def test_a_download_appears_whole(monkeypatch, tmp_path):
+def test_a_download_appears_whole(monkeypatch, tmp_path, root):
     asked = pretend(monkeypatch, write_files)
-    mutagenicity.download(tmp_path / "data")
-    mutagenicity.check(tmp_path / "data")
-    assert [path.name for path in (tmp_path / "data" / "Mutagenicity").iterdir()] == ["raw"]
+    mutagenicity.download(tmp_path / "new")
+    mutagenicity.check(tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new" / "Mutagenicity").iterdir()] == ["raw"]
     assert not asked[0].exists()
 
 
-def test_a_download_leaves_the_files_of_a_faster_process(monkeypatch, tmp_path):
+def test_a_download_leaves_the_files_of_a_faster_process(monkeypatch, tmp_path, root):
     def late(folder):
         write_files(folder)
         write_files(tmp_path, word="2")

@@ -243,11 +243,14 @@ def test_a_study_is_found_again(study):
 def test_a_login_that_has_changed_is_taken(study, monkeypatch):
     tried = []
     monkeypatch.setattr("tune_sam.tracking.client.check", tried.append)
-    before = replace(study, tracking_uri="http://me:old@host:5000", storage="s3://bucket?access_key=old&region=a")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "another")
+    before = replace(study, tracking_uri="http://me:old@host:5000", storage="s3://bucket?region=a")
     for uri in ("http://me:new@host:5000/", "http://host:5000"):
-        chosen = SearchOptions(workload=ODD, tracking_uri=uri, storage="s3://bucket?access_key=new&region=a")
+        chosen = SearchOptions(workload=ODD, tracking_uri=uri, storage="s3://me:new@bucket?region=a")
         after = where_it_is(before, chosen)
-        assert after == replace(before, tracking_uri=uri, storage=chosen.storage)
+        assert after == replace(before, tracking_uri=uri)
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] == "new"
         assert tried.pop() == uri
     assert where_it_is(before, SearchOptions(workload=ODD)) == before
     assert not tried
@@ -256,7 +259,7 @@ def test_a_login_that_has_changed_is_taken(study, monkeypatch):
 @pytest.mark.parametrize(
     ("before", "wanted"),
     [
-        ("s3://bucket?access_key=old&region=a", "s3://bucket?access_key=old&region=b"),
+        ("s3://bucket?region=a", "s3://bucket?region=b"),
         ("s3://one/me@x/runs", "s3://two/me@x/runs"),
         ("/one", "/two"),
     ],

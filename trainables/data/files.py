@@ -17,6 +17,42 @@ def way_out(what: str, folder: Path) -> str:
     )
 
 
+OWN = "SHA256SUMS"
+"""A file beside data that are not the published ones and are meant to be so, as `sha256sum` writes it."""
+
+
+def own_sums(folder: Path) -> dict[str, str]:
+    """Read the SHA-256 of each file of data that a person says are their own; nothing where nobody says so.
+
+    Raises:
+        Refused: the file that says so cannot be read.
+    """
+    file = folder / OWN
+    try:
+        lines = [line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {name.strip().lstrip("*"): checksum for checksum, name in lines}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError):
+        raise Refused(f"{file} cannot be read; make it with `sha256sum * > {OWN}`, or remove it.") from None
+
+
+def too_deep(path: Path) -> Path | None:
+    """Find the folder that a person meant who named one inside of it: `path` has its last folders twice then.
+
+    Returns:
+        The folder to give; None if no such file is there.
+    """
+    parts = path.parts
+    for end in range(len(parts) - 1, 0, -1):
+        for begin in range(end - 1, 0, -1):
+            block = parts[begin:end]
+            rest = parts[end : 2 * end - begin]
+            if block == rest and Path(*parts[:begin], *parts[end:]).exists():
+                return Path(*parts[:begin])
+    return None
+
+
 @contextmanager
 def reading(path: Path, way_out: str) -> Iterator[None]:
     """Turn the system's errors about `path` into one sentence that ends with the way out.
@@ -27,6 +63,11 @@ def reading(path: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
+        if folder := too_deep(path):
+            raise Refused(
+                f"the data file {path} is missing, for --data or TUNE_SAM_DATA names a folder inside the one that "
+                f"holds the data; give {folder}."
+            ) from None
         raise Refused(f"the data file {path} is missing; {way_out}.") from None
     except OSError as error:
         raise Refused(f"the data file {path} cannot be read ({error.strerror}); {way_out}.") from None

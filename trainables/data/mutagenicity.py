@@ -4,6 +4,8 @@ Sources: C. Morris et al., *TUDataset*, ICML 2020 GRL+ workshop; J. Kazius, R. M
 Chemistry 48(1):312-320, 2005. PyG downloads and reads them; torch and PyG are imported only when graphs are read.
 """
 
+import hashlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "Mutagenicity"
 CLASSES = ("mutagen", "nonmutagen")
-GRAPHS = (2401, 1936)
-"""Graphs of each class. There are no published checksums; these numbers and that of the atoms tell damaged files."""
+GRAPHS = 4_337
 
 ATOMS = 14
 """Types of atoms."""
@@ -30,21 +31,49 @@ ROWS = {  # lines of each file, as published
 }
 
 
+SHA256 = {  # of each file as TUDataset has them, with the newline at the end that editors and copies may lose
+    f"{NAME}_A.txt": "ae85e22b4b898ebd819d2ed3adc8f06a7bf1cda746b333086472d19b36711145",
+    f"{NAME}_graph_indicator.txt": "88b2d83ff10fad75b3280654061e965976f74e75620058c371ed23567236b4bc",
+    f"{NAME}_graph_labels.txt": "b604c7dcbfdf89193901e32abdcbf9b5b92137414ce22231f00ed65d48ec48f9",
+    f"{NAME}_node_labels.txt": "b429ec418c831d02dc3088b2fe08d11214627850d2bbdacfa9797c0510e70ae7",
+    f"{NAME}_edge_labels.txt": "bf8e783386ac22e6033bbce56d765c0a4336649bd590a6f1e467b27b549f2114",
+}
+
+
 def check(root: Path) -> None:
     """Check the raw files below `root` without parsing them.
 
     Raises:
-        Refused: a file is missing, empty or cut short.
+        Refused: a file is missing, empty or cut short, or is neither the published one nor said to be a person's own.
     """
+    folder = raw_folder(root)
+    way_out = files.way_out(f"the TUDataset files of {NAME}", folder)
+    own = files.own_sums(folder)
     for name, rows in ROWS.items():
-        path = raw_folder(root) / name
-        way_out = files.way_out(f"the TUDataset files of {NAME}", path.parent)
-        with files.reading(path, way_out):
-            content = path.read_bytes()
-        found = content.count(b"\n")  # each line ends with one, so that a cut within the last line is seen
-        if found != rows:
-            what = "is empty" if not content else f"has {found} lines in place of {rows}"
-            raise Refused(f"the data file {path} {what}; {way_out}.")
+        path = folder / name
+        content = _whole(path, way_out)
+        found = content.count(b"\n")
+        sums = {hashlib.sha256(content).hexdigest(), hashlib.sha256(content.removesuffix(b"\n")).hexdigest()}
+        if {(own or SHA256).get(name)} & sums:
+            continue
+        if not content.strip():
+            what = "is empty"
+        elif own:
+            what = f"is not the one that {files.OWN} beside it names"
+        elif found != rows:
+            what = f"has {found} lines in place of {rows}"
+        else:
+            what = "is not the published one, by its SHA-256"
+        raise Refused(
+            f"the data file {path} {what}; {way_out}. If the files are meant to be so, say it with "
+            f"`sha256sum *.txt > {files.OWN}` in their folder."
+        )
+
+
+def _whole(path: Path, way_out: str) -> bytes:
+    """Read a file with a newline at the end of its last line, whether it is there or not."""
+    with files.reading(path, way_out):
+        return path.read_bytes().removesuffix(b"\n") + b"\n"
 
 
 def raw_folder(root: Path) -> Path:
@@ -68,13 +97,13 @@ def download(root: Path) -> None:
 
 
 def load(root: Path) -> "GraphStore":
-    """Read all graphs; node features are the one-hot atom types, [N, 14].
+    """Read all graphs; node features are the one-hot atom types, [N, 14] of the published files.
 
     PyG's reader parses the raw files each time: its `TUDataset` would write a cache next to them, which a read-only
     folder forbids and which hides a raw file that changed since.
 
     Raises:
-        Refused: the files do not hold the published graphs.
+        Refused: the files hold neither the published graphs nor those that a person says are their own.
     """
     from torch_geometric.io import read_tu_data
 
@@ -82,15 +111,12 @@ def load(root: Path) -> "GraphStore":
 
     check(root)
     try:
-        data, slices, sizes = read_tu_data(str(raw_folder(root)), NAME)
+        with tempfile.TemporaryDirectory(prefix="tune_sam-") as folder:
+            for name in ROWS:  # the reader drops a last line without a newline
+                (Path(folder) / name).write_bytes(_whole(raw_folder(root) / name, ""))
+            data, slices, sizes = read_tu_data(folder, NAME)
     except (ValueError, IndexError, RuntimeError) as error:
         raise Refused(f"the files in {raw_folder(root)} are damaged ({error}); fetch them again.") from None
-    counts = tuple(data.y.bincount().tolist())
-    if counts != GRAPHS or sizes["num_node_labels"] != ATOMS:
-        raise Refused(
-            f"the files in {raw_folder(root)} are damaged (graphs of each class: {counts} in place of "
-            f"{GRAPHS}; kinds of atoms: {sizes['num_node_labels']} in place of {ATOMS}); fetch them again."
-        )
     # The reader numbers nodes within each graph, and its slices say where each graph begins.
     return GraphStore(
         x=data.x[:, -sizes["num_node_labels"] :].contiguous(),

@@ -7,6 +7,7 @@ Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 ran 
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -15,13 +16,13 @@ import typer
 from pydantic import ValidationError
 from rich.logging import RichHandler
 
-from tune_sam.cli.console import err
+from tune_sam.cli.console import Unwritten, err, open_streams, results
 from tune_sam.cli.evaluate import analyze, refit, report
 from tune_sam.cli.results import best, status, studies, trials, workloads
 from tune_sam.cli.search import resume, run, search
 from tune_sam.cli.services import check, doctor, submit, sync, ui
 from tune_sam.cluster.signals import interruptible
-from tune_sam.errors import NothingComplete, Refused, Stopped
+from tune_sam.errors import NothingComplete, Refused, Stopped, masked
 
 app = typer.Typer(
     name="tune-sam",
@@ -51,6 +52,7 @@ app.command(
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    open_streams()
     # Of the libraries' notes to their own developers none is for the person at this screen.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -67,6 +69,15 @@ def main() -> NoReturn:
         status = _complain(str(error), 2)
     except (NothingComplete, Stopped) as error:
         status = _complain(str(error), 1)
+    except Unwritten as error:
+        status = _complain(*_unwritten(error))
+    except Exception as error:  # a mistake of ours, with all that is needed to find it but no login
+        err.print(masked("".join(traceback.format_exception(error))), markup=False, soft_wrap=True, end="")
+        status = 1
+    try:
+        results.flush()
+    except Unwritten as error:
+        status = _complain(*_unwritten(error))
     sys.exit(status)
 
 
@@ -75,6 +86,10 @@ def _working_directory() -> str:
         return os.getcwd()
     except FileNotFoundError:
         raise Refused("the working directory has been removed; change to one that is there (cd).") from None
+
+
+def _unwritten(error: Unwritten) -> tuple[str, int]:
+    return f"the results cannot be written to standard output ({error}); make room." if str(error) else "", 1
 
 
 def _complain(message: str, status: int) -> int:

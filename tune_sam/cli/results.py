@@ -1,12 +1,11 @@
 """Commands that show what is known: studies, workloads, status, best and trials."""
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_sam.cli.console import err, out, print_json
+from tune_sam.cli.console import err, out, print_json, results
 from tune_sam.cli.options import HomeOption, JsonOption, StudyArgument, StudyStorageOption
 from tune_sam.cli.tables import plain_table, stage_table, trial_table
 from tune_sam.errors import NothingComplete, Refused
@@ -152,7 +151,7 @@ def trials(
         raise Refused("--json and --csv exclude each other; give one of them.")
     found = open_study(study, Home.at(home, study_storage))
     if as_csv:
-        found.trials().to_csv(sys.stdout, index=False)
+        found.trials().to_csv(results, index=False)
     elif as_json:
         print_json([trial.to_json() for trial in found.records()])
     else:
@@ -184,7 +183,7 @@ def _print_best_alone(study: "Study") -> None:
     from tune_sam.evaluation.selection import best_alone
     from tune_sam.tuning.recipe import as_yaml
 
-    sys.stdout.write(
+    results.write(
         f"# The best of each optimizer of study {study.name}: tune-sam refit {study.settings.workload} "
         f"--config FILE\n{as_yaml(best_alone(study), study.home)}"
     )

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pyarrow.fs import FileSystem
 
 from tune_sam.errors import Refused, masked
-from tune_sam.home import Home, inside
+from tune_sam.home import Home, folder_of, inside
 
 if TYPE_CHECKING:
     from tune_sam.study.records import Study
@@ -35,7 +34,7 @@ def chosen_storage(asked: str | None, home: Home) -> str:
 
 def absolute(storage: str) -> str:
     """Make a folder's path absolute; a URI is that already."""
-    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+    return storage if "://" in storage else str(folder_of(storage, "--storage"))
 
 
 @contextmanager
@@ -78,18 +77,6 @@ def read(place: str) -> bytes:
     with filesystem.open_input_stream(path) as file:
         content: bytes = file.readall()
         return content
-
-
-def without_login(place: str) -> str:
-    """Remove user, password and the secrets among its options from a URI; a folder stays as it is."""
-    if "://" not in place:
-        return place
-    parts = urlsplit(place)
-    return urlunsplit(
-        parts._replace(
-            netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), query=masked(f"?{parts.query}")
-        )
-    )
 
 
 def delete(study: "Study", path: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.errors import Refused, masked
+from tune_sam.logins import of_results, remember, without_login
 from tune_sam.settings import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def submit(
     Raises:
         Refused: the command cannot be a job, it would not resume when restarted, or the cluster does not take it.
     """
+    if place := os.environ.get("TUNE_SAM_STORAGE"):
+        remember(place)
+        os.environ["TUNE_SAM_STORAGE"] = of_results(place)
     entrypoint, named = _split(command)
     study = _study_of(command)
     client = _client(dashboard)
@@ -108,7 +112,10 @@ def _split(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         value = said if equals else next(rest, None)
         if value is None:
             raise Refused(f"{flag} comes last and names nothing; give it a value, or leave it out.")
-        if masked(value) == value:  # an option, which a config file does not overrule
+        if flag == "--storage":
+            remember(value)
+            value = of_results(value)
+        if without_login(value) == value:  # an option, which a config file does not overrule
             kept += [flag, value]
         else:
             named[flags[flag]] = value

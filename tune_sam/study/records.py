@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
+from tune_sam.logins import of_results, with_login, without_login
 from tune_sam.space import Configuration
 from tune_sam.study.checkpoints import checkpoints_in
 from tune_sam.study.epochs import adopted_attribute, epochs_in
@@ -183,8 +184,13 @@ class Study:
     storage: str
     versions: dict[str, str] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Give what is pickled, as for Ray's workers: addresses without logins, which the driver alone has use for."""
+        storage = self.home.study_storage
+        home = Home(self.home.path, storage and without_login(storage))
+        return {**vars(self), "home": home, "tracking_uri": without_login(self.tracking_uri)}
+
     def __repr__(self) -> str:
-        # Not the places of MLflow and of Ray's results, which may hold a password.
         counts, best = self._so_far()
         values = ", ".join(
             f"{trial.optimizer} {text_of(trial.value)} ({', '.join(trial._configured())})" for trial in best
@@ -403,10 +409,10 @@ class Study:
             "format": FORMAT,
             "settings": settings | {"data": settings["data"] and self.home.kept(settings["data"])},
             "created": self.created,
-            "tracking_uri": self.home.kept(self.tracking_uri),
+            "tracking_uri": without_login(self.home.kept(self.tracking_uri)),
             "experiment_id": self.experiment_id,
             "mlflow_run_id": self.mlflow_run_id,
-            "storage": self.home.kept(self.storage),
+            "storage": without_login(self.home.kept(self.storage)),
             "versions": self.versions,
         }
 
@@ -421,10 +427,10 @@ class Study:
             home=home,
             settings=StudySettings.from_json(settings),
             created=record["created"],
-            tracking_uri=home.found(record["tracking_uri"]),
+            tracking_uri=with_login(home.found(record["tracking_uri"])),
             experiment_id=record["experiment_id"],
             mlflow_run_id=record["mlflow_run_id"],
-            storage=home.found(record["storage"]),
+            storage=of_results(home.found(record["storage"])),
             versions=record["versions"],
         )
 

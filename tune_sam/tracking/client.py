@@ -119,13 +119,18 @@ def _check_server(uri: str) -> None:
 
 
 def _check_sqlite(uri: str) -> None:
-    path = uri.partition(":///")[2].partition("?")[0]
-    if not path.startswith("/"):
+    path = Path(uri.partition(":///")[2].partition("?")[0])
+    if not path.is_absolute():
         raise Refused(
             f"tracking URI {uri!r} means another file in each process's working directory; "
             "give the absolute path with four slashes, sqlite:////ABSOLUTE/PATH.db."
         )
-    folder = next(parent for parent in Path(path).parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise Refused(f"tracking URI {uri!r} names a folder; give that of a file, sqlite:////ABSOLUTE/PATH.db.")
+        folder = next(parent for parent in path.parents if parent.exists())
+    except (OSError, ValueError) as error:  # a path that is too long, or may not be looked at
+        raise Refused(f"tracking URI {uri!r} cannot be used ({error}); choose a file of your own.") from None
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise Refused(f"tracking URI {uri!r} cannot be written because of {folder}; choose a folder of your own.")
 

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from tune_sam.config import TrialConfig
+from tune_sam.errors import masked
 from tune_sam.provenance import versions
 from tune_sam.space import MAX_SEED, Configuration, Space
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
@@ -239,7 +240,7 @@ class Ledger:
     def end(self, number: int, outcome: Outcome) -> None:
         """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
         trial = self._running.pop(number).trial
-        record = {**asdict(outcome), "ended": now()}
+        record = {**asdict(outcome), "reason": masked(outcome.reason), "ended": now()}
         trial.set_user_attr("record", record)
         # TPE never sees a FAIL and would sample there again; a violated constraint it avoids.
         if outcome.state == "diverged":

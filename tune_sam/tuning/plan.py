@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from tune_sam.cluster.connection import check_offer
-from tune_sam.cluster.results import absolute, chosen_storage, without_login
-from tune_sam.errors import Refused, masked
-from tune_sam.home import Home
+from tune_sam.cluster.results import absolute, chosen_storage
+from tune_sam.errors import Refused
+from tune_sam.home import Home, folder_of
+from tune_sam.logins import same_place
 from tune_sam.provenance import versions
 from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions
 from tune_sam.space import Range, Space, Values, ends, grid
 from tune_sam.study.lock import study_lock
+from tune_sam.study.old_logins import remove_logins
 from tune_sam.study.records import Study, every_study
 from tune_sam.study.settings import StudySettings, now
 from tune_sam.study.storage import open_storage
@@ -149,10 +151,7 @@ def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) 
 def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -> Path:
     """Find the folder of the data set. One that a person named is checked and only read; the home's is filled later."""
     named = chosen.data or os.environ.get("TUNE_SAM_DATA")
-    try:
-        root = Path(named or home.data).expanduser().absolute()
-    except RuntimeError as error:
-        raise Refused(f"--data {named} cannot be used ({error}); give a folder.") from None
+    root = folder_of(named or home.data, "--data")
     if named:
         workload.check_data(dataset, root)
     return root
@@ -211,10 +210,10 @@ def where_it_is(study: Study, chosen: SearchOptions) -> Study:
     storage = absolute(chosen.storage) if chosen.storage else study.storage
     uri = chosen.tracking_uri or study.tracking_uri
     for name, before, wanted in (("storage", study.storage, storage), ("tracking_uri", study.tracking_uri, uri)):
-        if without_login(wanted) != without_login(before):
+        if not same_place(wanted, before):
             option = name.replace("_", "-")
             raise Refused(
-                f"study {study.name} exists with --{option} {masked(before)}, not {masked(wanted)}; give "
+                f"study {study.name} exists with --{option} {before}, not {wanted}; give "
                 f"another --name, or this one without --{option} and ${ENVIRONMENT[name]}."
             )
     if uri != study.tracking_uri:
@@ -285,6 +284,7 @@ def store(study: Study) -> None:
     import optuna
 
     storage = open_storage(study.home)
+    remove_logins(storage)
     for optimizer in study.settings.optimizers:
         made = optuna.create_study(
             storage=storage,
