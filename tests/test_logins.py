@@ -72,7 +72,7 @@ def test_an_address_is_kept_without_its_login(scheme, password):
         "passwd",
         "pwd",
         "pass",
-        "pw_token",
+        "pw",
         "passphrase",
         "sig",
         "signature",

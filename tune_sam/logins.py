@@ -15,7 +15,7 @@ VARIABLES = ("TUNE_SAM_TRACKING_URI", "TUNE_SAM_STORAGE")
 
 _CREDENTIAL = (
     r"(?!sslkey=|passfile=|require_auth=)"  # of Postgres: names of files, and of a way to log in
-    r"[\w.-]*(?:pass|pwd|secret|token|key|sig|auth|cred|user|login|jwt)[\w.-]*"
+    r"(?:pw|[\w.-]*(?:pass|pwd|secret|token|key|sig|auth|cred|user|login|jwt)[\w.-]*)"
 )
 _OPTION = re.compile(rf"([?&;#]{_CREDENTIAL}=)[^&\s]*", re.IGNORECASE)
 _SETTING = re.compile(
