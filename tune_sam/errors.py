@@ -29,6 +29,6 @@ class Stopped(BaseException):
         super().__init__(masked(text))
 
 
-def shorten(text: str) -> str:
-    """Give a text that a person gave as a sentence about it shows it: its beginning, if it is long."""
-    return text if len(text) <= 100 else f"{text[:100]}…"
+def shorten(text: str, most: int = 100) -> str:
+    """Give a text as a sentence about it shows it: its first `most` characters, if it is longer."""
+    return text if len(text) <= most else f"{text[:most]}…"

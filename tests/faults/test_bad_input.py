@@ -86,7 +86,6 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("a
         (["--home", "a\udcff"], "half a character of Unicode"),
         (["--home", "x" * 300], "too long"),
         (["--home", "x/" * 3000], "too long"),
-        (["--data", "x/" * 3000], "too long"),
         (["--storage", "x/" * 3000], "too long"),
         (["--trials", "1000001"], "--trials 1000001"),
         (["--epochs", "9" * 30], "--epochs 9"),

@@ -56,7 +56,9 @@ def main() -> NoReturn:
     # Of the libraries' notes to their own developers none is for the person at this screen.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
-    logging.getLogger("tune_sam").handlers = [RichHandler(console=err, show_time=False, show_path=False, markup=False)]
+    log = RichHandler(console=err, show_time=False, show_path=False, markup=False)
+    log.setFormatter(_WithoutLogins("%(message)s"))
+    logging.getLogger("tune_sam").handlers = [log]
     try:
         # As with `python -m`, so that a person's own package.module:Class is found beside them.
         sys.path.append(_working_directory())
@@ -86,6 +88,13 @@ def _working_directory() -> str:
         return os.getcwd()
     except FileNotFoundError:
         raise Refused("the working directory has been removed; change to one that is there (cd).") from None
+
+
+class _WithoutLogins(logging.Formatter):
+    """Hides the logins in what is logged, and in the traceback that may follow."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 def _unwritten(error: Unwritten) -> tuple[str, int]:

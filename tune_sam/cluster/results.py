@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pyarrow.fs import FileSystem
 
-from tune_sam.errors import Refused, masked
+from tune_sam.errors import Refused, masked, shorten
 from tune_sam.home import Home, folder_of, inside
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def probe(storage: str) -> Iterator[tuple[str, bytes]]:
             raise OSError("what is read there is not what was written")
     except (OSError, ValueError) as error:
         raise Refused(
-            f"--storage {masked(storage)} cannot be used ({masked(str(error))}); give a folder that can be "
+            f"--storage {shorten(storage)} cannot be used ({shorten(str(error), 500)}); give a folder that can be "
             "written to, or a URI such as s3://BUCKET/PATH."
         ) from None
     try:

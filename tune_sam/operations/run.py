@@ -15,13 +15,14 @@ from tune_sam.reporting.page import Report, report
 from tune_sam.settings import SAMPLE, SEEDS, SearchKeywords, SearchOptions, takes_options
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.runner import search
+from tune_sam.workload import Workload
 
 log = logging.getLogger(__name__)
 
 
 @takes_options
 def run(
-    workload: str,
+    workload: str | type[Workload],
     *,
     config: Path | None = None,
     seeds: int | Sequence[int] = SEEDS,
@@ -39,7 +40,7 @@ def run(
     is missing is done. With more trials, seeds or samples it does those.
 
     Args:
-        workload: name of a workload, or `package.module:Class`.
+        workload: name of a workload, `package.module:Class`, or the class itself.
         config: a YAML file of options; those given here come on top.
         seeds: how many of the refit, or which; see :func:`tune_sam.evaluation.refit.refit`.
         refit_epochs: of each training of the refit; the search's by default.

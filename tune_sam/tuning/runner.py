@@ -18,7 +18,7 @@ from tune_sam.study.storage import open_storage
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener, Silent
 from tune_sam.tuning.plan import grown, planned, store
-from tune_sam.workload import find_workload
+from tune_sam.workload import Workload, find_workload
 
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @takes_options
 def search(
-    workload: str,
+    workload: str | type[Workload],
     *,
     config: Path | None = None,
     listener: SearchListener | None = None,
@@ -37,7 +37,7 @@ def search(
     """Search a workload's hyperparameters: create the study, or resume it if one of that name exists.
 
     Args:
-        workload: name of a workload, or `package.module:Class`.
+        workload: name of a workload, `package.module:Class`, or the class itself.
         config: a YAML file of options; those given here come on top.
         listener: follows the search; nobody by default.
         executor: what runs the trainings; by default Ray at the address that the options have.
