@@ -200,7 +200,7 @@ def test_no_login_is_in_any_file_table_object_output_or_command_line(site, tmp_p
     for name in ("studies", "mlflow"):
         assert [row for row in rows(database, name) if with_mark(row[1].encode())] == []
     listed = objects.client().list_objects_v2(Bucket="results")["Contents"]
-    assert any("experiment_state" in one["Key"] for one in listed)
+    assert any("checkpoint" in one["Key"] for one in listed)
     for one in listed:
         assert not with_mark(one["Key"].encode())
         assert not with_mark(objects.client().get_object(Bucket="results", Key=one["Key"])["Body"].read()), one["Key"]
