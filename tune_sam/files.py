@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, whenever the process is killed."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,15 @@ from pathlib import Path
 
 UNFINISHED = ".unfinished"
 """End of the name of a file or folder that is being written. The next writer may remove what bears it."""
+
+
+def link_below(folder: Path) -> Path | None:
+    """Find a symbolic link among all that is below a folder; None if there is none."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if (path := Path(parent, name)).is_symlink():
+                return path
+    return None
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock
 
 from tune_sam.errors import Refused, masked, shorten
-from tune_sam.logins import plain
+from tune_sam.files import link_below
+from tune_sam.logins import of_results, plain, remember, without_login
 
 HERE = "{home}"
 """Stands in a record for the folder of the home that the record is in."""
@@ -61,39 +62,59 @@ def inside(storage: str, path: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
 
 
+def absolute(storage: str) -> str:
+    """Make a folder's path absolute; a URI is that already."""
+    return storage if "://" in storage else str(folder_of(storage, "--storage"))
+
+
 @dataclass(frozen=True)
 class Home:
     """Where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets.
 
+    A study's record may come from anybody. So it names places outside of the home in vain, unless the person names them
+    too: those are attributes here.
+
     Attributes:
         path: the folder of everything that no service holds.
         study_storage: URI of the database of Optuna's storage; None for a file in the folder. It may hold a password.
+        named_storage: folder or URI that the person names for Ray's results; without a login.
+        named_tracking_uri: MLflow's server or database that the person names; without a login.
     """
 
     path: Path
     study_storage: str | None = field(default=None, repr=False)
+    named_storage: str | None = None
+    named_tracking_uri: str | None = None
 
     @classmethod
-    def at(cls, path: "Place" = None, study_storage: str | None = None) -> "Home":
-        """Choose the home at `path`, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
+    def at(
+        cls,
+        home: "Place" = None,
+        study_storage: str | None = None,
+        storage: str | None = None,
+        tracking_uri: str | None = None,
+    ) -> "Home":
+        """Choose the home at a folder, else at $TUNE_SAM_HOME, else at ~/.tune_sam. Nothing is created.
 
         Args:
-            path: of the folder; a Home is returned as it is.
+            home: the folder; a Home is returned as it is.
             study_storage: `postgresql://USER@HOST/DATABASE`; $TUNE_SAM_STUDY_STORAGE by default, else a file in the
                 folder.
+            storage: folder or URI outside of it that Ray's results may be written to; $TUNE_SAM_STORAGE by default.
+            tracking_uri: MLflow's server or database that studies may be logged to; $TUNE_SAM_TRACKING_URI by default.
 
         Raises:
             Refused: the path is a file, lies below one, or may not be read; the storage is no Postgres.
         """
-        if isinstance(path, Home):
-            return path
-        storage = study_storage or os.environ.get("TUNE_SAM_STUDY_STORAGE") or None
-        if storage and (unusable(storage) or not re.match(r"postgresql(\+\w+)?://", storage)):
+        if isinstance(home, Home):
+            return home
+        database = study_storage or os.environ.get("TUNE_SAM_STUDY_STORAGE") or None
+        if database and (unusable(database) or not re.match(r"postgresql(\+\w+)?://", database)):
             raise Refused(
-                f"--study-storage {storage} is no database that many nodes can write to; give "
+                f"--study-storage {database} is no database that many nodes can write to; give "
                 "postgresql://USER@HOST/DATABASE, or leave it out for a file in the home."
             )
-        chosen = folder_of(path or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam", "--home")
+        chosen = folder_of(home or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam", "--home")
         if {"?", "%"} & set(str(chosen)):
             raise Refused(
                 f"home {chosen} has a '?' or '%', which mean something else in the address of a database; "
@@ -108,7 +129,16 @@ class Home:
                 ) from None
             if not usable:
                 raise Refused(f"home {chosen} cannot be used because {part} is a file; give --home a folder.")
-        return cls(chosen, storage and plain(storage))
+        results = storage or os.environ.get("TUNE_SAM_STORAGE") or ""
+        tracking = tracking_uri or os.environ.get("TUNE_SAM_TRACKING_URI") or ""
+        for place in (results, tracking):
+            remember(place)
+        return cls(
+            chosen,
+            database and plain(database),
+            of_results(absolute(results)) if results else None,
+            without_login(tracking) or None,
+        )
 
     @contextmanager
     def made(self) -> Iterator[None]:
@@ -131,6 +161,23 @@ class Home:
                 with suppress(OSError):  # it has something in it by now, or was never made
                     folder.rmdir()
             raise
+
+    def refuse_links(self, study: str) -> None:
+        """Refuse symbolic links where a study writes: in a home that somebody sent, they lead to the reader's files.
+
+        Args:
+            study: its name.
+
+        Raises:
+            Refused: there is one.
+        """
+        own = self.study(study)
+        places = (own.parent, own, self.optuna_file, self.tracking_file, self.artifacts)
+        if link := next(filter(Path.is_symlink, places), None) or link_below(own):
+            raise Refused(
+                f"{link} is a link to {os.readlink(link)}, and study {study} may write nowhere but into its home; put "
+                "in its place what it leads to, or remove it."
+            )
 
     def _create(self) -> None:
         try:
@@ -179,6 +226,11 @@ class Home:
         return masked(self.study_storage) if self.study_storage else f"{socket.gethostname()}:{self.path}"
 
     @property
+    def storage(self) -> str:
+        """The folder of Ray's results, if no other is given."""
+        return str(self.path / "studies")
+
+    @property
     def artifacts(self) -> Path:
         """The folder of MLflow's artifacts, if no server is given."""
         return self.path / "artifacts"
@@ -188,9 +240,14 @@ class Home:
         """The folder of downloaded data sets."""
         return self.path / "data"
 
+    @property
+    def data_are_linked(self) -> bool:
+        """Whether the folder of data sets is a link, or has one, so that nothing is downloaded through it."""
+        return self.data.is_symlink() or link_below(self.data) is not None
+
     def study(self, name: str) -> Path:
         """Name the folder of one study: Ray's results, the lock of its driver."""
-        return self.path / "studies" / name
+        return Path(self.storage) / name
 
 
 Place = str | Path | Home | None

@@ -7,6 +7,7 @@ that build networks and read data import what they need.
 
 import importlib
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -321,6 +322,26 @@ def find_workload(name: str) -> Workload:
         f"there is no workload {name!r}; choose from {', '.join(workload_names())}, "
         "or give your own as package.module:Class."
     )
+
+
+def known_workload(name: str) -> Workload:
+    """Find the workload that a study's record names. Its code is never run for the record's sake.
+
+    Args:
+        name: of an installed workload, or `package.module:Class` of a module that is imported already, as by
+            :func:`find_workload` where a person names it.
+
+    Raises:
+        Refused: there is no such workload, or its module is not imported.
+    """
+    module, _, attribute = name.partition(":")
+    there = vars(sys.modules[module]) if module in sys.modules else {}
+    if ":" in name and not isinstance(there.get(attribute), type):
+        raise Refused(
+            f"the workload {name!r} is code that the study's record names and that is not installed; if you trust it, "
+            f"give --workload {name}, or import {module} in Python."
+        )
+    return find_workload(name)
 
 
 def _import_workload(path: str) -> Workload:

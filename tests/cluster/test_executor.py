@@ -1,6 +1,10 @@
 """The two executors give the same: trainings and tasks in this process, and under Ray."""
 
+import json
 import os
+import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 from studies import INLINE, searched_study
@@ -84,3 +88,32 @@ def test_what_a_call_refuses_is_a_failure_and_a_mistake_is_raised():
     assert list(found) == [(0, 1), (1, Failure("it is gone")), (2, 3)]
     with pytest.raises(ZeroDivisionError):
         list(INLINE.call([lambda: 1 / 0], 1, 0))
+
+
+class Boom:
+    """A pickle that runs code where it is read."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+@pytest.mark.slow
+def test_what_tune_left_in_a_home_that_somebody_sent_is_not_unpickled(cluster, searched, tmp_path):
+    home = Path(shutil.copytree(searched, tmp_path / "home"))
+    study, trap = open_study("one", home), pickle.dumps(Boom(str(tmp_path / "ran")))
+    for optimizer in study.settings.optimizers:
+        folder = Path(study.results, optimizer)
+        for name in ("tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "search_gen_state-1.json"):
+            (folder / name).write_bytes(trap)
+        state = {"trial_data": [], "runner_data": {"_type": "CLOUDPICKLE_FALLBACK", "value": trap.hex()}}
+        (folder / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps(state))
+        (folder / "0003.1").mkdir()  # where the next trial's results will be
+        for name in ("error.pkl", "params.pkl", ".tune_metadata"):
+            (folder / "0003.1" / name).write_bytes(trap)
+        for checkpoint in folder.glob("*/checkpoint_*"):
+            (checkpoint / ".tune_metadata").write_bytes(trap)
+    assert tune_sam.resume("one", home=home, trials=4).counts() == {"complete": 8}
+    assert not (tmp_path / "ran").exists()

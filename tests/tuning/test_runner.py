@@ -514,9 +514,9 @@ def test_a_search_does_not_wait_for_a_tracking_server_that_is_away(tmp_path, mon
             listener=Kills(),
         )
         assert study.counts() == {"complete": 2}
-        assert sync("away", home=tmp_path, patience=1) > 0
+        assert sync("away", home=study.home, patience=1) > 0
         server.start()
-        assert sync("away", home=tmp_path) == 0
+        assert sync("away", home=study.home) == 0
         assert_agreement(open_study("away", tmp_path), 2)
 
 

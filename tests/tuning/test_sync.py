@@ -138,7 +138,8 @@ def test_an_epoch_that_is_trained_again_after_an_interrupt_is_there_once(study):
 
 def test_a_server_that_is_away_leaves_everything_in_the_ledger(study, monkeypatch):
     monkeypatch.setattr("tune_sam.tuning.delivery.PATIENCE", 0.1)
-    away = replace(study, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    uri = f"http://127.0.0.1:{free_port()}"
+    away = replace(study, tracking_uri=uri, home=replace(study.home, named_tracking_uri=uri))
     with tracked(away):
         train(study)
         assert list(study.history(study.records()[0])) == list(range(1, 11))

@@ -7,17 +7,19 @@ import typer
 
 from tune_sam.cli.console import err, out, print_json, resumable
 from tune_sam.cli.options import (
+    PLACES,
     AddressOption,
     ConcurrentOption,
     DataOption,
-    HomeOption,
     JsonOption,
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
     StudyArgument,
-    StudyStorageOption,
+    TrustedWorkloadOption,
+    beside_the_person,
     parse_seeds,
+    takes,
 )
 from tune_sam.cli.tables import show_flatness, show_refit
 from tune_sam.errors import NothingComplete, Refused
@@ -28,9 +30,15 @@ if TYPE_CHECKING:
     from tune_sam.reporting.page import Report
 
 
+@takes(*PLACES)
 def refit(
     study: Annotated[
-        str, typer.Argument(help="Name of a study; with --preset or --config, of a workload.", metavar="STUDY")
+        str,
+        typer.Argument(
+            help="Name of a study; with --preset or --config, of a workload.",
+            metavar="STUDY",
+            callback=beside_the_person,
+        ),
     ],
     seeds: SeedsOption = str(SEEDS),
     top: Annotated[
@@ -57,9 +65,10 @@ def refit(
     data: DataOption = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
+    workload: TrustedWorkloadOption = None,
+    *,
     as_json: JsonOption = False,
+    **places: Any,
 ) -> None:
     """Train the best configurations again on train + validation with several seeds, and test them once.
 
@@ -82,7 +91,7 @@ def refit(
             )
     with resumable(lambda: "what is done is kept, and the same command resumes"), task_progress(err) as progress:
         common: dict[str, Any] = {
-            "home": Home.at(home, study_storage),
+            "home": Home.at(**places),
             "seeds": asked,
             "epochs": epochs,
             "address": address,
@@ -103,6 +112,7 @@ def refit(
         raise NothingComplete(f"{found.undelivered}; everything is kept, and the same command delivers it.")
 
 
+@takes(*PLACES)
 def analyze(
     study: StudyArgument,
     optimizer: Annotated[
@@ -119,9 +129,10 @@ def analyze(
         bool, typer.Option("--all", help="Measure every complete trial by the cheap measures, without surfaces.")
     ] = False,
     address: AddressOption = None,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
+    workload: TrustedWorkloadOption = None,
+    *,
     as_json: JsonOption = False,
+    **places: Any,
 ) -> None:
     """Measure how flat the minima of the best trials are; what is measured already is kept.
 
@@ -136,7 +147,7 @@ def analyze(
     with resumable(lambda: "what is done is kept, and the same command resumes"), task_progress(err) as progress:
         found = run(
             study,
-            home=Home.at(home, study_storage),
+            home=Home.at(**places),
             optimizers=optimizer or (),
             top=top or 1,
             sample=sample,
@@ -158,11 +169,20 @@ def analyze(
         )
 
 
+@takes(*PLACES)
 def report(
     study: StudyArgument,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for the page; the home is then only read, and nothing is logged to MLflow.",
+            show_default="HOME/studies/STUDY/report",
+        ),
+    ] = None,
+    workload: TrustedWorkloadOption = None,
+    *,
     as_json: JsonOption = False,
+    **places: Any,
 ) -> None:
     """Write one page on what a study searched and found, as HTML and Markdown.
 
@@ -170,7 +190,7 @@ def report(
     """
     from tune_sam.reporting.page import report as run
 
-    show_page(run(study, home=Home.at(home, study_storage)), as_json)
+    show_page(run(study, home=Home.at(**places), output=output), as_json)
 
 
 def show_page(report: "Report", as_json: bool) -> None:

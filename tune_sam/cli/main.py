@@ -60,8 +60,7 @@ def main() -> NoReturn:
     log.setFormatter(_WithoutLogins("%(message)s"))
     logging.getLogger("tune_sam").handlers = [log]
     try:
-        # As with `python -m`, so that a person's own package.module:Class is found beside them.
-        sys.path.append(_working_directory())
+        _expect_working_directory()
         with interruptible(waits_for="", again=lambda: os._exit(130)):
             # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
             status = app(standalone_mode=False) or 0
@@ -83,9 +82,9 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-def _working_directory() -> str:
+def _expect_working_directory() -> None:
     try:
-        return os.getcwd()
+        os.getcwd()
     except FileNotFoundError:
         raise Refused("the working directory has been removed; change to one that is there (cd).") from None
 

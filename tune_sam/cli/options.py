@@ -5,6 +5,8 @@ change here.
 """
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
@@ -17,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from tune_sam.errors import Refused
 from tune_sam.settings import RangeOptions, SearchOptions, flag_of, shown, shown_default
+from tune_sam.workload import find_workload
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
@@ -99,8 +102,45 @@ SEARCH = tuple(
 )
 """Every field that is an option of `tune-sam search`."""
 
+
+PLACES = ("home", "study_storage", "storage", "tracking_uri")
+"""The options that say where a study lives, and which places outside of its home it may write to: what a record alone
+names is not written to. They are the arguments of :meth:`tune_sam.home.Home.at`."""
+
+
+def beside_the_person(workload: str | None) -> str | None:
+    """Let a workload that a person names as package.module:Class be found in their working directory, too.
+
+    As with `python -m`, but for that alone: modules of a folder that somebody sent are not to be imported by their
+    names.
+    """
+    if workload and ":" in workload:
+        sys.path.append(os.getcwd())
+    return workload
+
+
+def _trusted(workload: str | None) -> str | None:
+    """Import a workload that a person names, so that a study's record may name it too."""
+    if beside_the_person(workload):
+        find_workload(workload)
+    return workload
+
+
 WorkloadArgument = Annotated[
-    str, typer.Argument(help=SearchOptions.model_fields["workload"].description, metavar="WORKLOAD")
+    str,
+    typer.Argument(
+        help=SearchOptions.model_fields["workload"].description, metavar="WORKLOAD", callback=beside_the_person
+    ),
+]
+TrustedWorkloadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workload",
+        help="The study's package.module:Class, whose code is then imported: a record alone is not enough.",
+        show_default=False,
+        metavar="MODULE:CLASS",
+        callback=_trusted,
+    ),
 ]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

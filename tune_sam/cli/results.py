@@ -4,9 +4,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from tune_sam.cli.console import err, out, print_json, results
-from tune_sam.cli.options import HomeOption, JsonOption, StudyArgument, StudyStorageOption
+from tune_sam.cli.options import HomeOption, JsonOption, StudyArgument, StudyStorageOption, TrustedWorkloadOption
 from tune_sam.cli.tables import plain_table, stage_table, trial_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
@@ -23,8 +24,14 @@ def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, a
     from tune_sam.study.records import studies as find
 
     found = find(Home.at(home, study_storage))
+    described = []
+    for study in found:
+        try:
+            described.append((study, study.to_json()))
+        except Refused as error:  # of one of its trials
+            err.print(f"{error}", style="yellow", soft_wrap=True, markup=False)
     if as_json:
-        print_json([study.to_json() for study in found])
+        print_json([description for _, description in described])
     elif not found:
         out.print(
             f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.",
@@ -33,17 +40,17 @@ def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, a
         )
     else:
         table = plain_table("study", "workload", "data set", "optimizers", "trials of each", "states", "created")
-        for study in found:
+        for study, description in described:
             settings = study.settings
-            states = ", ".join(f"{count} {state}" for state, count in study.counts().items())
+            states = ", ".join(f"{count} {state}" for state, count in description["counts"].items())
             table.add_row(
                 study.name,
-                settings.workload,
-                settings.dataset,
+                escape(settings.workload),  # a record may say anything
+                escape(settings.dataset),
                 " ".join(settings.optimizers),
                 str(settings.trials),
                 states,
-                study.created[:16].replace("T", " "),
+                escape(study.created[:16].replace("T", " ")),
             )
         out.print(table)
 
@@ -106,6 +113,7 @@ def best(
     as_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print them as a plain grid for `tune-sam refit WORKLOAD --config`.")
     ] = False,
+    workload: TrustedWorkloadOption = None,
     home: HomeOption = None,
     study_storage: StudyStorageOption = None,
     as_json: JsonOption = False,

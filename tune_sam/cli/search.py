@@ -7,17 +7,17 @@ import typer
 from tune_sam.cli.console import err, resumable
 from tune_sam.cli.evaluate import show_page
 from tune_sam.cli.options import (
+    PLACES,
     SEARCH,
     AddressOption,
     ConcurrentOption,
     ConfigOption,
-    HomeOption,
     JsonOption,
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
     StudyArgument,
-    StudyStorageOption,
+    TrustedWorkloadOption,
     WorkloadArgument,
     parse_seeds,
     takes,
@@ -63,6 +63,7 @@ def search(
     show_best(found, as_json)
 
 
+@takes(*PLACES)
 def resume(
     study: StudyArgument,
     trials: Annotated[
@@ -71,9 +72,10 @@ def resume(
     ] = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
+    workload: TrustedWorkloadOption = None,
+    *,
     as_json: JsonOption = False,
+    **places: Any,
 ) -> None:
     """Resume a study that was interrupted, or give it more trials.
 
@@ -85,7 +87,7 @@ def resume(
     with resumable(lambda: _resume(study)):
         found = run(
             study,
-            home=Home.at(home, study_storage),
+            home=Home.at(**places),
             trials=trials,
             max_concurrent=max_concurrent,
             address=address,

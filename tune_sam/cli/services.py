@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from tune_sam.cli.console import err, out, print_json
-from tune_sam.cli.options import ConfigOption, HomeOption, JsonOption, StudyArgument, StudyStorageOption, takes
+from tune_sam.cli.options import (
+    PLACES,
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    StudyArgument,
+    beside_the_person,
+    takes,
+)
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 from tune_sam.tracking.relocation import relocate_artifacts
@@ -20,7 +28,10 @@ def check(
     workload: Annotated[
         str | None,
         typer.Argument(
-            help="A workload whose data are read and sent to each node too.", metavar="[WORKLOAD]", show_default=False
+            help="A workload whose data are read and sent to each node too.",
+            metavar="[WORKLOAD]",
+            show_default=False,
+            callback=beside_the_person,
         ),
     ] = None,
     *,
@@ -41,30 +52,28 @@ def check(
         raise NothingComplete(f"{ill} of {len(found)} things do not work; mend what the table names and check again.")
 
 
-def sync(
-    study: StudyArgument,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
-) -> None:
+@takes(*PLACES)
+def sync(study: StudyArgument, **places: Any) -> None:
     """Deliver to MLflow what could not be delivered while trials ran.
 
     Example: [bold]tune-sam sync gcn-2026-11-24T101500[/bold]
     """
     from tune_sam.tuning.delivery import sync as run
 
-    if left := run(study, home=Home.at(home, study_storage)):
+    if left := run(study, home=Home.at(**places)):
         raise NothingComplete(
             f"MLflow lacks results of {left} trials of study {study}; they are kept, and the same command tries again."
         )
     out.print(f"MLflow has everything of study {study}.", soft_wrap=True, markup=False)
 
 
+@takes(*PLACES)
 def doctor(
     study: StudyArgument,
     fix: Annotated[bool, typer.Option("--fix", help="Close what is left over, and deliver what is missing.")] = False,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
+    *,
     as_json: JsonOption = False,
+    **places: Any,
 ) -> None:
     """Compare what Optuna and MLflow say of every trial, and read its checkpoint; exit status 1 where one is wrong.
 
@@ -73,7 +82,7 @@ def doctor(
     from tune_sam.cli.tables import diagnosis_table
     from tune_sam.operations.doctor import doctor as run
 
-    found = run(study, home=Home.at(home, study_storage), fix=fix)
+    found = run(study, home=Home.at(**places), fix=fix)
     print_json([asdict(one) for one in found]) if as_json else out.print(diagnosis_table(found))
     if ill := [one.key for one in found if one.trouble]:
         raise NothingComplete(

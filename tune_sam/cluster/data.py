@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.study.records import Study
-from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
@@ -19,8 +18,8 @@ def ensure_data(study: Study) -> None:
     Raises:
         Refused: data are missing and cannot be fetched.
     """
-    workload, dataset = find_workload(study.settings.workload), study.settings.dataset
-    if study.data == study.home.data:
+    workload, dataset = study.workload, study.settings.dataset
+    if study.data == study.home.data and not study.home.data_are_linked:
         with study.home.made():
             workload.fetch(dataset, study.data)
     workload.check_data(dataset, study.data)
@@ -42,7 +41,7 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
 
     settings = study.settings
     ensure_data(study)
-    splits = find_workload(settings.workload).splits(settings.dataset, study.data)
+    splits = study.workload.splits(settings.dataset, study.data)
     splits = with_train_subset(splits, settings.train_subset)
     if settings.kind != "search":
         splits = splits.together()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pyarrow.fs import FileSystem
 
 from tune_sam.errors import Refused, masked, shorten
-from tune_sam.home import Home, folder_of, inside
+from tune_sam.home import Home, absolute, inside
 
 if TYPE_CHECKING:
     from tune_sam.study.records import Study
@@ -25,16 +25,11 @@ def chosen_storage(asked: str | None, home: Home) -> str:
         Refused: nothing can be written there.
     """
     if not asked:
-        return str(home.path / "studies")
+        return home.storage
     storage = absolute(asked)
     with probe(storage):
         pass
     return storage
-
-
-def absolute(storage: str) -> str:
-    """Make a folder's path absolute; a URI is that already."""
-    return storage if "://" in storage else str(folder_of(storage, "--storage"))
 
 
 @contextmanager
@@ -91,7 +86,7 @@ def delete(study: "Study", path: str) -> None:
     """
     if study.below_results(path) != path:
         raise ValueError(f"{path} is no path below the results of study {study.name}, so it is not removed")
-    place = inside(study.results, path)
+    place = inside(study.own_results, path)
     try:
         filesystem, folder = FileSystem.from_uri(place)
         filesystem.delete_dir(folder)

@@ -12,8 +12,8 @@ from tune_sam.cluster.executor import Executor, Failure
 from tune_sam.cluster.signals import interruptible
 from tune_sam.files import write_whole
 from tune_sam.provenance import versions
+from tune_sam.study.reading import reading
 from tune_sam.study.records import Study
-from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,8 @@ class Task:
     Attributes:
         what: its name, for people.
         file: where it is kept, with what made it; a task whose file is there is not run again.
-        function: of the arguments and the shared data; it may run elsewhere, and returns what JSON
-            holds.
+        function: of the arguments, the study's workload and the shared data; it may run elsewhere, and returns what
+            JSON holds.
         arguments: of the function.
     """
 
@@ -68,7 +68,8 @@ def run_tasks(
     made = versions()
     # Ray takes the signals' handlers when it starts, so ours come after.
     with executor.opened() as other_nodes, interruptible(), data(other_nodes) as shared:
-        calls = [partial(task.function, *task.arguments, shared) for task in missing]
+        # With the workload itself, a worker has its module, whose name in a record would not be imported there.
+        calls = [partial(task.function, *task.arguments, study.workload, shared) for task in missing]
         found = executor.call(calls, study.settings.cpus_per_trial, _gpus(study))
         for done, (index, outcome) in enumerate(found, start=len(tasks) - len(missing) + 1):
             task = missing[index]
@@ -81,14 +82,30 @@ def run_tasks(
 
 
 def result_of(file: Path) -> Any:
-    """Read what a task returned."""
-    return json.loads(file.read_text())["result"]
+    """Read what a task returned.
+
+    Raises:
+        Refused: the file is damaged.
+    """
+    return _kept(file)["result"]
 
 
 def made_by(file: Path) -> dict[str, str]:
-    """Read the versions of the packages that a task ran with."""
-    made: dict[str, str] = json.loads(file.read_text())["made"]
+    """Read the versions of the packages that a task ran with.
+
+    Raises:
+        Refused: the file is damaged.
+    """
+    made: dict[str, str] = _kept(file)["made"]
     return made
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    with reading(f"the result {file}", "remove it, and the command that found it out does so again"):
+        kept: dict[str, Any] = json.loads(file.read_text())
+        if missing := {"made", "result"} - kept.keys():
+            raise ValueError(f"it lacks {missing.pop()!r}")
+        return kept
 
 
 def prepare_worker(study: Study) -> "torch.device":
@@ -103,4 +120,4 @@ def _gpus(study: Study) -> float:
     """Give the GPUs of one of the study's trials."""
     from tune_sam.cluster.gpu import gpu_fraction
 
-    return gpu_fraction(find_workload(study.settings.workload), study.settings.gpu_fraction)
+    return gpu_fraction(study.workload, study.settings.gpu_fraction)

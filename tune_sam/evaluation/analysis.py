@@ -22,7 +22,7 @@ from tune_sam.settings import GRID, SAMPLE
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_study
 from tune_sam.tuning.delivery import adopt_epochs, deliver
-from tune_sam.workload import find_workload
+from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -188,6 +188,7 @@ def measured(
         NothingComplete: no trial is complete.
     """
     study = open_study(name, home)
+    study.refuse_unnamed()
     if not extent.every:
         refit = tested_refit(study)
         study = refit.studies[0] if refit else study
@@ -256,37 +257,39 @@ def _tasks(plan: Plan) -> list[Task]:
     return numbers + surfaces + lines
 
 
-def _flatness(study: Study, trial: Trial, cheap: bool, data: "Shared") -> dict[str, Any]:
+def _flatness(study: Study, trial: Trial, cheap: bool, workload: Workload, data: "Shared") -> dict[str, Any]:
     from tune_sam.flatness import measure, measure_cheaply
 
-    model, loss, batches = _prepared(study, trial, data)
+    model, loss, batches = _prepared(study, trial, workload, data)
     assert trial.config
     return (measure_cheaply if cheap else measure)(trial.key, model, loss, batches, trial.config).to_json()
 
 
-def _losses(study: Study, trial: Trial, reference: Trial, side: int, part: int, data: "Shared") -> list[float]:
+def _losses(
+    study: Study, trial: Trial, reference: Trial, side: int, part: int, workload: Workload, data: "Shared"
+) -> list[float]:
     """Evaluate the losses at one chunk of a surface's points."""
     from tune_sam.analysis.landscape import grid, losses, random_directions
 
-    model, loss, batches = _prepared(study, trial, data)
+    model, loss, batches = _prepared(study, trial, workload, data)
     directions = random_directions(reference.load_model(), SEED)
     points = grid(2, steps=side)[part * CHUNK : (part + 1) * CHUNK]
     return list(map(float, losses(model, loss, batches, directions, points)))
 
 
-def _line(study: Study, start: Trial, end: Trial, data: "Shared") -> list[float]:
+def _line(study: Study, start: Trial, end: Trial, workload: Workload, data: "Shared") -> list[float]:
     """Evaluate the losses on the line from one minimum to another."""
     from tune_sam.analysis.landscape import line_between, losses
 
-    model, loss, batches = _prepared(study, start, data)
+    model, loss, batches = _prepared(study, start, workload, data)
     return list(map(float, losses(model, loss, batches, [line_between(start.load_model(), end.load_model())], LINE)))
 
 
-def _prepared(study: Study, trial: Trial, data: "Shared") -> tuple[Any, Any, Any]:
+def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") -> tuple[Any, Any, Any]:
     """Prepare network, loss and batches, on this process's device."""
     from tune_sam.flatness import batch_size, batches_of
 
-    device, workload = prepare_worker(study), find_workload(trial.workload)
+    device = prepare_worker(study)
     batches = batches_of(data.splits().train.to(device), batch_size(workload))
     return trial.load_model().to(device), workload.loss, batches
 
@@ -329,7 +332,7 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
         "samples": some.samples,
         "of": split,
         "data": str(plan.study.data),
-        "batch": batch_size(find_workload(settings.workload)),
+        "batch": batch_size(plan.study.workload),
         "seed": SEED,
         "rho": COMMON_RHO,
         "sigma": SIGMA,

@@ -27,14 +27,13 @@ from tune_sam.home import Home, Place
 from tune_sam.settings import SEEDS
 from tune_sam.space import PASSES, Configuration
 from tune_sam.study.lock import study_lock
-from tune_sam.study.records import Study, Trial, every_study, open_search, refits_of
+from tune_sam.study.records import Study, Trial, open_search, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
-from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.plan import create, plan
 from tune_sam.tuning.runner import launch
-from tune_sam.workload import find_workload
+from tune_sam.workload import Workload, known_workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -292,6 +291,8 @@ def refit_grid(
         preset=preset,
         home=place.path,
         study_storage=place.study_storage,
+        storage=place.named_storage,
+        tracking_uri=place.named_tracking_uri,
         data=data,
         address=address,
         name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
@@ -310,6 +311,7 @@ def _refit(
     listener: SearchListener | None,
     progress: Progress,
 ) -> Refit:
+    study.refuse_unnamed()
     shared_seeds = chosen_seeds(seeds, study)
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
     epochs = study.settings.epochs if epochs is None else epochs
@@ -422,14 +424,14 @@ def refit_study(
                 tracking_uri=study.tracking_uri,  # whose logins may be new
                 storage=study.storage,
             )
-    taken = {other.name for other in every_study(study.home)}
+    taken = study_names(study.home)
     numbered = (f"{study.name}.{SUFFIX[kind]}{number if number > 1 else ''}" for number in count(1))
     name = next(name for name in numbered if name not in taken)
-    return create(name, settings, study.home, study.tracking_uri, study.storage)
+    return create(name, settings, study.home, study.mlflow, study.own_storage)
 
 
 def _trained_samples(settings: StudySettings) -> int:
-    sizes = find_workload(settings.workload).datasets[settings.dataset]
+    sizes = known_workload(settings.workload).datasets[settings.dataset]
     return (settings.train_subset or sizes.train) + sizes.validation
 
 
@@ -474,18 +476,17 @@ def _test_data(study: Study, other_nodes: bool) -> "Iterator[Shared]":
 
     settings = study.settings
     ensure_data(study)
-    test = find_workload(settings.workload).test_split(settings.dataset, study.data)
+    test = study.workload.test_split(settings.dataset, study.data)
     with share(Splits(test, test.subset(torch.arange(0))), folder=data_folder(study), other_nodes=other_nodes) as data:
         del test
         yield data
 
 
-def _test(study: Study, trial: Trial, data: "Shared") -> dict[str, float]:
+def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dict[str, float]:
     """Test a training's network in a worker, at the precision that it was trained with."""
     from tune_sam.training import evaluate, outputs
 
     device = prepare_worker(study)
-    workload = find_workload(trial.workload)
     model = trial.load_model().to(device)
     found = evaluate(
         lambda inputs: outputs(model, inputs, trial.precision or "fp32", device),
@@ -513,8 +514,8 @@ def _publish(found: Refit) -> str:
         }
         try:
             publish(
-                study.tracking_uri,
-                StudyRun(study.experiment_id, study.mlflow_run_id),
+                study.mlflow,
+                study.mlflow_run,
                 runs,
                 study.settings.epochs,
                 folder,

@@ -9,7 +9,6 @@ from tune_sam.errors import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import Kind, StudySettings, now
-from tune_sam.workload import find_workload
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ def best_alone(study: Study) -> StudySettings:
         Refused: the study's preset has a grid of its own, so that no file with it can name another.
         NothingComplete: no trial is complete.
     """
-    preset = find_workload(study.settings.workload).presets.get(study.settings.preset or "")
+    preset = study.workload.presets.get(study.settings.preset or "")
     if preset and preset.options.get("sampler") == "grid":
         raise Refused(
             f"study {study.name} tries the grid of preset {study.settings.preset}, with which no file can "

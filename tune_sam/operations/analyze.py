@@ -11,7 +11,6 @@ from tune_sam.evaluation.analysis import Analysis, Extent, measured, provenance
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.settings import GRID, SAMPLE
-from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
 
 
@@ -79,8 +78,8 @@ def _log(analysis: Analysis) -> str:
     samples = next(iter(found.values())).samples
     try:
         publish(
-            plan.study.tracking_uri,
-            StudyRun(plan.study.experiment_id, plan.study.mlflow_run_id),
+            plan.study.mlflow,
+            plan.study.mlflow_run,
             runs,
             samples,
             plan.folder,

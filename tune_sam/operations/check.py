@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from tune_sam.cluster import results
 from tune_sam.cluster.connection import connected
 from tune_sam.errors import Refused, masked
-from tune_sam.home import Home
+from tune_sam.home import Home, absolute
 from tune_sam.operations.submit import carried
 from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.storage import try_out
 from tune_sam.tracking import client
-from tune_sam.tuning.plan import prepared_data
+from tune_sam.tuning.plan import home_of, prepared_data
 from tune_sam.workload import find_workload, workload_names
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ def check(
     """
     chosen = SearchOptions.read({**options, "workload": workload or workload_names()[0]}, config)
     find_workload(chosen.workload)  # one that there is not is refused before anything starts
-    home = Home.at(chosen.home, chosen.study_storage)
+    home = home_of(chosen)
     uri = chosen.tracking_uri
-    storage = chosen.storage or str(home.path / "studies")
+    storage = chosen.storage or home.storage
     with home.made():
         found = [*driver_findings(chosen, home, storage, uri)]
         if workload:
@@ -104,7 +104,7 @@ def check(
         if workload and not found[-1].trouble:
             of, dataset, root = prepared_data(chosen, home)
             data = stack.enter_context(share(of.splits(dataset, root), other_nodes=other_nodes))
-        return (*found, *_of_nodes(results.absolute(storage), uri, home.study_storage, data, other_nodes))
+        return (*found, *_of_nodes(absolute(storage), uri, home.study_storage, data, other_nodes))
 
 
 def driver_findings(options: SearchOptions, home: Home, storage: str, uri: str | None) -> Iterator[Finding]:
@@ -124,7 +124,7 @@ def _try_storage(storage: str, address: str | None) -> None:
             f"--storage {storage} is another folder in each process's working directory; give an absolute "
             "path that all nodes see, or a URI."
         )
-    with results.probe(results.absolute(storage)):
+    with results.probe(absolute(storage)):
         pass
 
 

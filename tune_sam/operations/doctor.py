@@ -16,7 +16,6 @@ from tune_sam.study.records import Study, Trial, open_study, refits_of
 from tune_sam.study.settings import ending
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import previous
-from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.content import RunState
 from tune_sam.tracking.runs import run_states
 from tune_sam.tuning.delivery import Content, deliver
@@ -107,7 +106,7 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
 
 def _examined(study: Study, going: bool) -> list[Diagnosis]:
     """Diagnose a study and its trials; `going` says whether another process drives it."""
-    status, of_trials = run_states(study.tracking_uri, StudyRun(study.experiment_id, study.mlflow_run_id))
+    status, of_trials = run_states(study.mlflow, study.mlflow_run)
     trials = study.records()
     optuna = _optuna_states(study)  # after the trials, so that it has each of them
     judged_by = study.settings.judged_by

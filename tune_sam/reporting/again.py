@@ -11,7 +11,6 @@ from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study
 from tune_sam.study.settings import now
 from tune_sam.tuning.recipe import as_yaml
-from tune_sam.workload import find_workload
 
 
 def again_section(
@@ -41,7 +40,7 @@ def again_section(
         if refit.stale:
             seeds += " The search was resumed after its refit, whose command would choose other configurations now."
     commands += [*(measured.command for measured in (close, wide) if measured), f"tune-sam report {study.name}"]
-    sizes = find_workload(settings.workload).datasets[settings.dataset]
+    sizes = study.workload.datasets[settings.dataset]
     return Section(
         "How to make it again",
         (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import Refit
 from tune_sam.settings import GRID
+from tune_sam.study.reading import reading
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ class Measured:
         """Read `flatness.csv`: a row for each network.
 
         Raises:
-            Refused: the file is gone.
+            Refused: the file is gone or damaged.
         """
         import pandas
 
-        return pandas.read_csv(self.file("flatness.csv"))
+        file = self.file("flatness.csv")
+        with reading(str(file), f"{self.command} makes it again"):
+            return pandas.read_csv(file)
 
     def file(self, name: str) -> Path:
         """Name a file in the folder.
@@ -95,7 +98,11 @@ def _newest(study: Study, *, every: bool) -> Measured | None:
     if not files:
         return None
     newest = max(files, key=lambda file: file.stat().st_mtime)
-    return Measured(newest.parent, json.loads(newest.read_text()))
+    with reading(str(newest), f"remove {newest.parent}, and `tune-sam analyze` with its options makes it again"):
+        about: dict[str, Any] = json.loads(newest.read_text())
+        if not isinstance(about, dict):
+            raise ValueError("it is no JSON object")
+    return Measured(newest.parent, about)
 
 
 def take_figures(measured: Measured, names: Sequence[str], into: Path) -> None:

@@ -1,5 +1,6 @@
 """The page of a study, as HTML and as Markdown: what was searched, what came of it, and what that shows."""
 
+import os
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE
 from tune_sam.reporting.results import means, results_section
 from tune_sam.reporting.searched import chosen_section, searched_section
 from tune_sam.reporting.sections import Section
+from tune_sam.study.lock import page_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_search
-from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.runs import publish
 from tune_sam.tuning.delivery import adopt_epochs
 
@@ -47,7 +48,11 @@ class Report:
         return f'<a href="{escape(self.page.as_uri())}">Report of {escape(self.study.name)}</a>'
 
 
-def report(name: str, *, home: Place = None) -> Report:
+PAGE = ("index.html", "report.md", "figures", "study.yaml", "trials.csv", "table.csv", "trainings.csv")
+"""What a page's folder holds."""
+
+
+def report(name: str, *, home: Place = None, output: str | Path | None = None) -> Report:
     """Write the page of a study to `HOME/studies/NAME/report/`, and log it to the study's MLflow run.
 
     It shows the search, its latest tested refit, and the newest of each kind of analysis. What was not measured is an
@@ -56,17 +61,55 @@ def report(name: str, *, home: Place = None) -> Report:
     Args:
         name: of the study.
         home: where it lives; $TUNE_SAM_HOME by default, else ~/.tune_sam.
+        output: a new folder for the page, or that of an earlier one, in place of the home's. Then nothing is logged to
+            MLflow, and the home is only read.
 
     Raises:
-        Refused: there is no such study, it is a refit, or files that its page shows are gone.
+        Refused: there is no such study, it is a refit, files that its page shows are gone, or `output` has something
+            else in it or cannot be written.
         NothingComplete: no trial is complete, and there is no tested refit.
     """
     study = open_search(name, home)
-    adopt_epochs(study)
-    refit = tested_refit(study)
+    _ = study.workload  # refused now, if nothing but the record names its code
     own = study.home.study(name)
     if not own.is_dir():
         raise Refused(f"the files of study {name} are gone, there is no folder {own}; bring it back, or search again.")
+    if output is not None:
+        there = _output(Path(output))
+        write_page(study, there)
+        return Report(study, there / "index.html", "")
+    with page_lock(study.home, name):
+        adopt_epochs(study)
+        folder = own / "report"
+        write_page(study, folder)
+        return Report(study, folder / "index.html", _publish(study, folder))
+
+
+def _output(folder: Path) -> Path:
+    """Give the absolute path of a folder that a page may replace."""
+    folder = folder.expanduser().absolute()
+    try:
+        others = sorted(file.name for file in folder.iterdir() if file.name not in PAGE) if folder.exists() else []
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--output {folder} cannot be used ({error.strerror}); give a new folder.") from None
+    if others or folder.is_symlink():
+        raise Refused(
+            f"--output {folder} has {others[0] if others else 'a link'} in it; give a new folder for the page."
+        )
+    if not os.access(folder.parent, os.W_OK):
+        raise Refused(f"--output {folder} cannot be written; give a folder where you may write.")
+    return folder
+
+
+def write_page(study: Study, folder: Path) -> None:
+    """Write the page of a search into a folder, which is made or replaced.
+
+    Raises:
+        Refused: files that the page shows are gone.
+        NothingComplete: no trial is complete, and there is no tested refit.
+    """
+    refit = tested_refit(study)
     try:
         found = {trial.optimizer: trial for trial in best_of_each(study.complete())}
     except NothingComplete:
@@ -74,7 +117,6 @@ def report(name: str, *, home: Place = None) -> Report:
             raise
         found = {}
     best = [found[optimizer] for optimizer in study.settings.optimizers if optimizer in found]
-    folder = own / "report"
     with replaced_folder(folder) as unfinished:
         (unfinished / "figures").mkdir()
         _write(unfinished, study, _sections(study, refit, best, unfinished))
@@ -82,7 +124,6 @@ def report(name: str, *, home: Place = None) -> Report:
         if refit:
             means(refit).to_csv(unfinished / "table.csv", index=False)
             refit.table().to_csv(unfinished / "trainings.csv", index=False)
-    return Report(study, folder / "index.html", _publish(study, folder))
 
 
 def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: Path) -> list[Section]:
@@ -128,7 +169,7 @@ def _write(folder: Path, study: Study, sections: Sequence[Section]) -> None:
 def _publish(study: Study, folder: Path) -> str:
     """Log the folder to the study's MLflow run, and return why it could not be logged; empty if it was."""
     try:
-        publish(study.tracking_uri, StudyRun(study.experiment_id, study.mlflow_run_id), {}, 0, folder, "report")
+        publish(study.mlflow, study.mlflow_run, {}, 0, folder, "report")
     except Refused as error:
         return str(error)
     return ""

@@ -9,8 +9,7 @@ from tune_sam.evaluation.statistics import with_interval
 from tune_sam.reporting.measured import Measured, measurements
 from tune_sam.reporting.published import PublishedStudy, published_studies
 from tune_sam.reporting.sections import Section, Table
-from tune_sam.study.records import Study, studies
-from tune_sam.workload import find_workload
+from tune_sam.study.records import Study, every_study
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,7 +40,7 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
         close: what was measured of the refit's networks, for the ratio; None if nothing was.
     """
     own = study.settings.dataset
-    published = [found for found in published_studies(find_workload(study.settings.workload)) if own in found.rows]
+    published = [found for found in published_studies(study.workload) if own in found.rows]
     rows = [*_our_rows(refit, close), *(row for found in published for row in _published_rows(found, own))]
     sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
     sentences.append(
@@ -146,9 +145,13 @@ def _rows_elsewhere(study: Study, refit: Refit) -> list[tuple[str, ...]]:
 
 def _latest(study: Study, dataset: str) -> tuple[Study, Refit] | None:
     """Find the newest search of a data set in the study's home that has a tested refit, and that refit."""
-    for other in reversed(studies(study.home)):
-        if other.settings.dataset == dataset and (found := tested_refit(other)):
-            return other, found
+    for other in reversed(every_study(study.home)):
+        if other.settings.kind == "search" and other.settings.dataset == dataset:
+            try:
+                if found := tested_refit(other):
+                    return other, found
+            except Refused as error:  # of another study, without which the page is whole
+                log.warning("The page lacks rows: %s", error)
     return None
 
 

@@ -1,5 +1,7 @@
 """Who drives a study: one process at a time."""
 
+import fcntl
+import os
 import time
 import zlib
 from collections.abc import Iterator
@@ -21,8 +23,10 @@ def study_lock(home: Home, name: str) -> Iterator[None]:
     """Hold a study's lock, as the one process that drives it. The system or the database frees it however it ends.
 
     Raises:
-        Refused: another process holds it, or the database of --study-storage cannot be used.
+        Refused: another process holds it, the database of --study-storage cannot be used, or a link in the study's
+            folder leads out of it.
     """
+    home.refuse_links(name)
     with ExitStack() as stack:
         try:
             stack.enter_context(_lock(home, name, PATIENCE))
@@ -32,14 +36,28 @@ def study_lock(home: Home, name: str) -> Iterator[None]:
 
 
 def is_going(home: Home, name: str) -> bool:
-    """Whether a process drives this study now."""
-    if not home.study_storage and not _lock_file(home, name).exists():
-        return False
+    """Whether a process drives this study now. Nothing is written for it, for the home may only be readable."""
+    if not home.study_storage:
+        return _is_locked(_lock_file(home, name))
     try:
         with _lock(home, name, 0):
             return False
     except Timeout:
         return True
+
+
+def _is_locked(file: Path) -> bool:
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:  # nobody has driven it yet; or the file is not the reader's to open
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager
@@ -80,3 +98,15 @@ def advisory_lock(url: str, name: str, patience: float) -> Iterator[None]:
             yield
     finally:
         engine.dispose()  # closes the connection, and with it frees the lock
+
+
+@contextmanager
+def page_lock(home: Home, name: str) -> Iterator[None]:
+    """Wait until no other process writes a study's page, which may be written while the study is driven.
+
+    Raises:
+        Refused: a link in the study's folder leads out of it.
+    """
+    home.refuse_links(name)
+    with FileLock(home.study(name) / "report.lock"):
+        yield

@@ -30,3 +30,22 @@ def close(storage: "RDBStorage") -> None:
     """Close the connections of a storage, so that its file can be renamed."""
     storage.remove_session()
     storage.engine.dispose()
+
+
+def attributes_of_studies(storage: "RDBStorage") -> dict[str, dict[str, Any] | ValueError]:
+    """Read the user attributes of all studies, by their names; the error of those whose JSON is damaged."""
+    from sqlalchemy import text
+
+    try:
+        return {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+    except ValueError:  # of one of them, so each by itself
+        pass
+    with storage.engine.connect() as connection:
+        names = connection.execute(text("SELECT study_id, study_name FROM studies ORDER BY study_id")).all()
+    found: dict[str, dict[str, Any] | ValueError] = {}
+    for study, name in names:
+        try:
+            found[name] = storage.get_study_user_attrs(study)
+        except ValueError as error:
+            found[name] = error
+    return found

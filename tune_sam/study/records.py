@@ -1,8 +1,9 @@
 """Study and Trial: the records of a search in Optuna's storage, and the questions that they answer."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import ge
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,18 @@ from urllib.parse import urlsplit
 from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
-from tune_sam.logins import of_results, with_login, without_login
+from tune_sam.logins import of_results, same_place, with_login, without_login
 from tune_sam.space import Configuration
 from tune_sam.study.checkpoints import checkpoints_in
 from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import is_going
-from tune_sam.study.optuna_internals import enqueued_point
+from tune_sam.study.optuna_internals import attributes_of_studies, enqueued_point
+from tune_sam.study.reading import check_fields, reading
 from tune_sam.study.settings import ENDINGS, STATES, Kind, StudySettings, is_name, trial_key
 from tune_sam.study.storage import exists, open_storage
 from tune_sam.study.upgrade import FORMAT, upgraded
-from tune_sam.workload import find_workload
+from tune_sam.tracking.client import StudyRun
+from tune_sam.workload import Workload, known_workload
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from torch import nn
 
+
+log = logging.getLogger(__name__)
 
 _RUN = "mlflow_run_id:"
 
@@ -147,7 +152,7 @@ class Trial:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is damaged; search again.") from None
         except ValueError as error:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} cannot be read: {error}.") from None
-        workload = find_workload(self.workload)
+        workload = known_workload(self.workload)
         model = workload.network(workload.setting(state.dataset, state.preset))
         try:
             model.load_state_dict(state.training["model"])
@@ -187,7 +192,7 @@ class Study:
     def __getstate__(self) -> dict[str, Any]:
         """Give what is pickled, as for Ray's workers: addresses without logins, which the driver alone has use for."""
         storage = self.home.study_storage
-        home = Home(self.home.path, storage and without_login(storage))
+        home = replace(self.home, study_storage=storage and without_login(storage))
         return {**vars(self), "home": home, "tracking_uri": without_login(self.tracking_uri)}
 
     def __repr__(self) -> str:
@@ -228,12 +233,75 @@ class Study:
         return Path(self.settings.data) if self.settings.data else self.home.data
 
     @property
+    def workload(self) -> Workload:
+        """What its trials train.
+
+        Raises:
+            Refused: its record names code that is neither installed nor named by the person.
+        """
+        return known_workload(self.settings.workload)
+
+    @property
     def results(self) -> str:
-        """Folder or URI of Ray's results, which has a folder for each optimizer.
+        """Folder or URI of Ray's results, for who reads them; it has a folder for each optimizer.
 
         Homes that share a storage may have studies of one name: the run's id tells their folders apart.
         """
         return inside(self.storage, self._own_results)
+
+    @property
+    def own_storage(self) -> str:
+        """The storage, for who writes there.
+
+        Raises:
+            Refused: it is not the home's, and nothing but the study's record names it.
+        """
+        if not self._may_use(self.storage, self.home.storage, self.home.named_storage):
+            where = masked(self.storage)
+            raise Refused(
+                f"Ray's results of study {self.name} are in {where}, outside its home, which only its record names; "
+                f"give --storage {where} if it may write there."
+            )
+        return self.storage
+
+    @property
+    def own_results(self) -> str:
+        """Folder or URI of Ray's results, for who writes there; as :attr:`own_storage`."""
+        return inside(self.own_storage, self._own_results)
+
+    @staticmethod
+    def _may_use(place: str, own: str, named: str | None) -> bool:
+        """Say whether a place that a record names is the home's, or one that the person names, too."""
+        return place == own or (named is not None and same_place(place, named))
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow's URI, for who connects to it.
+
+        Raises:
+            Refused: it is not the home's, and nothing but the study's record names it.
+        """
+        if not self._may_use(self.tracking_uri, self.home.tracking_uri, self.home.named_tracking_uri):
+            where = masked(self.tracking_uri)
+            raise Refused(
+                f"study {self.name} is logged to MLflow at {where}, outside its home, which only its record names; "
+                f"give --tracking-uri {where} if it may be logged there."
+            )
+        return self.tracking_uri
+
+    def refuse_unnamed(self) -> None:
+        """Refuse what nothing but the record names, before anything starts that would use it.
+
+        Raises:
+            Refused: it names code, a place of results or an MLflow that are neither the home's nor the person's.
+        """
+        _ = self.workload, self.own_storage, self.mlflow
+
+    @property
+    def mlflow_run(self) -> StudyRun:
+        """Its run in MLflow."""
+        own = self.tracking_uri == self.home.tracking_uri
+        return StudyRun(self.experiment_id, self.mlflow_run_id, self.home.artifacts if own else None)
 
     @property
     def _own_results(self) -> str:
@@ -291,9 +359,10 @@ class Study:
         for name in (optimizer,) if optimizer else self.settings.optimizers:
             study = storage.get_study_id_from_name(f"{self.name}/{name}")
             runs = storage.get_study_user_attrs(study)
+            with reading(f"the records of the trials of {self.name}/{name}"):
+                there = storage.get_all_trials(study, deepcopy=False)
             records += [
-                self.trial_of(name, frozen, runs.get(_run_attribute(frozen.number)), going=going)
-                for frozen in storage.get_all_trials(study, deepcopy=False)
+                self.trial_of(name, frozen, runs.get(_run_attribute(frozen.number)), going=going) for frozen in there
             ]
         return records
 
@@ -418,21 +487,28 @@ class Study:
 
     @classmethod
     def from_record(cls, name: str, home: Home, record: dict[str, Any]) -> "Study":
-        """Read what :meth:`to_record` gave, also that of an earlier release or of a home that has been moved."""
-        record = upgraded(record, name, home)
-        settings = record["settings"]
-        settings["data"] = settings["data"] and home.found(settings["data"])
-        return cls(
-            name=name,
-            home=home,
-            settings=StudySettings.from_json(settings),
-            created=record["created"],
-            tracking_uri=with_login(home.found(record["tracking_uri"])),
-            experiment_id=record["experiment_id"],
-            mlflow_run_id=record["mlflow_run_id"],
-            storage=of_results(home.found(record["storage"])),
-            versions=record["versions"],
-        )
+        """Read what :meth:`to_record` gave, also that of an earlier release or of a home that has been moved.
+
+        Raises:
+            Refused: it is of a later release, damaged or no record; the text says what is wrong.
+        """
+        with reading(f"the record of study {name}"):
+            record = upgraded(record, name, home)
+            settings = record["settings"]
+            settings["data"] = settings["data"] and home.found(settings["data"])
+            found = {
+                "name": name,
+                "home": home,
+                "settings": StudySettings.from_json(settings),
+                "created": record["created"],
+                "tracking_uri": with_login(home.found(record["tracking_uri"])),
+                "experiment_id": record["experiment_id"],
+                "mlflow_run_id": record["mlflow_run_id"],
+                "storage": of_results(home.found(record["storage"])),
+                "versions": record["versions"],
+            }
+            check_fields(cls, found)
+        return cls(**found)
 
     def trial_of(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None = None, *, going: bool) -> Trial:
         """Read the record of one Optuna trial.
@@ -442,35 +518,44 @@ class Study:
             frozen: Optuna's.
             run_id: of its MLflow run.
             going: whether a process drives the study now; without one, a running trial waits.
+
+        Raises:
+            Refused: it is damaged; the text says what is wrong.
         """
+        with reading(f"the record of trial {trial_key(self.name, optimizer, frozen.number)}"):
+            found = self._fields_of(optimizer, frozen, run_id, going)
+            check_fields(Trial, found)
+        return Trial(**found)
+
+    def _fields_of(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> dict[str, Any]:
         given, told = frozen.user_attrs, frozen.user_attrs.get("record", {})
         steps = frozen.intermediate_values
-        return Trial(
-            key=trial_key(self.name, optimizer, frozen.number),
-            study=self.name,
-            workload=self.settings.workload,
-            dataset=self.settings.dataset,
-            preset=self.settings.preset,
-            train_subset=self.settings.train_subset,
-            optimizer=optimizer,
-            number=frozen.number,
-            state=_state(frozen, going),
-            reason=told.get("reason", ""),
-            config=self._configuration(optimizer, frozen),
-            value=frozen.values[0] if frozen.state.name == "COMPLETE" else None,
-            epochs=told.get("epochs", max([*epochs_in(given), *steps, given.get("epoch", 0)])),
-            metrics=renamed(told.get("metrics", {})),
-            seconds=told.get("seconds"),
-            precision=told.get("precision"),
-            compile=self.settings.compile,
-            node=told.get("node"),
-            pid=told.get("pid"),
-            started=given.get("started"),
-            ended=told.get("ended"),
-            mlflow_run_id=run_id,
-            optuna_trial_number=frozen.number,
-            checkpoint=self.checkpoint(given.get("checkpoint")),
-        )
+        return {
+            "key": trial_key(self.name, optimizer, frozen.number),
+            "study": self.name,
+            "workload": self.settings.workload,
+            "dataset": self.settings.dataset,
+            "preset": self.settings.preset,
+            "train_subset": self.settings.train_subset,
+            "optimizer": optimizer,
+            "number": frozen.number,
+            "state": _state(frozen, going),
+            "reason": told.get("reason", ""),
+            "config": self._configuration(optimizer, frozen),
+            "value": frozen.values[0] if frozen.state.name == "COMPLETE" else None,
+            "epochs": told.get("epochs", max([*epochs_in(given), *steps, given.get("epoch", 0)])),
+            "metrics": renamed(told.get("metrics", {})),
+            "seconds": told.get("seconds"),
+            "precision": told.get("precision"),
+            "compile": self.settings.compile,
+            "node": told.get("node"),
+            "pid": told.get("pid"),
+            "started": given.get("started"),
+            "ended": told.get("ended"),
+            "mlflow_run_id": run_id,
+            "optuna_trial_number": frozen.number,
+            "checkpoint": self.checkpoint(given.get("checkpoint")),
+        }
 
     def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
         point = frozen.params or enqueued_point(frozen)
@@ -494,7 +579,10 @@ def _state(frozen: "FrozenTrial", going: bool) -> str:
     """Give our word for the state of an Optuna trial; without a driver, a running trial waits to be resumed."""
     if frozen.state.name == "WAITING" or (frozen.state.name == "RUNNING" and not going):
         return "waiting"
-    return frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
+    state: str = frozen.user_attrs["state"] if frozen.state.is_finished() else "running"
+    if state not in STATES:
+        raise ValueError(f"its state is {state!r:.60}")
+    return state
 
 
 def open_search(name: str, home: Place = None) -> Study:
@@ -540,26 +628,64 @@ def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
 
 
 def studies(home: Place = None) -> list[Study]:
-    """List the searches of a home, the oldest first."""
+    """List the searches of a home, the oldest first. A warning names each study whose record cannot be read."""
+    for found in _found(home).values():
+        if isinstance(found, Refused):
+            log.warning("%s", found)
     return [study for study in every_study(home) if study.settings.kind == "search"]
 
 
 def every_study(home: Place = None) -> list[Study]:
-    """List the studies of a home, refits too, the oldest first."""
+    """List the studies of a home whose records can be read, refits too, the oldest first."""
+    found = [study for study in _found(home).values() if isinstance(study, Study)]
+    return sorted(found, key=lambda study: study.created)
+
+
+def study_names(home: Place = None) -> set[str]:
+    """Name the studies of a home, also those whose records cannot be read."""
+    return set(_found(home))
+
+
+def find_study(name: str, home: Place = None) -> Study | None:
+    """Find the study called `name`; None if there is none.
+
+    Raises:
+        Refused: its record cannot be read.
+    """
+    found = _found(home).get(name)
+    if isinstance(found, Refused):
+        raise found
+    return found
+
+
+def _found(home: Place) -> dict[str, Study | Refused]:
+    """Read the studies of a home, or why one of them cannot be read, by their names: each stands alone."""
     place = Home.at(home)
     if not exists(place):
-        return []
-    found: dict[str, Study] = {}
+        return {}
+    records: dict[str, Any] = {}
     there: dict[str, set[str]] = {}
-    for frozen in open_storage(place).get_all_studies():
-        # A study that lacks its record is one whose creation was cut short.
-        name, _, optimizer = frozen.study_name.rpartition("/")
-        if "record" in frozen.user_attrs and is_name(name):
+    for full_name, attributes in attributes_of_studies(open_storage(place)).items():
+        name, _, optimizer = full_name.rpartition("/")
+        if not is_name(name):
+            continue
+        if isinstance(attributes, ValueError):
+            records[name] = attributes
+        elif "record" in attributes:  # a study that lacks its record is one whose creation was cut short
             there.setdefault(name, set()).add(optimizer)
-            if name not in found:
-                found[name] = Study.from_record(name, place, deepcopy(frozen.user_attrs["record"]))
-    whole = [study for study in found.values() if there[study.name] >= set(study.settings.optimizers)]
-    return sorted(whole, key=lambda study: study.created)
+            records.setdefault(name, attributes["record"])
+    found: dict[str, Study | Refused] = {}
+    for name, record in records.items():
+        try:
+            if isinstance(record, ValueError):
+                raise Refused(f"the record of study {name} is no JSON ({record}); put back a copy of it.")
+            study = Study.from_record(name, place, deepcopy(record))
+        except Refused as error:
+            found[name] = error
+        else:
+            if there[name] >= set(study.settings.optimizers):
+                found[name] = study
+    return found
 
 
 def open_study(name: str, home: Place = None) -> Study:
@@ -570,12 +696,11 @@ def open_study(name: str, home: Place = None) -> Study:
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
 
     Raises:
-        Refused: there is none of that name.
+        Refused: there is none of that name, or its record cannot be read.
     """
-    known = studies(home)
-    for study in every_study(home):
-        if study.name == name:
-            return study
+    if found := find_study(name, home):
+        return found
+    known = [study for study in every_study(home) if study.settings.kind == "search"]
     place = Home.at(home)
     where = masked(place.study_storage) if place.study_storage else place.path
     there = f"it has {', '.join(study.name for study in known)}" if known else "it has none yet"

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from tune_sam.config import TrainingSettings, TrialConfig
 from tune_sam.space import Configuration, Space
+from tune_sam.study.reading import check_fields
 
 
 class Ending(NamedTuple):
@@ -155,6 +156,22 @@ class StudySettings(TrainingSettings):
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "StudySettings":
-        """Read what :meth:`to_json` gave, also that of an earlier release."""
+        """Read what :meth:`to_json` gave, also that of an earlier release.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is not that, and the text says why not.
+        """
         spaces = {optimizer: Space.from_json(space) for optimizer, space in data["spaces"].items()}
-        return cls(**{**data, "optimizers": tuple(data["optimizers"]), "spaces": spaces})
+        given = {**data, "optimizers": tuple(data["optimizers"]), "spaces": spaces}
+        check_fields(cls, given)
+        found = cls(**given)
+        if not found.optimizers or not set(found.optimizers) == set(spaces) or not all(map(is_name, spaces)):
+            raise ValueError(f"its optimizers are {', '.join(found.optimizers)}, and its spaces those of others")
+        if found.objective not in OBJECTIVES:
+            raise ValueError(f"its objective is {found.objective!r}, which this release does not know")
+        if min(found.trials, found.epochs, found.cpus_per_trial) < 1:
+            raise ValueError("it has no trials, epochs or CPUs")
+        for name, value in given.items():
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError(f"its {name!r} is {value!r:.60}, with characters that cannot be shown")
+        return found

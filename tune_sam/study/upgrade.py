@@ -23,6 +23,8 @@ def upgraded(record: dict[str, Any], name: str, home: Home) -> dict[str, Any]:
     Raises:
         Refused: it is of a later release.
     """
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
     if (written := record.get("format", 1)) > FORMAT:
         raise Refused(
             f"study {name} is of a later release of tune_sam, its record has format {written} and this one reads "

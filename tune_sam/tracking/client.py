@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
+from tune_sam.files import link_below
 from tune_sam.tracking.content import KEY_TAG, Point, RunState
-from tune_sam.tracking.relocation import relocate_artifacts
+from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -54,10 +55,16 @@ _ANSWER_SECONDS = 30
 
 @dataclass(frozen=True)
 class StudyRun:
-    """The parent run of a study: where the runs of its trials belong."""
+    """The parent run of a study: where the runs of its trials belong.
+
+    Attributes:
+        experiment_id, run_id: MLflow's.
+        artifacts: the folder in which alone its artifacts may be; None where MLflow's word is taken for their place.
+    """
 
     experiment_id: str
     run_id: str
+    artifacts: Path | None = None
 
 
 def check(uri: str) -> None:
@@ -161,12 +168,7 @@ def connect(uri: str, artifact_root: str | None = None) -> Store:
         Refused: see :func:`check`. That comes first because MLflow takes minutes to give up on a database.
     """
     check(uri)
-    import mlflow  # noqa: F401  it sets its loggers up while it is imported, so they can be quietened only now
-
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # It writes a traceback at every attempt on a locked or absent database; we say that once.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    _quieten()
     if uri.partition(":")[0] in _SERVER:
         return _server_store(uri)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -174,6 +176,32 @@ def connect(uri: str, artifact_root: str | None = None) -> Store:
     if uri.startswith("sqlite:///"):
         relocate_artifacts(Path(uri.partition(":///")[2].partition("?")[0]))
     return SqlAlchemyStore(uri, artifact_root or "./mlruns")
+
+
+def connect_to_read(uri: str) -> Store:
+    """Open the store below MLflow's client, and leave a file of SQLite as it is: it may be somebody else's.
+
+    MLflow writes nothing to one that has its tables; where the artifacts are, nobody asks.
+
+    Raises:
+        Refused: see :func:`check`; or the file is gone.
+    """
+    if not uri.startswith("sqlite:///"):
+        return connect(uri)
+    expect_there(uri)
+    _quieten()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    return SqlAlchemyStore(uri, "./mlruns")
+
+
+def _quieten() -> None:
+    import mlflow  # noqa: F401  it sets its loggers up while it is imported, so they can be quietened only now
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It writes a traceback at every attempt on a locked or absent database; we say that once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _server_store(uri: str) -> Store:
@@ -328,15 +356,29 @@ def refusing(uri: str, what: str) -> Iterator[None]:
         raise Refused(f"MLflow at {masked(uri)} {what}; it says {masked(str(error))}") from error
 
 
-def artifacts_of(store: Store, uri: str, run_id: str) -> ArtifactRepository:
+def artifacts_of(store: Store, uri: str, run_id: str, within: Path | None = None) -> ArtifactRepository:
     """Open the place of a run's artifacts.
 
     MLflow's client remembers it by the run's id for as long as the process lives: a copied home has the same runs in
     another place.
+
+    Args:
+        store: MLflow's.
+        uri: of the store.
+        run_id: whose artifacts.
+        within: the folder that they have to be in; anywhere by default.
+
+    Raises:
+        Refused: they are elsewhere, by what the database or a link says.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    return get_artifact_repository(store.get_run(run_id).info.artifact_uri, tracking_uri=uri)
+    place = store.get_run(run_id).info.artifact_uri
+    if within:
+        folder = artifact_folder(place)
+        if not folder.resolve().is_relative_to(within.resolve()) or link_below(folder):
+            raise Refused(f"MLflow's database at {uri} has the artifacts of run {run_id} in {place}, outside {within}.")
+    return get_artifact_repository(place, tracking_uri=uri)
 
 
 def try_out(uri: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_sam.errors import Refused, masked
-from tune_sam.tracking.client import connect, expect_there, metric_history, run_state
+from tune_sam.tracking.client import connect_to_read, metric_history, run_state
 from tune_sam.tracking.content import Point
 
 FILES = ("mlflow.jsonl", "mlflow.rejected.jsonl", "mlflow.offset")
@@ -46,14 +46,15 @@ def epochs_in_mlflow(uri: str, run_id: str) -> dict[int, dict[str, float]]:
     Raises:
         Refused: MLflow cannot be reached, or gives no answer.
     """
-    expect_there(uri)
     found: dict[int, dict[str, float]] = {}
     try:
-        store = connect(uri)
+        store = connect_to_read(uri)
         for name in run_state(store, run_id).metrics:
             if not name.startswith(("flatness/", "test/")):
                 for point in metric_history(store, run_id, name):
                     found.setdefault(point.step, {})["train/lr" if name == "lr" else name] = point.value
+    except Refused:
+        raise
     except Exception as error:  # whatever the client of a store raises
         raise Refused(
             f"MLflow at {masked(uri)} gives no epochs of run {run_id}; it says {masked(str(error))}"

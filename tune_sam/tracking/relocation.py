@@ -12,15 +12,18 @@ from urllib.parse import unquote, urlsplit
 COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 """What holds places of artifacts."""
 
+HOMES_HAVE = ("artifacts", "studies", "optuna.db")
+"""Names beside MLflow's database by which a home is known."""
+
 
 def relocate_artifacts(database: Path) -> None:
     """Have a database name the artifacts where they are now. Where nothing was moved, it is only read.
 
     Args:
-        database: MLflow's. Where no folder `artifacts` is beside it, as in a home, nothing is done.
+        database: MLflow's. Where nothing is beside it of what a home has, nothing is done.
     """
-    artifacts = database.with_name("artifacts")
-    if not (database.exists() and artifacts.is_dir()):
+    artifacts = database.with_name("artifacts")  # which may not be there yet
+    if not (database.exists() and any(database.with_name(name).exists() for name in HOMES_HAVE)):
         return
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=60)) as connection, connection:
         for old in _elsewhere(connection, artifacts):
@@ -41,10 +44,15 @@ def _elsewhere(connection: sqlite3.Connection, artifacts: Path) -> list[str]:
     )
     places = [place for (place,) in found if place]
     folders = [place for place in places if place.startswith(("/", "file:"))]
-    return [place for place in folders if _path(place).name == artifacts.name and _path(place) != artifacts]
+    return [
+        place
+        for place in folders
+        if artifact_folder(place).name == artifacts.name and artifact_folder(place) != artifacts
+    ]
 
 
-def _path(place: str) -> Path:
+def artifact_folder(place: str) -> Path:
+    """Give the folder of artifacts that MLflow has as a path or as a `file:` URI; another URI is taken for a path."""
     return Path(unquote(urlsplit(place).path)) if place.startswith("file:") else Path(place)
 
 

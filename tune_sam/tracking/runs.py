@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_sam.errors import Refused
 from tune_sam.tracking.client import (
     HOME_TAG,
     STUDY_TAG,
@@ -17,6 +18,7 @@ from tune_sam.tracking.client import (
     artifacts_of,
     check,
     connect,
+    connect_to_read,
     create_run,
     expect_there,
     experiment_id_of,
@@ -88,9 +90,8 @@ def run_states(uri: str, study_run: StudyRun) -> tuple[str, dict[str, list[RunSt
     Raises:
         Refused: the server cannot be reached, or the study's run is gone.
     """
-    expect_there(uri)
     with refusing(uri, "cannot be asked"):
-        store = connect(uri)
+        store = connect_to_read(uri)
         return run_state(store, study_run.run_id).status, states_in(store, study_run)
 
 
@@ -118,7 +119,9 @@ def publish(
     with refusing(uri, "does not take the results"):
         states = {run_id: run_state(store, run_id) for run_id in metrics}  # all of them, before anything is written
         try:
-            artifacts_of(store, uri, study_run.run_id).log_artifacts(str(files), path)
+            artifacts_of(store, uri, study_run.run_id, study_run.artifacts).log_artifacts(str(files), path)
+        except Refused:
+            raise
         except Exception as error:  # whatever the client of an artifact store raises
             raise OSError(str(error)) from error
         for run_id, values in metrics.items():

@@ -20,7 +20,7 @@ from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY
 from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.listener import SearchListener
-from tune_sam.workload import find_workload
+from tune_sam.workload import known_workload
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Driver(tune.Callback):
         self._started: set[int] = set()
         self._lost: dict[int, str] = {}
         self._deaths: Counter[tuple[int, int]] = Counter()
-        self._workload = find_workload(ledger.settings.workload)
+        self._workload = study.workload
 
     def _given(self, trial: Any) -> TrialConfig:
         return TrialConfig.from_tune(trial.config, self._workload)
@@ -262,7 +262,7 @@ class TuneScheduler(FIFOScheduler):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
-        self.workload = find_workload(ledger.settings.workload)
+        self.workload = known_workload(ledger.settings.workload)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record an epoch's value and stop the trial where the ledger says so."""

@@ -16,7 +16,6 @@ from tune_sam.study.records import Study, Trial, note_run, open_study, refits_of
 from tune_sam.study.settings import ending
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import previous
-from tune_sam.tracking.client import StudyRun
 from tune_sam.tracking.content import STATE_TAG, Point, StudyContent, TrialRun
 from tune_sam.tracking.delivery import Delivery
 
@@ -78,7 +77,7 @@ def adopt_epochs(study: Study) -> None:
     for trial in study.records():
         if trial.has_ended and trial.epochs and trial.mlflow_run_id and not study.history(trial):
             try:
-                study.adopt(trial, previous.epochs_in_mlflow(study.tracking_uri, trial.mlflow_run_id))
+                study.adopt(trial, previous.epochs_in_mlflow(study.mlflow, trial.mlflow_run_id))
             except Refused as error:
                 log.warning("The epochs of %s are not in the study's ledger yet: %s", trial.key, error)
                 return
@@ -107,8 +106,7 @@ def tracked(study: Study) -> Iterator[None]:
 
 def _delivery(study: Study, *, restore: bool = False) -> Delivery:
     content = Content(study)
-    run = StudyRun(study.experiment_id, study.mlflow_run_id)
-    return Delivery(study.tracking_uri, run, content, content.note_run, restore=restore)
+    return Delivery(study.mlflow, study.mlflow_run, content, content.note_run, restore=restore)
 
 
 def _close(study: Study, delivery: Delivery, patience: float) -> int:

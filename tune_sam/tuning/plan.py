@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from tune_sam.cluster.connection import check_offer
-from tune_sam.cluster.results import absolute, chosen_storage
+from tune_sam.cluster.results import chosen_storage
 from tune_sam.errors import Refused
-from tune_sam.home import Home, folder_of
+from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
 from tune_sam.provenance import versions
 from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions
 from tune_sam.space import Range, Space, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.old_logins import remove_logins
-from tune_sam.study.records import Study, every_study
+from tune_sam.study.records import Study, find_study
 from tune_sam.study.settings import StudySettings, now
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import client, runs
-from tune_sam.workload import Workload, find_workload
+from tune_sam.workload import Workload, find_workload, known_workload
 
 
 def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchKeywords]) -> Study:
@@ -30,7 +30,7 @@ def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchK
         Refused: as for :func:`search`, or the study is no plain grid, so that only a search can say what is best.
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    if define(chosen, Home.at(chosen.home, chosen.study_storage)).sampler != "grid":
+    if define(chosen, home_of(chosen)).sampler != "grid":
         what = f"--preset {chosen.preset}" if chosen.preset and not config else str(config)
         raise Refused(
             f"{what} is no plain grid, so it has to be searched before anything can be chosen; search with "
@@ -41,9 +41,9 @@ def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchK
 
 def planned(chosen: SearchOptions) -> Study:
     """Create the study that the options describe, or open the one of that name with their budget."""
-    home = Home.at(chosen.home, chosen.study_storage)
+    home = home_of(chosen)
     settings = define(chosen, home)
-    study = next((study for study in every_study(home) if study.name == chosen.name), None)
+    study = find_study(chosen.name, home) if chosen.name else None
     if study:
         refuse_other(study, settings)
         study = grown(where_it_is(study, chosen), settings.trials)
@@ -54,6 +54,11 @@ def planned(chosen: SearchOptions) -> Study:
     if chosen.tracking_uri:
         client.check(chosen.tracking_uri)
     return create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri, storage)
+
+
+def home_of(chosen: SearchOptions) -> Home:
+    """Choose the home that the options name, with the places outside of it that they name."""
+    return Home.at(chosen.home, chosen.study_storage, chosen.storage, chosen.tracking_uri)
 
 
 def define(chosen: SearchOptions, home: Home) -> StudySettings:
@@ -181,8 +186,9 @@ def _dataset(chosen: SearchOptions, workload: Workload) -> str:
 
 def _fetch(workload: Workload, dataset: str, root: Path, home: Home) -> None:
     """Fill the home's data folder, where it is the data's. Nothing that can be refused at once comes after this."""
-    if root == home.data:
+    if root == home.data and not home.data_are_linked:
         workload.fetch(dataset, root)
+    if root == home.data:
         workload.check_data(dataset, root)
 
 
@@ -256,9 +262,10 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
         Refused: MLflow does not take it, data cannot be fetched, or the name was taken just now.
     """
     own = uri == home.tracking_uri
+    home.refuse_links(name)
     with home.made():
         if settings.data is None:
-            _fetch(find_workload(settings.workload), settings.dataset, home.data, home)
+            _fetch(known_workload(settings.workload), settings.dataset, home.data, home)
         run = runs.open_study_run(
             uri,
             experiment=settings.workload,
@@ -271,7 +278,7 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
     study = Study(name, home, settings, now(), uri, run.experiment_id, run.run_id, storage, versions())
     with study_lock(study.home, study.name):
         # Another process may have been making a study of this name since it was looked for.
-        if any(known.name == name for known in every_study(home)):
+        if find_study(name, home):
             raise Refused(
                 f"study {name} was made by another process just now; resume it with `tune-sam resume {name}`."
             )

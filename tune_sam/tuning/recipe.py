@@ -7,7 +7,7 @@ from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Values
 from tune_sam.study.settings import StudySettings
-from tune_sam.workload import find_workload
+from tune_sam.workload import known_workload
 
 PARAMETERS = ("rho", "lr", "batch_size")
 
@@ -33,7 +33,7 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
         found["data"] = settings.data
     if settings.sampler == "grid":
         found["sampler"] = "grid"
-        preset = find_workload(settings.workload).presets.get(settings.preset or "")
+        preset = known_workload(settings.workload).presets.get(settings.preset or "")
         if preset is None or preset.options.get("sampler") != "grid":  # of such a preset the grid is its own
             found["ranges"] = {optimizer: _of_grid(settings, optimizer) for optimizer in settings.optimizers}
     else:
@@ -52,7 +52,7 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
 
 def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
     """Give the options that make an optimizer's plain grid: the ranges and values that are not the workload's own."""
-    workload, space = find_workload(settings.workload), settings.spaces[optimizer]
+    workload, space = known_workload(settings.workload), settings.spaces[optimizer]
     setting = workload.setting(settings.dataset, settings.preset)
     rhos, lrs, sizes = (
         tuple(dict.fromkeys(point[name] for point in space.grid if name in point)) for name in PARAMETERS

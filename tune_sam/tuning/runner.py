@@ -18,7 +18,7 @@ from tune_sam.study.storage import open_storage
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener, Silent
 from tune_sam.tuning.plan import grown, planned, store
-from tune_sam.workload import Workload, find_workload
+from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
@@ -100,6 +100,8 @@ def launch(study: Study, executor: Executor, listener: SearchListener | None) ->
     """
     from tune_sam.tuning.ledger import Ledger
 
+    study.refuse_unnamed()
+    study.records()  # refused now, if one cannot be read
     listener = listener or Silent()
     with study_lock(study.home, study.name):
         store(study)
@@ -108,7 +110,7 @@ def launch(study: Study, executor: Executor, listener: SearchListener | None) ->
         waiting = [ledger for ledger in ledgers if ledger.open]
         with tracked(study), listener.following(study):
             if waiting:
-                with probe(study.storage):  # it may have gone since the study was made
+                with probe(study.own_storage):  # it may have gone since the study was made
                     pass
                 with executor.opened() as other_nodes, shared(study, other_nodes) as data:
                     for ledger in waiting:
@@ -131,7 +133,7 @@ def _tune(
     from tune_sam.tuning.callback import Driver, TuneScheduler, TuneSearcher
 
     settings = study.settings
-    workload = find_workload(settings.workload)
+    workload = study.workload
     measured: dict[int, float] = {}
     if settings.gpus_per_trial == "auto":
         measured = measured_fractions(workload, ledger.sample(), ledger.space.batch_size, data)
@@ -140,7 +142,7 @@ def _tune(
         executor.train(
             Trainings(
                 name=ledger.optimizer,
-                storage=study.results,
+                storage=study.own_results,
                 trainable=trainable_for(workload),
                 data=data,
                 searcher=TuneSearcher(ledger, study, measured),
