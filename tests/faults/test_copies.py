@@ -32,7 +32,7 @@ def contents(folder):
 @pytest.mark.slow
 def test_a_study_that_is_resumed_in_a_copy_leaves_the_original_which_is_resumed_too(tmp_path):
     original, copy = tmp_path / "a", tmp_path / "b"
-    options = {"dataset": "digits", "optimizers": ["base"], "trials": 2, "epochs": 3, "train_subset": 128}
+    options = {"dataset": "digits", "optimizers": ["base"], "trials": 2, "epochs": 3, "scheduler": "none"}
     with pytest.raises(KeyboardInterrupt):
         tune_sam.search("gcn", name="one", home=original, executor=INLINE, listener=Interrupts(), **options)
     kept = open_study("one", original).records()[0].checkpoint
