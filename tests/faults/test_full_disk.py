@@ -9,6 +9,7 @@ from studies import INLINE
 
 import tune_sam
 from tune_sam.errors import Stopped
+from tune_sam.home import Home
 from tune_sam.operations.doctor import diagnose
 from tune_sam.study.records import open_study
 from tune_sam.tuning.listener import Silent
@@ -52,7 +53,7 @@ def test_a_search_whose_results_have_no_room_stops_and_is_resumed(disk, tmp_path
         tune_sam.search(
             "gcn", name="full", home=tmp_path / "home", storage=str(disk), executor=INLINE, listener=fills, **OPTIONS
         )
-    study = open_study("full", tmp_path / "home")
+    study = open_study("full", Home.at(tmp_path / "home", storage=str(disk)))
     assert study.counts() == {"complete": 1, "waiting": 1}, "no trial failed for the disk's sake"
     fills.ballast.unlink()
     assert not [one.trouble for one in diagnose("full", home=study.home) if one.trouble]

@@ -17,6 +17,7 @@ from services import postgres, s3
 from studies import INLINE
 
 import tune_sam
+from tune_sam.home import Home
 from tune_sam.study.records import open_study
 from tune_sam.study.storage import open_storage
 
@@ -72,7 +73,7 @@ def old_home(searched):
 def test_the_next_write_removes_what_an_earlier_release_stored(old_home, monkeypatch, caplog):
     monkeypatch.setattr("tune_sam.tuning.delivery.PATIENCE", 0.0)  # nobody answers at that address
     before = open_study("one", old_home).counts()
-    tune_sam.resume("one", home=old_home, executor=INLINE)
+    tune_sam.resume("one", home=Home.at(old_home, tracking_uri="http://127.0.0.1:9/mlflow"), executor=INLINE)
     assert files_with_mark(old_home) == []
     assert open_study("one", old_home).tracking_uri == "http://127.0.0.1:9/mlflow"
     assert open_study("one", old_home).counts() == before
@@ -173,10 +174,10 @@ def test_no_login_is_in_any_file_table_object_output_or_command_line(site, tmp_p
     assert status == 0, said_first
     assert any("ray" in line for line in lines), "workers were looked at"
 
-    # Later processes have no address with a login: the record has the address, and the services' variables the login.
+    # Later processes have no address with a login: the addresses are without, and the services' variables have the login.
     others = {
-        "TUNE_SAM_STORAGE": "",
-        "TUNE_SAM_TRACKING_URI": "",
+        "TUNE_SAM_STORAGE": objects.uri("results", "ray"),
+        "TUNE_SAM_TRACKING_URI": f"postgresql://127.0.0.1:{database.port}/mlflow",
         "PGUSER": "odd",
         "PGPASSWORD": password,
         "AWS_ACCESS_KEY_ID": f"KEY{MARK}",
