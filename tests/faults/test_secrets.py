@@ -174,7 +174,7 @@ def test_no_login_is_in_any_file_table_object_output_or_command_line(site, tmp_p
     assert status == 0, said_first
     assert any("ray" in line for line in lines), "workers were looked at"
 
-    # Later processes have no address with a login: the addresses are without, and the services' variables have the login.
+    # Later processes have the addresses without logins, which are in the services' variables.
     others = {
         "TUNE_SAM_STORAGE": objects.uri("results", "ray"),
         "TUNE_SAM_TRACKING_URI": f"postgresql://127.0.0.1:{database.port}/mlflow",
