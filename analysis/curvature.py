@@ -7,23 +7,26 @@
 One Lanczos process with full re-orthogonalisation gives all of it from the same products (`tune_sam.analysis.lanczos`):
 
 - **Ends.** The outermost Ritz values θ of the process, each judged by its own residual: an eigenvalue lies within that
-  distance of θ. A few steps give λ_max to machine precision, while λ_min still has the wrong sign.
-- **Trace.** With the signs g [n] of a Rademacher vector, E gᵀHg = tr H (Hutchinson 1990). The start vector is g/√n, so
-  the first step gives that form. It varies by 2 (‖H‖_F² − Σ H_ii²) ≤ 2 ‖H‖_F², as little as any distribution allows;
-  E ‖Hg‖² = ‖H‖_F² comes with it. From the second probe on, the part of H inside the space Q of the probe before is
-  taken exactly, and only the rest is left to chance (Meyer et al. 2021, arXiv 2010.09649, Hutch++):
-  tr H = tr QHQᵀ + E gᵀRg with R = (1 − QᵀQ) H (1 − QᵀQ).
+  distance of θ. A few steps give λ_max to machine precision, while λ_min still has the wrong sign. The start vector is
+  Gaussian, so that it is orthogonal to no eigenvector, however few entries that has.
+- **Ranks.** A process sees an eigenvalue once, however often it occurs. So the pairs found are set aside, and processes
+  from new Gaussian vectors follow in the space that is left, until eigenvalues above λ_5 are ruled out there (see
+  `tune_sam.analysis.lanczos`), but for one case in :data:`MISSED`. Only then is the rank of an eigenvalue resolved.
+- **Trace.** With the signs g [n] of a Rademacher vector, E gᵀHg = tr H (Hutchinson 1990). That form varies by
+  2 (‖H‖_F² − Σ H_ii²) ≤ 2 ‖H‖_F², as little as any distribution allows; E ‖Hg‖² = ‖H‖_F² comes with it. The part of H
+  inside the space Q of the probe before is taken exactly, and only the rest is left to chance (Meyer et al. 2021, arXiv
+  2010.09649, Hutch++): tr H = tr QHQᵀ + E gᵀRg with R = (1 − QᵀQ) H (1 − QᵀQ).
 - **Density.** Stochastic Lanczos quadrature (Ghorbani et al. 2019, arXiv 1901.10159; Papyan 2018, arXiv 1811.07062):
   the mean over probes of Σ_i s_1i² N(t; θ_i, σ²).
 
-Rademacher start vectors serve all three: no trace estimator of this kind varies less, the vectors have no preferred
-eigenvector, and their length is fixed, so that quadrature weights add up to 1.
+From the second probe on, the start vector is a g of the trace: its product is known.
 """
 
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +68,13 @@ GRID = 2048
 SIGMA = math.sqrt(1e-5) / 2
 """σ of the density's Gaussians in units of λ_max − λ_min: σ² = 1e-5 for a spectrum in [-1, 1] (Ghorbani et al.)."""
 
-BATCH_STEPS = 12
-"""Most products for λ_max of one batch. They start at the eigenvector of all batches, so a handful is usual."""
+MISSED = 1e-4
+"""The probability at most with which an eigenvalue that occurs is ruled out: that a Gaussian vector has so little of
+its eigenvector."""
+
+BATCH_STEPS = 24
+"""Most products of one process for λ_max of one batch. The first starts at the eigenvector of all batches, so a handful
+is usual; the second, which looks for what the first is blind to, needs about ten."""
 
 BATCH_TOL = 1e-2
 """Relative residual at which λ_max of one batch is taken. Its error is about the square of that, far below its spread.
@@ -81,7 +89,7 @@ class Estimate(float):
         value: the number.
         error: for an eigenvalue the residual of its Ritz pair (an eigenvalue lies that near), for a ratio the two
             residuals propagated, for a mean over random vectors its standard error.
-        resolved: False if the value had not converged; it is then printed as "unresolved".
+        resolved: False if the value had not converged, or its rank is in doubt; it is then printed as "unresolved".
     """
 
     value: float
@@ -150,7 +158,7 @@ class Spectrum:
 
     Attributes:
         lambda_max, lambda_min: the largest and the smallest eigenvalue, signed.
-        lambda_5: the fifth largest; nan where there are too few Ritz values to tell it from the lower end.
+        lambda_5: the fifth largest, multiplicities counted; nan with fewer than five Ritz values.
         ratio: |λ_max / λ_min|, the published study's λ_M/λ_m. A small one means much negative curvature, not a flat
             minimum.
         lambda_max_over_lambda_5: λ_max / λ_5 (Foret et al. 2021, §4.2).
@@ -158,7 +166,8 @@ class Spectrum:
         density: of the eigenvalues.
         batch_lambda_max: λ_max of every single batch.
         products: products with the Hessian of all batches.
-        steps: Lanczos steps of each probe; the first product of each is one of them.
+        steps: Lanczos steps of each probe, with the first those that settle the ranks. From the second probe on, the
+            trace's product is one of them.
         samples: of all batches together.
         size: n, the parameters that were differentiated.
         loss: the mean loss over all batches.
@@ -205,7 +214,8 @@ class Eigenpairs:
         values: eigenvalues [k], float64 on the CPU.
         vectors: orthonormal eigenvectors as rows [k, n], in the dtype and on the device of the parameters.
         residuals: ‖H v − λ v‖ [k], float64 on the CPU.
-        resolved: whether each residual is at most `tol` · |λ|.
+        resolved: whether each residual is at most `tol` · |λ|, or what :func:`spectrum` takes for 0, and no larger
+            eigenvalue can have been missed.
         names: of the parameters that make up the n, in order, each flattened.
         unused: names of parameters that need gradients but get none, and were left out.
         products: products with the Hessian.
@@ -242,13 +252,16 @@ def spectrum(
         model: called as `model(inputs)`.
         loss_fn: `loss_fn(outputs, targets)`, the mean over a batch.
         batches: pairs (inputs, targets), the same on every walk.
-        steps: most products for one probe, by default 100. 30 to 60 resolve both ends of the networks seen so far.
-        probes: Rademacher vectors, by default 3. The first runs until both ends and λ_5 are resolved; in trained
-            networks λ_5 comes before λ_min. The others serve the trace, the density and their errors; they stop when
-            their ends are resolved, or after as many steps as the first. One probe gives the ends as well as three do,
-            a trace from `TRACE_DRAWS` more products outside the space that it found, and a density without an error.
-        tol: an end is resolved when its residual is at most `tol` · |λ|; by default 1e-3.
-        seed: of the probes.
+        steps: most products for one process, by default 100. 30 to 60 resolve both ends of the networks seen so far.
+        probes: start vectors, by default 3. The first, which is Gaussian, runs until both ends and λ_5 are resolved; in
+            trained networks λ_5 comes before λ_min. Another 10 to 30 products settle the ranks; more where eigenvalues
+            occur several times. The other probes serve the trace, the density and their errors; they stop when their
+            ends are resolved, or after as many steps as the first. One probe gives the ends as well as three do, a
+            trace from `TRACE_DRAWS` more products outside the space that it found, and a density without an error.
+        tol: an end is resolved when its residual is at most `tol` · |λ|, by default 1e-3, or ε ‖H‖ and that much again,
+            with the ε of the model's dtype. No product is better than that, so that the λ_min of a convex loss, 0, is
+            resolved, too; a ratio to it is not.
+        seed: of the start vectors.
         max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. Where
             `steps` need more, the process is restarted with the Ritz vectors next to both ends, which takes more
             products; the density then comes from the first pass.
@@ -264,34 +277,38 @@ def spectrum(
         basis = _basis(hessian, steps, max_vectors)
         lanczos = Lanczos(hessian.product, basis, seed)
         generator = torch.Generator().manual_seed(seed)
-        signs = _rademacher(hessian, generator)
-        image = hessian.product(signs)
-        lanczos.start(signs, image)
-        runs = [_run(lanczos, steps, tol, fifth=True)]
+        gaussian = partial(_gaussian, hessian, generator)
         traces = []
-        for _ in range(TRACE_DRAWS if probes == 1 else 0):
-            signs = _rademacher(hessian, generator)
-            traces.append(_deflated_trace(lanczos, signs, hessian.product(signs)))
-        top = lanczos.vectors(lanczos.ritz().coordinates[:, -1:])[0]
-        for _ in range(1, probes):
+
+        def draw() -> tuple[Tensor, Tensor]:
             signs = _rademacher(hessian, generator)
             image = hessian.product(signs)
             traces.append(_deflated_trace(lanczos, signs, image.clone()))
+            return signs, image
+
+        lanczos.start(gaussian())
+        runs = [_run(lanczos, steps, tol)]
+        signs, image = [draw() for _ in range(TRACE_DRAWS if probes == 1 else 1)][-1]
+        ranked = _rank(lanczos, 5, steps, tol, gaussian)
+        top = lanczos.vectors(ranked.ritz.coordinates[:, -1:])[0]
+        for probe in range(1, probes):
             lanczos.start(signs, image)
-            runs.append(_run(lanczos, min(runs[0].steps, lanczos.capacity), tol))
-        ends = _Ends.of([run.ritz for run in runs], tol, hessian.size)
-        spread = _spread(hessian, basis, top, ends.largest, tol)
+            runs.append(_run(lanczos, min(runs[0].steps, lanczos.capacity), tol, fifth=False))
+            if probe < probes - 1:
+                signs, image = draw()
+        ends = _Ends.of(runs, ranked, tol)
+        spread = _spread(hessian, basis, top, ends.largest, tol, gaussian)
         return Spectrum(
             ends.largest,
             ends.smallest,
             ends.fifth,
-            ratio=_quotient(ends.largest, ends.smallest, absolute=True),
-            lambda_max_over_lambda_5=_quotient(ends.largest, ends.fifth),
+            ratio=_quotient(ends.largest, ends.smallest, tol, absolute=True),
+            lambda_max_over_lambda_5=_quotient(ends.largest, ends.fifth, tol),
             trace=_trace(traces),
             density=_density(runs, ends),
             batch_lambda_max=spread,
             products=hessian.products,
-            steps=tuple(run.steps for run in runs),
+            steps=(ranked.steps, *(run.steps for run in runs[1:])),
             samples=hessian.samples,
             size=hessian.size,
             loss=hessian.loss,
@@ -311,16 +328,17 @@ def top_eigenvalues(
     max_vectors: int | None = None,
     graph_bytes: int = GRAPH_BYTES,
 ) -> Eigenpairs:
-    """Find the k largest eigenvalues, as signed numbers, and their eigenvectors.
+    """Find the k largest eigenvalues, as signed numbers and as often as each occurs, and their eigenvectors.
 
     Limits of memory are those of :func:`spectrum`; k vectors more are returned.
 
     Args:
         model, loss_fn, batches: as for :func:`spectrum`.
         k: at most the number of parameters and `steps`.
-        steps: most products, by default 100.
-        tol: a pair is resolved when its residual is at most `tol` · |λ|; by default 1e-3.
-        seed: of the start vector.
+        steps: most products of one process, by default 100. There is one process at least for the pairs, one more for
+            their ranks, and more where eigenvalues occur several times.
+        tol: a pair is resolved when its residual is at most `tol` · |λ|, or as for :func:`spectrum`; by default 1e-3.
+        seed: of the start vectors.
         max_vectors: as for :func:`spectrum`, and at least 2 k.
         graph_bytes: as for :func:`spectrum`.
 
@@ -334,19 +352,27 @@ def top_eigenvalues(
                 f"k must be at most the number of parameters, {hessian.size}, and of steps, {steps}; got {k}"
             )
         lanczos = Lanczos(hessian.product, _basis(hessian, steps, max_vectors, fewest=max(FEWEST_VECTORS, 2 * k)), seed)
-        lanczos.start(_rademacher(hessian, torch.Generator().manual_seed(seed)))
-        ritz = _extend(
+        generator = torch.Generator().manual_seed(seed)
+        gaussian = partial(_gaussian, hessian, generator)
+
+        def keep(size: int) -> Sequence[int]:
+            return range(size - k - (size - k) // 2, size)
+
+        lanczos.start(gaussian())
+        _extend(
             lanczos,
             steps,
-            lambda ritz: _counts_from_above(ritz, hessian.size, k) and all(_resolved(ritz, tol)[-k:]),
-            keep=lambda size: range(size - k - (size - k) // 2, size),
+            lambda ritz: len(ritz.values) >= k and all(_resolved(ritz, tol)[-k:]) or lanczos.beta == 0,
+            keep,
         )
+        ranked = _rank(lanczos, k, steps, tol, gaussian, keep)
+        ritz = ranked.ritz
         top = list(range(len(ritz.values) - 1, len(ritz.values) - 1 - k, -1))
         return Eigenpairs(
             ritz.values[top],
             lanczos.vectors(ritz.coordinates[:, top]),
             ritz.residuals[top],
-            tuple(_resolved(ritz, tol)[i] for i in top),
+            tuple(rank < ranked.certain and _resolved(ritz, tol)[i] for rank, i in enumerate(top)),
             hessian.names,
             hessian.unused,
             hessian.products,
@@ -366,30 +392,93 @@ class _Probe:
     steps: int
 
 
-def _run(lanczos: Lanczos, steps: int, tol: float, fifth: bool = False) -> _Probe:
+def _run(lanczos: Lanczos, steps: int, tol: float, fifth: bool = True) -> _Probe:
     """Step until both ends, and λ_5 if asked for, are resolved, a subspace is invariant or the steps are used up."""
 
     def done(ritz: Ritz) -> bool:
         resolved = _resolved(ritz, tol)
-        further = not fifth or _counts_from_above(ritz, lanczos.dimension) and resolved[-5]
+        further = not fifth or len(resolved) >= 5 and resolved[-5]
         return resolved[0] and resolved[-1] and further or lanczos.beta == 0
 
     first = _extend(lanczos, min(steps, lanczos.capacity), done)
     return _Probe(_extend(lanczos, steps, done), first.values, first.weights, lanczos.steps)
 
 
-def _counts_from_above(ritz: Ritz, dimension: int, k: int = 5) -> bool:
-    """Whether the k-th Ritz value from above can stand for the k-th largest eigenvalue.
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """Ritz pairs whose ranks from above have been looked into.
 
-    Of few Ritz values it may be one of the other end's, which are resolved early, and eigenvalues between the two ends
-    are not there yet.
+    Attributes:
+        ritz: all pairs.
+        certain: how many of them, from the largest down, are those of the largest eigenvalues.
+        steps: of the process and those that followed it.
     """
-    return len(ritz.values) >= max(k, min(2 * k, dimension))
+
+    ritz: Ritz
+    certain: int
+    steps: int
 
 
-def _both_ends(size: int) -> list[int]:
+def _both_ends(size: int) -> Sequence[int]:
     """Choose the Ritz vectors that a restart keeps, by index: about half, λ_max … λ_5 always among them."""
     return [*range(max(1, size // 4)), *range(size - max(5, size // 4), size)]
+
+
+def _rank(
+    lanczos: Lanczos,
+    k: int,
+    steps: int,
+    tol: float,
+    draw: Callable[[], Tensor],
+    keep: Callable[[int], Sequence[int]] = _both_ends,
+) -> _Ranked:
+    """Make sure that the k largest Ritz values are the k largest eigenvalues, with further processes of `steps` each.
+
+    Each goes on in the space that the resolved pairs leave, until that can have no eigenvalue above the k-th, or has
+    one and that is resolved, too. Where fewer than k pairs were resolved to begin with, the ranks of those are settled.
+
+    Args:
+        lanczos: at the end of a process.
+        k: how many.
+        steps, tol: as for :func:`spectrum`.
+        draw: makes a Gaussian vector [n].
+        keep: which Ritz vectors a restart keeps.
+    """
+    ritz, k = lanczos.ritz(), min(k, lanczos.dimension)
+    if lanczos.beta:
+        k = min(k, _leading(ritz, tol))
+    ruled_out = math.pi / 2 * MISSED**2 / lanczos.dimension
+    while not lanczos.complete:
+        size, found = len(ritz.values), _leading(ritz, tol)
+        if k == 0 or found < min(k, size):
+            return _Ranked(ritz, 0, lanczos.steps)
+        kept = range(size - min(found, max(k, lanczos.capacity // 2)), size)
+        # Above the first, the second, … Where there are fewer than k, whatever comes is one more.
+        above = torch.full((k,), -math.inf, dtype=torch.float64)
+        above[:size] = (ritz.values + _allowance(ritz, tol)).flip(0)[:k]
+        known = _count(ritz.values[kept], above)
+        lanczos.deflate(kept, draw(), above)
+
+        def more(ritz: Ritz, above: Tensor = above, known: Tensor = known) -> Tensor:
+            return _count(ritz.values, above) > known
+
+        def done(ritz: Ritz, more: Callable[[Ritz], Tensor] = more) -> bool:
+            settled = bool(more(ritz)[-1] or lanczos.unseen[-1] < ruled_out)
+            return settled and _leading(ritz, tol) >= min(k, len(ritz.values))
+
+        limit = lanczos.steps + steps
+        lanczos.step()
+        ritz = _extend(lanczos, limit, done, keep)
+        found_more = more(ritz)
+        if not found_more[-1] or lanczos.steps == limit:
+            certain = int(((lanczos.unseen < ruled_out) & ~found_more).sum())
+            return _Ranked(ritz, min(certain, _leading(ritz, tol)), lanczos.steps)
+    return _Ranked(ritz, k, lanczos.steps)
+
+
+def _count(values: Tensor, above: Tensor) -> Tensor:
+    """Count the values [m] above each threshold [k]."""
+    return (values[:, None] > above).sum(0)
 
 
 def _extend(
@@ -409,8 +498,24 @@ def _extend(
     return ritz or lanczos.ritz()
 
 
+def _allowance(ritz: Ritz, tol: float) -> Tensor:
+    """Return the residuals with which Ritz values count as resolved: `tol` of them, or what rounding leaves of 0."""
+    return (tol * ritz.values.abs()).clamp(min=2 * ritz.rounding)
+
+
 def _resolved(ritz: Ritz, tol: float) -> list[bool]:
-    return (ritz.residuals <= tol * ritz.values.abs()).tolist()
+    return (ritz.residuals <= _allowance(ritz, tol)).tolist()
+
+
+def _leading(ritz: Ritz, tol: float) -> int:
+    """Count the Ritz values that are resolved, from the largest down to the first that is not."""
+    resolved = _resolved(ritz, tol)[::-1]
+    return resolved.index(False) if False in resolved else len(resolved)
+
+
+def _gaussian(hessian: Hessian, generator: torch.Generator) -> Tensor:
+    """Draw a Gaussian vector [n], float64; on the CPU, so that every device sees the same."""
+    return torch.randn(hessian.size, dtype=torch.float64, generator=generator).to(hessian.device)
 
 
 def _rademacher(hessian: Hessian, generator: torch.Generator) -> Tensor:
@@ -426,7 +531,7 @@ def _basis(hessian: Hessian, steps: int, max_vectors: int | None, fewest: int = 
         ValueError: the limit, or the memory, is too small.
     """
     vector = hessian.size * torch.finfo(hessian.dtype).bits // 8
-    wanted = min(steps, hessian.size) + 1
+    wanted = min(max(steps, fewest), hessian.size) + 1
     limit = BASIS_BYTES // vector if max_vectors is None else max_vectors
     if limit < min(wanted, fewest):
         said = (
@@ -459,9 +564,17 @@ class _Ends:
     fifth: Estimate
 
     @classmethod
-    def of(cls, probes: Sequence[Ritz], tol: float, dimension: int) -> "_Ends":
-        fifths = [ritz for ritz in probes if _counts_from_above(ritz, dimension)]
-        return cls(extreme(probes, -1, tol), extreme(probes, 0, tol), extreme(fifths, -5, tol))
+    def of(cls, probes: Sequence[_Probe], ranked: _Ranked, tol: float) -> "_Ends":
+        found = [*(probe.ritz for probe in probes), ranked.ritz]
+        largest, fifth = extreme(found, -1, tol), extreme([ranked.ritz], -5, tol)
+        # No vector of any probe may say otherwise.
+        beyond = largest.value - float(ranked.ritz.values[-1]) > float(_allowance(ranked.ritz, tol)[-1])
+        certain = 0 if beyond else ranked.certain
+        return cls(
+            replace(largest, resolved=largest.resolved and certain >= 1),
+            extreme(found, 0, tol),
+            replace(fifth, resolved=fifth.resolved and certain >= 5),
+        )
 
 
 def extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:
@@ -482,12 +595,14 @@ def extreme(probes: Sequence[Ritz], index: int, tol: float) -> Estimate:
     return max(beyond, key=lambda estimate: outwards * estimate.value) if beyond else best
 
 
-def _quotient(a: Estimate, b: Estimate, absolute: bool = False) -> Estimate:
+def _quotient(a: Estimate, b: Estimate, tol: float, absolute: bool = False) -> Estimate:
+    """Divide, with the errors propagated; resolved if both are, and neither is 0 to its error."""
     if b.value == 0 or math.isnan(b.value):
         return Estimate(math.nan if a.value == 0 or math.isnan(b.value) else math.inf, math.nan, False)
     value = a.value / b.value
     error = abs(a.error / b.value) + abs(value * b.error / b.value)
-    return Estimate(abs(value) if absolute else value, error, a.resolved and b.resolved)
+    resolved = a.resolved and b.resolved and error <= 2 * tol * abs(value)
+    return Estimate(abs(value) if absolute else value, error, resolved)
 
 
 def _deflated_trace(before: Lanczos, signs: Tensor, image: Tensor) -> tuple[float, float]:
@@ -532,20 +647,25 @@ def _density(probes: Sequence[_Probe], ends: _Ends) -> Density:
     )
 
 
-def _spread(hessian: Hessian, basis: Tensor, start: Tensor, whole: Estimate, tol: float) -> Spread:
-    """Find λ_max of each batch, by a few Lanczos steps from the top eigenvector of all of them."""
+def _spread(
+    hessian: Hessian, basis: Tensor, start: Tensor, whole: Estimate, tol: float, draw: Callable[[], Tensor]
+) -> Spread:
+    """Find λ_max of each batch, by a few Lanczos steps from the top eigenvector of all of them, and settle its rank."""
     tol = max(tol, BATCH_TOL)
     values, products = [], 0
     for product in hessian.batch_products() if hessian.batches > 1 else ():
         lanczos = Lanczos(product, basis)
         lanczos.start(start)
-        ritz = _extend(
+        steps = min(BATCH_STEPS, lanczos.capacity)
+        _extend(
             lanczos,
-            min(BATCH_STEPS, lanczos.capacity),
+            steps,
             lambda ritz: _resolved(ritz, tol)[-1] or lanczos.beta == 0,  # noqa: B023 (called at once)
         )
-        products += lanczos.steps
-        values.append(extreme([ritz], -1, tol))
+        ranked = _rank(lanczos, 1, steps, tol, draw)
+        products += ranked.steps
+        value = extreme([ranked.ritz], -1, tol)
+        values.append(replace(value, resolved=value.resolved and ranked.certain == 1))
     values = values or [whole]
     numbers = torch.tensor([value.value for value in values], dtype=torch.float64)
     std = float(numbers.std()) if len(values) > 1 else math.nan

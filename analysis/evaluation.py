@@ -4,8 +4,9 @@ A sample is an iterable of `(inputs, targets)` that can be walked again and agai
 batches count by their numbers of targets, so that it does not matter how the sample was cut.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -18,27 +19,79 @@ LossFn = Callable[[Any, Tensor], Tensor]
 
 
 @contextmanager
-def as_before(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode; restore each module's mode and buffers afterwards, also after an exception."""
+def as_before(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Put the model into eval mode; restore it afterwards, also after an exception.
+
+    Restored bitwise and in place are parameters, buffers of any layout, and each module's mode.
+
+    Yields:
+        Copies of all parameters and buffers by name, to be read only.
+    """
     modules = list(model.modules())
-    modes = [module.training for module in modules]
-    buffers = [
-        (dict(module._buffers), {name: None if b is None else b.clone() for name, b in module._buffers.items()})
-        for module in modules
-    ]
-    model.eval()
+    held = [(module.training, dict(module._buffers)) for module in modules]
+    tensors = named_tensors(model)
+    start = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     try:
-        yield
+        model.eval()
+        yield start
     finally:
-        for module, training, (held, values) in zip(modules, modes, buffers, strict=True):
+        for module, (training, buffers) in zip(modules, held, strict=True):
             module.training = training
-            module._buffers.update(held)
-            for name, value in values.items():
-                buffer = held[name]
-                # Only what a forward pass has changed: writing bumps the version that other graphs check.
-                if buffer is not None and value is not None and not torch.equal(buffer, value):
-                    with torch.no_grad():
-                        buffer.copy_(value)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for name, tensor in tensors.items():
+            # Only what has changed: writing bumps the version that other graphs check.
+            if not same_bits(tensor, start[name]):
+                _put_back(tensor, start[name])
+
+
+@torch.no_grad()
+def same_bits(tensor: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors of one kind are equal, and zeros in their signs, too; nan equals nothing."""
+    return all(
+        torch.equal(one, two) and (not one.is_floating_point() or torch.equal(one.signbit(), two.signbit()))
+        for one, two in zip(_strided(tensor), _strided(other), strict=True)
+    )
+
+
+@torch.no_grad()
+def is_finite(tensor: Tensor) -> bool:
+    """Say whether all numbers of a tensor of any layout are finite."""
+    return all(bool(part.isfinite().all()) for part in _strided(tensor))
+
+
+def _strided(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return real, strided tensors that hold all of one of any layout, without a copy."""
+    tensor = tensor.detach()
+    if tensor.layout == torch.strided:
+        return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor,)
+    if tensor.layout == torch.sparse_coo:
+        parts = tensor._indices(), tensor._values()
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        parts = tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        parts = tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    else:
+        raise ValueError(f"a tensor of the model has the layout {tensor.layout}: convert it with .to_dense()")
+    return tuple(piece for part in parts for piece in _strided(part))
+
+
+@torch.no_grad()
+def _put_back(tensor: Tensor, value: Tensor) -> None:
+    """Copy `value` into `tensor` in place, where the tensor may be expanded."""
+    if tensor.layout == torch.strided:
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if stride == 0 and size > 1:  # all the same numbers in memory, which torch refuses to write to
+                tensor, value = tensor.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
+    tensor.copy_(value)
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Turn cuDNN off for recurrent networks: theirs have no gradient in eval mode, and no second one in any."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        yield
 
 
 @contextmanager
@@ -58,8 +111,8 @@ def full_precision() -> Iterator[None]:
 def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Evaluate in eval mode without autocast and TF32, and restore everything afterwards, also after an exception.
 
-    Restored bitwise and in place are parameters, buffers, each module's training mode, and torch's random state on the
-    CPU and on the model's devices. Nothing here touches `.grad` or `requires_grad`.
+    Restored are what :func:`as_before` restores, and torch's random state on the CPU and on the model's devices.
+    Nothing here touches `.grad` or `requires_grad`.
 
     torch's fast path for attention is off inside: it serves evaluations without gradients only, and its sums may differ
     in the last digits, which would be taken for a difference between two losses.
@@ -67,21 +120,20 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     Yields:
         Copies of all parameters and buffers by name, to be read only: the weights that are put back.
     """
-    tensors = named_tensors(model)
-    start = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(_cuda_devices(tensors.values())))
-        for kind in {"cpu"} | {tensor.device.type for tensor in tensors.values()}:
+        devices = {tensor.device for tensor in named_tensors(model).values()}
+        stack.enter_context(torch.random.fork_rng(_cuda_devices(model)))
+        for kind in {"cpu"} | {device.type for device in devices}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(full_precision())
-        stack.enter_context(as_before(model))
+        stack.enter_context(differentiable(model))
+        start = stack.enter_context(as_before(model))
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             yield start
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
-            move(tensors, start)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -96,10 +148,14 @@ def move(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         tensors[name].copy_(value)
 
 
-def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches) -> tuple[float, int]:
+def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) -> tuple[float, int]:
     """Average the loss over all samples, in float64; call it inside :func:`undisturbed`.
 
-    Whatever draws from torch's generators, in the model or in the batches, draws the same each time.
+    Args:
+        model: the network.
+        loss_fn: the mean loss of a batch.
+        batches: the sample.
+        seed: of torch's generators: whatever draws from them, in the model or in the batches, draws the same each time.
 
     Returns:
         The mean loss, and the number of samples.
@@ -109,7 +165,7 @@ def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches) -> tuple[floa
     """
     with torch.no_grad():
         total, samples = None, 0
-        for loss, count in _losses(model, loss_fn, batches):
+        for loss, count in _losses(model, loss_fn, batches, seed):
             weighted = loss.double() * count
             total = weighted if total is None else total + weighted
             samples += count
@@ -151,15 +207,76 @@ def mean_gradient(
     return value, [None if gradient is None else gradient.div_(samples) for gradient in gradients], samples
 
 
-def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches) -> Iterator[tuple[Tensor, int]]:
+def expect_function(
+    model: nn.Module, loss_fn: LossFn, batches: Batches, start: Mapping[str, Tensor], loss: float
+) -> None:
+    """Expect a loss that is a function of the weights alone; call it at the weights, inside :func:`undisturbed`.
+
+    Args:
+        model, loss_fn, batches: as for :func:`mean_loss`.
+        start: copies of the weights, by name.
+        loss: that was found at them.
+
+    Raises:
+        ValueError: another evaluation finds another loss, or the weights were written to by one.
+    """
+    params = dict(model.named_parameters())
+    versions = [parameter._version for parameter in params.values()]
+    again, _ = mean_loss(model, loss_fn, batches, seed=1)
+    written = [parameter._version for parameter in params.values()] != versions
+    expect_same_loss(loss, again, next(iter(params.values())).dtype)
+    expect_same_weights(params, start, written)
+
+
+def expect_same_loss(one: float, two: float, dtype: torch.dtype) -> None:
+    """Expect two evaluations at the same weights to differ by rounding at most.
+
+    Kernels that sum in another order differ by some 10 roundings, and by one of a number near 1 where the loss is
+    nearly 0.
+
+    Raises:
+        ValueError: they differ by more.
+    """
+    eps = torch.finfo(dtype).eps
+    if math.isfinite(one) and math.isfinite(two) and abs(one - two) > 1000 * eps * abs(one) + 8 * eps:
+        raise ValueError(
+            f"two evaluations of the loss at the same weights gave {one:.9g} and {two:.9g}, so it is no function of "
+            "the weights alone: turn off what is random in eval mode, too, such as augmentation or a dropout that is "
+            "always on"
+        )
+
+
+def expect_same_weights(params: Mapping[str, Tensor], start: Mapping[str, Tensor], written: bool = False) -> None:
+    """Expect that an evaluation has left the weights alone.
+
+    Args:
+        params: by name.
+        start: copies from before.
+        written: whether something was written to them, be it what was there.
+
+    Raises:
+        ValueError: it has not.
+    """
+    changed = [name for name, parameter in params.items() if not same_bits(parameter, start[name])]
+    if written or changed:
+        name = f" {changed[0]!r}" if changed else "s"
+        raise ValueError(
+            f"the model writes to its parameter{name} when it is evaluated, so there is no loss at given weights: turn "
+            "that off, for an nn.Embedding by max_norm = None"
+        )
+
+
+def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) -> Iterator[tuple[Tensor, int]]:
     """Yield each batch's mean loss and its number of targets."""
     if isinstance(batches, Iterator):
         raise ValueError(f"the batches can be walked once only, got a {type(batches).__name__}: pass list(batches)")
-    _seed(_cuda_devices(named_tensors(model).values()))
+    _seed(_cuda_devices(model), seed)
     for inputs, targets in batches:
         loss = loss_fn(model(inputs), targets)
         if loss.shape != ():
             raise ValueError(f"the loss of a batch has shape {tuple(loss.shape)}: return the batch's mean, of shape ()")
+        if loss.is_complex():
+            raise ValueError(f"the loss of a batch is {loss.dtype}: return a real number, such as its .abs()")
         yield loss, len(targets)
 
 
@@ -169,13 +286,13 @@ def _mean(total: Tensor | None, samples: int) -> float:
     return float(total) / samples
 
 
-def _seed(devices: list[torch.device]) -> None:
+def _seed(devices: list[torch.device], seed: int) -> None:
     """Seed the generators that :func:`undisturbed` puts back, and no others."""
-    torch.default_generator.manual_seed(0)
+    torch.default_generator.manual_seed(seed)
     for device in devices:
         with torch.cuda.device(device):
-            torch.cuda.manual_seed(0)
+            torch.cuda.manual_seed(seed)
 
 
-def _cuda_devices(tensors: Iterable[Tensor]) -> list[torch.device]:
-    return sorted({tensor.device for tensor in tensors if tensor.is_cuda}, key=str)
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    return sorted({tensor.device for tensor in named_tensors(model).values() if tensor.is_cuda}, key=str)

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tune_sam.analysis.evaluation import Batches, LossFn, as_before, full_precision
+from tune_sam.analysis.evaluation import (
+    Batches,
+    LossFn,
+    as_before,
+    differentiable,
+    expect_same_loss,
+    expect_same_weights,
+    full_precision,
+    is_finite,
+)
 from tune_sam.analysis.memory import saved_tensors, shortage_told, storages
 
 __all__ = ["GRAPH_BYTES", "Hessian"]
@@ -76,9 +85,9 @@ class Hessian:
             image = hessian.product(torch.randn(hessian.size, device=hessian.device))
 
     Inside the block the model is in eval mode (batch norm uses its running statistics, dropout is off), gradients are
-    recorded, and autocast and the fused attention kernels, which have no second derivative, are off. Afterwards, also
-    after an exception, all that is as it was before, as are the model's buffers, `.grad`, `requires_grad` and torch's
-    random state, and no graph is kept.
+    recorded, and autocast is off, as are the kernels that have no second derivative: fused attention, and cuDNN's
+    recurrent ones. Afterwards, also after an exception, all that is as it was before, as are the model's parameters,
+    buffers, `.grad`, `requires_grad` and torch's random state, and no graph is kept.
 
     Vectors hold the parameters in the order of `names`, each flattened. Parameters that need gradients but get none
     from any batch are left out and named in `unused`; parameters that need none are left out.
@@ -104,7 +113,7 @@ class Hessian:
 
     Raises:
         ValueError: on entering: there is nothing to differentiate, no sample, weights or a loss that are not finite,
-            `batches` can be walked only once, or memory runs out.
+            a loss that is no function of the weights alone, `batches` that can be walked only once, or memory runs out.
     """
 
     names: tuple[str, ...]
@@ -138,9 +147,10 @@ class Hessian:
         _check_finite(self._model)
         with ExitStack() as stack:
             stack.callback(self._forget)
-            stack.enter_context(as_before(self._model))
+            start = stack.enter_context(as_before(self._model))
             stack.enter_context(_twice_differentiable(self.device))
-            self._first_walk()
+            stack.enter_context(differentiable(self._model))
+            self._first_walk(start)
             self._lay_out(named)
             self._stack = stack.pop_all()
         return self
@@ -190,22 +200,33 @@ class Hessian:
         loss = self._loss_fn(self._model(inputs), targets)
         if loss.numel() != 1:
             raise ValueError(f"loss_fn must return one number, the batch's mean, got a tensor of {list(loss.shape)}")
+        if loss.is_complex():
+            raise ValueError(f"the loss of a batch is {loss.dtype}: return a real number, such as its .abs()")
         if not loss.requires_grad:
             raise ValueError("the loss depends on no parameter that needs gradients; set requires_grad on some")
         if not loss.isfinite():
             raise ValueError(f"the loss of a batch is {float(loss.detach())}; leave that batch out or mend the model")
         return _BatchGradient(len(targets), loss, self._candidates, graph)
 
-    def _first_walk(self) -> None:
-        """Find the parameters that are used and the losses, and keep as many graphs as fit."""
+    def _first_walk(self, start: Mapping[str, Tensor]) -> None:
+        """Find the parameters that are used and the losses, and keep as many graphs as fit.
+
+        Each batch is evaluated once more: random numbers, as those of a dropout that is always on, are then others.
+        """
+        params = dict(self._model.named_parameters())
         self._used: set[int] = set()
         self._losses: list[float] = []
         counts: list[int] = []
         known = storages(self._model.parameters())
         left, keep = self._graph_bytes, self._graph_bytes > 0
         for inputs, targets in self._walk():
+            versions = [parameter._version for parameter in params.values()]
             with _advice():
                 batch = self._gradient(inputs, targets, graph=keep)
+                with torch.no_grad():
+                    again = float(self._loss_fn(self._model(inputs), targets))
+            expect_same_weights(params, start, versions != [parameter._version for parameter in params.values()])
+            expect_same_loss(batch.loss, again, self.dtype)
             self._used |= {i for i, part in enumerate(batch.parts) if part is not None}
             self._losses.append(batch.loss)
             counts.append(batch.samples)
@@ -278,6 +299,12 @@ def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
     """Return the dtype and the device that all parameters share which need gradients."""
     if not named:
         raise ValueError("the model has no parameter that needs gradients; set requires_grad on some")
+    for name, p in named.items():
+        if p.is_complex():
+            raise ValueError(
+                f"curvature is that of real parameters, and {name!r} is {p.dtype}: let the model keep its real and "
+                "imaginary part, torch.view_as_real of it, and put it together in forward"
+            )
     kinds = {(p.dtype, p.device) for p in named.values()}
     if len(kinds) > 1:
         found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
@@ -291,7 +318,7 @@ def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
 def _check_finite(model: nn.Module) -> None:
     for kind, tensors in (("weights", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in tensors:
-            if not tensor.isfinite().all():
+            if not is_finite(tensor):
                 raise ValueError(f"the {kind} {name!r} is not finite, so there is no curvature; did training diverge?")
 
 

@@ -1,5 +1,7 @@
 """The loss along lines and over planes through the weights (Li et al. 2018, arXiv 1712.09913).
 
+A surface for each of two models, over the same plane::
+
     directions = random_directions(base_model, seed=0)          # two, of a shared scale
     points = grid(2)                                            # 21 × 21 points over [-1, 1]²
     for model in (base_model, sam_model):
@@ -25,7 +27,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from tune_sam.analysis.evaluation import Batches, LossFn, mean_loss, move, named_tensors, undisturbed
+from tune_sam.analysis.evaluation import (
+    Batches,
+    LossFn,
+    expect_function,
+    mean_loss,
+    move,
+    named_tensors,
+    undisturbed,
+)
 
 Progress = Callable[[int, int], None]
 """Called with the points done and the points in all."""
@@ -91,7 +101,11 @@ def line_between(start: nn.Module, end: nn.Module) -> Direction:
         ValueError: the two do not have the same parameters and buffers.
     """
     first, second = (
-        {name: tensor.detach().cpu() for name, tensor in named_tensors(model).items() if tensor.is_floating_point()}
+        {
+            name: tensor.detach().cpu()
+            for name, tensor in named_tensors(model).items()
+            if tensor.is_floating_point() or tensor.is_complex()
+        }
         for model in (start, end)
     )
     if odd := first.keys() ^ second.keys():
@@ -136,7 +150,7 @@ def losses(
     Args:
         model: whose weights w are the centre.
         loss_fn: mean loss of a batch, from outputs and targets.
-        batches: `(inputs, targets)`, walked once a point, on the model's device.
+        batches: `(inputs, targets)`, walked twice, and once a point, on the model's device.
         directions: D of them.
         points: [P, D], or [P] along one direction; any points, such as a part of :func:`grid`.
         progress: called after each point with the points done and P.
@@ -145,13 +159,15 @@ def losses(
         float64 [P].
 
     Raises:
-        ValueError: points and directions do not match, a direction does not fit the model, or there are no samples.
+        ValueError: points and directions do not match, a direction does not fit the model, there are no samples, or the
+            loss is no function of the weights alone.
     """
     coordinates = _coordinates(points, len(directions))
     result = np.empty(len(coordinates))
     with undisturbed(model) as start:
         tensors = named_tensors(model)
         moved = [_fitted(direction, start, index) for index, direction in enumerate(directions)]
+        expect_function(model, loss_fn, batches, start, mean_loss(model, loss_fn, batches)[0])
         for index, point in enumerate(coordinates.tolist()):
             move(tensors, _at(start, moved, point))
             result[index], _ = mean_loss(model, loss_fn, batches)
@@ -174,13 +190,17 @@ def _filter_dimensions(model: nn.Module) -> dict[str, int]:
 
 
 def _filter_normalised(weight: Tensor, dim: int, generator: torch.Generator) -> Tensor:
-    """Draw a Gaussian tensor like `weight`, on the CPU; its slices along `dim` have the norms of the weight's."""
+    """Draw a Gaussian tensor like `weight`, on the CPU; its slices along `dim` have the norms of the weight's.
+
+    Of a complex weight, real and imaginary part are drawn.
+    """
     weight = weight.detach().cpu()
-    drawn = torch.randn(weight.shape, generator=generator).double()
-    others = [d for d in range(weight.dim()) if d != dim]
-    wanted, has = (torch.linalg.vector_norm(t.double(), dim=others, keepdim=True) for t in (weight, drawn))
+    real = torch.view_as_real(weight) if weight.is_complex() else weight
+    drawn = torch.randn(real.shape, generator=generator).double()
+    others = [d for d in range(real.dim()) if d != dim]
+    wanted, has = (torch.linalg.vector_norm(t.double(), dim=others, keepdim=True) for t in (real, drawn))
     normalised: Tensor = drawn * (wanted / has)
-    return normalised.to(weight.dtype)
+    return (torch.view_as_complex(normalised) if weight.is_complex() else normalised).to(weight.dtype)
 
 
 def _coordinates(points: ArrayLike, dimensions: int) -> NDArray[np.float64]:

@@ -9,14 +9,22 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 
+import numpy as np
 import psutil
 import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from typer.main import get_command
 
+from tune_sam.analysis.landscape import grid
 from tune_sam.cli.main import app
+from tune_sam.optim import SAM
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -112,3 +120,60 @@ def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_pat
     best = json.loads(searched.stdout)
     assert set(best) == {"base", "sam", "asam"}
     assert all(trial["value"] > 0.9 for trial in best.values())
+
+
+def snippets():
+    """The code that each docstring of ours shows, block by block."""
+    for folder in ("tune_sam", "analysis", "trainables"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                    found = re.findall(r"::\n\n((?:    .*\n|\n)+)", (ast.get_docstring(node) or "") + "\n")
+                    if found:
+                        what = f"{name}.{node.name}" if hasattr(node, "name") else name
+                        yield pytest.param(name, [dedent(block) for block in found], id=what)
+
+
+@pytest.fixture
+def surroundings():
+    """What the code in docstrings takes for granted: a model, a batch, and a process group of one for DDP."""
+    torch.manual_seed(0)
+    model, twin = (nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)) for _ in range(2))
+    x, y, criterion = torch.randn(8, 4), torch.randint(3, (8,)), nn.functional.cross_entropy
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield {
+        "torch": torch,
+        "np": np,
+        "partial": partial,
+        "clip_grad_norm_": nn.utils.clip_grad_norm_,
+        "model": model,
+        "base_model": model,
+        "sam_model": twin,
+        "ddp": DistributedDataParallel(model),
+        "optimizer": SAM(model.parameters(), torch.optim.SGD, 0.05, lr=0.1),
+        "scaler": torch.amp.GradScaler("cpu"),
+        "device": "cpu",
+        "x": x,
+        "y": y,
+        "m": 4,
+        "batch_size": 8,
+        "batch": (x, y),
+        "batches": [(x, y)],
+        "criterion": criterion,
+        "loss_fn": criterion,
+        "loss_of": lambda batch: criterion(model(batch[0]), batch[1]),
+        "grid": partial(grid, steps=3),
+    }
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("module", "code"), list(snippets()))
+def test_the_code_of_a_docstring_runs_as_it_stands(module, code, surroundings):
+    before = [parameter.detach().clone() for parameter in surroundings["model"].parameters()]
+    place = f"tune_sam.{module}" if module.startswith(("analysis", "trainables")) else module
+    names = {**vars(import_module(place)), **surroundings}
+    for block in code:
+        exec(compile(block, place, "exec"), names)
+    moved = any(not torch.equal(*pair) for pair in zip(before, surroundings["model"].parameters(), strict=True))
+    assert moved == any("optimizer" in block for block in code)

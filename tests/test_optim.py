@@ -816,7 +816,86 @@ def test_autocast(around: str, device: str) -> None:
     torch.testing.assert_close(weights(model), expected, rtol=0, atol=1e-3)
 
 
+class Spectral(nn.Module):
+    """A layer whose weights are complex, as those of a Fourier neural operator, and a real one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complex_weight = nn.Parameter(torch.randn(3, dtype=torch.complex128))
+        self.head = nn.Linear(5, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.fft.irfft(torch.fft.rfft(x) * self.complex_weight, n=5))
+
+
+@ALL
+def test_complex_weights_move_as_their_parts_do(cls: type[SharpnessAware]) -> None:
+    model = Spectral()
+    x, y = batch()
+    w, loss = weights(model), loss_function(model, x, y)
+    g = gradient(loss, w)
+    scales = {  # T² of each number
+        SAM: {k: torch.ones_like(v.abs()) for k, v in w.items()},
+        ASAM: {k: (v.abs() + ETA).square() if "weight" in k else torch.ones_like(v) for k, v in w.items()},
+        ASAMAll: {k: v.abs().square() for k, v in w.items()},
+    }[cls]
+    norm = sum(float((scales[k] * g[k].abs().square()).sum()) for k in w) ** 0.5
+    eps = {k: 0.3 * scales[k] * g[k] / norm for k in w}
+    optimizer = build(cls, model)
+    backward(model, x, y)
+    optimizer.first_step()
+    torch.testing.assert_close(weights(model), {k: w[k] + eps[k] for k in w}, **CLOSE)
+    optimizer.restore()
+    assert same(w, weights(model))
+    optimizer.step(partial(backward, model, x, y))
+    sharp = gradient(loss, {k: w[k] + eps[k] for k in w})
+    torch.testing.assert_close(weights(model), descended(w, sharp), **CLOSE)
+
+
+@ALL
+def test_maximize_climbs_down_before_it_climbs_up(cls: type[SharpnessAware]) -> None:
+    """To maximize an objective is to minimize its negative, step for step."""
+    model = plain_net().double()
+    twin = copy.deepcopy(model)
+    x, y = batch()
+    up, down = build(cls, model, maximize=True), build(cls, twin)
+    for _ in range(3):
+        up.step(partial(backward, model, x, y, -1.0))
+        down.step(partial(backward, twin, x, y))
+    torch.testing.assert_close(weights(model), weights(twin), **CLOSE)
+
+
 # --- mistakes ---
+
+
+@ALL
+def test_sparse_gradients_are_refused_before_a_weight_moves(cls: type[SharpnessAware]) -> None:
+    model = nn.Sequential(nn.Embedding(7, 3, sparse=True), nn.Flatten(), nn.Linear(6, 3))
+    w, optimizer = weights(model), build(cls, model)
+    x, y = torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1])
+    for _ in range(2):  # and the step after it finds the optimizer at w
+        with pytest.raises(ValueError, match=r"needs dense gradients .* shape \(7, 3\): leave out sparse=True"):
+            optimizer.step(lambda: backward(model, x, y))
+        assert same(w, weights(model))
+
+
+def test_an_error_on_the_way_up_leaves_the_weights_at_w(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain_net()
+    w, optimizer, add = weights(model), build(SAM, model), torch._foreach_add_
+
+    def half_way(params: Any, ascent: Any) -> None:
+        add(params[:1], ascent[:1])
+        raise torch.OutOfMemoryError("on the way")
+
+    backward(model, *batch(dtype=torch.float32))
+    monkeypatch.setattr(torch, "_foreach_add_", half_way)
+    with pytest.raises(torch.OutOfMemoryError):
+        optimizer.first_step()
+    monkeypatch.undo()
+    assert same(w, weights(model))
+    optimizer.first_step()  # as if nothing had been
+    optimizer.restore()
+    assert same(w, weights(model))
 
 
 @pytest.mark.parametrize("fails_in", [1, 2])

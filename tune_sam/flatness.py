@@ -34,23 +34,26 @@ class Measure:
 
     Attributes:
         value: the number.
-        error: a residual, a standard error, or what an ascent still added; see the measure in `tune_sam.analysis`.
+        error: a residual, a standard error, or what a search still added; see the measure in `tune_sam.analysis`.
         resolved: False if the number had not converged; nothing should be read off it then.
+        lower_bound: whether the true number lies above the value, by what the error does not bound.
     """
 
     value: float
     error: float
     resolved: bool
+    lower_bound: bool = False
 
     def __str__(self) -> str:
-        """Return four digits at most, and the error where it shows in them."""
+        """Return four digits at most, and the error where it shows in them; that of a lower bound is what was added."""
         if not self.resolved:
             return "unresolved"
         size = max(abs(self.value), self.error)
         if not 0 < self.error < math.inf or self.error < 5e-4 * size:
             return f"{self.value:.4g}"
         decimals = max(0, -math.floor(math.log10(self.error)))
-        return f"{self.value:.{decimals}f} ± {self.error:.{decimals}f}"
+        value, error = (f"{number:.{decimals}f}" for number in (self.value, self.error))
+        return f"{value} (+{error} late)" if self.lower_bound else f"{value} ± {error}"
 
 
 @dataclass(frozen=True)
@@ -150,42 +153,45 @@ def measure(
     Raises:
         ValueError: there is nothing to measure, or something is not finite.
     """
-    begun = time.perf_counter()
-    found: dict[str, WorstCase | AverageCase] = {
-        "worst_case": worst_case(model, loss, batches, COMMON_RHO),
-        "worst_case_adaptive": worst_case(model, loss, batches, COMMON_RHO, scale="adaptive"),
-        "average_case": average_case(model, loss, batches, SIGMA, scale="rms"),
-        "average_case_adaptive": average_case(model, loss, batches, SIGMA, scale="adaptive"),
-    }
-    if configuration.rho is not None:
-        found["worst_case_own_rho"] = worst_case(
-            model, loss, batches, configuration.rho, scale=SCALES[configuration.optimizer]
-        )
-    return _record(key, model, loss, batches, found, probes=3, begun=begun)
+
+    def sharpness() -> dict[str, WorstCase | AverageCase]:
+        found: dict[str, WorstCase | AverageCase] = {
+            "worst_case": worst_case(model, loss, batches, COMMON_RHO),
+            "worst_case_adaptive": worst_case(model, loss, batches, COMMON_RHO, scale="adaptive"),
+            "average_case": average_case(model, loss, batches, SIGMA, scale="rms"),
+            "average_case_adaptive": average_case(model, loss, batches, SIGMA, scale="adaptive"),
+        }
+        if configuration.rho is not None:
+            scale = SCALES[configuration.optimizer]
+            found["worst_case_own_rho"] = worst_case(model, loss, batches, configuration.rho, scale=scale)
+        return found
+
+    return _record(key, model, loss, batches, sharpness, probes=3)
 
 
 def measure_cheaply(
     key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]], configuration: Configuration
 ) -> Flatness:
     """Measure the spectrum from one probe and the worst case alone, for many trials; else as :func:`measure`."""
-    begun = time.perf_counter()
-    return _record(
-        key, model, loss, batches, {"worst_case": worst_case(model, loss, batches, COMMON_RHO)}, probes=1, begun=begun
-    )
+
+    def sharpness() -> dict[str, WorstCase | AverageCase]:
+        return {"worst_case": worst_case(model, loss, batches, COMMON_RHO)}
+
+    return _record(key, model, loss, batches, sharpness, probes=1)
 
 
 def quick(trainer: Trainer) -> float:
     """Measure the sharpness by which a search can judge a network, in nats: at least 0, and less is flatter.
 
     It is the worst rise of the validation loss within ρ = 0.05 (:data:`COMMON_RHO`) that
-    :func:`tune_sam.analysis.sharpness.worst_case` finds in five steps, in float32. It costs six gradients of the
-    validation split.
+    :func:`tune_sam.analysis.sharpness.worst_case` finds in five steps of one ascent, in float32. It
+    costs six gradients of the validation split and an evaluation.
 
     Raises:
         ValueError: the validation split is empty.
     """
     batches = batches_of(trainer.splits.validation, batch_size(trainer.workload))
-    return worst_case(trainer.model.eval(), trainer.workload.loss, batches, COMMON_RHO, steps=5).value
+    return worst_case(trainer.model.eval(), trainer.workload.loss, batches, COMMON_RHO, steps=5, restarts=0).value
 
 
 def _record(
@@ -193,13 +199,14 @@ def _record(
     model: nn.Module,
     loss: Loss,
     batches: list[tuple[Any, Tensor]],
-    sharpness: dict[str, WorstCase | AverageCase],
+    sharpness: Callable[[], dict[str, WorstCase | AverageCase]],
     probes: int,
-    begun: float,
 ) -> Flatness:
+    begun = time.perf_counter()
+    # First, for there is more that it refuses.
     found = spectrum(model, loss, batches, probes=probes)
     names = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
-    measures = {name: getattr(found, name) for name in names} | sharpness
+    measures = {name: getattr(found, name) for name in names} | sharpness()
     spread = found.batch_lambda_max
     over_batches = Measure(spread.mean, spread.std, all(value.resolved for value in spread.values))
     device = next(model.parameters()).device
@@ -209,7 +216,10 @@ def _record(
         loss=found.loss,
         size=found.size,
         unused=found.unused,
-        measures={name: Measure(part.value, part.error, part.resolved) for name, part in measures.items()}
+        measures={
+            name: Measure(part.value, part.error, part.resolved, isinstance(part, WorstCase))
+            for name, part in measures.items()
+        }
         | {"batch_lambda_max": over_batches},
         eigenvalues=tuple(found.density.grid.tolist()),
         density=tuple(found.density.values.tolist()),

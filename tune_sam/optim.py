@@ -29,7 +29,10 @@ The simple way is one call; the closure runs forward and backward of one batch a
 
 Several micro-batches in one closure accumulate their gradients. To clip what the base optimizer steps with::
 
-    optimizer.base_optimizer.register_step_pre_hook(lambda *_: clip_grad_norm_(model.parameters(), 1.0))
+    def clip(*_: Any) -> None:
+        clip_grad_norm_(model.parameters(), 1.0)
+
+    optimizer.base_optimizer.register_step_pre_hook(clip)
 
 By hand, with a `torch.amp.GradScaler`. ε̂ does not depend on the gradient's scale, so the first pass needs no
 unscaling; an overflow there gives ε̂ = 0, comes again, and `scaler.step` skips the batch, weights at w::
@@ -37,16 +40,38 @@ unscaling; an overflow there gives ε̂ = 0, comes again, and `scaler.step` skip
     rng = random_state(device)
     scaler.scale(loss_of(batch)).backward()
     optimizer.first_step(zero_grad=True)
-    with second_pass(model, rng):
-        scaler.scale(loss_of(batch)).backward()
-    optimizer.restore()
+    try:
+        with second_pass(model, rng):
+            scaler.scale(loss_of(batch)).backward()
+    finally:
+        optimizer.restore()
     scaler.unscale_(optimizer.base_optimizer)
     clip_grad_norm_(model.parameters(), 1.0)
     scaler.step(optimizer.base_optimizer)
     scaler.update()
     optimizer.zero_grad()
 
-Limits: dense gradients, parameters on one device, base optimizers whose `step` needs no closure (not LBFGS).
+Under `DistributedDataParallel` both passes average their gradients over the ranks, so a step is that of one process
+with the whole batch, and the weights stay the same on all ranks. Without that in the first pass, each rank climbs by
+its own part's gradient: m-sharpness (Foret et al. 2021, §4.1), with one reduction less and the same step on all::
+
+    rng = random_state(device)
+    with ddp.no_sync():
+        loss_of(batch).backward()
+    optimizer.first_step(zero_grad=True)
+    try:
+        with second_pass(ddp, rng):
+            loss_of(batch).backward()
+    finally:
+        optimizer.restore()
+    optimizer.base_optimizer.step()
+    optimizer.zero_grad()
+
+Under `maximize=True` the perturbed point is the lowest of the ball, not the highest: the worst case of what is
+maximized. A complex weight moves as its real and its imaginary part do, and |w| is its modulus.
+
+Limits: dense gradients (not `nn.Embedding(sparse=True)`), whole parameters (DDP, not FSDP2's shards) on one device,
+base optimizers whose `step` needs no closure (not LBFGS).
 """
 
 from __future__ import annotations
@@ -191,6 +216,29 @@ def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
     return [p.grad for p in params if p.grad is not None]
 
 
+def _expect_dense(params: Iterable[Tensor]) -> None:
+    for p in params:
+        if hasattr(p, "device_mesh"):
+            raise ValueError("SAM needs whole parameters and got a sharded one: use DistributedDataParallel, not FSDP2")
+        if p.grad is not None and p.grad.layout != torch.strided:
+            raise ValueError(
+                f"SAM needs dense gradients and got one of layout {p.grad.layout}, for a parameter of shape "
+                f"{tuple(p.shape)}: leave out sparse=True where the model makes its nn.Embedding"
+            )
+
+
+def _reals(tensors: list[Tensor]) -> list[Tensor]:
+    """View complex numbers as two real ones each."""
+    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+
+
+def _like_reals(scale: Tensors | None, params: list[Tensor]) -> Tensors | None:
+    """Give both parts of a complex number its T."""
+    if scale is None:
+        return None
+    return [t.unsqueeze(-1).expand(*t.shape, 2) if p.is_complex() else t for t, p in zip(scale, params, strict=True)]
+
+
 def _times(scale: Tensors | None, tensors: Tensors) -> Tensors:
     """Multiply each tensor by T; return the tensors themselves for T = 1."""
     return tensors if scale is None else torch._foreach_mul(tensors, scale)
@@ -289,21 +337,26 @@ class SharpnessAware(Optimizer):
         """Climb from w to w + ε̂ with the gradients of the first pass, keeping an exact copy of w.
 
         Parameters whose gradient is None are left alone. If ‖T g‖₂ is 0, inf or nan, then ε̂ = 0, and
-        `unperturbed` counts it. Nothing here waits for the device.
+        `unperturbed` counts it. Nothing here waits for the device. Whatever raises, the weights are w.
 
         Args:
             zero_grad: set all gradients to None afterwards.
 
         Raises:
             RuntimeError: the weights are already at w + ε̂.
+            ValueError: a gradient is sparse, or a parameter sharded.
         """
         self._expect_at_w("first_step()")
         # All that can run out of memory comes before the first weight moves.
         params, ascent = self._ascent()
         self._save(params)
         self._climbed = params
-        if params:
-            torch._foreach_add_(params, ascent)
+        try:
+            if params:
+                torch._foreach_add_(_reals(params), ascent)
+        except BaseException:
+            self.restore()
+            raise
         # Inside torch.autocast the second pass would otherwise reuse the low-precision copies of w.
         torch.clear_autocast_cache()
         if zero_grad:
@@ -410,15 +463,16 @@ class SharpnessAware(Optimizer):
     # --- their parts ---
 
     def _scale(self, group: Group, params: list[Tensor]) -> Tensors | None:
-        """Return T for `params`, those of the group that have a gradient, in their shapes; None for T = 1."""
+        """Return T for `params`, those of the group that have a gradient, real, in their shapes; None for T = 1."""
         raise NotImplementedError
 
     def _ascent(self) -> tuple[list[Tensor], list[Tensor]]:
         """Collect the parameters that have a gradient, and compute ε̂ for each in its shape."""
         groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
         groups = [(group, params) for group, params in groups if params]
-        scales = [self._scale(group, params) for group, params in groups]
-        grads = [_gradients(params) for _, params in groups]
+        _expect_dense(chain.from_iterable(params for _, params in groups))
+        scales = [_like_reals(self._scale(group, params), params) for group, params in groups]
+        grads = [_reals(_gradients(params)) for _, params in groups]
         scaled = [_times(scale, g) for scale, g in zip(scales, grads, strict=True)]
         norm = get_total_norm(chain.from_iterable(scaled))
         unusable = self._count_unusable(norm)
@@ -428,8 +482,11 @@ class SharpnessAware(Optimizer):
             flat = torch.cat([t.reshape(-1) for t in _times(scale, first)])
             # ‖T g‖ / ρ is inf for ρ = 0, which is right, while ρ / ‖T g‖ may overflow.
             flat.div_(norm / group["rho"]).masked_fill_(unusable, 0.0)
-            pieces = torch.split(flat, [p.numel() for p in params])
-            ascent += [piece.view_as(p) for piece, p in zip(pieces, params, strict=True)]
+            if group.get("maximize", False):
+                flat.neg_()
+            real = _reals(params)
+            pieces = torch.split(flat, [p.numel() for p in real])
+            ascent += [piece.view_as(p) for piece, p in zip(pieces, real, strict=True)]
         return [p for _, params in groups for p in params], ascent
 
     def _count_unusable(self, norm: Tensor) -> Tensor:
@@ -458,12 +515,13 @@ class SharpnessAware(Optimizer):
         modules = _modules_called() if model is None else nullcontext([model])
         with torch.enable_grad(), modules as called:
             result = closure()
-        self.first_step(zero_grad=True)
         try:
+            self.first_step(zero_grad=True)
             with torch.enable_grad(), second_pass(nn.ModuleList(called), rng):
                 closure()
         finally:
-            self.restore()
+            if self._climbed is not None:
+                self.restore()
         return result
 
     @torch.no_grad()

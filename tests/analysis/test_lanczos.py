@@ -105,6 +105,42 @@ def test_what_is_outside_the_basis_needs_no_product():
     assert math.isclose(square, (P @ A @ P @ g).square().sum(), rel_tol=1e-9)
 
 
+def test_a_deflated_process_rules_out_what_is_not_there_and_finds_what_is():
+    """A second eigenvalue of 5 is seen; one of 5 that is not there could have next to nothing of the start."""
+    random = torch.Generator().manual_seed(6)
+    for top, more in (([5.0], 0), ([5.0, 5.0], 1)):
+        A = matrix(torch.tensor([*torch.linspace(-1, 1, N - len(top)).tolist(), *top], dtype=torch.float64))
+        lanczos = process(A, 40)
+        for _ in range(30):
+            lanczos.step()
+        start = torch.randn(N, dtype=torch.float64, generator=random)
+        lanczos.deflate([29], start.clone(), torch.tensor([4.9]))
+        for _ in range(15):
+            lanczos.step()
+        values = lanczos.ritz().values
+        assert int((values > 4.9).sum()) == 1 + more
+        assert more or lanczos.unseen < 1e-12
+
+
+@pytest.mark.parametrize("capacity", [40, 9])
+def test_what_is_unseen_bounds_what_the_start_has_of_an_eigenvector(capacity):
+    """Also over restarts, and while kept vectors are not exact."""
+    A = matrix(torch.linspace(-1, 1, N, dtype=torch.float64).pow(3) * 5)
+    lanczos = process(A, capacity)
+    for _ in range(8):
+        lanczos.step()
+    kept = lanczos.vectors(lanczos.ritz().coordinates[:, -2:])
+    rest = torch.eye(N, dtype=torch.float64) - kept.T @ kept
+    values, vectors = torch.linalg.eigh(rest @ A @ rest)
+    start = rest @ torch.randn(N, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    lanczos.deflate([6, 7], start.clone(), values[-1:])
+    for _ in range(25):
+        if lanczos.full:
+            lanczos.restart([0, *range(4, lanczos.size)])
+        lanczos.step()
+        assert float(torch.dot(vectors[:, -1], start / start.norm()) ** 2) <= float(lanczos.unseen) * 1.01
+
+
 def test_a_product_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="not finite"):
         process(torch.full((3, 3), math.nan, dtype=torch.float64), 2).step()

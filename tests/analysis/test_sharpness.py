@@ -123,11 +123,12 @@ def test_the_ascent_stays_in_the_ball_and_keeps_its_best(kind, scale):
         seen.append(math.sqrt(total))
 
     model.register_forward_pre_hook(radius)
-    found = worst_case(model, F.cross_entropy, batches(kind), 0.7, steps=6, scale=scale)
+    climb = partial(worst_case, model, F.cross_entropy, batches(kind), 0.7, restarts=0, scale=scale)
+    found = climb(steps=6)
     assert max(seen) == pytest.approx(0.7, rel=1e-6)  # the first step is to the boundary, and none goes beyond
     assert found.value == max(found.ascent) > 0
     assert len(found.ascent) == found.steps + 1 == 7
-    fewer = [worst_case(model, F.cross_entropy, batches(kind), 0.7, steps=n, scale=scale) for n in (1, 3)]
+    fewer = [climb(steps=n) for n in (1, 3)]
     assert fewer[1].ascent == found.ascent[:4]
     assert fewer[0].value <= fewer[1].value <= found.value
     assert found.error == pytest.approx(found.value - fewer[1].value, abs=1e-15)
@@ -137,6 +138,28 @@ def test_more_steps_find_more_than_the_optimizers_one():
     model = network("wideresnet")
     one, many = (worst_case(model, F.cross_entropy, batches("wideresnet"), 0.5, steps=n) for n in (1, 20))
     assert many.value > 1.02 * one.value
+
+
+def test_restarts_find_what_one_ascent_misses_and_are_told_apart():
+    """Of two hills the nearer one is climbed first, and is the lower one."""
+    model = nn.Linear(1, 2, bias=False).double()
+    nn.init.zeros_(model.weight)
+    data = [(torch.ones(2, 1, dtype=torch.float64), torch.zeros(2))]
+
+    def hills(outputs, _):
+        near, far = torch.tensor([0.3, 0.0]).double(), torch.tensor([-0.8, 0.0]).double()
+        return sum(
+            height * torch.exp(-(outputs - top).square().sum(1).mean() / 0.05) for top, height in ((near, 1), (far, 3))
+        )
+
+    one = worst_case(model, hills, data, 1.0, steps=20, restarts=0)
+    more = worst_case(model, hills, data, 1.0, steps=20, restarts=8)
+    assert one.tops == more.tops[:1]
+    assert more.ascent == one.ascent
+    assert more.value == max(more.tops) > 2 * one.value
+    assert more.error >= more.value - one.value, "what the restarts added is in doubt"
+    assert not more.resolved
+    assert len(more.tops) == 9
 
 
 def test_at_the_top_of_a_hill_nothing_rises():
@@ -303,6 +326,7 @@ def test_parameters_that_the_loss_does_not_depend_on_are_named(measure):
         (partial(worst_case, rho=0.0), "rho is 0.0"),
         (partial(worst_case, rho=math.nan), "rho is nan"),
         (partial(worst_case, rho=0.1, steps=0), "steps is 0"),
+        (partial(worst_case, rho=0.1, restarts=-1), "restarts is -1"),
         (partial(average_case, sigma=-1.0), "sigma is -1.0"),
         (partial(average_case, sigma=0.1, pairs=1), "pairs is 1"),
         (partial(worst_case, rho=0.1, scale="asam-all"), "no scale 'asam-all': choose from one, rms, adaptive, asam"),

@@ -87,3 +87,22 @@ def test_differences_that_are_equal_but_for_rounding_show_nothing(values, others
     found = Difference.of(values, others)
     assert found.mean.value == pytest.approx(values[0] - others[0])
     assert (math.isnan(found.p), math.isnan(found.mean.half), found.shown) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Mean.of([]), "a mean needs at least one value, got none"),
+        (lambda: Mean.of([0.5, math.nan]), "a mean needs finite values, got nan among 2"),
+        (lambda: Mean.of([math.inf]), "a mean needs finite values, got inf among 1"),
+        (lambda: Difference.of([], []), "a difference needs at least one value, got none"),
+        (lambda: Difference.of([0.5, math.nan], [0.5, 0.5]), "a difference needs finite values, got nan"),
+        (lambda: Difference.of([0.5, 0.5], [-math.inf, 0.5]), "a difference needs finite values, got -inf"),
+        (lambda: Difference.of([0.5, 0.5], [0.5]), "differences need pairs, got 2 values and 1 others"),
+        (lambda: Correlation.of([1, 2, 3, math.nan], [1, 2, 3, 4]), "a correlation needs numbers, got nan"),
+        (lambda: Correlation.of([1, 2, 3, 4], [1, 2, 3]), "a correlation needs pairs, got 4 values and 3 others"),
+    ],
+)
+def test_what_has_no_mean_and_no_rank_is_refused_in_one_sentence(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

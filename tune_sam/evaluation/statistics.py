@@ -37,9 +37,14 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
-        """Average independent values, such as those of several seeds."""
+        """Average independent values, such as those of several seeds.
+
+        Raises:
+            ValueError: there is none, or one is not finite.
+        """
         from scipy.stats import t
 
+        _expect_finite("a mean", values)
         n = len(values)
         if n < 2:
             return cls(fmean(values), math.nan, n)
@@ -63,9 +68,16 @@ class Difference:
 
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> "Difference":
-        """Compare `values` with `others`, which belong to the same seeds in the same order."""
+        """Compare `values` with `others`, which belong to the same seeds in the same order.
+
+        Raises:
+            ValueError: there are none or not as many of both, or one is not finite.
+        """
         from scipy.stats import ttest_rel
 
+        if len(values) != len(others):
+            raise ValueError(f"differences need pairs, got {len(values)} values and {len(others)} others")
+        _expect_finite("a difference", [*values, *others])
         differences = [one - other for one, other in zip(values, others, strict=True)]
         found = Mean.of(differences)
         if max(differences) - min(differences) <= ROUNDING * max(map(abs, (*values, *others))):
@@ -107,9 +119,16 @@ class Correlation:
 
         Returns:
             None with fewer than four networks, where even a perfect order has p = 1/3, or if a measure does not vary.
+
+        Raises:
+            ValueError: there are not as many of both, or one is nan, which has no rank.
         """
         from scipy.stats import bootstrap, kendalltau
 
+        if len(values) != len(others):
+            raise ValueError(f"a correlation needs pairs, got {len(values)} values and {len(others)} others")
+        if any(map(math.isnan, (*values, *others))):
+            raise ValueError("a correlation needs numbers, got nan among them: leave those networks out")
         if len(values) < 4 or len(set(values)) < 2 or len(set(others)) < 2:
             return None
         found = kendalltau(values, others)
@@ -126,6 +145,13 @@ class Correlation:
             rng=0,
         ).confidence_interval
         return cls(float(found.statistic), float(interval.low), float(interval.high), float(found.pvalue), len(values))
+
+
+def _expect_finite(what: str, values: Sequence[float]) -> None:
+    if not len(values):
+        raise ValueError(f"{what} needs at least one value, got none")
+    if odd := [float(value) for value in values if not math.isfinite(value)]:
+        raise ValueError(f"{what} needs finite values, got {odd[0]} among {len(values)}: leave those out")
 
 
 def _tau(values: Sequence[float], others: Sequence[float]) -> float:

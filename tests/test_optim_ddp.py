@@ -1,0 +1,94 @@
+"""`tune_sam.optim` under `DistributedDataParallel`, with two real processes over gloo."""
+
+import copy
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from tune_sam.optim import ASAM, SAM, SharpnessAware, random_state, second_pass
+
+RANKS = 2
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return torch.randn(16, 5, generator=random, dtype=torch.float64), torch.randint(3, (16,), generator=random)
+
+
+def build(name: str, model: nn.Module) -> SharpnessAware:
+    if name == "asam":
+        return ASAM(model.named_parameters(), torch.optim.SGD, 0.3, lr=0.1, momentum=0.9)
+    return SAM(model.parameters(), torch.optim.SGD, 0.3, lr=0.1, momentum=0.9)
+
+
+def closure(model: nn.Module, x: Tensor, y: Tensor, share: float = 1.0) -> Callable[[], None]:
+    def run() -> None:
+        (cross_entropy(model(x), y) * share).backward()
+
+    return run
+
+
+def whole(optimizer: SharpnessAware, ddp: DistributedDataParallel, x: Tensor, y: Tensor) -> None:
+    optimizer.step(closure(ddp, x, y))
+
+
+def by_rank(optimizer: SharpnessAware, ddp: DistributedDataParallel, x: Tensor, y: Tensor) -> None:
+    """The recipe of the module's documentation."""
+    rng = random_state("cpu")
+    with ddp.no_sync():
+        closure(ddp, x, y)()
+    optimizer.first_step(zero_grad=True)
+    try:
+        with second_pass(ddp, rng):
+            closure(ddp, x, y)()
+    finally:
+        optimizer.restore()
+    optimizer.base_optimizer.step()
+    optimizer.zero_grad()
+
+
+def train(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", f"file://{folder}/meeting", timedelta(minutes=5), world_size=RANKS, rank=rank
+    )
+    found = {}
+    for way in (whole, by_rank):
+        for name in ("sam", "asam"):
+            ddp = DistributedDataParallel(net())
+            optimizer = build(name, ddp.module)
+            for _ in range(3):
+                way(optimizer, ddp, *(part.chunk(RANKS)[rank] for part in samples()))
+            found[way.__name__, name] = ddp.module.state_dict()
+    torch.save(found, Path(folder, f"{rank}.pt"))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
+    multiprocessing.spawn(train, (str(tmp_path),), RANKS)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS))
+    x, y = samples()
+    for (way, name), found in first.items():
+        alone = copy.deepcopy(net())
+        optimizer = build(name, alone)
+        for _ in range(3):
+            if way == "whole":
+                optimizer.step(closure(alone, x, y))
+            else:
+                parts = zip(x.chunk(RANKS), y.chunk(RANKS), strict=True)
+                optimizer.step_parts([closure(alone, *part, 1 / RANKS) for part in parts])
+        assert all(torch.equal(found[key], second[way, name][key]) for key in found), "both ranks have the same weights"
+        torch.testing.assert_close(found, dict(alone.state_dict()), **CLOSE)
