@@ -362,7 +362,7 @@ def top_eigenvalues(
         _extend(
             lanczos,
             steps,
-            lambda ritz: len(ritz.values) >= k and all(_resolved(ritz, tol)[-k:]) or lanczos.beta == 0,
+            lambda ritz: _leading(ritz, tol) >= k or lanczos.beta == 0,
             keep,
         )
         ranked = _rank(lanczos, k, steps, tol, gaussian, keep)
@@ -397,7 +397,7 @@ def _run(lanczos: Lanczos, steps: int, tol: float, fifth: bool = True) -> _Probe
 
     def done(ritz: Ritz) -> bool:
         resolved = _resolved(ritz, tol)
-        further = not fifth or len(resolved) >= 5 and resolved[-5]
+        further = not fifth or _leading(ritz, tol) >= 5
         return resolved[0] and resolved[-1] and further or lanczos.beta == 0
 
     first = _extend(lanczos, min(steps, lanczos.capacity), done)

@@ -65,6 +65,7 @@ def _strided(tensor: Tensor) -> tuple[Tensor, ...]:
     tensor = tensor.detach()
     if tensor.layout == torch.strided:
         return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor,)
+    parts: tuple[Tensor, ...]
     if tensor.layout == torch.sparse_coo:
         parts = tensor._indices(), tensor._values()
     elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -78,12 +79,16 @@ def _strided(tensor: Tensor) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def _put_back(tensor: Tensor, value: Tensor) -> None:
-    """Copy `value` into `tensor` in place, where the tensor may be expanded."""
-    if tensor.layout == torch.strided:
-        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-            if stride == 0 and size > 1:  # all the same numbers in memory, which torch refuses to write to
-                tensor, value = tensor.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
-    tensor.copy_(value)
+    """Copy `value` into `tensor` in place, where the tensor may be sparse or expanded."""
+    parts = list(zip(_strided(tensor), _strided(value), strict=True))
+    if any(part.shape != other.shape for part, other in parts):  # sparse, and of another pattern now
+        tensor.copy_(value)
+        return
+    for part, other in parts:
+        for dim, (size, stride) in enumerate(zip(part.shape, part.stride(), strict=True)):
+            if stride == 0 and size > 1:  # the same number in memory again and again, which torch refuses to write to
+                part, other = part.narrow(dim, 0, 1), other.narrow(dim, 0, 1)
+        part.copy_(other)
 
 
 @contextmanager

@@ -254,7 +254,7 @@ def test_spread_over_single_batches(known, default):
     assert [float(value) for value in spread.values] == pytest.approx(exact, rel=1e-3)
     assert (spread.min, spread.max) == pytest.approx((min(exact), max(exact)), rel=1e-3)
     assert (spread.mean, spread.std) == pytest.approx((np.mean(exact), np.std(exact, ddof=1)), rel=1e-2)
-    assert 3 <= spread.products <= 36
+    assert 3 <= spread.products <= 3 * 30
 
 
 def test_a_single_batch_has_no_spread():
@@ -299,14 +299,16 @@ def test_a_probe_stops_when_it_has_the_ends_and_later_ones_need_no_more_steps(de
     assert default.unused == ()
 
 
-def test_an_eigenvalue_below_the_rounding_of_float32_is_not_resolved():
+def test_an_eigenvalue_below_the_rounding_of_float32_is_0_to_that():
     model, loss, batches = quadratic(*torch.linspace(1, 1e4, 20).tolist(), -1e-4)
     assert spectrum(model, loss, batches, tol=1e-2).lambda_min.resolved
     model.float()
     batches = [(batches[0][0].float(), batches[0][1])]
     found = spectrum(model, loss, batches, tol=1e-2)
     assert found.lambda_max.resolved
-    assert not found.lambda_min.resolved
+    assert abs(found.lambda_min + 1e-4) <= found.lambda_min.error < 3e-7 * found.lambda_max
+    assert found.lambda_min.resolved
+    assert not found.ratio.resolved
 
 
 def test_a_process_that_settled_further_in_is_overruled():

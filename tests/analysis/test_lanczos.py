@@ -124,21 +124,23 @@ def test_a_deflated_process_rules_out_what_is_not_there_and_finds_what_is():
 
 @pytest.mark.parametrize("capacity", [40, 9])
 def test_what_is_unseen_bounds_what_the_start_has_of_an_eigenvector(capacity):
-    """Also over restarts, and while kept vectors are not exact."""
+    """Also over restarts."""
     A = matrix(torch.linspace(-1, 1, N, dtype=torch.float64).pow(3) * 5)
     lanczos = process(A, capacity)
-    for _ in range(8):
+    while lanczos.ritz().residuals[-2:].max() > 1e-9 if lanczos.size > 1 else True:
+        if lanczos.full:
+            lanczos.restart(range(lanczos.size - 5, lanczos.size))
         lanczos.step()
     kept = lanczos.vectors(lanczos.ritz().coordinates[:, -2:])
     rest = torch.eye(N, dtype=torch.float64) - kept.T @ kept
     values, vectors = torch.linalg.eigh(rest @ A @ rest)
     start = rest @ torch.randn(N, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    lanczos.deflate([6, 7], start.clone(), values[-1:])
+    lanczos.deflate([lanczos.size - 2, lanczos.size - 1], start.clone(), values[-1:])
     for _ in range(25):
         if lanczos.full:
             lanczos.restart([0, *range(4, lanczos.size)])
         lanczos.step()
-        assert float(torch.dot(vectors[:, -1], start / start.norm()) ** 2) <= float(lanczos.unseen) * 1.01
+        assert float(torch.dot(vectors[:, -1], start / start.norm()) ** 2) <= float(lanczos.unseen) * (1 + 1e-6)
 
 
 def test_a_product_that_is_not_finite_is_refused():

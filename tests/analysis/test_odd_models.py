@@ -94,7 +94,7 @@ def test_an_exception_leaves_buffers_of_any_kind_as_before(measure):
 
     def fails(outputs, targets):
         calls.append(None)
-        if len(calls) == 5:
+        if len(calls) == 3:
             raise KeyError("stop")
         return F.cross_entropy(outputs, targets)
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
+from tune_sam.errors import Refused
+
 CONFIDENCE = 0.95
 """Of every interval."""
 
@@ -40,7 +42,7 @@ class Mean:
         """Average independent values, such as those of several seeds.
 
         Raises:
-            ValueError: there is none, or one is not finite.
+            Refused: there is none, or one is not finite.
         """
         from scipy.stats import t
 
@@ -71,12 +73,12 @@ class Difference:
         """Compare `values` with `others`, which belong to the same seeds in the same order.
 
         Raises:
-            ValueError: there are none or not as many of both, or one is not finite.
+            Refused: there are none or not as many of both, or one is not finite.
         """
         from scipy.stats import ttest_rel
 
         if len(values) != len(others):
-            raise ValueError(f"differences need pairs, got {len(values)} values and {len(others)} others")
+            raise Refused(f"differences need pairs, got {len(values)} values and {len(others)} others")
         _expect_finite("a difference", [*values, *others])
         differences = [one - other for one, other in zip(values, others, strict=True)]
         found = Mean.of(differences)
@@ -121,14 +123,14 @@ class Correlation:
             None with fewer than four networks, where even a perfect order has p = 1/3, or if a measure does not vary.
 
         Raises:
-            ValueError: there are not as many of both, or one is nan, which has no rank.
+            Refused: there are not as many of both, or one is nan, which has no rank.
         """
         from scipy.stats import bootstrap, kendalltau
 
         if len(values) != len(others):
-            raise ValueError(f"a correlation needs pairs, got {len(values)} values and {len(others)} others")
+            raise Refused(f"a correlation needs pairs, got {len(values)} values and {len(others)} others")
         if any(map(math.isnan, (*values, *others))):
-            raise ValueError("a correlation needs numbers, got nan among them: leave those networks out")
+            raise Refused("a correlation needs numbers, got nan among them: leave those networks out")
         if len(values) < 4 or len(set(values)) < 2 or len(set(others)) < 2:
             return None
         found = kendalltau(values, others)
@@ -149,9 +151,9 @@ class Correlation:
 
 def _expect_finite(what: str, values: Sequence[float]) -> None:
     if not len(values):
-        raise ValueError(f"{what} needs at least one value, got none")
+        raise Refused(f"{what} needs at least one value, got none")
     if odd := [float(value) for value in values if not math.isfinite(value)]:
-        raise ValueError(f"{what} needs finite values, got {odd[0]} among {len(values)}: leave those out")
+        raise Refused(f"{what} needs finite values, got {odd[0]} among {len(values)}: leave those out")
 
 
 def _tau(values: Sequence[float], others: Sequence[float]) -> float:
