@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from tune_sam.cluster.executor import Executor
+from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.tasks import Progress
 from tune_sam.evaluation.refit import refit
 from tune_sam.evaluation.selection import check_seeds
@@ -14,7 +14,8 @@ from tune_sam.operations.analyze import analyze
 from tune_sam.reporting.page import Report, report
 from tune_sam.settings import SAMPLE, SEEDS, SearchKeywords, SearchOptions, takes_options
 from tune_sam.tuning.listener import SearchListener
-from tune_sam.tuning.runner import search
+from tune_sam.tuning.plan import planned
+from tune_sam.tuning.runner import launch
 from tune_sam.workload import Workload
 
 log = logging.getLogger(__name__)
@@ -61,24 +62,19 @@ def run(
     """
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    study = search(workload, config=config, listener=listener, executor=executor, **options)
-    name, home, address = study.name, study.home, chosen.address
-    begins(f"refit of {name}")
-    trained = refit(
-        name,
-        home=home,
-        seeds=seeds,
-        epochs=refit_epochs,
-        address=address,
-        max_concurrent=chosen.max_concurrent,
-        listener=listener,
-        progress=progress,
-        executor=executor,
-    )
-    begins(f"flatness of the refit of {name}")
-    best = analyze(name, home=home, sample=sample, address=address, progress=progress, executor=executor)
-    begins(f"flatness of all trials of {name}")
-    every = analyze(name, home=home, sample=sample, every=True, address=address, progress=progress, executor=executor)
+    executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
+    study = planned(chosen)
+    name, home = study.name, study.home
+    with executor.opened():  # once for all that follows
+        launch(study, executor, listener)
+        begins(f"refit of {name}")
+        trained = refit(
+            name, home=home, seeds=seeds, epochs=refit_epochs, listener=listener, progress=progress, executor=executor
+        )
+        begins(f"flatness of the refit of {name}")
+        best = analyze(name, home=home, sample=sample, progress=progress, executor=executor)
+        begins(f"flatness of all trials of {name}")
+        every = analyze(name, home=home, sample=sample, every=True, progress=progress, executor=executor)
     for trial, why in every.failed.items():
         log.warning("%s cannot be measured: %s", trial, why)
     begins(f"page of {name}")
