@@ -1,4 +1,4 @@
-"""`tune_sam.optim` under `DistributedDataParallel`, with two real processes over gloo."""
+"""`tune_sam.optim` under `DistributedDataParallel`, with two real processes over gloo, and what is refused."""
 
 import copy
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -92,3 +94,16 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
                 optimizer.step_parts([closure(alone, *part, 1 / RANKS) for part in parts])
         assert all(torch.equal(found[key], second[way, name][key]) for key in found), "both ranks have the same weights"
         torch.testing.assert_close(found, dict(alone.state_dict()), **CLOSE)
+
+
+def test_sharded_parameters_are_refused_before_a_weight_moves() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = fully_shard(net(), mesh=init_device_mesh("cpu", (1,)))
+        before = [parameter.full_tensor().clone() for parameter in model.parameters()]
+        with pytest.raises(ValueError, match="whole parameters and got a sharded one: use DistributedDataParallel"):
+            build("sam", model).step(closure(model, *samples()))
+        after = [parameter.full_tensor() for parameter in model.parameters()]
+        assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    finally:
+        distributed.destroy_process_group()
