@@ -15,6 +15,9 @@ from tune_sam.errors import Refused, masked, shorten
 from tune_sam.files import link_below
 from tune_sam.logins import of_results, plain, remember, without_login
 
+NO_PLACE = frozenset("?%{}'\"\\")
+"""What no path of a home may have: it ends the path in a database's address, or is read in a statement of MLflow's."""
+
 HERE = "{home}"
 """Stands in a record for the folder of the home that the record is in."""
 
@@ -115,10 +118,10 @@ class Home:
                 "postgresql://USER@HOST/DATABASE, or leave it out for a file in the home."
             )
         chosen = folder_of(home or os.environ.get("TUNE_SAM_HOME") or "~/.tune_sam", "--home")
-        if {"?", "%"} & set(str(chosen)):
+        if not NO_PLACE.isdisjoint(str(chosen)) or not str(chosen).isprintable():
             raise Refused(
-                f"home {chosen} has a '?' or '%', which mean something else in the address of a database; "
-                "give --home another folder."
+                f"home {shorten(str(chosen))} has a character of {' '.join(sorted(NO_PLACE))} or one that cannot be "
+                "printed, which means something else to a database; give --home another folder."
             )
         for part in (chosen, *chosen.parents):
             try:

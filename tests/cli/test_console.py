@@ -9,16 +9,8 @@ import sys
 import pytest
 
 from tune_sam.cli.console import PLAIN, open_streams, print_json, resumable
+from tune_sam.cli.main import main
 from tune_sam.errors import Stopped
-
-MAIN = "from tune_sam.cli.main import main; main()"
-
-
-def started(home, *words, **options):
-    env = {**os.environ, "TUNE_SAM_HOME": str(home), **options.pop("env", {})}
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, *words], env=env, stderr=subprocess.PIPE, check=False, timeout=300, **options
-    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
@@ -53,51 +45,58 @@ def test_json_is_the_same_document_in_every_encoding(monkeypatch, encoding):
     assert json.loads(buffer.getvalue().decode(encoding)) == document
 
 
-@pytest.mark.slow
+@pytest.fixture
+def command(searched, monkeypatch, capsys):
+    """Runs the command line in this process, with a standard output of its own; gives its status and what it says."""
+    monkeypatch.setenv("TUNE_SAM_HOME", str(searched))
+
+    def run(stdout, *words):
+        monkeypatch.setattr(sys, "argv", ["tune-sam", *words])
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as left:
+            main()
+        monkeypatch.undo()
+        monkeypatch.setenv("TUNE_SAM_HOME", str(searched))
+        return left.value.code, capsys.readouterr().err
+
+    return run
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.parametrize("words", [["workloads"], ["best", "one"], ["trials", "one", "--csv"], ["search", "ρ"]])
-def test_commands_print_where_there_are_no_greek_letters(searched, encoding, words):
-    done = started(searched, *words, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": encoding})
-    assert done.returncode == (2 if words[0] == "search" else 0), done.stderr
-    assert b"Traceback" not in done.stderr
+def test_commands_print_where_there_are_no_greek_letters(command, encoding, words):
+    buffer = io.BytesIO()
+    status, said = command(io.TextIOWrapper(buffer, encoding=encoding, write_through=True), *words)
+    assert status == (2 if words[0] == "search" else 0), said
+    assert "Traceback" not in said
     if words[0] in ("workloads", "best"):
-        assert b"rho" in done.stdout
+        assert b"rho" in buffer.getvalue()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "words", [["studies", "--json"], ["trials", "one", "--csv"], ["best", "one"], ["best", "one", "--yaml"]]
-)
-def test_a_full_standard_output_is_one_sentence(searched, words):
+@pytest.mark.parametrize("words", ["studies --json", "trials one --csv", "best one", "best one --yaml", "--help"])
+def test_a_full_standard_output_is_one_sentence(command, words):
     with open("/dev/full", "w") as full:
-        done = started(searched, *words, stdout=full)
-    said = done.stderr.decode()
-    assert done.returncode == 1
+        status, said = command(full, *words.split())
+    assert (status, len(said.strip().splitlines())) == (1, 1)
     assert "cannot be written to standard output (No space left on device)" in said
-    assert len(said.strip().splitlines()) == 1
 
 
-@pytest.mark.slow
-def test_a_reader_that_has_left_is_no_error_to_be_read(searched):
+def test_a_reader_that_has_left_is_no_error_to_be_read(command):
     reading, writing = os.pipe()
     os.close(reading)
-    try:
-        done = started(searched, "trials", "one", "--json", stdout=writing)
-    finally:
-        os.close(writing)
-    assert (done.returncode, done.stderr) == (1, b"")
+    with open(writing, "w") as left:
+        assert command(left, "trials", "one", "--json") == (1, "")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_written_nowhere(searched, closed):
-    command = f'exec "{sys.executable}" -c "{MAIN}" trials one {closed}'
+    words = f'exec "{sys.executable}" -c "from tune_sam.cli.main import main; main()" trials one {closed}'
     before = (searched / "optuna.db").read_bytes()
     done = subprocess.run(
-        ["sh", "-c", command], env={**os.environ, "TUNE_SAM_HOME": str(searched)}, capture_output=True, check=False
+        ["sh", "-c", words], env={**os.environ, "TUNE_SAM_HOME": str(searched)}, capture_output=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == b""
+    assert (done.returncode, done.stderr) == (0, b"")
     assert (searched / "optuna.db").read_bytes() == before
 
 

@@ -85,6 +85,7 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("a
         (["--name", "a\udcff"], "--name"),
         (["--home", "a\udcff"], "half a character of Unicode"),
         (["--home", "x" * 300], "too long"),
+        *((["--home", f"h{odd}x"], "means something else to a database") for odd in "?%{}'\"\\\n\t\x1b"),
         (["--home", "x/" * 3000], "too long"),
         (["--storage", "x/" * 3000], "too long"),
         (["--trials", "1000001"], "--trials 1000001"),

@@ -53,6 +53,7 @@ app.command(
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     open_streams()
+    mistake: Exception | None = None
     # Of the libraries' notes to their own developers none is for the person at this screen.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -72,13 +73,15 @@ def main() -> NoReturn:
         status = _complain(str(error), 1)
     except Unwritten as error:
         status = _complain(*_unwritten(error))
-    except Exception as error:  # a mistake of ours, with all that is needed to find it but no login
-        err.print(masked("".join(traceback.format_exception(error))), markup=False, soft_wrap=True, end="")
-        status = 1
+    except Exception as error:
+        mistake, status = error, 1
     try:
         results.flush()
     except Unwritten as error:
         status = _complain(*_unwritten(error))
+        mistake = None if isinstance(mistake, OSError) else mistake  # typer's own print of the help met the same
+    if mistake:  # of ours, with all that is needed to find it but no login
+        err.print(masked("".join(traceback.format_exception(mistake))), markup=False, soft_wrap=True, end="")
     sys.exit(status)
 
 
