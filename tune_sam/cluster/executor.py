@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tune_sam.cluster.connection import concurrency, connected
-from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, without_snapshots
+from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, without_logins_handed_on, without_snapshots
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
 from tune_sam.home import inside
@@ -111,7 +111,7 @@ class RayExecutor:
         slots = concurrency(trainings.cpus, trainings.gpus, self.max_concurrent)
         key = trainings.key  # alone: Tune pickles what gives the names, for each trial
         try:
-            with without_snapshots():
+            with without_snapshots(), without_logins_handed_on():
                 tune.run(
                     tune.with_parameters(trainings.trainable, data=trainings.data),
                     name=trainings.name,

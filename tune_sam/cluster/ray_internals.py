@@ -52,6 +52,19 @@ def without_snapshots() -> Iterator[None]:
 
 
 @contextmanager
+def without_logins_handed_on() -> Iterator[None]:
+    """Keep Tune from giving this process' login at AWS to its workers: all of a node can read it there, in command lines.
+
+    Workers of a Ray that is started here have it from their parent, and nodes elsewhere have their own.
+    """
+    from ray.tune.execution import class_cache
+
+    others = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
+    with patch.object(class_cache, "ENV_VARS_TO_PROPAGATE", others):
+        yield
+
+
+@contextmanager
 def without_rays_lines() -> Iterator[None]:
     """Keep Ray from printing what its nodes tell each other, to stdout, which belongs to the results of a command."""
     import ray._private.worker  # noqa: F401
