@@ -8,6 +8,7 @@ import pytest
 import ray.train._internal.storage
 from ray import tune
 from ray.exceptions import RayActorError
+from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.trainable import trainable
@@ -34,6 +35,9 @@ def test_this_release_of_ray_has_what_we_use_of_its_inside():
         ),
         "ray.tune.tune has no ExperimentAnalysis, which reads that state at the end of a run": (
             hasattr(sys.modules["ray.tune.tune"], "ExperimentAnalysis")
+        ),
+        "Tune's class_cache has no ENV_VARS_TO_PROPAGATE, by which a login at AWS comes into workers' command lines": (
+            "AWS_SECRET_ACCESS_KEY" in class_cache.ENV_VARS_TO_PROPAGATE
         ),
         **{
             f"Tune's Trial has no {name}, by which an ending is explained": name

@@ -53,7 +53,7 @@ def without_snapshots() -> Iterator[None]:
 
 @contextmanager
 def without_logins_handed_on() -> Iterator[None]:
-    """Keep Tune from giving this process' login at AWS to its workers: all of a node can read it there, in command lines.
+    """Keep Tune from giving this process' login at AWS to its workers in their command lines, which everybody can read.
 
     Workers of a Ray that is started here have it from their parent, and nodes elsewhere have their own.
     """
