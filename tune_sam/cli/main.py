@@ -62,7 +62,7 @@ def main() -> NoReturn:
     logging.getLogger("tune_sam").handlers = [log]
     try:
         _expect_working_directory()
-        with interruptible(waits_for="", again=lambda: os._exit(130)):
+        with interruptible(waits_for="", again=_stop_now):
             # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
             status = app(standalone_mode=False) or 0
     except typer.TyperException as error:
@@ -83,6 +83,12 @@ def main() -> NoReturn:
     if mistake:  # of ours, with all that is needed to find it but no login
         err.print(masked("".join(traceback.format_exception(mistake))), markup=False, soft_wrap=True, end="")
     sys.exit(status)
+
+
+def _stop_now() -> NoReturn:
+    """End the process, as a second interrupt asks for: whenever that happens, what is done is kept."""
+    err.print("Stopped; what is done is kept, and is resumed as after any interrupt.", soft_wrap=True)
+    os._exit(130)
 
 
 def _expect_working_directory() -> None:
