@@ -10,7 +10,9 @@ from tune_sam.tuning.listener import SearchListener
 INLINE = InlineExecutor()
 
 
-def searched_study(home: Path, executor: Executor = INLINE, listener: SearchListener | None = None) -> Study:
+def searched_study(
+    home: Path, executor: Executor = INLINE, listener: SearchListener | None = None, name: str = "one", **options: str
+) -> Study:
     """Search the digits as the study `one`: two optimizers, three complete trials each."""
     return tune_sam.search(
         "gcn",
@@ -19,8 +21,9 @@ def searched_study(home: Path, executor: Executor = INLINE, listener: SearchList
         trials=3,
         epochs=2,
         scheduler="none",
-        name="one",
+        name=name,
         home=home,
         executor=executor,
         listener=listener,
+        **options,
     )

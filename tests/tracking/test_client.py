@@ -75,10 +75,12 @@ STORE = {
     "create_experiment": ["self", "name", "artifact_location", "tags"],
     "create_run": ["self", "experiment_id", "user_id", "start_time", "tags", "run_name"],
     "delete_run": ["self", "run_id"],
+    "get_experiment": ["self", "experiment_id"],
     "get_experiment_by_name": ["self", "experiment_name"],
     "get_metric_history": ["self", "run_id", "metric_key"],
     "get_run": ["self", "run_id"],
     "log_batch": ["self", "run_id", "metrics", "params", "tags"],
+    "restore_run": ["self", "run_id"],
     "search_runs": ["self", "experiment_ids", "filter_string", "run_view_type"],
     "update_run_info": ["self", "run_id", "run_status", "end_time", "run_name"],
 }
@@ -111,6 +113,18 @@ def test_mlflows_requests_can_be_told_to_give_up():
         "request once and with a short timeout: mend it, and the bound in setup.cfg"
     )
     assert callable(verify_rest_response)
+
+
+def test_mlflows_database_can_be_compared_and_upgraded():
+    from mlflow.store.db import utils
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    missing = {"_get_alembic_config", "_upgrade_db", "create_sqlalchemy_engine"} - set(dir(utils))
+    missing |= {"_get_or_create_engine"} - set(dir(SqlAlchemyStore))
+    assert not missing, (
+        f"this release of MLflow has moved {', '.join(missing)}, by which tune_sam/tracking/client.py tells the schema "
+        "of another release and upgrades it: mend it, and the bound in setup.cfg"
+    )
 
 
 def _has(store, name):

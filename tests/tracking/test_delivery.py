@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sqlite3
 import threading
+from contextlib import closing
 
 import mlflow
 import pytest
@@ -120,7 +122,6 @@ def test_a_trial_whose_run_is_made_in_the_last_moment_is_not_counted_as_left(uri
     book.whole_trials(2)
     threading.Timer(0.2, ended.set).start()  # `close` has been called by then
     assert delivery.close(PATIENCE) == 0
-    assert delivery.whole
     assert all(trial.run_id for trial in book().trials)
 
 
@@ -237,8 +238,7 @@ def test_what_is_refused_does_not_hold_up_the_rest(uri, study, caplog):
     book.log(changed, 3)
     book.end(changed, "KILLED", "pruned")
     delivery = started(uri, study, book)
-    assert delivery.close(PATIENCE) == 0, "what is refused is not waited for"
-    assert not delivery.whole
+    assert delivery.close(PATIENCE) == 1, "what is refused is not waited for"
     run = runs_of(uri, study)[changed]
     assert (run.info.status, run.data.params) == ("KILLED", {"rho": "0.05", "lr": "0.1"})
     assert [step for step, _ in history(uri, study, changed, "val/loss")] == [1, 3]
@@ -261,9 +261,32 @@ def test_what_was_refused_is_sent_again_when_the_cause_is_gone(uri, study, monke
     book = Book().whole_trials(4, KEYS[:1])
     with monkeypatch.context() as patch:
         patch.setattr(SqlAlchemyStore, "log_batch", strict)
-        assert not started(uri, study, book).close(PATIENCE)
+        assert started(uri, study, book).close(PATIENCE) == 1
     assert [step for step, _ in history(uri, study, KEYS[0], "val/loss")] == [1, 3, 4]
     assert delivered(uri, study, book) == 0
+    assert_once(uri, study, KEYS[0], 4)
+
+
+def test_what_was_refused_is_sent_again_in_the_same_search(uri, study, monkeypatch, caplog):
+    """Its experiment is deleted and restored, while the study goes on."""
+    monkeypatch.setattr("tune_sam.tracking.delivery.RETRY", 0.05)
+    client, book = mlflow.MlflowClient(uri), Book()
+    client.delete_experiment(study.experiment_id)
+    delivery = started(uri, study, book)
+    book.whole_trials(3, KEYS[:1])
+    wait_for(lambda: "refuses" in caplog.text, "it is refused")
+    client.restore_experiment(study.experiment_id)
+    wait_for(lambda: len(runs_of(uri, study)) == 1, "the run is there")
+    assert delivery.close(PATIENCE) == 0
+    assert_once(uri, study, KEYS[0], 3)
+
+
+def test_a_value_that_was_lost_below_the_last_epoch_is_sent_again_by_who_looks_for_it(uri, study):
+    book = Book().whole_trials(4, KEYS[:1])
+    assert delivered(uri, study, book) == 0
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("DELETE FROM metrics WHERE key = 'val/loss' AND step = 2")
+    assert delivered(uri, study, book, thorough=True) == 0
     assert_once(uri, study, KEYS[0], 4)
 
 
@@ -272,8 +295,7 @@ def test_a_run_that_a_person_deleted_is_made_anew_only_where_asked_for(uri, stud
     assert delivered(uri, study, book, book.note) == 0
     mlflow.MlflowClient(uri).delete_run(runs_of(uri, study)[KEYS[0]].info.run_id)
     delivery = started(uri, study, book, book.note)
-    assert delivery.close(PATIENCE) == 0
-    assert not delivery.whole
+    assert delivery.close(PATIENCE) == 1
     assert set(runs_of(uri, study)) == {KEYS[1]}
     assert "doctor --fix" in caplog.text
     assert delivered(uri, study, book, book.note, restore=True) == 0
@@ -347,8 +369,7 @@ def test_what_a_server_chokes_on_is_refused_after_some_attempts(study):
     book.start(KEYS[0])
     with answering(answer) as place:
         delivery = started(place, study, book)
-        assert delivery.close(PATIENCE) == 0
-        assert not delivery.whole
+        assert delivery.close(PATIENCE) == 1
     assert seen.count("create") == ATTEMPTS
 
 

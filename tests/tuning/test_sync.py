@@ -5,7 +5,9 @@ import multiprocessing
 import random
 import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import mlflow
@@ -180,6 +182,25 @@ def test_what_release_0_1_left_in_its_files_is_delivered_and_they_are_removed(st
     train(study, first=7)
     assert sync("one", home=study.home.path) == 0
     assert_once(study, "one/sam/0", 10)
+    assert not list(folder.glob("mlflow*"))
+
+
+def test_what_release_0_1_was_refused_is_delivered_also_below_what_mlflow_has(study):
+    folder = study.home.study("one")
+    train(study, epochs=5)
+    assert deliver(study, PATIENCE) == 0
+    client, run = mlflow.MlflowClient(study.tracking_uri), runs_of(study)["one/sam/0"].info.run_id
+    client.delete_tag(run, "tune_sam.epoch")
+    with closing(sqlite3.connect(study.home.tracking_file)) as connection, connection:
+        connection.execute("DELETE FROM metrics WHERE step IN (2, 3)")
+    event = {"event": "log", "study": [study.experiment_id, study.mlflow_run_id], "key": "one/sam/0"}
+    refused = [
+        {"error": "why", "event": {**event, "time": 1000 + step, "step": step, "metrics": metrics_of(step)}}
+        for step in (2, 3)
+    ]
+    (folder / "mlflow.rejected.jsonl").write_text("\n".join(map(json.dumps, refused)) + "\n")
+    assert sync("one", home=study.home.path) == 0
+    assert_once(study, "one/sam/0", 5)
     assert not list(folder.glob("mlflow*"))
 
 

@@ -200,4 +200,9 @@ def show_page(report: "Report", as_json: bool) -> None:
     else:
         out.print(str(report.page), soft_wrap=True, markup=False)
     if report.undelivered:
-        raise NothingComplete(f"{report.undelivered}; the page is kept, and the same command delivers it.")
+        err.print(
+            f"MLflow does not have the page yet: {report.undelivered} The same command delivers it.",
+            style="yellow",
+            soft_wrap=True,
+            markup=False,
+        )

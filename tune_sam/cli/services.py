@@ -20,6 +20,7 @@ from tune_sam.cli.options import (
 )
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
+from tune_sam.tracking.local import ailment_of
 from tune_sam.tracking.relocation import relocate_artifacts
 
 
@@ -62,7 +63,8 @@ def sync(study: StudyArgument, **places: Any) -> None:
 
     if left := run(study, home=Home.at(**places)):
         raise NothingComplete(
-            f"MLflow lacks results of {left} trials of study {study}; they are kept, and the same command tries again."
+            f"MLflow lacks results of {left} trials of study {study}; they are kept: mend what is said above, and the "
+            f"same command tries again; `tune-sam doctor {study}` says what is lacking."
         )
     out.print(f"MLflow has everything of study {study}.", soft_wrap=True, markup=False)
 
@@ -135,6 +137,11 @@ def ui(
         raise Refused(
             f"there is no study in {place.path} yet with a log there; make one with `tune-sam search`, "
             "give --home, or open the tracking server of those that there are."
+        )
+    if ailment := ailment_of(place.tracking_file):
+        raise Refused(
+            f"MLflow's database {place.tracking_file} {ailment}; put back a copy of it, or make it anew with "
+            "`tune-sam doctor STUDY --fix`."
         )
     relocate_artifacts(place.tracking_file)  # MLflow's server reads the database as it is
     err.print(

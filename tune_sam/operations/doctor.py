@@ -5,20 +5,22 @@ deleted. Optuna's storage, the ledger, is the one that is right: every event is 
 there.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tune_sam.cluster.results import state_of
+from tune_sam.errors import Refused
 from tune_sam.home import Place
 from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, Trial, open_study, refits_of
 from tune_sam.study.settings import ending
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import previous
-from tune_sam.tracking.content import RunState
+from tune_sam.tracking.content import RunState, TrialRun, differences
 from tune_sam.tracking.runs import run_states
-from tune_sam.tuning.delivery import Content, deliver
+from tune_sam.tuning.delivery import Content, adopt_epochs, deliver, restored
 from tune_sam.tuning.ledger import settle
 
 PATIENCE = 60.0
@@ -86,8 +88,9 @@ def diagnose(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
 def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     """Close what the ledger says has ended, deliver what MLflow has missed, and diagnose again.
 
-    No trial is ended that could be resumed, and nothing is deleted. Which of two runs of one trial is right, a person
-    has to say.
+    MLflow's side is made anew where it is lost: its database in a file, the study's run, the runs of trials. No trial
+    is ended that could be resumed, and nothing is deleted: a damaged database stays beside the new one. Which of two
+    runs of one trial is right, a person has to say.
 
     Args:
         name: the study's.
@@ -100,30 +103,39 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     for part in (study, *refits_of(study)):
         with study_lock(part.home, part.name):
             _settle(part)
-            deliver(part, PATIENCE, restore=True)
+            with suppress(Refused):  # of MLflow, which the diagnosis repeats
+                adopt_epochs(part)
+                deliver(restored(part), PATIENCE, restore=True)
     return diagnose(name, home=home)
 
 
 def _examined(study: Study, going: bool) -> list[Diagnosis]:
     """Diagnose a study and its trials; `going` says whether another process drives it."""
-    status, of_trials = run_states(study.mlflow, study.mlflow_run)
+    status, of_trials, silence = _in_mlflow(study)
     trials = study.records()
     optuna = _optuna_states(study)  # after the trials, so that it has each of them
-    judged_by = study.settings.judged_by
     # What is on its way while the study is searched is not missing.
-    epochs = {} if going else {run.key: {point.step for point in run.points} for run in Content(study)().trials}
+    wanted = {} if going else {run.key: run for run in Content(study)().trials}
     checkpoints = _checkpoints(study, trials)
-    found = [
-        _of_trial(
-            trial,
-            optuna[trial.key],
-            of_trials.pop(trial.key, []),
-            checkpoints.get(trial.key),
-            judged_by,
-            epochs.get(trial.key, set()),
+    found = []
+    for trial in trials:
+        runs = of_trials.pop(trial.key, [])
+        troubles = [
+            *_in_the_ledger(trial, optuna[trial.key]),
+            *([] if silence else _of_runs(trial, runs, wanted.get(trial.key))),
+            *_of_checkpoint(trial, checkpoints.get(trial.key)),
+        ]
+        found.append(
+            Diagnosis(
+                trial.key,
+                trial.state,
+                optuna[trial.key],
+                runs[0].status if runs else None,
+                checkpoints.get(trial.key),
+                "; ".join(troubles),
+                len(runs),
+            )
         )
-        for trial in trials
-    ]
     found += [
         Diagnosis(key or "a run without a key", "unknown", None, each[0].status, None, "MLflow alone knows it")
         for key, each in of_trials.items()
@@ -132,7 +144,16 @@ def _examined(study: Study, going: bool) -> list[Diagnosis]:
         trial.has_ended for trial in trials
     )
     state = "running" if going else "waiting" if open_trials else "complete"
-    return [*found, Diagnosis(study.name, state, None, status, None, _trouble_of_study(study, state, status))]
+    trouble = silence or _trouble_of_study(study, state, status or "nothing")
+    return [*found, Diagnosis(study.name, state, None, status, None, trouble)]
+
+
+def _in_mlflow(study: Study) -> tuple[str | None, dict[str, list[RunState]], str]:
+    """Read the status of a study's run, and the runs of its trials; or say why MLflow cannot be asked."""
+    try:
+        return *run_states(study.mlflow, study.mlflow_run), ""
+    except Refused as error:
+        return None, {}, str(error)
 
 
 def _trouble_of_study(study: Study, state: str, status: str) -> str:
@@ -146,34 +167,32 @@ def _trouble_of_study(study: Study, state: str, status: str) -> str:
     )
 
 
-def _of_trial(
-    trial: Trial, optuna: str, runs: Sequence[RunState], checkpoint: str | None, judged_by: str, epochs: Set[int]
-) -> Diagnosis:
+def _in_the_ledger(trial: Trial, optuna: str) -> list[str]:
+    wanted = ending(trial.state, trial.reason).optuna if trial.has_ended else optuna
+    return [f"Optuna says {optuna}, not {wanted}"] * (optuna != wanted)
+
+
+def _of_runs(trial: Trial, runs: Sequence[RunState], wanted: TrialRun | None) -> list[str]:
+    """Compare what MLflow has of a trial with what it should have; `wanted` is None while that is on its way."""
     troubles = []
     for run in runs:
-        lacking = [] if run.step is None else [epoch for epoch in epochs if epoch > run.step]
-        troubles += [f"MLflow lacks {len(lacking)} of {len(epochs)} epochs"] * bool(lacking)
-    if trial.has_ended:
-        wanted = ending(trial.state, trial.reason)
-        troubles += [f"Optuna says {optuna}, not {wanted.optuna}"] * (optuna != wanted.optuna)
-        value = trial.metrics.get(judged_by)
-        for run in runs:
-            troubles += [f"MLflow says {run.status}, not {wanted.mlflow}"] * (run.status != wanted.mlflow)
+        troubles += differences(wanted, run) if wanted else []
+        if trial.has_ended:
+            status = ending(trial.state, trial.reason).mlflow
+            troubles += [f"MLflow says {run.status}, not {status}"] * (run.status != status)
             troubles += [f"MLflow says {run.state or 'nothing'}, not {trial.state}"] * (run.state != trial.state)
-            other = value is not None and run.metrics.get(judged_by) != value
-            troubles += [f"MLflow has another {judged_by}"] * other
-        troubles += ["MLflow has no run"] * (not runs)
-    else:
-        troubles += [f"MLflow says {run.status}, but it has not ended" for run in runs if run.status != "RUNNING"]
-    if checkpoint not in (None, "whole"):
-        then = "its network cannot be loaded" if trial.has_ended else "it starts anew when it is resumed"
-        troubles.append(f"its checkpoint is {checkpoint}, so {then}")
+        else:
+            troubles += [f"MLflow says {run.status}, but it has not ended"] * (run.status != "RUNNING")
+    troubles += ["MLflow has no run"] * (trial.has_ended and not runs)
     troubles += [f"MLflow has {len(runs)} runs"] * (len(runs) > 1)
     if runs and not any(run.run_id == trial.mlflow_run_id for run in runs):
         troubles.append("its run in MLflow is another")
-    return Diagnosis(
-        trial.key, trial.state, optuna, runs[0].status if runs else None, checkpoint, "; ".join(troubles), len(runs)
-    )
+    return troubles
+
+
+def _of_checkpoint(trial: Trial, checkpoint: str | None) -> list[str]:
+    then = "its network cannot be loaded" if trial.has_ended else "it starts anew when it is resumed"
+    return [f"its checkpoint is {checkpoint}, so {then}"] * (checkpoint not in (None, "whole"))
 
 
 def _checkpoints(study: Study, trials: Sequence[Trial]) -> dict[str, str]:

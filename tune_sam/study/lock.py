@@ -2,48 +2,73 @@
 
 import fcntl
 import os
-import time
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.study.postgres import connect, engine_of
+from tune_sam.study.postgres import AdvisoryLock
 
 PATIENCE = 2.0
 """Seconds to wait for a study's lock: a command that looks whether a driver is at work holds it for a moment."""
 
 
+class Lock(Protocol):
+    """What one process at a time holds. The system or the database frees it however the process ends."""
+
+    def acquire(self, patience: float) -> None:
+        """Take it; raise Timeout where another process holds it for all of `patience` seconds."""
+        ...
+
+    def confirm(self, patience: float) -> None:
+        """Make sure that it is still held; raise Timeout where it was lost, and another process has it now."""
+        ...
+
+    def release(self) -> None:
+        """Free it."""
+        ...
+
+
+_held: dict[tuple[str, str], Lock] = {}  # of the studies that this process drives, by place and name
+
+
 @contextmanager
 def study_lock(home: Home, name: str) -> Iterator[None]:
-    """Hold a study's lock, as the one process that drives it. The system or the database frees it however it ends.
+    """Hold a study's lock, as the one process that drives it.
 
     Raises:
         Refused: another process holds it, the database of --study-storage cannot be used, or a link in the study's
             folder leads out of it.
     """
     home.refuse_links(name)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(_lock(home, name, PATIENCE))
-        except Timeout:
-            raise Refused(f"study {name} is in use by another process; wait for it, or stop it.") from None
+    lock = _lock(home, name)
+    try:
+        lock.acquire(PATIENCE)
+    except Timeout:
+        raise Refused(f"study {name} is in use by another process; wait for it, or stop it.") from None
+    _held[_place(home), name] = lock
+    try:
         yield
+    finally:
+        del _held[_place(home), name]
+        lock.release()
 
 
 def is_going(home: Home, name: str) -> bool:
     """Whether a process drives this study now. Nothing is written for it, for the home may only be readable."""
     if not home.study_storage:
         return _is_locked(_lock_file(home, name))
+    lock = _lock(home, name)
     try:
-        with _lock(home, name, 0):
-            return False
+        lock.acquire(0)
     except Timeout:
         return True
+    lock.release()
+    return False
 
 
 def _is_locked(file: Path) -> bool:
@@ -60,44 +85,64 @@ def _is_locked(file: Path) -> bool:
     return False
 
 
-@contextmanager
-def _lock(home: Home, name: str, patience: float) -> Iterator[None]:
-    if home.study_storage:
-        with advisory_lock(home.study_storage, name, patience):
-            yield
-        return
-    lock = _lock_file(home, name)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, timeout=patience):
-        yield
+def confirm_locks(home: Home) -> None:
+    """Make sure that this process still drives the studies of a home that it drove; called before it writes there.
+
+    A lock is lost with a database that is restarted, or with a file that somebody removes.
+
+    Raises:
+        Refused: another process drives one of them now, or the database of --study-storage cannot be used.
+    """
+    for (place, name), lock in list(_held.items()):
+        if place == _place(home):
+            try:
+                lock.confirm(PATIENCE)
+            except Timeout:
+                raise Refused(
+                    f"study {name} was taken over by another process when this one lost its lock; let that one go on."
+                ) from None
+
+
+class _FileLock:
+    """A lock on a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def acquire(self, patience: float) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._file, timeout=patience)
+        lock.acquire()
+        self._lock, self._identity = lock, self._found()
+
+    def confirm(self, patience: float) -> None:
+        if self._found() != self._identity:
+            lost = self._lock
+            self.acquire(patience)
+            lost.release()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def _found(self) -> tuple[int, int] | None:
+        """Tell the file from another of that name."""
+        try:
+            status = os.stat(self._file)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+
+def _lock(home: Home, name: str) -> Lock:
+    return AdvisoryLock(home.study_storage, name) if home.study_storage else _FileLock(_lock_file(home, name))
 
 
 def _lock_file(home: Home, name: str) -> Path:
     return home.study(name) / "driver.lock"
 
 
-@contextmanager
-def advisory_lock(url: str, name: str, patience: float) -> Iterator[None]:
-    """Hold one of Postgres' advisory locks, which ends with the connection that took it.
-
-    Raises:
-        Timeout: another connection holds it.
-        Refused: the database cannot be used.
-    """
-    from sqlalchemy import text
-
-    numbers = {"ours": zlib.crc32(b"tune_sam") >> 1, "name": zlib.crc32(name.encode()) >> 1}  # int4, and not negative
-    engine = engine_of(url)
-    try:
-        with connect(engine, url) as connection:
-            until = time.monotonic() + patience
-            while not connection.scalar(text("SELECT pg_try_advisory_lock(:ours, :name)"), numbers):
-                if time.monotonic() > until:
-                    raise Timeout(name)
-                time.sleep(0.05)
-            yield
-    finally:
-        engine.dispose()  # closes the connection, and with it frees the lock
+def _place(home: Home) -> str:
+    return home.study_storage or str(home.path)
 
 
 @contextmanager

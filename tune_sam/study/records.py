@@ -22,6 +22,7 @@ from tune_sam.study.reading import check_fields, reading
 from tune_sam.study.settings import ENDINGS, STATES, Kind, StudySettings, is_name, trial_key
 from tune_sam.study.storage import exists, open_storage
 from tune_sam.study.upgrade import FORMAT, upgraded
+from tune_sam.tracking import content
 from tune_sam.tracking.client import StudyRun
 from tune_sam.workload import Workload, known_workload
 
@@ -177,6 +178,7 @@ class Study:
         experiment_id, mlflow_run_id: MLflow's experiment and the study's parent run.
         storage: folder or URI of Ray's results.
         versions: of what its numbers depend on, when it was made, and the commit; empty of a study of release 0.1.
+        folder: that its results have in the storage; empty where it bears the name of the MLflow run.
     """
 
     name: str
@@ -188,6 +190,7 @@ class Study:
     mlflow_run_id: str
     storage: str
     versions: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         """Give what is pickled, as for Ray's workers: addresses without logins, which the driver alone has use for."""
@@ -304,9 +307,14 @@ class Study:
         return StudyRun(self.experiment_id, self.mlflow_run_id, self.home.artifacts if own else None)
 
     @property
+    def results_folder(self) -> str:
+        """Name of the folder of its results, below the study's in the storage."""
+        given = self.folder.removeprefix("ray-") or self.mlflow_run_id[:8]
+        return f"ray-{''.join(filter(str.isalnum, given))}"  # a record may say anything
+
+    @property
     def _own_results(self) -> str:
-        run = "".join(filter(str.isalnum, self.mlflow_run_id[:8]))  # a record may say anything
-        return f"{self.name}/ray-{run}"
+        return f"{self.name}/{self.results_folder}"
 
     def below_results(self, place: str) -> str | None:
         """Give the path below this study's results of what a record, or Ray, says of a checkpoint.
@@ -483,6 +491,7 @@ class Study:
             "mlflow_run_id": self.mlflow_run_id,
             "storage": without_login(self.home.kept(self.storage)),
             "versions": self.versions,
+            **({"folder": self.folder} if self.folder else {}),
         }
 
     @classmethod
@@ -506,6 +515,7 @@ class Study:
                 "mlflow_run_id": record["mlflow_run_id"],
                 "storage": of_results(home.found(record["storage"])),
                 "versions": record["versions"],
+                "folder": record.get("folder", ""),
             }
             check_fields(cls, found)
         return cls(**found)
@@ -572,7 +582,7 @@ class Study:
 
 def renamed(metrics: dict[str, float]) -> dict[str, float]:
     """Metrics by today's names: release 0.1 called `train/lr` by the name of the configuration's `lr`."""
-    return {"train/lr" if name == "lr" else name: value for name, value in metrics.items()}
+    return {content.renamed(name): value for name, value in metrics.items()}
 
 
 def _state(frozen: "FrozenTrial", going: bool) -> str:
@@ -702,6 +712,11 @@ def open_study(name: str, home: Place = None) -> Study:
         return found
     known = [study for study in every_study(home) if study.settings.kind == "search"]
     place = Home.at(home)
+    if not place.study_storage and is_name(name) and any(place.study(name).glob("ray-*")):
+        raise Refused(
+            f"the results of study {name} are in {place.study(name)}, but its records are not in {place.optuna_file}; "
+            "put back a copy of that file."
+        )
     where = masked(place.study_storage) if place.study_storage else place.path
     there = f"it has {', '.join(study.name for study in known)}" if known else "it has none yet"
     raise Refused(

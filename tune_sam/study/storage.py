@@ -1,18 +1,22 @@
 """Where Optuna keeps the studies, and who drives one: a SQLite file in the home, or a Postgres that many reach."""
 
 import secrets
-from functools import cache
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from tune_sam.errors import Refused, masked
 from tune_sam.files import replaced_file
 from tune_sam.home import Home
-from tune_sam.study.lock import advisory_lock
+from tune_sam.study import sqlite
+from tune_sam.study.lock import confirm_locks
 from tune_sam.study.optuna_internals import close
-from tune_sam.study.postgres import CONNECT_SECONDS, reason_of
+from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -26,65 +30,125 @@ def exists(home: Home) -> bool:
 def open_storage(home: Home) -> "RDBStorage":
     """Optuna's storage of a home; its tables are made if there are none.
 
+    What goes wrong with it later is a refusal, too. Before this process writes, it makes sure that it still drives the
+    studies that it drove.
+
     Raises:
-        Refused: the database of --study-storage cannot be used.
+        Refused: Optuna's file or the database of --study-storage cannot be used.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if home.study_storage:
         return _database(home.study_storage)
-    if not home.optuna_file.exists():
+    file = home.optuna_file
+    if not file.exists():
         with FileLock(home.path / "optuna.lock"):
-            if not home.optuna_file.exists():
-                _make_file(home.optuna_file)
-    # Several drivers may share the file: a busy database is waited for and not an error.
-    return optuna.storages.RDBStorage(f"sqlite:///{home.optuna_file}", engine_kwargs={"connect_args": {"timeout": 60}})
+            if not file.exists():
+                _make_file(file)
+    return _file(file)
+
+
+def _file(file: Path) -> "RDBStorage":
+    """Open a file of Optuna's. Its tables must be there: one that lacks them has lost its studies."""
+    with _in_a_sentence(partial(sqlite.trouble_of, file=file), f"Optuna's file {file}", f"sqlite:///{file}"):
+        storage = _storage(file, partial(sqlite.connect, file), skip_table_creation=True)
+    return _watched(storage, partial(sqlite.trouble_of, file=file), Home(file.parent))
+
+
+def _storage(
+    file: Path, connect: Callable[[], sqlite3.Connection], *, skip_table_creation: bool = False
+) -> "RDBStorage":
+    import optuna
+
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{file}".replace("{", "{{").replace("}", "}}"),  # Optuna fills braces in
+        engine_kwargs={"creator": connect},
+        skip_table_creation=skip_table_creation,
+    )
 
 
 @cache
 def _database(url: str) -> "RDBStorage":
     """One storage for a process: each holds connections, of which a database has a hundred for all its users."""
     import optuna
+    from sqlalchemy import event
+
+    where = f"--study-storage {masked(url)}"
+    try:
+        # Two processes that make the tables at once fail; no study has a slash.
+        with advisory_lock(url, "/tables", patience=60), _in_a_sentence(_untrusted(url), where, masked(url)):
+            storage = optuna.storages.RDBStorage(
+                url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1, "connect_args": CONNECTING}
+            )
+    except Timeout:
+        raise Refused(
+            f"another process has been making the tables of {where} for a minute; try again, or look at that process."
+        ) from None
+
+    @event.listens_for(storage.engine, "do_connect")
+    def connect(dialect: Any, _: Any, words: Any, options: Any) -> Any:
+        """Connect again to a database that is restarted."""
+        return until_there(lambda: dialect.connect(*words, **options), url)
+
+    return _watched(storage, partial(trouble_of, url=url), Home(Path(), url))
+
+
+def _untrusted(url: str) -> Callable[[BaseException], str]:
+    """Explain the errors of a database that is connected to for the first time."""
+    return lambda error: (
+        f"--study-storage {masked(url)} cannot be used for Optuna's tables ({reason_of(error)}); let this user CREATE "
+        "and use tables there."
+    )
+
+
+def _watched(storage: "RDBStorage", trouble: Callable[[BaseException], str], home: Home) -> "RDBStorage":
+    """Have a storage refuse in a sentence, and confirm the locks of its home before it writes."""
+    from sqlalchemy import event
+    from sqlalchemy.exc import IntegrityError
+
+    @event.listens_for(storage.engine, "handle_error")
+    def explain(context: Any) -> Refused | None:
+        # Optuna handles the former, and SQLAlchemy the latter: it connects again.
+        if isinstance(context.sqlalchemy_exception, IntegrityError) or context.is_pre_ping:
+            return None
+        return Refused(trouble(context.original_exception))
+
+    @event.listens_for(storage.engine, "commit")
+    def confirm(_: Any) -> None:
+        confirm_locks(home)
+
+    return storage
+
+
+@contextmanager
+def _in_a_sentence(trouble: Callable[[BaseException], str], where: str, address: str) -> Iterator[None]:
+    """Refuse in a sentence what goes wrong while a storage is opened."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with advisory_lock(
-            url, "/tables", patience=60
-        ):  # two processes that make them at once fail; no study has a slash
-            return optuna.storages.RDBStorage(
-                url,
-                engine_kwargs={
-                    "pool_pre_ping": True,
-                    "pool_size": 1,
-                    "connect_args": {"connect_timeout": CONNECT_SECONDS},
-                },
-            )
-    except Timeout:
+        yield
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        raise Refused(trouble(getattr(cause, "orig", None) or cause or error)) from None
+    except RuntimeError as error:  # Optuna's, of another version in its table `alembic_version`
+        if "storage upgrade" in str(error):
+            raise Refused(
+                f"{where} was made by an earlier Optuna; keep a copy of it, and upgrade it with "
+                f"`optuna storage upgrade --storage {address}`."
+            ) from None
         raise Refused(
-            f"another process has been making the tables of --study-storage {masked(url)} for a minute; try "
-            "again, or look at that process."
-        ) from None
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise Refused(
-            f"--study-storage {masked(url)} cannot be used for Optuna's tables "
-            f"({reason_of(error.__cause__ or error)}); let this user CREATE and use tables there."
-        ) from None
-    except RuntimeError as error:  # Optuna's, of a table `alembic_version` with another program's version
-        raise Refused(
-            f"--study-storage {masked(url)} has the tables of another program or of another Optuna "
-            f"({reason_of(error)}); give Optuna a database of its own."
+            f"{where} has the tables of another program or of a later Optuna ({reason_of(error)}); give Optuna a "
+            "database of its own, or install that Optuna."
         ) from None
 
 
 def _make_file(file: Path) -> None:
     """Optuna makes its tables one by one, and two processes at once fail: so under another name first."""
-    import optuna
-
     with replaced_file(file) as unfinished:
         unfinished.unlink(missing_ok=True)  # of a process that was killed
-        close(optuna.storages.RDBStorage(f"sqlite:///{unfinished}"))
+        close(_storage(unfinished, partial(sqlite3.connect, unfinished, check_same_thread=False)))
 
 
 def try_out(home: Home) -> None:
@@ -93,21 +157,14 @@ def try_out(home: Home) -> None:
     Raises:
         Refused: the database cannot be used.
     """
-    from optuna.exceptions import StorageInternalError
     from optuna.study import StudyDirection
 
     storage = open_storage(home)
     name, content = f"tune_sam-{secrets.token_hex(4)}.check", secrets.token_hex(8)
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], name)
     try:
-        study = storage.create_new_study([StudyDirection.MAXIMIZE], name)
-        try:
-            storage.set_study_user_attr(study, "content", content)
-            if open_storage(home).get_study_user_attrs(study) != {"content": content}:
-                raise Refused("what is read from Optuna's storage is not what was written; look at the database.")
-        finally:
-            storage.delete_study(study)
-    except StorageInternalError as error:
-        where = masked(home.study_storage) if home.study_storage else home.optuna_file
-        raise Refused(
-            f"the studies in {where} cannot be written to ({reason_of(error.__cause__ or error)}); mend the database."
-        ) from None
+        storage.set_study_user_attr(study, "content", content)
+        if open_storage(home).get_study_user_attrs(study) != {"content": content}:
+            raise Refused("what is read from Optuna's storage is not what was written; look at the database.")
+    finally:
+        storage.delete_study(study)

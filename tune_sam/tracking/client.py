@@ -13,18 +13,20 @@ import logging
 import os
 import secrets
 import socket
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
 from tune_sam.files import link_below
-from tune_sam.tracking.content import KEY_TAG, Point, RunState
+from tune_sam.tracking.content import KEY_TAG, Point, RunState, renamed
+from tune_sam.tracking.local import EMPTY, GONE, ailment_of, copy_aside, file_of, schema_of, set_aside
 from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
     Store = AbstractStore
 
+
+log = logging.getLogger("tune_sam")
 
 STUDY_TAG = "tune_sam.study"
 
@@ -173,8 +177,10 @@ def connect(uri: str, artifact_root: str | None = None) -> Store:
         return _server_store(uri)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    if uri.startswith("sqlite:///"):
-        relocate_artifacts(Path(uri.partition(":///")[2].partition("?")[0]))
+    if file := file_of(uri):
+        _expect_usable(file)
+        relocate_artifacts(file)
+        _let_go_of(uri)
     return SqlAlchemyStore(uri, artifact_root or "./mlruns")
 
 
@@ -186,13 +192,23 @@ def connect_to_read(uri: str) -> Store:
     Raises:
         Refused: see :func:`check`; or the file is gone.
     """
-    if not uri.startswith("sqlite:///"):
+    file = file_of(uri)
+    if file is None:
         return connect(uri)
     expect_there(uri)
     _quieten()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    _expect_usable(file)
+    _let_go_of(uri)
     return SqlAlchemyStore(uri, "./mlruns")
+
+
+def _let_go_of(uri: str) -> None:
+    """Close the connections to a file that MLflow keeps while the process lives: another may have taken its place."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore._get_or_create_engine(uri).dispose()
 
 
 def _quieten() -> None:
@@ -298,6 +314,59 @@ def run_state(store: Store, run_id: str) -> RunState:
     return _state_of(store.get_run(run_id))
 
 
+def expect_run(store: Store, study_run: StudyRun) -> None:
+    """Refuse where the run of a study is gone or deleted: those of its trials belong to it."""
+    run = _known_run(store, study_run.run_id)
+    if run is None:
+        raise Refused(f"MLflow has no run {study_run.run_id} of the study any more; {_ANEW}.")
+    _expect_active(store.get_experiment(run.info.experiment_id))
+    if _is_deleted(run):
+        raise Refused(f"the study's run {study_run.run_id} was deleted in MLflow; {_ANEW}.")
+
+
+_ANEW = "`tune-sam doctor STUDY --fix` brings it back, or makes it anew"
+
+
+def _known_run(store: Store, run_id: str) -> Any:
+    """Give MLflow's run, be it a deleted one; None if it has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return store.get_run(run_id)
+    except MlflowException as error:
+        if is_away(error) or is_internal(error):
+            raise
+        return None
+
+
+def _is_deleted(run: Any) -> bool:
+    """Say whether MLflow's run was deleted."""
+    return bool(run.info.lifecycle_stage == "deleted")
+
+
+def restore_run(store: Store, run_id: str) -> bool:
+    """Bring back a run if it was deleted, and say whether it is there.
+
+    Raises:
+        Refused: its whole experiment was deleted.
+    """
+    run = _known_run(store, run_id)
+    if run is None:
+        return False
+    _expect_active(store.get_experiment(run.info.experiment_id))
+    if _is_deleted(run):
+        store.restore_run(run_id)
+    return True
+
+
+def _expect_active(experiment: Any) -> None:
+    if experiment.lifecycle_stage == "deleted":
+        raise Refused(
+            f"experiment {experiment.name!r} was deleted in MLflow; restore it with "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`."
+        )
+
+
 def _state_of(run: Any) -> RunState:
     data = run.data
     return RunState(run.info.run_id, run.info.status, dict(data.params), dict(data.tags), dict(data.metrics))
@@ -316,6 +385,15 @@ def states_in(store: Store, study_run: StudyRun) -> dict[str, list[RunState]]:
             found.setdefault(state.tags.get(KEY_TAG, ""), []).append(state)
         if not (token := page.token):
             return found
+
+
+def with_values(store: Store, state: RunState) -> RunState:
+    """Read all values of all metrics of a run too; what release 0.1 named otherwise has its name of today."""
+    found: dict[tuple[str, int], set[float]] = {}
+    for name in state.metrics:
+        for point in metric_history(store, state.run_id, name):
+            found.setdefault((renamed(name), point.step), set()).add(point.value)
+    return replace(state, values=found)
 
 
 def metric_history(store: Store, run_id: str, name: str) -> list[Point]:
@@ -352,7 +430,7 @@ def refusing(uri: str, what: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise Refused(f"MLflow at {masked(uri)} {what}; it says {masked(str(error))}") from error
 
 
@@ -431,19 +509,84 @@ def experiment_id_of(store: Store, name: str, artifact_root: str | None) -> str:
             found = store.get_experiment_by_name(name)  # another study of this workload was faster
             if found is None:
                 raise
-    if found.lifecycle_stage != "active":
-        raise Refused(
-            f"experiment {name!r} was deleted in MLflow; restore it with "
-            f"`mlflow experiments restore --experiment-id {found.experiment_id}`."
-        )
+    _expect_active(found)
     return str(found.experiment_id)
 
 
 def expect_there(uri: str) -> None:
-    """Refuse a database of SQLite that is gone: MLflow would make a new one, which has no runs."""
-    path = uri.partition(":///")[2].partition("?")[0]
-    if uri.startswith("sqlite") and not Path(path).exists():
-        raise Refused(f"MLflow's database {path} is gone; put it back.")
+    """Refuse a database in a file that is gone or empty: MLflow would make a new one, which has no runs."""
+    file = file_of(uri)
+    if file and (ailment := ailment_of(file)) in _LOST:
+        raise Refused(_unusable(file, ailment))
+
+
+def _expect_usable(file: Path) -> None:
+    """Refuse a database that is damaged or of another version of MLflow, which would try for minutes."""
+    if (ailment := ailment_of(file)) in _LOST:
+        return
+    if ailment := ailment or _other_schema(file):
+        raise Refused(_unusable(file, ailment))
+
+
+def _unusable(file: Path, ailment: str) -> str:
+    return (
+        f"MLflow's database {file} {ailment}; put back a copy of it, or make it anew from the studies' ledgers with "
+        "`tune-sam doctor STUDY --fix` for each."
+    )
+
+
+def make_usable(uri: str) -> None:
+    """Put a database in a file that cannot be used out of the way; the next that connects makes a new one.
+
+    One that an earlier MLflow made is upgraded, by what MLflow has for that. Nothing is removed: what was there stays
+    beside it, under another name.
+
+    Args:
+        uri: see :func:`check`; nothing is done for a server and other databases.
+    """
+    file = file_of(uri)
+    if file is None:
+        return
+    if ailment := ailment_of(file, every_page=True):
+        kept = None if ailment in _LOST else set_aside(file)
+    elif (ailment := _other_schema(file)) == _EARLIER:
+        kept = copy_aside(file)
+        try:
+            _upgrade(uri)
+        except Exception as error:  # whatever a migration raises
+            ailment = f"{ailment}, and cannot be upgraded ({masked(' '.join(str(error).split()))})"
+            set_aside(file)
+    elif ailment:
+        kept = set_aside(file)
+    else:
+        return
+    log.warning("MLflow's database %s %s%s.", file, ailment, f"; what it was is kept as {kept}" if kept else "")
+
+
+_LOST = (GONE, EMPTY)
+
+_EARLIER, _LATER = "has the schema of an earlier MLflow", "has the schema of a later MLflow"
+
+
+def _other_schema(file: Path) -> str:
+    """Say whether a database has the schema of another version of MLflow; nothing if it has this one's."""
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+
+    found, known = schema_of(file), ScriptDirectory.from_config(_get_alembic_config(""))
+    if found == known.get_current_head():
+        return ""
+    return _EARLIER if found in {one.revision for one in known.walk_revisions()} else _LATER
+
+
+def _upgrade(uri: str) -> None:
+    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        _upgrade_db(engine)
+    finally:
+        engine.dispose()
 
 
 def milliseconds() -> int:

@@ -1,5 +1,7 @@
 """What MLflow has, and what it should have, of a study and of its trials."""
 
+import math
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 KEY_TAG = "tune_sam.key"
@@ -78,6 +80,7 @@ class RunState:
         status: RUNNING, FINISHED, FAILED or KILLED.
         params, tags: of the run.
         metrics: the latest value of each.
+        values: all values of each metric at each step, where they were read.
     """
 
     run_id: str
@@ -85,6 +88,7 @@ class RunState:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    values: Mapping[tuple[str, int], Set[float]] = field(default_factory=dict)
 
     @property
     def state(self) -> str | None:
@@ -97,3 +101,33 @@ class RunState:
         if STEP_TAG in self.tags:
             return int(self.tags[STEP_TAG])
         return None if self.metrics else 0
+
+
+def renamed(metric: str) -> str:
+    """Give the name that a metric has today: release 0.1 called `train/lr` by the name of the configuration's `lr`."""
+    return "train/lr" if metric == "lr" else metric
+
+
+def differences(trial: TrialRun, run: RunState) -> list[str]:
+    """Say what a run lacks of what it should have, or has otherwise; its status and the trial's state are not compared.
+
+    Args:
+        trial: what it should have.
+        run: what it has, with its values.
+    """
+    points = [point for point in trial.points if math.isfinite(point.value)]
+    epochs = {point.step for point in points}
+    lacking = {point.step for point in points if (point.name, point.step) not in run.values}
+    other = [
+        f"{point.name} of epoch {point.step}"
+        for point in points
+        if point.value not in run.values.get((point.name, point.step), {point.value})
+    ]
+    found = [f"MLflow lacks {len(lacking)} of {len(epochs)} epochs"] * bool(lacking)
+    found += [f"MLflow has another {first}" for first in other[:1]]
+    for what, wanted, there in (("parameter", trial.params, run.params), ("tag", trial.tags, run.tags)):
+        missing = [name for name in wanted if name not in there and name != STATE_TAG]
+        changed = [name for name in wanted if name in there and there[name] != wanted[name] and name != STATE_TAG]
+        found += [f"MLflow lacks the {what} {', '.join(missing)}"] * bool(missing)
+        found += [f"MLflow has another {what} {', '.join(changed)}"] * bool(changed)
+    return found

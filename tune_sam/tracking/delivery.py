@@ -4,7 +4,7 @@ A thread reads the ledger again and again, compares it with what MLflow has and 
 for MLflow alone: whatever is killed, and however long the server is away, the ledger has it, and the next delivery
 finds what is missing. A trial's run is found by its tag `tune_sam.key` before one is made. The tag `tune_sam.epoch`
 says up to which epoch a run is whole; a metric that is sent a second time has the time and the value of the first,
-which MLflow takes for one.
+which MLflow takes for one. What MLflow refuses is sent again every minute, and by each later delivery.
 
 MLflow is imported inside functions, so that importing this module costs nothing.
 """
@@ -15,26 +15,27 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from tune_sam.errors import masked
+from tune_sam.errors import Refused, masked
 from tune_sam.tracking.client import (
     PARENT_TAG,
     StudyRun,
     connect,
     create_run,
+    expect_run,
     expect_there,
     is_away,
     is_internal,
     log_batch,
-    metric_history,
     milliseconds,
     run_state,
     set_status,
     states_in,
+    with_values,
 )
 from tune_sam.tracking.content import KEY_TAG, STEP_TAG, Point, RunState, StudyContent, TrialRun
 
@@ -58,6 +59,12 @@ FIRST_PAUSE, CLOSING_PAUSE, LONGEST_PAUSE = 0.5, 1.0, 30.0
 ATTEMPTS = 5
 """How often what the server answers with an internal error is sent, before it counts as refused."""
 
+RETRY = 60.0
+"""Seconds until what MLflow refused is sent again, for the cause may be gone."""
+
+STUDY, STATUS = "the study", "the study's run"
+"""Stand among the keys of trials for all of the study, and for the status of its own run."""
+
 _METRICS = 800  # in one request; MLflow's limit is 1000, tags and params included
 
 _deliveries: dict[str, Delivery] = {}  # the last of each study's run, in this process
@@ -68,16 +75,30 @@ class _Run:
     """What MLflow has of a trial, as far as the delivery knows.
 
     Attributes:
-        step: the last whose metrics were sent.
+        whole: the step up to which all metrics are there, or were sent and refused.
+        values: name and step of what else is there.
         refused: MLflow did not take some of what was sent.
+        refused_from: the first step of which it did not take all.
     """
 
     run_id: str
     status: str
     params: dict[str, str]
     tags: dict[str, str]
-    step: int
+    whole: int
+    values: Container[tuple[str, int]] = ()
     refused: bool = False
+    refused_from: int | None = None
+
+    def lacks(self, point: Point) -> bool:
+        """Say whether a metric is to be sent."""
+        there = point.step <= self.whole or (point.name, point.step) in self.values
+        return not there and math.isfinite(point.value)
+
+    def mark(self, last: int) -> dict[str, str]:
+        """Give the tag that says up to which step the run is whole, once metrics up to `last` were sent."""
+        step = str(last if self.refused_from is None else min(last, self.refused_from - 1))
+        return {} if self.tags.get(STEP_TAG) == step else {STEP_TAG: step}
 
 
 class Delivery(threading.Thread):
@@ -89,13 +110,22 @@ class Delivery(threading.Thread):
         read: what MLflow should have now; called from this thread again and again, and by `close`.
         on_run: called as `on_run(key, run_id)` from this thread, once for each trial whose run is not the one known.
         restore: make the run of a trial anew that had one and has none; a person may have deleted it on purpose.
+        thorough: read every value of a run that is there, whatever its tag says; a request for each metric.
     """
 
     def __init__(
-        self, uri: str, study_run: StudyRun, read: Read, on_run: OnRun | None = None, *, restore: bool = False
+        self,
+        uri: str,
+        study_run: StudyRun,
+        read: Read,
+        on_run: OnRun | None = None,
+        *,
+        restore: bool = False,
+        thorough: bool = False,
     ) -> None:
         super().__init__(name="tune_sam.delivery", daemon=True)
-        self._uri, self._study_run, self._read, self._on_run, self._restore = uri, study_run, read, on_run, restore
+        self._uri, self._study_run, self._read, self._on_run = uri, study_run, read, on_run
+        self._restore, self._thorough = restore, thorough
         self._closing, self._stop_now = threading.Event(), threading.Event()
         # A request of an earlier delivery may still be on its way, and make a run that is not found yet.
         self._earlier = _deliveries.get(study_run.run_id)
@@ -105,27 +135,23 @@ class Delivery(threading.Thread):
         self._states: dict[str, list[RunState]] = {}  # as they were when the store was opened
         self._runs: dict[str, _Run] = {}
         self._whole: dict[str, TrialRun] = {}
-        self._refused: dict[str, str] = {}  # why, by key
+        self._refused: set[str] = set()  # keys, since the store was opened
+        self._told: set[str] = set()  # keys of which a person knows that they are refused
+        self._opened = 0.0  # when
         self._failures = self._internal_errors = 0
 
     def close(self, timeout: float) -> int:
-        """Wait until everything is delivered, at most `timeout` seconds, and end.
+        """Wait until everything is delivered that MLflow takes, at most `timeout` seconds, and end.
 
         Returns:
-            How many trials MLflow lacks something of, the study itself counted as one; without those that it refuses.
+            How many trials MLflow lacks something of, the study itself counted as one.
         """
         self._closing.set()
         self.join(timeout)
         self._stop_now.set()
         self.join(CLOSING_PAUSE)
         content = self._read()
-        waiting = [trial for trial in content.trials if trial.key not in self._refused and not self._has(trial)]
-        return len(waiting) + (self._status != content.status)
-
-    @property
-    def whole(self) -> bool:
-        """Say whether nothing is missing and nothing was refused."""
-        return not self._refused and all(map(self._has, self._read().trials))
+        return sum(not self._has(trial) for trial in content.trials) + (self._status != content.status)
 
     def _has(self, trial: TrialRun) -> bool:
         return self._whole.get(trial.key) == trial
@@ -137,13 +163,15 @@ class Delivery(threading.Thread):
             self._earlier = None
         while not self._stop_now.is_set():
             closing = self._closing.is_set()
+            trouble = "the study's ledger cannot be read, and MLflow gets its results later (%s)"
             try:
                 begin = time.monotonic()
                 content = self._read()
                 took = time.monotonic() - begin
+                trouble = f"MLflow at {masked(self._uri)} takes no results (%s); the study's ledger keeps them"
                 self._deliver(content)
             except Exception as error:  # whatever it is, the ledger has everything, and the thread must be there
-                self._wait(error)
+                self._wait(trouble, error)
                 continue
             if self._failures:
                 log.info("MLflow at %s takes results again", masked(self._uri))
@@ -152,44 +180,56 @@ class Delivery(threading.Thread):
                 return
             self._closing.wait(max(PERIOD, took / READING))
 
-    def _wait(self, error: Exception) -> None:
+    def _wait(self, trouble: str, error: Exception) -> None:
         if not self._failures:
-            log.warning(
-                "MLflow at %s takes no results (%s); the study's ledger keeps them",
-                masked(self._uri),
-                masked(str(error)),
-            )
+            log.warning(trouble, masked(str(error)))
         longest = CLOSING_PAUSE if self._closing.is_set() else LONGEST_PAUSE
         pause = min(FIRST_PAUSE * 2 ** min(self._failures, 10), longest)
         self._failures += 1
-        self._store = self._status = None
-        self._runs.clear()  # a request without an answer may have done its work, so look before sending again
+        self._store = None  # a request without an answer may have done its work, so look before sending again
         (self._stop_now if self._closing.is_set() else self._closing).wait(pause)
 
     def _deliver(self, content: StudyContent) -> None:
-        if self._store is None:
-            expect_there(self._uri)
-            store = connect(self._uri)
-            self._states = states_in(store, self._study_run)
-            self._status = self._status_in(store)
-            self._store = store
+        if self._refused and time.monotonic() - self._opened >= RETRY:
+            self._store = None
+            self._refused.clear()
+        if STUDY in self._refused:
+            return
+        store = self._store or self._opened_store()
+        if store is None:
+            return
         for trial in content.trials:
             if self._stop_now.is_set():
                 return
             if not self._has(trial):
-                self._send(self._store, trial)
-        if self._status != content.status:
+                self._send(store, trial)
+        if self._status != content.status and STATUS not in self._refused:
             end = None if content.status == "RUNNING" else milliseconds()
-            self._accepted("the study", set_status, self._store, self._study_run.run_id, content.status, end)
-            self._status = content.status
+            if self._accepted(STATUS, set_status, store, self._study_run.run_id, content.status, end):
+                self._status = content.status
 
-    def _status_in(self, store: Store) -> str | None:
-        try:
-            return run_state(store, self._study_run.run_id).status
-        except Exception as error:  # somebody has removed it for good
-            if self._is_away(error):
-                raise
+    def _opened_store(self) -> Store | None:
+        """Open the store, and look what it has; None where a person has to do something first."""
+        self._status, self._opened = None, time.monotonic()
+        self._runs.clear()
+        self._refused.clear()
+        if self._prevented(expect_there, self._uri):
             return None
+        store = connect(self._uri)
+        if self._prevented(expect_run, store, self._study_run):
+            return None
+        self._states = states_in(store, self._study_run)
+        self._status = run_state(store, self._study_run.run_id).status
+        self._store = store
+        return store
+
+    def _prevented(self, expect: Callable[..., None], *of: object) -> bool:
+        try:
+            expect(*of)
+        except Refused as error:
+            self._refuse(STUDY, str(error))
+            return True
+        return False
 
     def _send(self, store: Store, trial: TrialRun) -> None:
         """Send what a trial's run lacks, in one request if MLflow takes it."""
@@ -203,26 +243,24 @@ class Delivery(threading.Thread):
             run.status = trial.status
         if not run.refused:
             self._whole[trial.key] = trial
-            self._refused.pop(trial.key, None)
 
     def _send_content(self, store: Store, trial: TrialRun, run: _Run) -> None:
-        points = [point for point in trial.points if point.step > run.step and math.isfinite(point.value)]
+        points = [point for point in trial.points if run.lacks(point)]
         params = {name: value for name, value in trial.params.items() if name not in run.params}
         tags = {name: value for name, value in trial.tags.items() if run.tags.get(name) != value}
-        last = points[-1].step if points else run.step
-        if not (points or params or tags):
+        last = max((point.step for point in trial.points), default=0)
+        if not (points or params or tags or run.mark(last)):
             return
         begins = range(0, max(len(points) - 1, 0) // _METRICS * _METRICS + 1, _METRICS)
         try:
             for begin in begins:
-                mark = {STEP_TAG: str(last)} if points and begin == begins[-1] and not run.refused else {}
-                given = (params, tags | mark) if begin == begins[-1] else ({}, {})
+                given = (params, tags | run.mark(last)) if begin == begins[-1] else ({}, {})
                 log_batch(store, run.run_id, points[begin : begin + _METRICS], *given)
         except Exception as error:
             if self._is_away(error):
                 raise
-            self._send_apart(store, trial.key, run, points, (params, tags))
-        run.step, run.params, run.tags = last, run.params | params, run.tags | tags
+            self._send_apart(store, trial.key, run, points, (params, tags), last)
+        run.whole, run.params, run.tags = last, run.params | params, run.tags | tags | run.mark(last)
 
     def _send_apart(
         self,
@@ -231,15 +269,23 @@ class Delivery(threading.Thread):
         run: _Run,
         points: Sequence[Point],
         given: tuple[Mapping[str, str], Mapping[str, str]],
+        last: int,
     ) -> None:
         """Send each epoch by itself, for MLflow refuses a request as a whole."""
+
+        def send(*what: object) -> bool:
+            accepted = self._accepted(key, log_batch, store, run.run_id, *what)
+            run.refused |= not accepted
+            return accepted
+
         for params, tags in ((given[0], {}), ({}, given[1])):
             if params or tags:
-                run.refused |= not self._accepted(key, log_batch, store, run.run_id, [], params, tags)
+                send([], params, tags)
         for step, group in groupby(points, lambda point: point.step):
-            one = list(group)
-            mark = {} if run.refused else {STEP_TAG: str(step)}
-            run.refused |= not self._accepted(key, log_batch, store, run.run_id, one, {}, mark)
+            if not send(list(group), {}, {}) and run.refused_from is None:
+                run.refused_from = step
+        if mark := run.mark(last):
+            send([], {}, mark)
 
     def _found_or_made(self, store: Store, trial: TrialRun) -> _Run | None:
         """Find or make the run of a trial; None if there cannot be one."""
@@ -247,13 +293,13 @@ class Delivery(threading.Thread):
         state = next((one for one in states if one.run_id == trial.run_id), states[0] if states else None)
         if state:
             self._tell(trial, state.run_id)
-            return _Run(state.run_id, state.status, state.params, state.tags, self._step(store, trial, state))
+            return self._found(store, state)
         if trial.key in self._refused:
             return None
         if trial.run_id and not self._restore:
             self._refuse(trial.key, "its run was deleted; `tune-sam doctor --fix` makes it anew")
             return None
-        # The epochs' tag from the start: a run without one is of release 0.1, where metrics tell how far it came.
+        # The epochs' tag from the start: a run without one is of release 0.1, whose metrics are read.
         tags = {KEY_TAG: trial.key, PARENT_TAG: self._study_run.run_id, STEP_TAG: "0"}
         try:
             run_id = create_run(store, self._study_run.experiment_id, trial.name, trial.start, tags)
@@ -265,12 +311,11 @@ class Delivery(threading.Thread):
         self._tell(trial, run_id)
         return _Run(run_id, "RUNNING", {}, {}, 0)
 
-    def _step(self, store: Store, trial: TrialRun, state: RunState) -> int:
-        """Find the last step that a run has; of one that release 0.1 made, which has no tag, by one of its metrics."""
-        if state.step is not None:
-            return state.step
-        name = next((point.name for point in trial.points if point.name in state.metrics), None)
-        return max((point.step for point in metric_history(store, state.run_id, name)), default=0) if name else 0
+    def _found(self, store: Store, state: RunState) -> _Run:
+        whole, values = state.step, state.values
+        if whole is None or self._thorough:
+            whole, values = 0, with_values(store, state).values
+        return _Run(state.run_id, state.status, state.params, state.tags, whole, values)
 
     def _accepted(self, key: str, request: Callable[..., None], *args: object) -> bool:
         """Make a request and say whether MLflow took it. What is raised means that the server is away."""
@@ -290,9 +335,10 @@ class Delivery(threading.Thread):
         return self._internal_errors < ATTEMPTS
 
     def _refuse(self, key: str, why: str) -> None:
-        if key not in self._refused:  # once for a trial: what follows is refused for the same reason, mostly
+        if key not in self._told:  # once for a trial: what follows is refused for the same reason, mostly
             log.warning("MLflow refuses results of %s (%s); the study's ledger keeps them", key, masked(why))
-        self._refused[key] = why
+        self._told.add(key)
+        self._refused.add(key)
 
     def _tell(self, trial: TrialRun, run_id: str) -> None:
         if self._on_run is None or run_id == trial.run_id:

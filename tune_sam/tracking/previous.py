@@ -10,7 +10,7 @@ from typing import Any
 
 from tune_sam.errors import Refused, masked
 from tune_sam.tracking.client import connect_to_read, metric_history, run_state
-from tune_sam.tracking.content import Point
+from tune_sam.tracking.content import Point, renamed
 
 FILES = ("mlflow.jsonl", "mlflow.rejected.jsonl", "mlflow.offset")
 
@@ -30,7 +30,7 @@ def points_left(folder: Path) -> dict[str, list[Point]]:
         for event in _events(folder / file):
             if event.get("event") == "log":
                 for name, value in event["metrics"].items():
-                    name = "train/lr" if name == "lr" else name
+                    name = renamed(name)
                     point = Point(name, value, event["time"], event["step"])
                     found.setdefault(event["key"], {}).setdefault((name, point.step), point)
     return {key: sorted(points.values(), key=lambda point: point.step) for key, points in found.items()}
@@ -52,7 +52,7 @@ def epochs_in_mlflow(uri: str, run_id: str) -> dict[int, dict[str, float]]:
         for name in run_state(store, run_id).metrics:
             if not name.startswith(("flatness/", "test/")):
                 for point in metric_history(store, run_id, name):
-                    found.setdefault(point.step, {})["train/lr" if name == "lr" else name] = point.value
+                    found.setdefault(point.step, {})[renamed(name)] = point.value
     except Refused:
         raise
     except Exception as error:  # whatever the client of a store raises

@@ -5,7 +5,7 @@ it is a copy.
 """
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -60,5 +60,9 @@ def has_run(database: Path, run_id: str) -> bool:
     """Say whether one of MLflow's databases, which need not be there, has a run."""
     if not database.exists():
         return False
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+    with (
+        suppress(sqlite3.Error),  # it is damaged or empty, which is for others to say
+        closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60)) as connection,
+    ):
         return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
+    return False

@@ -20,6 +20,7 @@ from tune_sam.tracking.client import (
     connect,
     connect_to_read,
     create_run,
+    expect_run,
     expect_there,
     experiment_id_of,
     find_run,
@@ -27,9 +28,11 @@ from tune_sam.tracking.client import (
     metric_history,
     milliseconds,
     refusing,
+    restore_run,
     run_state,
     states_in,
     strings,
+    with_values,
 )
 from tune_sam.tracking.content import Point, RunState
 
@@ -78,7 +81,7 @@ def open_study_run(
 
 
 def run_states(uri: str, study_run: StudyRun) -> tuple[str, dict[str, list[RunState]]]:
-    """Read what MLflow has of a study and of its trials.
+    """Read all that MLflow has of a study and of its trials.
 
     Args:
         uri: see :func:`check`.
@@ -88,11 +91,25 @@ def run_states(uri: str, study_run: StudyRun) -> tuple[str, dict[str, list[RunSt
         The status of the study's run, and the runs of each trial by its key; more than one is one too many.
 
     Raises:
-        Refused: the server cannot be reached, or the study's run is gone.
+        Refused: MLflow cannot be asked, or the study's run is gone or deleted.
     """
     with refusing(uri, "cannot be asked"):
         store = connect_to_read(uri)
-        return run_state(store, study_run.run_id).status, states_in(store, study_run)
+        expect_run(store, study_run)
+        states = states_in(store, study_run)
+        read = {key: [with_values(store, state) for state in each] for key, each in states.items()}
+        return run_state(store, study_run.run_id).status, read
+
+
+def restore_study_run(uri: str, study_run: StudyRun) -> bool:
+    """Bring back the run of a study that was deleted in MLflow, and say whether it is there.
+
+    Raises:
+        Refused: MLflow cannot be asked, or the run's whole experiment was deleted.
+    """
+    check(uri)
+    with refusing(uri, "cannot be asked"):
+        return restore_run(connect(uri), study_run.run_id)
 
 
 def publish(
@@ -115,8 +132,8 @@ def publish(
         Refused: MLflow cannot be reached or does not take them.
     """
     expect_there(uri)
-    store = connect(uri)
     with refusing(uri, "does not take the results"):
+        store = connect(uri)
         states = {run_id: run_state(store, run_id) for run_id in metrics}  # all of them, before anything is written
         try:
             artifacts_of(store, uri, study_run.run_id, study_run.artifacts).log_artifacts(str(files), path)

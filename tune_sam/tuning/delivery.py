@@ -2,28 +2,34 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.config import TrainingSettings
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Place
-from tune_sam.study.epochs import epochs_in
+from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, note_run, open_study, refits_of
 from tune_sam.study.settings import ending
 from tune_sam.study.storage import open_storage
-from tune_sam.tracking import previous
+from tune_sam.tracking import previous, runs
+from tune_sam.tracking.client import make_usable
 from tune_sam.tracking.content import STATE_TAG, Point, StudyContent, TrialRun
 from tune_sam.tracking.delivery import Delivery
+from tune_sam.tuning.plan import store, study_run
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
 log = logging.getLogger(__name__)
+
+LONGEST = 5000
+"""Characters of a tag or a parameter; MLflow refuses a run's whole request for one of some thousands more."""
 
 PATIENCE = 60.0
 """Seconds that a search waits at its end for the tracking server; what is left then is delivered later."""
@@ -47,12 +53,43 @@ def sync(name: str, *, home: Place = None, patience: float = PATIENCE) -> int:
     left = 0
     for one in (study, *refits_of(study)):
         with study_lock(one.home, one.name):
+            adopt_epochs(one)
             left += deliver(one, patience)
     return left
 
 
+def restored(study: Study) -> Study:
+    """Make anew what MLflow lost of a study as a whole, its database in a file or its run.
+
+    What was trained and measured is not in it yet: :func:`deliver` gives it what the ledger has.
+
+    Args:
+        study: whose lock this process holds.
+
+    Returns:
+        The study with the run that it has now, which its record names, too.
+
+    Raises:
+        Refused: MLflow cannot be reached, or somebody deleted the experiment.
+    """
+    with study.home.made():
+        make_usable(study.mlflow)
+        if runs.restore_study_run(study.mlflow, study.mlflow_run):
+            return study
+        run = study_run(study.name, study.settings, study.home, study.mlflow)
+    # Its results stay in the folder that has the name of the first run.
+    again = replace(study, experiment_id=run.experiment_id, mlflow_run_id=run.run_id, folder=study.results_folder)
+    store(again)
+    log.warning(
+        "Study %s has a new run in MLflow. Test results, flatness and the page are given to it by the commands that "
+        "made them; none measures anything twice.",
+        study.name,
+    )
+    return again
+
+
 def deliver(study: Study, patience: float, *, restore: bool = False) -> int:
-    """Deliver what MLflow lacks of a study whose lock this process holds.
+    """Deliver what MLflow lacks of a study whose lock this process holds, whichever values of its runs it lacks.
 
     Args:
         study: whose ledger is delivered.
@@ -62,22 +99,26 @@ def deliver(study: Study, patience: float, *, restore: bool = False) -> int:
     Returns:
         How many trials MLflow still lacks something of, the study itself counted as one.
     """
-    delivery = _delivery(study, restore=restore)
+    delivery = _delivery(study, restore=restore, thorough=True)
     delivery.start()
     return _close(study, delivery, patience)
 
 
 def adopt_epochs(study: Study) -> None:
-    """Take the epochs of trials that release 0.1 trained from MLflow into the ledger, once.
+    """Take the epochs of trials that release 0.1 trained from MLflow and from its files into the ledger, once.
 
     Where MLflow is away, a warning says so, and the next call tries again.
     """
     if study.versions:  # of this release: its ledger has every epoch there is
         return
+    left = previous.points_left(study.home.study(study.name))
     for trial in study.records():
         if trial.has_ended and trial.epochs and trial.mlflow_run_id and not study.history(trial):
             try:
-                study.adopt(trial, previous.epochs_in_mlflow(study.mlflow, trial.mlflow_run_id))
+                history = previous.epochs_in_mlflow(study.mlflow, trial.mlflow_run_id)
+                for point in left.get(trial.key, []):
+                    history.setdefault(point.step, {}).setdefault(point.name, point.value)
+                study.adopt(trial, dict(sorted(history.items())))
             except Refused as error:
                 log.warning("The epochs of %s are not in the study's ledger yet: %s", trial.key, error)
                 return
@@ -88,30 +129,34 @@ def tracked(study: Study) -> Iterator[None]:
     """Deliver to MLflow what a study's ledger gets, for the length of a launch. What is left at its end is kept."""
     delivery = _delivery(study)
     delivery.start()
-    patience = 5.0  # after an interrupt or an error, nobody wants to wait long
     try:
         yield
-        patience = PATIENCE
-    finally:
-        if left := _close(study, delivery, patience):
-            log.warning(
-                "MLflow at %s lacks results of %d trials of study %s; they are kept, and `tune-sam sync %s` delivers "
-                "them.",
-                masked(study.tracking_uri),
-                left,
-                study.name,
-                study.name,
-            )
+    except BaseException:
+        with suppress(Refused):  # of a ledger that cannot be read, which is what ended the launch
+            _warn(study, _close(study, delivery, 5.0))  # nobody wants to wait long now
+        raise
+    _warn(study, _close(study, delivery, PATIENCE))
 
 
-def _delivery(study: Study, *, restore: bool = False) -> Delivery:
+def _warn(study: Study, left: int) -> None:
+    if left:
+        log.warning(
+            "MLflow at %s lacks results of %d trials of study %s; they are kept, and `tune-sam sync %s` delivers them.",
+            masked(study.tracking_uri),
+            left,
+            study.name,
+            study.name,
+        )
+
+
+def _delivery(study: Study, *, restore: bool = False, thorough: bool = False) -> Delivery:
     content = Content(study)
-    return Delivery(study.mlflow, study.mlflow_run, content, content.note_run, restore=restore)
+    return Delivery(study.mlflow, study.mlflow_run, content, content.note_run, restore=restore, thorough=thorough)
 
 
 def _close(study: Study, delivery: Delivery, patience: float) -> int:
     left = delivery.close(patience)
-    if delivery.whole:
+    if not left:
         previous.remove(study.home.study(study.name))
     return left
 
@@ -133,6 +178,10 @@ class Content:
             for optimizer in study.settings.optimizers
         }
         self._runs: dict[str, str] = study.run_ids()
+        self._adopted = {
+            f"{study.name}/{optimizer}": {} if study.versions else loaded.user_attrs
+            for optimizer, loaded in self._loaded.items()
+        }
         self._left = previous.points_left(study.home.study(study.name))
         self._ended: dict[str, TrialRun] = {}
 
@@ -158,17 +207,24 @@ class Content:
         trial = self.study.trial_of(optimizer, frozen, going=True)
         if trial.key in self._ended:
             return self._ended[trial.key]
-        run = trial_run(self.study, trial, frozen.user_attrs, self._runs.get(trial.key))
+        adopted = self._adopted[trial.key.rpartition("/")[0]].get(adopted_attribute(trial.number), {})
+        run = trial_run(self.study, trial, frozen.user_attrs, self._runs.get(trial.key), adopted)
         if left := self._left.get(trial.key):
-            steps = {point.step for point in run.points}
-            points = [*(point for point in left if point.step not in steps), *run.points]
+            there = {(point.name, point.step) for point in run.points}
+            points = [*(point for point in left if (point.name, point.step) not in there), *run.points]
             run = replace(run, points=tuple(sorted(points, key=lambda point: point.step)))
         if trial.has_ended:
             self._ended[trial.key] = run
         return run
 
 
-def trial_run(study: Study, trial: Trial, attributes: Mapping[str, Any], run_id: str | None) -> TrialRun:
+def trial_run(
+    study: Study,
+    trial: Trial,
+    attributes: Mapping[str, Any],
+    run_id: str | None,
+    adopted: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> TrialRun:
     """Say what MLflow should have of a trial that has begun.
 
     Args:
@@ -176,6 +232,7 @@ def trial_run(study: Study, trial: Trial, attributes: Mapping[str, Any], run_id:
         trial: its record.
         attributes: of its Optuna trial.
         run_id: of its run, if it has one.
+        adopted: the metrics of each epoch that release 0.1 trained, where the ledger has got them since.
     """
     assert trial.config is not None  # it has begun
     training = study.settings.trial(trial.config, number=trial.number)
@@ -193,29 +250,32 @@ def trial_run(study: Study, trial: Trial, attributes: Mapping[str, Any], run_id:
         run_id=run_id,
         params=_told({**asdict(trial.config), "epochs": training.epochs}),
         tags=_told(tags),
-        points=_points(trial, attributes),
+        points=_points(trial, attributes, adopted),
         status=ending(trial.state, trial.reason).mlflow if trial.has_ended else "RUNNING",
         start=_milliseconds(trial.started) or 0,
         end=_milliseconds(trial.ended),
     )
 
 
-def _points(trial: Trial, attributes: Mapping[str, Any]) -> tuple[Point, ...]:
-    """List the metrics of each epoch; of a trial that release 0.1 trained, the ledger has those of the last."""
-    epochs = epochs_in(attributes)
-    points = [
-        Point(name, value, epoch.time, number)
-        for number, epoch in epochs.items()
-        for name, value in epoch.metrics.items()
-    ]
-    if not epochs:
-        moment = _milliseconds(trial.ended) or 0
-        points = [Point(name, value, moment, trial.epochs) for name, value in trial.metrics.items()]
-    return tuple(points)
+def _points(
+    trial: Trial, attributes: Mapping[str, Any], adopted: Mapping[str, Mapping[str, float]]
+) -> tuple[Point, ...]:
+    """List the metrics of each epoch; of a trial that release 0.1 trained, the ledger may have those of the last."""
+    if epochs := epochs_in(attributes):
+        return tuple(
+            Point(name, value, epoch.time, number)
+            for number, epoch in epochs.items()
+            for name, value in epoch.metrics.items()
+        )
+    moment = _milliseconds(trial.ended) or 0
+    known = {int(number): metrics for number, metrics in adopted.items()} or {trial.epochs: trial.metrics}
+    return tuple(
+        Point(name, value, moment, number) for number, metrics in known.items() for name, value in metrics.items()
+    )
 
 
 def _told(values: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items() if value is not None}
+    return {name: str(value)[:LONGEST] for name, value in values.items() if value is not None}
 
 
 def _milliseconds(moment: str | None) -> int | None:

@@ -6,9 +6,10 @@ directly; the adapters between it and Tune stand in :mod:`tune_sam.tuning.callba
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import optuna
@@ -16,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from tune_sam.config import TrialConfig
-from tune_sam.errors import masked
+from tune_sam.errors import Refused, Stopped, masked
 from tune_sam.provenance import versions
 from tune_sam.space import MAX_SEED, Configuration, Space
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
@@ -97,6 +98,29 @@ class _Running:
     enlarged: bool
 
 
+Words = ParamSpec("Words")
+Result = TypeVar("Result")
+
+
+def _stopping(
+    method: Callable[Concatenate["Ledger", Words], Result],
+) -> Callable[Concatenate["Ledger", Words], Result]:
+    """Have a method of a ledger stop the search where the storage refuses.
+
+    Tune takes an exception in a callback for a trial's, or for nothing: a trial would be failed because the storage was
+    away for a moment.
+    """
+
+    @wraps(method)
+    def stopping(ledger: "Ledger", /, *words: Words.args, **options: Words.kwargs) -> Result:
+        try:
+            return method(ledger, *words, **options)
+        except Refused as error:
+            raise Stopped(str(error).rstrip(".")) from error
+
+    return stopping
+
+
 class Ledger:
     """The trials of one optimizer of a study, in Optuna's storage.
 
@@ -134,6 +158,7 @@ class Ledger:
         """Give the key of a trial."""
         return trial_key(self.study, self.optimizer, number)
 
+    @_stopping
     def suggest(self, tune_trial_id: str) -> Suggestion | None:
         """Suggest the next trial: one that was interrupted, else a new one; None when the budget is spent."""
         frozen = self._interrupted.pop() if self._interrupted else None
@@ -171,6 +196,7 @@ class Ledger:
         space, rho = self.space, self.space.rho.low if self.space.rho else None
         return self.settings.trial(Configuration(self.optimizer, rho, space.lr.low, space.batch_size[0], 0))
 
+    @_stopping
     def suspend(self, number: int, gpus: float | None = None) -> None:
         """Put a trial back that its node or its GPU fraction has failed, not its training: it is suggested next.
 
@@ -196,6 +222,7 @@ class Ledger:
         """Say where the checkpoints are that are kept of a running trial, the last first."""
         return self._running[number].checkpoints
 
+    @_stopping
     def note_checkpoint(self, number: int, place: str) -> tuple[str, ...]:
         """Keep where a trial's last checkpoint is, beside the one before, and give the places of those before both.
 
@@ -209,6 +236,7 @@ class Ledger:
         running.checkpoints = kept[:2]
         return kept[2:]
 
+    @_stopping
     def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Keep the metrics of an epoch, and say whether the trial should stop here.
 
@@ -237,6 +265,7 @@ class Ledger:
         running = self._running[number]
         return max(running.reported, *running.epochs, 0)
 
+    @_stopping
     def end(self, number: int, outcome: Outcome) -> None:
         """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
         trial = self._running.pop(number).trial

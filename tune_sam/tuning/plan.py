@@ -259,22 +259,15 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
         storage: folder or URI for Ray's results.
 
     Raises:
-        Refused: MLflow does not take it, data cannot be fetched, or the name was taken just now.
+        Refused: MLflow does not take it, data cannot be fetched, the name was taken just now, or results of a study of
+            this name are there, whose records are not.
     """
-    own = uri == home.tracking_uri
+    _refuse_without_records(name, home)
     home.refuse_links(name)
     with home.made():
         if settings.data is None:
             _fetch(known_workload(settings.workload), settings.dataset, home.data, home)
-        run = runs.open_study_run(
-            uri,
-            experiment=settings.workload,
-            artifact_root=str(home.artifacts) if own else None,
-            name=name,
-            home=home.identity,
-            description=_description(settings),
-            tags={**_tags(settings), **versions()},
-        )
+        run = study_run(name, settings, home, uri)
     study = Study(name, home, settings, now(), uri, run.experiment_id, run.run_id, storage, versions())
     with study_lock(study.home, study.name):
         # Another process may have been making a study of this name since it was looked for.
@@ -284,6 +277,38 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
             )
         store(study)
     return study
+
+
+def _refuse_without_records(name: str, home: Home) -> None:
+    """Refuse a name whose study has lost its records: the new one's would mix with what is left of it."""
+    if not home.study_storage and any(home.study(name).glob("ray-*")):
+        raise Refused(
+            f"the results of a study {name} are in {home.study(name)}, but its records are not in {home.optuna_file}; "
+            "put back a copy of that file, or give another --name."
+        )
+
+
+def study_run(name: str, settings: StudySettings, home: Home, uri: str) -> client.StudyRun:
+    """Get or create the run of a study in MLflow.
+
+    Args:
+        name: the study's.
+        settings: what it is.
+        home: where it lives.
+        uri: MLflow's.
+
+    Raises:
+        Refused: MLflow does not take it.
+    """
+    return runs.open_study_run(
+        uri,
+        experiment=settings.workload,
+        artifact_root=str(home.artifacts) if uri == home.tracking_uri else None,
+        name=name,
+        home=home.identity,
+        description=_description(settings),
+        tags={**_tags(settings), **versions()},
+    )
 
 
 def store(study: Study) -> None:

@@ -1,0 +1,91 @@
+"""Postgres restarted, away, or without the lock of a study: a search survives it or resumes, and stays alone."""
+
+import os
+import threading
+
+import psutil
+import psycopg
+import pytest
+from faults.sabotage import Saboteur, assert_trained_once
+from services import postgres
+from studies import INLINE, searched_study
+
+from tune_sam.errors import Refused, Stopped
+from tune_sam.home import Home
+from tune_sam.study.lock import study_lock
+from tune_sam.study.records import open_study
+from tune_sam.study.storage import open_storage
+from tune_sam.tuning.runner import resume
+
+pytestmark = pytest.mark.slow
+
+HOLDERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    with postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def home(database, tmp_path):
+    return Home.at(tmp_path, database.create(f"d{abs(hash(str(tmp_path))) % 10**9}"))
+
+
+def test_a_search_survives_a_restart_of_its_database(database, home):
+    def restart():
+        database.stop()
+        threading.Timer(1.0, database.start).start()
+
+    searched_study(home, listener=Saboteur(restart))
+    assert_trained_once(home)
+
+
+def test_a_search_whose_database_stays_away_ends_in_a_sentence_and_resumes(database, home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("tune_sam.study.patience.PATIENCE", 0.5)
+        with pytest.raises(Stopped, match="--study-storage postgresql://.* cannot be used.*mend the database"):
+            searched_study(home, listener=Saboteur(database.stop))
+    database.start()
+    assert all(trial.state != "failed" for trial in open_study("one", home).records())
+    resume("one", home=home, executor=INLINE)
+    assert_trained_once(home)
+
+
+def _ended_by_the_server(database, home):
+    with psycopg.connect(home.study_storage, autocommit=True) as connection:
+        for (pid,) in connection.execute(HOLDERS).fetchall():
+            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+
+
+def _cut_on_the_way(database, home):
+    """The server does not know that its client is gone."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.raddr and connection.raddr.port == database.port:
+            os.dup(connection.fd)
+            os.dup2(nothing, connection.fd)
+
+
+@pytest.mark.parametrize("lose", [_ended_by_the_server, _cut_on_the_way])
+def test_a_lock_that_was_lost_is_taken_again_before_anybody_else_gets_in(database, home, lose):
+    storage = open_storage(home)
+    with study_lock(home, "one"):
+        lose(database, home)
+        storage.get_all_studies()  # whatever it does with its records
+        with pytest.raises(Refused, match="in use by another process"), study_lock(home, "one"):
+            pass
+
+
+def test_who_lost_its_lock_to_another_writes_nothing_more(database, home):
+    searched_study(home)
+    storage = open_storage(home)
+    number = storage.get_study_id_from_name("one/sam")
+    with study_lock(home, "one"), psycopg.connect(home.study_storage, autocommit=True) as other:
+        (key,) = other.execute("SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory'").fetchall()
+        _ended_by_the_server(database, home)
+        other.execute("SELECT pg_advisory_lock(%s, %s)", key)
+        with pytest.raises(Refused, match="study one was taken over by another process"):
+            storage.set_study_user_attr(number, "mine", 1)
+        assert "mine" not in storage.get_study_user_attrs(number)

@@ -1,0 +1,69 @@
+"""MLflow's database in a file: what is wrong with it, and putting it out of the way of a new one."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+GONE, EMPTY = "is gone", "is empty"
+"""What there is nothing to keep of."""
+
+_BESIDE = ("-journal", "-wal", "-shm")  # what SQLite may have beside a file, and reads with it
+
+
+def file_of(uri: str) -> Path | None:
+    """Give the file of a tracking URI; None of another database or a server."""
+    return Path(uri.partition(":///")[2].partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+def ailment_of(file: Path, *, every_page: bool = False) -> str:
+    """Say why a file is no database that was MLflow's; nothing if it is.
+
+    Args:
+        file: of the database.
+        every_page: look at all of it.
+    """
+    if not file.exists():
+        return GONE
+    if not file.stat().st_size:
+        return EMPTY
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+                return EMPTY
+            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if every_page else "ok"
+    except sqlite3.OperationalError:  # it is locked, or may not be read: nothing is known of it
+        return ""
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+    return "" if said == "ok" else f"is damaged ({' '.join(said.split())})"
+
+
+def schema_of(file: Path) -> str:
+    """Give the version of the schema that a database has; nothing if it says none."""
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(row[0]) if row else ""
+
+
+def set_aside(file: Path) -> Path:
+    """Rename a database, so that there is room for a new one; give its new place."""
+    aside = _free(file)
+    for ending in ("", *_BESIDE):
+        if (part := file.with_name(file.name + ending)).exists():
+            part.rename(aside.with_name(aside.name + ending))
+    return aside
+
+
+def copy_aside(file: Path) -> Path:
+    """Copy a database; give the copy's place."""
+    aside = _free(file)
+    for ending in ("", *_BESIDE):
+        if (part := file.with_name(file.name + ending)).exists():
+            shutil.copy2(part, aside.with_name(aside.name + ending))
+    return aside
+
+
+def _free(file: Path) -> Path:
+    return file.with_name(f"{file.name}.aside-{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}")
