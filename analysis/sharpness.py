@@ -58,7 +58,7 @@ GROWTH = 1.2
 """Factor of γ after a rise. On quadratics of either curvature, 1 gets stuck and 2 oscillates; 1.2 came closest."""
 
 RESTARTS = 3
-"""Ascents beside the first, each as long. On the networks of the tests sixty more found up to 2.4 % more than one."""
+"""Ascents beside the first, each as long: one alone may end below a higher point of the ball."""
 
 RESOLVED = 0.1
 """A value is resolved if its error is at most this fraction of it."""
