@@ -23,6 +23,8 @@ TRIAL = TrialConfig(
     number=4,
     attempt=2,
     resume_from=("/c",),
+    log="/l",
+    stall_timeout=60.0,
 )
 
 

@@ -69,6 +69,11 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
         ({"gpus_per_trial": float("nan")}, "--gpus-per-trial nan"),
         ({"cpus_per_trial": 0}, "--cpus-per-trial 0"),
         ({"max_concurrent": 0}, "--max-concurrent 0"),
+        (
+            {"trial_timeout": "soon"},
+            "--trial-timeout soon: a time above 0 such as 90, 30m or 1h30m is possible, or off",
+        ),
+        ({"stall_timeout": -1}, "--stall-timeout -1: a time above 0"),
         ({"raduis": 1}, "unknown option 'raduis'"),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from tune_sam.durations import OFF
 from tune_sam.space import Configuration
 from tune_sam.workload import Workload
 
@@ -45,6 +46,8 @@ class TrialConfig(TrainingSettings):
         attempt: 1, and one more for each time that it was interrupted.
         resume_from: folders or URIs of its checkpoints, the last first; it resumes from the first that is whole, and
             is a new training without one.
+        log: file or URI that keeps what its process prints; None leaves that where it is printed.
+        stall_timeout: seconds without an epoch after which it is taken to hang; 0 for no limit.
     """
 
     configuration: Configuration
@@ -55,6 +58,8 @@ class TrialConfig(TrainingSettings):
     number: int = 0
     attempt: int = 1
     resume_from: tuple[str, ...] = ()
+    log: str | None = None
+    stall_timeout: float = OFF
 
     def to_tune(self) -> dict[str, Any]:
         """Give the flat dict that Tune carries: `optimizer`, `rho`, `lr`, `batch_size`, `seed` beside the others."""

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from tune_sam.durations import OFF, parse_limit
 from tune_sam.errors import Refused, shorten
 from tune_sam.home import unusable
 from tune_sam.logins import of_results, plain, remember, without_login
@@ -29,7 +30,7 @@ class Shown:
     """What a field's description does not say about its option, as metadata of the field.
 
     Attributes:
-        default: what an option that nobody gives stands for, where that is not the field's own default.
+        default: what an option that nobody gives stands for, where the field's own default does not say it.
         metavar: what is typed after the flag; as the field's type says by default.
         flag: on the command line; the field's name with dashes by default.
     """
@@ -46,9 +47,9 @@ def shown(field: FieldInfo) -> Shown:
 
 def shown_default(field: FieldInfo) -> str | None:
     """Return what an option stands for that nobody gives, in words; None where that is nothing."""
-    value = field.default
-    if value is None or value == {}:
-        return shown(field).default
+    value, said = field.default, shown(field).default
+    if said or value is None or value == {}:
+        return said
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -72,6 +73,10 @@ SEEDS = 5
 SAMPLE = 2048
 """Training samples that flatness is measured on, unless others are asked for."""
 
+STALL_TIMEOUT = 3600.0
+"""Seconds without an epoch after which a trial is taken to hang. Data sets here fit in memory, so the longest take
+minutes; and a trial that hangs takes no more than an hour of a night."""
+
 GRID = 21
 """Points along a side of a loss surface, unless others are asked for."""
 
@@ -83,6 +88,7 @@ RangeGiven = Range | Values | str | float | Sequence[float] | None
 RangeOption = Annotated[Range | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
 GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
+LimitOption = Annotated[float, BeforeValidator(parse_limit)]
 
 
 class RangeOptions(BaseModel):
@@ -204,6 +210,14 @@ class SearchOptions(RangeOptions):
     compile: bool = Field(default=False, description="Run networks through torch.compile.")
     max_concurrent: Annotated[int | None, Shown("as many as fit")] = Field(
         default=None, ge=1, description="Trials at the same time."
+    )
+    trial_timeout: Annotated[LimitOption, Shown("off", "TIME")] = Field(
+        default=OFF,
+        description="Fail a trial that has trained for so long, over all its attempts: seconds, or as 90m, 1h30m.",
+    )
+    stall_timeout: Annotated[LimitOption, Shown("1h", "TIME")] = Field(
+        default=STALL_TIMEOUT,
+        description="Fail a trial that has ended no epoch for so long, and replace its process; off for never.",
     )
     address: Annotated[str | None, Shown("$TUNE_SAM_ADDRESS, else one is started here, as with local")] = Field(
         default=None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001."
@@ -334,6 +348,8 @@ class SearchKeywords(TypedDict, total=False):
     precision: Literal["bf16", "fp32"] | None
     compile: bool | None
     max_concurrent: int | None
+    trial_timeout: float | str | None
+    stall_timeout: float | str | None
     address: str | None
     storage: str | None
     tracking_uri: str | None

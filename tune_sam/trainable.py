@@ -10,6 +10,7 @@ from ray import tune
 
 from tune_sam.checkpoint import Checkpoint, Damaged
 from tune_sam.cluster.gpu import cap_gpu_memory, gpu_fraction
+from tune_sam.cluster.logs import TrialLog
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
@@ -55,17 +56,25 @@ class SAMTrainable(tune.Trainable):
         self._given = data
         self._own = ExitStack()
         trial = TrialConfig.from_tune(config, self.workload)
-        self._read(trial)
-        self._begin(trial)
+        self._log = TrialLog(trial.log, trial.attempt)
+        try:
+            with self._log.noting(trial.stall_timeout):
+                self._read(trial)
+                self._begin(trial)
+        except Exception:
+            self._log.close()
+            raise
 
     def step(self) -> dict[str, Any]:
         """Train one epoch and give its metrics."""
         # A training that was interrupted after its last epoch has nothing to train, only its last result to give again.
-        last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
-        assert last is not None
+        with self._log.noting(self.trial.stall_timeout):
+            last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
+            assert last is not None
+            sharpness = self._sharpness(last)
         return {
             **last.metrics,
-            **self._sharpness(last),
+            **sharpness,
             "epoch": last.number,
             "diverged": last.diverged,
             "unperturbed": last.unperturbed,
@@ -77,7 +86,8 @@ class SAMTrainable(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write a :class:`tune_sam.checkpoint.Checkpoint`."""
-        Checkpoint.of(self.trainer, self.trial).save(checkpoint_dir)
+        with self._log.noting(self.trial.stall_timeout):
+            Checkpoint.of(self.trainer, self.trial).save(checkpoint_dir)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Resume from a folder that :meth:`save_checkpoint` wrote."""
@@ -86,16 +96,23 @@ class SAMTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process: imports and data stay, everything of the training is new."""
         trial = TrialConfig.from_tune(new_config, self.workload)
+        self._log.close()
+        self._log = TrialLog(trial.log, trial.attempt)
+        with self._log.noting(trial.stall_timeout):
+            self._reset(trial)
+        return True
+
+    def _reset(self, trial: TrialConfig) -> None:
         if self._given is None and _source(trial) != self._read_from:
             self._read(trial)
         del self.trainer  # before the next one has its data, on a GPU too
         self._begin(trial)
-        return True
 
     def cleanup(self) -> None:
-        """Remove this node's copy of the data."""
+        """Remove this node's copy of the data, and end the log."""
         self._own.close()
         self._data.forget()
+        self._log.close()
 
     def _sharpness(self, last: Epoch) -> dict[str, float]:
         """Of the network at the end of its training, if that is asked for."""

@@ -379,6 +379,8 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "objective": "val/accuracy",
             "precision": None,
             "compile": False,
+            "trial_timeout": 0.0,
+            "stall_timeout": 3600.0,
             "cpus_per_trial": 1,
             "gpus_per_trial": None,
             "refit_of": None,

@@ -7,13 +7,19 @@ from types import SimpleNamespace
 import pytest
 import ray.train._internal.storage
 from ray import tune
+from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError
 from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.trainable import trainable
 
-from tune_sam.cluster.ray_internals import failure_of
+from tune_sam.cluster.ray_internals import death_of, failure_of
+
+
+def _set_in(one):
+    """The attributes that a class sets in `__init__`."""
+    return one.__init__.__code__.co_names
 
 
 def test_this_release_of_ray_has_what_we_use_of_its_inside():
@@ -38,6 +44,12 @@ def test_this_release_of_ray_has_what_we_use_of_its_inside():
         ),
         "Tune's class_cache has no ENV_VARS_TO_PROPAGATE, by which a login at AWS comes into workers' command lines": (
             "AWS_SECRET_ACCESS_KEY" in class_cache.ENV_VARS_TO_PROPAGATE
+        ),
+        "TuneController has no _trial_to_actor or _actor_manager, by which a trial's process is found": (
+            {"_trial_to_actor", "_actor_manager"} <= {*_set_in(TuneController)}
+        ),
+        "Tune's actor manager has no _live_actors_to_ray_actors_resources, by which a process is ended": (
+            "_live_actors_to_ray_actors_resources" in _set_in(RayActorManager)
         ),
         **{
             f"Tune's Trial has no {name}, by which an ending is explained": name
@@ -67,3 +79,29 @@ def test_this_release_of_ray_has_what_we_use_of_its_inside():
 def test_a_failure_is_told_in_one_line(tmp_path, text, reason):
     (tmp_path / "error.txt").write_text(text)
     assert failure_of(SimpleNamespace(error_file=str(tmp_path / "error.txt"))) == reason
+
+
+DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+EOF = DIED + (
+    "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the "
+    "process was killed by the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) a crash. "
+    "If so, consider enabling resource isolation to prevent node deaths by resource contention."
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "printed", "sentence"),
+    [
+        (EOF, "", "its process was killed, by the system where memory ran out or by a person with SIGKILL, or ended"),
+        (EOF, "x\nFatal Python error: Aborted\n\nStack:\n", "its process crashed in native code (Aborted)"),
+        (DIED + "Worker exits unexpectedly. Worker exits with an exit code 3.", "", "its process exited with status 3"),
+        (
+            DIED + "Task was killed due to the node running low on memory.",
+            "",
+            "Ray ended its process because the memory",
+        ),
+        ("The actor died because its node has died. Node Id: 1f", "", "its machine was lost"),
+    ],
+)
+def test_a_death_is_told_in_a_sentence(said, printed, sentence):
+    assert death_of(RuntimeError(said), printed).startswith(sentence)

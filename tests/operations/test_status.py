@@ -1,11 +1,15 @@
+import io
 import os
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from statistics import fmean
 
 import pytest
+from rich.console import Console
 from studies import INLINE
 
 from tune_sam import open_study
+from tune_sam.cli.tables import running_table
 from tune_sam.evaluation.refit import refit
 from tune_sam.operations.status import stages
 from tune_sam.reporting.page import report
@@ -18,6 +22,12 @@ pytestmark = pytest.mark.usefixtures("coarse_figures")
 @pytest.fixture
 def study(searched):
     return open_study("one", searched)
+
+
+def shown(table):
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue().splitlines()
 
 
 def by_name(study):
@@ -41,7 +51,7 @@ def test_the_time_left_is_that_of_the_trials_before(study):
 def test_what_an_interrupted_trial_has_done_is_not_left(study, monkeypatch):
     """Of two missing trials one is running and half through, alone."""
     records = study.records("base")
-    half = replace(records[-1], number=3, state="running", epochs=1, value=None, seconds=None)
+    half = replace(records[-1], number=3, state="running", heard=None, epochs=1, value=None, seconds=None)
     monkeypatch.setattr(Study, "records", lambda self, optimizer=None: [*records, half])
     alone = replace(study, settings=replace(study.settings, trials=5, optimizers=("base",)))
     assert by_name(alone)["search"].left == pytest.approx(1.5 * fmean(trial.seconds for trial in records))
@@ -52,6 +62,29 @@ def test_an_optimizer_without_a_complete_trial_takes_the_others_time_by_its_pass
     monkeypatch.setattr(Study, "records", lambda self, optimizer=None: base)
     seconds = fmean(trial.seconds for trial in base)
     assert by_name(study)["search"].left == pytest.approx(3 * 2 * seconds / os.cpu_count())
+
+
+def test_a_trial_that_seems_to_hang_is_told_from_one_that_goes_on(study, monkeypatch):
+    """Of a study whose longest epoch took two minutes, after three and after half an hour without one."""
+    records = study.records()
+    slow = replace(records[0], metrics=records[0].metrics | {"time/epoch_s": 120.0})
+
+    def running(number, minutes):
+        heard = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
+        return replace(records[0], key=f"one/base/{number}", state="running", epochs=1, heard=heard, value=None)
+
+    trials = [slow, running(1, 3), running(2, 30)]
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: trials)
+    found = by_name(study)["search"].running
+    assert [(one.key, one.epochs, one.of, one.longest, one.stalled) for one in found] == [
+        ("one/base/1", 1, 2, 120.0, False),
+        ("one/base/2", 1, 2, 120.0, True),
+    ]
+    rows = [line.split() for line in shown(running_table(found))[1:]]
+    assert [(row[:4], row[5:]) for row in rows] == [
+        (["one/base/1", "1", "of", "2"], ["ago"]),
+        (["one/base/2", "1", "of", "2"], ["ago", "stalled:", "the", "longest", "epoch", "took", "2:00"]),
+    ]
 
 
 @pytest.mark.parametrize(("trials", "stage"), [(5, "search"), (3, "flatness")])

@@ -13,7 +13,7 @@ from tune_sam.study.records import Study, note_run, open_study, studies
 from tune_sam.study.settings import ENDINGS, STATES, StudySettings, now
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.ledger import Ledger, Outcome
-from tune_sam.tuning.plan import refuse_other
+from tune_sam.tuning.plan import limited, refuse_other
 
 SPACES = {
     "base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), (0.01,), (64,))),
@@ -92,6 +92,8 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "sampler": "tpe",
         "precision": None,
         "compile": False,
+        "trial_timeout": 0.0,
+        "stall_timeout": 3600.0,
         "objective": "val/accuracy",
         "refit_of": None,
         "optimizers": ["base", "sam"],
@@ -253,3 +255,22 @@ def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_
     refuse_other(before, replace(study.settings, data=None))
     with pytest.raises(Refused, match=r"study one exists with data .*/data, not /other;"):
         refuse_other(before, replace(study.settings, data="/other"))
+
+
+def test_another_launch_of_a_study_may_give_trials_other_time_limits(searched):
+    study = open_study("one", searched)
+    assert (study.settings.trial_timeout, study.settings.stall_timeout) == (0, 3600), "as a search has by default"
+    other = limited(study, trial_timeout="1h30m", stall_timeout="off")
+    assert (other.settings.trial_timeout, other.settings.stall_timeout) == (5400, 0)
+    refuse_other(study, other.settings)
+    assert limited(other, trial_timeout=None, stall_timeout=None) == other
+    with pytest.raises(Refused, match="--stall-timeout never: a time above 0 such as"):
+        limited(study, stall_timeout="never")
+
+
+def test_a_trial_is_found_by_its_optimizer_and_number(searched):
+    study = open_study("one", searched)
+    assert study.trial("sam/1") == study.trial("one/sam/1") == study.records("sam")[1]
+    assert study.trial("sam/1").read_log().startswith("--- attempt 1, ")
+    with pytest.raises(Refused, match="study one has no trial 'sam 1', it has base/0 to sam/2; name one as sam/3"):
+        study.trial("sam 1")

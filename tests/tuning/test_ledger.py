@@ -286,7 +286,7 @@ def test_tune_is_given_the_configuration_and_then_the_end(storage):
     adapter = TuneSearcher(book, study())
     config = adapter.suggest("tune-7")
     assert TrialConfig.from_tune(config, find_workload("gcn")) == settings().trial(
-        Configuration("sam", 0.002, 0.01, 64, 0), number=0, attempt=1
+        Configuration("sam", 0.002, 0.01, 64, 0), number=0, attempt=1, log=study().log_place("sam", 0)
     )
     assert adapter.suggest("tune-8") is None, "what runs may come back"
     book.end(0, outcome("complete", 0.7))

@@ -143,6 +143,8 @@ def test_a_record_is_whole(study):
             "mlflow_run_id",
             "optuna_trial_number",
             "checkpoint",
+            "heard",
+            "log",
         ]
         assert list(row["config"]) == ["rho", "lr", "batch_size", "seed"]
         assert row["config"]["seed"] == 3 + trial.number

@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from tune_sam.errors import Refused
@@ -67,8 +68,9 @@ def _annotation(name: str) -> Any:
     """Return what typer reads: a flag, number, path or list, or a text that SearchOptions parses."""
     if name in SHARED:
         return SHARED[name]
-    types = _types(SearchOptions.model_fields[name])
-    simple: Any = next((one for one in (bool, int, float, Path) if types == {one}), None)
+    field = SearchOptions.model_fields[name]
+    types, parsed = _types(field), any(isinstance(one, BeforeValidator) for one in field.metadata)
+    simple: Any = None if parsed else next((one for one in (bool, int, float, Path) if types == {one}), None)
     return Annotated[simple or (list[str] if tuple[str, ...] in types else str), option(name)]
 
 
@@ -89,6 +91,8 @@ HomeOption = Annotated[Path | None, option("home")]
 StudyStorageOption = Annotated[str | None, option("study_storage")]
 AddressOption = Annotated[str | None, option("address")]
 ConcurrentOption = Annotated[int | None, option("max_concurrent", min=1)]
+TrialTimeoutOption = Annotated[str | None, option("trial_timeout", show_default="as before")]
+StallTimeoutOption = Annotated[str | None, option("stall_timeout", show_default="as before")]
 DataOption = Annotated[Path | None, option("data")]
 
 SHARED = {"max_concurrent": ConcurrentOption}

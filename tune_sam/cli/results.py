@@ -1,4 +1,4 @@
-"""Commands that show what is known: studies, workloads, status, best and trials."""
+"""Commands that show what is known: studies, workloads, status, best, trials and logs."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +8,15 @@ from rich.markup import escape
 
 from tune_sam.cli.console import err, out, print_json, results
 from tune_sam.cli.options import HomeOption, JsonOption, StudyArgument, StudyStorageOption, TrustedWorkloadOption
-from tune_sam.cli.tables import plain_table, stage_table, trial_table
+from tune_sam.cli.tables import (
+    failures,
+    log_table,
+    plain_table,
+    running_table,
+    show_failures,
+    stage_table,
+    trial_table,
+)
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 
@@ -101,7 +109,14 @@ def status(
     from tune_sam.operations.status import status as stages_of
 
     found = stages_of(study, home=Home.at(home, study_storage))
-    print_json([asdict(stage) for stage in found]) if as_json else out.print(stage_table(found))
+    if as_json:
+        print_json([asdict(stage) for stage in found])
+        return
+    out.print(stage_table(found))
+    if running := [trial for stage in found for trial in stage.running]:
+        out.print()
+        out.print(running_table(running))
+    show_failures({key: reason for stage in found for key, reason in stage.failed.items()}, out)
 
 
 def best(
@@ -163,7 +178,39 @@ def trials(
     elif as_json:
         print_json([trial.to_json() for trial in found.records()])
     else:
-        out.print(trial_table(found.records(), found.settings.judged_by))
+        records = found.records()
+        out.print(trial_table(records, found.settings.judged_by))
+        show_failures(failures(records), out)
+
+
+def logs(
+    study: StudyArgument,
+    trial: Annotated[
+        str | None,
+        typer.Argument(help="One of its trials, as sam/3; without one the logs are listed.", metavar="[TRIAL]"),
+    ] = None,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a trial printed and the traceback of what it raised, or list the logs of a study.
+
+    Example: [bold]tune-sam logs gcn-2026-11-24T101500 sam/3[/bold]
+    """
+    from tune_sam.study.logs import printable
+    from tune_sam.study.records import open_study
+
+    found = open_study(study, Home.at(home, study_storage))
+    if trial is None:
+        listed = [one for one in found.records() if one.log]
+        if as_json:
+            print_json([{name: getattr(one, name) for name in ("key", "state", "reason", "log")} for one in listed])
+        else:
+            out.print(log_table(listed))
+    else:
+        one = found.trial(trial)
+        text = one.read_log()
+        print_json({"key": one.key, "log": one.log, "text": text}) if as_json else results.write(printable(text))
 
 
 def show_best(study: "Study", as_json: bool) -> None:
@@ -183,6 +230,8 @@ def show_best(study: "Study", as_json: bool) -> None:
     missing = [optimizer for optimizer, trial in found.items() if not trial]
     if missing:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
+    if not as_json:
+        show_failures(failures(study.records()), err)
     if not complete:
         raise SystemExit(1)
 

@@ -16,7 +16,9 @@ from tune_sam.cli.options import (
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
+    StallTimeoutOption,
     StudyArgument,
+    TrialTimeoutOption,
     TrustedWorkloadOption,
     WorkloadArgument,
     parse_seeds,
@@ -37,6 +39,8 @@ OF_A_WHOLE_RUN = (
     "seed",
     "gpus_per_trial",
     "max_concurrent",
+    "trial_timeout",
+    "stall_timeout",
     "address",
     "storage",
     "tracking_uri",
@@ -70,6 +74,8 @@ def resume(
         int | None,
         typer.Option(min=1, help="New budget of each optimizer, in all, not on top.", show_default="as before"),
     ] = None,
+    trial_timeout: TrialTimeoutOption = None,
+    stall_timeout: StallTimeoutOption = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
@@ -77,7 +83,7 @@ def resume(
     as_json: JsonOption = False,
     **places: Any,
 ) -> None:
-    """Resume a study that was interrupted, or give it more trials.
+    """Resume a study that was interrupted, or give it more trials or other time limits.
 
     Example: [bold]tune-sam resume gcn-2026-11-24T101500 --trials 40[/bold]
     """
@@ -89,6 +95,8 @@ def resume(
             study,
             home=Home.at(**places),
             trials=trials,
+            trial_timeout=trial_timeout,
+            stall_timeout=stall_timeout,
             max_concurrent=max_concurrent,
             address=address,
             listener=Progress(err),

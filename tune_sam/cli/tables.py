@@ -1,20 +1,22 @@
 """The tables that a person reads on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from tune_sam.display import text_of
+from tune_sam.errors import masked
 from tune_sam.evaluation.statistics import difference_in_words, with_interval
+from tune_sam.study.logs import printable
 
 if TYPE_CHECKING:
     from tune_sam.evaluation.analysis import Analysis
     from tune_sam.evaluation.refit import Refit
     from tune_sam.operations.check import Finding
     from tune_sam.operations.doctor import Diagnosis
-    from tune_sam.operations.status import Stage
+    from tune_sam.operations.status import Running, Stage
     from tune_sam.study.records import Trial
 
 
@@ -160,6 +162,46 @@ def stage_table(stages: "Sequence[Stage]") -> Table:
         left = "" if over else "unknown" if stage.left is None else f"about {clock(stage.left)}"
         table.add_row(stage.name, done, left, "running" if stage.going else "")
     return table
+
+
+def running_table(running: "Sequence[Running]") -> Table:
+    """Make a table of the trials that run: how far each is, and whether one seems to hang."""
+    table = plain_table("running", "epochs", "last epoch", "")
+    for one in running:
+        word = f"stalled: the longest epoch took {clock(one.longest)}" if one.stalled and one.longest else ""
+        last = f"{clock(one.waited)} ago" if one.epochs else f"none for {clock(one.waited)}"
+        table.add_row(one.key, f"{one.epochs} of {one.of}", last, word)
+    return table
+
+
+def log_table(trials: "Sequence[Trial]") -> Table:
+    """Make a table of the logs of trials."""
+    table = plain_table("trial", "state", "log")
+    for trial in trials:
+        table.add_row(f"{trial.optimizer}/{trial.number}", trial.state, masked(trial.log or "–"))
+    return table
+
+
+def failures(trials: "Sequence[Trial]") -> dict[str, str]:
+    """Give the reasons of failed trials, by their keys."""
+    return {trial.key: trial.reason for trial in trials if trial.state == "failed"}
+
+
+def show_failures(failed: "Mapping[str, str]", out: Console) -> None:
+    """Print why trials failed, each reason once, and how to read their logs; nothing where none failed."""
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in failed.items():
+        by_reason.setdefault(reason, []).append(key)
+    for reason, keys in by_reason.items():
+        study, _, first = keys[0].partition("/")
+        names = ", ".join(key.partition("/")[2] for key in keys[:5])
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        out.print(
+            f"Failed: {names}{more}: {printable(reason)}; see `tune-sam logs {study} {first}`.",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
 
 
 def clock(seconds: float) -> str:

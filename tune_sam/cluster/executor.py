@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tune_sam.cluster.connection import concurrency, connected
 from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, without_logins_handed_on, without_snapshots
+from tune_sam.cluster.watch import Watch
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
 from tune_sam.home import inside
@@ -35,6 +37,7 @@ class Trainings:
         searcher: gives the configs, until there are no more.
         scheduler: says where a trial stops early.
         callback: is told of every event.
+        watch: is told of the time that passes, where the scheduler cannot end a trial that takes too long.
         key: a trial's key, by its number; a function that can be pickled.
         cpus: of one trial.
         gpus: of one trial; a fraction where several share one.
@@ -47,6 +50,7 @@ class Trainings:
     searcher: "Searcher"
     scheduler: "TrialScheduler"
     callback: "tune.Callback"
+    watch: Watch
     key: Callable[[int], str]
     cpus: int
     gpus: float
@@ -165,7 +169,8 @@ class RayExecutor:
 class InlineExecutor:
     """One after the other in this process, without Ray: for tests, notebooks, and a machine where Ray cannot start.
 
-    The numbers are those that Ray's workers give. What ends a process there ends this one.
+    The numbers are those that Ray's workers give. What ends a process there ends this one. So nothing here can end an
+    epoch that hangs; one that ends, but took longer than the study's time limits allow, fails its trial.
     """
 
     def opened(self) -> AbstractContextManager[bool]:
@@ -264,12 +269,20 @@ class _Trial:
                 ending.callback(shutil.rmtree, self.logdir, ignore_errors=True)  # Tune's own, below the user's home
                 super().setup(config, data)
 
+        number, _ = TrialConfig.identity(self.config)
+        begun = time.monotonic()
+        self.trainings.watch.waits_for(number)
         with ExitStack() as ending:
             training = Given(self.config)
             ending.callback(training.stop)
             stop = False
             while not stop:
-                self.last_result = result = training.train()
+                result = training.train()
+                self.trainings.watch.passes(time.monotonic() - begun)
+                begun = time.monotonic()
+                if overdue := self.trainings.watch.overdue(number):
+                    raise TimeoutError(overdue)
+                self.last_result = result
                 stop = result["done"] or scheduler.on_trial_result(None, self, result) == TrialScheduler.STOP
                 callback.on_trial_result(0, [], self, result)
                 callback.on_checkpoint(0, [], self, self._saved(training))

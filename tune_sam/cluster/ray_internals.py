@@ -83,6 +83,16 @@ def own_processes() -> dict[str, "Popen[bytes]"]:
     return {name: started[kind][0].process for name, kind in kinds.items() if kind in started}
 
 
+def processes(tune_controller: Any) -> dict[Any, Any]:
+    """Give the actor of each of Tune's trials that has one, also of those whose training is still being built.
+
+    Args:
+        tune_controller: as Tune gives it to a scheduler.
+    """
+    started = tune_controller._actor_manager._live_actors_to_ray_actors_resources
+    return {trial: started[actor][0] for trial, actor in tune_controller._trial_to_actor.items() if actor in started}
+
+
 def gpus_of(trial: Any) -> float:
     """Read the GPUs that one of Tune's trials was given."""
     resources: Mapping[str, float] = trial.placement_group_factory.required_resources
@@ -111,6 +121,28 @@ def failure_of(trial: Any) -> str:
     lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
     exceptions = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
     return exceptions[-1] if exceptions else lines[1] if len(lines) > 1 else "the worker gave no reason"
+
+
+def death_of(error: BaseException | None, printed: str) -> str:
+    """Say in a sentence what ended the process of one of Tune's trials.
+
+    Args:
+        error: that Ray gives for it.
+        printed: what the process printed, where that is known; the interpreter's last words are at its end.
+    """
+    said = str(error)
+    if words := re.findall(r"^Fatal Python error: (.+)$", printed, flags=re.MULTILINE):
+        return f"its process crashed in native code ({words[-1].strip()})"
+    if status := re.search(r"Worker exits with an exit code (-?\d+)", said):
+        return f"its process exited with status {status[1]}"
+    if re.search(r"low on memory|memory monitor|OutOfMemory", said):
+        return "Ray ended its process because the memory of its machine ran out"
+    if re.search(r"node (?:has |was |is )?(?:died|dead|terminated|lost)|node failure|unreachable|draining", said):
+        return "its machine was lost"
+    return (
+        "its process was killed, by the system where memory ran out or by a person with SIGKILL, or ended itself "
+        "with os._exit"
+    )
 
 
 def could_not_start(error: BaseException | None) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
+from tune_sam.durations import OFF
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.space import MAX_SEED, Configuration, Range, Space
 from tune_sam.study.records import Study
@@ -125,6 +126,7 @@ def refit_settings(
         spaces=spaces,
         trials=max(len(space.grid) for space in spaces.values()),
         objective="train/accuracy",
+        trial_timeout=OFF,  # of the search's trials, which may be shorter
         kind=kind,
         refit_of=study.name,
         choice=asdict(choice),

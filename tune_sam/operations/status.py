@@ -2,14 +2,39 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from statistics import fmean
 
 from tune_sam.evaluation.refit import test_results
 from tune_sam.home import Place
 from tune_sam.space import PASSES
+from tune_sam.study.epochs import SECONDS
 from tune_sam.study.lock import is_going
 from tune_sam.study.records import Study, Trial, open_search, refits_of
+
+STALLED, AT_LEAST = 10, 60.0
+"""A trial is called stalled when it has ended no epoch for so many times the longest epoch, and for so many seconds."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs now.
+
+    Attributes:
+        key: the trial's.
+        epochs, of: how many it has ended, and how many it is to train.
+        waited: seconds since the last of them ended, or since the attempt was launched.
+        longest: seconds of the longest epoch that is known of its study; None before one has ended.
+        stalled: whether it has waited for many times that, so that it seems to hang.
+    """
+
+    key: str
+    epochs: int
+    of: int
+    waited: float
+    longest: float | None
+    stalled: bool
 
 
 @dataclass(frozen=True)
@@ -23,6 +48,8 @@ class Stage:
         left: seconds until it is done, if trainings take as long as those before; None where that cannot be said.
         going: whether a process is at it now. One that holds a study whose trainings and tests have ended is taken to
             measure it; it may also be delivering to MLflow, which takes up to a minute.
+        running: the trials that run now.
+        failed: why trials failed, by their keys.
     """
 
     name: str
@@ -31,6 +58,8 @@ class Stage:
     unit: str
     left: float | None = None
     going: bool = False
+    running: tuple[Running, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def status(name: str, *, home: Place = None) -> tuple[Stage, ...]:
@@ -108,7 +137,24 @@ def _trainings(name: str, study: Study) -> Stage:
     ]
     left = sum(times) / at_once if passes or len(ended) == parts else None
     going = len(ended) < parts and is_going(study.home, study.name)
-    return Stage(name, len(ended), parts, "trials", left, going)
+    failed = {trial.key: trial.reason for trial in trials if trial.state == "failed"}
+    return Stage(name, len(ended), parts, "trials", left, going, _running(study, trials), failed)
+
+
+def _running(study: Study, trials: Sequence[Trial]) -> tuple[Running, ...]:
+    """Say of each running trial how long it has ended no epoch, and whether that is much longer than one takes."""
+    running = [trial for trial in trials if trial.state == "running" and trial.heard]
+    known = [trial.metrics for trial in trials]
+    for trial in running:
+        known += study.history(trial).values()
+    longest = max((metrics[SECONDS] for metrics in known if SECONDS in metrics), default=None)
+    found = []
+    for trial in running:
+        assert trial.heard
+        waited = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(trial.heard)).total_seconds())
+        stalled = longest is not None and waited > max(STALLED * longest, AT_LEAST)
+        found.append(Running(trial.key, trial.epochs, study.settings.epochs, waited, longest, stalled))
+    return tuple(found)
 
 
 def _left(study: Study, optimizer: str, trials: Sequence[Trial], passes: Sequence[float]) -> float:

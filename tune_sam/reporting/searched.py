@@ -18,7 +18,8 @@ EDGE = 0.05
 def searched_section(study: Study) -> Section:
     """Tabulate the ranges and the budget, and say how trials ended."""
     settings = study.settings
-    counts = {optimizer: [trial.state for trial in study.records(optimizer)] for optimizer in settings.optimizers}
+    trials = study.records()
+    counts = {one: [trial.state for trial in trials if trial.optimizer == one] for one in settings.optimizers}
     seen = [state for state in STATES if any(state in states for states in counts.values())]
     rows = tuple(
         (
@@ -51,8 +52,22 @@ def searched_section(study: Study) -> Section:
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
             f"Of {len(ended)} trials that ended: {shares}.",
         ),
-        (Table(("optimizer", "ρ", "learning rate", "batch size", "budget", *seen), rows),),
+        (Table(("optimizer", "ρ", "learning rate", "batch size", "budget", *seen), rows), *_failures(trials)),
     )
+
+
+def _failures(trials: Sequence[Trial]) -> tuple[Table, ...]:
+    """Tabulate why trials failed, and how to see what they printed; no table where none failed."""
+    rows = tuple(
+        (
+            f"{trial.optimizer} {trial.number}",
+            trial.reason,
+            f"tune-sam logs {trial.study} {trial.optimizer}/{trial.number}",
+        )
+        for trial in trials
+        if trial.state == "failed"
+    )
+    return (Table(("failed trial", "why", "its log"), rows),) if rows else ()
 
 
 def _tried(space: Space, alone: bool) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+SECONDS = "time/epoch_s"
+"""The metric of an epoch that says how long it took."""
+
 _PREFIX = "epoch:"
 
 _ADOPTED = "epochs:"

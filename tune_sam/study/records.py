@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from operator import ge
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ class Trial:
         mlflow_run_id: its run; None until the tracking server has given one.
         optuna_trial_number: its number in the Optuna study `study/optimizer`.
         checkpoint: folder or URI of its last checkpoint.
+        heard: when its last epoch ended, or this attempt was launched, ISO 8601, UTC; None before.
+        log: file or URI of what it printed and raised, see :meth:`read_log`; None before it began.
     """
 
     key: str
@@ -97,6 +100,8 @@ class Trial:
     mlflow_run_id: str | None
     optuna_trial_number: int
     checkpoint: str | None
+    heard: str | None
+    log: str | None
 
     def __repr__(self) -> str:
         found = [self.state, f"value {text_of(self.value)}"] if self.value is not None else [self.state]
@@ -121,12 +126,32 @@ class Trial:
         """Whether nothing more will be trained in it."""
         return self.state in ENDINGS
 
+    @property
+    def log_command(self) -> str:
+        """The command that shows the trial's log."""
+        return f"tune-sam logs {self.study} {self.optimizer}/{self.number}"
+
     def to_json(self) -> dict[str, Any]:
         """Give the record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
         record = asdict(self)
         if self.config:
             del record["config"]["optimizer"]
         return record
+
+    def read_log(self) -> str:
+        """Read what the processes of the trial printed, and the traceback of what it raised, attempt after attempt.
+
+        Raises:
+            Refused: there is no log.
+        """
+        from tune_sam.study.logs import read_log
+
+        if not self.log or (text := read_log(self.log)) is None:
+            raise Refused(
+                f"trial {self.key} has no log{f' in {masked(self.log)}' if self.log else ''}, it is {self.state}; "
+                "one is kept from a trial's first epoch on, by release 0.2 and later."
+            )
+        return text
 
     def load_model(self) -> "nn.Module":
         """Load the network with the weights of the last epoch, in eval mode, on the CPU.
@@ -351,6 +376,10 @@ class Study:
             )
         }
 
+    def log_place(self, optimizer: str, number: int) -> str:
+        """Give the file or URI of a trial's log: what it printed, and what it raised."""
+        return inside(self.results, f"{optimizer}/{number:04}.log")
+
     def records(self, optimizer: str | None = None) -> list[Trial]:
         """Read the trials of one optimizer or of all, in the order in which they were suggested.
 
@@ -373,6 +402,19 @@ class Study:
                 self.trial_of(name, frozen, runs.get(_run_attribute(frozen.number)), going=going) for frozen in there
             ]
         return records
+
+    def trial(self, name: str) -> Trial:
+        """Find a trial by its optimizer and number, as `sam/3`, or by its key.
+
+        Raises:
+            Refused: there is none.
+        """
+        short = name.removeprefix(f"{self.name}/")
+        found = {f"{trial.optimizer}/{trial.number}": trial for trial in self.records()}
+        if short not in found:
+            there = f"{next(iter(found))} to {list(found)[-1]}" if found else "none yet"
+            raise Refused(f"study {self.name} has no trial {name!r}, it has {there}; name one as sam/3.")
+        return found[short]
 
     def history(self, trial: Trial) -> dict[int, dict[str, float]]:
         """Read the metrics of each epoch of a trial, in their order."""
@@ -565,6 +607,8 @@ class Study:
             "mlflow_run_id": run_id,
             "optuna_trial_number": frozen.number,
             "checkpoint": self.checkpoint(given.get("checkpoint")),
+            "heard": _heard(given),
+            "log": self.log_place(optimizer, frozen.number) if "attempt" in given else None,
         }
 
     def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
@@ -583,6 +627,13 @@ class Study:
 def renamed(metrics: dict[str, float]) -> dict[str, float]:
     """Metrics by today's names: release 0.1 called `train/lr` by the name of the configuration's `lr`."""
     return {content.renamed(name): value for name, value in metrics.items()}
+
+
+def _heard(attributes: Mapping[str, Any]) -> str | None:
+    """Give when a trial's last epoch ended or its last attempt began, whichever was later."""
+    ended = [datetime.fromtimestamp(epoch.time / 1000, UTC) for epoch in epochs_in(attributes).values()]
+    begun = [datetime.fromisoformat(attributes["launched"])] if "launched" in attributes else []
+    return max([*ended, *begun]).isoformat(timespec="seconds") if ended or begun else None
 
 
 def _state(frozen: "FrozenTrial", going: bool) -> str:

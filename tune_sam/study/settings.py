@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from tune_sam.config import TrainingSettings, TrialConfig
+from tune_sam.durations import OFF
+from tune_sam.settings import STALL_TIMEOUT
 from tune_sam.space import Configuration, Space
 from tune_sam.study.reading import check_fields
 
@@ -48,6 +50,10 @@ Kind = Literal["search", "refit", "equal-compute"]
 """A search; the refit of its best configurations; the base optimizer's refit at equal compute, for twice the epochs."""
 
 
+CHANGEABLE = ("trials", "trial_timeout", "stall_timeout")
+"""The settings that another launch of a study may have otherwise: they change no number of any training."""
+
+
 def is_name(text: str) -> bool:
     """Whether a text can be a study's name, which is a folder's, a part of every key, and what a person types again."""
     return text[:1].isalnum() and all(character.isalnum() or character in "-_." for character in text)
@@ -65,7 +71,7 @@ def trial_key(study: str, optimizer: str, number: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings(TrainingSettings):
-    """What makes a study what it is; stored with it, and the same for every launch that resumes it.
+    """What makes a study what it is; stored with it, and the same for every launch but for :data:`CHANGEABLE`.
 
     JSON record, tags, description, recipe and the comparison with an existing study are made from these fields.
 
@@ -74,7 +80,9 @@ class StudySettings(TrainingSettings):
         workload: name of a workload, or `package.module:Class`.
         data: the folder that holds the data set; None for the one of the home, whichever home that is.
         optimizers: in the order in which they are searched.
-        trials: of each optimizer, grid points included. Only this can grow.
+        trials: of each optimizer, grid points included; it can grow.
+        trial_timeout: seconds of training, over all its attempts, after which a trial fails; 0 for no limit.
+        stall_timeout: seconds without an epoch after which a trial fails; 0 for no limit.
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
         sampler: `tpe`, or `grid` for the points of the grid alone.
         scheduler: `asha` or `none`.
@@ -92,6 +100,8 @@ class StudySettings(TrainingSettings):
     data: str | None = None
     optimizers: tuple[str, ...]
     trials: int
+    trial_timeout: float = OFF
+    stall_timeout: float = STALL_TIMEOUT
     seed: int = 0
     sampler: str = "tpe"
     scheduler: str = "asha"
@@ -112,7 +122,7 @@ class StudySettings(TrainingSettings):
 
         Args:
             configuration: the trial's.
-            attempt: `number`, `attempt`, `resume_from` and, where this trial has its own, `gpus_per_trial`.
+            attempt: `number`, `attempt`, `resume_from`, `log` and, where this trial has its own, `gpus_per_trial`.
         """
         shared = {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
         return TrialConfig(
@@ -120,6 +130,7 @@ class StudySettings(TrainingSettings):
             configuration=configuration,
             together=self.kind != "search",
             sharpness="val/sharpness" in self.directions,
+            stall_timeout=self.stall_timeout,
             **{"gpus_per_trial": self.gpu_fraction} | attempt,
         )
 
@@ -144,7 +155,7 @@ class StudySettings(TrainingSettings):
 
     def described(self) -> dict[str, Any]:
         """Give the settings that are one value and can neither grow nor change, for tags and a description."""
-        left_out = ("workload", "trials", "asked", "data")
+        left_out = ("workload", "asked", "data", *CHANGEABLE)
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         return {
             name: value for name, value in values.items() if isinstance(value, (str, int, float)) and value is not False

@@ -10,6 +10,9 @@ KEY_TAG = "tune_sam.key"
 STATE_TAG = "tune_sam.state"
 """The tag of a trial's run with our word for how the trial ended."""
 
+LOG_TAG = "tune_sam.log"
+"""The tag of a failed trial's run with the command that shows its log."""
+
 STEP_TAG = "tune_sam.epoch"
 """The tag of a trial's run with the last epoch up to which every metric is there."""
 

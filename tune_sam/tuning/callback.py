@@ -2,20 +2,25 @@
 
 import errno
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_sam.cluster.ray_internals import could_not_start, error_of, failure_of, gpus_of
+from tune_sam.cluster.ray_internals import could_not_start, death_of, error_of, failure_of, gpus_of, processes
 from tune_sam.cluster.results import delete, state_of
+from tune_sam.cluster.watch import Watch
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused, Stopped
+from tune_sam.study.epochs import SECONDS
+from tune_sam.study.logs import last_attempt, read_log
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY
 from tune_sam.tuning.ledger import Ledger, Outcome
@@ -34,13 +39,16 @@ METRICS = (
     "val/sharpness",
     "gap/loss",
     "gap/accuracy",
-    "time/epoch_s",
+    SECONDS,
 )
 """What the ledger and MLflow get, and `val/f1/CLASS` where classes have names: few names, because MLflow's pages slow
 down with many."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """What is wrong with a disk and not with a training, and would be wrong for the next one, too."""
+
+ATTENTION = 10.0
+"""Seconds between two looks at the trials that count, at most: a driver that was stopped has heard of no epoch."""
 
 DEATHS = 3
 """After so many deaths of its process in one and the same epoch, it is the trial that kills it."""
@@ -53,10 +61,11 @@ class Driver(tune.Callback):
         ledger: the optimizer's trials in Optuna.
         study: that they are of.
         listener: who is told how the search goes.
+        watch: says which trials were ended for the time that they took.
     """
 
-    def __init__(self, ledger: Ledger, study: Study, listener: SearchListener) -> None:
-        self.ledger, self.study, self.listener = ledger, study, listener
+    def __init__(self, ledger: Ledger, study: Study, listener: SearchListener, watch: Watch) -> None:
+        self.ledger, self.study, self.listener, self.watch = ledger, study, listener, watch
         self._started: set[int] = set()
         self._lost: dict[int, str] = {}
         self._deaths: Counter[tuple[int, int]] = Counter()
@@ -73,9 +82,10 @@ class Driver(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Keep an epoch's metrics and report it to the listener."""
+        number, epoch = self._given(trial).number, result["epoch"]
+        self.watch.heard(number)
         if result["diverged"]:
             return
-        number, epoch = self._given(trial).number, result["epoch"]
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
             self.ledger.report(number, epoch, _metrics(result))
         self.listener.epoch(self.ledger.optimizer, number, epoch)
@@ -110,6 +120,7 @@ class Driver(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that did not fail."""
+        self.watch.forget(self._given(trial).number)
         self._end(trial, ending_of(trial.last_result or {}, self.ledger.settings.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -120,8 +131,10 @@ class Driver(tune.Callback):
             raise Stopped(
                 f"trial {self.ledger.key(number)} stopped, for the disk takes no more ({error}); make room or mend it"
             )
-        if number not in self._lost and self._died_of_no_fault(number, error):
-            self._put_back(trial, "its process or node died")
+        if overdue := self.watch.forget(number):
+            self._end(trial, ("failed", overdue))
+        elif number not in self._lost and self._died_of_no_fault(number, error):
+            self._put_back(trial, self._death(trial, error))
         elif number not in self._lost and _ran_out_of_memory(error):
             # Tune's own second try would have the same fraction again.
             gpus = gpus_of(trial)
@@ -129,8 +142,16 @@ class Driver(tune.Callback):
                 self._put_back(trial, f"{gpus:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * gpus))
             else:
                 self._end(trial, ("failed", OUT_OF_MEMORY))
+        elif isinstance(error, RayActorError) and not could_not_start(error):
+            tries = f"epoch {self.ledger.reported(number) + 1} was tried {DEATHS} times"
+            self._end(trial, ("failed", f"{self._death(trial, error)}; {tries}"))
         else:
             self._end(trial, ("failed", failure_of(trial)))
+
+    def _death(self, trial: Any, error: BaseException | None) -> str:
+        """Say what ended a trial's process, as far as Ray and the process's last words tell."""
+        log = read_log(self.study.log_place(self.ledger.optimizer, self._given(trial).number))
+        return death_of(error, last_attempt(log or ""))
 
     def _died_of_no_fault(self, number: int, error: BaseException | None) -> bool:
         """Whether a trial's process ended without an exception, as with its node, and not always at the same place."""
@@ -144,7 +165,7 @@ class Driver(tune.Callback):
         """Let the search start a trial again, from its last checkpoint, for nothing is wrong with its training."""
         number = self._given(trial).number
         log.warning(
-            "trial %s is resumed%s, for %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why
+            "trial %s is resumed%s: %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why
         )
         self._forget(self._given(trial).resume_from, needed=self.ledger.checkpoints(number))
         self.ledger.suspend(number, gpus)
@@ -249,7 +270,12 @@ class TuneSearcher(Searcher):
             )
         resume_from = tuple(place for place in found.values() if place)
         return self.ledger.settings.trial(
-            suggested.configuration, number=suggested.number, attempt=suggested.attempt, resume_from=resume_from, **own
+            suggested.configuration,
+            number=suggested.number,
+            attempt=suggested.attempt,
+            resume_from=resume_from,
+            log=self.study.log_place(self.ledger.optimizer, suggested.number),
+            **own,
         ).to_tune()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -257,11 +283,16 @@ class TuneSearcher(Searcher):
 
 
 class TuneScheduler(FIFOScheduler):
-    """Stops a trial where the ledger says so. The rungs are in Optuna's storage, so a resumed search knows them."""
+    """Stops a trial where the ledger says so, and ends the process of one that takes too long.
 
-    def __init__(self, ledger: Ledger) -> None:
+    The rungs are in Optuna's storage, so a resumed search knows them. A process may hang in native code, where nothing
+    interrupts it, so it is killed; Tune takes that for a failure of the trial, and starts another process for the next.
+    """
+
+    def __init__(self, ledger: Ledger, watch: Watch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledger = ledger
+        self.ledger, self.watch = ledger, watch
+        self._looked = time.monotonic()
         self.workload = known_workload(ledger.settings.workload)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -269,3 +300,15 @@ class TuneScheduler(FIFOScheduler):
         number = TrialConfig.from_tune(trial.config, self.workload).number
         stop = self.ledger.report(number, result["epoch"], _metrics(result))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Kill the processes of trials that take too long; Tune asks here at least ten times a second."""
+        now = time.monotonic()
+        self.watch.passes(min(now - self._looked, ATTENTION))
+        self._looked = now
+        for trial, process in processes(tune_controller).items():
+            number, _ = TrialConfig.identity(trial.config)
+            self.watch.waits_for(number)
+            if self.watch.overdue(number):
+                ray.kill(process)
+        return super().choose_trial_to_run(tune_controller)

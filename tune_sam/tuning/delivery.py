@@ -18,7 +18,7 @@ from tune_sam.study.settings import ending
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import previous, runs
 from tune_sam.tracking.client import make_usable
-from tune_sam.tracking.content import STATE_TAG, Point, StudyContent, TrialRun
+from tune_sam.tracking.content import LOG_TAG, STATE_TAG, Point, StudyContent, TrialRun
 from tune_sam.tracking.delivery import Delivery
 from tune_sam.tuning.plan import store, study_run
 
@@ -244,6 +244,8 @@ def trial_run(
     }
     if trial.has_ended:
         tags |= {STATE_TAG: trial.state, "tune_sam.reason": trial.reason or None, "tune_sam.precision": trial.precision}
+    if trial.state == "failed" and trial.log:
+        tags[LOG_TAG] = trial.log_command
     return TrialRun(
         key=trial.key,
         name=f"{trial.optimizer} {trial.number}",

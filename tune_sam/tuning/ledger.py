@@ -21,7 +21,7 @@ from tune_sam.errors import Refused, Stopped, masked
 from tune_sam.provenance import versions
 from tune_sam.space import MAX_SEED, Configuration, Space
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
-from tune_sam.study.epochs import epoch_attribute, epochs_in
+from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.workload import milestones
@@ -88,6 +88,7 @@ class _Running:
         checkpoints: that are kept of it, the last first.
         stop_after: the epoch after which it is to stop; None while that is open.
         enlarged: whether it has a larger fraction of a GPU than the study's.
+        seconds: that its epochs took.
     """
 
     trial: optuna.Trial
@@ -96,6 +97,7 @@ class _Running:
     checkpoints: tuple[str, ...]
     stop_after: int | None
     enlarged: bool
+    seconds: float
 
 
 Words = ParamSpec("Words")
@@ -181,12 +183,14 @@ class Ledger:
             checkpoints=checkpoints_in(known),
             stop_after=known.get("stop_after"),
             enlarged="gpus" in known,
+            seconds=sum(epoch.metrics.get(SECONDS, 0) for epoch in epochs_in(known).values()),
         )
         attempt = known.get("attempt", 0) + 1
         if attempt == 1:
             trial.set_user_attr("key", self.key(trial.number))
             trial.set_user_attr("started", now())
         trial.set_user_attr("tune_trial_id", tune_trial_id)
+        trial.set_user_attr("launched", now())
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
         return Suggestion(trial.number, configuration, attempt, checkpoints_in(known), known.get("gpus"))
@@ -246,6 +250,7 @@ class Ledger:
         if epoch not in running.epochs:
             running.trial.set_user_attr(*epoch_attribute(epoch, metrics))
             running.epochs.add(epoch)
+            running.seconds += metrics.get(SECONDS, 0)
         new = epoch > running.reported
         running.reported = max(running.reported, epoch)
         if len(self.settings.directions) > 1:  # Optuna takes no steps of such trials, and prunes none
@@ -264,6 +269,10 @@ class Ledger:
         """Give the last epoch of a trial that the storage knows."""
         running = self._running[number]
         return max(running.reported, *running.epochs, 0)
+
+    def trained(self, number: int) -> float:
+        """Give the seconds that the epochs of a running trial took, over all attempts."""
+        return self._running[number].seconds
 
     @_stopping
     def end(self, number: int, outcome: Outcome) -> None:

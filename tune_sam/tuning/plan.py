@@ -8,19 +8,23 @@ from typing import Any, Unpack
 
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.results import chosen_storage
+from tune_sam.durations import parse_limit
 from tune_sam.errors import Refused
 from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
 from tune_sam.provenance import versions
-from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions
+from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions, flag_of
 from tune_sam.space import Range, Space, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.old_logins import remove_logins
 from tune_sam.study.records import Study, find_study
-from tune_sam.study.settings import StudySettings, now
+from tune_sam.study.settings import CHANGEABLE, StudySettings, now
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import client, runs
 from tune_sam.workload import Workload, find_workload, known_workload
+
+LIMITS = ("trial_timeout", "stall_timeout")
+"""The options that limit a trial's time."""
 
 
 def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchKeywords]) -> Study:
@@ -46,7 +50,8 @@ def planned(chosen: SearchOptions) -> Study:
     study = find_study(chosen.name, home) if chosen.name else None
     if study:
         refuse_other(study, settings)
-        study = grown(where_it_is(study, chosen), settings.trials)
+        limits = {name: getattr(chosen, name) for name in LIMITS if name in chosen.model_fields_set}
+        study = limited(grown(where_it_is(study, chosen), settings.trials), **limits)
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
         return study
@@ -198,7 +203,7 @@ def refuse_other(study: Study, settings: StudySettings) -> None:
     asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
     for name, before in kept.items():
         wanted = asked[name]
-        if name != "trials" and wanted != before:
+        if name not in CHANGEABLE and wanted != before:
             what = (
                 "another search space"
                 if name == "spaces"
@@ -240,6 +245,22 @@ def grown(study: Study, trials: int) -> Study:
             "--trials out, or search without --sampler grid under another --name."
         )
     return replace(study, settings=replace(study.settings, trials=trials))
+
+
+def limited(study: Study, **limits: float | str | None) -> Study:
+    """Give the study other time limits, `trial_timeout` or `stall_timeout`; None leaves one as it was.
+
+    Raises:
+        Refused: one is no length of time.
+    """
+    given: dict[str, float] = {}
+    for name, limit in limits.items():
+        if limit is not None:
+            try:
+                given[name] = parse_limit(limit)
+            except ValueError as error:
+                raise Refused(f"{flag_of(name)} {limit}: {error}.") from None
+    return replace(study, settings=replace(study.settings, **given))  # type: ignore[arg-type]
 
 
 def _made_up(settings: StudySettings) -> str:

@@ -17,7 +17,7 @@ from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener, Silent
-from tune_sam.tuning.plan import grown, planned, store
+from tune_sam.tuning.plan import grown, limited, planned, store
 from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def resume(
     *,
     home: Place = None,
     trials: int | None = None,
+    trial_timeout: float | str | None = None,
+    stall_timeout: float | str | None = None,
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
@@ -71,18 +73,21 @@ def resume(
         name: the study's.
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         trials: a new budget of each optimizer, in all, not on top; as before by default.
+        trial_timeout, stall_timeout: new time limits of a trial, in seconds or as 30m, or `off`; as before by default.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trials at the same time; as many as fit by default.
         listener: who is told how it goes; nobody by default.
         executor: what runs the trainings; by default Ray at `address`.
 
     Raises:
-        Refused: there is no such study, it has more trials than that already, or it is being searched now.
+        Refused: there is no such study, it has more trials than that already, a limit is no time, or it is being
+            searched now.
         KeyboardInterrupt: it was interrupted again.
     """
     study = open_study(name, home)
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
     study = grown(study, study.settings.trials if trials is None else trials)
+    study = limited(study, trial_timeout=trial_timeout, stall_timeout=stall_timeout)
     return launch(study, executor or RayExecutor(address, max_concurrent), listener)
 
 
@@ -129,6 +134,7 @@ def _tune(
 ) -> None:
     """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
     from tune_sam.cluster.gpu import gpu_fraction, measured_fractions
+    from tune_sam.cluster.watch import Watch
     from tune_sam.trainable import trainable_for
     from tune_sam.tuning.callback import Driver, TuneScheduler, TuneSearcher
 
@@ -137,6 +143,7 @@ def _tune(
     measured: dict[int, float] = {}
     if settings.gpus_per_trial == "auto":
         measured = measured_fractions(workload, ledger.sample(), ledger.space.batch_size, data)
+    watch = Watch(settings.trial_timeout, settings.stall_timeout, ledger.trained)
     smallest = min(measured.values(), default=gpu_fraction(workload, settings.gpu_fraction))
     with interruptible():
         executor.train(
@@ -146,8 +153,9 @@ def _tune(
                 trainable=trainable_for(workload),
                 data=data,
                 searcher=TuneSearcher(ledger, study, measured),
-                scheduler=TuneScheduler(ledger),
-                callback=Driver(ledger, study, listener),
+                scheduler=TuneScheduler(ledger, watch),
+                callback=Driver(ledger, study, listener, watch),
+                watch=watch,
                 key=partial(trial_key, study.name, ledger.optimizer),
                 cpus=settings.cpus_per_trial,
                 gpus=smallest,

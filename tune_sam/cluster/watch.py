@@ -1,0 +1,55 @@
+"""Which trials take too long: one that ends no epoch, or trains longer than a trial may."""
+
+from collections.abc import Callable
+
+from tune_sam.durations import OFF, written
+
+
+class Watch:
+    """Counts the time that trials take, and says which of them are to be ended.
+
+    It has no clock: who drives the trials says how much time passed, so that hours in which the driver itself was
+    stopped, and could hear of no epoch, are held against nobody.
+
+    Args:
+        trial_timeout: seconds of training, over all attempts, that a trial may take; 0 for no limit.
+        stall_timeout: seconds that may pass without an epoch; 0 for no limit.
+        trained: gives the seconds of the epochs that a trial has, those of earlier attempts too.
+    """
+
+    def __init__(self, trial_timeout: float, stall_timeout: float, trained: Callable[[int], float]) -> None:
+        self._trial_timeout, self._stall_timeout, self._trained = trial_timeout, stall_timeout, trained
+        self._now = 0.0
+        self._since: dict[int, float] = {}
+        self._overdue: dict[int, str] = {}
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass for all trials that are waited for."""
+        self._now += seconds
+
+    def waits_for(self, number: int) -> None:
+        """Wait for an epoch of a trial from now on, unless one is waited for already: it has a process."""
+        self._since.setdefault(number, self._now)
+
+    def heard(self, number: int) -> None:
+        """Wait for the next epoch of a trial: one has ended."""
+        self._since[number] = self._now
+
+    def overdue(self, number: int) -> str:
+        """Say, once, why a trial that is waited for is to be ended; empty if it is not."""
+        if number in self._overdue:
+            return ""
+        waited = self._now - self._since[number]
+        if OFF < self._stall_timeout <= waited:
+            why = f"it ended no epoch in {written(self._stall_timeout)}, its study's --stall-timeout"
+        elif OFF < self._trial_timeout <= self._trained(number) + waited:
+            why = f"it trained for {written(self._trial_timeout)}, its study's --trial-timeout"
+        else:
+            return ""
+        self._overdue[number] = why
+        return why
+
+    def forget(self, number: int) -> str:
+        """Wait for no more of a trial, whose attempt has ended; say why it was to be ended, if it was."""
+        self._since.pop(number, None)
+        return self._overdue.pop(number, "")

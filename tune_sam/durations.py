@@ -1,0 +1,57 @@
+"""Lengths of time as a person writes and reads them: 90, 45s, 30m, 2h, 1h30m."""
+
+import math
+import re
+from typing import Any
+
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+"""Seconds in what a letter stands for."""
+
+OFF = 0.0
+"""The time limit that there is none."""
+
+_WRITTEN = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d*)?)s?)?")
+
+
+def parse_limit(given: Any) -> float:
+    """Return the seconds of a time limit.
+
+    Args:
+        given: seconds, or a text such as 90, 30m, 1h30m; `off` for no limit, which YAML reads as False.
+
+    Returns:
+        Seconds above 0, or :data:`OFF`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if given is False or str(given).strip().lower() == "off":
+        return OFF
+    try:
+        seconds = _seconds(str(given).strip().lower())
+    except OverflowError:  # of a number with hundreds of digits
+        seconds = math.inf
+    if given is True or not 0 < seconds < math.inf:
+        raise ValueError("a time above 0 such as 90, 30m or 1h30m is possible, or off")
+    return seconds
+
+
+def _seconds(text: str) -> float:
+    found = _WRITTEN.fullmatch(text)
+    if not text or not found:
+        return math.nan
+    return sum(float(found[unit]) * seconds for unit, seconds in UNITS.items() if found[unit])
+
+
+def written(seconds: float) -> str:
+    """Write a length of time so that :func:`parse_limit` reads it: 1h30m, 45s, 0.5s; `off` for no limit."""
+    if seconds == OFF:
+        return "off"
+    if seconds < 1:
+        return f"{seconds:.2g}s"
+    left, parts = round(seconds), []
+    for unit, size in UNITS.items():
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
