@@ -1,6 +1,7 @@
 """Postgres restarted, away, or without the lock of a study: a search survives it or resumes, and stays alone."""
 
 import os
+import socket
 import threading
 
 import psutil
@@ -33,12 +34,16 @@ def home(database, tmp_path):
     return Home.at(tmp_path, database.create(f"d{abs(hash(str(tmp_path))) % 10**9}"))
 
 
+def searched_in(home, listener=None):
+    return searched_study(home.path, listener=listener, study_storage=home.study_storage)
+
+
 def test_a_search_survives_a_restart_of_its_database(database, home):
     def restart():
         database.stop()
         threading.Timer(1.0, database.start).start()
 
-    searched_study(home, listener=Saboteur(restart))
+    searched_in(home, Saboteur(restart))
     assert_trained_once(home)
 
 
@@ -46,7 +51,7 @@ def test_a_search_whose_database_stays_away_ends_in_a_sentence_and_resumes(datab
     with monkeypatch.context() as patch:
         patch.setattr("tune_sam.study.patience.PATIENCE", 0.5)
         with pytest.raises(Stopped, match="--study-storage postgresql://.* cannot be used.*mend the database"):
-            searched_study(home, listener=Saboteur(database.stop))
+            searched_in(home, Saboteur(database.stop))
     database.start()
     assert all(trial.state != "failed" for trial in open_study("one", home).records())
     resume("one", home=home, executor=INLINE)
@@ -61,11 +66,12 @@ def _ended_by_the_server(database, home):
 
 def _cut_on_the_way(database, home):
     """The server does not know that its client is gone."""
-    nothing = os.open(os.devnull, os.O_RDWR)
     for connection in psutil.Process().net_connections("tcp"):
         if connection.raddr and connection.raddr.port == database.port:
-            os.dup(connection.fd)
-            os.dup2(nothing, connection.fd)
+            dead, other = socket.socketpair()
+            other.close()
+            os.dup(connection.fd)  # by which the server's side stays open
+            os.dup2(dead.fileno(), connection.fd)
 
 
 @pytest.mark.parametrize("lose", [_ended_by_the_server, _cut_on_the_way])
@@ -79,7 +85,7 @@ def test_a_lock_that_was_lost_is_taken_again_before_anybody_else_gets_in(databas
 
 
 def test_who_lost_its_lock_to_another_writes_nothing_more(database, home):
-    searched_study(home)
+    searched_in(home)
     storage = open_storage(home)
     number = storage.get_study_id_from_name("one/sam")
     with study_lock(home, "one"), psycopg.connect(home.study_storage, autocommit=True) as other:

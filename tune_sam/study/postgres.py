@@ -34,11 +34,12 @@ def engine_of(url: str) -> "Engine":
     Raises:
         Refused: the address cannot be read, or its driver is not installed.
     """
-    from sqlalchemy import create_engine
+    from sqlalchemy import NullPool, create_engine
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     try:
-        return create_engine(url, isolation_level="AUTOCOMMIT", connect_args=CONNECTING)
+        # A connection that is closed is closed, and not kept for the next, which would get one that was lost.
+        return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=CONNECTING)
     except ImportError as error:
         raise Refused(
             f"--study-storage {masked(url)} needs the package {error.name}; install tune-sam[cluster]."
