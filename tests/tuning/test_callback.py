@@ -31,7 +31,8 @@ TRIAL = {"optimizer": "sam", "rho": 0.05, "lr": 0.01, "batch_size": 64, "dataset
 
 def study(folder, run="1234567890", scheme=""):
     """A study whose results are in a folder: `s/ray-12345678` below it."""
-    return Study("s", Home(folder), Book.settings, "", "", "1", run, f"{scheme}{folder}")
+    storage = f"{scheme}{folder}"
+    return Study("s", Home(folder, named_storage=storage), Book.settings, "", "", "1", run, storage)
 
 
 def results(folder):

@@ -28,8 +28,9 @@ LIMIT = 1 << 20
 TIDYING, UPLOADING = 1.0, 10.0
 """Seconds between two looks at a log's size, and between two copies of it to a URI, where nothing can be appended."""
 
-BEFORE_THE_END = 0.9
-"""The part of the stall timeout after which the stack of an epoch that goes on is written to the log."""
+BEFORE_THE_END = 0.5
+"""The part of the stall timeout after which the stack of an epoch that goes on is written to the log. The driver, which
+ends the process, has waited for longer: since it asked for the process."""
 
 
 class TrialLog(threading.Thread):
