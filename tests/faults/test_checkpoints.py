@@ -95,7 +95,9 @@ def test_a_trial_without_a_whole_checkpoint_starts_anew_under_its_number(interru
 
 
 @pytest.mark.parametrize(
-    ("damage", "state"), [(removed, "gone"), (emptied, "damaged"), (flipped, "damaged")], ids=lambda one: str(one)
+    ("damage", "state"),
+    [(removed, "gone"), (emptied, "damaged"), (flipped, "damaged")],
+    ids=["removed", "emptied", "flipped"],
 )
 def test_doctor_says_which_trials_can_no_longer_be_loaded(interrupted, damage, state):
     damage(checkpoints(interrupted, 0)[0])
