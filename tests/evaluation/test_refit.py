@@ -9,13 +9,15 @@ from studies import INLINE
 import tune_sam
 from tune_sam.cluster.tasks import result_of
 from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.refit import refit, refit_grid, refit_study, row_name, significant_digits, tested_refit
-from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone
+from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone, control_points
 from tune_sam.home import Home
 from tune_sam.reporting.page import report
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_study, studies
 from tune_sam.training import Trainer, evaluate
+from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import find_workload
 
@@ -49,7 +51,7 @@ def test_the_same_seeds_train_the_best_configuration_of_each(refitted, found):
     assert len(table) == 6
     assert table.groupby("row")["seed"].apply(tuple).tolist() == [SEEDS] * 3
     study = open_study("one", refitted)
-    for optimizer, part in table[table["epochs"] == 2].groupby("optimizer"):
+    for optimizer, part in table[table["kind"] == "refit"].groupby("optimizer"):
         best = study.best(optimizer).config
         assert set(zip(part["lr"], part["batch_size"], strict=True)) == {(best.lr, best.batch_size)}
         assert part["rho"].dropna().unique().tolist() == ([best.rho] if best.rho else [])
@@ -88,13 +90,11 @@ def test_no_training_of_a_refit_sees_a_held_out_part(found):
 def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
     summary = found.summary()
     gradients = {row: means["gradients"].value for row, means in summary.items()}
-    base, twice = found.references
+    base, sam, twice = gradients
     assert twice == f"{base} twice"
-    (sam,) = [row for row in gradients if row.startswith("sam")]
     samples = GCN.datasets["digits"].train + GCN.datasets["digits"].validation
     assert gradients[base] == 2 * samples  # of two epochs
     assert gradients[twice] == gradients[sam] == 2 * gradients[base], "whatever the batch sizes are"
-    assert list(found.differences(base)) == [sam, twice]
 
 
 def test_mlflow_has_the_test_results_beside_the_training(found):
@@ -147,16 +147,72 @@ def test_configurations_that_differ_have_names_that_differ():
     assert significant_digits(near[:2]) == 3
 
 
-def test_differences_are_those_of_the_same_seeds_and_above_zero_where_the_other_is_better(found, monkeypatch):
-    table = found.table()
-    base, sam = (table[table["optimizer"] == name].index for name in ("base", "sam"))
-    table.loc[base[table.loc[base, "epochs"] == found.epochs], "test/accuracy"] = [0.5, 0.7]
-    table.loc[sam, "test/accuracy"] = [0.6, 0.9]
-    shuffled = table.iloc[::-1]
-    monkeypatch.setattr(type(found), "table", lambda self: shuffled)
-    difference = found.differences(shuffled.loc[base[0], "row"])[shuffled.loc[sam[0], "row"]]
-    assert difference.mean.value == pytest.approx(0.15)
-    assert difference.mean.n == 2
+def test_controls_that_the_refit_trains_anyway_are_trained_once():
+    sam, base = {"rho": 0.1, "lr": 0.01, "batch_size": 64}, {"lr": 0.01, "batch_size": 64}
+    other = {"lr": 0.02, "batch_size": 64}
+    assert control_points({"base": [base], "sam": [sam], "asam": [sam | {"lr": 0.02}]}) == [other]
+    assert control_points({"sam": [sam], "asam": [sam | {"rho": 1.0}]}) == [base], "also without a base optimizer"
+    assert control_points({"base": [base, other], "sam": [sam]}) == []
+
+
+@pytest.mark.slow
+def test_an_existing_refit_gets_its_matched_controls_and_is_not_trained_again(tmp_path):
+    home, grid, heard = tmp_path / "home", tmp_path / "two.yaml", Heard()
+    grid.write_text(
+        "dataset: digits\noptimizers: [base, sam]\nsampler: grid\nepochs: 1\ntrain_subset: 256\nranges:\n"
+        "  base: {lr: 0.01, batch_size: 64}\n  sam: {rho: 0.05, lr: 0.003, batch_size: 128}\n"
+    )
+
+    def train(seeds, **options):
+        return refit_grid("gcn", config=grid, name="two", home=home, seeds=seeds, executor=INLINE, **options)
+
+    before = train(2, controls=False)
+    assert [study.name for study in before.studies] == ["two.refit", "two.twice"]
+    found = train(2, listener=heard)
+    assert [study.name for study in found.studies] == ["two.refit", "two.twice", "two.controls"]
+    assert heard.trained == ["base"] * 2
+    (said,) = heard.said
+    assert "the refit 4 trainings of 1 epochs (2 configurations, 2 seeds)" in said
+    assert "matched controls 2 trainings of 1 epochs (1 configurations, 2 seeds, which --no-controls leaves" in said
+    study, table = open_study("two", home), found.table()
+    assert tested_refit(study).table().equals(table)
+
+    sam, control = table[table["optimizer"] == "sam"], table[table["kind"] == "control"]
+    for same in ("lr", "batch_size", "epochs", "seed"):
+        assert control[same].tolist() == sam[same].tolist()
+    assert control["optimizer"].unique().tolist() == ["base"]
+    assert control["gradients"].tolist() == [gradients / 2 for gradients in sam["gradients"]]
+
+    analysis = tune_sam.analyze("two", home=home, sample=50, grid=3, executor=INLINE)
+    networks = analysis.table().set_index("key")
+    assert list(networks.index) == [
+        *(f"two.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")),
+        *(f"two.controls/{trial}" for trial in ("base/0", "base/1")),
+    ], "all seeds, and the matched controls"
+    answered = answers(study, found, analysis.table())
+    (flatter,) = [claim for claim in answered.flatter if claim.measure == "lambda_max"]
+    assert flatter.values.value == pytest.approx(
+        networks.loc[["two.refit/sam/0", "two.refit/sam/1"], "lambda_max"].mean()
+    )
+    assert flatter.others.value == pytest.approx(networks["lambda_max"].iloc[4:].mean())
+    page = report("two", home=home).page.with_name("report.md").read_text()
+    assert f"{flatter.row} against {flatter.to}: " in page
+    assert "with 2 seeds; from fewer than 3 there is neither an interval nor a verdict." in page
+    train(3, controls=False)
+    assert len(tested_refit(study).seeds) == 3, "the controls of two seeds take none away"
+
+
+class Heard(SearchListener):
+    """What a listener is told."""
+
+    def __init__(self):
+        self.said, self.trained = [], []
+
+    def announced(self, text):
+        self.said.append(text)
+
+    def started(self, optimizer, number):
+        self.trained.append(optimizer)
 
 
 def test_a_refit_is_of_a_search(refitted, found):
@@ -200,16 +256,19 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     monkeypatch.setattr("tune_sam.evaluation.refit._test_all", lambda *_: {})
     monkeypatch.setattr("tune_sam.evaluation.refit._publish", lambda _: "")
     refit("one", home=searched, seeds=(77,), executor=INLINE)
-    assert trained == [("base",), ("base",)], "the refit, and it at equal compute"
+    assert trained == [("base",), ("base",)], "the refit, and it at equal compute; no row needs a control"
     assert "no complete trial of sam, which the refit leaves out" in caplog.text
 
 
 @pytest.mark.slow
 def test_a_refit_is_what_analyze_measures(refitted, found):
     """With the gaps to the test part; `--all` measures the search's trials."""
-    analysis = tune_sam.analyze("one", home=refitted, sample=50, grid=3, top=2, executor=INLINE)
+    analysis = tune_sam.analyze("one", home=refitted, sample=50, grid=3, executor=INLINE)
     table = analysis.table().set_index("key")
-    assert list(table.index) == [f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")]
+    assert list(table.index) == [
+        *(f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")),
+    ], "all seeds"
+    assert analysis.surfaces.keys() == {"base", "sam"}, "one surface of each optimizer"
     expected = found.table().set_index("key").loc[table.index]
     pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
     assert (analysis.folder / "surfaces.png").exists()
@@ -234,9 +293,11 @@ def test_tests_are_kept_as_files(refitted, found):
 def test_a_refit_may_be_longer_than_its_search(refitted, found):
     """It is another one, also at equal compute."""
     longer = refit("one", home=refitted, seeds=1, epochs=3, executor=INLINE)
-    assert [(study.name, study.settings.epochs) for study in longer.studies] == [("one.refit2", 3), ("one.twice2", 6)]
+    assert [(study.name, study.settings.epochs) for study in longer.studies] == [
+        ("one.refit2", 3),
+        ("one.twice2", 6),
+    ]
     assert tested_refit(open_study("one", refitted)).table().equals(longer.table())
-    assert [row for row in longer.summary() if row.endswith(" twice")] == [longer.references[1]]
     assert (longer.choice, longer.stale) == (Choice(), False)
 
 
@@ -268,8 +329,8 @@ def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(ref
 @pytest.mark.slow
 def test_other_configurations_are_another_refit(refitted, found):
     wider = refit("one", home=refitted, seeds=1, top=2, executor=INLINE)
-    assert [study.name for study in wider.studies] == ["one.refit3", "one.twice"]
-    assert len(wider.table()) == 5
+    assert [study.name for study in wider.studies][:2] == ["one.refit3", "one.twice"]
+    assert wider.table()["kind"].value_counts()[["refit", "equal-compute"]].tolist() == [4, 1]
     assert wider.choice == Choice(top=2)
 
 

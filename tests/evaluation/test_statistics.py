@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tune_sam.evaluation.statistics import Correlation, Difference, Mean
+from tune_sam.evaluation.statistics import Correlation, Difference, Mean, difference_in_words, family, holm
 
 VALUES, OTHERS = [0.81, 0.79, 0.83, 0.80, 0.82], [0.80, 0.80, 0.79, 0.78, 0.81]
 
@@ -38,7 +38,8 @@ def test_a_paired_difference_is_scipys():
         (VALUES, OTHERS, False),
         ([0.9, 0.91, 0.92], [0.8, 0.81, 0.825], True),
         ([0.9], [0.1], False),  # one seed shows nothing
-        ([0.9, 0.9], [0.8, 0.8], False),  # no spread to judge by
+        ([0.9, 0.91], [0.1, 0.1], False),  # nor do two
+        ([0.9, 0.9, 0.9], [0.8, 0.8, 0.8], False),  # no spread to judge by
         ([0.5, 0.5], [0.5, 0.5], False),
     ],
 )
@@ -46,6 +47,42 @@ def test_a_difference_is_shown_or_not(values, others, shown):
     difference = Difference.of(values, others)
     assert difference.shown is shown
     assert math.isnan(Difference.of([0.9], [0.1]).p)
+
+
+def test_two_seeds_have_neither_an_interval_nor_a_verdict():
+    difference = Difference.of([0.9, 0.91], [0.8, 0.8])
+    assert [math.isnan(part) for part in (difference.mean.half, difference.p, difference.deviations)] == [True] * 3
+    assert difference_in_words(difference) == (
+        "+10.50 points with 2 seeds; from fewer than 3 there is neither an interval nor a verdict."
+    )
+    assert math.isnan(Mean.of([1.0, 2.0]).half)
+
+
+def test_p_values_of_a_family_are_corrected_by_holms_method():
+    """The smallest of three is tripled, the next one doubled, and none falls below one before it."""
+    assert holm([0.03, 0.01, math.nan, 0.04]) == pytest.approx([0.06, 0.03, math.nan, 0.06], nan_ok=True)
+    alone = Difference.of([0.90, 0.91, 0.92], [0.85, 0.871, 0.86])
+    assert alone.shown
+    corrected = family([alone, *[Difference.of(VALUES, OTHERS)] * 40, Difference.of([0.9], [0.1])])
+    assert (corrected[0].p, corrected[0].among, corrected[0].shown) == (alone.p, 41, False)
+    assert "corrected for 41 comparisons" in difference_in_words(corrected[0])
+
+
+def test_the_effect_size_is_in_standard_deviations_of_the_seeds():
+    difference = Difference.of([4.0, 6.0, 8.0], [1.0, 3.5, 5.0])
+    assert difference.deviations == pytest.approx((6 - 9.5 / 3) / math.sqrt((4 + np.var([1, 3.5, 5], ddof=1)) / 2))
+
+
+@pytest.mark.parametrize(("optimizers", "seeds"), [(3, 5), (6, 3)])
+def test_without_any_difference_a_question_shows_one_in_at_most_five_percent_of_studies(optimizers, seeds, monkeypatch):
+    """1,000 studies: each row's accuracies against the same base row, over seeds that shift all rows together."""
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # statsmodels 0.15 collects garbage at every correction
+    draw = np.random.default_rng(optimizers)
+    falsely = 0
+    for study in draw.normal(0.8, 0.01, (1000, optimizers + 1, seeds)) + draw.normal(0, 0.01, (1000, 1, seeds)):
+        base, *others = study.tolist()
+        falsely += any(one.shown for one in family([Difference.of(other, base) for other in others]))
+    assert falsely / 1000 <= 0.05
 
 
 def test_a_correlation_is_scipys_with_an_interval_around_it():
@@ -68,6 +105,36 @@ def test_a_correlations_interval_covers_the_truth_about_as_often_as_it_says(monk
     assert np.mean([one.low <= truth <= one.high for one in found]) == pytest.approx(0.95, abs=0.05)
 
 
+def seeds_of_configurations(draw, configurations, seeds, within=0.0):
+    """Two measures without any relation between configurations, and of their networks within them with correlation."""
+    noise = draw.multivariate_normal([0, 0], [[1, within], [within, 1]], (configurations, seeds))
+    x, y = (3 * draw.normal(size=(2, configurations, 1)) + np.moveaxis(noise, 2, 0)).reshape(2, -1)
+    return x.tolist(), y.tolist(), np.repeat(np.arange(configurations), seeds).tolist()
+
+
+def test_seeds_of_one_configuration_are_no_evidence_of_a_relation(monkeypatch):
+    """As if they were independent, the interval would exclude 0 in a third of these cases."""
+    monkeypatch.setattr("tune_sam.evaluation.statistics.BOOTSTRAPS", 200)
+    draw = np.random.default_rng(0)
+    found = [Correlation.of(*seeds_of_configurations(draw, 20, 5)) for _ in range(60)]
+    assert np.mean([one.low > 0 or one.high < 0 for one in found]) <= 0.10
+    assert np.mean([one.p < 0.05 for one in found]) <= 0.10
+    assert np.mean([one.within_p < 0.05 for one in found]) <= 0.10
+
+
+def test_a_relation_within_configurations_is_found_whatever_lies_between_them():
+    found = Correlation.of(*seeds_of_configurations(np.random.default_rng(0), 5, 10, within=0.9))
+    assert found.within > 0.5
+    assert found.within_p < 0.01
+    assert (found.configurations, found.n, found.interval) == (5, 50, "")
+
+
+def test_configurations_of_one_network_have_nothing_within():
+    found = Correlation.of([1, 2, 3, 4], [1, 3, 2, 4])
+    assert math.isnan(found.within)
+    assert math.isnan(found.within_p)
+
+
 def test_few_networks_have_a_correlation_without_an_interval():
     found = Correlation.of([1, 2, 3, 4], [1, 2, 3, 4])
     assert (found.tau, found.n, found.interval) == (1, 4, "")
@@ -81,7 +148,8 @@ def test_too_few_networks_have_no_correlation(values, others):
 
 
 @pytest.mark.parametrize(
-    ("values", "others"), [((0.81, 0.82), (0.80, 0.81)), ((0.75, 0.5), (0.5, 0.25)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
+    ("values", "others"),
+    [((0.81, 0.82, 0.83), (0.80, 0.81, 0.82)), ((0.75, 0.5, 1), (0.5, 0.25, 0.75)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))],
 )
 def test_differences_that_are_equal_but_for_rounding_show_nothing(values, others):
     found = Difference.of(values, others)

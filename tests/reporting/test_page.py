@@ -12,6 +12,7 @@ from studies import INLINE
 
 from tune_sam import open_study
 from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.claims import answers, pairs
 from tune_sam.evaluation.refit import refit, tested_refit
 from tune_sam.evaluation.statistics import difference_in_words
 from tune_sam.operations.analyze import analyze
@@ -126,11 +127,10 @@ def test_the_table_holds_the_means_of_the_refit(full, study):
     assert len(means) == 3
     for name, columns in means.items():
         accuracy = columns["test/accuracy"]
-        assert rows[name][4] == f"{100 * accuracy.value:.2f} ± {100 * accuracy.half:.2f}"
+        assert rows[name][4] == f"{100 * accuracy.value:.2f}", "of two seeds, which have no interval"
         assert rows[name][1].startswith(f"{columns['train/loss'].value:.4f}")
-    for reference in found.references:
-        for row, difference in found.differences(reference).items():
-            assert f"{row} against {reference}: {difference_in_words(difference)}" in full.read_text()
+    for claim in answers(study, found).help + answers(study, found).by_rho:
+        assert f"{claim.row} against {claim.to}: {difference_in_words(claim.difference)}" in full.read_text()
 
 
 def test_the_commands_are_those_that_made_it(bare, full):
@@ -152,7 +152,7 @@ def test_the_numbers_lie_beside_the_page(full, bare, study):
     table = pandas.read_csv(full.with_name("table.csv")).set_index("row")
     for row, means in found.summary().items():
         accuracy = means["test/accuracy"]
-        assert table.loc[row, ["test/accuracy", "test/accuracy_half"]].tolist() == [accuracy.value, accuracy.half]
+        assert table.loc[row, "test/accuracy"] == accuracy.value
     trainings = pandas.read_csv(full.with_name("trainings.csv"))
     assert trainings["test/loss"].tolist() == found.table()["test/loss"].tolist()
     trials = pandas.read_csv(full.with_name("trials.csv"))
@@ -323,20 +323,20 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
     )
     analyze("sizes", home=refitted, sample=64, grid=3, executor=INLINE)
     found = refit("sizes", home=refitted, seeds=2, each_batch_size=True, executor=INLINE)
-    assert len(found.table()) == 2 * (2 * 2) + 2
-    rows = found.table().drop_duplicates("row")
+    assert len(found.table().query("kind != 'control'")) == 2 * (2 * 2) + 2
+    rows = found.table().query("kind != 'control'").drop_duplicates("row")
     assert list(zip(rows["epochs"], rows["batch_size"], rows["optimizer"], strict=True))[:4] == [
         (2, 64, "sam"),
         (2, 64, "base"),
         (2, 128, "sam"),
         (2, 128, "base"),
     ]
-    for reference in found.references:
-        (size,) = set(found.table().query("row == @reference")["batch_size"])
-        compared = found.table()[found.table()["row"].isin(found.differences(reference))]
-        assert set(compared["batch_size"]) == {size}
+    sizes = found.table().set_index("row")["batch_size"].to_dict()
+    compared = pairs(found.table(), found.choice, "use")
+    assert [(sizes[row], sizes[to]) for row, to in compared] == [(64, 64), (128, 128)]
     report("sizes", home=refitted)  # before the refit is analysed
-    measured = analyze("sizes", home=refitted, sample=64, grid=3, top=2, executor=INLINE).table()
+    measured = analyze("sizes", home=refitted, sample=64, grid=3, executor=INLINE).table()
+    measured = measured[measured["study"] == "sizes.refit"]
     assert len(measured) == 8, "two seeds of each configuration"
     page = report("sizes", home=refitted).page
     assert (page.parent / "figures" / "batch-size.png").exists()
@@ -347,7 +347,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
     assert rows["64", "sam"][2] == "0.05"
     commands = page.with_name("report.md").read_text()
     assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in commands
-    assert "tune-sam analyze sizes --sample 64 --top 2 --grid 3" in commands
+    assert "tune-sam analyze sizes --sample 64 --grid 3" in commands
 
 
 def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, study, monkeypatch):
@@ -385,7 +385,7 @@ def test_the_refit_that_was_asked_for_last_is_shown(full, refitted, study):
         file.rename(file.with_suffix(".json"))
     again = refit("one", home=refitted, seeds=2, executor=INLINE)
     assert tested_refit(study).table().equals(again.table())
-    said = "\n".join(answer_section(study, again).sentences)
+    said = "\n".join(answer_section(study, again, answers(study, again)).sentences)
     assert "2 refits of this study have been tested, and this page shows one of them" in said
 
 

@@ -10,6 +10,7 @@ from tune_sam.cli.options import (
     PLACES,
     AddressOption,
     ConcurrentOption,
+    ControlsOption,
     DataOption,
     JsonOption,
     RefitEpochsOption,
@@ -49,6 +50,7 @@ def refit(
         bool, typer.Option("--each-batch-size", help="The best of each batch size, in place of all together.")
     ] = False,
     epochs: RefitEpochsOption = None,
+    controls: ControlsOption = True,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +96,7 @@ def refit(
             "home": Home.at(**places),
             "seeds": asked,
             "epochs": epochs,
+            "controls": controls,
             "address": address,
             "max_concurrent": max_concurrent,
             "listener": Progress(err),
@@ -119,7 +122,12 @@ def analyze(
         list[str] | None, typer.Option(help="Only this optimizer; may be given several times.", show_default="each")
     ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Best trials of each optimizer that are measured.", show_default="1")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Best trials of each optimizer that are measured; of a refit, seeds of each configuration.",
+            show_default="1; all seeds",
+        ),
     ] = None,
     sample: SampleOption = SAMPLE,
     grid: Annotated[
@@ -149,7 +157,7 @@ def analyze(
             study,
             home=Home.at(**places),
             optimizers=optimizer or (),
-            top=top or 1,
+            top=top,
             sample=sample,
             grid=grid or GRID,
             every=every,

@@ -158,6 +158,13 @@ SeedsOption = Annotated[
 RefitEpochsOption = Annotated[
     int | None, typer.Option(min=1, help="Epochs of each training of the refit.", show_default="the search's")
 ]
+ControlsOption = Annotated[
+    bool,
+    typer.Option(
+        "--controls/--no-controls",
+        help="Train matched controls, too: the base optimizer with each other row's learning rate and batch size.",
+    ),
+]
 SampleOption = Annotated[int, typer.Option(min=1, help="Training samples that flatness is measured on.")]
 
 

@@ -82,6 +82,10 @@ class Progress(SearchListener):
         with self._shown():
             yield
 
+    def announced(self, text: str) -> None:
+        """Show what is about to be trained, and what it costs."""
+        self._say(text)
+
     def started(self, optimizer: str, number: int) -> None:
         """Show a trial among those that run."""
         self._rows[optimizer].running[number] = 0

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from tune_sam.display import text_of
 from tune_sam.errors import masked
-from tune_sam.evaluation.statistics import difference_in_words, with_interval
+from tune_sam.evaluation.statistics import with_interval
 from tune_sam.study.logs import printable
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
         for trial in analysis.trials:
             measures = analysis.flatness[trial.key].measures
             table.add_row(
-                f"{trial.optimizer} {trial.number}",
+                f"{trial.optimizer} {trial.number}{'' if trial.study == analysis.study.name else ' (control)'}",
                 *(text_of(measures.get(name)) for name in shown),
             )
         out.print(table)
@@ -133,6 +133,9 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
 
 def show_refit(refit: "Refit", out: Console) -> None:
     """Means over the seeds with their 95 % intervals, and what the paired differences to the base optimizer show."""
+    from tune_sam.evaluation.claims import answers
+    from tune_sam.reporting.answer import answers_in_words
+
     out.print(f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals", soft_wrap=True, markup=False)
     quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
     cost = plain_table("", "seconds", "gradients")
@@ -147,10 +150,8 @@ def show_refit(refit: "Refit", out: Console) -> None:
     out.print(quality)
     out.print()
     out.print(cost)
-    for reference in refit.references:
-        out.print(f"\nAgainst {reference}:", soft_wrap=True, markup=False)
-        for row, difference in refit.differences(reference).items():
-            out.print(f"  {row}: {difference_in_words(difference)}", soft_wrap=True, markup=False)
+    for sentence in answers_in_words(refit, answers(refit.of, refit)):
+        out.print(f"\n{sentence}", soft_wrap=True, markup=False)
 
 
 def stage_table(stages: "Sequence[Stage]") -> Table:

@@ -3,8 +3,8 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class Extent:
     """How much of a study is measured; see :func:`tune_sam.operations.analyze.analyze`."""
 
     optimizers: tuple[str, ...] = ()
-    top: int = 1
+    top: int | None = None
     sample: int = SAMPLE
     grid: int = GRID
     every: bool = False
@@ -67,7 +67,7 @@ class Plan(Extent):
     @property
     def path(self) -> str:
         """The folder of the results, below the study's: named after the sample and the options."""
-        more = [f"top{self.top}"] * (self.top != 1) + [f"grid{self.grid}"] * (self.grid != GRID)
+        more = [f"top{self.top}"] * (self.top is not None) + [f"grid{self.grid}"] * (self.grid != GRID)
         return "-".join([f"flatness/{self._of}", *more, *self.optimizers])
 
     @property
@@ -77,7 +77,7 @@ class Plan(Extent):
 
     def number_file(self, trial: Trial) -> Path:
         """Name the file with a trial's numbers."""
-        return self._kept / f"{_short(trial)}.json"
+        return self._kept(trial.study) / f"{_short(trial)}.json"
 
     def surface_files(self, trial: Trial) -> list[Path]:
         """Name the files with a surface, which hold :data:`CHUNK` points each.
@@ -86,19 +86,18 @@ class Plan(Extent):
         """
         chunks = math.ceil(self.grid**2 / CHUNK)
         name = f"{_short(trial)}-along-{_short(self.trials[0])}-{self.grid}"
-        return [self._kept / f"{name}-{chunk}.json" for chunk in range(chunks)]
+        return [self._kept(trial.study) / f"{name}-{chunk}.json" for chunk in range(chunks)]
 
     def line_file(self, trial: Trial) -> Path:
         """Name the file with the line from the first trial's network to another's."""
-        return self._kept / f"{_short(trial)}-from-{_short(self.trials[0])}.json"
+        return self._kept(trial.study) / f"{_short(trial)}-from-{_short(self.trials[0])}.json"
 
     @property
     def _of(self) -> str:
         return f"{'all-' if self.every else ''}{self.sample}"
 
-    @property
-    def _kept(self) -> Path:
-        return self.study.home.study(self.study.name) / "flatness" / "parts" / self._of
+    def _kept(self, study: str) -> Path:
+        return self.study.home.study(study) / "flatness" / "parts" / self._of
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,7 +142,11 @@ class Analysis:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """The measured trials in the order of the study's optimizers, the best of each first; of a refit by seed."""
+        """The measured trials in the order of the study's optimizers, the best of each first.
+
+        Of a refit those of each configuration by seed, and then those of its matched controls, which have a study of
+        their own.
+        """
         return self.plan.trials
 
     @property
@@ -161,11 +164,14 @@ class Analysis:
 
         from tune_sam.flatness import columns
 
-        found = self.study.trials().set_index("key", drop=False)
+        studies = {name: open_study(name, self.study.home) for name in dict.fromkeys(t.study for t in self.trials)}
+        found = pandas.concat([study.trials() for study in studies.values()]).set_index("key", drop=False)
         rows = found.loc[[trial.key for trial in self.trials]].reset_index(drop=True)
         if self.study.settings.kind != "search":  # its gaps are those to the test set
-            tested = pandas.DataFrame.from_dict(test_results(self.study), orient="index")
-            rows = rows.merge(tested, left_on="key", right_index=True, how="left")
+            tested = {key: result for study in studies.values() for key, result in test_results(study).items()}
+            rows = rows.merge(
+                pandas.DataFrame.from_dict(tested, orient="index"), left_on="key", right_index=True, how="left"
+            )
         return rows.merge(columns(self.flatness.values()), on="key")
 
 
@@ -187,18 +193,19 @@ def measured(
         Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
         NothingComplete: no trial is complete.
     """
-    study = open_study(name, home)
+    study, controls = open_study(name, home), ()
     study.refuse_unnamed()
-    if not extent.every:
-        refit = tested_refit(study)
-        study = refit.studies[0] if refit else study
+    if not extent.every and (refit := tested_refit(study)):
+        study, controls = refit.studies[0], tuple(one for one in refit.studies if one.settings.kind == "control")
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
-    _chosen(study, extent)  # refuses what there is not, before MLflow is waited for
-    with study_lock(study.home, study.name):
-        deliver(study, patience=5)  # trials that were not delivered to MLflow have no run yet
+    _chosen(study, controls, extent)  # refuses what there is not, before MLflow is waited for
+    with ExitStack() as locks:
+        for one in (study, *controls):
+            locks.enter_context(study_lock(one.home, one.name))
+            deliver(one, patience=5)  # trials that were not delivered to MLflow have no run yet
         adopt_epochs(study)  # the learning curves of release 0.1
         ensure_data(study)
-        plan = Plan(**asdict(extent), study=study, trials=_chosen(study, extent))
+        plan = Plan(**asdict(extent), study=study, trials=_chosen(study, controls, extent))
         failed = run_tasks(
             study,
             _tasks(plan),
@@ -213,25 +220,37 @@ def measured(
         yield _read(replace(plan, trials=kept), failed)
 
 
-def _chosen(study: Study, extent: Extent) -> tuple[Trial, ...]:
-    """Choose the best `top` trials of each optimizer; of a refit, the first `top` seeds of each configuration."""
-    top = None if extent.every else extent.top
-    tested = {} if study.settings.kind == "search" else test_results(study)
+def _chosen(study: Study, controls: Sequence[Study], extent: Extent) -> tuple[Trial, ...]:
+    """Choose the trials that are measured.
+
+    Of a search those are the best `top` of each optimizer, by default one. Of a refit they are the first `top` seeds of
+    each configuration, by default all, and those of its controls unless only other optimizers are asked for.
+    """
     found: list[Trial] = []
+    tested = {} if study.settings.kind == "search" else test_results(study)
     for optimizer in extent.optimizers or study.settings.optimizers:
         if tested:
-            seeds: Counter[tuple[Any, ...]] = Counter()
-            for trial in study.records(optimizer):
-                if trial.config and trial.key in tested:
-                    seeds[point := (trial.config.rho, trial.config.lr, trial.config.batch_size)] += 1
-                    found += [trial] * (top is None or seeds[point] <= top)
+            found += _of_seeds(study, optimizer, tested, extent.top)
         else:
             with suppress(NothingComplete):  # of one optimizer
-                found += study.complete(optimizer)[:top]
+                found += study.complete(optimizer)[: None if extent.every else extent.top or 1]
+    for control in controls if "base" in (extent.optimizers or ("base",)) else ():
+        found += _of_seeds(control, "base", test_results(control), extent.top)
     if not found:
         which = f"complete trial of {' or '.join(extent.optimizers)}" if extent.optimizers else "complete trial"
         raise NothingComplete(f"study {study.name} has no {which} yet; run `tune-sam resume {study.name}`.")
     return tuple(found)
+
+
+def _of_seeds(study: Study, optimizer: str, tested: Mapping[str, Any], top: int | None) -> list[Trial]:
+    """Choose the first `top` seeds of each of an optimizer's configurations that are tested; all for None."""
+    seeds: Counter[tuple[Any, ...]] = Counter()
+    found = []
+    for trial in study.records(optimizer):
+        if trial.config and trial.key in tested:
+            seeds[point := (trial.config.rho, trial.config.lr, trial.config.batch_size)] += 1
+            found += [trial] * (top is None or seeds[point] <= top)
+    return found
 
 
 def _tasks(plan: Plan) -> list[Task]:

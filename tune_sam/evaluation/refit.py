@@ -19,10 +19,11 @@ from tune_sam.evaluation.selection import (
     chosen_configurations,
     chosen_seeds,
     configurations,
+    control_points,
     refit_settings,
     seeds_in,
 )
-from tune_sam.evaluation.statistics import Difference, Mean, with_interval
+from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.home import Home, Place
 from tune_sam.settings import SEEDS
 from tune_sam.space import PASSES, Configuration
@@ -30,7 +31,7 @@ from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, open_search, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
 from tune_sam.tracking.runs import publish
-from tune_sam.tuning.listener import SearchListener
+from tune_sam.tuning.listener import SearchListener, Silent
 from tune_sam.tuning.plan import create, plan
 from tune_sam.tuning.runner import launch
 from tune_sam.workload import Workload, known_workload
@@ -47,7 +48,8 @@ class Refit:
 
     Attributes:
         of: the search whose configurations they are.
-        studies: the study of the refit and, if the base optimizer was searched, that of the equal-compute baseline.
+        studies: the study of the refit; then, if the base optimizer was searched, that of the equal-compute baseline;
+            then that of the matched controls, if there are any.
         tests: each training's results on the test set, by its key.
         seeds: the same for all configurations.
         undelivered: why MLflow does not have the test results; empty if it has.
@@ -82,7 +84,8 @@ class Refit:
     def table(self) -> "DataFrame":
         """Tabulate a row for each training: what was trained, its losses and accuracies, gaps, and cost.
 
-        `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute.
+        `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute or as
+        a matched control. `kind` is that of its study: `refit`, `equal-compute` or `control`.
         `gradients` counts gradients of single samples, whose cost does not depend on the batch size; SAM takes two of
         each sample in an epoch.
         """
@@ -103,26 +106,6 @@ class Refit:
         return {
             str(row): {name: Mean.of(part[name].dropna().tolist()) for name in columns}
             for row, part in table.groupby("row", sort=False)
-        }
-
-    def differences(self, to: str, column: str = "test/accuracy") -> dict[str, Difference]:
-        """Compare each other row with the row `to`, by paired differences over the seeds.
-
-        Args:
-            to: the row of reference.
-            column: of :meth:`table`; the test accuracy by default.
-
-        Returns:
-            By `row`; if each batch size has its own configurations, only rows with the batch size of `to`.
-        """
-        table = self.table()
-        if self.choice.each_batch_size:
-            table = table[table["batch_size"].isin(table.loc[table["row"] == to, "batch_size"])]
-        by_row = {str(row): part.set_index("seed")[column] for row, part in table.groupby("row", sort=False)}
-        reference = by_row.pop(to)
-        return {
-            row: Difference.of(values.loc[reference.index].tolist(), reference.tolist())
-            for row, values in by_row.items()
         }
 
     @property
@@ -157,24 +140,15 @@ class Refit:
             if trial.config and trial.config.seed not in self.seeds and trial.state not in ("complete", "waiting")
         }
 
-    @property
-    def references(self) -> list[str]:
-        """The rows that the others are compared with: the base optimizer's best, and its equal-compute baseline.
-
-        If each batch size has its own configurations, the best of each; of a grid, which has no best, all its points.
-        """
-        apart = ["batch_size"] * self.choice.each_batch_size or ["lr", "batch_size"] * self.choice.planned
-        rows = self.table().query("optimizer == 'base'").drop_duplicates(["epochs", *apart])
-        return [str(row) for row in rows["row"]]
-
     def _rows(self, study: Study, digits: int) -> Iterator[dict[str, Any]]:
-        twice = study.settings.kind == "equal-compute"
+        kind = study.settings.kind
         samples = _trained_samples(study.settings)
         for trial in study.records():
             if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
                 config, test = trial.config, self.tests[trial.key]
                 yield {
-                    "row": row_name(config, digits) + " twice" * twice,
+                    "row": row_name(config, digits) + ROW_SUFFIX[kind],
+                    "kind": kind,
                     "optimizer": trial.optimizer,
                     "rho": config.rho,
                     "lr": config.lr,
@@ -192,8 +166,11 @@ class Refit:
 
 COSTS = ("seconds", "gradients")
 
-SUFFIX: dict[Kind, str] = {"refit": "refit", "equal-compute": "twice"}
-"""How the names of a refit's studies end, after the search's; the second trains the base optimizer twice as long."""
+SUFFIX: dict[Kind, str] = {"refit": "refit", "equal-compute": "twice", "control": "controls"}
+"""How the names of a refit's studies end, after the search's."""
+
+ROW_SUFFIX: dict[Kind, str] = {"refit": "", "equal-compute": " twice", "control": " control"}
+"""How the names of their rows end, after the configuration's."""
 
 
 def refit(
@@ -204,6 +181,7 @@ def refit(
     top: int = 1,
     each_batch_size: bool = False,
     epochs: int | None = None,
+    controls: bool = True,
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
@@ -214,7 +192,8 @@ def refit(
 
     The best configuration of each optimizer is the best by validation. All have the same seeds, so that initialisation
     and order of the samples agree and differences are paired. The base optimizer is also trained for twice the epochs,
-    which costs what SAM costs. The test set is read when all trainings are done, once for each.
+    which costs what SAM costs, and with the learning rate and the batch size of each other row, so that only ρ differs
+    from that row. The test set is read when all trainings are done, once for each.
 
     Args:
         name: of the study.
@@ -223,6 +202,7 @@ def refit(
         top: number of configurations of each optimizer, the best first.
         each_batch_size: take the best configuration of each batch size instead.
         epochs: of each training; the study's by default. A refit may be longer than its search.
+        controls: train the matched controls, which a refit that has none gets without being trained again.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trainings at the same time; as many as fit by default.
         listener: is called as trainings start, report and end; none by default.
@@ -242,6 +222,7 @@ def refit(
         Choice(top, each_batch_size),
         seeds,
         epochs,
+        controls,
         address,
         executor or RayExecutor(address, max_concurrent),
         listener,
@@ -259,6 +240,7 @@ def refit_grid(
     data: str | Path | None = None,
     seeds: int | Sequence[int] = SEEDS,
     epochs: int | None = None,
+    controls: bool = True,
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
@@ -273,7 +255,7 @@ def refit_grid(
         config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints it.
         name: of the study whose grid is trained, which is made if there is none; by default WORKLOAD-PRESET, or
             WORKLOAD and the file's name.
-        home, seeds, epochs, address, max_concurrent, listener, progress, executor: as for :func:`refit`.
+        home, seeds, epochs, controls, address, max_concurrent, listener, progress, executor: as for :func:`refit`.
         data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
 
     Raises:
@@ -298,7 +280,7 @@ def refit_grid(
         name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
     )
     executor = executor or RayExecutor(address, max_concurrent)
-    return _refit(study, Choice(planned=True), seeds, epochs, address, executor, listener, progress)
+    return _refit(study, Choice(planned=True), seeds, epochs, controls, address, executor, listener, progress)
 
 
 def _refit(
@@ -306,6 +288,7 @@ def _refit(
     choice: Choice,
     seeds: int | Sequence[int],
     epochs: int | None,
+    controls: bool,
     address: str | None,
     executor: Executor,
     listener: SearchListener | None,
@@ -326,6 +309,11 @@ def _refit(
     made = [refit_study(study, "refit", epochs, chosen, shared_seeds, choice)]
     if "base" in chosen:
         made.append(refit_study(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
+    if controls and (points := control_points(configurations(made[0].settings))):
+        base = [Configuration("base", None, point["lr"], int(point["batch_size"]), 0) for point in points]
+        made.append(refit_study(study, "control", epochs, {"base": base}, shared_seeds, choice))
+    listener = listener or Silent()
+    listener.announced(cost_in_words(made, shared_seeds))
     tests: dict[str, dict[str, float]] = {}
     with executor.opened():  # once for all
         for child in made:
@@ -346,26 +334,50 @@ def tested_refit(study: Study) -> Refit | None:
 
 
 def _tested(study: Study, latest: Study) -> Refit | None:
-    base = configurations(latest.settings).get("base", [])
-    twice = [
-        other
-        for other in refits_of(study, "equal-compute")
-        if other.settings.epochs == 2 * latest.settings.epochs and configurations(other.settings)["base"] == base[:1]
-    ]
+    points, epochs = configurations(latest.settings), latest.settings.epochs
+    twice = _of_base(study, "equal-compute", 2 * epochs, points.get("base", [])[:1])
+    controls = _of_base(study, "control", epochs, control_points(points))
     tests: dict[str, dict[str, float]] = {}
     made, seeds = [], seeds_in(latest.settings)
-    for child in (latest, *twice[-1:]):
+    for child in (latest, *twice, *controls):
         tested = {
             trial.key: result_of(_test_file(child, trial))
             for trial in child.records()
             if _test_file(child, trial).exists()
         }
         shared = _seeds_of_all(child, tested)
+        if child in controls and not seeds <= shared:
+            continue  # a refit does not lose seeds because its controls were left out or interrupted later
         if child is latest or seeds & shared:
             seeds &= shared
             made.append(child)
             tests |= tested
     return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
+
+
+def _of_base(study: Study, kind: Kind, epochs: int, points: list[dict[str, float]]) -> list[Study]:
+    """Find the latest study of a kind that trains the base optimizer with just these points, alone in a list."""
+    found = [
+        other
+        for other in refits_of(study, kind)
+        if (other.settings.epochs, configurations(other.settings)["base"]) == (epochs, points)
+    ]
+    return found[-1:]
+
+
+def cost_in_words(studies: Sequence[Study], seeds: Sequence[int]) -> str:
+    """Say how many trainings of how many epochs a refit consists of, those that are done already included."""
+    what: dict[str, str] = {"refit": "the refit", "equal-compute": "at equal compute", "control": "matched controls"}
+    parts = []
+    for study in studies:
+        settings = study.settings
+        rows = sum(len(points) for points in configurations(settings).values())
+        without = ", which --no-controls leaves out" if settings.kind == "control" else ""
+        parts.append(
+            f"{what[settings.kind]} {rows * len(seeds)} trainings of {settings.epochs} epochs ({rows} configurations, "
+            f"{len(seeds)} seeds{without})"
+        )
+    return f"To train: {'; '.join(parts)}."
 
 
 def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]:

@@ -1,7 +1,7 @@
 """The choice of a refit: which configurations of a search are trained again, with which seeds."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
@@ -158,6 +158,25 @@ def configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]]
         points = [{name: value for name, value in point.items() if name != "seed"} for point in space.grid]
         found[optimizer] = [point for index, point in enumerate(points) if point not in points[:index]]
     return found
+
+
+def control_points(points: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """Choose the base optimizer's matched controls: each other row's learning rate and batch size, without its ρ.
+
+    Args:
+        points: of a refit, by optimizer, as :func:`configurations` lists them.
+
+    Returns:
+        Each once, without those that the refit trains the base optimizer with anyway.
+    """
+    matched = [
+        {"lr": point["lr"], "batch_size": point["batch_size"]}
+        for optimizer, of_it in points.items()
+        if optimizer != "base"
+        for point in of_it
+    ]
+    trained = points.get("base", ())
+    return [point for index, point in enumerate(matched) if point not in trained and point not in matched[:index]]
 
 
 def best_alone(study: Study) -> StudySettings:

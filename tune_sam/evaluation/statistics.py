@@ -1,26 +1,33 @@
-"""What several trainings show: means over seeds with intervals, paired differences, rank correlations."""
+"""What several trainings show: means with intervals, paired differences with corrected p-values, rank correlations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
+from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CONFIDENCE = 0.95
 """Of every interval."""
 
 SIGNIFICANT = 0.05
-"""The level below which a p-value shows a difference."""
+"""The level below which a corrected p-value shows a difference."""
+
+FEWEST = 3
+"""Values from which a mean has an interval and a difference a verdict."""
 
 BOOTSTRAPS = 2_000
-"""Resamples for the interval of a correlation."""
+"""Resamples for the interval of a correlation, and permutations for its p-value within configurations."""
 
 ROUNDING = 1e-12
 """Differences count as equal within this fraction of the largest value."""
 
 ENOUGH = 10
-"""Networks from which a correlation has an interval."""
+"""Configurations from which a correlation has an interval."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Mean:
 
     Attributes:
         value: the mean.
-        half: half the width of its 95 % interval, from Student's t with n - 1 degrees of freedom; nan if n is 1.
+        half: half the width of its 95 % interval, from Student's t with n - 1 degrees of freedom; nan with fewer values
+            than :data:`FEWEST`.
         n: number of values.
     """
 
@@ -44,64 +52,111 @@ class Mean:
         Raises:
             Refused: there is none, or one is not finite.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit  # Student's t as in scipy.stats, in a hundredth of its time
 
         _expect_finite("a mean", values)
         n = len(values)
-        if n < 2:
+        if n < FEWEST:
             return cls(fmean(values), math.nan, n)
-        return cls(fmean(values), float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * stdev(values) / math.sqrt(n), n)
+        half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * stdev(values) / math.sqrt(n)
+        return cls(fmean(values), half, n)
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval; nan if there is none."""
+        return self.value - self.half
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval; nan if there is none."""
+        return self.value + self.half
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences between two configurations over the same seeds.
+    """The mean of paired differences between two rows over the same seeds.
 
-    Interval and p-value are nan if n is 1. They are nan, too, if all differences are equal but for rounding, because
-    they would then measure the rounding alone.
+    With fewer seeds than :data:`FEWEST` there is neither interval nor p-value. There is none, too, if all differences
+    are equal but for rounding, because they would then measure the rounding alone.
 
     Attributes:
         mean: with its interval.
-        p: of the two-sided paired t-test for no difference.
+        p: of the two-sided paired t-test for no difference, as if this comparison were the only one.
+        corrected: the same by Holm's method over the comparisons of one question; see :func:`family`.
+        deviations: the effect size: the mean difference in standard deviations of the seeds, which is the root of the
+            mean of both rows' variances (Cohen's d_av); nan where there is no p-value.
+        among: number of comparisons that `corrected` is corrected for.
     """
 
     mean: Mean
     p: float
+    corrected: float
+    deviations: float
+    among: int = 1
 
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> "Difference":
-        """Compare `values` with `others`, which belong to the same seeds in the same order.
+        """Compare `values` with `others`, which belong to the same seeds in the same order, as a family of one.
 
         Raises:
             Refused: there are none or not as many of both, or one is not finite.
         """
-        from scipy.stats import ttest_rel
+        from scipy.special import stdtr
 
         if len(values) != len(others):
             raise Refused(f"differences need pairs, got {len(values)} values and {len(others)} others")
         _expect_finite("a difference", [*values, *others])
         differences = [one - other for one, other in zip(values, others, strict=True)]
         found = Mean.of(differences)
-        if max(differences) - min(differences) <= ROUNDING * max(map(abs, (*values, *others))):
-            return cls(replace(found, half=math.nan), math.nan)
-        return cls(found, float(ttest_rel(values, others).pvalue))
+        same = max(differences) - min(differences) <= ROUNDING * max(map(abs, (*values, *others)))
+        if found.n < FEWEST or same:
+            return cls(replace(found, half=math.nan), math.nan, math.nan, math.nan)
+        p = 2 * float(stdtr(found.n - 1, -abs(found.value) / (stdev(differences) / math.sqrt(found.n))))
+        return cls(found, p, p, found.value / math.sqrt((variance(values) + variance(others)) / 2))
 
     @property
     def shown(self) -> bool:
-        """Whether the values show a difference, at the level 0.05 and for this comparison alone."""
-        return self.p < SIGNIFICANT
+        """Whether a difference is shown: its corrected p-value is below 0.05."""
+        return self.corrected < SIGNIFICANT
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Correct the p-values of a family by Holm's method; nan stays nan and does not count."""
+    from statsmodels.stats.multitest import multipletests
+
+    judged = [one for one in p if math.isfinite(one)]
+    corrected = iter(multipletests(judged, method="holm")[1].tolist() if judged else [])
+    return [next(corrected) if math.isfinite(one) else math.nan for one in p]
+
+
+def family(differences: Sequence[Difference]) -> list[Difference]:
+    """Correct the p-values of all comparisons of one question.
+
+    If there is no difference anywhere, one is shown in at most 5 % of families.
+    """
+    corrected = holm([difference.p for difference in differences])
+    among = sum(map(math.isfinite, corrected))
+    return [replace(one, corrected=p, among=among) for one, p in zip(differences, corrected, strict=True)]
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Kendall's rank correlation τ of two measures over n networks.
+    """Kendall's rank correlation τ of two measures over the networks of several configurations.
+
+    Networks of one configuration that differ in the seed alone are not independent of each other, but configurations
+    are taken to be. So interval and p-value are over configurations.
 
     Attributes:
-        tau: from -1 to 1.
-        low, high: its 95 % interval, the percentiles of a bootstrap over the networks; nan with fewer than
+        tau: over all networks, from -1 to 1.
+        low, high: its 95 % interval, the percentiles of a bootstrap over the configurations; nan with fewer than
             :data:`ENOUGH`. So few are often in perfect order in every resample, as if τ were certain.
-        p: two-sided, for no association.
+        p: two-sided, for no association of the configurations' means; nan with fewer than four configurations, of which
+            even a perfect order has p = 1/3.
         n: number of networks.
+        configurations: number of configurations.
+        within: τ of the pairs of networks that have the same configuration; nan where there are none.
+        within_p: two-sided, for no association within the configurations, by permutations of their networks; nan
+            where there are no pairs.
     """
 
     tau: float
@@ -109,6 +164,9 @@ class Correlation:
     high: float
     p: float
     n: int
+    configurations: int
+    within: float
+    within_p: float
 
     @property
     def interval(self) -> str:
@@ -116,16 +174,23 @@ class Correlation:
         return "" if math.isnan(self.low) else f"{self.low:+.2f} to {self.high:+.2f}"
 
     @classmethod
-    def of(cls, values: Sequence[float], others: Sequence[float]) -> "Correlation | None":
+    def of(
+        cls, values: Sequence[float], others: Sequence[float], configurations: Sequence[Hashable] | None = None
+    ) -> "Correlation | None":
         """Correlate two measures of the same networks.
 
+        Args:
+            values, others: of each network.
+            configurations: of each network; by default each has its own.
+
         Returns:
-            None with fewer than four networks, where even a perfect order has p = 1/3, or if a measure does not vary.
+            None with fewer than four networks, or if a measure does not vary.
 
         Raises:
             Refused: there are not as many of both, or one is nan, which has no rank.
         """
-        from scipy.stats import bootstrap, kendalltau
+        import numpy as np
+        from scipy.stats import kendalltau
 
         if len(values) != len(others):
             raise Refused(f"a correlation needs pairs, got {len(values)} values and {len(others)} others")
@@ -133,20 +198,22 @@ class Correlation:
             raise Refused("a correlation needs numbers, got nan among them: leave those networks out")
         if len(values) < 4 or len(set(values)) < 2 or len(set(others)) < 2:
             return None
-        found = kendalltau(values, others)
-        if len(values) < ENOUGH:
-            return cls(float(found.statistic), math.nan, math.nan, float(found.pvalue), len(values))
-        interval = bootstrap(
-            (values, others),
-            _tau,
-            paired=True,
-            vectorized=False,
-            n_resamples=BOOTSTRAPS,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            rng=0,
-        ).confidence_interval
-        return cls(float(found.statistic), float(interval.low), float(interval.high), float(found.pvalue), len(values))
+        names = list(configurations) if configurations is not None else list(range(len(values)))
+        place = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        member = np.array([place[name] for name in names])
+        x, y = np.asarray(values, dtype=float), np.asarray(others, dtype=float)
+        means = [[part[member == index].mean() for index in range(len(place))] for part in (x, y)]
+        low, high = _interval(x, y, member) if len(place) >= ENOUGH else (math.nan, math.nan)
+        return cls(
+            tau=float(kendalltau(x, y).statistic),
+            low=low,
+            high=high,
+            p=float(kendalltau(*means).pvalue) if len(place) >= 4 else math.nan,
+            n=len(values),
+            configurations=len(place),
+            within=(within := _within(x, y, member))[0],
+            within_p=within[1],
+        )
 
 
 def _expect_finite(what: str, values: Sequence[float]) -> None:
@@ -156,29 +223,79 @@ def _expect_finite(what: str, values: Sequence[float]) -> None:
         raise Refused(f"{what} needs finite values, got {odd[0]} among {len(values)}: leave those out")
 
 
-def _tau(values: Sequence[float], others: Sequence[float]) -> float:
-    """Compute τ of a resample; 0 if all its networks are the same, which have no order."""
-    from scipy.stats import kendalltau
+def _interval(x: "np.ndarray", y: "np.ndarray", member: "np.ndarray") -> tuple[float, float]:
+    """Bootstrap τ over configurations, each of which is drawn with all of its networks."""
+    import numpy as np
 
-    tau = float(kendalltau(values, others).statistic)
-    return tau if math.isfinite(tau) else 0.0
+    clusters = member[:, None] == np.arange(member.max() + 1)  # [networks, configurations]
+    order_x, order_y = _order(x), _order(y)
+    agreement, varied_x, varied_y = (
+        clusters.T @ pairs @ clusters for pairs in (order_x * order_y, abs(order_x), abs(order_y))
+    )
+    size = clusters.shape[1]
+    drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), BOOTSTRAPS).astype(float)
+
+    def total(of: "np.ndarray") -> "np.ndarray":
+        return ((drawn @ of) * drawn).sum(1)
+
+    pairs = np.sqrt(total(varied_x) * total(varied_y))
+    taus = np.divide(total(agreement), pairs, out=np.zeros_like(pairs), where=pairs > 0)  # without an order, none
+    low, high = np.percentile(taus, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return float(low), float(high)
 
 
-def difference_in_words(difference: "Difference") -> str:
-    """Say what a paired difference of accuracies shows."""
+def _within(x: "np.ndarray", y: "np.ndarray", member: "np.ndarray") -> tuple[float, float]:
+    """Compute τ over the pairs within configurations, and its p-value by permuting networks within them."""
+    import numpy as np
+
+    together = member[:, None] == member
+    order_x, order_y = _order(x) * together, _order(y) * together
+    pairs = math.sqrt(abs(order_x).sum() * abs(order_y).sum())
+    if pairs == 0:
+        return math.nan, math.nan
+    agreement = float((order_x * order_y).sum())
+    draw, grouped = np.random.default_rng(0), np.argsort(member, kind="stable")
+    reached = 1  # the order that was found is one of them
+    for _ in range(BOOTSTRAPS):
+        permuted = np.empty(len(y), dtype=int)
+        permuted[grouped] = np.lexsort((draw.random(len(y)), member))
+        reached += abs((order_x * order_y[np.ix_(permuted, permuted)]).sum()) >= abs(agreement)
+    return agreement / pairs, reached / (BOOTSTRAPS + 1)
+
+
+def _order(values: "np.ndarray") -> "np.ndarray":
+    """Compare each two values: 1 where the first is larger, -1 where it is smaller, 0 where they are equal."""
+    import numpy as np
+
+    return np.sign(values[:, None] - values)
+
+
+def difference_in_words(difference: Difference, unit: float = 100, of: str = " points", decimals: int = 2) -> str:
+    """Say what a paired difference shows.
+
+    Args:
+        difference: corrected for its family.
+        unit: factor of what is written; 100 by default, for accuracies in points.
+        of: the unit's name, after a space.
+        decimals: of the difference and its interval.
+    """
     mean = difference.mean
-    points = f"{100 * mean.value:+.2f} points"
-    if mean.n < 2:
-        return f"{points} with one seed, which shows nothing."
+    written = f"{unit * mean.value:+.{decimals}f}{of}"
+    if mean.n < FEWEST:
+        seeds = "one seed" if mean.n == 1 else f"{mean.n} seeds"
+        return f"{written} with {seeds}; from fewer than {FEWEST} there is neither an interval nor a verdict."
     if math.isnan(mean.half):
-        return f"{points} with every one of {mean.n} seeds, which gives no interval and shows nothing."
-    low, high = 100 * (mean.value - mean.half), 100 * (mean.value + mean.half)
-    p = f", p = {difference.p:.2g}" if math.isfinite(difference.p) else ""
+        return f"{written} with every one of {mean.n} seeds, which gives no interval and shows nothing."
     verdict = "a difference is shown" if difference.shown else "no difference is shown"
-    return f"{points} (95 % interval {low:+.2f} to {high:+.2f}{p}): {verdict} at n = {mean.n}."
+    among = f", corrected for {difference.among} comparisons" if difference.among > 1 else ""
+    return (
+        f"{written} (95 % interval {unit * mean.low:+.{decimals}f} to {unit * mean.high:+.{decimals}f}; "
+        f"p = {difference.corrected:.2g}{among}; {difference.deviations:+.1f} standard deviations of the seeds): "
+        f"{verdict} at n = {mean.n}."
+    )
 
 
 def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
-    """Write a mean and half of its 95 % interval, times `unit`; for a single value, the mean alone."""
+    """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone."""
     half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
     return f"{unit * mean.value:.{decimals}f}{half}"

@@ -19,7 +19,7 @@ def analyze(
     *,
     home: Place = None,
     optimizers: Sequence[str] = (),
-    top: int = 1,
+    top: int | None = None,
     sample: int = SAMPLE,
     grid: int = GRID,
     every: bool = False,
@@ -39,7 +39,8 @@ def analyze(
         name: of the study.
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         optimizers: of the study; all by default.
-        top: the best trials of each optimizer; of a refit so many seeds of each of its configurations.
+        top: the best trials of each optimizer, one by default; of a refit so many seeds of each of its configurations,
+            all by default. The matched controls of a refit are measured, too.
         sample: training samples, chosen once for all networks, with the classes' shares; all if there are fewer.
         grid: points along a side of the loss surface of the best trial of each optimizer. All surfaces have the same
             directions, and their scale is that of the first optimizer's best network. From that one the line to each

@@ -28,6 +28,7 @@ def run(
     config: Path | None = None,
     seeds: int | Sequence[int] = SEEDS,
     refit_epochs: int | None = None,
+    controls: bool = True,
     sample: int = SAMPLE,
     listener: SearchListener | None = None,
     progress: Progress = lambda *_: None,
@@ -45,6 +46,7 @@ def run(
         config: a YAML file of options; those given here come on top.
         seeds: how many of the refit, or which; see :func:`tune_sam.evaluation.refit.refit`.
         refit_epochs: of each training of the refit; the search's by default.
+        controls: train the refit's matched controls, too; see :func:`tune_sam.evaluation.refit.refit`.
         sample: training samples that flatness is measured on.
         listener: follows the trainings; nobody by default.
         progress: called as tests and measurements are done.
@@ -69,7 +71,14 @@ def run(
         launch(study, executor, listener)
         begins(f"refit of {name}")
         trained = refit(
-            name, home=home, seeds=seeds, epochs=refit_epochs, listener=listener, progress=progress, executor=executor
+            name,
+            home=home,
+            seeds=seeds,
+            epochs=refit_epochs,
+            controls=controls,
+            listener=listener,
+            progress=progress,
+            executor=executor,
         )
         begins(f"flatness of the refit of {name}")
         best = analyze(name, home=home, sample=sample, progress=progress, executor=executor)

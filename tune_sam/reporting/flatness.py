@@ -1,47 +1,176 @@
-"""The sections on flatness: against the gap, over the batch size, and the loss around the minima."""
+"""The sections on flatness: against controls, against the gap, over the batch size, and the loss around the minima."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_sam.evaluation.claims import Answers, EqualLoss, claims, pairs, with_flatness
 from tune_sam.evaluation.refit import Refit
-from tune_sam.evaluation.statistics import Correlation, Mean, with_interval
+from tune_sam.evaluation.statistics import ENOUGH, Correlation, Difference, Mean, with_interval
 from tune_sam.reporting.measured import Measured, rests_on
 from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
-    from pandas import Series
+    from pandas import DataFrame, Series
 
 
-def flatness_section(study: Study, measured: Measured | None, folder: Path) -> Section:
-    """Tabulate Kendall's τ between each measure and the gap, over the networks that were resolved."""
+MEASURED = {
+    "lambda_max": "λ_max",
+    "trace": "trace",
+    "worst_case": "worst case, ρ = 0.05",
+    "average_case": "average case, σ = 0.05",
+}
+"""How a table calls the measures that are compared."""
+
+
+def flatter_section(study: Study, refit: Refit | None, found: Answers, close: Measured | None) -> Section:
+    """Compare the flatness of each row of the refit with that of its matched control, over the seeds."""
+    title = "Is the minimum flatter?"
+    if refit is None:
+        return Section(title, ("This cannot be said yet: it takes a refit with its matched controls.",))
+    if not found.flatter:
+        return Section(
+            title,
+            (
+                "Not measured, or no matched controls are trained; "
+                f"tune-sam refit {study.name} trains them, and tune-sam analyze {study.name} measures all seeds.",
+            ),
+        )
+    rows = tuple(
+        (
+            claim.row,
+            MEASURED[claim.measure],
+            with_digits(claim.values),
+            with_digits(claim.others),
+            *difference_cells(claim.difference),
+        )
+        for claim in found.flatter
+    )
+    return Section(
+        title,
+        (
+            rests_on(close, study),
+            "Each row against its matched control, the base optimizer with the same learning rate and batch size; "
+            "means and paired differences over the seeds, below 0 where the row is flatter. All comparisons here are "
+            "one family: p is corrected by Holm's method, and a difference is shown where it is below 0.05. Its size "
+            "is in standard deviations of the seeds, too.",
+            *equal_loss_in_words(found.flatter_at_equal_loss),
+        ),
+        (Table(("", "measure", "this row", "its control", *DIFFERENCE), rows),),
+    )
+
+
+DIFFERENCE = ("difference", "95 % interval", "p, corrected", "in SDs", "")
+"""The header of :func:`difference_cells`."""
+
+
+def difference_cells(difference: Difference, unit: float = 1) -> tuple[str, ...]:
+    """Write a difference, its interval, its corrected p-value, its effect size and its verdict; empty where none is."""
+    mean = difference.mean
+    if math.isnan(difference.corrected):
+        return f"{unit * mean.value:+.3g}", "", "", "", "no verdict"
+    return (
+        f"{unit * mean.value:+.3g}",
+        f"{unit * mean.low:+.3g} to {unit * mean.high:+.3g}",
+        f"{difference.corrected:.2g}",
+        f"{difference.deviations:+.1f}",
+        "shown" if difference.shown else "not shown",
+    )
+
+
+def with_digits(mean: Mean) -> str:
+    """Write a mean and half of its interval with three significant digits."""
+    return f"{mean.value:.3g}" if math.isnan(mean.half) else f"{mean.value:.3g} ± {mean.half:.2g}"
+
+
+def equal_loss_in_words(found: Sequence[EqualLoss]) -> list[str]:
+    """Say what λ_max shows at equal training loss, of each row."""
+    if not found:
+        return []
+    said = []
+    for one in found:
+        if not one.overlap:
+            said.append(f"{one.row}: its training losses and its control's do not overlap, so nothing can be said")
+        elif math.isnan(one.factor):
+            said.append(f"{one.row}: too few networks for anything to be said")
+        else:
+            said.append(
+                f"{one.row}: {one.factor:.2f} of its control's (95 % interval {one.low:.2f} to {one.high:.2f}; "
+                f"p = {one.corrected:.2g}): {'a difference is shown' if one.shown else 'no difference is shown'}"
+            )
+    return [
+        "Networks that fit less are flatter, whatever trained them. λ_max at equal training loss, by a regression of "
+        f"its logarithm over the networks of both rows, corrected as its own family: {'; '.join(said)}."
+    ]
+
+
+def flatness_section(study: Study, close: Measured | None, wide: Measured | None, folder: Path) -> Section:
+    """Tabulate Kendall's τ between each measure and the gap: over configurations, and within them.
+
+    Args:
+        study: whose page it is.
+        close: what was measured of the refit's networks, several seeds of each configuration.
+        wide: what was measured of all trials of the search.
+        folder: of the page.
+    """
     title = "Do flatter minima generalise better?"
-    if measured is None:
+    measured = [one for one in (wide, close) if one]
+    if not measured:
         return Section(title, (f"Not measured; tune-sam analyze {study.name} --all measures every complete trial.",))
+    return Section(
+        title,
+        (
+            *(
+                f"{name} table: {rests_on(one, study)}"
+                for name, one in zip(("First", "Second"), measured, strict=False)
+            ),
+            "Kendall's τ between a measure and the gap in the loss is above 0 where sharper minima have wider gaps. "
+            "Configurations are resampled, not seeds: its interval is a bootstrap over the configurations, where there "
+            f"are {ENOUGH} or more, and its p-value is of their means. Configurations of one search are not "
+            "independent of each other, so both are a description rather than a test. Within configurations, τ is over "
+            "pairs of networks that differ in the seed alone, with the p-value of a permutation of the seeds.",
+        ),
+        tuple(_correlations(one) for one in measured),
+        pictures_in(folder, FLATNESS),
+    )
+
+
+def _correlations(measured: Measured) -> Table:
     from tune_sam.reporting.plots import MEASURES
 
     table, rows = measured.table(), []
     for name, what in MEASURES.items():
-        if name in table:
-            some = table[table[f"{name}_resolved"].astype(bool)].dropna(subset=[name, "gap/loss"])
-            found = Correlation.of(some[name].tolist(), some["gap/loss"].tolist())
-            rows.append(
-                (what, f"{found.tau:+.2f}", found.interval, f"{found.p:.2g}", str(found.n))
-                if found
-                else (what, "", "", "", str(len(some)))
+        if name not in table:
+            continue
+        some = table[table[f"{name}_resolved"].astype(bool)].dropna(subset=[name, "gap/loss"])
+        configurations = list(zip(*(some[column].fillna(0) for column in CONFIGURATION), strict=True))
+        found = Correlation.of(some[name].tolist(), some["gap/loss"].tolist(), configurations)
+        cells = (
+            (
+                f"{found.tau:+.2f}",
+                found.interval,
+                _cell(found.p, ".2g"),
+                str(found.configurations),
+                _cell(found.within, "+.2f"),
+                _cell(found.within_p, ".2g"),
             )
-    return Section(
-        title,
-        (
-            rests_on(measured, study),
-            "Kendall's τ between a measure and the gap in the loss is above 0 where sharper minima have wider gaps. "
-            "Its interval is a bootstrap over the networks, where there are ten or more. Networks of one search are "
-            "not independent of each other, so τ and its interval are a description rather than a test.",
-        ),
-        (Table(("measure", "τ", "95 % interval", "p", "networks"), tuple(rows)),),
-        pictures_in(folder, FLATNESS),
-    )
+            if found
+            else 6 * ("",)
+        )
+        rows.append((what, str(len(some)), *cells))
+    header = ("measure", "networks", "τ", "95 % interval", "p", "configurations", "τ within them", "p within them")
+    return Table(header, tuple(rows))
+
+
+CONFIGURATION = ("optimizer", "rho", "lr", "batch_size", "epochs")
+"""The columns in which networks of one configuration agree."""
+
+
+def _cell(number: float, form: str) -> str:
+    return "" if math.isnan(number) else format(number, form)
 
 
 def batch_size_sections(refit: Refit | None, measured: Measured | None, study: Study, folder: Path) -> list[Section]:
@@ -69,7 +198,8 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
             "The learning rate and ρ of each cell are those that validation chose among the search's "
             "trials; means over the seeds with 95 % intervals."
         )
-        table = measured.table()
+        networks = measured.table()
+        table = networks[networks["study"] == refit.studies[0].name].copy()  # without the controls
         table["optimizer"] = Categorical(table["optimizer"], study.settings.optimizers)
         for (size, optimizer), cell in table.groupby(["batch_size", "optimizer"], observed=True):
             lr, rho = cell["lr"].iloc[0], cell["rho"].iloc[0]
@@ -90,7 +220,13 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
                 )
             )
         header = ("batch size", "optimizer", "ρ", "learning rate", "λ_max", "worst case", "gap", "test acc.", "seeds")
-        tables = (Table(header, tuple(rows)),)
+        tables = (Table(header, tuple(rows)), _against_the_base_optimizer(refit, networks))
+        sentences.append(
+            "Below, λ_max of each cell against the base optimizer's at the same batch size, paired over the seeds. All "
+            "of them are one family: p is corrected by Holm's method, and a difference is shown where it is below "
+            "0.05. Learning rates differ, too, where validation chose others; what ρ alone does is above, against the "
+            "matched controls."
+        )
         measured_cells = {(row[0], row[1]) for row in rows}
         missing = [
             f"{optimizer} at {size}"
@@ -101,6 +237,17 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
         if missing:
             sentences.append(f"Not measured, or without a complete trial: {', '.join(missing)}.")
     return [Section("Batch size and flatness", tuple(sentences), tables, pictures)]
+
+
+def _against_the_base_optimizer(refit: Refit, networks: "DataFrame") -> Table:
+    """Compare λ_max of each cell with the base optimizer's best at the same batch size, as one family."""
+    rows = refit.table()
+    compared = pairs(rows, refit.choice, "use")
+    found = claims(with_flatness(rows, networks), compared, ("lambda_max",))
+    return Table(
+        ("λ_max of", "against", *DIFFERENCE),
+        tuple((claim.row, claim.to, *difference_cells(claim.difference)) for claim in found),
+    )
 
 
 def landscape_section(study: Study, measured: Measured | None, folder: Path) -> Section:

@@ -7,6 +7,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from scipy.stats import kendalltau
 from scipy.stats import t as student_t
 
+from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.reporting.style import (
     draw_points,
     firsts_of_rows,
@@ -27,7 +28,7 @@ from tune_sam.reporting.style import (
 def over_batch_sizes(frame: pd.DataFrame) -> Figure:
     """Draw each measure over the batch size: all trials, and the mean of each optimizer's resolved values.
 
-    Bars are 95 % intervals of the mean by Student's t, where a batch size has two values or more. Hollow points are
+    Bars are 95 % intervals of the mean by Student's t, where a batch size has three values or more. Hollow points are
     unresolved.
 
     Args:
@@ -50,7 +51,9 @@ def over_batch_sizes(frame: pd.DataFrame) -> Figure:
             places = one["batch_size"] * aside
             draw_points(axis, places, one["value"], one.drop(columns="error", errors="ignore"), style)
             cells = one[resolved_in(one)].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
-            half = cells["sem"] * student_t.ppf(0.975, np.maximum(cells["count"] - 1, 1))
+            half = (cells["sem"] * student_t.ppf(0.975, np.maximum(cells["count"] - 1, 1))).where(
+                cells["count"] >= FEWEST
+            )
             axis.errorbar(
                 cells.index * aside, cells["mean"], yerr=half, fmt="none", ecolor=style.colour, elinewidth=1.8
             )

@@ -77,7 +77,7 @@ class Measured:
         ]
         if about.get("every"):
             return " ".join([*words, "--all"])
-        words += [f"--top {about['top']}"] if about.get("top", 1) > 1 else []
+        words += [f"--top {about['top']}"] if about.get("top") else []
         words += [f"--grid {about['surface']['grid']}"] if about["surface"]["grid"] != GRID else []
         return " ".join(words)
 

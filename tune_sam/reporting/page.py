@@ -8,12 +8,13 @@ from html import escape
 from pathlib import Path
 
 from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
-from tune_sam.reporting.flatness import batch_size_sections, flatness_section, landscape_section
+from tune_sam.reporting.flatness import batch_size_sections, flatness_section, flatter_section, landscape_section
 from tune_sam.reporting.measured import measurements, take_figures
 from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE
 from tune_sam.reporting.results import means, results_section
@@ -137,12 +138,15 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: 
     for measured, names in ((wide or close, FLATNESS), (of_sizes, BATCH_SIZE), (close, LANDSCAPE)):
         if measured:
             take_figures(measured, names, folder / "figures")
+    of_refit = refit and close and close.about["study"]["name"] == refit.studies[0].name
+    found = answers(study, refit, close.table() if close and of_refit else None)
     return [
-        answer_section(study, refit),
+        answer_section(study, refit, found),
+        flatter_section(study, refit, found, close),
         results_section(study, refit, close),
         searched_section(study),
         chosen_section(study, best, folder),
-        flatness_section(study, wide or close, folder),
+        flatness_section(study, close, wide, folder),
         *batch_size_sections(refit, of_sizes, study, folder),
         landscape_section(study, close, folder),
         again_section(study, refit, close, wide, folder),

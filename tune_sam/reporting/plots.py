@@ -42,6 +42,7 @@ def draw(analysis: Analysis, folder: Path) -> None:
     """
     trials = analysis.trials
     frame, surface = _measured(analysis), _surface(analysis.surfaces, analysis.plan.grid)
+    chosen = frame[frame["study"] == analysis.study.name]  # without the controls of a refit
     _save(
         folder,
         {
@@ -50,7 +51,7 @@ def draw(analysis: Analysis, folder: Path) -> None:
             "lines": (landscape_figures.lines, _line(analysis.lines, trials[0])),
             "spectral-density": (landscape_figures.spectral_densities, _densities(analysis)),
             "gap-flatness": (flatness_figures.gaps_and_flatness, frame),
-            "batch-size": (flatness_figures.over_batch_sizes, _if_varied(_of_batch_sizes(frame), "batch_size")),
+            "batch-size": (flatness_figures.over_batch_sizes, _if_varied(_of_batch_sizes(chosen), "batch_size")),
         },
     )
     draw_trainings(analysis.study, trials, folder)
@@ -101,7 +102,7 @@ def _if_judged(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 def _measured(analysis: Analysis) -> pd.DataFrame:
     """Tabulate a row for each measure of each trial."""
     table = analysis.table()
-    about = ["optimizer", "number", "rho", "lr", "batch_size", "gap/loss", "gap/accuracy"]
+    about = ["study", "optimizer", "number", "rho", "lr", "batch_size", "gap/loss", "gap/accuracy"]
     return pd.concat(
         [
             table[about].assign(

@@ -667,7 +667,8 @@ def refits_of(study: Study, kind: Kind | None = None) -> list[Study]:
 
     Args:
         study: the search.
-        kind: `refit` for those that compare the optimizers, `equal-compute` for the base optimizer's; all by default.
+        kind: `refit` for those that compare the optimizers, `equal-compute` or `control` for the base optimizer's that
+            they are compared with; all by default.
     """
     found = [
         other

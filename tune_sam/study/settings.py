@@ -46,8 +46,9 @@ OBJECTIVES: dict[str, dict[str, Literal["maximize", "minimize"]]] = {
 }
 """The metrics that a trial can be judged by after its last epoch, and which way is better. The first is its value."""
 
-Kind = Literal["search", "refit", "equal-compute"]
-"""A search; the refit of its best configurations; the base optimizer's refit at equal compute, for twice the epochs."""
+Kind = Literal["search", "refit", "equal-compute", "control"]
+"""A search; the refit of its best configurations; and two refits of the base optimizer to compare them with: at equal
+compute, for twice the epochs, and as matched controls, with the others' learning rates and batch sizes."""
 
 
 CHANGEABLE = ("trials", "trial_timeout", "stall_timeout")
@@ -76,7 +77,7 @@ class StudySettings(TrainingSettings):
     JSON record, tags, description, recipe and the comparison with an existing study are made from these fields.
 
     Attributes:
-        kind: `search`, `refit` or `equal-compute`: the base optimizer's refit for twice the epochs.
+        kind: `search`, `refit`, `equal-compute` or `control`; see :data:`Kind`.
         workload: name of a workload, or `package.module:Class`.
         data: the folder that holds the data set; None for the one of the home, whichever home that is.
         optimizers: in the order in which they are searched.

@@ -16,6 +16,10 @@ class SearchListener(Protocol):
         """Follow `study` for as long as the context lasts, from where it stands."""
         return nullcontext()
 
+    def announced(self, text: str) -> None:
+        """Note what is about to be trained, and what it costs."""
+        return
+
     def started(self, optimizer: str, number: int) -> None:
         """Note that a trial starts, or starts again."""
         return

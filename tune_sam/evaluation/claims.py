@@ -1,0 +1,297 @@
+"""What a study shows: whether SAM helps, with which ρ, and whether the minimum is flatter.
+
+Three questions are kept apart, because each compares with another row of the base optimizer. "What should I use?"
+compares the best with the best. "What does it cost?" compares with the base optimizer at equal compute. "What does ρ
+do?" compares a row with its matched control, which differs from it in ρ alone. All comparisons of one question are one
+family, whose p-values are corrected by Holm's method.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from tune_sam.errors import NothingComplete
+from tune_sam.evaluation.refit import Refit
+from tune_sam.evaluation.selection import Choice
+from tune_sam.evaluation.statistics import CONFIDENCE, FEWEST, SIGNIFICANT, Difference, Mean, family, holm
+from tune_sam.study.records import Study
+from tune_sam.workload import find_workload
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+Question = Literal["use", "compute", "rho"]
+
+ASKED: dict[Question, str] = {
+    "use": "What should I use? The best of each optimizer against the base optimizer's best, for the same epochs.",
+    "compute": "What does it cost? The same against the base optimizer at equal compute, trained for twice the epochs.",
+    "rho": "What does ρ do? Each row against its matched control: the base optimizer with its learning rate and batch "
+    "size.",
+}
+"""The questions, and what each compares."""
+
+ACCURACY = "test/accuracy"
+
+FLATNESS = ("lambda_max", "trace", "worst_case", "average_case")
+"""Measures of flatness that are compared; the first is that of the answer."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One comparison of two rows.
+
+    Attributes:
+        row, to: names of the rows, as in :meth:`tune_sam.evaluation.refit.Refit.table`.
+        optimizer: of `row`.
+        measure: that is compared, such as `test/accuracy` or `lambda_max`.
+        values, others: means of both rows over the seeds.
+        difference: of `row` minus `to` over the seeds that both have, corrected for the comparisons of its question.
+    """
+
+    row: str
+    to: str
+    optimizer: str
+    measure: str
+    values: Mean
+    others: Mean
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class EqualLoss:
+    """λ_max of a row and its control at equal training loss.
+
+    A regression of log λ_max on the training loss over the networks of both, with one slope and a level for each.
+
+    Attributes:
+        row, to, optimizer: as in :class:`Claim`.
+        factor: of λ_max of `row` by that of `to` at equal training loss; nan where the losses do not overlap, or there
+            are too few networks.
+        low, high: its 95 % interval.
+        p: for a factor of 1.
+        corrected: the same by Holm's method over all rows.
+        overlap: whether the training losses of both overlap. Where they do not, nothing can be said.
+    """
+
+    row: str
+    to: str
+    optimizer: str
+    factor: float
+    low: float
+    high: float
+    p: float
+    corrected: float
+    overlap: bool
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown: the corrected p-value is below 0.05."""
+        return self.corrected < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Radius:
+    """The ρ that a search chose for an optimizer.
+
+    Attributes:
+        optimizer: whose.
+        value: ρ of its best trial.
+        low, high: the smallest and the largest ρ among its complete trials whose validation accuracy is within one
+            standard error of the best one's (binomial, of the validation split's size).
+        tried: the number of values of ρ among its complete trials.
+        end: `smallest` or `largest` if `value` is that among the values tried, so that a better one may lie beyond;
+            empty otherwise.
+    """
+
+    optimizer: str
+    value: float
+    low: float
+    high: float
+    tried: int
+    end: Literal["smallest", "largest", ""]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The three answers of a study. What was not trained or measured is empty.
+
+    Attributes:
+        help: the best of each optimizer against the base optimizer's best, for the same epochs; in test accuracy.
+        help_at_equal_compute: the same against the base optimizer at equal compute.
+        by_rho: each row against its matched control, in test accuracy.
+        radii: which ρ the search chose, of each optimizer that has one.
+        flatter: each row against its matched control in each of :data:`FLATNESS`; below 0 where the row is flatter.
+        flatter_at_equal_loss: the same for λ_max at equal training loss.
+    """
+
+    help: tuple[Claim, ...] = ()
+    help_at_equal_compute: tuple[Claim, ...] = ()
+    by_rho: tuple[Claim, ...] = ()
+    radii: tuple[Radius, ...] = ()
+    flatter: tuple[Claim, ...] = ()
+    flatter_at_equal_loss: tuple[EqualLoss, ...] = ()
+
+
+def answers(study: Study, refit: Refit | None, networks: "DataFrame | None" = None) -> Answers:
+    """Answer the three questions about a study, as far as they were measured.
+
+    Args:
+        study: a search.
+        refit: its tested refit; None if there is none.
+        networks: what :meth:`tune_sam.evaluation.analysis.Analysis.table` gives of the refit's networks; None if they
+            were not measured.
+    """
+    if refit is None:
+        return Answers(radii=chosen_radii(study))
+    table, choice = refit.table(), refit.choice
+    found = {question: claims(table, pairs(table, choice, question), (ACCURACY,)) for question in ASKED}
+    measured = with_flatness(table, networks)
+    by_rho = pairs(table, choice, "rho")
+    return Answers(
+        help=found["use"],
+        help_at_equal_compute=found["compute"],
+        by_rho=found["rho"],
+        radii=chosen_radii(study),
+        flatter=claims(measured, by_rho, FLATNESS),
+        flatter_at_equal_loss=at_equal_loss(measured, by_rho),
+    )
+
+
+def pairs(table: "DataFrame", choice: Choice, question: Question) -> list[tuple[str, str]]:
+    """List the rows that a question compares, each with what it is compared with.
+
+    Args:
+        table: of a refit; see :meth:`tune_sam.evaluation.refit.Refit.table`.
+        choice: of the refit. If it has the best of each batch size, rows of one batch size are compared. A grid's rows
+            are compared with its one point of the base optimizer; if it has several, none is known to be best.
+        question: one of :data:`ASKED`.
+    """
+    rows = table.drop_duplicates("row")
+    refitted = rows[rows["kind"] == "refit"]
+    others = refitted[refitted["optimizer"] != "base"]
+    best_of = ["optimizer", "batch_size"] if choice.each_batch_size else ["optimizer"]
+    if question == "rho":
+        same = ["lr", "batch_size"]
+        references = rows[(rows["optimizer"] == "base") & (rows["kind"] != "equal-compute")]
+    else:
+        same = ["batch_size"] if choice.each_batch_size else []
+        others = others if choice.planned else others.drop_duplicates(best_of)
+        kind = "refit" if question == "use" else "equal-compute"
+        references = rows[(rows["optimizer"] == "base") & (rows["kind"] == kind)]
+        if choice.planned and (refitted["optimizer"] == "base").sum() > 1:
+            references = references.iloc[:0]
+        references = references.drop_duplicates(best_of)
+    suffixes = ("", "_to")
+    found = (
+        others.merge(references, on=same, suffixes=suffixes)
+        if same
+        else others.merge(references, how="cross", suffixes=suffixes)
+    )
+    return list(zip(found["row"].astype(str), found["row_to"].astype(str), strict=True))
+
+
+def claims(table: "DataFrame", compared: Sequence[tuple[str, str]], measures: Sequence[str]) -> tuple[Claim, ...]:
+    """Compare pairs of rows in each measure, as one family.
+
+    Args:
+        table: with `row`, `optimizer`, `seed` and the measures, nan where one was not measured or is not resolved.
+        compared: what :func:`pairs` lists.
+        measures: columns of the table; those that it lacks are left out.
+    """
+    from pandas import concat
+
+    found = []
+    rows = {str(row): part.set_index("seed") for row, part in table.groupby("row", sort=False)}
+    for measure in (name for name in measures if name in table):
+        for row, to in compared:
+            both = concat([rows[row][measure], rows[to][measure]], axis=1, join="inner").dropna()
+            if len(both):
+                one, other = both.iloc[:, 0].tolist(), both.iloc[:, 1].tolist()
+                optimizer = str(rows[row]["optimizer"].iloc[0])
+                found.append(
+                    Claim(row, to, optimizer, measure, Mean.of(one), Mean.of(other), Difference.of(one, other))
+                )
+    corrected = family([claim.difference for claim in found])
+    return tuple(replace(claim, difference=one) for claim, one in zip(found, corrected, strict=True))
+
+
+def with_flatness(table: "DataFrame", networks: "DataFrame | None") -> "DataFrame":
+    """Put the measures of flatness beside a refit's trainings; what is not resolved is nan.
+
+    Args:
+        table: of the refit.
+        networks: of the analysis; None if there is none.
+    """
+    if networks is None:
+        return table
+    found = networks[["key"]].copy()
+    for name in FLATNESS:
+        if name in networks:
+            found[name] = networks[name].where(networks[f"{name}_resolved"].astype(bool))
+    return table.merge(found, on="key", how="left")
+
+
+def at_equal_loss(table: "DataFrame", compared: Sequence[tuple[str, str]]) -> tuple[EqualLoss, ...]:
+    """Compare λ_max of rows with their controls at equal training loss.
+
+    Args:
+        table: with `row`, `optimizer`, `lambda_max` and `train/loss`.
+        compared: pairs of rows.
+    """
+    if "lambda_max" not in table:
+        return ()
+    found = []
+    for row, to in compared:
+        of_row, of_control = (
+            table[(table["row"] == name) & (table["lambda_max"] > 0)][["train/loss", "lambda_max", "optimizer"]]
+            for name in (row, to)
+        )
+        if len(of_row) and len(of_control):
+            optimizer = str(of_row["optimizer"].iloc[0])
+            found.append(_regressed(row, to, optimizer, of_row, of_control))
+    corrected = holm([one.p for one in found])
+    return tuple(replace(one, corrected=p) for one, p in zip(found, corrected, strict=True))
+
+
+def _regressed(row: str, to: str, optimizer: str, of_row: "DataFrame", of_control: "DataFrame") -> EqualLoss:
+    import numpy as np
+    from statsmodels.regression.linear_model import OLS
+
+    losses: list[Series] = [part["train/loss"] for part in (of_row, of_control)]
+    overlap = max(one.min() for one in losses) <= min(one.max() for one in losses)
+    if not overlap or min(len(of_row), len(of_control)) < FEWEST:
+        return EqualLoss(row, to, optimizer, *5 * [math.nan], overlap=bool(overlap))
+    loss = np.concatenate([one.to_numpy() for one in losses])
+    of = np.concatenate([np.ones(len(of_row)), np.zeros(len(of_control))])
+    logs = np.log(np.concatenate([of_row["lambda_max"], of_control["lambda_max"]]))
+    fit = OLS(logs, np.column_stack([np.ones(len(loss)), loss - loss.mean(), of])).fit()
+    low, high = fit.conf_int(alpha=1 - CONFIDENCE)[2]
+    p = float(fit.pvalues[2])
+    return EqualLoss(row, to, optimizer, math.exp(fit.params[2]), math.exp(low), math.exp(high), p, p, overlap=True)
+
+
+def chosen_radii(study: Study) -> tuple[Radius, ...]:
+    """Say which ρ a search chose for each optimizer that has one, and how far others are as good."""
+    samples = find_workload(study.settings.workload).datasets[study.settings.dataset].validation
+    found = []
+    for optimizer in study.settings.optimizers:
+        with suppress(NothingComplete):
+            complete = study.complete(optimizer)
+            tried = [(trial.config.rho, trial.metrics["val/accuracy"]) for trial in complete if trial.config]
+            points = [(rho, accuracy) for rho, accuracy in tried if rho is not None]
+            if points:
+                found.append(_radius(optimizer, points, samples))
+    return tuple(found)
+
+
+def _radius(optimizer: str, points: Sequence[tuple[float, float]], samples: int) -> Radius:
+    """Judge the ρ and the accuracy of an optimizer's trials, the best trial first."""
+    (value, accuracy), radii = points[0], sorted({rho for rho, _ in points})
+    error = math.sqrt(accuracy * (1 - accuracy) / samples)
+    near = [rho for rho, other in points if other >= accuracy - error]
+    end: Literal["smallest", "largest", ""] = ""
+    if len(radii) > 1:
+        end = "smallest" if value == radii[0] else "largest" if value == radii[-1] else ""
+    return Radius(optimizer, value, min(near), max(near), len(radii), end)
