@@ -14,6 +14,7 @@ TRIAL = TrialConfig(
     dataset="digits",
     epochs=3,
     train_subset=100,
+    label_noise=0.2,
     precision="bf16",
     compile=True,
     cpus_per_trial=2,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tune_sam.errors import Refused
-from tune_sam.store import TensorStore, with_train_subset
+from tune_sam.store import TensorStore, with_label_noise, with_train_subset
 from tune_sam.workload import Splits
 
 
@@ -72,3 +72,22 @@ def test_a_subset_is_chosen_once_and_grows_from_within():
 def test_more_than_there_are_is_refused():
     with pytest.raises(Refused, match="--train-subset 11 is more than the 10 training samples"):
         trained([5, 5], 11)
+
+
+def test_label_noise_replaces_a_share_of_the_training_labels_and_no_other():
+    clean = Splits(store([50, 50, 50]), store([2, 1, 1]))
+    noisy, again = (with_label_noise(clean, 0.2) for _ in range(2))
+    assert int((noisy.train.y != clean.train.y).sum()) == 30
+    assert set(noisy.train.y.tolist()) == {0, 1, 2}
+    assert noisy.train.y.equal(again.train.y), "drawn once, whatever the trial"
+    assert noisy.validation is clean.validation
+    assert noisy.train.x is clean.train.x
+    assert with_label_noise(clean, None) is clean
+
+
+def test_a_store_whose_labels_cannot_be_replaced_is_refused():
+    class Own:
+        y = torch.tensor([0, 1])
+
+    with pytest.raises(Refused, match=r"--label-noise 0\.2 needs a store that is a dataclass with a field y, not Own"):
+        with_label_noise(Splits(Own(), Own()), 0.2)

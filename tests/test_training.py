@@ -6,7 +6,7 @@ import torch
 
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
-from tune_sam.training import Trainer, build_optimizer, evaluate
+from tune_sam.training import Trainer, build_optimizer, calibration_error, evaluate
 from tune_sam.workload import Splits, find_workload, milestones
 
 GCN = find_workload("gcn")
@@ -366,3 +366,15 @@ def test_augmentation_is_drawn_once_a_batch_and_resumes(monkeypatch, tmp_path):
     torch.save(cut.state_dict(), tmp_path / "state.pt")
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert metrics(resumed.epoch()) == metrics(straight.epoch())
+
+
+@pytest.mark.slow
+def test_the_calibration_error_is_torchmetrics():
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds to import
+
+    draw = torch.Generator().manual_seed(0)
+    logits, targets = 2 * torch.randn(500, 4, generator=draw), torch.randint(4, (500,), generator=draw)
+    expected = multiclass_calibration_error(logits.softmax(1), targets, num_classes=4, n_bins=15)
+    assert calibration_error(logits, targets) == pytest.approx(float(expected), abs=1e-6)
+    assert calibration_error(torch.tensor([[50.0, 0.0]]), torch.tensor([0])) == 0
+    assert calibration_error(torch.tensor([[50.0, 0.0]]), torch.tensor([1])) == 1

@@ -18,6 +18,7 @@ class TrainingSettings:
         preset: a named setting of the workload in place of the data set's own; None for none.
         epochs: of each training, which also set the schedule.
         train_subset: training samples that are used; None for all.
+        label_noise: share of the training labels that another class replaces, drawn once for all; None for none.
         precision: `bf16` or `fp32`; None for `bf16` on CUDA and `fp32` on the CPU.
         compile: whether networks run through `torch.compile`.
         cpus_per_trial: CPUs of a trial, and threads of its process.
@@ -27,6 +28,7 @@ class TrainingSettings:
     preset: str | None = None
     epochs: int
     train_subset: int | None = None
+    label_noise: float | None = None
     precision: str | None = None
     compile: bool = False
     cpus_per_trial: int = 1

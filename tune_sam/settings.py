@@ -179,6 +179,13 @@ class SearchOptions(RangeOptions):
     train_subset: Annotated[int | None, Shown("all")] = Field(
         default=None, ge=1, description="Train on so many samples, in the classes' proportions."
     )
+    label_noise: Annotated[float | None, Shown("none")] = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the training labels that another class replaces at random, the same for all trials; "
+        "validation and test labels stay.",
+    )
     name: Annotated[str | None, Shown("made of the workload and the time")] = Field(
         default=None, max_length=80, description="Name of the study."
     )
@@ -333,6 +340,7 @@ class SearchKeywords(TypedDict, total=False):
     preset: str | None
     data: str | Path | None
     train_subset: int | None
+    label_noise: float | None
     name: str | None
     seed: int | None
     rho: RangeGiven

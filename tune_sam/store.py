@@ -1,6 +1,6 @@
 """Samples in memory as tensors: the store that suits most data sets, and subsets of the training split."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -69,3 +69,31 @@ def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Spl
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     chosen = np.sort(order[np.argsort(place[order], kind="stable")[:samples]])
     return Splits(splits.train.subset(torch.from_numpy(chosen)), splits.validation)
+
+
+def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Splits:
+    """Replace a share of the training labels by another class, drawn uniformly, the same for all trials.
+
+    Validation labels stay, so that a search judges trials by the truth.
+
+    Args:
+        splits: of a workload; the training split is a dataclass with a field `y`, as :class:`TensorStore` is.
+        share: of the training labels, above 0 and below 1; None changes none.
+        seed: of the draw, not of a trial.
+
+    Raises:
+        Refused: the training split is no such dataclass.
+    """
+    if share is None:
+        return splits
+    if not is_dataclass(splits.train) or isinstance(splits.train, type):
+        raise Refused(
+            f"--label-noise {share:g} needs a store that is a dataclass with a field y, not "
+            f"{type(splits.train).__name__}; make it one, or leave --label-noise out."
+        )
+    draw, labels = np.random.default_rng(seed), splits.train.y.cpu().numpy().copy()
+    classes = np.unique(labels)
+    chosen = draw.choice(len(labels), round(share * len(labels)), replace=False)
+    shift = draw.integers(1, len(classes), len(chosen))
+    labels[chosen] = classes[(np.searchsorted(classes, labels[chosen]) + shift) % len(classes)]
+    return Splits(replace(splits.train, y=torch.from_numpy(labels)), splits.validation)

@@ -14,7 +14,7 @@ from tune_sam.cluster.logs import TrialLog
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
-from tune_sam.store import with_train_subset
+from tune_sam.store import with_label_noise, with_train_subset
 from tune_sam.training import Epoch, Trainer
 from tune_sam.workload import Workload, find_workload
 
@@ -157,21 +157,21 @@ class SAMTrainable(tune.Trainable):
     def _read(self, trial: TrialConfig) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
-        self._read_from = dataset, root, samples, together = _source(trial)
+        self._read_from = dataset, root, samples, noise, together = _source(trial)
         if self._given:
             self._data = self._given
             return
         if root == Home.at().data:  # a folder that a person named is only read
             self.workload.fetch(dataset, root)
         self.workload.check_data(dataset, root)
-        splits = with_train_subset(self.workload.splits(dataset, root), samples)
+        splits = with_label_noise(with_train_subset(self.workload.splits(dataset, root), samples), noise)
         self._data = self._own.enter_context(share(splits.together() if together else splits))
 
 
-def _source(trial: TrialConfig) -> tuple[str, Path, int | None, bool]:
+def _source(trial: TrialConfig) -> tuple[str, Path, int | None, float | None, bool]:
     """Give what a trial's data depend on."""
     root = Path(trial.data or os.environ.get("TUNE_SAM_DATA") or Home.at().data)
-    return trial.dataset, root, trial.train_subset, trial.together
+    return trial.dataset, root, trial.train_subset, trial.label_noise, trial.together
 
 
 def trainable_for(workload: Workload | str) -> type[SAMTrainable]:

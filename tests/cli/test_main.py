@@ -372,6 +372,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "preset": None,
             "epochs": 10,
             "train_subset": None,
+            "label_noise": None,
             "optimizers": ["base"],
             "seed": 0,
             "sampler": "tpe",

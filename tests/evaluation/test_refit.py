@@ -16,7 +16,7 @@ from tune_sam.home import Home
 from tune_sam.reporting.page import report
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_study, studies
-from tune_sam.training import Trainer, evaluate
+from tune_sam.training import Trainer, calibration_error, evaluate
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import find_workload
@@ -78,6 +78,10 @@ def test_training_and_test_are_what_a_trainer_gives(refitted, found):
             continue  # another device gives other sums
         expected = evaluate(trainer.model.eval(), GCN, test, torch.device("cpu"))
         assert (row["test/loss"], row["test/accuracy"]) == (expected.loss, expected.accuracy)
+        assert row["test/nll"] == expected.cross_entropy
+        inputs, targets = test.batch(torch.arange(len(test)))
+        with torch.no_grad():
+            assert row["test/ece"] == pytest.approx(calibration_error(trainer.model(inputs), targets), abs=1e-5)
         assert row["gap/loss"] == expected.loss - metrics["train/loss"]
 
 

@@ -89,6 +89,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "gpus_per_trial": None,
         "preset": None,
         "train_subset": None,
+        "label_noise": None,
         "sampler": "tpe",
         "precision": None,
         "compile": False,

@@ -34,6 +34,7 @@ OF_A_WHOLE_RUN = (
     "trials",
     "epochs",
     "dataset",
+    "label_noise",
     "preset",
     "data",
     "name",

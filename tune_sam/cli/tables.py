@@ -137,7 +137,7 @@ def show_refit(refit: "Refit", out: Console) -> None:
     from tune_sam.reporting.answer import answers_in_words
 
     out.print(f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals", soft_wrap=True, markup=False)
-    quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
+    quality = plain_table("", "test accuracy %", "test loss", "gap (loss)", "NLL", "ECE %")
     cost = plain_table("", "seconds", "gradients")
     for row, means in refit.summary().items():
         quality.add_row(
@@ -145,6 +145,8 @@ def show_refit(refit: "Refit", out: Console) -> None:
             with_interval(means["test/accuracy"], 100, 2),
             with_interval(means["test/loss"], 1, 3),
             with_interval(means["gap/loss"], 1, 3),
+            with_interval(means["test/nll"], 1, 3) if "test/nll" in means else "–",
+            with_interval(means["test/ece"], 100, 2) if "test/ece" in means else "–",
         )
         cost.add_row(row, f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
     out.print(quality)

@@ -38,6 +38,7 @@ from tune_sam.workload import Workload, known_workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from torch import Tensor
 
     from tune_sam.cluster.sharing import Shared
 
@@ -84,6 +85,9 @@ class Refit:
     def table(self) -> "DataFrame":
         """Tabulate a row for each training: what was trained, its losses and accuracies, gaps, and cost.
 
+        `test/nll` is the negative log-likelihood in nats, without the loss's smoothing, and `test/ece` the expected
+        calibration error, 0 to 1; trainings that an earlier release tested have neither.
+
         `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute or as
         a matched control. `kind` is that of its study: `refit`, `equal-compute` or `control`.
         `gradients` counts gradients of single samples, whose cost does not depend on the batch size; SAM takes two of
@@ -104,7 +108,7 @@ class Refit:
         table = self.table()
         columns = [name for name in table if name.startswith(("train/", "test/", "gap/")) or name in COSTS]
         return {
-            str(row): {name: Mean.of(part[name].dropna().tolist()) for name in columns}
+            str(row): {name: Mean.of(part[name].dropna().tolist()) for name in columns if part[name].notna().any()}
             for row, part in table.groupby("row", sort=False)
         }
 
@@ -496,23 +500,33 @@ def _test_data(study: Study, other_nodes: bool) -> "Iterator[Shared]":
 
 def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dict[str, float]:
     """Test a training's network in a worker, at the precision that it was trained with."""
-    from tune_sam.training import evaluate, outputs
+    import torch
+
+    from tune_sam.training import calibration_error, evaluate, outputs
 
     device = prepare_worker(study)
     model = trial.load_model().to(device)
-    found = evaluate(
-        lambda inputs: outputs(model, inputs, trial.precision or "fp32", device),
-        workload,
-        data.splits().train.to(device),
-        device,
-    )
+    store, logits = data.splits().train.to(device), []
+
+    def network(inputs: Any) -> "Tensor":
+        logits.append(outputs(model, inputs, trial.precision or "fp32", device))
+        return logits[-1]
+
+    found = evaluate(network, workload, store, device)
     classes = workload.setting(trial.dataset, trial.preset).classes
     f1 = (
         {f"f1/{name}": score for name, score in zip(classes, found.f1, strict=True) if score is not None}
         if classes
         else {}
     )
-    return {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1, **f1}
+    return {
+        "loss": found.loss,
+        "accuracy": found.accuracy,
+        "macro_f1": found.macro_f1,
+        "nll": found.cross_entropy,
+        "ece": calibration_error(torch.cat(logits), store.y),
+        **f1,
+    }
 
 
 def _publish(found: Refit) -> str:

@@ -236,7 +236,8 @@ def _interval(x: "np.ndarray", y: "np.ndarray", member: "np.ndarray") -> tuple[f
     drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), BOOTSTRAPS).astype(float)
 
     def total(of: "np.ndarray") -> "np.ndarray":
-        return ((drawn @ of) * drawn).sum(1)
+        found: np.ndarray = ((drawn @ of) * drawn).sum(1)
+        return found
 
     pairs = np.sqrt(total(varied_x) * total(varied_y))
     taus = np.divide(total(agreement), pairs, out=np.zeros_like(pairs), where=pairs > 0)  # without an order, none
@@ -267,7 +268,8 @@ def _order(values: "np.ndarray") -> "np.ndarray":
     """Compare each two values: 1 where the first is larger, -1 where it is smaller, 0 where they are equal."""
     import numpy as np
 
-    return np.sign(values[:, None] - values)
+    order: np.ndarray = np.sign(values[:, None] - values)
+    return order
 
 
 def difference_in_words(difference: Difference, unit: float = 100, of: str = " points", decimals: int = 2) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,21 @@ class PublishedStudy:
         citation: authors, title, place and year.
         conditions: what a reader has to know to compare, as a sentence.
         rows: of each data set, by its name in the workload.
+        test_samples: the size of each test set that the study says, by the data set's name.
     """
 
     name: str
     citation: str
     conditions: str
     rows: Mapping[str, tuple[PublishedRow, ...]]
+    test_samples: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_published(file: Path) -> PublishedStudy:
     """Read a published study from YAML.
 
-    The file holds the fields of :class:`PublishedStudy`; under `rows`, each data set has a list of mappings with the
-    fields of :class:`PublishedRow`. `trainables/published.yaml` is an example.
+    The file holds the fields of :class:`PublishedStudy`, of which `test_samples` may be left out; under `rows`, each
+    data set has a list of mappings with the fields of :class:`PublishedRow`. `trainables/published.yaml` is an example.
 
     Raises:
         Refused: the file cannot be read, or lacks a field.
@@ -67,7 +69,8 @@ def read_published(file: Path) -> PublishedStudy:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
         rows = {str(dataset): tuple(_row(**row) for row in given) for dataset, given in data["rows"].items()}
-        return PublishedStudy(str(data["name"]), str(data["citation"]), str(data["conditions"]), rows)
+        sizes = {str(dataset): int(size) for dataset, size in data.get("test_samples", {}).items()}
+        return PublishedStudy(str(data["name"]), str(data["citation"]), str(data["conditions"]), rows, sizes)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise Refused(

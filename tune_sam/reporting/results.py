@@ -1,6 +1,8 @@
 """The section with the results on the test set, beside published ones."""
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
@@ -17,7 +19,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEADER = ("", "train loss", "train acc.", "test loss", "test acc.", "gap", "|λ_max/λ_min|", "seconds", "gradients")
+HEADER = (
+    "",
+    "train loss",
+    "train acc.",
+    "test loss",
+    "test acc.",
+    "gap",
+    "NLL",
+    "ECE",
+    "|λ_max/λ_min|",
+    "seconds",
+    "gradients",
+)
 
 METRICS = (
     ("train/loss", 1, 4),
@@ -25,6 +39,8 @@ METRICS = (
     ("test/loss", 1, 4),
     ("test/accuracy", 100, 2),
     ("gap/loss", 1, 4),
+    ("test/nll", 1, 4),
+    ("test/ece", 100, 2),
 )
 """The columns that are means over the seeds: metric, unit and decimals."""
 
@@ -45,15 +61,47 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
     sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
     sentences.append(
         "Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus training "
-        "loss. Gradients are of one sample each, and SAM takes two of each in an epoch. The ratio is no mean: it is "
-        "that of the network that was measured, or the lowest and the highest of several."
+        "loss. NLL is the negative log-likelihood of the test set, without the loss's smoothing, and ECE the expected "
+        "calibration error in %, over 15 bins. Gradients are of one sample each, and SAM takes two of each in an "
+        "epoch. The ratio is no mean: it is that of the network that was measured, or the lowest and the highest of "
+        "several."
     )
     for found in published:
         sentences.append(f"{found.name[:1].upper()}{found.name[1:]} is {found.citation}. {found.conditions}")
+        sentences += chance_in_words(study, refit, found)
         more, sentence = _other_data_sets(study, found)
         rows += more
         sentences += sentence
     return Section("Results on the test set", tuple(sentences), (Table(HEADER, tuple(rows)),) if rows else ())
+
+
+def chance_in_words(study: Study, refit: Refit | None, published: PublishedStudy) -> list[str]:
+    """Say by how much accuracies of each side vary by chance, because each has a test set of its own.
+
+    These are binomial standard errors. A paired difference between rows of one test set does not have them.
+    """
+    dataset = study.settings.dataset
+    own = find_workload(study.settings.workload).datasets[dataset].test
+    theirs = published.test_samples.get(dataset, own)
+    known = "" if dataset in published.test_samples else ", as if it had as many, since the study does not say"
+    ours = [(row, 100 * found["test/accuracy"].value) for row, found in refit.summary().items()] if refit else []
+    printed = [(row.optimizer, row.test_accuracy) for row in published.rows[dataset] if row.test_accuracy is not None]
+    if not ours or not printed:
+        return []
+    return [
+        f"Test sets differ, so our accuracies and those of {published.name} are of other samples. By that alone each "
+        f"accuracy varies by one binomial standard error: ours, of {own:,} test samples, "
+        f"{_with_errors(ours, own)}; of {published.name}, of {theirs:,} test samples{known}, "
+        f"{_with_errors(printed, theirs)}. A difference between both sides within about three of them says nothing."
+    ]
+
+
+def _with_errors(accuracies: Sequence[tuple[str, float]], samples: int) -> str:
+    """Write accuracies in % with the standard error of a share of so many samples."""
+    return ", ".join(
+        f"{row} {accuracy:.2f} ± {100 * math.sqrt(accuracy / 100 * (1 - accuracy / 100) / samples):.2f}"
+        for row, accuracy in accuracies
+    )
 
 
 def means(refit: Refit) -> "DataFrame":
@@ -83,7 +131,7 @@ def _our_rows(refit: Refit | None, close: Measured | None) -> list[tuple[str, ..
     return [
         (
             row,
-            *(with_interval(means[name], unit, decimals) for name, unit, decimals in METRICS),
+            *(with_interval(means[name], unit, decimals) if name in means else "" for name, unit, decimals in METRICS),
             ratios.get(row, ""),
             f"{means['seconds'].value:.0f}",
             f"{means['gradients'].value:,.0f}",
@@ -101,6 +149,8 @@ def _published_rows(published: PublishedStudy, dataset: str) -> list[tuple[str, 
             _cell(row.test_loss, ".4f"),
             _cell(row.test_accuracy, ".2f"),
             _cell(row.gap, ".4f"),
+            "",
+            "",
             _cell(row.ratio, "g"),
             "",
             "",

@@ -45,10 +45,12 @@ def searched_section(study: Study) -> Section:
     )
     stop = "ASHA stops the worse half at each rung" if settings.scheduler == "asha" else "no trial is stopped early"
     subset = f", on {settings.train_subset:,} training samples" if settings.train_subset else ""
+    noise = f", of whose labels {100 * settings.label_noise:g} % are wrong" if settings.label_noise else ""
     return Section(
         "What was searched",
         (
-            f"{settings.workload} on {settings.dataset}{subset}, {settings.epochs} epochs a trial, by {how}; {stop}. "
+            f"{settings.workload} on {settings.dataset}{subset}{noise}, {settings.epochs} epochs a trial, by {how}; "
+            f"{stop}. "
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
             f"Of {len(ended)} trials that ended: {shares}.",
         ),
