@@ -193,8 +193,9 @@ def measured(
         Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
         NothingComplete: no trial is complete.
     """
-    study, controls = open_study(name, home), ()
+    study = open_study(name, home)
     study.refuse_unnamed()
+    controls: tuple[Study, ...] = ()
     if not extent.every and (refit := tested_refit(study)):
         study, controls = refit.studies[0], tuple(one for one in refit.studies if one.settings.kind == "control")
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)

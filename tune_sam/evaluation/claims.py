@@ -17,7 +17,6 @@ from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.selection import Choice
 from tune_sam.evaluation.statistics import CONFIDENCE, FEWEST, SIGNIFICANT, Difference, Mean, family, holm
 from tune_sam.study.records import Study
-from tune_sam.workload import find_workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -274,7 +273,7 @@ def _regressed(row: str, to: str, optimizer: str, of_row: "DataFrame", of_contro
 
 def chosen_radii(study: Study) -> tuple[Radius, ...]:
     """Say which ρ a search chose for each optimizer that has one, and how far others are as good."""
-    samples = find_workload(study.settings.workload).datasets[study.settings.dataset].validation
+    samples = study.workload.datasets[study.settings.dataset].validation
     found = []
     for optimizer in study.settings.optimizers:
         with suppress(NothingComplete):

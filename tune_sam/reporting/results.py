@@ -81,7 +81,7 @@ def chance_in_words(study: Study, refit: Refit | None, published: PublishedStudy
     These are binomial standard errors. A paired difference between rows of one test set does not have them.
     """
     dataset = study.settings.dataset
-    own = find_workload(study.settings.workload).datasets[dataset].test
+    own = study.workload.datasets[dataset].test
     theirs = published.test_samples.get(dataset, own)
     known = "" if dataset in published.test_samples else ", as if it had as many, since the study does not say"
     ours = [(row, 100 * found["test/accuracy"].value) for row, found in refit.summary().items()] if refit else []
