@@ -261,7 +261,7 @@ def _regressed(row: str, to: str, optimizer: str, of_row: "DataFrame", of_contro
     losses: list[Series] = [part["train/loss"] for part in (of_row, of_control)]
     overlap = max(one.min() for one in losses) <= min(one.max() for one in losses)
     if not overlap or min(len(of_row), len(of_control)) < FEWEST:
-        return EqualLoss(row, to, optimizer, *5 * [math.nan], overlap=bool(overlap))
+        return EqualLoss(row, to, optimizer, math.nan, math.nan, math.nan, math.nan, math.nan, bool(overlap))
     loss = np.concatenate([one.to_numpy() for one in losses])
     of = np.concatenate([np.ones(len(of_row)), np.zeros(len(of_control))])
     logs = np.log(np.concatenate([of_row["lambda_max"], of_control["lambda_max"]]))
@@ -278,8 +278,8 @@ def chosen_radii(study: Study) -> tuple[Radius, ...]:
     for optimizer in study.settings.optimizers:
         with suppress(NothingComplete):
             complete = study.complete(optimizer)
-            tried = [(trial.config.rho, trial.metrics["val/accuracy"]) for trial in complete if trial.config]
-            points = [(rho, accuracy) for rho, accuracy in tried if rho is not None]
+            tried = [(trial.config.rho, trial.metrics.get("val/accuracy")) for trial in complete if trial.config]
+            points = [(rho, accuracy) for rho, accuracy in tried if rho is not None and accuracy is not None]
             if points:
                 found.append(_radius(optimizer, points, samples))
     return tuple(found)

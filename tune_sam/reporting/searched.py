@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from tune_sam.evaluation.claims import chosen_radii
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.space import Range, Space, Values, ends
@@ -111,6 +112,12 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
                     f"{trial.optimizer}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "
                     "optimum may lie beyond, so search a wider range."
                 )
+    edges += [
+        f"{radius.optimizer}: the best ρ, {radius.value:.4g}, is the {radius.end} of the {radius.tried} values of "
+        "complete trials, so a better one may lie beyond."
+        for radius in chosen_radii(study)
+        if radius.end
+    ]
     return Section(
         "What the search chose",
         (
