@@ -308,7 +308,7 @@ def calibration_error(outputs: Tensor, targets: Tensor) -> float:
     """
     confidence, predicted = outputs.softmax(1).max(1)
     bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-    excess = confidence.double() - (predicted == targets)
+    excess = confidence.double() - (predicted == targets).double()
     sums = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=outputs.device).index_add(0, bins, excess)
     return float(sums.abs().sum()) / len(targets)
 
