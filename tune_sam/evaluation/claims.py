@@ -271,11 +271,16 @@ def _regressed(row: str, to: str, optimizer: str, of_row: "DataFrame", of_contro
     return EqualLoss(row, to, optimizer, math.exp(fit.params[2]), math.exp(low), math.exp(high), p, p, overlap=True)
 
 
-def chosen_radii(study: Study) -> tuple[Radius, ...]:
-    """Say which ρ a search chose for each optimizer that has one, and how far others are as good."""
+def chosen_radii(study: Study, optimizers: Sequence[str] | None = None) -> tuple[Radius, ...]:
+    """Say which ρ a search chose for each optimizer that has one, and how far others are as good.
+
+    Args:
+        study: a search.
+        optimizers: of the study; all by default.
+    """
     samples = study.workload.datasets[study.settings.dataset].validation
     found = []
-    for optimizer in study.settings.optimizers:
+    for optimizer in optimizers or study.settings.optimizers:
         with suppress(NothingComplete):
             complete = study.complete(optimizer)
             tried = [(trial.config.rho, trial.metrics.get("val/accuracy")) for trial in complete if trial.config]

@@ -115,7 +115,7 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
     edges += [
         f"{radius.optimizer}: the best ρ, {radius.value:.4g}, is the {radius.end} of the {radius.tried} values of "
         "complete trials, so a better one may lie beyond."
-        for radius in chosen_radii(study)
+        for radius in chosen_radii(study, [trial.optimizer for trial in best])
         if radius.end
     ]
     return Section(
