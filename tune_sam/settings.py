@@ -15,10 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
-from tune_sam.durations import OFF, parse_limit
+from tune_sam.durations import OFF, parse_limit, written
 from tune_sam.errors import Refused, shorten
 from tune_sam.home import unusable
 from tune_sam.logins import of_results, plain, remember, without_login
@@ -88,7 +97,7 @@ RangeGiven = Range | Values | str | float | Sequence[float] | None
 RangeOption = Annotated[Range | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
 GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
-LimitOption = Annotated[float, BeforeValidator(parse_limit)]
+LimitOption = Annotated[float, BeforeValidator(parse_limit), PlainSerializer(written)]
 
 
 class RangeOptions(BaseModel):

@@ -357,7 +357,7 @@ def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, st
         replace(study, name=name, settings=replace(study.settings, dataset=dataset))
         for name, dataset in (("m", "mutagenicity"), ("b", "mitbih"))
     )
-    monkeypatch.setattr("tune_sam.reporting.results.studies", lambda _: [beats, molecules])
+    monkeypatch.setattr("tune_sam.reporting.results.every_study", lambda _: [beats, molecules])
     monkeypatch.setattr("tune_sam.reporting.results.tested_refit", lambda _: found)
     section = results_section(molecules, found, None)
     names = [row[0] for row in section.tables[0].rows]

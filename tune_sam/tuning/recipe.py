@@ -24,11 +24,8 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
     resolved = ("workload", "trials", "sampler", "spaces", "data")
     names = [field.name for field in fields(settings) if field.name in SearchOptions.model_fields]
     values = {name: getattr(settings, name) for name in names if name not in resolved}
-    found: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-        if value is not None and value is not False
-    }
+    written = SearchOptions.model_construct(**values).model_dump(mode="json", include=set(values))
+    found = {name: value for name, value in written.items() if value is not None and value is not False}
     if settings.data not in (None, str(home.data)):
         found["data"] = settings.data
     if settings.sampler == "grid":
