@@ -177,3 +177,10 @@ def test_the_code_of_a_docstring_runs_as_it_stands(module, code, surroundings):
         exec(compile(block, place, "exec"), names)
     moved = any(not torch.equal(*pair) for pair in zip(before, surroundings["model"].parameters(), strict=True))
     assert moved == any("optimizer" in block for block in code)
+
+
+def test_each_test_that_the_page_of_faults_names_is_there():
+    named = re.findall(r"`(tests/[\w/.]+)(?:::(\w+))?`", (DOCS / "reliability.md").read_text())
+    assert len(named) > 40
+    for file, test in named:
+        assert f"def {test}" in (ROOT / file).read_text() if test else (ROOT / file).exists(), (file, test)
