@@ -10,7 +10,7 @@ from tune_sam.trainables.gcn import GCN
 
 HANGS, CRASHES, KILLED, LEAVES, EXITS, RAISES, DAWDLES, TRAINS = range(17, 25)
 FIRST_WORDS, LAST_WORDS = "the training begins", "the training is about to end"
-DAWDLING = 0.4
+DAWDLING = 0.8
 """Seconds that a step of a slow training takes at least."""
 
 

@@ -418,6 +418,7 @@ def test_a_spectrum_can_be_kept_and_printed():
     assert "Estimate(" in repr(found)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers():
     case = CASES["attention"]()
     first, second, other = (run(case, seed=seed) for seed in (0, 0, 1))
@@ -481,6 +482,7 @@ def test_curvature_that_is_not_finite_is_refused():
 # --- peers ---
 
 
+@pytest.mark.slow
 @KIND
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 def test_what_pyhessian_gets_right(kind):

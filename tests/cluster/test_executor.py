@@ -50,6 +50,7 @@ def test_a_study_and_its_refit_are_the_same_inline_and_under_ray(cluster, search
         }
 
 
+@pytest.mark.slow
 def test_inline_an_interrupted_study_is_resumed(tmp_path):
     class Interrupts(Silent):
         def epoch(self, optimizer, number, epoch):

@@ -55,6 +55,7 @@ def latest(study, trial, name=FLATNESS):
     return mlflow.MlflowClient(study.tracking_uri).get_metric_history(trial.mlflow_run_id, name)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_analysis_package(analysis):
     for trial in analysis.trials:
         found = spectrum(trial.load_model(), GCN.loss, sample())
@@ -79,6 +80,7 @@ def test_all_surfaces_have_the_directions_of_the_first_network(analysis):
         np.testing.assert_allclose(drawn[drawn["optimizer"] == trial.optimizer]["loss"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mlflow_has_each_number_once_and_the_figures(searched, analysis):
     study = analysis.study
     tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, executor=INLINE)
@@ -114,6 +116,7 @@ def test_the_table_has_configurations_gaps_and_measures(analysis):
     assert all("version.torch" in made and made["device"] for made in told["measured_by"].values())
 
 
+@pytest.mark.slow
 def test_what_is_measured_already_is_not_measured_again(searched, analysis):
     seen = []
     again = tune_sam.analyze(
@@ -185,6 +188,7 @@ def spoiled(trial, how):
         file.write_bytes(own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -57,6 +57,7 @@ def test_the_same_seeds_train_the_best_configuration_of_each(refitted, found):
         assert part["rho"].dropna().unique().tolist() == ([best.rho] if best.rho else [])
 
 
+@pytest.mark.slow
 def test_training_and_test_are_what_a_trainer_gives(refitted, found):
     """Without Ray: on training and validation part together, then once on the test part."""
     splits = GCN.splits("digits", None)

@@ -370,6 +370,7 @@ def whatever(examples):
     return generate
 
 
+@pytest.mark.slow
 def test_whatever_is_typed_is_done_or_refused(anything):
     whatever(100)(anything)
 

@@ -77,6 +77,7 @@ def resumed(study, unbroken):
     assert [[place.exists() for place in checkpoints(study, number)] for number in (0, 1)] == [[True, False]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_trial_whose_last_checkpoint_is_damaged_is_resumed_from_the_one_before(interrupted, unbroken, damage):
     last, before = checkpoints(interrupted, 1)

@@ -45,6 +45,7 @@ class Fills(Silent):
             self.ballast.write_bytes(bytes(free.f_bavail * free.f_frsize))
 
 
+@pytest.mark.slow
 def test_a_search_whose_results_have_no_room_stops_and_is_resumed(disk, tmp_path):
     fills = Fills(disk)
     with pytest.raises(

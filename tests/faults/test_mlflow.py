@@ -55,6 +55,7 @@ def changed(database, *statements):
 # --------------------------------------------------------------------------------------------------- what it refuses
 
 
+@pytest.mark.slow
 def test_what_a_deleted_experiment_refused_is_sent_once_it_is_restored(home):
     study = open_study("one", home)
     client = mlflow.MlflowClient(study.tracking_uri)
@@ -90,6 +91,7 @@ def test_whatever_mlflow_lacks_of_a_run_is_said_and_sent(home, again):
     assert_whole(home)
 
 
+@pytest.mark.slow
 def test_another_value_than_the_ledgers_is_for_a_person_to_look_at(home):
     trial = open_study("one", home).records()[0]
     changed(
@@ -163,6 +165,7 @@ def test_mlflows_side_is_made_anew_from_the_ledger(home, fault):
     assert after.settings == before.settings
 
 
+@pytest.mark.slow
 def test_a_study_whose_run_was_made_anew_is_resumed(home):
     without_the_study(home / "mlflow.db")
     assert not [one for one in mend("one", home=home) if one.trouble]

@@ -125,6 +125,7 @@ def test_a_file_that_another_took_the_place_of_is_not_overwritten(file, tmp_path
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_search_whose_file_is_removed_ends_in_a_sentence_and_resumes(tmp_path):
     with pytest.raises(Stopped, match="is there again with all that it held"):
@@ -134,6 +135,7 @@ def test_a_search_whose_file_is_removed_ends_in_a_sentence_and_resumes(tmp_path)
     assert_trained_once(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_search_whose_file_stays_locked_ends_in_a_sentence_and_resumes(tmp_path):
     others = []

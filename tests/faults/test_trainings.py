@@ -53,6 +53,7 @@ def tags(study, trial):
     return MlflowClient(study.tracking_uri).get_run(trial.mlflow_run_id).data.tags
 
 
+@pytest.mark.slow
 def test_an_epoch_that_took_longer_than_the_stall_timeout_fails_its_trial(tmp_path):
     found = search(tmp_path, [DAWDLES, RAISES], stall_timeout="1s")
     assert (found[DAWDLES].state, found[DAWDLES].epochs) == ("failed", 0)
@@ -62,6 +63,7 @@ def test_an_epoch_that_took_longer_than_the_stall_timeout_fails_its_trial(tmp_pa
     assert agrees(tune_sam.open_study("ill", tmp_path))
 
 
+@pytest.mark.slow
 def test_what_a_training_raises_is_its_reason_and_the_traceback_is_in_its_log(tmp_path, capfd):
     found = search(tmp_path, [RAISES, EXITS, TRAINS])
     assert found[RAISES].reason == "RuntimeError: this batch size is broken"

@@ -64,6 +64,7 @@ def _open(home, opened):
     opened.put(1)
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_storage_at_once_all_do(home):
     opened = SPAWN.Queue()
     processes = [SPAWN.Process(target=_open, args=(home, opened)) for _ in range(3)]
@@ -106,7 +107,8 @@ def test_a_database_of_another_program_or_without_rights_is_told_in_a_sentence(d
         assert "\n" not in str(refused.value)
 
 
-def test_a_database_that_was_away_is_used_again(database, tmp_path):
+def test_a_database_that_was_away_is_used_again(database, tmp_path, monkeypatch):
+    monkeypatch.setattr("tune_sam.study.patience.PATIENCE", 0.5)
     home = Home.at(tmp_path, database.create("away"))
     storage = open_storage(home)
     database.stop()

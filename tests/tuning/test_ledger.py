@@ -368,6 +368,7 @@ def two(accuracy, sharpness):
     return Outcome("complete", "", 10, {"val/accuracy": accuracy, "val/sharpness": sharpness}, 1.0, "node", 1)
 
 
+@pytest.mark.slow
 def test_two_objectives_are_both_told_and_none_stops_a_trial(of_two):
     book = ledger(of_two, TWO)
     for number in range(14):
@@ -390,6 +391,7 @@ def test_an_interrupted_trial_of_two_objectives_goes_on_where_it_was(of_two):
     assert (asked.number, asked.attempt, again.reported(number)) == (number, 2, 7)
 
 
+@pytest.mark.slow
 def test_of_two_objectives_the_sampler_uses_both(of_two):
     """Where accuracy is level and a small ρ is flat, it goes to small ρ."""
     chosen = replace(TWO, trials=40, spaces={"sam": replace(SPACE, grid=())})
