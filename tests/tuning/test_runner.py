@@ -312,7 +312,7 @@ def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, t
 
 @pytest.mark.slow
 def test_a_locked_study_is_refused(study):
-    code = f"import tune_sam; tune_sam.resume('odd', home={str(study.home.path)!r}, trials=20)"
+    code = f"import odd_workload, tune_sam; tune_sam.resume('odd', home={str(study.home.path)!r}, trials=20)"
     with study_lock(study.home, "odd"):
         run = subprocess.run(
             [sys.executable, "-c", code],
