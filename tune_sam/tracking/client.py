@@ -548,7 +548,7 @@ def make_usable(uri: str) -> None:
     if file is None:
         return
     if ailment := ailment_of(file, every_page=True):
-        kept = None if ailment in _LOST else set_aside(file)
+        kept = None if ailment == GONE else set_aside(file)
     elif (ailment := _other_schema(file)) == _EARLIER:
         kept = copy_aside(file)
         try:

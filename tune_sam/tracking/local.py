@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 GONE, EMPTY = "is gone", "is empty"
-"""What there is nothing to keep of."""
+"""How a database is lost."""
 
 _BESIDE = ("-journal", "-wal", "-shm")  # what SQLite may have beside a file, and reads with it
 
