@@ -115,7 +115,7 @@ class Watch:
             signal.signal(signal.SIGUSR2, before)
 
     def _look(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._over.wait(0.1):
             if dead := [name for name, process in self._processes.items() if process.poll() is not None]:
                 self._lost = dead[0]
                 os.kill(os.getpid(), signal.SIGUSR2)
