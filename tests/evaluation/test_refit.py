@@ -269,7 +269,7 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
 @pytest.mark.slow
 def test_a_refit_is_what_analyze_measures(refitted_once, tmp_path):
     """With the gaps to the test part; `--all` measures the search's trials."""
-    refitted = Path(shutil.copytree(refitted_once, tmp_path / "home"))
+    refitted = shutil.copytree(refitted_once, tmp_path / "home")
     found = tested_refit(open_study("one", refitted))
     analysis = tune_sam.analyze("one", home=refitted, sample=50, grid=3, executor=INLINE)
     table = analysis.table().set_index("key")
