@@ -74,6 +74,7 @@ def test_both_ends_ratio_and_fifth_are_those_of_the_dense_hessian(known):
     assert found.samples == sum(len(targets) for _, targets in case.batches)
 
 
+@pytest.mark.slow
 def test_at_the_defaults_each_end_is_within_its_residual(known, default):
     _, exact = known
     for estimate, value in [(default.lambda_max, exact[-1]), (default.lambda_min, exact[0])]:
@@ -92,6 +93,7 @@ def test_float32_reaches_both_ends(kind, device):
     assert found.ratio.resolved
 
 
+@pytest.mark.slow
 def test_trace_and_its_error_over_many_seeds(known):
     """Standardised errors scatter by about 1; they may by less, as the variance is bounded from above."""
     case, exact = known
@@ -235,6 +237,7 @@ def test_density_tends_to_that_of_the_eigenvalues():
     assert density.error.mean() < 0.6 * few.error.mean()
 
 
+@pytest.mark.slow
 def test_the_same_numbers_in_one_batch_or_many_and_whatever_is_kept(known):
     case, _ = known
     # No end is resolved at this tolerance, so that rounding cannot decide how many steps there are.

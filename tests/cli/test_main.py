@@ -492,6 +492,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_help_and_refusals_import_nothing_heavy(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", ANSWERS, json.dumps(LIGHT)],

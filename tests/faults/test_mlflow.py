@@ -71,6 +71,7 @@ def test_what_a_deleted_experiment_refused_is_sent_once_it_is_restored(home):
     assert_whole(home, trials=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [lambda home: sync("one", home=home), lambda home: mend("one", home=home)])
 def test_whatever_mlflow_lacks_of_a_run_is_said_and_sent(home, again):
     lost, changing, closed, short = open_study("one", home).records()[:4]

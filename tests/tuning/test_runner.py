@@ -216,6 +216,7 @@ def test_the_table_has_a_row_a_trial(study):
     assert table["lr"].tolist() == [trial.config.lr for trial in study.records()]
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_what_python_does(study, monkeypatch, capsys):
     def shown(*words):
         monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(study.home.path)])
@@ -271,6 +272,7 @@ def test_results_do_not_move(study, before, wanted):
         where_it_is(replace(study, storage=before), SearchOptions(workload=ODD, storage=wanted))
 
 
+@pytest.mark.slow
 def test_a_name_is_gone_on_with_only_as_what_it_is(study):
     same = dict(dataset="digits", optimizers=["sam"], name="odd", home=study.home.path, trials=TRIALS, epochs=4, seed=3)
     assert tune_sam.search(ODD, **same).counts() == study.counts(), "nothing is left to do"
