@@ -100,7 +100,7 @@ def suffered(tmp_path_factory):
         patch.setattr("tune_sam.tuning.callback.DEATHS", 1)
         patch.setenv("PYTHONPATH", PYTHONPATH)
         faults = [HANGS, CRASHES, KILLED, LEAVES, EXITS, RAISES, TRAINS]
-        found = search(home, faults, RayExecutor(), stall_timeout=45)
+        found = search(home, faults, RayExecutor(), stall_timeout=90)
     return tune_sam.open_study("ill", home), found
 
 
@@ -109,7 +109,7 @@ def test_under_ray_each_fault_fails_its_own_trial_with_a_sentence(suffered):
     study, found = suffered
     killed = "its process was killed, by the system where memory ran out or by a person with SIGKILL"
     for fault, reason in {
-        HANGS: "it ended no epoch in 45s, its study's --stall-timeout",
+        HANGS: "it ended no epoch in 1m30s, its study's --stall-timeout",
         CRASHES: "its process crashed in native code (Segmentation fault)",
         KILLED: killed,
         LEAVES: killed,
