@@ -1,8 +1,8 @@
 """Kill a whole study again and again, at random moments, and compare what comes of it with a run that nothing broke.
 
 The same command is started after each kill, until it ends by itself. A driver, a worker and the raylet are killed in
-turn, with `kill -9`. When a run is done before all kills are, another one begins. `make test-crash` runs it; it takes
-about a quarter of a minute a kill on two cores, and is no part of the tests that are collected.
+turn, with `kill -9`. When a run is done before all kills are, another one begins. `make test-crash` runs it; it is no
+part of the tests that are collected.
 """
 
 import argparse
@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
@@ -39,78 +41,112 @@ LIMIT = 900
 """Seconds that one start of the command may take."""
 
 
-class Run:
-    """A whole study in a home of its own, by one command that may be started again."""
+SEEDS, SAMPLE = 2, 32
+SHARE = 1 / 6
+"""Of the unbroken run's time: within so much of it after a start, or after the last kill, comes the next kill. It is
+about twice what a start takes, so that half of the kills come after it, and runs come to their ends all the same."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        home.mkdir()
-        self.config = home / "options.yaml"
-        self.config.write_text(OPTIONS)
+
+@dataclass(frozen=True)
+class Kill:
+    """What was killed, in which stage of the command, and how many seconds after its last start."""
+
+    victim: str
+    stage: str
+    seconds: float
+
+
+@dataclass
+class Run:
+    """A whole study in a home of its own, by one command that may be started again.
+
+    Attributes:
+        home: of the study; it is made.
+        kills: so far.
+        gave_up: the last lines of starts that ended, with another status than 0, though nothing but workers was killed.
+    """
+
+    home: Path
+    kills: list[Kill] = field(default_factory=list)
+    gave_up: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir()
+        self.log = self.home / "log"
+        (self.home / "options.yaml").write_text(OPTIONS)
 
     def start(self) -> subprocess.Popen[bytes]:
-        words = ["run", "gcn", "--config", self.config, "--name", NAME, "--seeds", "2", "--sample", "64"]
-        with (self.home / "log").open("ab") as log:
+        words = ["run", "gcn", "--config", self.home / "options.yaml", "--name", NAME]
+        more = ["--seeds", str(SEEDS), "--sample", str(SAMPLE), "--home", self.home]
+        self._before = self.log.stat().st_size if self.log.exists() else 0
+        self._begun = time.monotonic()
+        with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", MAIN, *words, "--home", self.home],
+                [sys.executable, "-c", MAIN, *words, *more],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
+    def lines(self) -> list[str]:
+        """Give what the last start has printed."""
+        return self.log.read_bytes()[self._before :].decode(errors="replace").splitlines()
+
+    def stage(self) -> str:
+        """Say what the last start is at."""
+        begun = [line.removeprefix("== ") for line in self.lines() if line.startswith("== ")]
+        return begun[-1] if begun else "search" if self.lines() else "start"
+
     def finish(self) -> float:
         """Start the command, and wait until it is done; give the seconds that it took."""
-        begun = time.monotonic()
         status = self.start().wait(LIMIT)
-        assert status == 0, f"exit status {status}; see {self.home}/log"
-        return time.monotonic() - begun
+        assert status == 0, f"exit status {status}; see {self.log}"
+        return time.monotonic() - self._begun
+
+    def kill(self, process: subprocess.Popen[bytes], victim: str, chance: random.Random) -> str:
+        """Kill a part of a run; give what it was, which is the driver where there is no other."""
+        found = [one for one in psutil.Process(process.pid).children(recursive=True) if _is_a(victim, one)]
+        chosen, victim = (chance.choice(found), victim) if found else (psutil.Process(process.pid), "driver")
+        self.kills.append(Kill(victim, self.stage(), time.monotonic() - self._begun))
+        with suppress(psutil.NoSuchProcess):
+            chosen.kill()
+        return victim
 
 
-def killed(process: subprocess.Popen[bytes], victim: str, chance: random.Random) -> str:
-    """Kill a part of a run; give what it was, which is the driver where there is no other."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    named = {"worker": "ray::", "raylet": "raylet"}.get(victim)
-    found = [one for one in family if named and _title(one).startswith(named)]
-    chosen = chance.choice(found) if found else psutil.Process(process.pid)
-    with suppress(psutil.NoSuchProcess):
-        chosen.kill()
-    return victim if found else "driver"
+def _is_a(victim: str, process: psutil.Process) -> bool:
+    """Whether a process is the raylet, or a worker that has something to do."""
+    with suppress(psutil.Error, IndexError):
+        title = process.cmdline()[0]
+        return process.name() == "raylet" if victim == "raylet" else "ray::" in title and "IDLE" not in title
+    return False
 
 
-def _title(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline()[:1]) if process.name() != "raylet" else "raylet"
-    return ""
-
-
-def broken(home: Path, kills: int, span: float, victims: "cycle[str]", chance: random.Random) -> tuple[Run, int]:
-    """Run a study, with kills until it is done or there were `kills`; give how many there were.
+def broken(run: Run, kills: int, span: float, victims: "cycle[str]", chance: random.Random) -> None:
+    """Run a study, with kills until it is done or there were enough.
 
     Args:
-        home: to make.
+        run: that was not begun.
         kills: at most.
         span: seconds after a start, or after the last kill, before which a kill comes.
         victims: whose turn it is.
         chance: for the moments.
     """
-    run, done = Run(home), 0
     process = run.start()
-    while done < kills:
+    while len(run.kills) < kills:
         try:
             status = process.wait(chance.uniform(0, span))
         except subprocess.TimeoutExpired:
-            victim = killed(process, next(victims), chance)
-            done += 1
-            print(f"kill {done}: {victim}", flush=True)
+            victim = run.kill(process, next(victims), chance)
+            print(f"{run.home.name}: {run.kills[-1]}", flush=True)
             if victim == "worker":  # the driver goes on
                 continue
-            status = process.wait(LIMIT)
-            assert status != 0 or victim == "raylet", "a driver that was killed has a status of its own"
-        if status == 0:
-            return run, done
+            process.wait(LIMIT)
+        else:
+            if status == 0:
+                return
+            run.gave_up.append(f"status {status}: {' / '.join(run.lines()[-2:])}")
+            print(f"{run.home.name}: {run.gave_up[-1]}", flush=True)
         process = run.start()
-    status = process.wait(LIMIT)
-    if status != 0:
+    if process.wait(LIMIT) != 0:
         run.finish()
-    return run, done
 
 
 def studies(home: Path) -> list[Study]:
@@ -179,6 +215,17 @@ def faults(home: Path, expected: dict[str, object]) -> list[str]:
     return found
 
 
+def table(kills: list[Kill]) -> str:
+    """Count kills by what was killed, and in which stage."""
+    counts = Counter((kill.stage, kill.victim) for kill in kills)
+    stages = list(dict.fromkeys(kill.stage for kill in kills))
+    rows = [(stage, *(str(counts[stage, victim]) for victim in VICTIMS)) for stage in stages]
+    total = ("all", *(str(sum(kill.victim == victim for kill in kills)) for victim in VICTIMS))
+    return "\n".join(
+        f"{row[0]:<40}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in (("", *VICTIMS), *rows, total)
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
@@ -189,19 +236,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sweep-") as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        begun = time.monotonic()
         unbroken = Run(folder / "unbroken")
         whole = unbroken.finish()
         print(f"unbroken: {whole:.0f} s", flush=True)
-        expected, left = results(unbroken.home), given.kills
+        expected = results(unbroken.home)
         ill = faults(unbroken.home, expected)
-        while left and not ill:
-            home = folder / f"broken-{given.kills - left}"
-            # Half of a run, so that kills fall into its beginning as well as into what comes late.
-            run, done = broken(home, left, whole / 2, victims, chance)
-            left -= done
+        kills: list[Kill] = []
+        while len(kills) < given.kills and not ill:
+            run = Run(folder / f"broken-{len(kills):03}")
+            broken(run, given.kills - len(kills), whole * SHARE, victims, chance)
+            kills += run.kills
             ill = faults(run.home, expected)
-            print(f"{home.name}: {done} kills, {len(expected)} results, {len(ill)} faults", flush=True)
-        print("\n".join(ill) if ill else f"{given.kills} kills: everything is as in the unbroken run")
+            print(f"{run.home.name}: {len(run.kills)} kills, {len(expected)} results, {len(ill)} faults", flush=True)
+        print(table(kills))
+        print(f"{len(kills)} kills in {(time.monotonic() - begun) / 60:.0f} minutes", flush=True)
+        print("\n".join(ill) if ill else "everything is as in the unbroken run")
         sys.exit(bool(ill))
 
 

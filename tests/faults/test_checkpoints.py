@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged or gone: nothing that can be trained again is lost, and what is lost is said."""
+"""Checkpoints that are damaged, gone or somebody's: what can be trained again is, and what is lost is said."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,9 @@ from studies import INLINE
 import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.operations.doctor import diagnose
+from tune_sam.study.checkpoints import BEFORE, LAST
 from tune_sam.study.records import open_study
+from tune_sam.study.storage import open_storage
 from tune_sam.tuning.listener import Silent
 
 OPTIONS = {
@@ -61,6 +63,22 @@ def without_times(metrics):
     return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.is_file() and path.read_bytes() for path in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def precious(interrupted, tmp_path):
+    """A folder of the reader's, outside of the home, with whole checkpoints in it, too. It must stay as it is."""
+    folder = tmp_path / "some" / "where" / "precious"
+    for place in (folder, folder / "cut" / "sam"):
+        shutil.copytree(checkpoints(interrupted, 0)[0], place)
+    (folder / "thesis.txt").write_text("years")
+    before = contents(folder)
+    yield folder
+    assert contents(folder) == before
+
+
 def resumed(study, unbroken):
     """Resume a study, and hold its trials to those of the one without damage."""
     tune_sam.resume("cut", home=study.home, executor=INLINE)
@@ -105,3 +123,31 @@ def test_doctor_says_which_trials_can_no_longer_be_loaded(interrupted, damage, s
     assert troubles(interrupted) == {"cut/sam/0": f"its checkpoint is {state}, so its network cannot be loaded"}
     with pytest.raises(Refused, match=f"of trial cut/sam/0 is {state}; search again"):
         interrupted.records()[0].load_model()
+
+
+@pytest.mark.parametrize(
+    ("last", "before"), [("{}", "sam/../../../../../{}"), ("file://{}", "{}/cut/sam")], ids=["paths", "results"]
+)
+def test_a_checkpoint_that_a_record_has_elsewhere_is_left_alone_and_the_trial_starts_anew(
+    interrupted, unbroken, precious, last, before, caplog
+):
+    storage = open_storage(interrupted.home)
+    (running,) = (
+        frozen
+        for frozen in storage.get_all_trials(storage.get_study_id_from_name("cut/sam"))
+        if not frozen.state.is_finished()
+    )
+    storage.set_trial_user_attr(running._trial_id, LAST, last.format(precious))
+    storage.set_trial_user_attr(running._trial_id, BEFORE, before.format(precious))
+    resumed(interrupted, unbroken)
+    assert caplog.text.count("trial cut/sam/1 is not resumed from a checkpoint outside its study's results") == 2
+
+
+def test_results_that_a_link_has_elsewhere_are_refused_and_train_anew_without_it(interrupted, unbroken, precious):
+    place = Path(interrupted.results, "sam", "0001.1")
+    shutil.rmtree(place)
+    place.symlink_to(precious)
+    with pytest.raises(Refused, match=f"{place} is a link to {precious}"):
+        tune_sam.resume("cut", home=interrupted.home, executor=INLINE)
+    place.unlink()
+    resumed(interrupted, unbroken)
