@@ -12,8 +12,8 @@ from studies import INLINE
 from tune_sam.cli.main import main
 from tune_sam.cluster.tasks import result_of
 from tune_sam.errors import Refused
+from tune_sam.evaluation.measured import measurements
 from tune_sam.home import Home
-from tune_sam.reporting.measured import measurements
 from tune_sam.study.records import open_study, studies
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.runner import resume, search

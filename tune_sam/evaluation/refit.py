@@ -123,6 +123,26 @@ class Refit:
         return Choice(**(self.studies[0].settings.choice or {}))
 
     @property
+    def listed(self) -> str:
+        """The seeds as `--seeds` reads them; a number alone would be a count."""
+        return ",".join(map(str, self.seeds)) + "," * (len(self.seeds) == 1)
+
+    @property
+    def command(self) -> str:
+        """Compose the command that trained it, without its seeds and without options that have their defaults."""
+        settings, choice = self.of.settings, self.choice
+        if choice.planned:
+            words = [f"tune-sam refit {settings.workload} --config study.yaml --name {self.of.name}"]
+        else:
+            words = [
+                f"tune-sam refit {self.of.name}",
+                *([f"--top {choice.top}"] if choice.top > 1 else []),
+                *(["--each-batch-size"] if choice.each_batch_size else []),
+            ]
+        words += [f"--epochs {self.epochs}"] if self.epochs != settings.epochs else []
+        return " ".join(words)
+
+    @property
     def stale(self) -> bool:
         """Whether the search was resumed since, so that the same choice would be other configurations now."""
         trained = self.studies[0].settings

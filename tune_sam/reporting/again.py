@@ -4,9 +4,9 @@ import os
 import platform
 from pathlib import Path
 
+from tune_sam.evaluation.measured import Measured
 from tune_sam.evaluation.refit import Refit
 from tune_sam.provenance import versions
-from tune_sam.reporting.measured import Measured
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study
 from tune_sam.study.settings import now
@@ -34,8 +34,7 @@ def again_section(
         else ""
     )
     if refit:
-        seeds_of = ",".join(map(str, refit.seeds)) + "," * (len(refit.seeds) == 1)  # a number alone would be a count
-        commands.append(f"{_refit_command(study, refit)} --seeds {seeds_of}")
+        commands.append(f"{refit.command} --seeds {refit.listed}")
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
         if refit.stale:
             seeds += " The search was resumed after its refit, whose command would choose other configurations now."
@@ -61,21 +60,6 @@ def _precision(study: Study, refit: Refit | None) -> str:
     trials = [trial for one in (study, *(refit.studies if refit else ())) for trial in one.records()]
     precisions = sorted({trial.precision for trial in trials if trial.precision})
     return f"Passes were in {' and '.join(precisions)}." if precisions else ""
-
-
-def _refit_command(study: Study, refit: Refit) -> str:
-    """Compose the command that trained the refit, without options that have their defaults."""
-    settings, choice = study.settings, refit.choice
-    if choice.planned:
-        words = [f"tune-sam refit {settings.workload} --config study.yaml --name {study.name}"]
-    else:
-        words = [
-            f"tune-sam refit {study.name}",
-            *([f"--top {choice.top}"] if choice.top > 1 else []),
-            *(["--each-batch-size"] if choice.each_batch_size else []),
-        ]
-    words += [f"--epochs {refit.epochs}"] if refit.epochs != settings.epochs else []
-    return " ".join(words)
 
 
 def _version_table(study: Study) -> Table:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.evaluation.claims import Answers, EqualLoss, claims, pairs, with_flatness
+from tune_sam.evaluation.measured import Measured, rests_on
 from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.statistics import ENOUGH, Correlation, Difference, Mean, with_interval
-from tune_sam.reporting.measured import Measured, rests_on
 from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study

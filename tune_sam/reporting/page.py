@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.claims import answers
+from tune_sam.evaluation.measured import measurements, take_figures
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.flatness import batch_size_sections, flatness_section, flatter_section, landscape_section
-from tune_sam.reporting.measured import measurements, take_figures
 from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE
 from tune_sam.reporting.results import means, results_section
 from tune_sam.reporting.searched import chosen_section, searched_section

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
+from tune_sam.evaluation.measured import Measured, measurements
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import with_interval
-from tune_sam.reporting.measured import Measured, measurements
 from tune_sam.reporting.published import PublishedStudy, published_studies
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study, every_study

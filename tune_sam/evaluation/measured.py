@@ -82,6 +82,12 @@ class Measured:
         return " ".join(words)
 
 
+def measured_of(study: Study, refit: Refit) -> Measured | None:
+    """Find the newest analysis of the refit's networks; None if they were not measured."""
+    close, _ = measurements(study, refit)
+    return close if close and close.about["study"]["name"] == refit.studies[0].name else None
+
+
 def measurements(study: Study, refit: Refit | None) -> tuple[Measured | None, Measured | None]:
     """Find the newest analysis of the refit's networks, or else of the best trials', and the newest of all trials."""
     owners = [*([refit.studies[0]] if refit else []), study]

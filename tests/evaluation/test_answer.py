@@ -1,0 +1,173 @@
+"""The three lines and the next step; of a search alone, and of tables as a refit and an analysis give them."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tune_sam.evaluation.answer import answer_of, in_ascii, next_step, short_answer
+from tune_sam.evaluation.claims import ACCURACY, Answers, Radius, at_equal_loss, claims
+from tune_sam.evaluation.names import row_names
+from tune_sam.evaluation.selection import Choice
+from tune_sam.study.records import Study, open_study
+
+NAMES = {"base": "Adam", "sam": "SAM", "asam": "ASAM"}
+NOISE = np.array([0.0, 0.01, -0.01, 0.005, -0.005])
+SLIGHT = np.array([0.001, -0.001, 0.002, -0.002, 0.0])
+
+
+def table(*rows):
+    """Five trainings of each row: its name, kind, optimizer, ρ, learning rate, batch size, accuracy, loss and λ_max."""
+    columns = ("row", "kind", "optimizer", "rho", "lr", "batch_size", ACCURACY, "train/loss", "lambda_max")
+    found = pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows for _ in NOISE])
+    found["seed"] = np.tile(np.arange(5), len(rows))
+    found[ACCURACY] += np.tile(NOISE, len(rows)) + found["seed"] * 0.0001 * (found["optimizer"] == "sam")
+    found["train/loss"] += np.tile(NOISE, len(rows))
+    found["lambda_max"] *= 1 + np.tile(SLIGHT, len(rows)) * np.repeat(np.arange(1, len(rows) + 1), 5)
+    return found
+
+
+ROWS = (
+    ("a", "refit", "base", None, 0.01, 64, 0.80, 0.30, 20.0),
+    ("b", "refit", "sam", 0.05, 0.02, 64, 0.82, 0.31, 10.0),
+    ("c", "equal-compute", "base", None, 0.01, 64, 0.82, 0.20, 30.0),
+    ("d", "control", "base", None, 0.02, 64, 0.80, 0.30, 20.0),
+)
+
+
+def refit_of(found, seeds=5):
+    return SimpleNamespace(
+        table=lambda: found,
+        seeds=tuple(range(seeds)),
+        choice=Choice(),
+        command="tune-sam refit one",
+        listed=",".join(map(str, range(seeds))),
+    )
+
+
+def answered(found):
+    """What the questions find in a table of :data:`ROWS`."""
+    return Answers(
+        help=claims(found, [("b", "a")], (ACCURACY,)),
+        help_at_equal_compute=claims(found, [("b", "c")], (ACCURACY,)),
+        by_rho=claims(found, [("b", "d")], (ACCURACY,)),
+        flatter=claims(found, [("b", "d")], ("lambda_max",)),
+        flatter_at_equal_loss=at_equal_loss(found, [("b", "d")]),
+    )
+
+
+@pytest.fixture
+def study(searched):
+    return open_study("one", searched)
+
+
+def test_a_search_alone_says_which_radius_it_chose_and_what_is_next(study):
+    answer = answer_of(study)
+    assert [line.question for line in answer.lines] == ["Help?", "Which ρ?", "Flatter?"]
+    assert (answer.help.sign, answer.flatter.sign) == ("not known", "not known")
+    assert f"SAM: {study.best('sam').config.rho:.3g}" in answer.rho.sentence
+    assert answer.next_step.command == "tune-sam resume one --trials 5"
+    assert answer.next_step.why == "Only 3 complete trials of Adam: search at least 5 of each optimizer"
+
+
+def test_a_shown_gain_is_a_yes_with_its_numbers(study):
+    found = table(*ROWS)
+    answer = short_answer(study, refit_of(found), answered(found))
+    assert answer.help.sign == "yes"
+    assert answer.help.sentence.startswith("SAM against Adam at equal epochs +2.02 (95 % interval +2.00 to +2.04, ")
+    assert "at equal compute, against Adam × 2 epochs, +0.02 (95 % interval" in answer.help.sentence
+    assert answer.flatter.sign == "yes"
+    assert "λ_max of SAM is 10, 0.50 times that of Adam with the same learning rate" in answer.flatter.sentence
+    assert "At equal training loss 0.50 times (95 % interval" in answer.flatter.sentence
+
+
+def test_a_shown_loss_is_a_no_and_noise_is_not_shown(study):
+    worse = replace_row(ROWS, "b", accuracy=0.78, sharpness=45.0)
+    found = table(*worse)
+    answer = short_answer(study, refit_of(found), answered(found))
+    assert (answer.help.sign, answer.flatter.sign) == ("no", "no")
+    same = table(*replace_row(ROWS, "b", accuracy=0.80, sharpness=20.0))
+    same[ACCURACY] += np.where(same["row"] == "b", np.tile(SLIGHT, 4), 0)
+    answer = short_answer(study, refit_of(same), answered(same))
+    assert (answer.help.sign, answer.flatter.sign) == ("not shown", "not shown")
+    assert ", not shown)" in answer.help.sentence
+
+
+def replace_row(rows, name, accuracy, sharpness):
+    return tuple((*row[:6], accuracy, row[7], sharpness) if row[0] == name else row for row in rows)
+
+
+def test_two_seeds_give_no_verdict(study):
+    found = table(*ROWS)
+    found = found[found["seed"] < 2]
+    answer = short_answer(study, refit_of(found, seeds=2), answered(found))
+    assert (answer.help.sign, answer.flatter.sign) == ("not known", "not known")
+    assert "of 2 seeds, too few for an interval" in answer.help.sentence
+    assert "At equal training loss nothing can be said: too few networks." in answer.flatter.sentence
+
+
+@pytest.mark.parametrize(
+    ("end", "tried", "sign", "word"),
+    [("", 6, "yes", "0.05"), ("smallest", 4, "not shown", "≤ 0.05"), ("largest", 4, "not shown", "≥ 0.05")],
+)
+def test_a_radius_at_the_end_of_those_tried_is_no_answer_yet(study, end, tried, sign, word):
+    answer = short_answer(study, None, Answers(radii=(Radius("sam", 0.05, 0.02, 0.1, tried, end),)))
+    assert (answer.rho.sign, answer.rho.word) == (sign, word)
+    assert "within one standard error of the best in validation are 0.02 to 0.1" in answer.rho.sentence
+    assert (f"the {end} of the 4 tried" in answer.rho.sentence) == bool(end)
+
+
+def test_a_single_radius_is_not_known_to_be_best(study):
+    answer = short_answer(study, None, Answers(radii=(Radius("sam", 0.05, 0.05, 0.05, 1, ""),)))
+    assert (answer.rho.sign, answer.rho.sentence) == ("not known", "SAM: 0.05, the only one of a complete trial.")
+
+
+@pytest.fixture
+def enough(study, monkeypatch):
+    """The study as if five trials of each optimizer were complete."""
+    records = Study.records
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: records(self, optimizer) * 2)
+    return study
+
+
+def test_the_next_step_is_what_is_missing_first(enough):
+    found = table(*ROWS)
+    full = answered(found)
+    steps = [
+        next_step(enough, None, Answers()),
+        next_step(enough, refit_of(found, seeds=2), full),
+        next_step(enough, refit_of(found), replace(full, by_rho=(), flatter=())),
+        next_step(enough, refit_of(found), replace(full, flatter=())),
+        next_step(enough, refit_of(found), replace(full, radii=(Radius("sam", 0.05, 0.05, 0.05, 6, "smallest"),))),
+    ]
+    assert [step.command for step in steps] == [
+        "tune-sam refit one",
+        "tune-sam refit one --seeds 5",
+        "tune-sam refit one --seeds 0,1,2,3,4",
+        "tune-sam analyze one",
+        "tune-sam search gcn --dataset digits --optimizer base --optimizer sam --rho 0.005:0.05",
+    ]
+    assert next_step(enough, refit_of(found), full) is None
+
+
+def test_rows_have_plain_names():
+    assert row_names(table(*ROWS), NAMES) == {"a": "Adam", "b": "SAM", "c": "Adam × 2 epochs", "d": "control of SAM"}
+
+
+def test_configurations_of_one_optimizer_are_told_apart_by_what_differs():
+    second = ("e", "refit", "sam", 0.1, 0.02, 64, 0.8, 0.3, 10.0)
+    asam = ("f", "refit", "asam", 0.5, 0.02, 64, 0.8, 0.3, 10.0)
+    names = row_names(table(*ROWS, second, asam), NAMES)
+    assert (names["b"], names["e"], names["f"]) == ("SAM, ρ = 0.05", "SAM, ρ = 0.1", "ASAM")
+    assert names["d"] == "control of SAM, ρ = 0.05 and SAM, ρ = 0.1 and ASAM"
+    large = ("e", "refit", "sam", 0.1, 0.03, 128, 0.8, 0.3, 10.0)
+    assert row_names(table(*ROWS, large), NAMES)["e"] == "SAM, batch 128"
+
+
+def test_lines_can_be_spelled_in_ascii(study):
+    answer = answer_of(study)
+    assert in_ascii(str(answer.help)).startswith("? Help? not known: ")
+    assert in_ascii(str(answer)).isascii()
+    assert in_ascii("✓ ρ ≤ 0.1, λ_max × 2") == "[+] rho <= 0.1, lambda_max x 2"

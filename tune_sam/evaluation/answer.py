@@ -1,0 +1,341 @@
+"""The answer of a study in three short lines: does SAM help, with which ρ, and is the minimum flatter?
+
+Where several optimizers were compared, the lines speak of the one whose best trial is best by validation, which no test
+result chose. Of a grid, whose rows nothing chose, they speak of the comparison with the smallest p-value, which is
+corrected for all of them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tune_sam.errors import NothingComplete
+from tune_sam.evaluation.claims import Answers, Claim, EqualLoss, Question, Radius, answers
+from tune_sam.evaluation.measured import measured_of
+from tune_sam.evaluation.names import optimizer_names, row_names
+from tune_sam.evaluation.refit import Refit, tested_refit
+from tune_sam.evaluation.statistics import FEWEST
+from tune_sam.settings import SEEDS
+from tune_sam.study.records import Study
+
+Sign = Literal["yes", "no", "not shown", "not known"]
+
+SYMBOLS: dict[Sign, str] = {"yes": "✓", "no": "✗", "not shown": "≈", "not known": "?"}
+
+FEW = 5
+"""Complete trials of an optimizer below which little was searched."""
+
+BEYOND = 10
+"""How far, as a factor, a search beyond the smallest or the largest ρ goes."""
+
+WITH_ASCII = {"✓": "[+]", "✗": "[-]", "≈": "[~]", "ρ": "rho", "λ": "lambda", "×": "x", "±": "+/-", "≤": "<=", "≥": ">="}
+
+
+@dataclass(frozen=True)
+class Line:
+    """The answer to one question.
+
+    Attributes:
+        question: as `Help?`.
+        sign: `yes` or `no` where a difference is shown, in favour of SAM or against it; `not shown` where it was
+            measured and is not; `not known` where it was not measured, or with too few seeds. Of ρ, `yes` where the
+            best one lies between others that were tried, and `not shown` where it is the smallest or the largest.
+        word: what stands beside the symbol: the sign, or the value of ρ.
+        sentence: the numbers.
+    """
+
+    question: str
+    sign: Sign
+    word: str
+    sentence: str
+
+    @property
+    def symbol(self) -> str:
+        """One character for the sign."""
+        return SYMBOLS[self.sign]
+
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.question} {self.word}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do next, and the command that does it."""
+
+    why: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.why}: {self.command}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The three lines, and what to do next; None where nothing is left to do."""
+
+    help: Line
+    rho: Line
+    flatter: Line
+    next_step: NextStep | None
+
+    @property
+    def lines(self) -> tuple[Line, Line, Line]:
+        """The lines in their order."""
+        return self.help, self.rho, self.flatter
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, (*self.lines, *([self.next_step] if self.next_step else []))))
+
+
+def in_ascii(text: str) -> str:
+    """Spell a text with characters that every terminal has."""
+    for character, spelling in WITH_ASCII.items():
+        text = text.replace(character, spelling)
+    return text.encode("ascii", "replace").decode()
+
+
+def answer_of(study: Study) -> Answer:
+    """Answer from all that was finished of a search: its trials, its latest tested refit, and the newest analysis."""
+    refit = tested_refit(study)
+    measured = measured_of(study, refit) if refit else None
+    return short_answer(study, refit, answers(study, refit, measured.table() if measured else None))
+
+
+def short_answer(study: Study, refit: Refit | None, found: Answers) -> Answer:
+    """Shorten the answers about a study to three lines.
+
+    Args:
+        study: a search.
+        refit: its tested refit; None if there is none.
+        found: what :func:`tune_sam.evaluation.claims.answers` says of both.
+    """
+    optimizers = optimizer_names(study)
+    names = row_names(refit.table(), optimizers) if refit else {}
+    best = _best_by_validation(study, refit)
+    return Answer(
+        _help(study, refit, found, names, best),
+        _rho(found.radii, optimizers, best),
+        _flatter(study, refit, found, names, best),
+        next_step(study, refit, found),
+    )
+
+
+@dataclass(frozen=True)
+class _Best:
+    """What validation chose among the optimizers that have a ρ; the row is empty if it was not refitted."""
+
+    optimizer: str
+    row: str
+
+
+def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
+    try:
+        trial = next(trial for trial in study.complete() if trial.optimizer != "base" and trial.config)
+    except (NothingComplete, StopIteration):
+        return None
+    assert trial.config
+    row = ""
+    if refit:
+        table = refit.table()
+        same = (table["kind"] == "refit") & (table["optimizer"] == trial.optimizer)
+        for name in ("rho", "lr", "batch_size"):
+            same &= table[name] == getattr(trial.config, name)
+        row = next(iter(table[same]["row"]), "")
+    return _Best(trial.optimizer, str(row))
+
+
+def _headline(claims: Sequence[Claim], best: _Best | None) -> Claim | None:
+    """Choose the comparison that the lines speak of."""
+    if best is None:
+        return min(claims, key=_clarity, default=None)
+    of_it = [claim for claim in claims if claim.optimizer == best.optimizer]
+    return next((claim for claim in of_it if claim.row == best.row), of_it[0] if of_it else None)
+
+
+def _clarity(claim: Claim) -> float:
+    return math.inf if math.isnan(claim.difference.corrected) else claim.difference.corrected
+
+
+def _sign(claim: Claim, better: int) -> Sign:
+    """Judge a comparison in which `better` is 1 where more is better, and -1 where less is."""
+    if claim.difference.mean.n < FEWEST:
+        return "not known"
+    if not claim.difference.shown:
+        return "not shown"
+    return "yes" if claim.difference.mean.value * better > 0 else "no"
+
+
+def _line(question: str, sign: Sign, sentence: str) -> Line:
+    return Line(question, sign, sign, sentence)
+
+
+def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None) -> Line:
+    claim = _headline(found.help, best)
+    if claim is None:
+        return _line("Help?", "not known", why_not_known(study, refit, "use"))
+    dear = next((one for one in found.help_at_equal_compute if one.row == claim.row), None)
+    at_equal_compute = f"; at equal compute, against {names[dear.to]}, {_points(dear)}" if dear else ""
+    return _line(
+        "Help?",
+        _sign(claim, +1),
+        f"{names[claim.row]} against {names[claim.to]} at equal epochs {_points(claim)}{at_equal_compute}. "
+        "In points of test accuracy.",
+    )
+
+
+def _rho(radii: Sequence[Radius], optimizers: Mapping[str, str], best: _Best | None) -> Line:
+    if best is None or not radii:
+        return _line("Which ρ?", "not known", "No trial of an optimizer that has a ρ is complete.")
+    first = next((radius for radius in radii if radius.optimizer == best.optimizer), radii[0])
+    sign: Sign = "not known" if first.tried < 2 else "not shown" if first.end else "yes"
+    among = {"smallest": "≤ ", "largest": "≥ ", "": ""}[first.end]
+    ordered = sorted(radii, key=lambda radius: radius is not first)
+    sentences = " ".join(f"{optimizers[radius.optimizer]}: {_radius(radius)}." for radius in ordered)
+    return Line("Which ρ?", sign, f"{among}{first.value:.3g}", sentences)
+
+
+def _radius(radius: Radius) -> str:
+    if radius.tried < 2:
+        return f"{radius.value:.3g}, the only one of a complete trial"
+    end = f"the {radius.end} of the {radius.tried} tried, so a better one may lie beyond" if radius.end else ""
+    near = (
+        f"within one standard error of the best in validation are {radius.low:.3g} to {radius.high:.3g}"
+        if radius.low < radius.high
+        else "no other is within one standard error in validation"
+    )
+    return f"{radius.value:.3g}, {end or f'of {radius.tried} tried'}; {near}"
+
+
+def _flatter(study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None) -> Line:
+    claims = [claim for claim in found.flatter if claim.measure == "lambda_max"]
+    claim = _headline(claims, best)
+    if claim is None or refit is None:
+        return _line("Flatter?", "not known", _why_not_flat(study, refit, found))
+    same_loss = next((one for one in found.flatter_at_equal_loss if one.row == claim.row), None)
+    at_equal_loss = f" {_at_equal_loss(same_loss)}" if same_loss else ""
+    base = optimizer_names(study)["base"]
+    return _line(
+        "Flatter?",
+        _sign(claim, -1),
+        f"λ_max of {names[claim.row]} is {claim.values.value:.3g}, {claim.values.value / claim.others.value:.2f} times "
+        f"that of {base} with the same learning rate and batch size; difference "
+        f"{_numbers(claim, 1, '+.3g')}.{at_equal_loss}",
+    )
+
+
+def _at_equal_loss(one: EqualLoss) -> str:
+    if not one.overlap:
+        return "At equal training loss nothing can be said: their losses do not overlap."
+    if math.isnan(one.factor):
+        return "At equal training loss nothing can be said: too few networks."
+    verdict = "" if one.shown else ", not shown"
+    return (
+        f"At equal training loss {one.factor:.2f} times (95 % interval {one.low:.2f} to {one.high:.2f}, "
+        f"{_p(one.corrected)}{verdict})."
+    )
+
+
+def _points(claim: Claim) -> str:
+    return _numbers(claim, 100, "+.2f")
+
+
+def _numbers(claim: Claim, unit: float, form: str) -> str:
+    """Write a difference with its interval, its corrected p-value, and whether it is not shown."""
+    difference, mean = claim.difference, claim.difference.mean
+    written = format(unit * mean.value, form)
+    if mean.n < FEWEST:
+        return f"{written} (of {mean.n} seed{'s' * (mean.n > 1)}, too few for an interval)"
+    if math.isnan(mean.half):
+        return f"{written} (the same with each seed, which shows nothing)"
+    verdict = "" if difference.shown else ", not shown"
+    low, high = format(unit * mean.low, form), format(unit * mean.high, form)
+    return f"{written} (95 % interval {low} to {high}, {_p(difference.corrected)}{verdict})"
+
+
+def _p(p: float) -> str:
+    return "corrected p < 0.001" if p < 0.001 else f"corrected p = {p:.2g}"
+
+
+def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
+    """Say why a question about the test accuracy has no comparisons."""
+    base, optimizers = optimizer_names(study)["base"], study.settings.optimizers
+    if optimizers == ("base",):
+        return f"Only {base} was trained."
+    if refit is None:
+        return "Nothing is tested yet; the best of a search is chosen among many and looks better than it is."
+    if question == "rho":
+        return "No matched controls are trained."
+    if "base" not in optimizers:
+        return f"{base} was not searched, so there is nothing to compare with."
+    if refit.choice.planned:
+        return f"A grid with several points of {base} has no best one, so there is nothing to compare with."
+    return f"{base} has no complete trial, so there is nothing to compare with."
+
+
+def _why_not_flat(study: Study, refit: Refit | None, found: Answers) -> str:
+    if refit is None or not found.by_rho:
+        return why_not_known(study, refit, "rho")
+    return "Not measured." if not found.flatter else "λ_max is not resolved with the sample that was measured."
+
+
+def next_step(study: Study, refit: Refit | None, found: Answers) -> NextStep | None:
+    """Say what is to be done next: what makes an answer possible first, then what makes it better."""
+    names, settings = optimizer_names(study), study.settings
+    if settings.optimizers == ("base",):
+        return NextStep(f"Only {names['base']} was searched", f"tune-sam search {settings.workload} --name NAME")
+    return (
+        _search_more(study, refit, names)
+        or _refit_more(study, refit, found)
+        or _search_beyond(study, found.radii, names)
+    )
+
+
+def _search_more(study: Study, refit: Refit | None, names: Mapping[str, str]) -> NextStep | None:
+    """Ask for more trials where an optimizer has few complete ones; the points of a grid are as many as they are."""
+    settings = study.settings
+    if settings.sampler == "grid" or (refit and refit.choice.planned):
+        return None
+    states = [(trial.optimizer, trial.value is not None) for trial in study.records()]
+    complete = {optimizer: states.count((optimizer, True)) for optimizer in settings.optimizers}
+    fewest = min(complete, key=lambda optimizer: complete[optimizer])
+    if (few := complete[fewest]) >= FEW:
+        return None
+    trials = math.ceil(settings.trials * FEW / max(few, 1))
+    how_many = {0: "No complete trial", 1: "One complete trial"}.get(few, f"Only {few} complete trials")
+    return NextStep(
+        f"{how_many} of {names[fewest]}: search at least {trials} of each optimizer",
+        f"tune-sam resume {study.name} --trials {trials}",
+    )
+
+
+def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep | None:
+    """Ask for the refit, its seeds, its controls and its analysis, as far as they are missing."""
+    if refit is None:
+        return NextStep("Train the best again with several seeds, and test them", f"tune-sam refit {study.name}")
+    if len(refit.seeds) < FEWEST:
+        seeds = "One seed" if len(refit.seeds) == 1 else f"{len(refit.seeds)} seeds"
+        return NextStep(f"{seeds} show nothing: train at least {FEWEST}", f"{refit.command} --seeds {SEEDS}")
+    if not found.by_rho:
+        return NextStep(
+            "Train the matched controls, which differ in ρ alone", f"{refit.command} --seeds {refit.listed}"
+        )
+    if not found.flatter:
+        return NextStep("Measure how flat the minima are", f"tune-sam analyze {study.name}")
+    return None
+
+
+def _search_beyond(study: Study, radii: Sequence[Radius], names: Mapping[str, str]) -> NextStep | None:
+    """Ask for other values of ρ where the best one is the smallest or the largest that was tried."""
+    settings = study.settings
+    radius = next((radius for radius in radii if radius.end), None)
+    if radius is None:
+        return None
+    low, high = (
+        (radius.value / BEYOND, radius.value) if radius.end == "smallest" else (radius.value, radius.value * BEYOND)
+    )
+    return NextStep(
+        f"The best ρ of {names[radius.optimizer]} is the {radius.end} that was tried: search beyond it",
+        f"tune-sam search {settings.workload} --dataset {settings.dataset} --optimizer base "
+        f"--optimizer {radius.optimizer} --rho {low:.3g}:{high:.3g}",
+    )

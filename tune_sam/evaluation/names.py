@@ -1,0 +1,57 @@
+"""What a reader is told that optimizers and the rows of a refit are called."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tune_sam.study.records import Study
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NAMES = {"sam": "SAM", "asam": "ASAM", "asam-all": "ASAM (all)"}
+
+
+def optimizer_names(study: Study) -> dict[str, str]:
+    """Name each optimizer of a study: `base` after what it is, such as Adam, and those not known here by their key."""
+    base = {"base": study.workload.base_optimizer.name}
+    return {optimizer: (base | NAMES).get(optimizer, optimizer) for optimizer in ("base", *study.settings.optimizers)}
+
+
+def row_names(table: "DataFrame", optimizers: Mapping[str, str]) -> dict[str, str]:
+    """Name the rows of a refit: SAM, Adam × 2 epochs, control of SAM.
+
+    Where an optimizer has several configurations, its rows are told apart by what alone does so: the batch size, ρ or
+    the learning rate; by a number if none does.
+
+    Args:
+        table: of the refit; see :meth:`tune_sam.evaluation.refit.Refit.table`.
+        optimizers: what each is called.
+
+    Returns:
+        By the `row` of the table, in its order.
+    """
+    rows = table.drop_duplicates("row")
+    refitted = rows[rows["kind"] == "refit"]
+    names = {
+        str(row): f"{optimizers[str(optimizer)]}{end}"
+        for optimizer, part in refitted.groupby("optimizer", sort=False)
+        for row, end in zip(part["row"], _ends(part), strict=True)
+    }
+    for row in rows[rows["kind"] == "equal-compute"]["row"]:
+        names[str(row)] = f"{optimizers['base']} × 2 epochs"
+    for control in rows[rows["kind"] == "control"].itertuples():
+        same = (refitted["lr"] == control.lr) & (refitted["batch_size"] == control.batch_size)
+        of = refitted[same & (refitted["optimizer"] != "base")]["row"]
+        names[str(control.row)] = f"control of {' and '.join(names[str(row)] for row in of)}"
+    return {str(row): names[str(row)] for row in rows["row"]}
+
+
+def _ends(part: "DataFrame") -> list[str]:
+    """Tell the configurations of one optimizer apart."""
+    if len(part) == 1:
+        return [""]
+    for column, form in (("batch_size", ", batch {:.0f}"), ("rho", ", ρ = {:.3g}"), ("lr", ", lr = {:.3g}")):
+        ends = [form.format(value) for value in part[column]]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [f" {number}" for number in range(1, len(part) + 1)]
