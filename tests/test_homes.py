@@ -12,7 +12,7 @@ from tune_sam.cli.services import ui
 from tune_sam.cluster.executor import InlineExecutor
 from tune_sam.home import Home
 from tune_sam.operations.analyze import analyze
-from tune_sam.operations.doctor import diagnose
+from tune_sam.operations.doctor import diagnose, mend
 from tune_sam.operations.status import status
 from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study, refits_of, studies
@@ -108,8 +108,7 @@ def test_an_earlier_releases_page_and_diagnosis_are_made_anew(home):
     assert "sam" in page.page.read_text()
     assert (page.page.parent / "figures" / "learning-curves.png").exists()
     assert [stage.name for stage in status("one", home=home)][:2] == ["search", "one.refit"]
-    ill = {one.key: one.trouble for one in diagnose("one", home=home) if one.trouble}
-    assert not ill
+    assert not {one.key: one.trouble for one in mend("one", home=home) if one.trouble}
     assert all(place.startswith(str(home)) for place in places(home))
     run = open_study("one", home).mlflow_run_id
     assert (home / "artifacts" / run / "artifacts" / "report" / "index.html").exists()
@@ -202,7 +201,7 @@ def test_a_study_is_resumed_and_measured_where_its_home_is_now(home, tmp_path, h
     measured = analyze("one", home=there, sample=128, top=2, grid=2, executor=InlineExecutor())
     assert len(measured.flatness) == 4
     assert not measured.undelivered
-    assert not [one.trouble for one in diagnose("one", home=there) if one.trouble]
+    assert not [one.trouble for one in mend("one", home=there) if one.trouble]
     if how == "copied":
         assert contents(home) == before, "the copy leaves the original as it was"
         assert resume("one", home=home, trials=3, executor=InlineExecutor()).counts() == {"complete": 6}
