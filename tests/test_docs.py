@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from typer.main import get_command
 
 from tune_sam.analysis.landscape import grid
-from tune_sam.cli.main import app
+from tune_sam.cli.app import app
 from tune_sam.optim import SAM
 
 ROOT = Path(__file__).parents[1]

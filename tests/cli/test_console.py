@@ -101,7 +101,7 @@ def test_closed_streams_are_written_nowhere(searched, closed):
 
 
 def test_an_interrupt_is_told_with_how_to_resume(capsys):
-    with pytest.raises(KeyboardInterrupt), resumable(lambda: "resume it with `tune-sam resume s`"):
+    with pytest.raises(SystemExit, match="130"), resumable(lambda: "resume it with `tune-sam resume s`"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "Interrupted; resume it with `tune-sam resume s`.\n"
 

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tune_sam.cli.app import app
 from tune_sam.cli.console import print_json
-from tune_sam.cli.main import app, main
+from tune_sam.cli.main import main
 from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions, flag_of

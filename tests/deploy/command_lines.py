@@ -5,7 +5,7 @@ import warnings
 
 import typer
 
-from tune_sam.cli.main import app
+from tune_sam.cli.app import app
 
 with warnings.catch_warnings(action="ignore"):  # Ray's own use of Pydantic
     from ray.scripts.scripts import start

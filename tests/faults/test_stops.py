@@ -99,6 +99,36 @@ def test_whatever_ends_a_driver_is_said_once_with_the_way_to_resume(tmp_path):
     assert not [one.trouble for one in diagnose("cut", home=tmp_path) if one.trouble]
 
 
+WHEN = {
+    "imports": """
+import importlib.abc, signal, sys
+class Stops(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Stops())
+""",
+    "building of the commands": """
+import signal, typer.main
+typer.main.get_command = lambda app: signal.raise_signal(signal.SIGINT)
+""",
+    "reading of the options": """
+import signal, tune_sam.home
+tune_sam.home.Home.at = classmethod(lambda *_: signal.raise_signal(signal.SIGINT))
+""",
+}
+"""What a SIGINT comes in the middle of."""
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_an_interrupt_while_the_command_line_starts_is_one_line(tmp_path, when):
+    code = IN_A_TERMINAL.replace(MAIN, f"{WHEN[when]}\n{MAIN}")
+    run = subprocess.run(
+        [sys.executable, "-c", code, "studies", "--home", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_a_working_directory_that_is_gone_is_said_in_a_sentence(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()

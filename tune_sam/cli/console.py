@@ -96,12 +96,16 @@ def resumable(how: Callable[[], str]) -> Iterator[None]:
 
     Args:
         how: gives the rest of a sentence, when it is needed.
+
+    Raises:
+        SystemExit: it was interrupted, and that is said; its status is 130.
+        Stopped: as inside, with how to resume.
     """
     try:
         yield
     except KeyboardInterrupt:
         err.print(f"Interrupted; {how()}.", soft_wrap=True, markup=False)
-        raise
+        raise SystemExit(130) from None
     except Stopped as error:
         raise Stopped(f"{error}; {how()}.") from None
 

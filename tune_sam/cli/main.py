@@ -1,124 +1,17 @@
-"""The command line. Every command is a thin layer over a function; torch, Ray and MLflow load only where they are used.
+"""Where the command line begins: it imports nothing before an interrupt is taken."""
 
-Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 ran and failed or nothing complete,
-2 refused, 130 interrupted.
-"""
-
-import logging
-import os
 import sys
-import traceback
-import warnings
-from collections.abc import Callable
 from typing import NoReturn
-
-import typer
-from pydantic import ValidationError
-from rich.logging import RichHandler
-
-from tune_sam.cli.console import Unwritten, err, open_streams, results
-from tune_sam.cli.evaluate import analyze, refit, report
-from tune_sam.cli.results import best, logs, status, studies, trials, workloads
-from tune_sam.cli.search import resume, run, search
-from tune_sam.cli.services import check, doctor, submit, sync, ui
-from tune_sam.cluster.signals import interruptible
-from tune_sam.errors import NothingComplete, Refused, Stopped, masked
-
-app = typer.Typer(
-    name="tune-sam",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="Does sharpness-aware minimization help my model, with which radius ρ, and is the minimum really flatter?\n\n"
-    "Example: [bold]tune-sam search gcn --dataset digits --trials 6[/bold], then [bold]tune-sam studies[/bold].",
-)
-COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Search": (search, resume, run),
-    "Evaluate": (refit, analyze, report),
-    "Results": (studies, workloads, status, best, trials, logs),
-    "Services": (check, sync, doctor, ui),
-}
-"""The commands as `tune-sam --help` groups them, one module each."""
-
-for panel, commands in COMMANDS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
-# What follows the name of the command that is sent is that command's.
-app.command(
-    rich_help_panel="Services", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
-)(submit)
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its status."""
-    open_streams()
-    mistake: Exception | None = None
-    # Of the libraries' notes to their own developers none is for the person at this screen.
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    log = RichHandler(console=err, show_time=False, show_path=False, markup=False)
-    log.setFormatter(_WithoutLogins("%(message)s"))
-    logging.getLogger("tune_sam").handlers = [log]
+    """Run the command line and exit with its status; an interrupt, whenever it comes, is one line and status 130."""
     try:
-        _expect_working_directory()
-        with interruptible(waits_for="", again=_stop_now):
-            # A value only where typer left on its own account: 0 after --help, 130 after an interrupt.
-            status = app(standalone_mode=False) or 0
-    except typer.TyperException as error:
-        status = _complain(_usage(error), 2)
-    except Refused as error:
-        status = _complain(str(error), 2)
-    except (NothingComplete, Stopped) as error:
-        status = _complain(str(error), 1)
-    except Unwritten as error:
-        status = _complain(*_unwritten(error))
-    except Exception as error:
-        mistake, status = error, 1
-    try:
-        results.flush()
-    except Unwritten as error:
-        status = _complain(*_unwritten(error))
-        mistake = None if isinstance(mistake, OSError) else mistake  # typer's own print of the help met the same
-    if mistake:  # of ours, with all that is needed to find it but no login
-        err.print(masked("".join(traceback.format_exception(mistake))), markup=False, soft_wrap=True, end="")
+        from tune_sam.cli.app import run_app
+
+        status = run_app()
+    except KeyboardInterrupt:
+        status = 130
+    if status == 130:
+        print("Interrupted.", file=sys.stderr)
     sys.exit(status)
-
-
-def _stop_now() -> NoReturn:
-    """End the process, as a second interrupt asks for: whenever that happens, what is done is kept."""
-    err.print("Stopped; what is done is kept, and is resumed as after any interrupt.", soft_wrap=True)
-    os._exit(130)
-
-
-def _expect_working_directory() -> None:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise Refused("the working directory has been removed; change to one that is there (cd).") from None
-
-
-class _WithoutLogins(logging.Formatter):
-    """Hides the logins in what is logged, and in the traceback that may follow."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
-
-
-def _unwritten(error: Unwritten) -> tuple[str, int]:
-    return f"the results cannot be written to standard output ({error}); make room." if str(error) else "", 1
-
-
-def _complain(message: str, status: int) -> int:
-    """Say what is wrong, on one line whatever a library's message looks like."""
-    if message:
-        err.print(f"tune-sam: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
-    return status
-
-
-def _usage(error: typer.TyperException) -> str:
-    """Say what typer refused, in one sentence with the value and the way out; nothing where it has printed the help."""
-    message, cause, context = error.format_message().rstrip("."), error.__cause__, getattr(error, "ctx", None)
-    if isinstance(cause, ValidationError):
-        message = message.replace("Invalid value", f"Invalid value {cause.errors()[0]['input']!r}", 1)
-    return f"{message}; see `{context.command_path if context else 'tune-sam'} --help`." if message else ""
