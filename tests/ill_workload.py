@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+from tune_sam.cluster.pulse import alive
 from tune_sam.trainables.gcn import GCN
 
 HANGS, CRASHES, KILLED, LEAVES, EXITS, RAISES, DAWDLES, TRAINS = range(17, 25)
@@ -46,3 +47,10 @@ def suffer(fault):
         raise RuntimeError("this batch size is broken")
     if fault == DAWDLES:
         time.sleep(DAWDLING)
+
+
+def go_on(seconds):
+    """Give signs of life for so long."""
+    for _ in range(10 * seconds):
+        alive(time.sleep)(0.1)
+    return "it went on"

@@ -233,7 +233,8 @@ class SearchOptions(RangeOptions):
     )
     stall_timeout: Annotated[LimitOption, Shown("1h", "TIME")] = Field(
         default=STALL_TIMEOUT,
-        description="Fail a trial that has ended no epoch for so long, and replace its process; off for never.",
+        description="Fail a trial that has ended no epoch for so long, or a measurement that got no further, and "
+        "replace its process; off for never.",
     )
     address: Annotated[str | None, Shown("$TUNE_SAM_ADDRESS, else one is started here, as with local")] = Field(
         default=None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001."

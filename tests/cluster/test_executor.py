@@ -4,9 +4,11 @@ import json
 import os
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+from ill_workload import HANGS, go_on, suffer
 from studies import INLINE, searched_study
 
 import tune_sam
@@ -89,6 +91,14 @@ def test_what_a_call_refuses_is_a_failure_and_a_mistake_is_raised():
     assert list(found) == [(0, 1), (1, Failure("it is gone")), (2, 3)]
     with pytest.raises(ZeroDivisionError):
         list(INLINE.call([lambda: 1 / 0], 1, 0))
+
+
+@pytest.mark.slow
+def test_under_ray_a_task_that_hangs_is_ended_and_the_next_has_its_place(cluster):
+    calls = [partial(suffer, HANGS), partial(go_on, 7)]
+    found = dict(RayExecutor().call(calls, cpus=4, gpus=0, stall_timeout=6))
+    hung = Failure("it got no further in 6s, its study's --stall-timeout; run the same command again")
+    assert found == {0: hung, 1: "it went on"}
 
 
 class Boom:

@@ -9,6 +9,7 @@ import ray.train._internal.storage
 from ray import tune
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError
+from ray.experimental import internal_kv
 from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -50,6 +51,9 @@ def test_this_release_of_ray_has_what_we_use_of_its_inside():
         ),
         "Tune's actor manager has no _live_actors_to_ray_actors_resources, by which a process is ended": (
             "_live_actors_to_ray_actors_resources" in _set_in(RayActorManager)
+        ),
+        "ray.experimental.internal_kv has no _internal_kv_put, _list and _del, by which tasks give signs of life": (
+            {"_internal_kv_put", "_internal_kv_list", "_internal_kv_del"} <= {*dir(internal_kv)}
         ),
         **{
             f"Tune's Trial has no {name}, by which an ending is explained": name

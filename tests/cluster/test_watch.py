@@ -41,3 +41,12 @@ def test_without_limits_nothing_is_overdue():
     watch.waits_for(0)
     watch.passes(10**9)
     assert not watch.overdue(0)
+
+
+def test_a_task_that_has_not_begun_is_not_overdue():
+    watch = Watch(trial_timeout=0, stall_timeout=60, stalled="it got no further")
+    watch.passes(100)
+    assert not watch.overdue(0)
+    watch.heard(0)
+    watch.passes(60)
+    assert watch.overdue(0) == "it got no further in 1m, its study's --stall-timeout"

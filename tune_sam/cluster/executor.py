@@ -7,13 +7,16 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tune_sam.cluster.connection import concurrency, connected
-from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, without_logins_handed_on, without_snapshots
-from tune_sam.cluster.watch import Watch
+from tune_sam.cluster.pulse import Pulse
+from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, Signs, without_logins_handed_on, without_snapshots
+from tune_sam.cluster.watch import Looks, Watch
 from tune_sam.config import TrialConfig
+from tune_sam.durations import OFF
 from tune_sam.errors import Refused
 from tune_sam.home import inside
 
@@ -82,8 +85,16 @@ class Executor(Protocol):
         """
         ...
 
-    def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
+    def call(
+        self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float, stall_timeout: float = OFF
+    ) -> Iterator[tuple[int, Any]]:
         """Call each with these resources; give each index with what came of it, or a :class:`Failure`, as they end.
+
+        Args:
+            calls: of functions without arguments.
+            cpus, gpus: of each; a fraction of a GPU is below 1.
+            stall_timeout: seconds without a sign of life, such as :func:`tune_sam.cluster.pulse.alive` gives, after
+                which one is taken to hang, and ended if that can be done; 0 for no limit.
 
         Raises:
             Refused: no node has room for one.
@@ -138,19 +149,32 @@ class RayExecutor:
             # Tune puts the traceback of what a callback raised into a text.
             raise error.__context__ or error from None
 
-    def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
+    def call(
+        self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float, stall_timeout: float = OFF
+    ) -> Iterator[tuple[int, Any]]:
         """Make each call a Ray task."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         concurrency(cpus, gpus, None)
+        signs, looks = Signs(), Looks()
+        watch = Watch(OFF, stall_timeout, stalled="it got no further")
         # A function that fails on its data fails again, so only a lost worker is worth another try; that is Ray's
         # default.
         task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_capped)
-        pending = {task.remote(function, gpus): index for index, function in enumerate(calls)}
+        pending = {
+            task.remote(function, gpus, Pulse(partial(signs.note, index), stall_timeout / 10)): index
+            for index, function in enumerate(calls)
+        }
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)  # so that signals are seen
             if not ready:
+                watch.passes(looks.passed())
+                for index in signs.new():
+                    watch.heard(index)
+                for reference, index in pending.items():
+                    if watch.overdue(index):
+                        ray.cancel(reference, force=True)
                 continue
             index = pending.pop(ready[0])
             try:
@@ -160,9 +184,11 @@ class RayExecutor:
                     raise
                 outcome = failure
             except RayError as error:  # its worker was killed, for want of memory mostly
-                reason = str(error).strip().splitlines()[0]
-                outcome = Failure(f"its worker was lost ({reason}); run the same command again")
+                said, *_ = str(error).strip().splitlines() or [""]
+                why = watch.forget(index) or f"its worker was lost ({said})"
+                outcome = Failure(f"{why}; run the same command again")
             yield index, outcome
+        signs.forget()
 
 
 @dataclass(frozen=True)
@@ -185,7 +211,9 @@ class InlineExecutor:
             trials.append(trial)
             trial.run(trials)
 
-    def call(self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float) -> Iterator[tuple[int, Any]]:
+    def call(
+        self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float, stall_timeout: float = OFF
+    ) -> Iterator[tuple[int, Any]]:
         """Call one after the other."""
         for index, function in enumerate(calls):
             try:
@@ -203,12 +231,13 @@ def _folder_name(config: dict[str, Any]) -> str:
     return f"{number:04}.{attempt}"
 
 
-def _capped(function: Callable[[], Any], gpus: float) -> Any:
+def _capped(function: Callable[[], Any], gpus: float, pulse: Pulse) -> Any:
     """In a worker: call a function that is given a fraction of a GPU."""
     from tune_sam.cluster.gpu import cap_gpu_memory
 
-    cap_gpu_memory(gpus)
-    return function()
+    with pulse.beating():
+        cap_gpu_memory(gpus)
+        return function()
 
 
 def _failure(error: BaseException) -> Failure | None:

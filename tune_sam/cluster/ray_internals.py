@@ -4,6 +4,7 @@
 """
 
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,6 +92,37 @@ def processes(tune_controller: Any) -> dict[Any, Any]:
     """
     started = tune_controller._actor_manager._live_actors_to_ray_actors_resources
     return {trial: started[actor][0] for trial, actor in tune_controller._trial_to_actor.items() if actor in started}
+
+
+class Signs:
+    """Signs of life of a driver's tasks: Ray itself tells a driver only that they have ended.
+
+    Workers note them in the store that Ray keeps for itself in its GCS.
+    """
+
+    def __init__(self) -> None:
+        self._prefix = f"tune_sam-{secrets.token_hex(8)}/"
+        self._known: set[bytes] = set()
+
+    def note(self, index: int) -> None:
+        """In a worker: note that a task begins, or goes on."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        _internal_kv_put(f"{self._prefix}{index}/{secrets.token_hex(4)}", b"")
+
+    def new(self) -> list[int]:
+        """In the driver: give the indices of the tasks that have begun or gone on since the last call."""
+        from ray.experimental.internal_kv import _internal_kv_list
+
+        noted = set(_internal_kv_list(self._prefix)) - self._known
+        self._known |= noted
+        return [int(key.split(b"/")[1]) for key in noted]
+
+    def forget(self) -> None:
+        """In the driver: remove what was noted."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _internal_kv_del(self._prefix, del_by_prefix=True)
 
 
 def gpus_of(trial: Any) -> float:

@@ -70,7 +70,8 @@ def run_tasks(
     with executor.opened() as other_nodes, interruptible(), data(other_nodes) as shared:
         # With the workload itself, a worker has its module, whose name in a record would not be imported there.
         calls = [partial(task.function, *task.arguments, study.workload, shared) for task in missing]
-        found = executor.call(calls, study.settings.cpus_per_trial, _gpus(study))
+        settings = study.settings
+        found = executor.call(calls, settings.cpus_per_trial, _gpus(study), settings.stall_timeout)
         for done, (index, outcome) in enumerate(found, start=len(tasks) - len(missing) + 1):
             task = missing[index]
             if isinstance(outcome, Failure):

@@ -1,12 +1,28 @@
-"""Which trials take too long: one that ends no epoch, or trains longer than a trial may."""
+"""Which trials and tasks take too long: what ends nothing for a while, or trains longer than a trial may."""
 
+import time
 from collections.abc import Callable
 
 from tune_sam.durations import OFF, written
 
+ATTENTION = 10.0
+"""Seconds between two looks at what runs that count, at most: a driver that was stopped has heard of nothing."""
+
+
+class Looks:
+    """Tells how much time passed from each look at what runs to the next."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def passed(self) -> float:
+        """Give the seconds since the last call that count."""
+        last, self._last = self._last, time.monotonic()
+        return min(self._last - last, ATTENTION)
+
 
 class Watch:
-    """Counts the time that trials take, and says which of them are to be ended.
+    """Counts the time that trials or tasks take, by their numbers, and says which of them are to be ended.
 
     It has no clock: who drives the trials says how much time passed, so that hours in which the driver itself was
     stopped, and could hear of no epoch, are held against nobody.
@@ -15,10 +31,18 @@ class Watch:
         trial_timeout: seconds of training, over all attempts, that a trial may take; 0 for no limit.
         stall_timeout: seconds that may pass without an epoch; 0 for no limit.
         trained: gives the seconds of the epochs that a trial has, those of earlier attempts too.
+        stalled: says what one has not done in the stall timeout.
     """
 
-    def __init__(self, trial_timeout: float, stall_timeout: float, trained: Callable[[int], float]) -> None:
-        self._trial_timeout, self._stall_timeout, self._trained = trial_timeout, stall_timeout, trained
+    def __init__(
+        self,
+        trial_timeout: float,
+        stall_timeout: float,
+        trained: Callable[[int], float] = lambda _: 0,
+        stalled: str = "it ended no epoch",
+    ) -> None:
+        self._trial_timeout, self._stall_timeout = trial_timeout, stall_timeout
+        self._trained, self._stalled = trained, stalled
         self._now = 0.0
         self._since: dict[int, float] = {}
         self._overdue: dict[int, str] = {}
@@ -32,16 +56,16 @@ class Watch:
         self._since.setdefault(number, self._now)
 
     def heard(self, number: int) -> None:
-        """Wait for the next epoch of a trial: one has ended."""
+        """Wait for the next epoch of a trial, or the next sign of life of a task: one was there."""
         self._since[number] = self._now
 
     def overdue(self, number: int) -> str:
         """Say, once, why a trial that is waited for is to be ended; empty if it is not."""
-        if number in self._overdue:
+        if number in self._overdue or number not in self._since:
             return ""
         waited = self._now - self._since[number]
         if OFF < self._stall_timeout <= waited:
-            why = f"it ended no epoch in {written(self._stall_timeout)}, its study's --stall-timeout"
+            why = f"{self._stalled} in {written(self._stall_timeout)}, its study's --stall-timeout"
         elif OFF < self._trial_timeout <= self._trained(number) + waited:
             why = f"it trained for {written(self._trial_timeout)}, its study's --trial-timeout"
         else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import ensure_data, shared
 from tune_sam.cluster.executor import Executor, RayExecutor
+from tune_sam.cluster.pulse import alive
 from tune_sam.cluster.tasks import Progress, Task, made_by, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
@@ -311,7 +312,7 @@ def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") ->
 
     device = prepare_worker(study)
     batches = batches_of(data.splits().train.to(device), batch_size(workload))
-    return trial.load_model().to(device), workload.loss, batches
+    return trial.load_model().to(device), alive(workload.loss), batches
 
 
 def _read(plan: Plan, failed: dict[str, str]) -> Analysis:

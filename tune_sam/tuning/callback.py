@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from ray.tune.search import Searcher
 
 from tune_sam.cluster.ray_internals import could_not_start, death_of, error_of, failure_of, gpus_of, processes
 from tune_sam.cluster.results import delete, state_of
-from tune_sam.cluster.watch import Watch
+from tune_sam.cluster.watch import Looks, Watch
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused, Stopped
 from tune_sam.study.epochs import SECONDS
@@ -46,9 +45,6 @@ down with many."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """What is wrong with a disk and not with a training, and would be wrong for the next one, too."""
-
-ATTENTION = 10.0
-"""Seconds between two looks at the trials that count, at most: a driver that was stopped has heard of no epoch."""
 
 DEATHS = 3
 """After so many deaths of its process in one and the same epoch, it is the trial that kills it."""
@@ -292,7 +288,7 @@ class TuneScheduler(FIFOScheduler):
     def __init__(self, ledger: Ledger, watch: Watch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger, self.watch = ledger, watch
-        self._looked = time.monotonic()
+        self._looks = Looks()
         self.workload = known_workload(ledger.settings.workload)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -303,9 +299,7 @@ class TuneScheduler(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Kill the processes of trials that take too long; Tune asks here at least ten times a second."""
-        now = time.monotonic()
-        self.watch.passes(min(now - self._looked, ATTENTION))
-        self._looked = now
+        self.watch.passes(self._looks.passed())
         for trial, process in processes(tune_controller).items():
             number, _ = TrialConfig.identity(trial.config)
             self.watch.waits_for(number)
