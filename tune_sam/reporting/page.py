@@ -3,7 +3,7 @@
 import os
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tune_sam.home import Place
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.flatness import batch_size_sections, flatness_section, flatter_section, landscape_section
-from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE
+from tune_sam.reporting.pictures import ANSWER, BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
 from tune_sam.reporting.results import means, results_section
 from tune_sam.reporting.searched import chosen_section, searched_section
 from tune_sam.reporting.sections import Section
@@ -129,7 +129,7 @@ def write_page(study: Study, folder: Path) -> None:
 
 def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: Path) -> list[Section]:
     """Compose the page's sections in their order, and put its pictures into the folder's `figures/`."""
-    from tune_sam.reporting.plots import draw_trainings
+    from tune_sam.reporting.plots import draw_answers, draw_trainings
 
     close, wide = measurements(study, refit)
     if best:
@@ -140,8 +140,9 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: 
             take_figures(measured, names, folder / "figures")
     of_refit = refit and close and close.about["study"]["name"] == refit.studies[0].name
     found = answers(study, refit, close.table() if close and of_refit else None)
+    draw_answers(found, folder / "figures")
     return [
-        answer_section(study, refit, found),
+        replace(answer_section(study, refit, found), pictures=pictures_in(folder, ANSWER)),
         flatter_section(study, refit, found, close),
         results_section(study, refit, close),
         searched_section(study),

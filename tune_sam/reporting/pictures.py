@@ -6,6 +6,8 @@ from pathlib import Path
 from tune_sam.reporting.sections import Picture
 
 CAPTIONS = {
+    "differences": "Differences in test accuracy with their 95 % intervals. Right of the line the row is better than "
+    "what it is compared with. Where there is no interval, there are too few seeds for one.",
     "over-rho": "Validation accuracy and loss over ρ, a point for each complete trial. An optimizer that ρ helps rises "
     "above the base optimizer's line somewhere; a level cloud says that ρ does not matter here.",
     "importance": "How much of the variance of the objective (of two objectives the accuracy) each hyperparameter "
@@ -34,6 +36,8 @@ CAPTIONS = {
     "what lies left of zero is negative curvature.",
 }
 """What to see in each figure, by its file's name, in the order of the page."""
+
+ANSWER = ("differences",)
 
 CHOOSING = ("over-rho", "pareto", "importance", "lr-rho", "parallel-coordinates", "learning-curves")
 

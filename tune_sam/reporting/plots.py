@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from tune_sam.analysis.landscape import grid
 from tune_sam.evaluation.analysis import LINE, Analysis
-from tune_sam.reporting import flatness_figures, landscape_figures, search_figures
-from tune_sam.reporting.style import save
+from tune_sam.evaluation.claims import Answers, Claim, Question
+from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, search_figures
+from tune_sam.reporting.style import save, style_of
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
 
@@ -81,6 +82,53 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
     )
     if values := importances(study):
         save(search_figures.importance(values), pd.DataFrame(values), folder / "importance")
+
+
+def draw_answers(found: Answers, folder: Path) -> None:
+    """Draw the differences in test accuracy that a study claims, with their data beside them.
+
+    Args:
+        found: the answers of the study.
+        folder: to write to.
+    """
+    _save(folder, {"differences": (claim_figures.differences, differences(found))})
+
+
+def differences(found: Answers) -> pd.DataFrame:
+    """Tabulate the claims in test accuracy, a row each: accuracies and differences are from 0 to 1."""
+    asked: dict[Question, tuple[Claim, ...]] = {
+        "use": found.help,
+        "compute": found.help_at_equal_compute,
+        "rho": found.by_rho,
+    }
+    return pd.DataFrame(
+        [
+            {
+                "question": question,
+                "optimizer": claim.optimizer,
+                "label": _label(claim, claims),
+                "row": claim.row,
+                "to": claim.to,
+                "difference": claim.difference.mean.value,
+                "low": claim.difference.mean.low,
+                "high": claim.difference.mean.high,
+                "p": claim.difference.p,
+                "corrected": claim.difference.corrected,
+                "deviations": claim.difference.deviations,
+                "shown": claim.difference.shown,
+                "seeds": claim.difference.mean.n,
+            }
+            for question, claims in asked.items()
+            for claim in claims
+        ]
+    )
+
+
+def _label(claim: Claim, among: Sequence[Claim]) -> str:
+    """Name a claim's row as briefly as tells it from the others: by its optimizer, if that has no other row."""
+    label = style_of(claim.optimizer, [claim.optimizer]).label
+    alone = [other.optimizer for other in among].count(claim.optimizer) == 1
+    return label if alone else f"{label} {claim.row.partition(' ')[2]}"
 
 
 def _save(folder: Path, drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]]) -> None:

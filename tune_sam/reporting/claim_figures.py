@@ -1,0 +1,79 @@
+"""The figure of what is claimed: every difference in test accuracy with its interval, question by question."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tune_sam.reporting.style import GREY, need, optimizers_in, panels, style_of, wrapped
+
+HEADINGS = {
+    "use": "best against best, for the same epochs",
+    "compute": "against base at equal compute",
+    "rho": "what ρ does: against the matched control",
+}
+"""What each question compares, as a heading above its rows."""
+
+
+def differences(frame: pd.DataFrame) -> Figure:
+    """Draw a forest plot: each difference in test accuracy with its 95 % interval, below a heading for each question.
+
+    A point is filled where a difference is shown after Holm's correction, else hollow. Where there are too few seeds
+    for an interval, the point stands alone.
+
+    Args:
+        frame: `question` (one of :data:`HEADINGS`), `optimizer`, `label` (of the row), `difference`, `low`, `high` (0
+            to 1; nan without an interval), `shown`.
+    """
+    need(frame, "question", "optimizer", "label", "difference", "low", "high", "shown")
+    names = optimizers_in(frame)
+    lines = len(frame) + 1.2 * frame["question"].nunique()
+    figure, (axis,) = panels(1, width=6.0, height=0.9 + 0.36 * lines)
+    place, places, labels = 0.0, [], []
+    for question, rows in frame.groupby("question", sort=False):
+        heading = HEADINGS[str(question)]
+        axis.annotate(
+            heading,
+            (0, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=10,
+            color=GREY,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )
+        place += 1
+        for row in rows.itertuples():
+            style = style_of(str(row.optimizer), names)
+            value, low, high = 100 * row.difference, 100 * row.low, 100 * row.high
+            if low == low:
+                axis.plot([low, high], [place, place], color=style.colour, linewidth=2, solid_capstyle="butt")
+            axis.plot(
+                value,
+                place,
+                style.marker,
+                color=style.colour,
+                markerfacecolor=style.colour if row.shown else "white",
+                markersize=8,
+                markeredgewidth=1.8,
+            )
+            axis.annotate(
+                f"{value:+.2f}".replace("-", "−"),
+                (1.01, place),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=10,
+                annotation_clip=False,
+            )
+            places.append(place)
+            labels.append(wrapped(str(row.label), 22))
+            place += 1
+        place += 0.2
+    axis.axvline(0, color="black", linewidth=1, zorder=0)
+    axis.set_yticks(places, labels, fontsize=10)
+    axis.set(ylim=(place - 0.4, -0.6), xlabel="difference in test accuracy (percentage points)")
+    axis.set_title("filled: shown after Holm's correction; hollow: not shown", fontsize=10, color=GREY)
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+    axis.margins(x=0.08)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", visible=False)
+    axis.spines["left"].set_visible(False)
+    return figure
