@@ -10,14 +10,17 @@ from tune_sam.evaluation.claims import Answers, Claim
 from tune_sam.evaluation.statistics import Difference, Mean, family
 from tune_sam.reporting.claim_figures import HEADINGS, differences
 from tune_sam.reporting.plots import differences as tabulated
-from tune_sam.reporting.plots import draw_answers
+from tune_sam.reporting.style import save
 
+SAM = "sam ρ=0.05 lr=0.01 batch=64"
+ASAM = "asam ρ=1 lr=0.01 batch=64"
+NAMES = {SAM: "SAM", ASAM: "ASAM", "base": "Adam"}
 BASE = [0.80, 0.81, 0.79]
 BETTER = [0.90, 0.92, 0.89]
 ALIKE = [0.81, 0.80, 0.79]
 
 
-def claim(values, others, optimizer="sam", row="sam ρ=0.05 lr=0.01 batch=64"):
+def claim(values, others, optimizer="sam", row=SAM):
     return Claim(
         row, "base", optimizer, "test/accuracy", Mean.of(values), Mean.of(others), Difference.of(values, others)
     )
@@ -26,7 +29,7 @@ def claim(values, others, optimizer="sam", row="sam ρ=0.05 lr=0.01 batch=64"):
 @pytest.fixture
 def found():
     return Answers(
-        help=(claim(BETTER, BASE), claim(ALIKE, BASE, "asam", "asam ρ=1 lr=0.01 batch=64")),
+        help=(claim(BETTER, BASE), claim(ALIKE, BASE, "asam", ASAM)),
         by_rho=(claim(ALIKE, BASE),),
     )
 
@@ -45,7 +48,7 @@ def intervals(axis):
 
 
 def test_each_difference_stands_below_its_question_in_points_filled_where_it_is_shown(found):
-    axis = differences(tabulated(found)).axes[0]
+    axis = differences(tabulated(found, NAMES)).axes[0]
     assert points(axis) == [
         (pytest.approx(100 * one.difference.mean.value), one.difference.shown) for one in (*found.help, *found.by_rho)
     ]
@@ -57,7 +60,9 @@ def test_each_difference_stands_below_its_question_in_points_filled_where_it_is_
 
 def test_an_interval_is_that_of_the_difference(found):
     mean = found.help[0].difference.mean
-    assert pytest.approx([100 * mean.low, 100 * mean.high]) == intervals(differences(tabulated(found)).axes[0])[0]
+    assert (
+        pytest.approx([100 * mean.low, 100 * mean.high]) == intervals(differences(tabulated(found, NAMES)).axes[0])[0]
+    )
 
 
 def test_shown_is_what_is_shown_after_the_correction():
@@ -66,34 +71,30 @@ def test_shown_is_what_is_shown_after_the_correction():
     assert alone.shown
     corrected = family([alone, *(Difference.of(ALIKE, BASE) for _ in range(4))])[0]
     assert not corrected.shown
-    one = Claim("sam", "base", "sam", "test/accuracy", Mean.of(BETTER), Mean.of(BASE), corrected)
-    assert not tabulated(Answers(help=(one,)))["shown"].any()
+    one = Claim(SAM, "base", "sam", "test/accuracy", Mean.of(BETTER), Mean.of(BASE), corrected)
+    assert not tabulated(Answers(help=(one,)), NAMES)["shown"].any()
 
 
 def test_below_three_seeds_there_are_points_and_no_interval():
-    frame = tabulated(Answers(help=(claim(BETTER[:2], BASE[:2]),)))
+    frame = tabulated(Answers(help=(claim(BETTER[:2], BASE[:2]),)), NAMES)
     assert math.isnan(frame["low"][0])
     axis = differences(frame).axes[0]
     assert points(axis) == [(pytest.approx(10.5), False)]
     assert intervals(axis) == []
 
 
-def test_a_row_is_named_by_its_optimizer_unless_that_has_several():
-    rows = [f"sam ρ={rho} lr=0.01 batch=64" for rho in (0.05, 0.5)]
-    frame = tabulated(Answers(help=tuple(claim(BETTER, BASE, row=row) for row in rows), by_rho=(claim(ALIKE, BASE),)))
-    assert list(frame["label"]) == ["SAM ρ=0.05 lr=0.01 batch=64", "SAM ρ=0.5 lr=0.01 batch=64", "SAM"]
+def test_rows_have_the_names_of_the_page(found):
+    axis = differences(tabulated(found, NAMES)).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["SAM", "ASAM", "SAM"]
 
 
 def test_the_numbers_lie_beside_the_figure(found, tmp_path):
-    draw_answers(found, tmp_path)
-    written = pd.read_csv(tmp_path / "differences.csv")
-    assert list(written["question"]) == ["use", "use", "rho"]
-    assert list(written["difference"]) == pytest.approx(
+    frame = tabulated(found, NAMES)
+    _, csv = save(differences(frame), frame, tmp_path / "differences")
+    assert list(pd.read_csv(csv)["difference"]) == pytest.approx(
         [one.difference.mean.value for one in (*found.help, *found.by_rho)]
     )
-    assert (tmp_path / "differences.png").exists()
 
 
-def test_where_nothing_is_compared_nothing_is_drawn(tmp_path):
-    draw_answers(Answers(), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_where_nothing_is_compared_there_is_nothing_to_draw():
+    assert tabulated(Answers(), {}).empty

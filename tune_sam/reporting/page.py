@@ -140,7 +140,8 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: 
             take_figures(measured, names, folder / "figures")
     of_refit = refit and close and close.about["study"]["name"] == refit.studies[0].name
     found = answers(study, refit, close.table() if close and of_refit else None)
-    draw_answers(found, folder / "figures")
+    if refit:
+        draw_answers(refit, found, folder / "figures")
     return [
         replace(answer_section(study, refit, found), pictures=pictures_in(folder, ANSWER)),
         flatter_section(study, refit, found, close),

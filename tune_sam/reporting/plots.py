@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from tune_sam.analysis.landscape import grid
 from tune_sam.evaluation.analysis import LINE, Analysis
 from tune_sam.evaluation.claims import Answers, Claim, Question
+from tune_sam.evaluation.names import optimizer_names, row_names
+from tune_sam.evaluation.refit import Refit
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, search_figures
-from tune_sam.reporting.style import save, style_of
+from tune_sam.reporting.style import save
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
 
@@ -84,18 +86,25 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
         save(search_figures.importance(values), pd.DataFrame(values), folder / "importance")
 
 
-def draw_answers(found: Answers, folder: Path) -> None:
-    """Draw the differences in test accuracy that a study claims, with their data beside them.
+def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
+    """Draw what a refit shows on the test set, with the data beside each figure.
 
     Args:
-        found: the answers of the study.
+        refit: a tested refit.
+        found: the answers that rest on it.
         folder: to write to.
     """
-    _save(folder, {"differences": (claim_figures.differences, differences(found))})
+    names = row_names(refit.table(), optimizer_names(refit.of))
+    _save(folder, {"differences": (claim_figures.differences, differences(found, names))})
 
 
-def differences(found: Answers) -> pd.DataFrame:
-    """Tabulate the claims in test accuracy, a row each: accuracies and differences are from 0 to 1."""
+def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
+    """Tabulate the claims in test accuracy, a row each: accuracies and differences are from 0 to 1.
+
+    Args:
+        found: the answers of a study.
+        names: what the rows are called, by those of the refit's table.
+    """
     asked: dict[Question, tuple[Claim, ...]] = {
         "use": found.help,
         "compute": found.help_at_equal_compute,
@@ -106,7 +115,8 @@ def differences(found: Answers) -> pd.DataFrame:
             {
                 "question": question,
                 "optimizer": claim.optimizer,
-                "label": _label(claim, claims),
+                "label": names[claim.row],
+                "against": names[claim.to],
                 "row": claim.row,
                 "to": claim.to,
                 "difference": claim.difference.mean.value,
@@ -122,13 +132,6 @@ def differences(found: Answers) -> pd.DataFrame:
             for claim in claims
         ]
     )
-
-
-def _label(claim: Claim, among: Sequence[Claim]) -> str:
-    """Name a claim's row as briefly as tells it from the others: by its optimizer, if that has no other row."""
-    label = style_of(claim.optimizer, [claim.optimizer]).label
-    alone = [other.optimizer for other in among].count(claim.optimizer) == 1
-    return label if alone else f"{label} {claim.row.partition(' ')[2]}"
 
 
 def _save(folder: Path, drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]]) -> None:
