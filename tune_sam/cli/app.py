@@ -8,13 +8,14 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.logging import RichHandler
 
-from tune_sam.cli.console import Unwritten, err, open_streams, results
+from tune_sam.cli.console import Unwritten, err, open_streams, out, results
 from tune_sam.cli.evaluate import analyze, refit, report
 from tune_sam.cli.results import best, logs, status, studies, trials, workloads
 from tune_sam.cli.search import resume, run, search
@@ -25,7 +26,6 @@ from tune_sam.errors import NothingComplete, Refused, Stopped, masked
 app = typer.Typer(
     name="tune-sam",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Does sharpness-aware minimization help my model, with which radius ρ, and is the minimum really flatter?\n\n"
@@ -46,6 +46,21 @@ for panel, commands in COMMANDS.items():
 app.command(
     rich_help_panel="Services", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )(submit)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        out.print(f"tune-sam {version('tune-sam')}")
+        raise typer.Exit
+
+
+@app.callback()
+def of_all_commands(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command; the help is the application's own."""
 
 
 def run_app() -> int:

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_sam.cli.console import err, out, print_json, resumable
+from tune_sam.cli.completion import optimizers_like, studies_like
+from tune_sam.cli.console import err, out, resumable
 from tune_sam.cli.options import (
     PLACES,
     AddressOption,
     ConcurrentOption,
     ControlsOption,
     DataOption,
-    JsonOption,
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
@@ -22,6 +22,7 @@ from tune_sam.cli.options import (
     parse_seeds,
     takes,
 )
+from tune_sam.cli.output import Output, prints
 from tune_sam.cli.tables import show_flatness, show_refit
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tune_sam.reporting.page import Report
 
 
+@prints
 @takes(*PLACES)
 def refit(
     study: Annotated[
@@ -39,6 +41,7 @@ def refit(
             help="Name of a study; with --preset or --config, of a workload.",
             metavar="STUDY",
             callback=beside_the_person,
+            autocompletion=studies_like,
         ),
     ],
     seeds: SeedsOption = str(SEEDS),
@@ -69,7 +72,7 @@ def refit(
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
     *,
-    as_json: JsonOption = False,
+    output: Output,
     **places: Any,
 ) -> None:
     """Train the best configurations again on train + validation with several seeds, and test them once.
@@ -107,19 +110,23 @@ def refit(
             if planned
             else run(study, top=top or 1, each_batch_size=each_batch_size, **common)
         )
-    if as_json:
-        print_json(found.table().to_dict("records"))
-    else:
-        show_refit(found, out)
+    table = found.table()
+    output.give(table.to_dict("records"), lambda: show_refit(found, out), lambda: table)
     if found.undelivered:
         raise NothingComplete(f"{found.undelivered}; everything is kept, and the same command delivers it.")
 
 
+@prints
 @takes(*PLACES)
 def analyze(
     study: StudyArgument,
     optimizer: Annotated[
-        list[str] | None, typer.Option(help="Only this optimizer; may be given several times.", show_default="each")
+        list[str] | None,
+        typer.Option(
+            help="Only this optimizer; may be given several times.",
+            show_default="each",
+            autocompletion=optimizers_like,
+        ),
     ] = None,
     top: Annotated[
         int | None,
@@ -139,7 +146,7 @@ def analyze(
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
     *,
-    as_json: JsonOption = False,
+    output: Output,
     **places: Any,
 ) -> None:
     """Measure how flat the minima of the best trials are; what is measured already is kept.
@@ -164,10 +171,9 @@ def analyze(
             address=address,
             progress=progress,
         )
-    if as_json:
-        print_json({key: one.to_json() for key, one in found.flatness.items()})
-    else:
-        show_flatness(found, out)
+    output.give(
+        {key: one.to_json() for key, one in found.flatness.items()}, lambda: show_flatness(found, out), found.table
+    )
     err.print(f"Figures and their data are in {found.folder}.", soft_wrap=True, markup=False)
     if found.failed:
         raise NothingComplete("; ".join(f"{what} cannot be measured: {why}" for what, why in found.failed.items()))
@@ -177,19 +183,21 @@ def analyze(
         )
 
 
+@prints
 @takes(*PLACES)
 def report(
     study: StudyArgument,
-    output: Annotated[
+    folder: Annotated[
         Path | None,
         typer.Option(
+            "--output",
             help="New folder for the page; the home is then only read, and nothing is logged to MLflow.",
             show_default="HOME/studies/STUDY/report",
         ),
     ] = None,
     workload: TrustedWorkloadOption = None,
     *,
-    as_json: JsonOption = False,
+    output: Output,
     **places: Any,
 ) -> None:
     """Write one page on what a study searched and found, as HTML and Markdown.
@@ -198,15 +206,15 @@ def report(
     """
     from tune_sam.reporting.page import report as run
 
-    show_page(run(study, home=Home.at(**places), output=output), as_json)
+    show_page(run(study, home=Home.at(**places), output=folder), output)
 
 
-def show_page(report: "Report", as_json: bool) -> None:
+def show_page(report: "Report", output: Output) -> None:
     """Print where the page is."""
-    if as_json:
-        print_json({"study": report.study.name, "page": str(report.page)})
-    else:
-        out.print(str(report.page), soft_wrap=True, markup=False)
+    output.give(
+        {"study": report.study.name, "page": str(report.page)},
+        lambda: out.print(str(report.page), soft_wrap=True, markup=False),
+    )
     if report.undelivered:
         err.print(
             f"MLflow does not have the page yet: {report.undelivered} The same command delivers it.",

@@ -18,6 +18,7 @@ import typer
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
+from tune_sam.cli.completion import optimizers_like, studies_like, workloads_like
 from tune_sam.errors import Refused
 from tune_sam.settings import RangeOptions, SearchOptions, flag_of, shown, shown_default
 from tune_sam.workload import find_workload
@@ -95,8 +96,11 @@ TrialTimeoutOption = Annotated[str | None, option("trial_timeout", show_default=
 StallTimeoutOption = Annotated[str | None, option("stall_timeout", show_default="as before")]
 DataOption = Annotated[Path | None, option("data")]
 
-SHARED = {"max_concurrent": ConcurrentOption}
-"""Fields whose bounds every command checks alike, also one that makes no SearchOptions."""
+SHARED = {
+    "max_concurrent": ConcurrentOption,
+    "optimizers": Annotated[list[str] | None, option("optimizers", autocompletion=optimizers_like)],
+}
+"""Fields whose bounds or completion every command has alike, also one that makes no SearchOptions."""
 
 SEARCH = tuple(
     name
@@ -133,7 +137,10 @@ def _trusted(workload: str | None) -> str | None:
 WorkloadArgument = Annotated[
     str,
     typer.Argument(
-        help=SearchOptions.model_fields["workload"].description, metavar="WORKLOAD", callback=beside_the_person
+        help=SearchOptions.model_fields["workload"].description,
+        metavar="WORKLOAD",
+        callback=beside_the_person,
+        autocompletion=workloads_like,
     ),
 ]
 TrustedWorkloadOption = Annotated[
@@ -146,8 +153,10 @@ TrustedWorkloadOption = Annotated[
         callback=_trusted,
     ),
 ]
-StudyArgument = Annotated[str, typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(help="Name of a study, see `tune-sam studies`.", metavar="STUDY", autocompletion=studies_like),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(help="YAML file of options of `tune-sam search`; those given here come on top.", show_default="none"),

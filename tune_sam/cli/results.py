@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from tune_sam.cli.console import err, out, print_json, results
-from tune_sam.cli.options import HomeOption, JsonOption, StudyArgument, StudyStorageOption, TrustedWorkloadOption
+from tune_sam.cli.completion import optimizers_like
+from tune_sam.cli.console import err, out, results
+from tune_sam.cli.options import HomeOption, StudyArgument, StudyStorageOption, TrustedWorkloadOption
+from tune_sam.cli.output import Output, prints
 from tune_sam.cli.tables import (
     failures,
     log_table,
     plain_table,
     running_table,
     show_failures,
+    show_table,
     stage_table,
     trial_table,
 )
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
     from tune_sam.study.records import Study, Trial
 
 
-def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, as_json: JsonOption = False) -> None:
+@prints
+def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, *, output: Output) -> None:
     """List the studies of a home.
 
     Example: [bold]tune-sam studies --json[/bold]
@@ -38,16 +42,19 @@ def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, a
             described.append((study, study.to_json()))
         except Refused as error:  # of one of its trials
             err.print(f"{error}", style="yellow", soft_wrap=True, markup=False)
-    if as_json:
-        print_json([description for _, description in described])
-    elif not found:
-        out.print(
-            f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.",
-            soft_wrap=True,
-            markup=False,
+
+    def show() -> None:
+        if not found:
+            out.print(
+                f"There is no study in {Home.at(home).path} yet; make one with `tune-sam search`.",
+                soft_wrap=True,
+                markup=False,
+            )
+            return
+        table = plain_table(
+            *("study", "workload", "data set", "optimizers", "trials of each", "states", "created"),
+            folds=("optimizers", "states"),
         )
-    else:
-        table = plain_table("study", "workload", "data set", "optimizers", "trials of each", "states", "created")
         for study, description in described:
             settings = study.settings
             states = ", ".join(f"{count} {state}" for state, count in description["counts"].items())
@@ -60,10 +67,13 @@ def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, a
                 states,
                 escape(study.created[:16].replace("T", " ")),
             )
-        out.print(table)
+        show_table(table, out)
+
+    output.give([description for _, description in described], show)
 
 
-def workloads(as_json: JsonOption = False) -> None:
+@prints
+def workloads(*, output: Output) -> None:
     """List what can be searched: architectures, data sets and ranges. Needs no data.
 
     Example: [bold]tune-sam workloads --json[/bold]
@@ -71,9 +81,10 @@ def workloads(as_json: JsonOption = False) -> None:
     from tune_sam.workload import workloads as find
 
     found = [workload.to_json() for workload in find()]
-    if as_json:
-        print_json(found)
-        return
+    output.give(found, lambda: _show_workloads(found), lambda: _rows_of_workloads(found))
+
+
+def _show_workloads(found: list[dict[str, Any]]) -> None:
     for workload in found:
         out.print(
             f"[bold]{workload['name']}[/bold]  {workload['base_optimizer']}, {workload['gpus_per_trial']:g} of a "
@@ -86,21 +97,38 @@ def workloads(as_json: JsonOption = False) -> None:
         table = plain_table("data set", *("train", "validation", "test", "classes"))
         for name, sizes in workload["datasets"].items():
             table.add_row(name, *(f"{size:,}" for size in sizes.values()))
-        out.print(table)
-        table = plain_table("optimizer", "ρ", "grid of ρ", "learning rate", "batch size")
+        show_table(table, out)
+        table = plain_table(
+            "optimizer", "ρ", "grid of ρ", "learning rate", "batch size", folds=("grid of ρ", "batch size")
+        )
         for name, ranges in workload["ranges"].items():
             grid = " ".join(f"{rho:.3g}" for rho in workload["rho_grid"].get(name, []))
             sizes = " ".join(map(str, ranges["batch_size"]))
             table.add_row(name, _ends(ranges["rho"]), grid, _ends(ranges["lr"]), sizes)
-        out.print(table)
+        show_table(table, out)
         out.print()
 
 
+def _rows_of_workloads(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give a row for each data set and optimizer of each workload."""
+    return [
+        {
+            "workload": workload["name"],
+            "dataset": dataset,
+            **sizes,
+            "optimizer": optimizer,
+            **ranges,
+            "rho_grid": workload["rho_grid"].get(optimizer, []),
+        }
+        for workload in found
+        for dataset, sizes in workload["datasets"].items()
+        for optimizer, ranges in workload["ranges"].items()
+    ]
+
+
+@prints
 def status(
-    study: StudyArgument,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
-    as_json: JsonOption = False,
+    study: StudyArgument, home: HomeOption = None, study_storage: StudyStorageOption = None, *, output: Output
 ) -> None:
     """Show how far a study is, stage by stage, and about how long is left.
 
@@ -109,19 +137,28 @@ def status(
     from tune_sam.operations.status import status as stages_of
 
     found = stages_of(study, home=Home.at(home, study_storage))
-    if as_json:
-        print_json([asdict(stage) for stage in found])
-        return
-    out.print(stage_table(found))
-    if running := [trial for stage in found for trial in stage.running]:
-        out.print()
-        out.print(running_table(running))
-    show_failures({key: reason for stage in found for key, reason in stage.failed.items()}, out)
+
+    def show() -> None:
+        show_table(stage_table(found), out)
+        if running := [trial for stage in found for trial in stage.running]:
+            out.print()
+            show_table(running_table(running), out)
+        show_failures({key: reason for stage in found for key, reason in stage.failed.items()}, out)
+
+    keys = [{"running": [trial.key for trial in stage.running], "failed": list(stage.failed)} for stage in found]
+    output.give(
+        [asdict(stage) for stage in found],
+        show,
+        lambda: [asdict(stage) | named for stage, named in zip(found, keys, strict=True)],
+    )
 
 
+@prints
 def best(
     study: StudyArgument,
-    optimizer: Annotated[str | None, typer.Option(help="Only this optimizer.", show_default="each")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Only this optimizer.", show_default="each", autocompletion=optimizers_like)
+    ] = None,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="All trials on the Pareto front of a study with two objectives.")
     ] = False,
@@ -131,58 +168,60 @@ def best(
     workload: TrustedWorkloadOption = None,
     home: HomeOption = None,
     study_storage: StudyStorageOption = None,
-    as_json: JsonOption = False,
+    *,
+    output: Output,
 ) -> None:
     """Show the best configuration of each optimizer, by the study's objective.
 
     Example: [bold]tune-sam best gcn-2026-11-24T101500 --optimizer asam --json[/bold]
     """
-    from tune_sam.study.records import open_study
+    from tune_sam.study.records import open_study, trial_frame
 
     found = open_study(study, Home.at(home, study_storage))
     if as_yaml:
-        if pareto or optimizer or as_json:
+        if pareto or optimizer or not output.for_a_person:
             raise Refused("--yaml prints the best of each optimizer and nothing else; leave the other options out.")
         _print_best_alone(found)
     elif pareto:
         front = found.pareto(optimizer)
         title = f"{found.name}: no trial is better in one objective and as good in the other"
-        print_json([trial.to_json() for trial in front]) if as_json else out.print(
-            trial_table(front, found.settings.judged_by, title)
+        output.give(
+            [trial.to_json() for trial in front],
+            lambda: show_table(trial_table(front, found.settings.judged_by, title), out),
+            lambda: trial_frame(front),
         )
     elif optimizer:
         trial = found.best(optimizer)
-        print_json(trial.to_json()) if as_json else out.print(trial_table([trial], found.settings.judged_by))
+        output.give(
+            trial.to_json(),
+            lambda: show_table(trial_table([trial], found.settings.judged_by), out),
+            lambda: trial_frame([trial]),
+        )
     else:
-        show_best(found, as_json)
+        show_best(found, output)
 
 
+@prints
 def trials(
-    study: StudyArgument,
-    home: HomeOption = None,
-    study_storage: StudyStorageOption = None,
-    as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    study: StudyArgument, home: HomeOption = None, study_storage: StudyStorageOption = None, *, output: Output
 ) -> None:
     """List the trials of a study.
 
     Example: [bold]tune-sam trials gcn-2026-11-24T101500 --csv > trials.csv[/bold]
     """
-    from tune_sam.study.records import open_study
+    from tune_sam.study.records import open_study, trial_frame
 
-    if as_json and as_csv:
-        raise Refused("--json and --csv exclude each other; give one of them.")
     found = open_study(study, Home.at(home, study_storage))
-    if as_csv:
-        found.trials().to_csv(results, index=False)
-    elif as_json:
-        print_json([trial.to_json() for trial in found.records()])
-    else:
-        records = found.records()
-        out.print(trial_table(records, found.settings.judged_by))
+    records = found.records()
+
+    def show() -> None:
+        show_table(trial_table(records, found.settings.judged_by), out)
         show_failures(failures(records), out)
 
+    output.give([trial.to_json() for trial in records], show, lambda: trial_frame(records))
 
+
+@prints
 def logs(
     study: StudyArgument,
     trial: Annotated[
@@ -191,7 +230,8 @@ def logs(
     ] = None,
     home: HomeOption = None,
     study_storage: StudyStorageOption = None,
-    as_json: JsonOption = False,
+    *,
+    output: Output,
 ) -> None:
     """Show what a trial printed and the traceback of what it raised, or list the logs of a study.
 
@@ -203,18 +243,20 @@ def logs(
     found = open_study(study, Home.at(home, study_storage))
     if trial is None:
         listed = [one for one in found.records() if one.log]
-        if as_json:
-            print_json([{name: getattr(one, name) for name in ("key", "state", "reason", "log")} for one in listed])
-        else:
-            out.print(log_table(listed))
+        output.give(
+            [{name: getattr(one, name) for name in ("key", "state", "reason", "log")} for one in listed],
+            lambda: show_table(log_table(listed), out),
+        )
     else:
         one = found.trial(trial)
         text = one.read_log()
-        print_json({"key": one.key, "log": one.log, "text": text}) if as_json else results.write(printable(text))
+        output.give({"key": one.key, "log": one.log, "text": text}, lambda: results.write(printable(text)))
 
 
-def show_best(study: "Study", as_json: bool) -> None:
+def show_best(study: "Study", output: Output) -> None:
     """Print the best trial of each optimizer; exit with status 1 where none is complete."""
+    from tune_sam.study.records import trial_frame
+
     found: dict[str, Trial | None] = {}
     for optimizer in study.settings.optimizers:
         try:
@@ -222,15 +264,17 @@ def show_best(study: "Study", as_json: bool) -> None:
         except NothingComplete:
             found[optimizer] = None
     complete = [trial for trial in found.values() if trial]
-    if as_json:
-        print_json({optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()})
-    elif complete:
-        judged_by = study.settings.judged_by
-        out.print(trial_table(complete, judged_by, f"{study.name}: best {judged_by} of each optimizer"))
+    judged_by = study.settings.judged_by
+    title = f"{study.name}: best {judged_by} of each optimizer"
+    output.give(
+        {optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()},
+        lambda: show_table(trial_table(complete, judged_by, title), out) if complete else None,
+        lambda: trial_frame(complete),
+    )
     missing = [optimizer for optimizer, trial in found.items() if not trial]
     if missing:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
-    if not as_json:
+    if output.for_a_person:
         show_failures(failures(study.records()), err)
     if not complete:
         raise SystemExit(1)

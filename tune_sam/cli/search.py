@@ -13,7 +13,6 @@ from tune_sam.cli.options import (
     ConcurrentOption,
     ConfigOption,
     ControlsOption,
-    JsonOption,
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
@@ -25,6 +24,7 @@ from tune_sam.cli.options import (
     parse_seeds,
     takes,
 )
+from tune_sam.cli.output import Output, prints
 from tune_sam.cli.results import show_best
 from tune_sam.home import Home
 from tune_sam.settings import SAMPLE, SEEDS
@@ -52,10 +52,9 @@ OF_A_WHOLE_RUN = (
 """The options of a search that `tune-sam run` takes on its command line; it takes the others from a file."""
 
 
+@prints
 @takes(*SEARCH)
-def search(
-    workload: WorkloadArgument, *, config: ConfigOption = None, as_json: JsonOption = False, **options: Any
-) -> None:
+def search(workload: WorkloadArgument, *, config: ConfigOption = None, output: Output, **options: Any) -> None:
     """Search ρ, learning rate and batch size of a workload; resume the study if it exists.
 
     Example: [bold]tune-sam search gcn --optimizer base --optimizer sam --trials 12 --epochs 30[/bold]
@@ -66,9 +65,10 @@ def search(
     progress = Progress(err)
     with resumable(lambda: _resume(progress.first)):
         found = run(workload, config=config, listener=progress, **options)
-    show_best(found, as_json)
+    show_best(found, output)
 
 
+@prints
 @takes(*PLACES)
 def resume(
     study: StudyArgument,
@@ -82,7 +82,7 @@ def resume(
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
     *,
-    as_json: JsonOption = False,
+    output: Output,
     **places: Any,
 ) -> None:
     """Resume a study that was interrupted, or give it more trials or other time limits.
@@ -103,9 +103,10 @@ def resume(
             address=address,
             listener=Progress(err),
         )
-    show_best(found, as_json)
+    show_best(found, output)
 
 
+@prints
 @takes(*OF_A_WHOLE_RUN)
 def run(
     workload: WorkloadArgument,
@@ -115,7 +116,7 @@ def run(
     refit_epochs: RefitEpochsOption = None,
     controls: ControlsOption = True,
     sample: SampleOption = SAMPLE,
-    as_json: JsonOption = False,
+    output: Output,
     **options: Any,
 ) -> None:
     """Search, refit, analyze and report in one; the same command with the study's --name resumes it.
@@ -140,7 +141,7 @@ def run(
             begins=lambda what: err.print(f"== {what}", soft_wrap=True, markup=False),
             **options,
         )
-    show_page(found, as_json)
+    show_page(found, output)
 
 
 def _resume(study: str | None) -> str:

@@ -8,22 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from tune_sam.cli.console import err, out, print_json
+from tune_sam.cli.completion import workloads_like
+from tune_sam.cli.console import err, out
 from tune_sam.cli.options import (
     PLACES,
     ConfigOption,
     HomeOption,
-    JsonOption,
     StudyArgument,
     beside_the_person,
     takes,
 )
+from tune_sam.cli.output import Output, prints
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 from tune_sam.tracking.local import ailment_of
 from tune_sam.tracking.relocation import relocate_artifacts
 
 
+@prints
 @takes("dataset", "data", "address", "storage", "tracking_uri", "home", "study_storage")
 def check(
     workload: Annotated[
@@ -33,22 +35,23 @@ def check(
             metavar="[WORKLOAD]",
             show_default=False,
             callback=beside_the_person,
+            autocompletion=workloads_like,
         ),
     ] = None,
     *,
     config: ConfigOption = None,
-    as_json: JsonOption = False,
+    output: Output,
     **options: Any,
 ) -> None:
     """Try what a search would use, from here and from every node: results, records, MLflow, versions, clocks, data.
 
     Example: [bold]tune-sam check gcn --address auto --storage s3://BUCKET/PATH --tracking-uri http://HOST:5000[/bold]
     """
-    from tune_sam.cli.tables import finding_table
+    from tune_sam.cli.tables import finding_table, show_table
     from tune_sam.operations.check import check as run
 
     found = run(workload, config=config, **options)
-    print_json([asdict(one) for one in found]) if as_json else out.print(finding_table(found))
+    output.give([asdict(one) for one in found], lambda: show_table(finding_table(found), out))
     if ill := sum(bool(one.trouble) for one in found):
         raise NothingComplete(f"{ill} of {len(found)} things do not work; mend what the table names and check again.")
 
@@ -69,23 +72,24 @@ def sync(study: StudyArgument, **places: Any) -> None:
     out.print(f"MLflow has everything of study {study}.", soft_wrap=True, markup=False)
 
 
+@prints
 @takes(*PLACES)
 def doctor(
     study: StudyArgument,
     fix: Annotated[bool, typer.Option("--fix", help="Close what is left over, and deliver what is missing.")] = False,
     *,
-    as_json: JsonOption = False,
+    output: Output,
     **places: Any,
 ) -> None:
     """Compare what Optuna and MLflow say of every trial, and read its checkpoint; exit status 1 where one is wrong.
 
     Example: [bold]tune-sam doctor gcn-2026-11-24T101500 --fix[/bold]
     """
-    from tune_sam.cli.tables import diagnosis_table
+    from tune_sam.cli.tables import diagnosis_table, show_table
     from tune_sam.operations.doctor import doctor as run
 
     found = run(study, home=Home.at(**places), fix=fix)
-    print_json([asdict(one) for one in found]) if as_json else out.print(diagnosis_table(found))
+    output.give([asdict(one) for one in found], lambda: show_table(diagnosis_table(found), out))
     if ill := [one.key for one in found if one.trouble]:
         raise NothingComplete(
             f"something is wrong with {', '.join(ill[:5])}{' and more' if len(ill) > 5 else ''}; "

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
 
 from tune_sam.display import text_of
 from tune_sam.errors import masked
@@ -75,7 +77,7 @@ def _score(trial: "Trial", metric: str) -> str:
 
 def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:
     """Make a table of what Optuna, MLflow and the results have of each trial, and what is wrong."""
-    table = plain_table("trial", "state", "Optuna", "MLflow", "checkpoint", "trouble")
+    table = plain_table("trial", "state", "Optuna", "MLflow", "checkpoint", "trouble", folds=("checkpoint", "trouble"))
     for one in found:
         table.add_row(
             one.key, one.state, one.optuna or "–", one.mlflow or "–", one.checkpoint or "–", one.trouble or "–"
@@ -85,7 +87,7 @@ def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:
 
 def finding_table(found: "Sequence[Finding]") -> Table:
     """Make a table of what was probed where, and what to mend."""
-    table = plain_table("where", "what", "result")
+    table = plain_table("where", "what", "result", folds=("what", "result"))
     for one in found:
         took = f" in {one.seconds:.2f} s" if one.seconds is not None else ""
         table.add_row(one.where, one.what, one.trouble or f"works{took}")
@@ -120,15 +122,53 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
                 f"{trial.optimizer} {trial.number}{'' if trial.study == analysis.study.name else ' (control)'}",
                 *(text_of(measures.get(name)) for name in shown),
             )
-        out.print(table)
+        show_table(table, out)
 
 
-def plain_table(*columns: str, title: str | None = None) -> Table:
-    """Make a table without lines and without rows."""
+NARROW = 12
+"""Characters that a column which folds has at least: fewer are unreadable."""
+
+
+def plain_table(*columns: str, title: str | None = None, folds: Sequence[str] = ()) -> Table:
+    """Make a table without lines and without rows, for :func:`show_table`.
+
+    Args:
+        columns: their headings. What stands in the first one names its row.
+        title: above the table.
+        folds: headings of the columns that may take several lines.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column not in folds, overflow="fold")
     return table
+
+
+def show_table(table: Table, out: Console) -> None:
+    """Print a table. Where it is wider than the console, each row is a list: no name or number is ever cut."""
+    gaps = 2 * (len(table.columns) - 1)
+    if sum(_least_width(column, out) for column in table.columns) + gaps <= out.width:
+        title, table.title = table.title, None
+        if title:  # not the table's own, which folds to its width
+            out.print(title, style="italic", markup=False, soft_wrap=True)
+        out.print(table)
+        return
+    if table.title:
+        out.print(table.title, style="italic", markup=False, soft_wrap=True)
+    first, *others = table.columns
+    for name, *values in zip(*(column.cells for column in table.columns), strict=True):
+        out.print(f"[bold]{name}[/bold]", soft_wrap=True)
+        for column, value in zip(others, values, strict=True):
+            if value:
+                out.print(f"  {column.header}: {value}".replace("  : ", "  "), soft_wrap=True)
+
+
+def _least_width(column: Column, out: Console) -> int:
+    cells = [
+        Measurement.get(out, out.options.update(width=10_000), Text.from_markup(str(cell)))
+        for cell in (column.header, *column.cells)
+    ]
+    widest = max(cell.maximum for cell in cells)
+    return widest if column.no_wrap else min(widest, max(NARROW, *(cell.minimum for cell in cells)))
 
 
 def show_refit(refit: "Refit", out: Console) -> None:
@@ -149,9 +189,9 @@ def show_refit(refit: "Refit", out: Console) -> None:
             with_interval(means["test/ece"], 100, 2) if "test/ece" in means else "–",
         )
         cost.add_row(row, f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
-    out.print(quality)
+    show_table(quality, out)
     out.print()
-    out.print(cost)
+    show_table(cost, out)
     for sentence in answers_in_words(refit, answers(refit.of, refit)):
         out.print(f"\n{sentence}", soft_wrap=True, markup=False)
 
@@ -169,7 +209,7 @@ def stage_table(stages: "Sequence[Stage]") -> Table:
 
 def running_table(running: "Sequence[Running]") -> Table:
     """Make a table of the trials that run: how far each is, and whether one seems to hang."""
-    table = plain_table("running", "epochs", "last epoch", "")
+    table = plain_table("running", "epochs", "last epoch", "", folds=("",))
     for one in running:
         word = f"stalled: the longest epoch took {clock(one.longest)}" if one.stalled and one.longest else ""
         last = f"{clock(one.waited)} ago" if one.epochs else f"none for {clock(one.waited)}"
@@ -179,7 +219,7 @@ def running_table(running: "Sequence[Running]") -> Table:
 
 def log_table(trials: "Sequence[Trial]") -> Table:
     """Make a table of the logs of trials."""
-    table = plain_table("trial", "state", "log")
+    table = plain_table("trial", "state", "log", folds=("log",))
     for trial in trials:
         table.add_row(f"{trial.optimizer}/{trial.number}", trial.state, masked(trial.log or "–"))
     return table

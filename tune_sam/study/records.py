@@ -448,14 +448,7 @@ class Study:
 
     def trials(self) -> "pandas.DataFrame":
         """Give all trials as a table, a row each; what is in `config` and `metrics` has columns of its own."""
-        import pandas
-
-        rows = []
-        for record in self.records():
-            row = record.to_json()
-            config, metrics = row.pop("config") or {}, row.pop("metrics")
-            rows.append(row | config | metrics)
-        return pandas.DataFrame(rows)
+        return trial_frame(self.records())
 
     def best(self, optimizer: str | None = None) -> Trial:
         """Find the complete trial with the best value; the earlier one where two are equal.
@@ -687,6 +680,18 @@ def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
     """Keep a trial's MLflow run. It may become known after the trial ended, so the study's attributes hold it."""
     study, _, number = key.rpartition("/")
     storage.set_study_user_attr(storage.get_study_id_from_name(study), _run_attribute(int(number)), run_id)
+
+
+def trial_frame(trials: "Sequence[Trial]") -> "pandas.DataFrame":
+    """Tabulate trials, a row each; see :meth:`Study.trials`."""
+    import pandas
+
+    rows = []
+    for trial in trials:
+        row = trial.to_json()
+        config, metrics = row.pop("config") or {}, row.pop("metrics")
+        rows.append(row | config | metrics)
+    return pandas.DataFrame(rows)
 
 
 def studies(home: Place = None) -> list[Study]:
