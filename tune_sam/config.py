@@ -79,9 +79,14 @@ class TrialConfig(TrainingSettings):
         return given.get("cpus_per_trial", 1), given.get("gpus_per_trial")
 
     @staticmethod
-    def identity(given: Mapping[str, Any]) -> tuple[int, int]:
-        """Read the number and the attempt of a trial from its dict, as its folder and its name in Tune have them."""
-        return given["number"], given["attempt"]
+    def identity(given: Mapping[str, Any]) -> tuple[str, int]:
+        """Read from the dict of a trial which of its study it is: its optimizer, and its number among that one's."""
+        return given["optimizer"], given["number"]
+
+    @staticmethod
+    def folder(given: Mapping[str, Any]) -> str:
+        """Name the folder of an attempt of a trial, from its dict."""
+        return f"{given['optimizer']}-{given['number']:04}.{given['attempt']}"
 
     @classmethod
     def from_tune(cls, given: Mapping[str, Any], workload: Workload) -> Self:

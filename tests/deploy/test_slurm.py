@@ -210,7 +210,7 @@ def test_the_job_ends_as_tune_sam_does_and_fails_where_it_did_not_run(batch, wha
 def test_a_job_whose_time_is_up_goes_on_when_it_was_requeued(nodes, tmp_path):
     text = FILE.read_text()
     command = (*SEARCH, "--epochs", "40", "--name", "s")
-    submit(text, tmp_path, *command, stop_at=f"{tmp_path}/home/studies/s/ray-*/base/*/checkpoint_*")
+    submit(text, tmp_path, *command, stop_at=f"{tmp_path}/home/studies/s/ray-*/base-*/checkpoint_*")
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
     stopped = open_study("s", tmp_path / "home")
     assert stopped.counts().get("complete", 0) < 2

@@ -26,7 +26,7 @@ def test_complete_is_what_reached_its_epochs_with_finite_weights(result, ending)
     assert ending_of(result, 10) == ending
 
 
-TRIAL = {"optimizer": "sam", "rho": 0.05, "lr": 0.01, "batch_size": 64, "dataset": "digits"}
+TRIAL = {"optimizer": "sam", "number": 0, "rho": 0.05, "lr": 0.01, "batch_size": 64, "dataset": "digits"}
 
 
 def study(folder, run="1234567890", scheme=""):
@@ -66,7 +66,7 @@ class Book:
 def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one_was(tmp_path):
     for noted_again, state in ((False, "failed"), (True, "complete")):
         book = Book()
-        driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
+        driver = Driver({"sam": book}, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
         trial = SimpleNamespace(config=TRIAL, last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5})
         checkpoint = SimpleNamespace(filesystem=LocalFileSystem(), path=str(results(tmp_path) / "c"))
         book.note_checkpoint = lambda *_: 1 / 0
@@ -87,7 +87,7 @@ def test_the_last_checkpoint_stays_and_others_that_may_be_needed_until_it_is_kno
         torch.save({}, place / FILE)
     book = Book()
     book.kept = ("sam/0",)
-    driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
+    driver = Driver({"sam": book}, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
     trial = SimpleNamespace(
         config=TRIAL | {"resume_from": [str(places[0])]},
         last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5},
@@ -109,7 +109,7 @@ def test_what_a_record_says_of_a_checkpoint_elsewhere_is_never_removed(tmp_path)
     for foreign in (str(mine), "../../../mine", f"{results(tmp_path)}/../../../mine", f"file://{mine}"):
         book = Book()
         book.kept = (foreign,)
-        driver = Driver(book, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
+        driver = Driver({"sam": book}, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
         last = {"epoch": 10, "diverged": False, "val/accuracy": 0.5}
         trial = SimpleNamespace(config=TRIAL | {"resume_from": [foreign]}, last_result=last)
         place = str(results(tmp_path) / "1")

@@ -283,7 +283,7 @@ def test_a_finished_study_grows_without_repeating_the_grid(storage):
 
 def test_tune_is_given_the_configuration_and_then_the_end(storage):
     book = ledger(storage, settings(trials=1))
-    adapter = TuneSearcher(book, study())
+    adapter = TuneSearcher({"sam": book}, study())
     config = adapter.suggest("tune-7")
     assert TrialConfig.from_tune(config, find_workload("gcn")) == settings().trial(
         Configuration("sam", 0.002, 0.01, 64, 0), number=0, attempt=1, log=study().log_place("sam", 0)
@@ -293,9 +293,31 @@ def test_tune_is_given_the_configuration_and_then_the_end(storage):
     assert adapter.suggest("tune-9") == Searcher.FINISHED
 
 
+def test_the_optimizers_of_a_study_share_the_workers_and_none_waits_for_another(storage):
+    optuna.create_study(storage=storage, study_name="s/asam", direction="maximize")
+    two = replace(settings(trials=2), optimizers=("sam", "asam"), spaces={"sam": SPACE, "asam": SPACE})
+    books = {optimizer: Ledger(storage, "s", optimizer, two) for optimizer in two.optimizers}
+    adapter = TuneSearcher(books, study())
+
+    def suggested(optimizer, number):
+        return TrialConfig.identity(adapter.suggest("t")) == (optimizer, number)
+
+    assert suggested("sam", 0)
+    assert suggested("sam", 1)
+    assert suggested("asam", 0), "although trials of sam are running"
+    books["sam"].suspend(1)
+    assert suggested("sam", 1), "what was interrupted comes first"
+    assert suggested("asam", 1)
+    for optimizer in two.optimizers:
+        for number in (0, 1):
+            assert adapter.suggest("t") is None, "what runs may come back"
+            books[optimizer].end(number, outcome("complete", 0.7))
+    assert adapter.suggest("t") == Searcher.FINISHED
+
+
 def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
     book = ledger(storage, settings(trials=3))
-    adapter = TuneSearcher(book, study(), {64: 0.25})
+    adapter = TuneSearcher({"sam": book}, study(), {"sam": {64: 0.25}})
     first, second = adapter.suggest("a"), adapter.suggest("b")
     assert first["gpus_per_trial"] == 0.25
     book.report(0, 1, judged(0.5))

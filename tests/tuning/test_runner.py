@@ -478,7 +478,7 @@ def straight(tmp_path_factory):
 def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_path, sent, status, resumed):
     first = command(tmp_path / "cut", *CUT)
     # Its results, not its records: to read these again and again would take the time that it needs.
-    wait_until(first, lambda: list(tmp_path.glob("cut/studies/cut/ray-*/sam/0001.*/checkpoint_*")))
+    wait_until(first, lambda: list(tmp_path.glob("cut/studies/cut/ray-*/sam-0001.*/checkpoint_*")))
     first.send_signal(sent)
     assert first.wait() == status
     between = open_study("cut", tmp_path / "cut").records()

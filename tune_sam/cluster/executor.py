@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trainings:
-    """The trials of one optimizer of a study, in the terms of Ray Tune.
+    """The trials of a study, in the terms of Ray Tune.
 
     Attributes:
         name: of the folder below `storage` that their results get.
-        storage: folder or URI of the study's results.
+        storage: folder or URI of the study.
         trainable: what trains one of them.
         data: that all of them train on.
         searcher: gives the configs, until there are no more.
         scheduler: says where a trial stops early.
         callback: is told of every event.
         watch: is told of the time that passes, where the scheduler cannot end a trial that takes too long.
-        key: a trial's key, by its number; a function that can be pickled.
+        key: a trial's key, by its optimizer and its number; a function that can be pickled.
         cpus: of one trial.
         gpus: of one trial; a fraction where several share one.
     """
@@ -53,8 +53,8 @@ class Trainings:
     searcher: "Searcher"
     scheduler: "TrialScheduler"
     callback: "tune.Callback"
-    watch: Watch
-    key: Callable[[int], str]
+    watch: Watch[tuple[str, int]]
+    key: Callable[[str, int], str]
     cpus: int
     gpus: float
 
@@ -136,8 +136,8 @@ class RayExecutor:
                     num_samples=-1,  # the searcher says when there are no more
                     max_concurrent_trials=slots,
                     reuse_actors=True,
-                    trial_name_creator=lambda trial: key(TrialConfig.identity(trial.config)[0]),
-                    trial_dirname_creator=lambda trial: _folder_name(trial.config),
+                    trial_name_creator=lambda trial: key(*TrialConfig.identity(trial.config)),
+                    trial_dirname_creator=lambda trial: TrialConfig.folder(trial.config),
                     # Every epoch, so that a crash loses one at most.
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
                     callbacks=[trainings.callback],
@@ -225,12 +225,6 @@ class InlineExecutor:
             yield index, outcome
 
 
-def _folder_name(config: dict[str, Any]) -> str:
-    """Name the folder of one attempt of a trial."""
-    number, attempt = TrialConfig.identity(config)
-    return f"{number:04}.{attempt}"
-
-
 def _capped(function: Callable[[], Any], gpus: float, pulse: Pulse) -> Any:
     """In a worker: call a function that is given a fraction of a GPU."""
     from tune_sam.cluster.gpu import cap_gpu_memory
@@ -298,9 +292,9 @@ class _Trial:
                 ending.callback(shutil.rmtree, self.logdir, ignore_errors=True)  # Tune's own, below the user's home
                 super().setup(config, data)
 
-        number, _ = TrialConfig.identity(self.config)
+        who = TrialConfig.identity(self.config)
         begun = time.monotonic()
-        self.trainings.watch.waits_for(number)
+        self.trainings.watch.waits_for(who)
         with ExitStack() as ending:
             training = Given(self.config)
             ending.callback(training.stop)
@@ -309,7 +303,7 @@ class _Trial:
                 result = training.train()
                 self.trainings.watch.passes(time.monotonic() - begun)
                 begun = time.monotonic()
-                if overdue := self.trainings.watch.overdue(number):
+                if overdue := self.trainings.watch.overdue(who):
                     raise TimeoutError(overdue)
                 self.last_result = result
                 stop = result["done"] or scheduler.on_trial_result(None, self, result) == TrialScheduler.STOP
@@ -321,7 +315,7 @@ class _Trial:
         from pyarrow.fs import FileSystem, copy_files
         from ray.tune import Checkpoint
 
-        name = f"{_folder_name(self.config)}/checkpoint_{self.last_result['epoch'] - 1:06}"
+        name = f"{TrialConfig.folder(self.config)}/checkpoint_{self.last_result['epoch'] - 1:06}"
         place = inside(self.trainings.storage, f"{self.trainings.name}/{name}")
         filesystem, path = FileSystem.from_uri(place)
         filesystem.create_dir(path)

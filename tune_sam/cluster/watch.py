@@ -1,9 +1,13 @@
 """Which trials and tasks take too long: what ends nothing for a while, or trains longer than a trial may."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from tune_sam.durations import OFF, written
+
+T = TypeVar("T", bound=Hashable)
+"""What names a trial or a task."""
 
 ATTENTION = 10.0
 """Seconds between two looks at what runs that count, at most: a driver that was stopped has heard of nothing."""
@@ -21,8 +25,8 @@ class Looks:
         return min(self._last - last, ATTENTION)
 
 
-class Watch:
-    """Counts the time that trials or tasks take, by their numbers, and says which of them are to be ended.
+class Watch(Generic[T]):
+    """Counts the time that trials or tasks take and says which of them are to be ended.
 
     It has no clock: who drives the trials says how much time passed, so that hours in which the driver itself was
     stopped, and could hear of no epoch, are held against nobody.
@@ -38,42 +42,42 @@ class Watch:
         self,
         trial_timeout: float,
         stall_timeout: float,
-        trained: Callable[[int], float] = lambda _: 0,
+        trained: Callable[[T], float] = lambda _: 0,
         stalled: str = "it ended no epoch",
     ) -> None:
         self._trial_timeout, self._stall_timeout = trial_timeout, stall_timeout
         self._trained, self._stalled = trained, stalled
         self._now = 0.0
-        self._since: dict[int, float] = {}
-        self._overdue: dict[int, str] = {}
+        self._since: dict[T, float] = {}
+        self._overdue: dict[T, str] = {}
 
     def passes(self, seconds: float) -> None:
         """Let time pass for all trials that are waited for."""
         self._now += seconds
 
-    def waits_for(self, number: int) -> None:
+    def waits_for(self, one: T) -> None:
         """Wait for an epoch of a trial from now on, unless one is waited for already: it has a process."""
-        self._since.setdefault(number, self._now)
+        self._since.setdefault(one, self._now)
 
-    def heard(self, number: int) -> None:
+    def heard(self, one: T) -> None:
         """Wait for the next epoch of a trial, or the next sign of life of a task: one was there."""
-        self._since[number] = self._now
+        self._since[one] = self._now
 
-    def overdue(self, number: int) -> str:
+    def overdue(self, one: T) -> str:
         """Say, once, why a trial that is waited for is to be ended; empty if it is not."""
-        if number in self._overdue or number not in self._since:
+        if one in self._overdue or one not in self._since:
             return ""
-        waited = self._now - self._since[number]
+        waited = self._now - self._since[one]
         if OFF < self._stall_timeout <= waited:
             why = f"{self._stalled} in {written(self._stall_timeout)}, its study's --stall-timeout"
-        elif OFF < self._trial_timeout <= self._trained(number) + waited:
+        elif OFF < self._trial_timeout <= self._trained(one) + waited:
             why = f"it trained for {written(self._trial_timeout)}, its study's --trial-timeout"
         else:
             return ""
-        self._overdue[number] = why
+        self._overdue[one] = why
         return why
 
-    def forget(self, number: int) -> str:
+    def forget(self, one: T) -> str:
         """Wait for no more of a trial, whose attempt has ended; say why it was to be ended, if it was."""
-        self._since.pop(number, None)
-        return self._overdue.pop(number, "")
+        self._since.pop(one, None)
+        return self._overdue.pop(one, "")

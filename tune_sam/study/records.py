@@ -271,7 +271,7 @@ class Study:
 
     @property
     def results(self) -> str:
-        """Folder or URI of Ray's results, for who reads them; it has a folder for each optimizer.
+        """Folder or URI of Ray's results, for who reads them; it has a folder for each attempt of a trial.
 
         Homes that share a storage may have studies of one name: the run's id tells their folders apart.
         """
@@ -378,7 +378,7 @@ class Study:
 
     def log_place(self, optimizer: str, number: int) -> str:
         """Give the file or URI of a trial's log: what it printed, and what it raised."""
-        return inside(self.results, f"{optimizer}/{number:04}.log")
+        return inside(self.results, f"{optimizer}-{number:04}.log")
 
     def records(self, optimizer: str | None = None) -> list[Trial]:
         """Read the trials of one optimizer or of all, in the order in which they were suggested.

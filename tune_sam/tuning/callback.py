@@ -22,9 +22,8 @@ from tune_sam.study.epochs import SECONDS
 from tune_sam.study.logs import last_attempt, read_log
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY
-from tune_sam.tuning.ledger import Ledger, Outcome
+from tune_sam.tuning.ledger import Ledger, Outcome, Suggestion
 from tune_sam.tuning.listener import SearchListener
-from tune_sam.workload import known_workload
 
 log = logging.getLogger(__name__)
 
@@ -51,24 +50,29 @@ DEATHS = 3
 
 
 class Driver(tune.Callback):
-    """Follows the trials of one optimizer.
+    """Follows the trials of a study.
 
     Args:
-        ledger: the optimizer's trials in Optuna.
+        ledgers: the trials of each optimizer in Optuna.
         study: that they are of.
         listener: who is told how the search goes.
         watch: says which trials were ended for the time that they took.
     """
 
-    def __init__(self, ledger: Ledger, study: Study, listener: SearchListener, watch: Watch) -> None:
-        self.ledger, self.study, self.listener, self.watch = ledger, study, listener, watch
-        self._started: set[int] = set()
-        self._lost: dict[int, str] = {}
-        self._deaths: Counter[tuple[int, int]] = Counter()
+    def __init__(self, ledgers: Mapping[str, Ledger], study: Study, listener: SearchListener, watch: Watch[tuple[str, int]]) -> None:
+        self.ledgers, self.study, self.listener, self.watch = ledgers, study, listener, watch
+        self._started: set[tuple[str, int]] = set()
+        self._lost: dict[tuple[str, int], str] = {}
+        self._deaths: Counter[tuple[str, int, int]] = Counter()
         self._workload = study.workload
 
     def _given(self, trial: Any) -> TrialConfig:
         return TrialConfig.from_tune(trial.config, self._workload)
+
+    def _ledger(self, trial: Any) -> tuple[Ledger, int]:
+        """Find the ledger of one of Tune's trials, and its number there."""
+        optimizer, number = TrialConfig.identity(trial.config)
+        return self.ledgers[optimizer], number
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report to the listener that a trial starts."""
@@ -78,31 +82,31 @@ class Driver(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Keep an epoch's metrics and report it to the listener."""
-        number, epoch = self._given(trial).number, result["epoch"]
-        self.watch.heard(number)
+        (ledger, number), epoch = self._ledger(trial), result["epoch"]
+        self.watch.heard((ledger.optimizer, number))
         if result["diverged"]:
             return
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
-            self.ledger.report(number, epoch, _metrics(result))
-        self.listener.epoch(self.ledger.optimizer, number, epoch)
+            ledger.report(number, epoch, _metrics(result))
+        self.listener.epoch(ledger.optimizer, number, epoch)
 
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
         """Record a trial's checkpoint, and remove those before the last two."""
-        given = self._given(trial)
+        ledger, number = self._ledger(trial)
         path = self.study.below_results(f"/{checkpoint.path}")
         try:
             if path is None:
                 raise ValueError(f"{checkpoint.path} is not in the study's results")
-            before = self.ledger.note_checkpoint(given.number, path)
+            before = ledger.note_checkpoint(number, path)
         except Exception as error:
             # Tune ignores an exception here; the trial must not end with a value that its checkpoint lacks.
-            self._lost[given.number] = f"its checkpoint could not be noted ({error})"
+            self._lost[ledger.optimizer, number] = f"its checkpoint could not be noted ({error})"
             raise
-        self._lost.pop(given.number, None)
+        self._lost.pop((ledger.optimizer, number), None)
         # Tune's own `num_to_keep` would make it write the experiment's state each time.
-        self._forget(before, needed=(path, *given.resume_from))
+        self._forget(before, needed=(path, *self._given(trial).resume_from))
 
     def _forget(self, kept: Iterable[str], needed: Iterable[str]) -> None:
         """Remove checkpoints, by what a record or a trial says of their places, unless one of those needed is the same.
@@ -116,88 +120,88 @@ class Driver(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that did not fail."""
-        self.watch.forget(self._given(trial).number)
-        self._end(trial, ending_of(trial.last_result or {}, self.ledger.settings.epochs))
+        self.watch.forget(TrialConfig.identity(trial.config))
+        self._end(trial, ending_of(trial.last_result or {}, self.study.settings.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that failed, or put it back where nothing is wrong with its training."""
         self._start(trial)  # a process that cannot even start gives no other sign
-        number, error = self._given(trial).number, error_of(trial)
+        (ledger, number), error = self._ledger(trial), error_of(trial)
+        who = ledger.optimizer, number
         if isinstance(error, OSError) and error.errno in DISK:
             raise Stopped(
-                f"trial {self.ledger.key(number)} stopped, for the disk takes no more ({error}); make room or mend it"
+                f"trial {ledger.key(number)} stopped, for the disk takes no more ({error}); make room or mend it"
             )
-        if overdue := self.watch.forget(number):
+        if overdue := self.watch.forget(who):
             self._end(trial, ("failed", overdue))
-        elif number not in self._lost and self._died_of_no_fault(number, error):
+        elif who not in self._lost and self._died_of_no_fault(trial, error):
             self._put_back(trial, self._death(trial, error))
-        elif number not in self._lost and _ran_out_of_memory(error):
+        elif who not in self._lost and _ran_out_of_memory(error):
             # Tune's own second try would have the same fraction again.
             gpus = gpus_of(trial)
-            if 0 < gpus < 1 and not self.ledger.enlarged(number):
+            if 0 < gpus < 1 and not ledger.enlarged(number):
                 self._put_back(trial, f"{gpus:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * gpus))
             else:
                 self._end(trial, ("failed", OUT_OF_MEMORY))
         elif isinstance(error, RayActorError) and not could_not_start(error):
-            tries = f"epoch {self.ledger.reported(number) + 1} was tried {DEATHS} times"
+            tries = f"epoch {ledger.reported(number) + 1} was tried {DEATHS} times"
             self._end(trial, ("failed", f"{self._death(trial, error)}; {tries}"))
         else:
             self._end(trial, ("failed", failure_of(trial)))
 
     def _death(self, trial: Any, error: BaseException | None) -> str:
         """Say what ended a trial's process, as far as Ray and the process's last words tell."""
-        log = read_log(self.study.log_place(self.ledger.optimizer, self._given(trial).number))
+        log = read_log(self.study.log_place(*TrialConfig.identity(trial.config)))
         return death_of(error, last_attempt(log or ""))
 
-    def _died_of_no_fault(self, number: int, error: BaseException | None) -> bool:
+    def _died_of_no_fault(self, trial: Any, error: BaseException | None) -> bool:
         """Whether a trial's process ended without an exception, as with its node, and not always at the same place."""
         if not isinstance(error, RayActorError) or could_not_start(error):
             return False
-        epoch = self.ledger.reported(number)
-        self._deaths[number, epoch] += 1
-        return error.preempted or self._deaths[number, epoch] < DEATHS
+        ledger, number = self._ledger(trial)
+        place = ledger.optimizer, number, ledger.reported(number)
+        self._deaths[place] += 1
+        return error.preempted or self._deaths[place] < DEATHS
 
     def _put_back(self, trial: Any, why: str, gpus: float | None = None) -> None:
         """Let the search start a trial again, from its last checkpoint, for nothing is wrong with its training."""
-        number = self._given(trial).number
-        log.warning(
-            "trial %s is resumed%s: %s.", self.ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why
-        )
-        self._forget(self._given(trial).resume_from, needed=self.ledger.checkpoints(number))
-        self.ledger.suspend(number, gpus)
-        self.listener.put_back(self.ledger.optimizer, number)
+        ledger, number = self._ledger(trial)
+        log.warning("trial %s is resumed%s: %s.", ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why)
+        self._forget(self._given(trial).resume_from, needed=ledger.checkpoints(number))
+        ledger.suspend(number, gpus)
+        self.listener.put_back(ledger.optimizer, number)
 
     def _start(self, trial: Any) -> None:
-        given = self._given(trial)
-        number = given.number
-        if number in self._started:
+        who = TrialConfig.identity(trial.config)
+        if who in self._started:
             return
-        self._started.add(number)
-        self.listener.started(self.ledger.optimizer, number)
+        self._started.add(who)
+        self.listener.started(*who)
 
     def _end(self, trial: Any, how: tuple[str, str]) -> None:
-        number, result = self._given(trial).number, trial.last_result or {}
-        state, reason = ("failed", self._lost[number]) if number in self._lost else how
+        (ledger, number), result = self._ledger(trial), trial.last_result or {}
+        who = ledger.optimizer, number
+        state, reason = ("failed", self._lost[who]) if who in self._lost else how
         outcome = Outcome(
             state=state,
             reason=reason,
-            epochs=result.get("epoch") or self.ledger.reported(number),
+            epochs=result.get("epoch") or ledger.reported(number),
             metrics=_metrics(result),
             seconds=result.get("seconds"),
             node=result.get("node"),
             pid=result.get("pid"),
             precision=result.get("precision"),
         )
-        kept = self.ledger.checkpoints(number)
-        self.ledger.end(number, outcome)
+        kept = ledger.checkpoints(number)
+        ledger.end(number, outcome)
         if result.get("unperturbed"):
             log.warning(
                 "trial %s: in %d steps the gradient was zero or not finite and gave no direction to climb in; "
                 "they were steps of the base optimizer.",
-                self.ledger.key(number),
+                ledger.key(number),
                 result["unperturbed"],
             )
-        self.listener.ended(self.ledger.optimizer, number, outcome)
+        self.listener.ended(ledger.optimizer, number, outcome)
         if kept and self._is_whole(kept[0]):
             self._forget((*kept[1:], *self._given(trial).resume_from), needed=kept[:1])
 
@@ -236,41 +240,49 @@ def _metrics(result: dict[str, Any]) -> dict[str, float]:
 
 
 class TuneSearcher(Searcher):
-    """Gives a ledger's trials to Tune. Endings are told by the driver's callback, which knows why a trial ended.
+    """Gives the trials of a study to Tune, one optimizer after the other, so that no worker waits for another's.
+
+    Endings are told by the driver's callback, which knows why a trial ended.
 
     Args:
-        ledger: whose.
+        ledgers: of each optimizer, in the order in which they are searched.
         study: that they are of.
-        fractions: of a GPU for each batch size; what the study says by default.
+        fractions: of a GPU for each optimizer and batch size; what the study says by default.
     """
 
-    def __init__(self, ledger: Ledger, study: Study, fractions: Mapping[int, float] | None = None) -> None:
+    def __init__(
+        self, ledgers: Mapping[str, Ledger], study: Study, fractions: Mapping[str, Mapping[int, float]] | None = None
+    ) -> None:
         super().__init__()
-        self.ledger, self.study = ledger, study
+        self.ledgers, self.study = ledgers, study
         self.fractions = fractions or {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Give the next trial's config; None to wait for those that run, `FINISHED` when the budget is spent."""
-        suggested = self.ledger.suggest(trial_id)
-        if suggested is None:
-            # What runs may be put back, and then it is suggested again.
-            return None if self.ledger.running else Searcher.FINISHED
-        gpus = suggested.gpus or self.fractions.get(suggested.configuration.batch_size)
+        """Give the next trial's config; None to wait for those that run, `FINISHED` when all budgets are spent."""
+        for ledger in self.ledgers.values():
+            if suggested := ledger.suggest(trial_id):
+                return self._config(ledger, suggested)
+        # What runs may be put back, and then it is suggested again.
+        return None if any(ledger.running for ledger in self.ledgers.values()) else Searcher.FINISHED
+
+    def _config(self, ledger: Ledger, suggested: Suggestion) -> dict[str, Any]:
+        """Give what Tune carries of a suggested trial."""
+        measured = self.fractions.get(ledger.optimizer, {})
+        gpus = suggested.gpus or measured.get(suggested.configuration.batch_size)
         own = {} if gpus is None else {"gpus_per_trial": gpus}
         found = {kept: self.study.checkpoint(kept) for kept in suggested.resume_from}
         for kept in (kept for kept, place in found.items() if not place):
             log.warning(
                 "trial %s is not resumed from a checkpoint outside its study's results, which its record names: %s.",
-                self.ledger.key(suggested.number),
+                ledger.key(suggested.number),
                 kept,
             )
-        resume_from = tuple(place for place in found.values() if place)
-        return self.ledger.settings.trial(
+        return ledger.settings.trial(
             suggested.configuration,
             number=suggested.number,
             attempt=suggested.attempt,
-            resume_from=resume_from,
-            log=self.study.log_place(self.ledger.optimizer, suggested.number),
+            resume_from=tuple(place for place in found.values() if place),
+            log=self.study.log_place(ledger.optimizer, suggested.number),
             **own,
         ).to_tune()
 
@@ -279,30 +291,29 @@ class TuneSearcher(Searcher):
 
 
 class TuneScheduler(FIFOScheduler):
-    """Stops a trial where the ledger says so, and ends the process of one that takes too long.
+    """Stops a trial where its ledger says so, and ends the process of one that takes too long.
 
     The rungs are in Optuna's storage, so a resumed search knows them. A process may hang in native code, where nothing
     interrupts it, so it is killed; Tune takes that for a failure of the trial, and starts another process for the next.
     """
 
-    def __init__(self, ledger: Ledger, watch: Watch) -> None:
+    def __init__(self, ledgers: Mapping[str, Ledger], watch: Watch[tuple[str, int]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledger, self.watch = ledger, watch
+        self.ledgers, self.watch = ledgers, watch
         self._looks = Looks()
-        self.workload = known_workload(ledger.settings.workload)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record an epoch's value and stop the trial where the ledger says so."""
-        number = TrialConfig.from_tune(trial.config, self.workload).number
-        stop = self.ledger.report(number, result["epoch"], _metrics(result))
+        optimizer, number = TrialConfig.identity(trial.config)
+        stop = self.ledgers[optimizer].report(number, result["epoch"], _metrics(result))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Kill the processes of trials that take too long; Tune asks here at least ten times a second."""
         self.watch.passes(self._looks.passed())
         for trial, process in processes(tune_controller).items():
-            number, _ = TrialConfig.identity(trial.config)
-            self.watch.waits_for(number)
-            if self.watch.overdue(number):
+            who = TrialConfig.identity(trial.config)
+            self.watch.waits_for(who)
+            if self.watch.overdue(who):
                 ray.kill(process)
         return super().choose_trial_to_run(tune_controller)

@@ -1,4 +1,4 @@
-"""Search and resume: the trials of a study, one optimizer after the other, each with the same budget."""
+"""Search and resume: the trials of a study, which share the workers; each optimizer has its own, equal budget."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from tune_sam.cluster.data import shared
 from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
 from tune_sam.cluster.results import probe
 from tune_sam.cluster.signals import interruptible
-from tune_sam.home import Place
+from tune_sam.home import Place, inside
 from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, open_study
@@ -118,21 +118,20 @@ def launch(study: Study, executor: Executor, listener: SearchListener | None) ->
                 with probe(study.own_storage):  # it may have gone since the study was made
                     pass
                 with executor.opened() as other_nodes, shared(study, other_nodes) as data:
-                    for ledger in waiting:
-                        _tune(study, ledger, data, executor, listener)
-                        if ledger.open:
-                            raise KeyboardInterrupt
+                    _tune(study, {ledger.optimizer: ledger for ledger in waiting}, data, executor, listener)
+                if any(ledger.open for ledger in waiting):
+                    raise KeyboardInterrupt
     return study
 
 
 def _tune(
     study: Study,
-    ledger: "Ledger",
+    ledgers: dict[str, "Ledger"],
     data: "Shared",
     executor: Executor,
     listener: SearchListener,
 ) -> None:
-    """Run the open trials of one optimizer, until they have ended or an interrupt stops them."""
+    """Run the open trials of each optimizer, until they have ended or an interrupt stops them."""
     from tune_sam.cluster.gpu import gpu_fraction, measured_fractions
     from tune_sam.cluster.watch import Watch
     from tune_sam.trainable import trainable_for
@@ -140,23 +139,31 @@ def _tune(
 
     settings = study.settings
     workload = study.workload
-    measured: dict[int, float] = {}
+    measured: dict[str, dict[int, float]] = {}
     if settings.gpus_per_trial == "auto":
-        measured = measured_fractions(workload, ledger.sample(), ledger.space.batch_size, data)
-    watch = Watch(settings.trial_timeout, settings.stall_timeout, ledger.trained)
-    smallest = min(measured.values(), default=gpu_fraction(workload, settings.gpu_fraction))
+        measured = {
+            optimizer: measured_fractions(workload, ledger.sample(), ledger.space.batch_size, data)
+            for optimizer, ledger in ledgers.items()
+        }
+    watch: Watch[tuple[str, int]] = Watch(
+        settings.trial_timeout, settings.stall_timeout, trained=lambda trial: ledgers[trial[0]].trained(trial[1])
+    )
+    smallest = min(
+        (fraction for fractions in measured.values() for fraction in fractions.values()),
+        default=gpu_fraction(workload, settings.gpu_fraction),
+    )
     with interruptible():
         executor.train(
             Trainings(
-                name=ledger.optimizer,
-                storage=study.own_results,
+                name=study.results_folder,
+                storage=inside(study.own_storage, study.name),
                 trainable=trainable_for(workload),
                 data=data,
-                searcher=TuneSearcher(ledger, study, measured),
-                scheduler=TuneScheduler(ledger, watch),
-                callback=Driver(ledger, study, listener, watch),
+                searcher=TuneSearcher(ledgers, study, measured),
+                scheduler=TuneScheduler(ledgers, watch),
+                callback=Driver(ledgers, study, listener, watch),
                 watch=watch,
-                key=partial(trial_key, study.name, ledger.optimizer),
+                key=partial(trial_key, study.name),
                 cpus=settings.cpus_per_trial,
                 gpus=smallest,
             )
