@@ -158,7 +158,7 @@ class RayExecutor:
 
         concurrency(cpus, gpus, None)
         signs, looks = Signs(), Looks()
-        watch = Watch(OFF, stall_timeout, stalled="it got no further")
+        watch: Watch[int] = Watch(OFF, stall_timeout, stalled="it got no further")
         # A function that fails on its data fails again, so only a lost worker is worth another try; that is Ray's
         # default.
         task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_capped)

@@ -59,7 +59,9 @@ class Driver(tune.Callback):
         watch: says which trials were ended for the time that they took.
     """
 
-    def __init__(self, ledgers: Mapping[str, Ledger], study: Study, listener: SearchListener, watch: Watch[tuple[str, int]]) -> None:
+    def __init__(
+        self, ledgers: Mapping[str, Ledger], study: Study, listener: SearchListener, watch: Watch[tuple[str, int]]
+    ) -> None:
         self.ledgers, self.study, self.listener, self.watch = ledgers, study, listener, watch
         self._started: set[tuple[str, int]] = set()
         self._lost: dict[tuple[str, int], str] = {}
