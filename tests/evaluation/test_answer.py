@@ -69,15 +69,17 @@ def test_a_search_alone_says_which_radius_it_chose_and_what_is_next(study):
     assert (answer.help.sign, answer.flatter.sign) == ("not known", "not known")
     assert f"SAM: {study.best('sam').config.rho:.3g}" in answer.rho.sentence
     assert answer.next_step.command == "tune-sam resume one --trials 5"
-    assert answer.next_step.why == "Only 3 complete trials of Adam: search at least 5 of each optimizer"
+    assert answer.next_step.why == "Only 3 trials of Adam are complete, so search at least 5 of each optimizer"
 
 
 def test_a_shown_gain_is_a_yes_with_its_numbers(study):
     found = table(*ROWS)
     answer = short_answer(study, refit_of(found), answered(found))
     assert answer.help.sign == "yes"
-    assert answer.help.sentence.startswith("SAM against Adam at equal epochs +2.02 (95 % interval +2.00 to +2.04, ")
-    assert "at equal compute, against Adam × 2 epochs, +0.02 (95 % interval" in answer.help.sentence
+    assert answer.help.sentence.startswith(
+        "SAM against Adam in test accuracy at equal epochs: +2.02 points (95 % interval +2.00 to +2.04, "
+    )
+    assert "at equal compute, against Adam × 2 epochs, +0.02 points (95 % interval" in answer.help.sentence
     assert answer.flatter.sign == "yes"
     assert "λ_max of SAM is 10, 0.50 times that of Adam with the same learning rate" in answer.flatter.sentence
     assert "At equal training loss 0.50 times (95 % interval" in answer.flatter.sentence

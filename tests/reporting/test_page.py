@@ -12,9 +12,10 @@ from studies import INLINE
 
 from tune_sam import open_study
 from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.answer import answer_of
 from tune_sam.evaluation.claims import answers, pairs
+from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import refit, tested_refit
-from tune_sam.evaluation.statistics import difference_in_words
 from tune_sam.operations.analyze import analyze
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.page import report
@@ -56,12 +57,12 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.loads, self.open, self.rows = [], [], []
+        self.loads, self.links, self.open, self.rows = [], [], [], []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
-        self.loads += [value for name, value in attrs if name in ("src", "href")]
+        (self.links if tag == "a" else self.loads).extend(value for name, value in attrs if name in ("src", "href"))
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -73,25 +74,35 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 
 def test_a_search_alone_is_told_as_one(bare, study):
-    assert "This cannot be said yet" in bare
-    assert "tune-sam refit one" in bare
+    assert "- **Help?** ? not known. Nothing is tested yet" in bare
+    assert "**Next:** Only 3 trials of Adam are complete, so search at least 5 of each optimizer: `tune-sam re" in bare
     assert "Not measured; tune-sam analyze one --all" in bare
-    for trial in (study.best("base"), study.best("sam")):
-        assert f"| {trial.optimizer} | {trial.number} |" in bare
+    for name, trial in (("Adam", study.best("base")), ("SAM", study.best("sam"))):
+        assert f"| {name} | {trial.number} |" in bare
         assert f"{trial.value:.4f}" in bare
-    assert "Of 6 trials that ended: 100 % complete." in bare
+    assert "Of 6 trials that ended: 6 complete." in bare
+
+
+def test_the_page_begins_with_the_answer(full, study):
+    begin = unescape(full.read_text().partition("<main>")[0]).replace("\u00a0", " ")
+    answer = answer_of(study)
+    for line in answer.lines:
+        assert f"{line.symbol} {line.word}" in begin
+        assert line.sentence in begin
+    assert f"<code>{answer.next_step.command}</code>" in begin
 
 
 def test_the_page_needs_no_other_file_and_no_network(full):
     page = Page(full.read_text())
     assert page.open == []
     assert page.loads
-    assert all(load.startswith(("#", "data:")) for load in page.loads)
+    assert all(load.startswith("data:") for load in page.loads)
+    assert all(link.startswith(("#", "data:")) for link in page.links), "of a home without a server"
     assert not any(word in full.read_text() for word in ("url(", "@import", "<script", "srcset"))
 
 
@@ -101,10 +112,8 @@ def test_a_single_refit_says_nothing_of_others(full):
 
 def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare):
     sizes = find_workload("gcn").datasets["digits"]
-    assert (
-        f"{sizes.train:,} samples train, {sizes.validation:,} validate and {sizes.test:,} are the test set. "
-        "Passes were in "
-    ) in bare
+    assert f"{sizes.train:,} samples train, {sizes.validation:,} validate and {sizes.test:,} are the test set." in bare
+    assert "Passes were in fp32." in bare
 
 
 def test_every_figure_has_a_caption_and_its_data(full):
@@ -113,24 +122,36 @@ def test_every_figure_has_a_caption_and_its_data(full):
     assert {"surfaces", "contours", "lines", "spectral-density", "gap-flatness", "over-rho"} <= set(files)
     page = Page(text)
     images = [load for load in page.loads if load.startswith("data:image/png")]
-    data = [base64.b64decode(load.partition(",")[2]) for load in page.loads if load.startswith("data:text/csv")]
+    data = [base64.b64decode(load.partition(",")[2]) for load in page.links if load.startswith("data:text/csv")]
     assert len(images) == len(data) == len(files)
     for name in files:
-        assert CAPTIONS[name][:40] in unescape(text)
+        assert CAPTIONS[name][:40] in unescape(text).replace("\u00a0", " ")
         assert (full.parent / "figures" / f"{name}.csv").read_bytes() in data
 
 
 def test_the_table_holds_the_means_of_the_refit(full, study):
     found = tested_refit(study)
-    rows = {row[0]: row for row in Page(full.read_text()).rows if row}
-    means = found.summary()
-    assert len(means) == 3
+    rows = Page(full.read_text()).rows
+    means, names = found.summary(), names_of(found)
+    assert list(names.values()) == ["Adam", "SAM", "Adam × 2 epochs"]
     for name, columns in means.items():
-        accuracy = columns["test/accuracy"]
-        assert rows[name][4] == f"{100 * accuracy.value:.2f}", "of two seeds, which have no interval"
-        assert rows[name][1].startswith(f"{columns['train/loss'].value:.4f}")
+        accuracy, loss = columns["test/accuracy"], columns["train/loss"]
+        (row,) = [row for row in rows if row[0] == names[name] and row[1] == f"{100 * accuracy.value:.2f}"]
+        assert f"{loss.value:.4f}" in row, "of two seeds, which have no interval"
     for claim in answers(study, found).help + answers(study, found).by_rho:
-        assert f"{claim.row} against {claim.to}: {difference_in_words(claim.difference)}" in full.read_text()
+        difference = f"{100 * claim.difference.mean.value:+.2f}"
+        assert [names[claim.row], names[claim.to], difference, "", "", "", "no verdict"] in rows
+
+
+def test_configurations_costs_and_runs_are_tabulated_by_name(full, study):
+    rows, found = Page(full.read_text()).rows, tested_refit(study)
+    best = study.best("sam").config
+    values = [f"{best.rho:.4g}", f"{best.lr:.4g}", str(best.batch_size), "2", "10000, 10001"]
+    assert ["SAM", "chosen by validation", *values] in rows
+    gradients = {row[0]: row[4] for row in rows if row[1:3] in (["2", "4"], ["2", "8"])}
+    assert gradients["SAM"] == gradients["Adam × 2 epochs"] == f"{found.table().query('rho > 0')['gradients'].sum():,}"
+    for one in (study, *found.studies):
+        assert one.mlflow_run_id in [row[-1] for row in rows if row[0] == one.name]
 
 
 def test_the_commands_are_those_that_made_it(bare, full):
@@ -162,11 +183,12 @@ def test_the_numbers_lie_beside_the_page(full, bare, study):
 def test_html_and_markdown_say_the_same(full):
     markdown = full.with_name("report.md").read_text()
     cells = [
-        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        [cell.strip(" *").replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in markdown.splitlines()
         if line.startswith("|") and not set(line) <= {"|", "-"}
     ]
-    assert cells == Page(full.read_text()).rows
+    rows = Page(full.read_text()).rows
+    assert [[cell for cell in row if cell] for row in cells] == [[cell for cell in row if cell] for row in rows]
 
 
 def test_mlflow_has_the_page(full, study):
@@ -341,10 +363,10 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
     page = report("sizes", home=refitted).page
     assert (page.parent / "figures" / "batch-size.png").exists()
     rows = {tuple(row[:2]): row for row in Page(page.read_text()).rows if row[0] in ("64", "128")}
-    assert list(rows) == [("64", "sam"), ("64", "base"), ("128", "sam"), ("128", "base")]
+    assert list(rows) == [("64", "SAM"), ("64", "Adam"), ("128", "SAM"), ("128", "Adam")]
     cell = measured.query("batch_size == 64 and optimizer == 'sam' and lambda_max_resolved")["lambda_max"]
-    assert rows["64", "sam"][4].startswith(f"{cell.mean():.1f}")
-    assert rows["64", "sam"][2] == "0.05"
+    assert rows["64", "SAM"][4].startswith(f"{cell.mean():.1f}")
+    assert rows["64", "SAM"][2] == "0.05"
     commands = page.with_name("report.md").read_text()
     assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in commands
     assert "tune-sam analyze sizes --sample 64 --grid 3" in commands
@@ -361,14 +383,20 @@ def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, st
     monkeypatch.setattr("tune_sam.reporting.results.tested_refit", lambda _: found)
     section = results_section(molecules, found, None)
     names = [row[0] for row in section.tables[0].rows]
-    ours, theirs = list(found.summary()), ["Adam (the published study)", "SAM (the published study)"]
-    assert names[: len(ours) + 2] == ours + theirs
-    assert names[len(ours) + 2 :] == [
-        "cifar10: SGD (the published study)",
-        "cifar10: SAM (the published study)",
-        *(f"mitbih: {row}" for row in ours),
-        "mitbih: SGD (the published study)",
-        "mitbih: SAM (the published study)",
+    ours = list(names_of(found).values())
+    (cited,) = [name for name in names if "Fainello" in name]
+    assert cited.startswith("The published study: F. Fainello, F. Pettenon and F. Venturi, ")
+    assert names == [
+        "This study",
+        *ours,
+        cited,
+        *("Adam", "SAM"),
+        "cifar10, the published study",
+        *("SGD", "SAM"),
+        "mitbih, this study",
+        *ours,
+        "mitbih, the published study",
+        *("SGD", "SAM"),
     ]
     assert "cifar10 was not run here and our rows of mitbih are of study b, gcn, trained on" in section.sentences[-1]
 
@@ -385,7 +413,7 @@ def test_the_refit_that_was_asked_for_last_is_shown(full, refitted, study):
         file.rename(file.with_suffix(".json"))
     again = refit("one", home=refitted, seeds=2, executor=INLINE)
     assert tested_refit(study).table().equals(again.table())
-    said = "\n".join(answer_section(study, again, answers(study, again)).sentences)
+    said = "\n".join(answer_section(study, again, answers(study, again), names_of(again)).sentences)
     assert "2 refits of this study have been tested, and this page shows one of them" in said
 
 
@@ -395,4 +423,4 @@ def test_the_edge_of_a_plain_grid_is_its_last_value(study):
     best = study.best("sam")
     best = replace(best, config=replace(best.config, rho=largest))
     section = chosen_section(replace(study, settings=settings), [best], study.home.path)
-    assert f"sam: the best ρ, {largest:.4g}, lies at the upper edge of" in section.sentences[1]
+    assert f"SAM: the best ρ, {largest:.4g}, lies at the upper edge of" in section.sentences[1]

@@ -175,12 +175,14 @@ def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str,
     if claim is None:
         return _line("Help?", "not known", why_not_known(study, refit, "use"))
     dear = next((one for one in found.help_at_equal_compute if one.row == claim.row), None)
-    at_equal_compute = f"; at equal compute, against {names[dear.to]}, {_points(dear)}" if dear else ""
+    at_equal_compute = (
+        f"; at equal compute, against {names[dear.to]}, {_numbers(dear, 100, '+.2f', ' points')}" if dear else ""
+    )
     return _line(
         "Help?",
         _sign(claim, +1),
-        f"{names[claim.row]} against {names[claim.to]} at equal epochs {_points(claim)}{at_equal_compute}. "
-        "In points of test accuracy.",
+        f"{names[claim.row]} against {names[claim.to]} in test accuracy at equal epochs: "
+        f"{_numbers(claim, 100, '+.2f', ' points')}{at_equal_compute}.",
     )
 
 
@@ -236,14 +238,10 @@ def _at_equal_loss(one: EqualLoss) -> str:
     )
 
 
-def _points(claim: Claim) -> str:
-    return _numbers(claim, 100, "+.2f")
-
-
-def _numbers(claim: Claim, unit: float, form: str) -> str:
+def _numbers(claim: Claim, unit: float, form: str, of: str = "") -> str:
     """Write a difference with its interval, its corrected p-value, and whether it is not shown."""
     difference, mean = claim.difference, claim.difference.mean
-    written = format(unit * mean.value, form)
+    written = format(unit * mean.value, form) + of
     if mean.n < FEWEST:
         return f"{written} (of {mean.n} seed{'s' * (mean.n > 1)}, too few for an interval)"
     if math.isnan(mean.half):
@@ -302,9 +300,10 @@ def _search_more(study: Study, refit: Refit | None, names: Mapping[str, str]) ->
     if (few := complete[fewest]) >= FEW:
         return None
     trials = math.ceil(settings.trials * FEW / max(few, 1))
-    how_many = {0: "No complete trial", 1: "One complete trial"}.get(few, f"Only {few} complete trials")
+    how_many = {0: "No trial", 1: "Only one trial"}.get(few, f"Only {few} trials")
+    complete_of_it = f"{how_many} of {names[fewest]} {'are' if few > 1 else 'is'} complete"
     return NextStep(
-        f"{how_many} of {names[fewest]}: search at least {trials} of each optimizer",
+        f"{complete_of_it}, so search at least {trials} of each optimizer",
         f"tune-sam resume {study.name} --trials {trials}",
     )
 
@@ -314,8 +313,7 @@ def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep |
     if refit is None:
         return NextStep("Train the best again with several seeds, and test them", f"tune-sam refit {study.name}")
     if len(refit.seeds) < FEWEST:
-        seeds = "One seed" if len(refit.seeds) == 1 else f"{len(refit.seeds)} seeds"
-        return NextStep(f"{seeds} show nothing: train at least {FEWEST}", f"{refit.command} --seeds {SEEDS}")
+        return NextStep(f"Fewer than {FEWEST} seeds give no verdict, so train more", f"{refit.command} --seeds {SEEDS}")
     if not found.by_rho:
         return NextStep(
             "Train the matched controls, which differ in ρ alone", f"{refit.command} --seeds {refit.listed}"
@@ -335,7 +333,7 @@ def _search_beyond(study: Study, radii: Sequence[Radius], names: Mapping[str, st
         (radius.value / BEYOND, radius.value) if radius.end == "smallest" else (radius.value, radius.value * BEYOND)
     )
     return NextStep(
-        f"The best ρ of {names[radius.optimizer]} is the {radius.end} that was tried: search beyond it",
+        f"The best ρ of {names[radius.optimizer]} is the {radius.end} that was tried, so search beyond it",
         f"tune-sam search {settings.workload} --dataset {settings.dataset} --optimizer base "
         f"--optimizer {radius.optimizer} --rho {low:.3g}:{high:.3g}",
     )

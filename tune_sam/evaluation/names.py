@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tune_sam.evaluation.refit import Refit
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ def optimizer_names(study: Study) -> dict[str, str]:
     """Name each optimizer of a study: `base` after what it is, such as Adam, and those not known here by their key."""
     base = {"base": study.workload.base_optimizer.name}
     return {optimizer: (base | NAMES).get(optimizer, optimizer) for optimizer in ("base", *study.settings.optimizers)}
+
+
+def names_of(refit: Refit) -> dict[str, str]:
+    """Name the rows of a refit; see :func:`row_names`."""
+    return row_names(refit.table(), optimizer_names(refit.of))
 
 
 def row_names(table: "DataFrame", optimizers: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How to make a study and its page again: versions, seeds, data and commands."""
+"""How to make a study and its page again: seeds, data and commands."""
 
 import os
 import platform
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tune_sam.evaluation.measured import Measured
 from tune_sam.evaluation.refit import Refit
-from tune_sam.provenance import versions
-from tune_sam.reporting.sections import Section, Table
+from tune_sam.reporting.sections import Section
 from tune_sam.study.records import Study
 from tune_sam.study.settings import now
 from tune_sam.tuning.recipe import as_yaml
@@ -16,7 +15,7 @@ from tune_sam.tuning.recipe import as_yaml
 def again_section(
     study: Study, refit: Refit | None, close: Measured | None, wide: Measured | None, folder: Path
 ) -> Section:
-    """Say by which versions, seeds and commands the study and its page are made again; write `study.yaml`.
+    """Say by which seeds and commands the study and its page are made again; write `study.yaml`.
 
     Args:
         study: whose page it is.
@@ -46,26 +45,10 @@ def again_section(
             f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with "
             f"{os.cpu_count()} CPUs and Python {platform.python_version()}. Its data are in {study.data}: of "
             f"{settings.dataset}, {settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} "
-            f"validate and {sizes.test:,} are the test set. {_precision(study, refit)}",
+            f"validate and {sizes.test:,} are the test set.",
             seeds.strip(),
             "study.yaml, beside this page and below, holds the options of the study.",
         ),
-        (_version_table(study),),
         code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text(),
+        folded=True,
     )
-
-
-def _precision(study: Study, refit: Refit | None) -> str:
-    """Say at which precisions the trainings were; empty if no trial recorded one."""
-    trials = [trial for one in (study, *(refit.studies if refit else ())) for trial in one.records()]
-    precisions = sorted({trial.precision for trial in trials if trial.precision})
-    return f"Passes were in {' and '.join(precisions)}." if precisions else ""
-
-
-def _version_table(study: Study) -> Table:
-    """Tabulate the versions of what trained, as the study's record has them, and of what wrote the page."""
-    rows = tuple(
-        (name.removeprefix("version.").replace("mlflow.source.git.", ""), study.versions.get(name, ""), version)
-        for name, version in versions().items()
-    )
-    return Table(("", "the search", "this page"), rows)

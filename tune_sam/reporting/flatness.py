@@ -1,14 +1,16 @@
 """The sections on flatness: against controls, against the gap, over the batch size, and the loss around the minima."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_sam.evaluation.claims import Answers, EqualLoss, claims, pairs, with_flatness
+from tune_sam.evaluation.claims import Answers, claims, pairs, with_flatness
 from tune_sam.evaluation.measured import Measured, rests_on
+from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit
-from tune_sam.evaluation.statistics import ENOUGH, Correlation, Difference, Mean, with_interval
+from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, with_interval
+from tune_sam.reporting.comparisons import HEADER, claim_rows, equal_loss_rows
 from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study
@@ -26,12 +28,22 @@ MEASURED = {
 """How a table calls the measures that are compared."""
 
 
-def flatter_section(study: Study, refit: Refit | None, found: Answers, close: Measured | None) -> Section:
-    """Compare the flatness of each row of the refit with that of its matched control, over the seeds."""
+def flatter_section(
+    study: Study, refit: Refit | None, found: Answers, measured: Measured | None, names: Mapping[str, str]
+) -> Section:
+    """Compare the flatness of each row of the refit with that of its matched control, over the seeds.
+
+    Args:
+        study: whose page it is.
+        refit: its tested refit; None if there is none.
+        found: what was compared.
+        measured: what was measured of the refit's networks; None if nothing was.
+        names: what the refit's rows are called.
+    """
     title = "Is the minimum flatter?"
     if refit is None:
         return Section(title, ("This cannot be said yet: it takes a refit with its matched controls.",))
-    if not found.flatter:
+    if measured is None or not found.flatter:
         return Section(
             title,
             (
@@ -39,72 +51,52 @@ def flatter_section(study: Study, refit: Refit | None, found: Answers, close: Me
                 f"tune-sam refit {study.name} trains them, and tune-sam analyze {study.name} measures all seeds.",
             ),
         )
-    rows = tuple(
-        (
-            claim.row,
-            MEASURED[claim.measure],
-            with_digits(claim.values),
-            with_digits(claim.others),
-            *difference_cells(claim.difference),
-        )
-        for claim in found.flatter
-    )
+    compared: list[tuple[str, ...]] = []
+    for measure, title_of_it in MEASURED.items():
+        if claims_of_it := [claim for claim in found.flatter if claim.measure == measure]:
+            compared += [(title_of_it,), *claim_rows(claims_of_it, names, 1, "+.3g")]
+    if found.flatter_at_equal_loss:
+        compared += [("λ_max at equal training loss",), *equal_loss_rows(found.flatter_at_equal_loss, names)]
     return Section(
         title,
         (
-            rests_on(close, study),
-            "Each row against its matched control, the base optimizer with the same learning rate and batch size; "
-            "means and paired differences over the seeds, below 0 where the row is flatter. All comparisons here are "
-            "one family: p is corrected by Holm's method, and a difference is shown where it is below 0.05. Its size "
-            "is in standard deviations of the seeds, too.",
-            *equal_loss_in_words(found.flatter_at_equal_loss),
+            rests_on(measured, study),
+            "Each row is compared with its matched control, the base optimizer with the same learning rate and batch "
+            "size: paired differences over the seeds, below 0 where the row is flatter. All of them are one family: p "
+            "is corrected by Holm's method, and a difference is shown where it is below 0.05. Networks that fit less "
+            "are flatter, whatever trained them, so λ_max is compared at equal training loss, too: by a regression of "
+            "its logarithm over the networks of both rows, corrected as its own family.",
         ),
-        (Table(("", "measure", "this row", "its control", *DIFFERENCE), rows),),
+        (
+            Table(HEADER, tuple(compared), "Differences"),
+            Table(
+                ("", *MEASURED.values(), "train loss"),
+                _flatness_rows(with_flatness(refit.table(), measured.table()), names),
+                "Means with 95 % intervals over the seeds",
+            ),
+        ),
     )
 
 
-DIFFERENCE = ("difference", "95 % interval", "p, corrected", "in SDs", "")
-"""The header of :func:`difference_cells`."""
-
-
-def difference_cells(difference: Difference, unit: float = 1) -> tuple[str, ...]:
-    """Write a difference, its interval, its corrected p-value, its effect size and its verdict; empty where none is."""
-    mean = difference.mean
-    if math.isnan(difference.corrected):
-        return f"{unit * mean.value:+.3g}", "", "", "", "no verdict"
-    return (
-        f"{unit * mean.value:+.3g}",
-        f"{unit * mean.low:+.3g} to {unit * mean.high:+.3g}",
-        f"{difference.corrected:.2g}",
-        f"{difference.deviations:+.1f}",
-        "shown" if difference.shown else "not shown",
+def _flatness_rows(table: "DataFrame", names: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    """Write the mean measures of each row that was measured, and the training loss, which they depend on."""
+    measured = [name for name in MEASURED if name in table]
+    return tuple(
+        (
+            names[str(row)],
+            *(with_digits(part[name].dropna().tolist()) if name in part else "" for name in (*MEASURED, "train/loss")),
+        )
+        for row, part in table.groupby("row", sort=False)
+        if part[measured].notna().any(axis=None)
     )
 
 
-def with_digits(mean: Mean) -> str:
-    """Write a mean and half of its interval with three significant digits."""
+def with_digits(values: Sequence[float]) -> str:
+    """Write a mean and half of its interval with three significant digits; empty if there is no value."""
+    if not values:
+        return ""
+    mean = Mean.of(values)
     return f"{mean.value:.3g}" if math.isnan(mean.half) else f"{mean.value:.3g} ± {mean.half:.2g}"
-
-
-def equal_loss_in_words(found: Sequence[EqualLoss]) -> list[str]:
-    """Say what λ_max shows at equal training loss, of each row."""
-    if not found:
-        return []
-    said = []
-    for one in found:
-        if not one.overlap:
-            said.append(f"{one.row}: its training losses and its control's do not overlap, so nothing can be said")
-        elif math.isnan(one.factor):
-            said.append(f"{one.row}: too few networks for anything to be said")
-        else:
-            said.append(
-                f"{one.row}: {one.factor:.2f} of its control's (95 % interval {one.low:.2f} to {one.high:.2f}; "
-                f"p = {one.corrected:.2g}): {'a difference is shown' if one.shown else 'no difference is shown'}"
-            )
-    return [
-        "Networks that fit less are flatter, whatever trained them. λ_max at equal training loss, by a regression of "
-        f"its logarithm over the networks of both rows, corrected as its own family: {'; '.join(said)}."
-    ]
 
 
 def flatness_section(study: Study, close: Measured | None, wide: Measured | None, folder: Path) -> Section:
@@ -123,22 +115,18 @@ def flatness_section(study: Study, close: Measured | None, wide: Measured | None
     return Section(
         title,
         (
-            *(
-                f"{name} table: {rests_on(one, study)}"
-                for name, one in zip(("First", "Second"), measured, strict=False)
-            ),
             "Kendall's τ between a measure and the gap in the loss is above 0 where sharper minima have wider gaps. "
             "Configurations are resampled, not seeds: its interval is a bootstrap over the configurations, where there "
             f"are {ENOUGH} or more, and its p-value is of their means. Configurations of one search are not "
             "independent of each other, so both are a description rather than a test. Within configurations, τ is over "
             "pairs of networks that differ in the seed alone, with the p-value of a permutation of the seeds.",
         ),
-        tuple(_correlations(one) for one in measured),
+        tuple(_correlations(one, rests_on(one, study)) for one in measured),
         pictures_in(folder, FLATNESS),
     )
 
 
-def _correlations(measured: Measured) -> Table:
+def _correlations(measured: Measured, caption: str) -> Table:
     from tune_sam.reporting.plots import MEASURES
 
     table, rows = measured.table(), []
@@ -162,7 +150,7 @@ def _correlations(measured: Measured) -> Table:
         )
         rows.append((what, str(len(some)), *cells))
     header = ("measure", "networks", "τ", "95 % interval", "p", "configurations", "τ within them", "p within them")
-    return Table(header, tuple(rows))
+    return Table(header, tuple(rows), caption)
 
 
 CONFIGURATION = ("optimizer", "rho", "lr", "batch_size", "epochs")
@@ -193,7 +181,7 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
     tables: tuple[Table, ...] = ()
     sentences = [rests_on(measured, study)]
     if refit and refit.choice.each_batch_size and measured.about["study"]["name"] == refit.studies[0].name:
-        rows = []
+        rows, optimizers = [], optimizer_names(study)
         sentences.append(
             "The learning rate and ρ of each cell are those that validation chose among the search's "
             "trials; means over the seeds with 95 % intervals."
@@ -210,7 +198,7 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
             rows.append(
                 (
                     str(size),
-                    str(optimizer),
+                    optimizers[str(optimizer)],
                     "" if isnull(rho) else f"{rho:g}",
                     f"{lr:g}",
                     *measures,
@@ -229,10 +217,10 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
         )
         measured_cells = {(row[0], row[1]) for row in rows}
         missing = [
-            f"{optimizer} at {size}"
+            f"{optimizers[optimizer]} at {size}"
             for optimizer, space in study.settings.spaces.items()
             for size in space.batch_size
-            if (str(size), optimizer) not in measured_cells
+            if (str(size), optimizers[optimizer]) not in measured_cells
         ]
         if missing:
             sentences.append(f"Not measured, or without a complete trial: {', '.join(missing)}.")
@@ -244,10 +232,7 @@ def _against_the_base_optimizer(refit: Refit, networks: "DataFrame") -> Table:
     rows = refit.table()
     compared = pairs(rows, refit.choice, "use")
     found = claims(with_flatness(rows, networks), compared, ("lambda_max",))
-    return Table(
-        ("λ_max of", "against", *DIFFERENCE),
-        tuple((claim.row, claim.to, *difference_cells(claim.difference)) for claim in found),
-    )
+    return Table(HEADER, tuple(claim_rows(found, names_of(refit), 1, "+.3g")), "λ_max at the same batch size")
 
 
 def landscape_section(study: Study, measured: Measured | None, folder: Path) -> Section:

@@ -3,23 +3,26 @@
 import os
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from tune_sam.errors import NothingComplete, Refused
-from tune_sam.evaluation.claims import answers
-from tune_sam.evaluation.measured import measurements, take_figures
+from tune_sam.evaluation.answer import Answer, short_answer
+from tune_sam.evaluation.claims import Answers, answers
+from tune_sam.evaluation.measured import measured_of, measurements, take_figures
+from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
+from tune_sam.reporting.compute import compute_section
 from tune_sam.reporting.flatness import batch_size_sections, flatness_section, flatter_section, landscape_section
 from tune_sam.reporting.pictures import ANSWER, BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
-from tune_sam.reporting.results import means, results_section
+from tune_sam.reporting.results import configurations_section, means, results_section
 from tune_sam.reporting.searched import chosen_section, searched_section
-from tune_sam.reporting.sections import Section
+from tune_sam.reporting.sections import Cell, Link, Section
 from tune_sam.study.lock import page_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_search
 from tune_sam.tracking.runs import publish
@@ -32,6 +35,7 @@ class Report:
 
     Attributes:
         study: whose page it is.
+        answer: the three lines with which the page begins, and what to do next.
         page: the HTML page, which needs no other file. Beside it lie `report.md`, `figures/`, `study.yaml` and
             `trials.csv` with a row for each trial of the search. A tested refit adds `table.csv` with the means and
             intervals of each row of its table, and `trainings.csv` with a row for each training.
@@ -39,6 +43,7 @@ class Report:
     """
 
     study: Study
+    answer: Answer
     page: Path
     undelivered: str
 
@@ -77,13 +82,12 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
         raise Refused(f"the files of study {name} are gone, there is no folder {own}; bring it back, or search again.")
     if output is not None:
         there = _output(Path(output))
-        write_page(study, there)
-        return Report(study, there / "index.html", "")
+        return Report(study, write_page(study, there), there / "index.html", "")
     with page_lock(study.home, name):
         adopt_epochs(study)
         folder = own / "report"
-        write_page(study, folder)
-        return Report(study, folder / "index.html", _publish(study, folder))
+        answer = write_page(study, folder)
+        return Report(study, answer, folder / "index.html", _publish(study, folder))
 
 
 def _output(folder: Path) -> Path:
@@ -103,8 +107,8 @@ def _output(folder: Path) -> Path:
     return folder
 
 
-def write_page(study: Study, folder: Path) -> None:
-    """Write the page of a search into a folder, which is made or replaced.
+def write_page(study: Study, folder: Path) -> Answer:
+    """Write the page of a search into a folder, which is made or replaced, and give the answer that it begins with.
 
     Raises:
         Refused: files that the page shows are gone.
@@ -112,22 +116,26 @@ def write_page(study: Study, folder: Path) -> None:
     """
     refit = tested_refit(study)
     try:
-        found = {trial.optimizer: trial for trial in best_of_each(study.complete())}
+        best_trials = {trial.optimizer: trial for trial in best_of_each(study.complete())}
     except NothingComplete:
         if not refit:
             raise
-        found = {}
-    best = [found[optimizer] for optimizer in study.settings.optimizers if optimizer in found]
+        best_trials = {}
+    best = [best_trials[optimizer] for optimizer in study.settings.optimizers if optimizer in best_trials]
+    measured = measured_of(study, refit) if refit else None
+    found = answers(study, refit, measured.table() if measured else None)
+    answer = short_answer(study, refit, found)
     with replaced_folder(folder) as unfinished:
         (unfinished / "figures").mkdir()
-        _write(unfinished, study, _sections(study, refit, best, unfinished))
+        _write(unfinished, study, answer, _sections(study, refit, best, found, unfinished))
         study.trials().to_csv(unfinished / "trials.csv", index=False)
         if refit:
             means(refit).to_csv(unfinished / "table.csv", index=False)
             refit.table().to_csv(unfinished / "trainings.csv", index=False)
+    return answer
 
 
-def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: Path) -> list[Section]:
+def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], found: Answers, folder: Path) -> list[Section]:
     """Compose the page's sections in their order, and put its pictures into the folder's `figures/`."""
     from tune_sam.reporting.plots import draw_answers, draw_trainings
 
@@ -135,27 +143,28 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], folder: 
     if best:
         draw_trainings(study, best, folder / "figures")
     of_sizes = close if refit and refit.choice.each_batch_size else wide or close
-    for measured, names in ((wide or close, FLATNESS), (of_sizes, BATCH_SIZE), (close, LANDSCAPE)):
+    for measured, pictures in ((wide or close, FLATNESS), (of_sizes, BATCH_SIZE), (close, LANDSCAPE)):
         if measured:
-            take_figures(measured, names, folder / "figures")
-    of_refit = refit and close and close.about["study"]["name"] == refit.studies[0].name
-    found = answers(study, refit, close.table() if close and of_refit else None)
+            take_figures(measured, pictures, folder / "figures")
     if refit:
         draw_answers(refit, found, folder / "figures")
+    names = names_of(refit) if refit else {}
     return [
-        replace(answer_section(study, refit, found), pictures=pictures_in(folder, ANSWER)),
-        flatter_section(study, refit, found, close),
+        answer_section(study, refit, found, names),
+        flatter_section(study, refit, found, measured_of(study, refit) if refit else None, names),
         results_section(study, refit, close),
+        *([configurations_section(refit)] if refit else []),
         searched_section(study),
         chosen_section(study, best, folder),
         flatness_section(study, close, wide, folder),
         *batch_size_sections(refit, of_sizes, study, folder),
         landscape_section(study, close, folder),
+        compute_section(study, refit, names),
         again_section(study, refit, close, wide, folder),
     ]
 
 
-def _write(folder: Path, study: Study, sections: Sequence[Section]) -> None:
+def _write(folder: Path, study: Study, answer: Answer, sections: Sequence[Section]) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     templates = Environment(
@@ -166,10 +175,18 @@ def _write(folder: Path, study: Study, sections: Sequence[Section]) -> None:
         autoescape=select_autoescape(["html.j2"]),
     )
     templates.filters["inline"] = lambda file: b64encode(Path(file).read_bytes()).decode()
-    templates.filters["cell"] = lambda text: text.replace("|", "\\|")
+    templates.filters["kept"] = lambda text: text.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
+    templates.filters["cell"] = _markdown_cell
     for template, file in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
-        text = templates.get_template(template).render(study=study, sections=sections)
+        text = templates.get_template(template).render(
+            study=study, answer=answer, overview=pictures_in(folder, ANSWER), sections=sections
+        )
         (folder / file).write_text(text, encoding="utf-8")
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = str(cell).replace("|", "\\|")
+    return f"[{text}]({cell.url})" if isinstance(cell, Link) else text
 
 
 def _publish(study: Study, folder: Path) -> str:

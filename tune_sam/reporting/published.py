@@ -48,6 +48,7 @@ class PublishedStudy:
         conditions: what a reader has to know to compare, as a sentence.
         rows: of each data set, by its name in the workload.
         test_samples: the size of each test set that the study says, by the data set's name.
+        link: its address, http or https; empty if it has none.
     """
 
     name: str
@@ -55,13 +56,15 @@ class PublishedStudy:
     conditions: str
     rows: Mapping[str, tuple[PublishedRow, ...]]
     test_samples: Mapping[str, int] = field(default_factory=dict)
+    link: str = ""
 
 
 def read_published(file: Path) -> PublishedStudy:
     """Read a published study from YAML.
 
-    The file holds the fields of :class:`PublishedStudy`, of which `test_samples` may be left out; under `rows`, each
-    data set has a list of mappings with the fields of :class:`PublishedRow`. `trainables/published.yaml` is an example.
+    The file holds the fields of :class:`PublishedStudy`, of which `test_samples` and `link` may be left out; under
+    `rows`, each data set has a list of mappings with the fields of :class:`PublishedRow`. `trainables/published.yaml`
+    is an example.
 
     Raises:
         Refused: the file cannot be read, or lacks a field.
@@ -70,7 +73,9 @@ def read_published(file: Path) -> PublishedStudy:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
         rows = {str(dataset): tuple(_row(**row) for row in given) for dataset, given in data["rows"].items()}
         sizes = {str(dataset): int(size) for dataset, size in data.get("test_samples", {}).items()}
-        return PublishedStudy(str(data["name"]), str(data["citation"]), str(data["conditions"]), rows, sizes)
+        if (link := str(data.get("link", ""))) and not link.startswith(("http://", "https://")):
+            raise ValueError(f"link is no address of the web: {link}")
+        return PublishedStudy(str(data["name"]), str(data["citation"]), str(data["conditions"]), rows, sizes, link)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise Refused(

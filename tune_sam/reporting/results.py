@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
 from tune_sam.evaluation.measured import Measured, measurements
+from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import with_interval
 from tune_sam.reporting.published import PublishedStudy, published_studies
-from tune_sam.reporting.sections import Section, Table
+from tune_sam.reporting.sections import Cell, Link, Section, Table
 from tune_sam.study.records import Study, every_study
 
 if TYPE_CHECKING:
@@ -19,30 +20,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEADER = (
-    "",
-    "train loss",
-    "train acc.",
-    "test loss",
-    "test acc.",
-    "gap",
-    "NLL",
-    "ECE",
-    "|λ_max/λ_min|",
-    "seconds",
-    "gradients",
-)
-
 METRICS = (
-    ("train/loss", 1, 4),
-    ("train/accuracy", 100, 2),
-    ("test/loss", 1, 4),
-    ("test/accuracy", 100, 2),
-    ("gap/loss", 1, 4),
-    ("test/nll", 1, 4),
-    ("test/ece", 100, 2),
+    ("test acc.", "test/accuracy", 100, 2),
+    ("test loss", "test/loss", 1, 4),
+    ("gap", "gap/loss", 1, 4),
+    ("NLL", "test/nll", 1, 4),
+    ("ECE", "test/ece", 100, 2),
+    ("train acc.", "train/accuracy", 100, 2),
+    ("train loss", "train/loss", 1, 4),
 )
-"""The columns that are means over the seeds: metric, unit and decimals."""
+"""The columns that are means over the seeds: title, metric, unit and decimals."""
+
+HEADER = ("", *(title for title, *_ in METRICS), "|λ_max/λ_min|")
 
 
 def results_section(study: Study, refit: Refit | None, close: Measured | None) -> Section:
@@ -53,26 +42,85 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
     Args:
         study: whose page it is.
         refit: its tested refit; None if there is none.
-        close: what was measured of the refit's networks, for the ratio; None if nothing was.
+        close: what was measured of the refit's networks, for the ratio that published rows have; None if nothing was.
     """
     own = study.settings.dataset
     published = [found for found in published_studies(study.workload) if own in found.rows]
-    rows = [*_our_rows(refit, close), *(row for found in published for row in _published_rows(found, own))]
+    ours = _our_rows(refit, close if published else None)
+    rows: list[tuple[Cell, ...]] = [("This study",)] if ours and published else []
+    rows += ours
     sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
     sentences.append(
         "Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus training "
         "loss. NLL is the negative log-likelihood of the test set, without the loss's smoothing, and ECE the expected "
-        "calibration error in %, over 15 bins. Gradients are of one sample each, and SAM takes two of each in an "
-        "epoch. The ratio is no mean: it is that of the network that was measured, or the lowest and the highest of "
-        "several."
+        "calibration error in %, over 15 bins."
     )
     for found in published:
-        sentences.append(f"{found.name[:1].upper()}{found.name[1:]} is {found.citation}. {found.conditions}")
+        rows += [(_cited(found),), *_published_rows(found, own)]
+        sentences.append(
+            f"{found.name[:1].upper()}{found.name[1:]} is named in the table. {found.conditions} Our ratio is no mean: "
+            "it is that of the network that was measured, or the lowest and the highest of several."
+        )
         sentences += chance_in_words(study, refit, found)
         more, sentence = _other_data_sets(study, found)
         rows += more
         sentences += sentence
-    return Section("Results on the test set", tuple(sentences), (Table(HEADER, tuple(rows)),) if rows else ())
+    tables = [Table(HEADER, tuple(rows)).without_empty_columns()] if rows else []
+    return Section("Results on the test set", tuple(sentences), (*tables, *_by_class(refit)))
+
+
+def _cited(published: PublishedStudy) -> Cell:
+    citation = f"{published.name[:1].upper()}{published.name[1:]}: {published.citation}"
+    return Link(citation, published.link) if published.link else citation
+
+
+def _by_class(refit: Refit | None) -> tuple[Table, ...]:
+    """Tabulate the mean F1 of each class; no table where the tests had no classes."""
+    if refit is None:
+        return ()
+    summary, names = refit.summary(), names_of(refit)
+    scores = list(dict.fromkeys(name for means in summary.values() for name in means if name.startswith(F1)))
+    if not scores:
+        return ()
+    rows = tuple(
+        (
+            names[row],
+            *(with_interval(means[name], 100, 1) if name in means else "" for name in ("test/macro_f1", *scores)),
+        )
+        for row, means in summary.items()
+    )
+    return (Table(("", "mean", *(name.removeprefix(F1) for name in scores)), rows, "F1 by class, in %"),)
+
+
+F1 = "test/f1/"
+
+
+def configurations_section(refit: Refit) -> Section:
+    """Say what the names of the refit's rows mean."""
+    names, rows = names_of(refit), []
+    for name, part in refit.table().groupby("row", sort=False):
+        one = part.iloc[0]
+        what = "a point of the grid" if refit.choice.planned else "chosen by validation"
+        rows.append(
+            (
+                names[str(name)],
+                {"equal-compute": "for twice the epochs, which cost what SAM costs", "control": CONTROL}.get(
+                    str(one["kind"]), what
+                ),
+                "" if math.isnan(rho := float(one["rho"] or math.nan)) else f"{rho:.4g}",
+                f"{one['lr']:.4g}",
+                str(one["batch_size"]),
+                str(one["epochs"]),
+                ", ".join(map(str, part["seed"])),
+            )
+        )
+    return Section(
+        "What the names mean",
+        tables=(Table(("", "what it is", "ρ", "learning rate", "batch size", "epochs", "seeds"), tuple(rows)),),
+    )
+
+
+CONTROL = "the base optimizer with that row's learning rate and batch size"
 
 
 def chance_in_words(study: Study, refit: Refit | None, published: PublishedStudy) -> list[str]:
@@ -84,7 +132,8 @@ def chance_in_words(study: Study, refit: Refit | None, published: PublishedStudy
     own = study.workload.datasets[dataset].test
     theirs = published.test_samples.get(dataset, own)
     known = "" if dataset in published.test_samples else ", as if it had as many, since the study does not say"
-    ours = [(row, 100 * found["test/accuracy"].value) for row, found in refit.summary().items()] if refit else []
+    names = names_of(refit) if refit else {}
+    ours = [(names[row], 100 * found["test/accuracy"].value) for row, found in refit.summary().items()] if refit else []
     printed = [(row.optimizer, row.test_accuracy) for row in published.rows[dataset] if row.test_accuracy is not None]
     if not ours or not printed:
         return []
@@ -108,10 +157,12 @@ def means(refit: Refit) -> "DataFrame":
     """Tabulate the refit: for each of its rows, each column's mean over the seeds and half of its 95 % interval."""
     import pandas
 
+    names = names_of(refit)
     return pandas.DataFrame(
         [
             {
                 "row": row,
+                "name": names[row],
                 "seeds": len(refit.seeds),
                 **{
                     f"{name}{suffix}": number
@@ -127,14 +178,12 @@ def means(refit: Refit) -> "DataFrame":
 def _our_rows(refit: Refit | None, close: Measured | None) -> list[tuple[str, ...]]:
     if refit is None:
         return []
-    ratios = _ratios(refit, close)
+    ratios, names = _ratios(refit, close), names_of(refit)
     return [
         (
-            row,
-            *(with_interval(means[name], unit, decimals) if name in means else "" for name, unit, decimals in METRICS),
+            names[row],
+            *(with_interval(means[name], unit, form) if name in means else "" for _, name, unit, form in METRICS),
             ratios.get(row, ""),
-            f"{means['seconds'].value:.0f}",
-            f"{means['gradients'].value:,.0f}",
         )
         for row, means in refit.summary().items()
     ]
@@ -143,17 +192,15 @@ def _our_rows(refit: Refit | None, close: Measured | None) -> list[tuple[str, ..
 def _published_rows(published: PublishedStudy, dataset: str) -> list[tuple[str, ...]]:
     return [
         (
-            f"{row.optimizer} ({published.name})",
-            _cell(row.train_loss, ".4f"),
-            _cell(row.train_accuracy, ".2f"),
-            _cell(row.test_loss, ".4f"),
+            row.optimizer,
             _cell(row.test_accuracy, ".2f"),
+            _cell(row.test_loss, ".4f"),
             _cell(row.gap, ".4f"),
             "",
             "",
+            _cell(row.train_accuracy, ".2f"),
+            _cell(row.train_loss, ".4f"),
             _cell(row.ratio, "g"),
-            "",
-            "",
         )
         for row in published.rows[dataset]
     ]
@@ -163,9 +210,9 @@ def _cell(number: float | None, form: str) -> str:
     return "" if number is None else format(number, form)
 
 
-def _other_data_sets(study: Study, published: PublishedStudy) -> tuple[list[tuple[str, ...]], list[str]]:
+def _other_data_sets(study: Study, published: PublishedStudy) -> tuple[list[tuple[Cell, ...]], list[str]]:
     """Collect the rows of the published study's other data sets, ours and its own, and a sentence about ours."""
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     said = []
     for dataset in published.rows:
         if dataset == study.settings.dataset:
@@ -177,7 +224,8 @@ def _other_data_sets(study: Study, published: PublishedStudy) -> tuple[list[tupl
             said.append(f"our rows of {dataset} are of study {other.name}, {_trained_how(refit)}")
         else:
             said.append(f"{dataset} was not run here")
-        rows += [(f"{dataset}: {row[0]}", *row[1:]) for row in (*ours, *_published_rows(published, dataset))]
+        rows += [(f"{dataset}, this study",), *ours] if ours else []
+        rows += [(f"{dataset}, {published.name}",), *_published_rows(published, dataset)]
     return rows, [f"Of the other data sets of {published.name}, {' and '.join(said)}."] if said else []
 
 

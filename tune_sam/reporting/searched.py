@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tune_sam.evaluation.claims import chosen_radii
+from tune_sam.evaluation.claims import Radius, chosen_radii
+from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.space import Range, Space, Values, ends
@@ -18,13 +19,13 @@ EDGE = 0.05
 
 def searched_section(study: Study) -> Section:
     """Tabulate the ranges and the budget, and say how trials ended."""
-    settings = study.settings
+    settings, names = study.settings, optimizer_names(study)
     trials = study.records()
     counts = {one: [trial.state for trial in trials if trial.optimizer == one] for one in settings.optimizers}
     seen = [state for state in STATES if any(state in states for states in counts.values())]
     rows = tuple(
         (
-            optimizer,
+            names[optimizer],
             *_tried(space, settings.sampler == "grid"),
             str(settings.budget(optimizer)),
             *(str(counts[optimizer].count(state) or "") for state in seen),
@@ -32,7 +33,7 @@ def searched_section(study: Study) -> Section:
         for optimizer, space in settings.spaces.items()
     )
     ended = [state for states in counts.values() for state in states if state not in ("waiting", "running")]
-    shares = ", ".join(f"{100 * ended.count(state) / len(ended):.0f} % {state}" for state in STATES if state in ended)
+    numbers = ", ".join(f"{ended.count(state)} {state}" for state in STATES if state in ended)
     if not ended:
         return Section(
             "What was searched",
@@ -53,7 +54,7 @@ def searched_section(study: Study) -> Section:
             f"{settings.workload} on {settings.dataset}{subset}{noise}, {settings.epochs} epochs a trial, by {how}; "
             f"{stop}. "
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
-            f"Of {len(ended)} trials that ended: {shares}.",
+            f"Of {len(ended)} trials that ended: {numbers}.",
         ),
         (Table(("optimizer", "ρ", "learning rate", "batch size", "budget", *seen), rows), *_failures(trials)),
     )
@@ -85,13 +86,14 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
     """Tabulate the best trial of each optimizer, and name the values that lie at the edge of their range."""
     if not best:
         return Section("What the search chose", ("Nothing was searched.",))
-    rows, edges, judged_by = [], [], study.settings.judged_by
+    rows, edges, judged_by, names = [], [], study.settings.judged_by, optimizer_names(study)
+    radii = {radius.optimizer: radius for radius in chosen_radii(study, [trial.optimizer for trial in best])}
     for trial in best:
         assert trial.config
         config, space = trial.config, study.settings.spaces[trial.optimizer]
         rows.append(
             (
-                trial.optimizer,
+                names[trial.optimizer],
                 str(trial.number),
                 f"{config.rho:.4g}" if config.rho is not None else "",
                 f"{config.lr:.4g}",
@@ -109,21 +111,17 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
                 among = ends(Values(tuple(sorted(point[key] for point in tried))))
             if value is not None and among and (end := at_edge(value, among)):
                 edges.append(
-                    f"{trial.optimizer}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "
+                    f"{names[trial.optimizer]}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "
                     "optimum may lie beyond, so search a wider range."
                 )
-    edges += [
-        f"{radius.optimizer}: the best ρ, {radius.value:.4g}, is the {radius.end} of the {radius.tried} values of "
-        "complete trials, so a better one may lie beyond."
-        for radius in chosen_radii(study, [trial.optimizer for trial in best])
-        if radius.end
-    ]
+            elif key == "rho" and (radius := radii.get(trial.optimizer)) and (where := _where(radius)):
+                edges.append(f"{names[trial.optimizer]}: the best ρ, {value:.4g}, is {where}.")
     return Section(
         "What the search chose",
         (
             "Judged on the validation split, one training each: a search shows where to look, not which "
             "optimizer is better.",
-            *(edges or ["No best value lies at the edge of its range."]),
+            *(edges or ["Every best value lies inside its range, and every best ρ between others that were tried."]),
         ),
         (
             Table(("optimizer", "trial", "ρ", "learning rate", "batch size", judged_by, "seconds"), tuple(rows)),
@@ -133,13 +131,23 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
     )
 
 
+def _where(radius: Radius) -> str:
+    """Say why a best ρ is not known to lie between worse ones; empty if it does."""
+    if radius.tried < 2:
+        return "the only one of a complete trial, so nothing is known of others"
+    if radius.end:
+        return f"the {radius.end} of the {radius.tried} values of complete trials, so a better one may lie beyond"
+    return ""
+
+
 def _fronts(study: Study) -> tuple[Table, ...]:
     """Tabulate the Pareto front of a search with two objectives; no table otherwise."""
     if len(study.settings.directions) < 2:
         return ()
+    names = optimizer_names(study)
     rows = [
         (
-            trial.optimizer,
+            names[trial.optimizer],
             str(trial.number),
             f"{config.rho:.4g}" if config.rho is not None else "",
             f"{config.lr:.4g}",

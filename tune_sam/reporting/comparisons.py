@@ -1,0 +1,58 @@
+"""Tables of comparisons: which rows, the difference with its interval, and what it shows."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tune_sam.evaluation.claims import Claim, EqualLoss
+
+HEADER = ("", "against", "difference", "95 % interval", "corrected p", "in SDs of the seeds", "shown?")
+
+
+def claim_rows(claims: Sequence[Claim], names: Mapping[str, str], unit: float, form: str) -> list[tuple[str, ...]]:
+    """Write the cells of comparisons; those that it takes three seeds for are empty where there are fewer.
+
+    Args:
+        claims: the comparisons.
+        names: what the rows are called.
+        unit: factor of what is written; 100 for accuracies in points.
+        form: of a difference, such as `+.2f`.
+    """
+    return [(names[claim.row], names[claim.to], *_difference(claim, unit, form)) for claim in claims]
+
+
+def _difference(claim: Claim, unit: float, form: str) -> tuple[str, ...]:
+    difference, mean = claim.difference, claim.difference.mean
+    written = format(unit * mean.value, form)
+    if math.isnan(difference.corrected):
+        return written, "", "", "", "no verdict"
+    return (
+        written,
+        f"{format(unit * mean.low, form)} to {format(unit * mean.high, form)}",
+        p_value(difference.corrected),
+        f"{difference.deviations:+.1f}",
+        "shown" if difference.shown else "not shown",
+    )
+
+
+def equal_loss_rows(found: Sequence[EqualLoss], names: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Write the cells of comparisons of λ_max at equal training loss, which are factors."""
+    return [(names[one.row], names[one.to], *_factor(one)) for one in found]
+
+
+def _factor(one: EqualLoss) -> tuple[str, ...]:
+    if not one.overlap:
+        return "", "", "", "", "the losses do not overlap"
+    if math.isnan(one.factor):
+        return "", "", "", "", "no verdict"
+    return (
+        f"× {one.factor:.2f}",
+        f"× {one.low:.2f} to {one.high:.2f}",
+        p_value(one.corrected),
+        "",
+        "shown" if one.shown else "not shown",
+    )
+
+
+def p_value(p: float) -> str:
+    """Write a p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
