@@ -178,7 +178,7 @@ def test_an_analysis_shows_each_measure_of_each_trial():
 
 
 def test_a_report_shows_where_its_page_is(tmp_path):
-    report = Report(made_up(), tmp_path / "a'b.html", "")
+    report = Report(made_up(), None, tmp_path / "a'b.html", "")
     assert repr(report) == f"<Report of one: {tmp_path}/a'b.html>"
     assert report._repr_html_() == f'<a href="{tmp_path.as_uri()}/a%27b.html">Report of one</a>'
 

@@ -11,6 +11,7 @@ import tune_sam
 from tune_sam.cluster.tasks import result_of
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.claims import answers
+from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import refit, refit_grid, refit_study, row_name, significant_digits, tested_refit
 from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone, control_points
 from tune_sam.home import Home
@@ -202,8 +203,9 @@ def test_an_existing_refit_gets_its_matched_controls_and_is_not_trained_again(tm
     )
     assert flatter.others.value == pytest.approx(networks["lambda_max"].iloc[4:].mean())
     page = report("two", home=home).page.with_name("report.md").read_text()
-    assert f"{flatter.row} against {flatter.to}: " in page
-    assert "with 2 seeds; from fewer than 3 there is neither an interval nor a verdict." in page
+    names = names_of(found)
+    assert f"| {names[flatter.row]} | {names[flatter.to]} | " in page
+    assert "(of 2 seeds, too few for an interval)" in page
     train(3, controls=False)
     assert len(tested_refit(study).seeds) == 3, "the controls of two seeds take none away"
 

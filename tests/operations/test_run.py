@@ -53,7 +53,7 @@ def interrupt(*_, **__):
 
 def test_it_ends_with_a_page_of_everything(done):
     text = done[1].page.read_text()
-    for said in ("from fewer than 3", "Measured on 64 samples", "twice"):
+    for said in ("too few for an interval", "Measured on 64 samples", "Adam × 2 epochs"):
         assert said in text
     assert "Not measured" not in text
 
@@ -79,7 +79,7 @@ def test_more_seeds_are_trained_beside_those_there_are(searched, done):
     before = ledger(searched)
     text = run("gcn", home=searched, **{**OPTIONS, "seeds": 3}).page.read_text()
     trainings, parts = ledger(searched)
-    assert "at n = 3" in text
+    assert "over 3 seeds that all rows share" in text
     assert before[0].items() <= trainings.items()
     assert before[1].items() <= parts.items()
     assert len(trainings) == len(before[0]) + 3
