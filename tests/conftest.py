@@ -11,7 +11,7 @@ from filelock import FileLock
 from studies import INLINE, searched_study
 from xdist.scheduler import LoadScopeScheduling
 
-from tune_sam.evaluation.refit import refit
+from tune_sam.operations.refit import refit
 
 pytest.register_assert_rewrite("tune_sam.testing")
 

@@ -166,8 +166,7 @@ def test_a_home_works_where_it_was_moved_or_copied_to(home, tmp_path, how):
 
 
 def test_the_pages_of_mlflow_show_the_artifacts_of_the_home_that_they_are_asked_for(home, monkeypatch):
-    monkeypatch.setattr("os.execv", lambda *_: None)
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    monkeypatch.setattr("tune_sam.operations.ui.serve", lambda *_, **__: None)
     ui(home=home)
     assert all(place.startswith(str(home)) for place in places(home))
 

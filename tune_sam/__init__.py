@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from tune_sam.analysis import spectrum
     from tune_sam.errors import NothingComplete, Refused
     from tune_sam.evaluation.analysis import Analysis
-    from tune_sam.evaluation.refit import Refit, refit
+    from tune_sam.evaluation.refit import Refit
     from tune_sam.operations.analyze import analyze
     from tune_sam.operations.check import check
     from tune_sam.operations.doctor import doctor
+    from tune_sam.operations.refit import refit
     from tune_sam.operations.run import run
     from tune_sam.operations.status import status
     from tune_sam.optim import ASAM, SAM, ASAMAll
@@ -41,7 +42,7 @@ _MODULES = {
     "check": "operations.check",
     "doctor": "operations.doctor",
     "open_study": "study.records",
-    "refit": "evaluation.refit",
+    "refit": "operations.refit",
     "report": "reporting.page",
     "resume": "tuning.runner",
     "run": "operations.run",

@@ -14,8 +14,8 @@ from studies import INLINE, searched_study
 import tune_sam
 from tune_sam.cluster.executor import Failure, RayExecutor
 from tune_sam.errors import Refused
-from tune_sam.evaluation.refit import refit
 from tune_sam.operations.doctor import diagnose
+from tune_sam.operations.refit import refit
 from tune_sam.study.records import open_study
 from tune_sam.tuning.listener import Silent
 

@@ -12,9 +12,10 @@ from tune_sam.cluster.tasks import result_of
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
-from tune_sam.evaluation.refit import refit, refit_grid, refit_study, row_name, significant_digits, tested_refit
+from tune_sam.evaluation.refit import refit_study, row_name, significant_digits, tested_refit
 from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone, control_points
 from tune_sam.home import Home
+from tune_sam.operations.refit import refit, refit_grid
 from tune_sam.reporting.page import report
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_study, studies
@@ -260,9 +261,9 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     monkeypatch.setattr(
         "tune_sam.evaluation.refit.create", lambda name, settings, *_: replace(one, name=name, settings=settings)
     )
-    monkeypatch.setattr("tune_sam.evaluation.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
-    monkeypatch.setattr("tune_sam.evaluation.refit._test_all", lambda *_: {})
-    monkeypatch.setattr("tune_sam.evaluation.refit._publish", lambda _: "")
+    monkeypatch.setattr("tune_sam.operations.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
+    monkeypatch.setattr("tune_sam.operations.refit.test_all", lambda *_: {})
+    monkeypatch.setattr("tune_sam.operations.refit._publish", lambda _: "")
     refit("one", home=searched, seeds=(77,), executor=INLINE)
     assert trained == [("base",), ("base",)], "the refit, and it at equal compute; no row needs a control"
     assert "no complete trial of sam, which the refit leaves out" in caplog.text

@@ -12,10 +12,10 @@ from studies import INLINE
 
 from tune_sam.cli.main import main
 from tune_sam.errors import Refused
-from tune_sam.evaluation.refit import refit
 from tune_sam.home import Home
 from tune_sam.operations.analyze import analyze
 from tune_sam.operations.doctor import doctor
+from tune_sam.operations.refit import refit
 from tune_sam.reporting.page import report
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import open_study

@@ -111,8 +111,8 @@ def test_a_study_that_is_driven_is_said_to_be(searched):
 def test_mlflow_is_asked_without_writing(home):
     before = contents(home)
     study = open_study("one", home)
-    status, of_trials = run_states(study.tracking_uri, study.mlflow_run)
-    assert status == "FINISHED"
+    own, of_trials = run_states(study.tracking_uri, study.mlflow_run)
+    assert own.status == "FINISHED"
     assert len(of_trials) == 6
     assert contents(home) == before
 

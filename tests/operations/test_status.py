@@ -10,7 +10,7 @@ from studies import INLINE
 
 from tune_sam import open_study
 from tune_sam.cli.tables import running_table
-from tune_sam.evaluation.refit import refit
+from tune_sam.operations.refit import refit
 from tune_sam.operations.status import stages
 from tune_sam.reporting.page import report
 from tune_sam.study.lock import study_lock

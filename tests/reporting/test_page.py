@@ -15,8 +15,9 @@ from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.answer import answer_of
 from tune_sam.evaluation.claims import answers, pairs
 from tune_sam.evaluation.names import names_of
-from tune_sam.evaluation.refit import refit, tested_refit
+from tune_sam.evaluation.refit import tested_refit
 from tune_sam.operations.analyze import analyze
+from tune_sam.operations.refit import refit
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.page import report
 from tune_sam.reporting.pictures import CAPTIONS

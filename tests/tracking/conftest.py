@@ -14,15 +14,16 @@ ROOT = Path(__file__).parents[2]
 # A driver of its own: the first contact with a database, with logging set up as loudly as a user may have it.
 FIRST_CONTACT = """
 import logging, sys
-from tune_sam.tracking.content import StudyContent, TrialRun
+from tune_sam.tracking.content import StudyContent, RunContent
 from tune_sam.tracking.delivery import Delivery
 from tune_sam.tracking.runs import open_study_run
 assert not any(name.partition(".")[0] in ("mlflow", "requests", "sqlalchemy") for name in sys.modules)
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 before = list(logging.root.handlers), logging.root.level
 study = open_study_run(sys.argv[1], experiment="gcn", artifact_root=sys.argv[2], name="first")
-trial = TrialRun("first/sam/0", "sam 0", None, {"rho": "0.05"}, {}, (), "FINISHED", 1000, 2000)
-delivery = Delivery(sys.argv[1], study, lambda: StudyContent("FINISHED", (trial,)))
+trial = RunContent("first/sam/0", "sam 0", None, {"rho": "0.05"}, {}, (), "FINISHED", 1000, 2000)
+own = RunContent("first", "first", study.run_id, {}, {}, (), "FINISHED", 0, 2000)
+delivery = Delivery(sys.argv[1], study, lambda: StudyContent(own, (trial,)))
 delivery.start()
 assert delivery.close(60) == 0
 assert (list(logging.root.handlers), logging.root.level) == before

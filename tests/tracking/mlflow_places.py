@@ -6,7 +6,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tune_sam.tracking.content import KEY_TAG, STATE_TAG, Point, StudyContent, TrialRun
+from tune_sam.tracking.content import KEY_TAG, STATE_TAG, Point, RunContent, StudyContent
 
 KEYS = ("s/sam/0", "s/sam/1", "s/base/0")
 PATIENCE = 60.0
@@ -16,6 +16,11 @@ def values(step):
     return {"val/loss": 1 / (step + 1), "val/accuracy": step / 1000}
 
 
+def own_run(status):
+    """What MLflow should have of the study as a whole."""
+    return RunContent("s", "s", None, {}, {}, (), status, 0, None if status == "RUNNING" else 9000)
+
+
 class Book:
     """A ledger in memory: what MLflow should have of a study, which may grow while it is delivered."""
 
@@ -23,12 +28,12 @@ class Book:
         self.status, self.trials = "RUNNING", {}
 
     def __call__(self):
-        return StudyContent(self.status, tuple(self.trials.values()))
+        return StudyContent(own_run(self.status), tuple(self.trials.values()))
 
     def start(self, key, params=None, run_id=None):
         given = {"rho": "0.05", "lr": "0.1"} if params is None else params
         tags = {"tune_sam.optimizer": "sam"}
-        self.trials[key] = TrialRun(key, key.rpartition("/")[0], run_id, given, tags, (), "RUNNING", 1000, None)
+        self.trials[key] = RunContent(key, key.rpartition("/")[0], run_id, given, tags, (), "RUNNING", 1000, None)
 
     def log(self, key, step, metrics=None):
         found = values(step) if metrics is None else metrics

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import mlflow
 import pytest
-from mlflow_places import KEYS, PATIENCE, Book, answering, assert_once, history, runs_of, silent
+from mlflow_places import KEYS, PATIENCE, Book, answering, assert_once, history, own_run, runs_of, silent
 from services import mlflow_server, wait_for
 
 from tune_sam.errors import Refused
@@ -111,7 +111,7 @@ def test_more_metrics_than_mlflow_takes_at_once(uri, study):
 
 
 def test_a_trial_whose_run_is_made_in_the_last_moment_is_not_counted_as_left(uri, study):
-    book, ended, before = Book(), threading.Event(), [StudyContent("RUNNING", ())]
+    book, ended, before = Book(), threading.Event(), [StudyContent(own_run("RUNNING"), ())]
 
     def read():
         ended.wait()
@@ -139,7 +139,7 @@ def test_what_a_driver_killed_between_two_requests_has_not_sent_arrives(uri, stu
 
     with monkeypatch.context() as patch:
         patch.setattr("tune_sam.tracking.delivery.log_batch", killed)
-        assert delivered(uri, study, book) == 1
+        assert delivered(uri, study, book) == 2, "the trial, and the study, which comes last"
     assert len(runs_of(uri, study)[KEYS[0]].data.metrics) < 1000
     assert delivered(uri, study, book) == 0
     assert len(runs_of(uri, study)[KEYS[0]].data.metrics) == 1000
@@ -318,7 +318,7 @@ def test_two_deliveries_of_a_study_take_turns(uri, study, monkeypatch):
     book = Book().whole_trials(2, KEYS[:1])
     first = started(uri, study, book)
     assert begun.wait(PATIENCE)
-    assert first.close(0) == 1
+    assert first.close(0) == 2, "the trial, and the study, which comes last"
     second = started(uri, study, book)
     go_on.set()
     assert second.close(PATIENCE) == 0

@@ -44,8 +44,8 @@ def with_a_run(uri, study):
 
 def test_what_mlflow_has_of_each_trial_is_read(uri, study):
     run = with_a_run(uri, study)
-    status, states = run_states(uri, study)
-    assert status == "RUNNING"
+    own, states = run_states(uri, study)
+    assert (own.run_id, own.status) == (study.run_id, "RUNNING")
     (state,) = states[KEYS[0]]
     assert (state.run_id, state.status, state.state, state.step) == (run, "FINISHED", "complete", 3)
     assert state.metrics["val/accuracy"] == 0.003

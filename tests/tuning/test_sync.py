@@ -102,7 +102,7 @@ def test_a_trial_of_the_ledger_is_a_run_of_mlflow(study):
         run = found[trial.key]
         assert_once(study, trial.key, 10)
         assert (run.info.run_id, run.info.status, run.info.run_name) == (
-            trial.mlflow_run_id, "FINISHED", f"sam {trial.number}",
+            trial.mlflow_run_id, "FINISHED", f"sam {trial.number} ρ={trial.config.rho:.3g} lr=0.01 b=64",
         )  # fmt: skip
         assert run.data.params == {
             "optimizer": "sam", "rho": str(trial.config.rho), "lr": "0.01", "batch_size": "64",

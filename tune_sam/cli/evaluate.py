@@ -81,8 +81,8 @@ def refit(
     [bold]tune-sam refit gcn --preset report[/bold].
     """
     from tune_sam.cli.progress import Progress, task_progress
-    from tune_sam.evaluation.refit import refit as run
-    from tune_sam.evaluation.refit import refit_grid
+    from tune_sam.operations.refit import refit as run
+    from tune_sam.operations.refit import refit_grid
 
     asked = parse_seeds(seeds)
     of_searches = {"--top": top, "--each-batch-size": each_batch_size or None}

@@ -1,7 +1,5 @@
 """Commands about what a search uses and leaves: check, sync, doctor, submit and ui."""
 
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,10 +17,8 @@ from tune_sam.cli.options import (
     takes,
 )
 from tune_sam.cli.output import Output, prints
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.errors import NothingComplete
 from tune_sam.home import Home
-from tune_sam.tracking.local import ailment_of
-from tune_sam.tracking.relocation import relocate_artifacts
 
 
 @prints
@@ -130,45 +126,24 @@ def submit(
 
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser once it is there.")] = False,
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Optuna's dashboard in place of MLflow's pages; needs the extra dashboard.")
+    ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Serve MLflow's pages on the studies of a home, on 127.0.0.1.
+    """Serve MLflow's pages on the studies of a home, on 127.0.0.1, and say where they show the newest one.
 
-    Example: [bold]tune-sam ui --port 5001[/bold]
+    Example: [bold]tune-sam ui --open[/bold]
     """
+    from tune_sam.operations.ui import mlflow_pages, optuna_dashboard
+
     place = Home.at(home)
-    if not place.tracking_file.exists():
-        raise Refused(
-            f"there is no study in {place.path} yet with a log there; make one with `tune-sam search`, "
-            "give --home, or open the tracking server of those that there are."
-        )
-    if ailment := ailment_of(place.tracking_file):
-        raise Refused(
-            f"MLflow's database {place.tracking_file} {ailment}; put back a copy of it, or make it anew with "
-            "`tune-sam doctor STUDY --fix`."
-        )
-    relocate_artifacts(place.tracking_file)  # MLflow's server reads the database as it is
-    err.print(
-        f"http://127.0.0.1:{port} shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True, markup=False
-    )
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its workers; they start slowly
-    # Replaces this process, so that signals and the exit status are the server's own.
-    os.execv(
-        sys.executable,
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            place.tracking_uri,
-            "--default-artifact-root",
-            place.artifacts.as_uri(),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ],
-    )
+
+    def ready(address: str) -> None:
+        out.print(address, soft_wrap=True, markup=False)
+        err.print(f"It shows the studies of {place.path}; stop with Ctrl-C.", soft_wrap=True, markup=False)
+        if show:
+            typer.launch(address)
+
+    (optuna_dashboard if optuna else mlflow_pages)(place, port, ready)

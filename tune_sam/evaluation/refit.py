@@ -7,33 +7,24 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import data_folder, ensure_data
-from tune_sam.cluster.executor import Executor, RayExecutor
+from tune_sam.cluster.executor import Executor
 from tune_sam.cluster.tasks import Progress, Task, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.selection import (
     Choice,
-    check_seeds,
-    chosen_configurations,
-    chosen_seeds,
     configurations,
     control_points,
     refit_settings,
     seeds_in,
 )
 from tune_sam.evaluation.statistics import Mean, with_interval
-from tune_sam.home import Home, Place
-from tune_sam.settings import SEEDS
 from tune_sam.space import PASSES, Configuration
 from tune_sam.study.lock import study_lock
-from tune_sam.study.records import Study, Trial, open_search, refits_of, study_names
+from tune_sam.study.records import Study, Trial, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
-from tune_sam.tracking.runs import publish
-from tune_sam.tuning.listener import SearchListener, Silent
-from tune_sam.tuning.plan import create, plan
-from tune_sam.tuning.runner import launch
+from tune_sam.tuning.plan import create
 from tune_sam.workload import Workload, known_workload
 
 if TYPE_CHECKING:
@@ -182,7 +173,7 @@ class Refit:
                     "key": trial.key,
                     "train/loss": trial.metrics["train/loss"],
                     "train/accuracy": trial.metrics["train/accuracy"],
-                    **_scores(trial, test),
+                    **scores(trial, test),
                     "seconds": trial.seconds,
                     "gradients": samples * study.settings.epochs * PASSES.get(trial.optimizer, 2),
                 }
@@ -195,157 +186,6 @@ SUFFIX: dict[Kind, str] = {"refit": "refit", "equal-compute": "twice", "control"
 
 ROW_SUFFIX: dict[Kind, str] = {"refit": "", "equal-compute": " twice", "control": " control"}
 """How the names of their rows end, after the configuration's."""
-
-
-def refit(
-    name: str,
-    *,
-    home: Place = None,
-    seeds: int | Sequence[int] = SEEDS,
-    top: int = 1,
-    each_batch_size: bool = False,
-    epochs: int | None = None,
-    controls: bool = True,
-    address: str | None = None,
-    max_concurrent: int | None = None,
-    listener: SearchListener | None = None,
-    progress: Progress = lambda *_: None,
-    executor: Executor | None = None,
-) -> Refit:
-    """Train the best configurations of a study again, on train + validation, and test each training once.
-
-    The best configuration of each optimizer is the best by validation. All have the same seeds, so that initialisation
-    and order of the samples agree and differences are paired. The base optimizer is also trained for twice the epochs,
-    which costs what SAM costs, and with the learning rate and the batch size of each other row, so that only ρ differs
-    from that row. The test set is read when all trainings are done, once for each.
-
-    Args:
-        name: of the study.
-        home: where it lives; $TUNE_SAM_HOME by default, else ~/.tune_sam.
-        seeds: how many, or which. A later call with more trains the new ones only.
-        top: number of configurations of each optimizer, the best first.
-        each_batch_size: take the best configuration of each batch size instead.
-        epochs: of each training; the study's by default. A refit may be longer than its search.
-        controls: train the matched controls, which a refit that has none gets without being trained again.
-        address: Ray cluster to use; one is started here by default.
-        max_concurrent: trainings at the same time; as many as fit by default.
-        listener: is called as trainings start, report and end; none by default.
-        progress: is called as tests are done.
-        executor: what runs the trainings and tests; by default Ray at `address`.
-
-    Raises:
-        Refused: there is no such study, the seeds repeat, no trial is complete, or another process holds its lock.
-        NothingComplete: a training of the refit did not end complete.
-        KeyboardInterrupt: it was interrupted; the same call resumes it.
-    """
-    if top < 1 or (each_batch_size and top > 1):
-        with_it = " with --each-batch-size" if each_batch_size else ""
-        raise Refused(f"--top {top} is not possible{with_it}; give 1 or more, or the best of each batch size alone.")
-    return _refit(
-        open_search(name, home),
-        Choice(top, each_batch_size),
-        seeds,
-        epochs,
-        controls,
-        address,
-        executor or RayExecutor(address, max_concurrent),
-        listener,
-        progress,
-    )
-
-
-def refit_grid(
-    workload: str,
-    *,
-    preset: str | None = None,
-    config: Path | None = None,
-    name: str | None = None,
-    home: Place = None,
-    data: str | Path | None = None,
-    seeds: int | Sequence[int] = SEEDS,
-    epochs: int | None = None,
-    controls: bool = True,
-    address: str | None = None,
-    max_concurrent: int | None = None,
-    listener: SearchListener | None = None,
-    progress: Progress = lambda *_: None,
-    executor: Executor | None = None,
-) -> Refit:
-    """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
-
-    Args:
-        workload: to train.
-        preset: one that is a plain grid, such as `report`, the published study's settings and values of ρ.
-        config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints it.
-        name: of the study whose grid is trained, which is made if there is none; by default WORKLOAD-PRESET, or
-            WORKLOAD and the file's name.
-        home, seeds, epochs, controls, address, max_concurrent, listener, progress, executor: as for :func:`refit`.
-        data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
-
-    Raises:
-        Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
-        KeyboardInterrupt: it was interrupted; the same call resumes it.
-    """
-    if preset is None and config is None:
-        raise Refused("a refit without a search needs the points that it trains; give a preset or a config.")
-    check_seeds(seeds)
-    named_after = preset or (config.stem if config else "grid")
-    place = Home.at(home)
-    study = plan(
-        workload,
-        config=config,
-        preset=preset,
-        home=place.path,
-        study_storage=place.study_storage,
-        storage=place.named_storage,
-        tracking_uri=place.named_tracking_uri,
-        data=data,
-        address=address,
-        name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
-    )
-    executor = executor or RayExecutor(address, max_concurrent)
-    return _refit(study, Choice(planned=True), seeds, epochs, controls, address, executor, listener, progress)
-
-
-def _refit(
-    study: Study,
-    choice: Choice,
-    seeds: int | Sequence[int],
-    epochs: int | None,
-    controls: bool,
-    address: str | None,
-    executor: Executor,
-    listener: SearchListener | None,
-    progress: Progress,
-) -> Refit:
-    study.refuse_unnamed()
-    shared_seeds = chosen_seeds(seeds, study)
-    check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
-    epochs = study.settings.epochs if epochs is None else epochs
-    if epochs < 1:
-        raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
-    chosen = chosen_configurations(study, choice, "the refit")
-    if not chosen:
-        raise Refused(
-            f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
-            f"with `tune-sam resume {study.name} --trials N`."
-        )
-    made = [refit_study(study, "refit", epochs, chosen, shared_seeds, choice)]
-    if "base" in chosen:
-        made.append(refit_study(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
-    if controls and (points := control_points(configurations(made[0].settings))):
-        base = [Configuration("base", None, point["lr"], int(point["batch_size"]), 0) for point in points]
-        made.append(refit_study(study, "control", epochs, {"base": base}, shared_seeds, choice))
-    listener = listener or Silent()
-    listener.announced(cost_in_words(made, shared_seeds))
-    tests: dict[str, dict[str, float]] = {}
-    with executor.opened():  # once for all
-        for child in made:
-            launch(child, executor, listener)
-        for child in made:
-            tests |= _test_all(child, shared_seeds, executor, progress)
-    found = Refit(study, tuple(made), tests, shared_seeds, "")
-    return replace(found, undelivered=_publish(found))
 
 
 def tested_refit(study: Study) -> Refit | None:
@@ -420,7 +260,7 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     for trial in study.records():
         file = _test_file(study, trial)
         if file.exists():
-            found[trial.key] = _scores(trial, result_of(file))
+            found[trial.key] = scores(trial, result_of(file))
     return found
 
 
@@ -428,7 +268,7 @@ def _test_file(study: Study, trial: Trial) -> Path:
     return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
 
 
-def _scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
+def scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
     """Join a training's test results with its gaps, which are above 0 if the network overfits: in nats, and 0 to 1."""
     return {
         **{f"test/{name}": value for name, value in test.items()},
@@ -483,7 +323,7 @@ def row_name(config: Configuration, digits: int) -> str:
     return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}"
 
 
-def _test_all(
+def test_all(
     study: Study, seeds: tuple[int, ...], executor: Executor, progress: Progress
 ) -> dict[str, dict[str, float]]:
     """Test each training, unless its results are kept from before."""
@@ -547,26 +387,3 @@ def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dic
         "ece": calibration_error(torch.cat(logits), store.y),
         **f1,
     }
-
-
-def _publish(found: Refit) -> str:
-    """Log the test results to the trainings' runs, and return why they could not be logged; empty if they were."""
-    for study in found.studies:
-        folder = study.home.study(study.name) / "test"
-        runs = {
-            trial.mlflow_run_id: _scores(trial, found.tests[trial.key])
-            for trial in study.records()
-            if trial.key in found.tests and trial.mlflow_run_id
-        }
-        try:
-            publish(
-                study.mlflow,
-                study.mlflow_run,
-                runs,
-                study.settings.epochs,
-                folder,
-                "test",
-            )
-        except Refused as error:
-            return str(error)
-    return ""

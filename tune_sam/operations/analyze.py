@@ -8,9 +8,11 @@ from tune_sam.cluster.executor import Executor
 from tune_sam.cluster.tasks import Progress
 from tune_sam.errors import Refused
 from tune_sam.evaluation.analysis import Analysis, Extent, measured, provenance
+from tune_sam.evaluation.summary import log_summary
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.settings import GRID, SAMPLE
+from tune_sam.study.records import open_search
 from tune_sam.tracking.runs import publish
 
 
@@ -64,7 +66,9 @@ def analyze(
             figures = sorted(file.stem for file in folder.glob("*.png"))
             about = {**provenance(analysis), "figures": figures}
             (folder / "analysis.json").write_text(json.dumps(about, indent=2))
-        return replace(analysis, undelivered=_log(analysis))
+        undelivered = _log(analysis)
+    search = open_search(analysis.study.settings.refit_of or name, analysis.study.home)
+    return replace(analysis, undelivered=undelivered or log_summary(search))
 
 
 def _log(analysis: Analysis) -> str:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from tune_sam.cluster.results import state_of
 from tune_sam.errors import Refused
+from tune_sam.evaluation.summary import summarize
 from tune_sam.home import Place
 from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, Trial, open_study, refits_of
 from tune_sam.study.settings import ending
 from tune_sam.study.storage import open_storage
+from tune_sam.study.summary import note_summary
 from tune_sam.tracking import previous
-from tune_sam.tracking.content import RunState, TrialRun, differences
+from tune_sam.tracking.content import RunContent, RunState, differences
 from tune_sam.tracking.runs import run_states
 from tune_sam.tuning.delivery import Content, adopt_epochs, deliver, restored
 from tune_sam.tuning.ledger import settle
@@ -103,6 +105,9 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
     for part in (study, *refits_of(study)):
         with study_lock(part.home, part.name):
             _settle(part)
+            if part.settings.kind == "search":
+                with suppress(Refused):  # of files that are gone, which the page says
+                    note_summary(part, summarize(part))
             with suppress(Refused):  # of MLflow, which the diagnosis repeats
                 adopt_epochs(part)
                 deliver(restored(part), PATIENCE, restore=True)
@@ -111,11 +116,12 @@ def mend(name: str, *, home: Place = None) -> tuple[Diagnosis, ...]:
 
 def _examined(study: Study, going: bool) -> list[Diagnosis]:
     """Diagnose a study and its trials; `going` says whether another process drives it."""
-    status, of_trials, silence = _in_mlflow(study)
+    own, of_trials, silence = _in_mlflow(study)
     trials = study.records()
     optuna = _optuna_states(study)  # after the trials, so that it has each of them
     # What is on its way while the study is searched is not missing.
-    wanted = {} if going else {run.key: run for run in Content(study)().trials}
+    content = None if going else Content(study)()
+    wanted = {run.key: run for run in content.trials} if content else {}
     checkpoints = _checkpoints(study, trials)
     found = []
     for trial in trials:
@@ -144,25 +150,23 @@ def _examined(study: Study, going: bool) -> list[Diagnosis]:
         trial.has_ended for trial in trials
     )
     state = "running" if going else "waiting" if open_trials else "complete"
-    trouble = silence or _trouble_of_study(study, state, status or "nothing")
-    return [*found, Diagnosis(study.name, state, None, status, None, trouble)]
+    trouble = silence or (_trouble_of_study(study, content.study, own) if content and own else "")
+    return [*found, Diagnosis(study.name, state, None, own.status if own else None, None, trouble)]
 
 
-def _in_mlflow(study: Study) -> tuple[str | None, dict[str, list[RunState]], str]:
-    """Read the status of a study's run, and the runs of its trials; or say why MLflow cannot be asked."""
+def _in_mlflow(study: Study) -> tuple[RunState | None, dict[str, list[RunState]], str]:
+    """Read a study's own run, and the runs of its trials; or say why MLflow cannot be asked."""
     try:
         return *run_states(study.mlflow, study.mlflow_run), ""
     except Refused as error:
         return None, {}, str(error)
 
 
-def _trouble_of_study(study: Study, state: str, status: str) -> str:
-    if state == "running":
-        return ""
-    wanted = "FINISHED" if state == "complete" else "RUNNING"
+def _trouble_of_study(study: Study, wanted: RunContent, run: RunState) -> str:
     left = previous.points_left(study.home.study(study.name))
     return "; ".join(
-        [f"MLflow says {status}, not {wanted}"] * (status != wanted)
+        [f"MLflow says {run.status}, not {wanted.status}"] * (run.status != wanted.status)
+        + differences(wanted, run)
         + [f"MLflow lacks what release 0.1 left of {len(left)} trials"] * bool(left)
     )
 
@@ -172,7 +176,7 @@ def _in_the_ledger(trial: Trial, optuna: str) -> list[str]:
     return [f"Optuna says {optuna}, not {wanted}"] * (optuna != wanted)
 
 
-def _of_runs(trial: Trial, runs: Sequence[RunState], wanted: TrialRun | None) -> list[str]:
+def _of_runs(trial: Trial, runs: Sequence[RunState], wanted: RunContent | None) -> list[str]:
     """Compare what MLflow has of a trial with what it should have; `wanted` is None while that is on its way."""
     troubles = []
     for run in runs:

@@ -8,9 +8,9 @@ from typing import Unpack
 
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.tasks import Progress
-from tune_sam.evaluation.refit import refit
 from tune_sam.evaluation.selection import check_seeds
 from tune_sam.operations.analyze import analyze
+from tune_sam.operations.refit import refit
 from tune_sam.reporting.page import Report, report
 from tune_sam.settings import SAMPLE, SEEDS, SearchKeywords, SearchOptions, takes_options
 from tune_sam.tuning.listener import SearchListener
@@ -44,9 +44,9 @@ def run(
     Args:
         workload: name of a workload, `package.module:Class`, or the class itself.
         config: a YAML file of options; those given here come on top.
-        seeds: how many of the refit, or which; see :func:`tune_sam.evaluation.refit.refit`.
+        seeds: how many of the refit, or which; see :func:`tune_sam.operations.refit.refit`.
         refit_epochs: of each training of the refit; the search's by default.
-        controls: train the refit's matched controls, too; see :func:`tune_sam.evaluation.refit.refit`.
+        controls: train the refit's matched controls, too; see :func:`tune_sam.operations.refit.refit`.
         sample: training samples that flatness is measured on.
         listener: follows the trainings; nobody by default.
         progress: called as tests and measurements are done.

@@ -13,6 +13,7 @@ from tune_sam.evaluation.claims import Answers, answers
 from tune_sam.evaluation.measured import measured_of, measurements, take_figures
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import Refit, tested_refit
+from tune_sam.evaluation.summary import log_summary
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.reporting.again import again_section
@@ -87,7 +88,8 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
         adopt_epochs(study)
         folder = own / "report"
         answer = write_page(study, folder)
-        return Report(study, answer, folder / "index.html", _publish(study, folder))
+        undelivered = _publish(study, folder) or log_summary(study)
+        return Report(study, answer, folder / "index.html", undelivered)
 
 
 def _output(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
 from tune_sam.files import link_below
-from tune_sam.tracking.content import KEY_TAG, Point, RunState, renamed
+from tune_sam.tracking.content import KEY_TAG, DataSetInput, Point, RunState, renamed
 from tune_sam.tracking.local import EMPTY, GONE, ailment_of, copy_aside, file_of, schema_of, set_aside
 from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
 
@@ -292,11 +292,22 @@ def run_tags(tags: Mapping[str, str]) -> list[Any]:
     return [RunTag(key, value) for key, value in tags.items()]
 
 
-def set_status(store: Store, run_id: str, status: str, end: int | None = None) -> None:
-    """Set the status of a run, and when it ended, in milliseconds since 1970."""
+def set_info(store: Store, run_id: str, name: str, status: str, end: int | None = None) -> None:
+    """Set the name and the status of a run, and when it ended, in milliseconds since 1970."""
     from mlflow.entities import RunStatus
 
-    store.update_run_info(run_id, RunStatus.from_string(status), end, None)
+    store.update_run_info(run_id, RunStatus.from_string(status), end, name)
+
+
+def log_dataset(store: Store, run_id: str, dataset: DataSetInput) -> None:
+    """Log the data set that a run was given as its input."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    source = json.dumps({"name": dataset.name})
+    profile = json.dumps(dict(dataset.profile))
+    store.log_inputs(
+        run_id, [DatasetInput(Dataset(dataset.name, dataset.digest, "local", source, profile=profile), tags=[])]
+    )
 
 
 def log_batch(
@@ -369,7 +380,16 @@ def _expect_active(experiment: Any) -> None:
 
 def _state_of(run: Any) -> RunState:
     data = run.data
-    return RunState(run.info.run_id, run.info.status, dict(data.params), dict(data.tags), dict(data.metrics))
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return RunState(
+        run.info.run_id,
+        run.info.run_name,
+        run.info.status,
+        dict(data.params),
+        dict(data.tags),
+        dict(data.metrics),
+        frozenset((one.dataset.name, one.dataset.digest) for one in inputs),
+    )
 
 
 def states_in(store: Store, study_run: StudyRun) -> dict[str, list[RunState]]:
@@ -382,7 +402,8 @@ def states_in(store: Store, study_run: StudyRun) -> dict[str, list[RunState]]:
         page = store.search_runs([study_run.experiment_id], condition, ViewType.ACTIVE_ONLY, page_token=token)
         for run in page:
             state = _state_of(run)
-            found.setdefault(state.tags.get(KEY_TAG, ""), []).append(state)
+            if STUDY_TAG not in state.tags:  # a refit's own run, which is below its search's
+                found.setdefault(state.tags.get(KEY_TAG, ""), []).append(state)
         if not (token := page.token):
             return found
 

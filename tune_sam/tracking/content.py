@@ -35,19 +35,36 @@ class Point:
 
 
 @dataclass(frozen=True)
-class TrialRun:
-    """What MLflow should have of one trial.
+class DataSetInput:
+    """The data set that a run was given.
 
     Attributes:
-        key: the trial's, `study/optimizer/number`.
-        name: of its run.
+        name: the data set's.
+        digest: tells versions of it apart.
+        profile: the sizes of its splits, by name.
+    """
+
+    name: str
+    digest: str
+    profile: Mapping[str, int] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """What MLflow should have of one trial, or of a study as a whole.
+
+    Attributes:
+        key: the trial's, `study/optimizer/number`, or the study's name.
+        name: of its run, at most 250 characters.
         run_id: of the run that it has had; None before the first. Two that differ in it alone are equal.
         params: its configuration, at most 100; MLflow refuses a value other than an earlier one.
         tags: at most 90.
         points: its metrics, in the order of their steps.
-        status: RUNNING, FINISHED, FAILED or KILLED.
+        status: RUNNING, FINISHED or FAILED.
         start: milliseconds since 1970.
         end: milliseconds since 1970; None before its end.
+        results: finite numbers that may change and have no steps.
+        dataset: that it is given; None if that is not known.
     """
 
     key: str
@@ -59,6 +76,8 @@ class TrialRun:
     status: str
     start: int
     end: int | None
+    results: Mapping[str, float] = field(default_factory=dict)
+    dataset: DataSetInput | None = None
 
 
 @dataclass(frozen=True)
@@ -66,31 +85,35 @@ class StudyContent:
     """What MLflow should have of a study.
 
     Attributes:
-        status: of its own run.
+        study: its own run, which exists.
         trials: those that have begun.
     """
 
-    status: str
-    trials: tuple[TrialRun, ...]
+    study: RunContent
+    trials: tuple[RunContent, ...]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What MLflow has of a trial.
+    """What MLflow has of a trial or of a study.
 
     Attributes:
         run_id: of its run.
-        status: RUNNING, FINISHED, FAILED or KILLED.
+        name: of the run.
+        status: RUNNING, FINISHED, FAILED or, of an earlier release, KILLED.
         params, tags: of the run.
         metrics: the latest value of each.
+        datasets: names and digests of its inputs.
         values: all values of each metric at each step, where they were read.
     """
 
     run_id: str
+    name: str
     status: str
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    datasets: Set[tuple[str, str]] = frozenset()
     values: Mapping[tuple[str, int], Set[float]] = field(default_factory=dict)
 
     @property
@@ -111,14 +134,14 @@ def renamed(metric: str) -> str:
     return "train/lr" if metric == "lr" else metric
 
 
-def differences(trial: TrialRun, run: RunState) -> list[str]:
+def differences(wanted: RunContent, run: RunState) -> list[str]:
     """Say what a run lacks of what it should have, or has otherwise; its status and the trial's state are not compared.
 
     Args:
-        trial: what it should have.
+        wanted: what it should have.
         run: what it has, with its values.
     """
-    points = [point for point in trial.points if math.isfinite(point.value)]
+    points = [point for point in wanted.points if math.isfinite(point.value)]
     epochs = {point.step for point in points}
     lacking = {point.step for point in points if (point.name, point.step) not in run.values}
     other = [
@@ -128,9 +151,17 @@ def differences(trial: TrialRun, run: RunState) -> list[str]:
     ]
     found = [f"MLflow lacks {len(lacking)} of {len(epochs)} epochs"] * bool(lacking)
     found += [f"MLflow has another {first}" for first in other[:1]]
-    for what, wanted, there in (("parameter", trial.params, run.params), ("tag", trial.tags, run.tags)):
-        missing = [name for name in wanted if name not in there and name != STATE_TAG]
-        changed = [name for name in wanted if name in there and there[name] != wanted[name] and name != STATE_TAG]
+    compared: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
+        ("parameter", wanted.params, run.params),
+        ("tag", wanted.tags, run.tags),
+        ("result", wanted.results, run.metrics),
+    )
+    for what, given, there in compared:
+        missing = [name for name in given if name not in there and name != STATE_TAG]
+        changed = [name for name in given if name in there and there[name] != given[name] and name != STATE_TAG]
         found += [f"MLflow lacks the {what} {', '.join(missing)}"] * bool(missing)
         found += [f"MLflow has another {what} {', '.join(changed)}"] * bool(changed)
+    found += [f"MLflow calls it {run.name!r}, not {wanted.name!r}"] * (run.name != wanted.name)
+    if wanted.dataset and (wanted.dataset.name, wanted.dataset.digest) not in run.datasets:
+        found.append(f"MLflow lacks its data set {wanted.dataset.name}")
     return found

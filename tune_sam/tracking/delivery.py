@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,14 @@ from tune_sam.tracking.client import (
     is_away,
     is_internal,
     log_batch,
+    log_dataset,
     milliseconds,
     run_state,
-    set_status,
+    set_info,
     states_in,
     with_values,
 )
-from tune_sam.tracking.content import KEY_TAG, STEP_TAG, Point, RunState, StudyContent, TrialRun
+from tune_sam.tracking.content import KEY_TAG, STEP_TAG, Point, RunContent, RunState, StudyContent
 
 if TYPE_CHECKING:
     from tune_sam.tracking.client import Store
@@ -62,8 +63,8 @@ ATTEMPTS = 5
 RETRY = 60.0
 """Seconds until what MLflow refused is sent again, for the cause may be gone."""
 
-STUDY, STATUS = "the study", "the study's run"
-"""Stand among the keys of trials for all of the study, and for the status of its own run."""
+STUDY = "the study"
+"""Stands among the keys of runs for all of the study."""
 
 _METRICS = 800  # in one request; MLflow's limit is 1000, tags and params included
 
@@ -72,9 +73,11 @@ _deliveries: dict[str, Delivery] = {}  # the last of each study's run, in this p
 
 @dataclass
 class _Run:
-    """What MLflow has of a trial, as far as the delivery knows.
+    """What MLflow has of a trial or of the study, as far as the delivery knows.
 
     Attributes:
+        metrics: the latest value of each.
+        datasets: names and digests of its inputs.
         whole: the step up to which all metrics are there, or were sent and refused.
         values: name and step of what else is there.
         refused: MLflow did not take some of what was sent.
@@ -82,10 +85,13 @@ class _Run:
     """
 
     run_id: str
+    name: str
     status: str
-    params: dict[str, str]
-    tags: dict[str, str]
-    whole: int
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    datasets: Container[tuple[str, str]] = ()
+    whole: int = 0
     values: Container[tuple[str, int]] = ()
     refused: bool = False
     refused_from: int | None = None
@@ -131,10 +137,9 @@ class Delivery(threading.Thread):
         self._earlier = _deliveries.get(study_run.run_id)
         _deliveries[study_run.run_id] = self
         self._store: Store | None = None
-        self._status: str | None = None  # of the study's run
-        self._states: dict[str, list[RunState]] = {}  # as they were when the store was opened
+        self._states: dict[str, list[RunState]] = {}  # of trials, as they were when the store was opened
         self._runs: dict[str, _Run] = {}
-        self._whole: dict[str, TrialRun] = {}
+        self._whole: dict[str, RunContent] = {}
         self._refused: set[str] = set()  # keys, since the store was opened
         self._told: set[str] = set()  # keys of which a person knows that they are refused
         self._opened = 0.0  # when
@@ -151,10 +156,10 @@ class Delivery(threading.Thread):
         self._stop_now.set()
         self.join(CLOSING_PAUSE)
         content = self._read()
-        return sum(not self._has(trial) for trial in content.trials) + (self._status != content.status)
+        return sum(not self._has(wanted) for wanted in (*content.trials, content.study))
 
-    def _has(self, trial: TrialRun) -> bool:
-        return self._whole.get(trial.key) == trial
+    def _has(self, wanted: RunContent) -> bool:
+        return self._whole.get(wanted.key) == wanted
 
     def run(self) -> None:
         """Deliver until :meth:`close` says that this is the end."""
@@ -195,31 +200,28 @@ class Delivery(threading.Thread):
             self._refused.clear()
         if STUDY in self._refused:
             return
-        store = self._store or self._opened_store()
+        store = self._store or self._opened_store(content.study)
         if store is None:
             return
-        for trial in content.trials:
+        for wanted in (*content.trials, content.study):
             if self._stop_now.is_set():
                 return
-            if not self._has(trial):
-                self._send(store, trial)
-        if self._status != content.status and STATUS not in self._refused:
-            end = None if content.status == "RUNNING" else milliseconds()
-            if self._accepted(STATUS, set_status, store, self._study_run.run_id, content.status, end):
-                self._status = content.status
+            if not self._has(wanted):
+                self._send(store, wanted)
 
-    def _opened_store(self) -> Store | None:
+    def _opened_store(self, study: RunContent) -> Store | None:
         """Open the store, and look what it has; None where a person has to do something first."""
-        self._status, self._opened = None, time.monotonic()
+        self._opened = time.monotonic()
         self._runs.clear()
         self._refused.clear()
+        self._whole.pop(study.key, None)
         if self._prevented(expect_there, self._uri):
             return None
         store = connect(self._uri)
         if self._prevented(expect_run, store, self._study_run):
             return None
         self._states = states_in(store, self._study_run)
-        self._status = run_state(store, self._study_run.run_id).status
+        self._runs[study.key] = self._found(store, study, run_state(store, self._study_run.run_id))
         self._store = store
         return store
 
@@ -231,36 +233,45 @@ class Delivery(threading.Thread):
             return True
         return False
 
-    def _send(self, store: Store, trial: TrialRun) -> None:
-        """Send what a trial's run lacks, in one request if MLflow takes it."""
-        run = self._runs.get(trial.key) or self._found_or_made(store, trial)
+    def _send(self, store: Store, wanted: RunContent) -> None:
+        """Send what a run lacks, in one request if MLflow takes it."""
+        run = self._runs.get(wanted.key) or self._found_or_made(store, wanted)
         if run is None:
             return
-        self._runs[trial.key] = run
-        self._send_content(store, trial, run)
-        if run.status != trial.status:
-            run.refused |= not self._accepted(trial.key, set_status, store, run.run_id, trial.status, trial.end)
-            run.status = trial.status
+        self._runs[wanted.key] = run
+        if wanted.dataset and (given := (wanted.dataset.name, wanted.dataset.digest)) not in run.datasets:
+            run.refused |= not self._accepted(wanted.key, log_dataset, store, run.run_id, wanted.dataset)
+            run.datasets = {given}
+        self._send_content(store, wanted, run)
+        if (run.name, run.status) != (wanted.name, wanted.status):
+            info = (store, run.run_id, wanted.name, wanted.status, wanted.end)
+            run.refused |= not self._accepted(wanted.key, set_info, *info)
+            run.name, run.status = wanted.name, wanted.status
         if not run.refused:
-            self._whole[trial.key] = trial
+            self._whole[wanted.key] = wanted
 
-    def _send_content(self, store: Store, trial: TrialRun, run: _Run) -> None:
-        points = [point for point in trial.points if run.lacks(point)]
-        params = {name: value for name, value in trial.params.items() if name not in run.params}
-        tags = {name: value for name, value in trial.tags.items() if run.tags.get(name) != value}
-        last = max((point.step for point in trial.points), default=0)
-        if not (points or params or tags or run.mark(last)):
+    def _send_content(self, store: Store, wanted: RunContent, run: _Run) -> None:
+        points = [point for point in wanted.points if run.lacks(point)]
+        results = {name: value for name, value in wanted.results.items() if run.metrics.get(name) != value}
+        params = {name: value for name, value in wanted.params.items() if name not in run.params}
+        tags = {name: value for name, value in wanted.tags.items() if run.tags.get(name) != value}
+        last = max((point.step for point in wanted.points), default=0)
+        mark = run.mark(last) if wanted.points else {}
+        if not (points or results or params or tags or mark):
             return
-        begins = range(0, max(len(points) - 1, 0) // _METRICS * _METRICS + 1, _METRICS)
+        # The latest of one step is what counts.
+        sent = [*points, *(Point(name, value, milliseconds(), 0) for name, value in results.items())]
+        begins = range(0, max(len(sent) - 1, 0) // _METRICS * _METRICS + 1, _METRICS)
         try:
             for begin in begins:
-                given = (params, tags | run.mark(last)) if begin == begins[-1] else ({}, {})
-                log_batch(store, run.run_id, points[begin : begin + _METRICS], *given)
+                given = (params, tags | mark) if begin == begins[-1] else ({}, {})
+                log_batch(store, run.run_id, sent[begin : begin + _METRICS], *given)
         except Exception as error:
             if self._is_away(error):
                 raise
-            self._send_apart(store, trial.key, run, points, (params, tags), last)
-        run.whole, run.params, run.tags = last, run.params | params, run.tags | tags | run.mark(last)
+            self._send_apart(store, wanted.key, run, sent, (params, tags), last)
+        run.whole, run.params, run.tags = last, run.params | params, run.tags | tags | mark
+        run.metrics |= results
 
     def _send_apart(
         self,
@@ -284,16 +295,16 @@ class Delivery(threading.Thread):
         for step, group in groupby(points, lambda point: point.step):
             if not send(list(group), {}, {}) and run.refused_from is None:
                 run.refused_from = step
-        if mark := run.mark(last):
+        if mark := last and run.mark(last):
             send([], {}, mark)
 
-    def _found_or_made(self, store: Store, trial: TrialRun) -> _Run | None:
+    def _found_or_made(self, store: Store, trial: RunContent) -> _Run | None:
         """Find or make the run of a trial; None if there cannot be one."""
         states = self._states.get(trial.key, [])
         state = next((one for one in states if one.run_id == trial.run_id), states[0] if states else None)
         if state:
             self._tell(trial, state.run_id)
-            return self._found(store, state)
+            return self._found(store, trial, state)
         if trial.key in self._refused:
             return None
         if trial.run_id and not self._restore:
@@ -309,13 +320,14 @@ class Delivery(threading.Thread):
             self._refuse(trial.key, f"{type(error).__name__}: {error}")
             return None
         self._tell(trial, run_id)
-        return _Run(run_id, "RUNNING", {}, {}, 0)
+        return _Run(run_id, trial.name, "RUNNING", tags=tags)
 
-    def _found(self, store: Store, state: RunState) -> _Run:
+    def _found(self, store: Store, wanted: RunContent, state: RunState) -> _Run:
         whole, values = state.step, state.values
-        if whole is None or self._thorough:
+        if wanted.points and (whole is None or self._thorough):
             whole, values = 0, with_values(store, state).values
-        return _Run(state.run_id, state.status, state.params, state.tags, whole, values)
+        found = (state.params, state.tags, state.metrics, state.datasets)
+        return _Run(state.run_id, state.name, state.status, *found, whole or 0, values)
 
     def _accepted(self, key: str, request: Callable[..., None], *args: object) -> bool:
         """Make a request and say whether MLflow took it. What is raised means that the server is away."""
@@ -340,7 +352,7 @@ class Delivery(threading.Thread):
         self._told.add(key)
         self._refused.add(key)
 
-    def _tell(self, trial: TrialRun, run_id: str) -> None:
+    def _tell(self, trial: RunContent, run_id: str) -> None:
         if self._on_run is None or run_id == trial.run_id:
             return
         try:

@@ -80,7 +80,7 @@ def open_study_run(
     return StudyRun(experiment_id, run_id)
 
 
-def run_states(uri: str, study_run: StudyRun) -> tuple[str, dict[str, list[RunState]]]:
+def run_states(uri: str, study_run: StudyRun) -> tuple[RunState, dict[str, list[RunState]]]:
     """Read all that MLflow has of a study and of its trials.
 
     Args:
@@ -88,7 +88,7 @@ def run_states(uri: str, study_run: StudyRun) -> tuple[str, dict[str, list[RunSt
         study_run: the study's.
 
     Returns:
-        The status of the study's run, and the runs of each trial by its key; more than one is one too many.
+        The study's own run, and the runs of each trial by its key; more than one is one too many.
 
     Raises:
         Refused: MLflow cannot be asked, or the study's run is gone or deleted.
@@ -98,7 +98,7 @@ def run_states(uri: str, study_run: StudyRun) -> tuple[str, dict[str, list[RunSt
         expect_run(store, study_run)
         states = states_in(store, study_run)
         read = {key: [with_values(store, state) for state in each] for key, each in states.items()}
-        return run_state(store, study_run.run_id).status, read
+        return run_state(store, study_run.run_id), read
 
 
 def restore_study_run(uri: str, study_run: StudyRun) -> bool:

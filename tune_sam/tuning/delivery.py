@@ -1,6 +1,9 @@
 """A study's ledger, as MLflow should have it, delivered while the study is searched or afterwards."""
 
+import hashlib
+import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -13,12 +16,13 @@ from tune_sam.errors import Refused, masked
 from tune_sam.home import Place
 from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import study_lock
-from tune_sam.study.records import Study, Trial, note_run, open_study, refits_of
-from tune_sam.study.settings import ending
+from tune_sam.study.records import Study, Trial, find_study, note_run, open_study, refits_of
+from tune_sam.study.settings import Kind, ending
 from tune_sam.study.storage import open_storage
+from tune_sam.study.summary import noted_summary
 from tune_sam.tracking import previous, runs
-from tune_sam.tracking.client import make_usable
-from tune_sam.tracking.content import LOG_TAG, STATE_TAG, Point, StudyContent, TrialRun
+from tune_sam.tracking.client import PARENT_TAG, make_usable
+from tune_sam.tracking.content import LOG_TAG, STATE_TAG, DataSetInput, Point, RunContent, StudyContent
 from tune_sam.tracking.delivery import Delivery
 from tune_sam.tuning.plan import store, study_run
 
@@ -30,6 +34,12 @@ log = logging.getLogger(__name__)
 
 LONGEST = 5000
 """Characters of a tag or a parameter; MLflow refuses a run's whole request for one of some thousands more."""
+
+BEST = ("val/accuracy", "val/loss", "val/sharpness", "gap/accuracy")
+"""Metrics of the best trials that the study's own run has, too."""
+
+LONGEST_NAME = 250
+"""Characters of a run's name, which MLflow's databases hold."""
 
 PATIENCE = 60.0
 """Seconds that a search waits at its end for the tracking server; what is left then is delivered later."""
@@ -88,18 +98,20 @@ def restored(study: Study) -> Study:
     return again
 
 
-def deliver(study: Study, patience: float, *, restore: bool = False) -> int:
-    """Deliver what MLflow lacks of a study whose lock this process holds, whichever values of its runs it lacks.
+def deliver(study: Study, patience: float, *, restore: bool = False, thorough: bool = True) -> int:
+    """Deliver what MLflow lacks of a study whose lock this process holds.
 
     Args:
         study: whose ledger is delivered.
         patience: seconds to wait for a server that is away.
         restore: make runs anew that were deleted in MLflow.
+        thorough: look for every value of each epoch, at a request for each metric of each run; otherwise a run's tag is
+            taken for it.
 
     Returns:
         How many trials MLflow still lacks something of, the study itself counted as one.
     """
-    delivery = _delivery(study, restore=restore, thorough=True)
+    delivery = _delivery(study, restore=restore, thorough=thorough)
     delivery.start()
     return _close(study, delivery, patience)
 
@@ -183,19 +195,55 @@ class Content:
             for optimizer, loaded in self._loaded.items()
         }
         self._left = previous.points_left(study.home.study(study.name))
-        self._ended: dict[str, TrialRun] = {}
+        self._ended: dict[str, RunContent] = {}
+        self._best: dict[str, Trial] = {}
+        self._summary = noted_summary(study)
+        self._dataset = _dataset(study)
+        self._parent = _parent(study)
 
     def __call__(self) -> StudyContent:
         """Read the ledger."""
         trials = tuple(
-            self._trial_run(optimizer, frozen)
+            self._run(optimizer, frozen)
             for optimizer, loaded in self._loaded.items()
             for frozen in loaded.get_trials(deepcopy=False)
             if "attempt" in frozen.user_attrs  # it has begun
         )
-        settings = self.study.settings
+        return StudyContent(self._own_run(), trials)
+
+    def _own_run(self) -> RunContent:
+        """Say what MLflow should have of the study as a whole."""
+        study, settings = self.study, self.study.settings
         whole = len(self._ended) >= sum(settings.budget(optimizer) for optimizer in settings.optimizers)
-        return StudyContent("FINISHED" if whole else "RUNNING", trials)
+        return RunContent(
+            key=study.name,
+            name=study.name,
+            run_id=study.mlflow_run_id,
+            params=_told({"workload": settings.workload, **settings.described()}),
+            tags=self._parent | {STATE_TAG: "complete" if whole else "running"},
+            points=(),
+            status="FINISHED" if whole else "RUNNING",
+            start=_milliseconds(study.created) or 0,
+            end=max((run.end or 0 for run in self._ended.values()), default=None) if whole else None,
+            results={} if settings.refit_of else {**self._of_best(), **self._summary},
+            dataset=self._dataset,
+        )
+
+    def _of_best(self) -> dict[str, float]:
+        """Name the numbers of each optimizer's best trial, and, as every trial's run has them, those of the best."""
+        numbers: dict[str, float] = {}
+        best = sorted(self._best.values(), key=lambda trial: self.study.settings.sign * (trial.value or 0))
+        for trial in best:
+            assert trial.config is not None  # it is complete
+            judged = {name: value for name, value in trial.metrics.items() if name in BEST}
+            point = {"rho": trial.config.rho, "lr": trial.config.lr, "batch_size": trial.config.batch_size}
+            numbers |= judged
+            numbers |= {
+                f"best/{trial.optimizer}/{name.replace('/', '_')}": float(value)
+                for name, value in {**judged, **point}.items()
+                if value is not None
+            }
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
     def note_run(self, key: str, run_id: str) -> None:
         """Keep the run that a trial has got."""
@@ -203,19 +251,48 @@ class Content:
         self._ended.pop(key, None)  # it has another run there
         note_run(self._storage, key, run_id)
 
-    def _trial_run(self, optimizer: str, frozen: "FrozenTrial") -> TrialRun:
+    def _run(self, optimizer: str, frozen: "FrozenTrial") -> RunContent:
         trial = self.study.trial_of(optimizer, frozen, going=True)
         if trial.key in self._ended:
             return self._ended[trial.key]
         adopted = self._adopted[trial.key.rpartition("/")[0]].get(adopted_attribute(trial.number), {})
         run = trial_run(self.study, trial, frozen.user_attrs, self._runs.get(trial.key), adopted)
+        run = replace(run, dataset=self._dataset)
         if left := self._left.get(trial.key):
             there = {(point.name, point.step) for point in run.points}
             points = [*(point for point in left if (point.name, point.step) not in there), *run.points]
             run = replace(run, points=tuple(sorted(points, key=lambda point: point.step)))
         if trial.has_ended:
             self._ended[trial.key] = run
+            best = self._best.get(optimizer)
+            sign = self.study.settings.sign
+            if trial.value is not None and (best is None or sign * trial.value > sign * (best.value or 0)):
+                self._best[optimizer] = trial
         return run
+
+
+def _dataset(study: Study) -> DataSetInput | None:
+    """Describe the data set that the study's trainings are given; None if its workload cannot be used here."""
+    settings = study.settings
+    try:
+        sizes = study.workload.datasets[settings.dataset]
+    except (Refused, KeyError):
+        return None
+    train = settings.train_subset or sizes.train
+    splits = (
+        {"train": train, "validation": sizes.validation}
+        if settings.kind == "search"
+        else {"train": train + sizes.validation, "test": sizes.test}
+    )
+    profile = {**splits, "classes": sizes.classes}
+    what = json.dumps([settings.workload, settings.dataset, settings.label_noise, profile])
+    return DataSetInput(settings.dataset, hashlib.sha256(what.encode()).hexdigest()[:8], profile)
+
+
+def _parent(study: Study) -> dict[str, str]:
+    """Give the tag that puts a refit's own run below that of its search; none of a search."""
+    search = find_study(study.settings.refit_of, study.home) if study.settings.refit_of else None
+    return {PARENT_TAG: search.mlflow_run_id} if search and search.experiment_id == study.experiment_id else {}
 
 
 def trial_run(
@@ -224,7 +301,7 @@ def trial_run(
     attributes: Mapping[str, Any],
     run_id: str | None,
     adopted: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
-) -> TrialRun:
+) -> RunContent:
     """Say what MLflow should have of a trial that has begun.
 
     Args:
@@ -246,9 +323,9 @@ def trial_run(
         tags |= {STATE_TAG: trial.state, "tune_sam.reason": trial.reason or None, "tune_sam.precision": trial.precision}
     if trial.state == "failed" and trial.log:
         tags[LOG_TAG] = trial.log_command
-    return TrialRun(
+    return RunContent(
         key=trial.key,
-        name=f"{trial.optimizer} {trial.number}",
+        name=run_name(trial, study.settings.kind),
         run_id=run_id,
         params=_told({**asdict(trial.config), "epochs": training.epochs}),
         tags=_told(tags),
@@ -257,6 +334,16 @@ def trial_run(
         start=_milliseconds(trial.started) or 0,
         end=_milliseconds(trial.ended),
     )
+
+
+def run_name(trial: Trial, kind: Kind) -> str:
+    """Name the run of a trial by its configuration, as `sam 3 ρ=0.05 lr=0.0081 b=64`; those of a refit by seed, too."""
+    config = trial.config
+    assert config is not None  # it has begun
+    rho = [f"ρ={config.rho:.3g}"] if config.rho is not None else []
+    seed = [f"seed={config.seed}"] if kind != "search" else []
+    words = (trial.optimizer, str(trial.number), *rho, f"lr={config.lr:.3g}", f"b={config.batch_size}", *seed)
+    return " ".join(words)[:LONGEST_NAME]
 
 
 def _points(

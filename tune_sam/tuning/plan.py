@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -335,6 +336,7 @@ def study_run(name: str, settings: StudySettings, home: Home, uri: str) -> clien
 def store(study: Study) -> None:
     """Write the study's record to each of its Optuna studies; those that are missing are made."""
     import optuna
+    from optuna.exceptions import ExperimentalWarning
 
     storage = open_storage(study.home)
     remove_logins(storage)
@@ -346,6 +348,8 @@ def store(study: Study) -> None:
             load_if_exists=True,
         )
         made.set_user_attr("record", study.to_record())
+        with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+            made.set_metric_names(list(study.settings.directions))  # which Optuna's dashboard shows
 
 
 def _description(settings: StudySettings) -> str:

@@ -1,0 +1,202 @@
+"""Refit: train the best configurations again, test them, and log what came of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tune_sam.cluster.connection import check_offer
+from tune_sam.cluster.executor import Executor, RayExecutor
+from tune_sam.cluster.tasks import Progress
+from tune_sam.errors import Refused
+from tune_sam.evaluation.refit import Refit, cost_in_words, refit_study, scores, test_all
+from tune_sam.evaluation.selection import (
+    Choice,
+    check_seeds,
+    chosen_configurations,
+    chosen_seeds,
+    configurations,
+    control_points,
+)
+from tune_sam.evaluation.summary import log_summary
+from tune_sam.home import Home, Place
+from tune_sam.settings import SEEDS
+from tune_sam.space import Configuration
+from tune_sam.study.records import Study, open_search
+from tune_sam.tracking.runs import publish
+from tune_sam.tuning.listener import SearchListener, Silent
+from tune_sam.tuning.plan import plan
+from tune_sam.tuning.runner import launch
+
+
+def refit(
+    name: str,
+    *,
+    home: Place = None,
+    seeds: int | Sequence[int] = SEEDS,
+    top: int = 1,
+    each_batch_size: bool = False,
+    epochs: int | None = None,
+    controls: bool = True,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    listener: SearchListener | None = None,
+    progress: Progress = lambda *_: None,
+    executor: Executor | None = None,
+) -> Refit:
+    """Train the best configurations of a study again, on train + validation, and test each training once.
+
+    The best configuration of each optimizer is the best by validation. All have the same seeds, so that initialisation
+    and order of the samples agree and differences are paired. The base optimizer is also trained for twice the epochs,
+    which costs what SAM costs, and with the learning rate and the batch size of each other row, so that only ρ differs
+    from that row. The test set is read when all trainings are done, once for each.
+
+    Args:
+        name: of the study.
+        home: where it lives; $TUNE_SAM_HOME by default, else ~/.tune_sam.
+        seeds: how many, or which. A later call with more trains the new ones only.
+        top: number of configurations of each optimizer, the best first.
+        each_batch_size: take the best configuration of each batch size instead.
+        epochs: of each training; the study's by default. A refit may be longer than its search.
+        controls: train the matched controls, which a refit that has none gets without being trained again.
+        address: Ray cluster to use; one is started here by default.
+        max_concurrent: trainings at the same time; as many as fit by default.
+        listener: is called as trainings start, report and end; none by default.
+        progress: is called as tests are done.
+        executor: what runs the trainings and tests; by default Ray at `address`.
+
+    Raises:
+        Refused: there is no such study, the seeds repeat, no trial is complete, or another process holds its lock.
+        NothingComplete: a training of the refit did not end complete.
+        KeyboardInterrupt: it was interrupted; the same call resumes it.
+    """
+    if top < 1 or (each_batch_size and top > 1):
+        with_it = " with --each-batch-size" if each_batch_size else ""
+        raise Refused(f"--top {top} is not possible{with_it}; give 1 or more, or the best of each batch size alone.")
+    return _refit(
+        open_search(name, home),
+        Choice(top, each_batch_size),
+        seeds,
+        epochs,
+        controls,
+        address,
+        executor or RayExecutor(address, max_concurrent),
+        listener,
+        progress,
+    )
+
+
+def refit_grid(
+    workload: str,
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    name: str | None = None,
+    home: Place = None,
+    data: str | Path | None = None,
+    seeds: int | Sequence[int] = SEEDS,
+    epochs: int | None = None,
+    controls: bool = True,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    listener: SearchListener | None = None,
+    progress: Progress = lambda *_: None,
+    executor: Executor | None = None,
+) -> Refit:
+    """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
+
+    Args:
+        workload: to train.
+        preset: one that is a plain grid, such as `report`, the published study's settings and values of ρ.
+        config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints it.
+        name: of the study whose grid is trained, which is made if there is none; by default WORKLOAD-PRESET, or
+            WORKLOAD and the file's name.
+        home, seeds, epochs, controls, address, max_concurrent, listener, progress, executor: as for :func:`refit`.
+        data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
+
+    Raises:
+        Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
+        KeyboardInterrupt: it was interrupted; the same call resumes it.
+    """
+    if preset is None and config is None:
+        raise Refused("a refit without a search needs the points that it trains; give a preset or a config.")
+    check_seeds(seeds)
+    named_after = preset or (config.stem if config else "grid")
+    place = Home.at(home)
+    study = plan(
+        workload,
+        config=config,
+        preset=preset,
+        home=place.path,
+        study_storage=place.study_storage,
+        storage=place.named_storage,
+        tracking_uri=place.named_tracking_uri,
+        data=data,
+        address=address,
+        name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
+    )
+    executor = executor or RayExecutor(address, max_concurrent)
+    return _refit(study, Choice(planned=True), seeds, epochs, controls, address, executor, listener, progress)
+
+
+def _refit(
+    study: Study,
+    choice: Choice,
+    seeds: int | Sequence[int],
+    epochs: int | None,
+    controls: bool,
+    address: str | None,
+    executor: Executor,
+    listener: SearchListener | None,
+    progress: Progress,
+) -> Refit:
+    study.refuse_unnamed()
+    shared_seeds = chosen_seeds(seeds, study)
+    check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
+    epochs = study.settings.epochs if epochs is None else epochs
+    if epochs < 1:
+        raise Refused(f"--epochs {epochs}: there is nothing to train; give 1 or more.")
+    chosen = chosen_configurations(study, choice, "the refit")
+    if not chosen:
+        raise Refused(
+            f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
+            f"with `tune-sam resume {study.name} --trials N`."
+        )
+    made = [refit_study(study, "refit", epochs, chosen, shared_seeds, choice)]
+    if "base" in chosen:
+        made.append(refit_study(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
+    if controls and (points := control_points(configurations(made[0].settings))):
+        base = [Configuration("base", None, point["lr"], int(point["batch_size"]), 0) for point in points]
+        made.append(refit_study(study, "control", epochs, {"base": base}, shared_seeds, choice))
+    listener = listener or Silent()
+    listener.announced(cost_in_words(made, shared_seeds))
+    tests: dict[str, dict[str, float]] = {}
+    with executor.opened():  # once for all
+        for child in made:
+            launch(child, executor, listener)
+        for child in made:
+            tests |= test_all(child, shared_seeds, executor, progress)
+    found = Refit(study, tuple(made), tests, shared_seeds, "")
+    return replace(found, undelivered=_publish(found) or log_summary(study))
+
+
+def _publish(found: Refit) -> str:
+    """Log the test results to the trainings' runs, and return why they could not be logged; empty if they were."""
+    for study in found.studies:
+        folder = study.home.study(study.name) / "test"
+        runs = {
+            trial.mlflow_run_id: scores(trial, found.tests[trial.key])
+            for trial in study.records()
+            if trial.key in found.tests and trial.mlflow_run_id
+        }
+        try:
+            publish(
+                study.mlflow,
+                study.mlflow_run,
+                runs,
+                study.settings.epochs,
+                folder,
+                "test",
+            )
+        except Refused as error:
+            return str(error)
+    return ""
