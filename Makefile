@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH ?= default
 BIN := $(VENV)/bin
 
-.PHONY: demo install dev test test-all test-crash lint clean
+.PHONY: demo install dev test test-all test-crash test-soak lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/tune-sam run gcn --name demo --dataset digits --trials 6 --epochs 10 --seeds 3 --sample 512
@@ -25,10 +25,16 @@ test: $(VENV)/dev
 test-all: $(VENV)/dev
 	$(BIN)/python -m pytest -m "" --durations=30
 
-# A whole study that is killed at KILLS random moments and ends as one that is not; about half an hour.
+# A whole study that is killed at KILLS random moments and ends as one that is not: half an hour, or hours where the
+# machine has other work.
 KILLS ?= 100
 test-crash: $(VENV)/dev
 	PYTHONPATH=tests $(BIN)/python -m faults.sweep --kills $(KILLS)
+
+# One home that grows to TRIALS trials: what grows with them, and by how much a trial; about ten minutes.
+TRIALS ?= 300
+test-soak: $(VENV)/dev
+	PYTHONPATH=tests $(BIN)/python -m faults.soak --trials $(TRIALS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -294,15 +294,38 @@ def s3(folder: Path) -> Iterator[S3]:
 class MLflow:
     """`mlflow server`, which may go for a while and come back on the same port."""
 
-    def __init__(self, backend_uri: str, folder: Path, artifacts: str | None = None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        backend_uri: str,
+        folder: Path,
+        artifacts: str | None = None,
+        port: int | None = None,
+        password: str | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
+        login, environment = [], {}
+        if password:
+            login = ["--app-name", "basic-auth"]
+            ini = folder / "basic_auth.ini"
+            ini.write_text(
+                "[mlflow]\ndefault_permission = READ\nadmin_username = admin\nauth_cache_ttl_seconds = 600\n"
+                f"database_uri = sqlite:///{folder}/basic_auth.db\n"
+                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            )
+            environment = {
+                "MLFLOW_AUTH_CONFIG_PATH": str(ini),
+                "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+                "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+            }
         self._program = Program("mlflow", [
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend_uri,
             "--artifacts-destination", artifacts or folder / "artifacts", "--host", "127.0.0.1", "--port", self.port,
-            "--workers", 1, "--allowed-hosts", f"127.0.0.1:{self.port}",
-        ], folder, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        )  # fmt: skip
+            "--workers", 1, "--allowed-hosts", f"127.0.0.1:{self.port}", *login,
+        ], folder, {
+            **os.environ, **environment,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+        })  # fmt: skip
 
     def start(self) -> None:
         self._program.start(lambda: answers(self.uri + "/health"), limit=180)  # a new database takes a minute
@@ -316,10 +339,17 @@ class MLflow:
 
 @contextmanager
 def mlflow_server(
-    backend_uri: str, folder: Path, artifacts: str | None = None, port: int | None = None
+    backend_uri: str,
+    folder: Path,
+    artifacts: str | None = None,
+    port: int | None = None,
+    password: str | None = None,
 ) -> Iterator[MLflow]:
-    """MLflow's server over a database, with its artifacts in a folder or at another destination."""
-    server = MLflow(backend_uri, folder, artifacts, port)
+    """MLflow's server over a database, with its artifacts in a folder or at another destination.
+
+    With a password, nobody but `admin` may use it, by MLflow's own basic authentication.
+    """
+    server = MLflow(backend_uri, folder, artifacts, port, password)
     try:
         server.start()
         yield server

@@ -7,6 +7,7 @@ part of the tests that are collected.
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -37,14 +38,18 @@ max_concurrent: 1
 """
 """One trial at a time: with more, what is pruned and suggested depends on which ends first, killed or not."""
 VICTIMS = ("driver", "worker", "raylet")
+WORKING = ("ray::_Inner", "ray::_capped")
+"""How the titles of workers begin that do something; Ray's own agents have such titles, too."""
 LIMIT = 900
 """Seconds that one start of the command may take."""
 
 
 SEEDS, SAMPLE = 2, 32
-SHARE = 1 / 6
-"""Of the unbroken run's time: within so much of it after a start, or after the last kill, comes the next kill. It is
-about twice what a start takes, so that half of the kills come after it, and runs come to their ends all the same."""
+SHARE = 1 / 8
+"""Of the unbroken run's time: within so much of it comes a kill."""
+EARLY = 1 / 5
+"""Of the kills: those that come from a start on. The others come when the command has said its first word, or after the
+last kill: a start takes long where the machine has other work, and nothing much happens before that word."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Run:
     gave_up: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.home.mkdir()
+        self.home.mkdir(exist_ok=True)  # an unbroken run of an earlier sweep is taken again
         self.log = self.home / "log"
         (self.home / "options.yaml").write_text(OPTIONS)
 
@@ -112,10 +117,10 @@ class Run:
 
 
 def _is_a(victim: str, process: psutil.Process) -> bool:
-    """Whether a process is the raylet, or a worker that has something to do."""
+    """Whether a process is the raylet, or a worker that trains, tests or measures."""
     with suppress(psutil.Error, IndexError):
         title = process.cmdline()[0]
-        return process.name() == "raylet" if victim == "raylet" else "ray::" in title and "IDLE" not in title
+        return {"raylet": process.name() == "raylet", "worker": title.startswith(WORKING)}.get(victim, False)
     return False
 
 
@@ -131,22 +136,33 @@ def broken(run: Run, kills: int, span: float, victims: "cycle[str]", chance: ran
     """
     process = run.start()
     while len(run.kills) < kills:
-        try:
-            status = process.wait(chance.uniform(0, span))
-        except subprocess.TimeoutExpired:
+        status = _moment(run, process, span, chance)
+        if status == 0:
+            return
+        if status is None:
             victim = run.kill(process, next(victims), chance)
             print(f"{run.home.name}: {run.kills[-1]}", flush=True)
             if victim == "worker":  # the driver goes on
                 continue
             process.wait(LIMIT)
         else:
-            if status == 0:
-                return
             run.gave_up.append(f"status {status}: {' / '.join(run.lines()[-2:])}")
             print(f"{run.home.name}: {run.gave_up[-1]}", flush=True)
         process = run.start()
     if process.wait(LIMIT) != 0:
         run.finish()
+
+
+def _moment(run: Run, process: subprocess.Popen[bytes], span: float, chance: random.Random) -> int | None:
+    """Wait for the moment of the next kill; give the status of a command that ends before."""
+    early, until = chance.random() < EARLY, math.inf
+    while (status := process.poll()) is None:
+        if until == math.inf and (early or run.lines()):
+            until = time.monotonic() + chance.uniform(0, span)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.1)
+    return status
 
 
 def studies(home: Path) -> list[Study]:
@@ -230,6 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--span", type=float, help="seconds within which a kill comes; a part of the unbroken run")
     parser.add_argument("--folder", type=Path, help="for the homes, which stay; by default one that goes")
     given = parser.parse_args()
     chance, victims = random.Random(given.seed), cycle(VICTIMS)
@@ -240,12 +257,13 @@ def main() -> None:
         unbroken = Run(folder / "unbroken")
         whole = unbroken.finish()
         print(f"unbroken: {whole:.0f} s", flush=True)
+        span = given.span or whole * SHARE
         expected = results(unbroken.home)
         ill = faults(unbroken.home, expected)
         kills: list[Kill] = []
         while len(kills) < given.kills and not ill:
             run = Run(folder / f"broken-{len(kills):03}")
-            broken(run, given.kills - len(kills), whole * SHARE, victims, chance)
+            broken(run, given.kills - len(kills), span, victims, chance)
             kills += run.kills
             ill = faults(run.home, expected)
             print(f"{run.home.name}: {len(run.kills)} kills, {len(expected)} results, {len(ill)} faults", flush=True)

@@ -1,25 +1,29 @@
 """No login is stored, printed or shown: every file, table, object, page and command line is searched for it."""
 
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 import psutil
 import psycopg
 import pytest
-from services import postgres, s3
+from services import S3, Postgres, mlflow_server, postgres, s3
 from studies import INLINE
 
 import tune_sam
+from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.study.records import open_study
 from tune_sam.study.storage import open_storage
+from tune_sam.tuning.delivery import sync
 
 MARK = "NobodyMayReadThis"
 FORMS = [MARK.encode(), MARK.encode().hex().encode()]
@@ -41,6 +45,9 @@ for words in ["trials s --json", "best s", "studies", "status s", "doctor s", "r
         if left.code:
             raise
 """
+
+
+SMALL = {"dataset": "digits", "optimizers": ["base"], "trials": 1, "epochs": 1, "train_subset": 128}
 
 
 def with_mark(content):
@@ -92,36 +99,75 @@ def test_a_reason_that_has_a_login_in_it_is_kept_without(tmp_path, searched):
     assert study.records("base")[-1].reason == "no answer from http://***@h"
 
 
+PASSWORD = f"{MARK}@p/w#d% ü:?"
+"""Of Postgres, hard to read in an address."""
+WEB = f"{MARK}@p/w%:?x"
+"""Of MLflow; `~/.netrc` has no way to write a space."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Services with logins: their addresses without, and the folder of Ray's sessions."""
+
+    database: Postgres
+    objects: S3
+    studies: str
+    tracking: str
+    results: str
+    sessions: Path
+    logged: Path
+
+    def given(self) -> dict[str, str]:
+        """The addresses with the logins in them."""
+        return {
+            "TUNE_SAM_STUDY_STORAGE": self.studies.replace("://odd@", f"://odd:{PASSWORD}@"),
+            "TUNE_SAM_TRACKING_URI": self.tracking.replace("://", f"://admin:{quote(WEB, safe='')}@"),
+            "TUNE_SAM_STORAGE": self.results.replace("://", f"://KEY{MARK}:{quote(MARK + '/x', safe='')}@"),
+        }
+
+    def in_files(self, home: Path) -> dict[str, str]:
+        """The addresses alone, for a person whose own folder has the logins in the services' own files."""
+        host = f"127.0.0.1:{self.database.port}:*:odd"
+        web = self.tracking.removeprefix("http://").partition(":")[0]
+        for name, content in {
+            ".pgpass": f"{host}:{PASSWORD.replace(':', chr(92) + ':')}\n",
+            ".netrc": f"machine {web}\nlogin admin\npassword {WEB}\n",
+            ".aws/credentials": f"[default]\naws_access_key_id = KEY{MARK}\naws_secret_access_key = {MARK}/x\n",
+        }.items():
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_text(content)
+            (home / name).chmod(0o600)
+        return {
+            "HOME": str(home),
+            "TUNE_SAM_STUDY_STORAGE": self.studies,
+            "TUNE_SAM_TRACKING_URI": self.tracking,
+            "TUNE_SAM_STORAGE": self.results,
+        }
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Postgres and S3 with logins that are hard to read, in the variables that name them."""
+def site(tmp_path_factory, searched_once):
+    """Postgres, S3 and MLflow, which take nobody without a login."""
     folder = tmp_path_factory.mktemp("site")
-    password = f"{MARK}@p/w#d% ü:?"
+    shutil.copy(searched_once / "mlflow.db", folder)  # which has the tables that take long to make
     with (
         postgres(folder) as database,
         s3(folder) as objects,
+        mlflow_server(f"sqlite:///{folder}/mlflow.db", folder, password=WEB) as mlflow,
         pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as sessions,
     ):
-        database.run(f"CREATE ROLE odd LOGIN PASSWORD '{password}'")
-        urls = {}
-        for name in ("studies", "mlflow"):
-            database.run(f"CREATE DATABASE {name} OWNER odd")
-            urls[name] = f"postgresql://odd:{password}@127.0.0.1:{database.port}/{name}"
+        database.run(f"CREATE ROLE odd LOGIN PASSWORD '{PASSWORD}'")
+        database.run("CREATE DATABASE studies OWNER odd")
         objects.create("results")
-        place = objects.uri("results", "ray").replace("s3://", f"s3://KEY{MARK}:{quote(MARK + '/x', safe='')}@")
-        for name, value in {
-            "TUNE_SAM_STUDY_STORAGE": urls["studies"],
-            "TUNE_SAM_TRACKING_URI": urls["mlflow"],
-            "TUNE_SAM_STORAGE": place,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "RAY_TMPDIR": sessions,
-        }.items():
-            patch.setenv(name, value)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "TUNE_SAM_ADDRESS"):
             patch.delenv(name, raising=False)
-        yield database, objects, password, Path(sessions)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("RAY_TMPDIR", sessions)
+        studies = f"postgresql://odd@127.0.0.1:{database.port}/studies"
+        results = objects.uri("results", "ray")
+        yield Site(database, objects, studies, mlflow.uri, results, Path(sessions), folder / "mlflow.db")
 
 
 def command_lines(process):
@@ -166,42 +212,70 @@ def rows(database, name):
                 yield table, row
 
 
-@pytest.mark.slow
-def test_no_login_is_in_any_file_table_object_output_or_command_line(site, tmp_path):
-    database, objects, password, sessions = site
+@pytest.fixture(scope="module")
+def made(site, tmp_path_factory):
+    """A search that is given the addresses with their logins, and what it printed and showed."""
+    folder = tmp_path_factory.mktemp("made")
     asked = ["gcn", "--dataset", "digits", "--optimizer", "base", "--epochs", "1", "--scheduler", "none", "--name", "s"]
-    status, said_first, lines = run(tmp_path, MAIN, "search", *asked, "--trials", "1")
-    assert status == 0, said_first
+    status, said, lines = run(folder, MAIN, "search", *asked, "--trials", "1", **site.given())
+    assert status == 0, said
     assert any("ray" in line for line in lines), "workers were looked at"
+    return folder, said, lines
 
-    # Later processes have the addresses without logins, which are in the services' variables.
-    others = {
-        "TUNE_SAM_STORAGE": objects.uri("results", "ray"),
-        "TUNE_SAM_TRACKING_URI": f"postgresql://127.0.0.1:{database.port}/mlflow",
-        "PGUSER": "odd",
-        "PGPASSWORD": password,
-        "AWS_ACCESS_KEY_ID": f"KEY{MARK}",
-        "AWS_SECRET_ACCESS_KEY": f"{MARK}/x",
-    }
-    status, output, more = run(tmp_path, MANY, **others)
-    lines |= more
+
+@pytest.mark.slow
+def test_logins_in_the_services_own_files_are_found_and_none_is_kept_or_shown(site, made, tmp_path):
+    folder, *said = made
+    person = tmp_path / "person"
+    status, output, lines = run(folder, MANY, **site.in_files(person))
     assert status == 0, output
-    said = [said_first, output]
-    assert output.count('"state": "complete"') == 2
-    status, output, _ = run(
-        tmp_path, MAIN, "trials", "s", TUNE_SAM_STUDY_STORAGE=f"postgresql://odd:{MARK}@127.0.0.1:1/x"
-    )
-    assert status == 2
-    said.append(output)
+    assert output.count('"state": "complete"') == 2, "what the first process left is resumed"
+    assert "lacks" not in output, "MLflow takes everything"
 
-    assert not [text for text in said if with_mark(text.encode())]
-    assert not [line for line in lines if with_mark(line.encode())]
-    assert files_with_mark(tmp_path) == [], "of the home: records, results, logs and pages"
-    assert files_with_mark(sessions) == [], "of Ray's sessions: its logs and what its driver wrote"
-    for name in ("studies", "mlflow"):
-        assert [row for row in rows(database, name) if with_mark(row[1].encode())] == []
-    listed = objects.client().list_objects_v2(Bucket="results")["Contents"]
+    said = [said[0], output, *said[1], *lines]
+    assert not [text for text in said if with_mark(text.encode())], "printed, or in a command line"
+    assert files_with_mark(folder) == [], "of the home: records, results, logs and pages"
+    assert files_with_mark(site.sessions) == [], "of Ray's sessions: its logs and what its driver wrote"
+    assert not with_mark(site.logged.read_bytes()), "of MLflow"
+    assert [row for row in rows(site.database, "studies") if with_mark(row[1].encode())] == []
+    listed = site.objects.client().list_objects_v2(Bucket="results")["Contents"]
     assert any("checkpoint" in one["Key"] for one in listed)
     for one in listed:
         assert not with_mark(one["Key"].encode())
-        assert not with_mark(objects.client().get_object(Bucket="results", Key=one["Key"])["Body"].read()), one["Key"]
+        assert not with_mark(site.objects.client().get_object(Bucket="results", Key=one["Key"])["Body"].read())
+
+
+@pytest.mark.slow
+def test_a_password_file_of_postgres_may_be_elsewhere(site, made, tmp_path, monkeypatch):
+    site.in_files(tmp_path)
+    monkeypatch.setenv("PGPASSFILE", str((tmp_path / ".pgpass").rename(tmp_path / "passwords")))
+    assert open_study("s", Home.at(made[0] / "home", site.studies)).name == "s"
+
+
+@pytest.mark.slow
+def test_without_a_login_a_service_refuses_and_the_sentence_has_none(site, made, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = made[0] / "home"
+    for address in (site.studies, site.studies.replace("odd@", f"odd:{MARK}@").replace("studies", "x")):
+        with pytest.raises(Refused, match="--study-storage .* cannot be used") as refused:
+            open_study("s", Home.at(home, address))
+        assert MARK not in str(refused.value)
+    whole = Home.at(home, site.given()["TUNE_SAM_STUDY_STORAGE"], tracking_uri=site.tracking)
+    assert sync("s", home=whole, patience=0) > 0
+    assert "401" in caplog.text
+    assert MARK not in caplog.text
+
+
+def test_files_of_a_home_are_as_open_as_the_person_says_and_logs_are_the_owners(tmp_path):
+    before = os.umask(0)
+    try:
+        for home, mask in (("private", 0o077), ("open", 0o022)):
+            os.umask(mask)
+            tune_sam.search("gcn", home=tmp_path / home, executor=INLINE, **SMALL)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "private").rglob("*")} == {0}
+    logs = [*(tmp_path / "open").rglob("*.log")]
+    assert [stat.filemode(log.stat().st_mode) for log in logs] == ["-rw-------"]
+    others = [path for path in (tmp_path / "open").rglob("*") if path not in logs]
+    assert {path.stat().st_mode & 0o022 for path in others} == {0}

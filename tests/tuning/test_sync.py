@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import mlflow
+import optuna
 import pytest
 from services import free_port, wait_for
 
@@ -240,3 +241,15 @@ def test_kill_9_loses_and_doubles_nothing(seed, study, tmp_path):
     epochs = len(study.history(study.records()[0]))
     assert epochs - last in (0, 1), "the last may have been killed before it was noted"
     assert_once(study, key, epochs)
+
+
+def test_a_trial_that_is_read_while_it_begins_is_delivered_later(study):
+    trial = optuna.load_study(study_name="one/sam", storage=open_storage(study.home)).ask()
+    trial.set_user_attr("attempt", 1)  # its parameters were read before it had them
+    deliver(study, 10)
+    assert not runs_of(study)
+    for name, value in (("rho", 0.1), ("lr", 0.01)):
+        trial.suggest_float(name, value, value)
+    trial.suggest_categorical("batch_size", [64])
+    deliver(study, 10)
+    assert set(runs_of(study)) == {"one/sam/0"}

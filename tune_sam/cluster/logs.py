@@ -120,7 +120,7 @@ class TrialLog(threading.Thread):
         else:
             self._path = place
             Path(place).parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # a program may print anything
 
     def _take_output(self) -> None:
         assert self._file is not None

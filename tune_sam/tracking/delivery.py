@@ -187,7 +187,7 @@ class Delivery(threading.Thread):
 
     def _wait(self, trouble: str, error: Exception) -> None:
         if not self._failures:
-            log.warning(trouble, masked(str(error)))
+            log.warning(trouble, masked(str(error)) or type(error).__name__)
         longest = CLOSING_PAUSE if self._closing.is_set() else LONGEST_PAUSE
         pause = min(FIRST_PAUSE * 2 ** min(self._failures, 10), longest)
         self._failures += 1

@@ -207,7 +207,7 @@ class Content:
             self._run(optimizer, frozen)
             for optimizer, loaded in self._loaded.items()
             for frozen in loaded.get_trials(deepcopy=False)
-            if "attempt" in frozen.user_attrs  # it has begun
+            if self._has_begun(optimizer, frozen)
         )
         return StudyContent(self._own_run(), trials)
 
@@ -244,6 +244,11 @@ class Content:
                 if value is not None
             }
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+    def _has_begun(self, optimizer: str, frozen: "FrozenTrial") -> bool:
+        """Whether a trial has begun, and was read whole: Optuna reads its parameters before its attributes."""
+        needed = {"lr", "batch_size"} | ({"seed"} if self.study.settings.spaces[optimizer].seeded else set())
+        return "attempt" in frozen.user_attrs and (frozen.state.is_finished() or needed <= frozen.params.keys())
 
     def note_run(self, key: str, run_id: str) -> None:
         """Keep the run that a trial has got."""
