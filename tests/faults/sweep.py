@@ -48,8 +48,8 @@ SEEDS, SAMPLE = 2, 32
 SHARE = 1 / 8
 """Of the unbroken run's time: within so much of it comes a kill."""
 EARLY = 1 / 5
-"""Of the kills: those that come from a start on. The others come when the command has said its first word, or after the
-last kill: a start takes long where the machine has other work, and nothing much happens before that word."""
+"""Of the kills of drivers: those that come from a start on. The others come when the command has said its first word: a
+start takes long where the machine has other work. Those of workers and the raylet come when there is one."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,19 @@ class Run:
 
     def kill(self, process: subprocess.Popen[bytes], victim: str, chance: random.Random) -> str:
         """Kill a part of a run; give what it was, which is the driver where there is no other."""
-        found = [one for one in psutil.Process(process.pid).children(recursive=True) if _is_a(victim, one)]
+        found = victims_in(process, victim)
         chosen, victim = (chance.choice(found), victim) if found else (psutil.Process(process.pid), "driver")
         self.kills.append(Kill(victim, self.stage(), time.monotonic() - self._begun))
         with suppress(psutil.NoSuchProcess):
             chosen.kill()
         return victim
+
+
+def victims_in(process: subprocess.Popen[bytes], victim: str) -> list[psutil.Process]:
+    """List the processes of a run that are such a part of it, other than the driver."""
+    with suppress(psutil.NoSuchProcess):
+        return [one for one in psutil.Process(process.pid).children(recursive=True) if _is_a(victim, one)]
+    return []
 
 
 def _is_a(victim: str, process: psutil.Process) -> bool:
@@ -136,11 +143,12 @@ def broken(run: Run, kills: int, span: float, victims: "cycle[str]", chance: ran
     """
     process = run.start()
     while len(run.kills) < kills:
-        status = _moment(run, process, span, chance)
+        victim = next(victims)
+        status = _moment(run, process, victim, span, chance)
         if status == 0:
             return
         if status is None:
-            victim = run.kill(process, next(victims), chance)
+            victim = run.kill(process, victim, chance)
             print(f"{run.home.name}: {run.kills[-1]}", flush=True)
             if victim == "worker":  # the driver goes on
                 continue
@@ -153,11 +161,11 @@ def broken(run: Run, kills: int, span: float, victims: "cycle[str]", chance: ran
         run.finish()
 
 
-def _moment(run: Run, process: subprocess.Popen[bytes], span: float, chance: random.Random) -> int | None:
+def _moment(run: Run, process: subprocess.Popen[bytes], victim: str, span: float, chance: random.Random) -> int | None:
     """Wait for the moment of the next kill; give the status of a command that ends before."""
-    early, until = chance.random() < EARLY, math.inf
+    early, until = victim == "driver" and chance.random() < EARLY, math.inf
     while (status := process.poll()) is None:
-        if until == math.inf and (early or run.lines()):
+        if until == math.inf and (early or (victim == "driver" and run.lines()) or victims_in(process, victim)):
             until = time.monotonic() + chance.uniform(0, span)
         if time.monotonic() >= until:
             return None
