@@ -13,8 +13,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tune_sam.reporting import flatness_figures, landscape_figures, search_figures
-from tune_sam.reporting.style import STYLES, log_ticks, save, short, style_of, wrapped
+from tune_sam.evaluation.statistics import Mean
+from tune_sam.reporting import flatness_figures, landscape_figures, refit_figures, search_figures
+from tune_sam.reporting.style import STYLES, TEXT, WIDTH, log_ticks, save, short, style_of, wrapped
 
 OPTIMIZERS = ["base", "sam", "asam", "asam-all"]
 LONG = "an optimizer of a user whose name is long"
@@ -52,6 +53,7 @@ def density(optimizers):
                 "optimizer": name,
                 "eigenvalue": grid,
                 "density": np.exp(-(grid**2) / 2) + 1e-5 * np.exp(-((grid - 50 / (k + 1)) ** 2) / 2),
+                "lambda_max": 50 / (k + 1),
             }
         )
         for k, name in enumerate(optimizers)
@@ -75,6 +77,41 @@ def trials(optimizers, count=30, missing=True, seed=0):
                 }
             )
     return pd.DataFrame(rows)
+
+
+def numbered(frame):
+    """Trials in their order, of which every third did not end complete."""
+    number = frame.groupby("optimizer").cumcount()
+    return frame.assign(number=number, state=np.where(number % 3 == 2, "pruned", "complete"))
+
+
+def refitted(optimizers, count=4):
+    random = np.random.default_rng(4)
+    return pd.DataFrame(
+        [
+            {
+                "label": name,
+                "optimizer": name,
+                "kind": "refit",
+                "test/accuracy": random.uniform(0.8, 0.9),
+                "gradients": 40_000,
+            }
+            for name in optimizers
+            for _ in range(count)
+        ]
+    )
+
+
+def scores(optimizers, classes=("normal", "supraventricular", "ventricular")):
+    random = np.random.default_rng(5)
+    return pd.DataFrame(
+        [
+            {"label": name, "optimizer": name, "class": one, "f1": random.uniform(0.3, 0.9)}
+            for name in optimizers
+            for one in classes
+            for _ in range(3)
+        ]
+    )
 
 
 def curvatures(optimizers, sizes=(32, 64, 128)):
@@ -104,6 +141,7 @@ def curves(optimizers, epochs=20, seeds=3):
                 "optimizer": name,
                 "seed": seed,
                 "epoch": epoch,
+                "gradients": 1000 * epoch * (1 if name == "base" else 2),
                 "train/loss": np.exp(-epoch / 9) + 0.02 * random.random(),
                 "val/loss": 0.1 + np.exp(-epoch / 9) + 0.02 * random.random(),
                 "train/accuracy": 0.9,
@@ -153,7 +191,13 @@ DRAW = {
     "rho": lambda names: search_figures.over_rho(trials(names)),
     "rho, many": lambda names: search_figures.over_rho(trials(names, 100)),
     "coordinates": lambda names: search_figures.parallel_coordinates(trials(names)),
-    "coordinates, loss": lambda names: search_figures.parallel_coordinates(trials(names), "val/loss"),
+    "coordinates, loss": lambda names: search_figures.parallel_coordinates(trials(names).assign(objective="val/loss")),
+    "history": lambda names: search_figures.history(numbered(trials(names))),
+    "compute": lambda names: search_figures.accuracy_and_compute(curves(names)),
+    "near": lambda names: landscape_figures.near_minimum(surface(names)),
+    "lines, cut": lambda names: landscape_figures.lines(line(names).assign(loss=lambda of: of["loss"] ** 4 + 0.01)),
+    "seeds": lambda names: refit_figures.seeds(refitted(names)),
+    "f1": lambda names: refit_figures.f1_by_class(scores(names)),
     "importance": lambda names: search_figures.importance(importances(names)),
     "rates": lambda names: search_figures.rates_and_radii(trials(names)),
     "pareto": lambda names: search_figures.pareto(
@@ -183,16 +227,18 @@ FEW = {
 
 
 def assert_legible(figure):
-    """No upright text lies on another, and none leaves the figure."""
+    """No upright text lies on another, none leaves the figure, and all can be read where it is 370 pixels wide."""
+    assert figure.get_figwidth() == WIDTH
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    # Ticks beyond the limits keep their text but are not drawn.
+    # Of an annotation the text alone, without its line. Ticks beyond the limits keep their text but are not drawn.
     texts = [
         text
         for text in figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
         if text.get_text() and drawn(text, figure)
     ]
-    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
+    assert min(text.get_fontsize() for text in texts) >= TEXT
+    boxes = [(text.get_text(), Text.get_window_extent(text, canvas.get_renderer())) for text in texts]
     assert boxes
     width, height = canvas.get_width_height()
     for text, box in boxes:
@@ -237,7 +283,7 @@ def test_one_or_two_points_are_legible_too(name):
 
 
 def test_overlaps_are_seen():
-    figure = Figure()
+    figure = Figure((WIDTH, 4))
     figure.text(0.5, 0.5, "one text")
     figure.text(0.51, 0.5, "another")
     with pytest.raises(AssertionError, match="lies on"):
@@ -247,7 +293,7 @@ def test_overlaps_are_seen():
 # --- what is drawn ---
 
 
-@pytest.mark.parametrize("name", ["densities", "rho", "coordinates", "batches", "curves", "gaps"])
+@pytest.mark.parametrize("name", ["rho", "coordinates", "batches", "gaps"])
 def test_an_optimizer_has_one_colour_whoever_is_beside_it(name):
     for optimizers in (["sam"], ["base", "sam"], ["sam", "asam"]):
         figure = DRAW[name](optimizers)
@@ -349,10 +395,10 @@ def test_tau_is_kendalls_over_the_resolved():
         }
     )
     figure = flatness_figures.gaps_and_flatness(data)
-    assert figure.axes[0].get_title() == "Kendall's τ = 0.60 (p = 0.23, n = 5)"
+    assert figure.axes[0].get_title() == "Kendall's τ = 0.60\n(p = 0.23, n = 5)"
     data["gap/loss"] *= -1
     assert "τ = −0.60" in flatness_figures.gaps_and_flatness(data).axes[0].get_title()
-    assert "too few points (n = 3)" in flatness_figures.gaps_and_flatness(data.iloc[:3]).axes[0].get_title()
+    assert "too few\npoints (n = 3)" in flatness_figures.gaps_and_flatness(data.iloc[:3]).axes[0].get_title()
     assert "n = 4" in flatness_figures.gaps_and_flatness(data.assign(value=[1, np.nan, 3, 4, 5, 6])).axes[0].get_title()
 
 
@@ -385,7 +431,7 @@ def test_repeated_radii_have_their_own_median():
 def test_the_best_few_stand_out():
     data = trials(["base", "sam"], 40)
     for value, best in (("val/accuracy", "max"), ("val/loss", "min")):
-        axis = search_figures.parallel_coordinates(data, value).axes[0]
+        axis = search_figures.parallel_coordinates(data.assign(objective=value)).axes[0]
         thick = [line for line in axis.lines if line.get_linewidth() == 2]
         counts = data.groupby("optimizer")[value].count() // 10
         assert len(thick) == counts.sum() == 6
@@ -512,3 +558,81 @@ def test_the_front_is_what_no_trial_beats():
     )
     (front,) = [line for line in search_figures.pareto(data).axes[0].lines if line.get_drawstyle() == "steps-post"]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(0.1, 80), (0.5, 90)]
+
+
+def test_trials_that_were_pruned_are_drawn_hollow_at_their_last_value_and_count_in_no_best():
+    data = pd.DataFrame(
+        {
+            "optimizer": "sam",
+            "number": [0, 1, 2, 3],
+            "state": ["complete", "pruned", "complete", "pruned"],
+            "rho": [0.01, 0.02, 0.05, 0.1],
+            "lr": [0.001, 0.01, 0.1, 0.01],
+            "batch_size": 32,
+            "val/accuracy": [0.6, 0.95, 0.8, 0.3],
+            "val/loss": [1.0, 0.2, 0.5, 2.0],
+        }
+    )
+    history = search_figures.history(data).axes[0]
+    assert [(face, y) for face, _, y in markers(history)] == [("#D55E00", [60, 80]), ("white", [95, 30])]
+    (best,) = [line for line in history.lines if line.get_drawstyle() == "steps-post"]
+    assert list(best.get_ydata())[:2] == [60, 80]
+    rho = search_figures.over_rho(data).axes[0]
+    assert [(face, x) for face, x, _ in markers(rho)] == [("#D55E00", [0.01, 0.05]), ("white", [0.02, 0.1])]
+    coordinates = search_figures.parallel_coordinates(data).axes[0]
+    assert len([line for line in coordinates.lines if line.get_linestyle() == ":"]) == 2
+    (panel, *_) = search_figures.rates_and_radii(data).axes
+    assert [len(points.get_offsets()) for points in panel.collections] == [2, 2]
+    assert [len(points.get_facecolors()) for points in panel.collections] == [2, 0]
+    assert list(panel.lines[-1].get_ydata()) == [0.05], "the ring is around the best complete one"
+
+
+def test_sams_curve_over_compute_is_twice_as_long():
+    axis = search_figures.accuracy_and_compute(curves(["base", "sam"], epochs=10)).axes[0]
+    assert [line.get_xdata()[-1] for line in axis.lines] == [10_000, 20_000]
+
+
+def test_curves_are_labelled_at_their_ends_in_their_colours():
+    for figure in (
+        search_figures.learning_curves(curves(OPTIMIZERS)),
+        search_figures.history(numbered(trials(OPTIMIZERS))),
+    ):
+        for axis in figure.axes:
+            labels = {text.get_text(): to_hex(text.get_color()) for text in axis.texts}
+            assert labels == {STYLES[name].label: STYLES[name].colour.lower() for name in OPTIMIZERS}
+
+
+def test_lambda_max_is_marked_in_a_panel_for_each_optimizer():
+    figure = landscape_figures.spectral_densities(density(["base", "sam"]))
+    marked = [[line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"] for axis in figure.axes]
+    assert marked == [[50], [25]]
+    assert [axis.get_title(loc="right") for axis in figure.axes] == ["λ_max = 50", "λ_max = 25"]
+
+
+def test_a_line_over_decades_is_cut_out_near_the_minima_on_a_linear_axis():
+    (alone,) = landscape_figures.lines(line(["sam"]).assign(loss=lambda of: of["loss"] + 1)).axes
+    data = line(["sam"]).assign(loss=lambda of: 0.1 + 50 * np.sin(np.pi * of["position"]) ** 2)
+    whole, cut = landscape_figures.lines(data).axes
+    assert (whole.get_yscale(), cut.get_yscale()) == ("log", "linear")
+    assert cut.get_ylim() == (0, pytest.approx(0.3))
+
+
+def test_near_the_minimum_only_what_is_near_is_drawn():
+    data = surface(["sam"], 21)
+    first, second = landscape_figures.near_minimum(data).axes
+    for axis in (first, second):
+        assert np.abs(axis.lines[0].get_xdata()).max() == pytest.approx(0.4)
+        assert axis.get_yscale() == "linear"
+
+
+def test_seeds_are_dots_beside_their_mean_and_its_interval():
+    data = refitted(["base", "sam"]).assign(**{"test/accuracy": [0.8, 0.82, 0.84, 0.82] + [0.9, 0.92, 0.9, 0.92]})
+    axis = refit_figures.seeds(data).axes[0]
+    points = markers(axis)
+    assert [len(x) for _, x, _ in points] == [4, 1, 4, 1]
+    assert [x[0] for _, x, _ in points if len(x) == 1] == pytest.approx([82, 91])
+    mean = Mean.of([80, 82, 84, 82])
+    assert list(axis.lines[1].get_xdata()) == pytest.approx([mean.low, mean.high])
+    few = refit_figures.seeds(data.groupby("optimizer").head(2)).axes[0]
+    assert [len(x) for _, x, _ in markers(few)] == [2, 1, 2, 1]
+    assert len(few.lines) == 4, "two seeds have no interval"

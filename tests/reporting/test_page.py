@@ -104,7 +104,9 @@ def test_the_page_needs_no_other_file_and_no_network(full):
     assert page.loads
     assert all(load.startswith("data:") for load in page.loads)
     assert all(link.startswith(("#", "data:")) for link in page.links), "of a home without a server"
-    assert not any(word in full.read_text() for word in ("url(", "@import", "<script", "srcset"))
+    assert not any(word in full.read_text() for word in ("url(", "@import", "<script src", "srcset"))
+    assert full.read_text().count('id="plotly"') == 1
+    assert full.stat().st_size < 4e6
 
 
 def test_a_single_refit_says_nothing_of_others(full):

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tune_sam.reporting.style import GREY, need, optimizers_in, panels, style_of, wrapped
+from tune_sam.reporting.style import GREY, TEXT, need, optimizers_in, panels, style_of, wrapped
 
 HEADINGS = {
     "use": "best against best, for the same epochs",
@@ -27,7 +27,7 @@ def differences(frame: pd.DataFrame) -> Figure:
     need(frame, "question", "optimizer", "label", "difference", "low", "high", "shown")
     names = optimizers_in(frame)
     lines = len(frame) + 1.2 * frame["question"].nunique()
-    figure, (axis,) = panels(1, width=6.0, height=0.9 + 0.36 * lines)
+    figure, (axis,) = panels(1, height=0.9 + 0.36 * lines)
     place, places, labels = 0.0, [], []
     for question, rows in frame.groupby("question", sort=False):
         heading = HEADINGS[str(question)]
@@ -36,7 +36,7 @@ def differences(frame: pd.DataFrame) -> Figure:
             (0, place),
             xycoords=("axes fraction", "data"),
             va="center",
-            fontsize=10,
+            fontsize=TEXT,
             color=GREY,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )
@@ -60,17 +60,17 @@ def differences(frame: pd.DataFrame) -> Figure:
                 (1.01, place),
                 xycoords=("axes fraction", "data"),
                 va="center",
-                fontsize=10,
+                fontsize=TEXT,
                 annotation_clip=False,
             )
             places.append(place)
-            labels.append(wrapped(str(row.label), 22))
+            labels.append(wrapped(str(row.label), 18))
             place += 1
         place += 0.2
     axis.axvline(0, color="black", linewidth=1, zorder=0)
-    axis.set_yticks(places, labels, fontsize=10)
+    axis.set_yticks(places, labels, fontsize=TEXT)
     axis.set(ylim=(place - 0.4, -0.6), xlabel="difference in test accuracy (percentage points)")
-    axis.set_title("filled: shown after Holm's correction; hollow: not shown", fontsize=10, color=GREY)
+    axis.set_title("filled: shown (Holm); hollow: not shown", fontsize=TEXT, color=GREY)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.margins(x=0.08)
     axis.tick_params(axis="y", length=0)

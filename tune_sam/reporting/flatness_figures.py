@@ -9,6 +9,8 @@ from scipy.stats import t as student_t
 
 from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.reporting.style import (
+    TEXT,
+    counts_in,
     draw_points,
     firsts_of_rows,
     legend,
@@ -16,10 +18,10 @@ from tune_sam.reporting.style import (
     need,
     optimizers_in,
     panels,
-    resolved_in,
     set_scale,
     shown,
     style_of,
+    why_hollow,
     without_values,
     wrapped,
 )
@@ -37,10 +39,10 @@ def over_batch_sizes(frame: pd.DataFrame) -> Figure:
     need(frame, "optimizer", "batch_size", "measure", "value")
     names = optimizers_in(frame)
     measures = list(dict.fromkeys(frame["measure"]))
-    figure, axes = panels(len(measures), width=4.2, height=3.7)
+    figure, axes = panels(len(measures), height=3.2)
     for measure, axis in zip(measures, axes, strict=True):
         rows = frame[(frame["measure"] == measure) & np.isfinite(frame["batch_size"]) & np.isfinite(frame["value"])]
-        axis.set(xlabel="batch size (samples)", ylabel=wrapped(str(measure), 34))
+        axis.set(xlabel="batch size (samples)", ylabel=wrapped(str(measure), 26))
         if rows.empty:
             without_values(figure, axis)
             continue
@@ -50,7 +52,7 @@ def over_batch_sizes(frame: pd.DataFrame) -> Figure:
             style = style_of(name, names)
             places = one["batch_size"] * aside
             draw_points(axis, places, one["value"], one.drop(columns="error", errors="ignore"), style)
-            cells = one[resolved_in(one)].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
+            cells = one[counts_in(one)].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
             half = (cells["sem"] * student_t.ppf(0.975, np.maximum(cells["count"] - 1, 1))).where(
                 cells["count"] >= FEWEST
             )
@@ -65,7 +67,7 @@ def over_batch_sizes(frame: pd.DataFrame) -> Figure:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
         set_scale(axis, "y", rows["value"])
-    legend(figure, names, lines=True, hollow=_any_hollow(frame[np.isfinite(frame["value"])]))
+    legend(figure, names, lines=True, hollow=why_hollow(frame[np.isfinite(frame["value"])]))
     return figure
 
 
@@ -84,32 +86,28 @@ def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
     names = optimizers_in(frame)
     frame = shown(frame, gap, drop=False)
     measures = list(dict.fromkeys(frame["measure"]))
-    figure, axes = panels(len(measures), width=3.6, height=3.5)
+    figure, axes = panels(len(measures), height=3.1)
     for measure, axis in zip(measures, axes, strict=True):
         rows = frame[(frame["measure"] == measure) & np.isfinite(frame["value"]) & np.isfinite(frame[gap])]
         for name in names:
             one = rows[rows["optimizer"] == name]
             draw_points(axis, one["value"], one[gap], one, style_of(name, names), horizontal=True)
-        axis.set_title(_correlation(rows[resolved_in(rows)], gap), fontsize=9)
-        axis.set_xlabel(wrapped(str(measure), 34))
+        axis.set_title(_correlation(rows[counts_in(rows)], gap), fontsize=TEXT)
+        axis.set_xlabel(wrapped(str(measure), 26))
         axis.margins(0.08)
         set_scale(axis, "x", rows["value"], ticks=4)
         axis.yaxis.set_major_locator(MaxNLocator(6))
         if rows.empty:
             without_values(figure, axis)
     for axis in firsts_of_rows(axes):
-        axis.set_ylabel(wrapped(name_of(gap), 34))
-    legend(figure, names, lines=False, hollow=_any_hollow(frame))
+        axis.set_ylabel(wrapped(name_of(gap), 26))
+    legend(figure, names, lines=False, hollow=why_hollow(frame))
     return figure
-
-
-def _any_hollow(frame: pd.DataFrame) -> bool:
-    return not bool(resolved_in(frame).all())
 
 
 def _correlation(rows: pd.DataFrame, gap: str) -> str:
     if len(rows) < 4 or rows["value"].nunique() < 2 or rows[gap].nunique() < 2:
-        return f"Kendall's τ: too few points (n = {len(rows)})"
+        return f"Kendall's τ: too few\npoints (n = {len(rows)})"
     found = kendalltau(rows["value"], rows[gap])
     p = "p < 0.001" if found.pvalue < 0.001 else f"p = {found.pvalue:.2g}"
-    return f"Kendall's τ = {found.statistic:.2f} ({p}, n = {len(rows)})".replace("-", "−")
+    return f"Kendall's τ = {found.statistic:.2f}\n({p}, n = {len(rows)})".replace("-", "−")

@@ -3,7 +3,7 @@
 import os
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.compute import compute_section
 from tune_sam.reporting.flatness import batch_size_sections, flatness_section, flatter_section, landscape_section
-from tune_sam.reporting.pictures import ANSWER, BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
+from tune_sam.reporting.pictures import ANSWER, BATCH_SIZE, FLATNESS, LANDSCAPE, RESULTS, pictures_in
 from tune_sam.reporting.results import configurations_section, means, results_section
 from tune_sam.reporting.searched import chosen_section, searched_section
 from tune_sam.reporting.sections import Cell, Link, Section
@@ -154,7 +154,7 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], found: A
     return [
         answer_section(study, refit, found, names),
         flatter_section(study, refit, found, measured_of(study, refit) if refit else None, names),
-        results_section(study, refit, close),
+        replace(results_section(study, refit, close), pictures=pictures_in(folder, RESULTS)),
         *([configurations_section(refit)] if refit else []),
         searched_section(study),
         chosen_section(study, best, folder),
@@ -169,6 +169,8 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], found: A
 def _write(folder: Path, study: Study, answer: Answer, sections: Sequence[Section]) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+    from tune_sam.reporting.interactive import script
+
     templates = Environment(
         loader=PackageLoader("tune_sam.reporting"),
         undefined=StrictUndefined,
@@ -179,9 +181,10 @@ def _write(folder: Path, study: Study, answer: Answer, sections: Sequence[Sectio
     templates.filters["inline"] = lambda file: b64encode(Path(file).read_bytes()).decode()
     templates.filters["kept"] = lambda text: text.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
     templates.filters["cell"] = _markdown_cell
+    plotly = script() if any(picture.interactive for one in sections for picture in one.pictures) else ""
     for template, file in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
         text = templates.get_template(template).render(
-            study=study, answer=answer, overview=pictures_in(folder, ANSWER), sections=sections
+            study=study, answer=answer, overview=pictures_in(folder, ANSWER), sections=sections, plotly=plotly
         )
         (folder / file).write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The pictures of a page: what to see in each, and which of them stand in one section."""
+"""The pictures of a page: what to see in each, what is seen, and which of them stand in one section."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +8,27 @@ from tune_sam.reporting.sections import Picture
 CAPTIONS = {
     "differences": "Differences in test accuracy with their 95 % intervals. Right of the line the row is better than "
     "what it is compared with. Where there is no interval, there are too few seeds for one.",
-    "over-rho": "Validation accuracy and loss over ρ, a point for each complete trial. An optimizer that ρ helps rises "
-    "above the base optimizer's line somewhere; a level cloud says that ρ does not matter here.",
+    "seeds": "Test accuracy of each row: a dot for each seed, and the mean with its 95 % interval, where there are "
+    "seeds enough. Beside it is what a training cost, in gradients of a sample: compare SAM with the row "
+    "that cost as much.",
+    "f1": "F1 of each class on the test set, a small dot for each seed and a large one for their mean. A rare class "
+    "that one optimizer loses does not show in the accuracy.",
+    "history": "Each trial in its order, and the best so far of each optimizer. A line that still rises at its end "
+    "says that more trials may find better ones. Hollow points did not end complete and are at their last value.",
+    "over-rho": "Validation accuracy and loss over ρ, a point for each trial, hollow where it did not end complete. An "
+    "optimizer that ρ helps rises above the base optimizer's line somewhere; a level cloud says that ρ does not matter "
+    "here.",
     "importance": "How much of the variance of the objective (of two objectives the accuracy) each hyperparameter "
     "explains, by fANOVA. Where the learning rate has most of it, ρ is a detail.",
-    "pareto": "Validation accuracy against the sharpness of the validation loss, a point for each complete trial. The "
-    "line is the Pareto front: no trial lies above it and to its left. A network that has learned nothing is "
+    "pareto": "Validation accuracy against the sharpness of the validation loss, a point for each trial. The "
+    "line is the Pareto front: no complete trial lies above it and to its left. A network that has learned nothing is "
     "flat too, so read the front from its right end.",
     "lr-rho": "Validation accuracy over learning rate and ρ. See whether the best trials share one ρ, or whether the "
     "best ρ moves with the learning rate.",
-    "parallel-coordinates": "Each complete trial as a line through its hyperparameters to its accuracy. The strong "
+    "parallel-coordinates": "Each trial as a line through its hyperparameters to its accuracy. The strong "
     "lines are the best trials: where they run together, the search has found a region.",
+    "accuracy-compute": "Validation accuracy of the best trial of each optimizer over what it has cost so far. SAM "
+    "takes two gradients of each sample in an epoch: read upwards from one cost, not from one epoch.",
     "learning-curves": "Loss and accuracy of the best trial of each optimizer over its epochs. A validation loss that "
     "rises while the training loss falls is overfitting.",
     "gap-flatness": "The generalisation gap against each measure of flatness. If flat minima generalise better, "
@@ -26,29 +36,52 @@ CAPTIONS = {
     "batch-size": "Curvature, sharpness and gap over the batch size, with means and 95 % intervals. Large batches are "
     "said to find sharper minima: the lines would rise. Where the points are a search's trials, learning "
     "rate and ρ vary, too, and nothing can be said about a cause.",
-    "surfaces": "The loss around one network of each optimizer, the first of its best configuration, along the same "
-    "two filter-normalised random directions and at the same scale. A wider bowl is a flatter minimum, in "
-    "these two directions only.",
-    "contours": "The same surfaces from above, with one colour scale for all.",
+    "contours": "The loss around one network of each optimizer, the first of its best configuration, along the same "
+    "two filter-normalised random directions and with one colour scale. A wider bowl is a flatter minimum, in these "
+    "two directions only.",
+    "surfaces": "The same as surfaces, at one scale.",
+    "near-minimum": "The loss close to each minimum along both directions, on a linear axis.",
     "lines": "The loss on the straight line from the first optimizer's minimum to the others'. A barrier says that the "
     "minima lie in different valleys.",
-    "spectral-density": "The density of the Hessian's eigenvalues. A flatter minimum has a shorter tail to the right; "
-    "what lies left of zero is negative curvature.",
+    "spectral-density": "The density of the Hessian's eigenvalues, with the largest one dashed. A flatter minimum has "
+    "a shorter tail to the right; what lies left of zero is negative curvature.",
 }
 """What to see in each figure, by its file's name, in the order of the page."""
 
 ANSWER = ("differences",)
 
-CHOOSING = ("over-rho", "pareto", "importance", "lr-rho", "parallel-coordinates", "learning-curves")
+RESULTS = ("seeds", "f1")
+
+CHOOSING = (
+    "history",
+    "over-rho",
+    "pareto",
+    "importance",
+    "lr-rho",
+    "parallel-coordinates",
+    "learning-curves",
+    "accuracy-compute",
+)
 
 FLATNESS = ("gap-flatness",)
 
 BATCH_SIZE = ("batch-size",)
 
-LANDSCAPE = ("surfaces", "contours", "lines", "spectral-density")
+LANDSCAPE = ("contours", "surfaces", "near-minimum", "lines", "spectral-density")
 
 
 def pictures_in(folder: Path, names: Sequence[str]) -> tuple[Picture, ...]:
     """Make pictures of those of the named figures that lie in the folder's `figures/`."""
     files = ((name, folder / "figures" / f"{name}.png") for name in names)
-    return tuple(Picture(name, CAPTIONS[name], file) for name, file in files if file.exists())
+    return tuple(picture(name, file) for name, file in files if file.exists())
+
+
+def picture(name: str, file: Path) -> Picture:
+    """Make a picture of a figure, with what is seen in the data beside it."""
+    from pandas import read_csv
+
+    from tune_sam.reporting.alternatives import alternative  # these need matplotlib, which a refusal does not wait for
+    from tune_sam.reporting.interactive import interactive
+
+    frame = read_csv(file.with_suffix(".csv"))
+    return Picture(name, CAPTIONS[name], file, alternative(name, frame), interactive(name, frame))

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,9 @@ from tune_sam.evaluation.analysis import LINE, Analysis
 from tune_sam.evaluation.claims import Answers, Claim, Question
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
-from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, search_figures
+from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import save
+from tune_sam.space import PASSES
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
 
@@ -49,11 +49,12 @@ def draw(analysis: Analysis, folder: Path) -> None:
     _save(
         folder,
         {
-            "surfaces": (landscape_figures.surfaces, surface),
             "contours": (landscape_figures.contours, surface),
+            "surfaces": (landscape_figures.surfaces, surface),
+            "near-minimum": (landscape_figures.near_minimum, surface),
             "lines": (landscape_figures.lines, _line(analysis.lines, trials[0])),
             "spectral-density": (landscape_figures.spectral_densities, _densities(analysis)),
-            "gap-flatness": (flatness_figures.gaps_and_flatness, frame),
+            "gap-flatness": (flatness_figures.gaps_and_flatness, _if_varied(frame, "gap/loss")),
             "batch-size": (flatness_figures.over_batch_sizes, _if_varied(_of_batch_sizes(chosen), "batch_size")),
         },
     )
@@ -68,22 +69,38 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
         trials: learning curves are drawn of the best of each optimizer among them.
         folder: to write to.
     """
-    complete, judged_by = study.trials().query("state == 'complete'"), study.settings.judged_by
+    ended, curves = trials_with_values(study), _curves(study, trials)
     _save(
         folder,
         {
-            "over-rho": (search_figures.over_rho, _if_judged(complete, "rho")),
-            "lr-rho": (partial(search_figures.rates_and_radii, value=judged_by), _if_judged(complete, "lr")),
-            "parallel-coordinates": (
-                partial(search_figures.parallel_coordinates, value=judged_by),
-                _if_judged(complete, "lr"),
+            "history": (search_figures.history, _if_varied(ended, "number")),
+            "over-rho": (search_figures.over_rho, _if_varied(ended, "rho")),
+            "lr-rho": (search_figures.rates_and_radii, _if_varied(ended, "lr")),
+            "parallel-coordinates": (search_figures.parallel_coordinates, _if_varied(ended, "lr")),
+            "learning-curves": (search_figures.learning_curves, _if_varied(curves, "epoch")),
+            "accuracy-compute": (
+                search_figures.accuracy_and_compute,
+                _if_varied(curves, "epoch", "val/accuracy"),
             ),
-            "learning-curves": (search_figures.learning_curves, _curves(study, trials)),
-            "pareto": (search_figures.pareto, complete if "val/sharpness" in complete else complete.iloc[:0]),
+            "pareto": (search_figures.pareto, _if_varied(ended, "number", "val/sharpness")),
         },
     )
     if values := importances(study):
         save(search_figures.importance(values), pd.DataFrame(values), folder / "importance")
+
+
+def trials_with_values(study: Study) -> pd.DataFrame:
+    """Tabulate the trials of a search that have a value, with what they are judged by as `objective`.
+
+    A trial that did not end complete has its last epoch's value. There are none in a refit, which has no validation
+    split.
+    """
+    table, judged_by = study.trials(), study.settings.judged_by
+    if judged_by not in table or "val/accuracy" not in table:
+        return pd.DataFrame()
+    metrics = [name for name in ("val/accuracy", "val/loss", "val/sharpness", judged_by) if name in table]
+    columns = ["optimizer", "number", "state", "epochs", *search_figures.COORDINATES, *dict.fromkeys(metrics)]
+    return table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
 
 
 def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
@@ -94,8 +111,17 @@ def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
         found: the answers that rest on it.
         folder: to write to.
     """
-    names = row_names(refit.table(), optimizer_names(refit.of))
-    _save(folder, {"differences": (claim_figures.differences, differences(found, names))})
+    table = refit.table()
+    names = row_names(table, optimizer_names(refit.of))
+    table = table.assign(label=table["row"].map(names))
+    _save(
+        folder,
+        {
+            "differences": (claim_figures.differences, differences(found, names)),
+            "seeds": (refit_figures.seeds, _if_varied(table, "row")),
+            "f1": (refit_figures.f1_by_class, _by_class(table)),
+        },
+    )
 
 
 def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
@@ -134,20 +160,25 @@ def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
     )
 
 
+def _by_class(table: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the F1 of each class that has a name, of the best configuration of each optimizer."""
+    refitted = table[table["kind"] == "refit"]
+    best = refitted[refitted["row"].isin(refitted.drop_duplicates("optimizer")["row"])]
+    scores = [name for name in best if name.startswith("test/f1/")]
+    long = best.melt(["label", "optimizer", "seed"], scores, var_name="class", value_name="f1").dropna(subset="f1")
+    return long.assign(**{"class": long["class"].str.removeprefix("test/f1/")})
+
+
 def _save(folder: Path, drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]]) -> None:
     for name, (figure, frame) in drawings.items():
         if len(frame):
             save(figure(frame), frame, folder / name)
 
 
-def _if_varied(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Keep the rows if their values differ; a figure over one value would be a line of points."""
-    return frame if frame[column].nunique() > 1 else frame.iloc[:0]
-
-
-def _if_judged(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Keep the rows if their values differ and a validation split judges them, which it does not in a refit."""
-    return _if_varied(frame, column) if "val/accuracy" in frame else frame.iloc[:0]
+def _if_varied(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Keep the rows if the values of each column differ; a figure over one value would have nothing to show."""
+    varied = all(column in frame and frame[column].nunique() > 1 for column in columns)
+    return frame if varied else frame.iloc[:0]
 
 
 def _measured(analysis: Analysis) -> pd.DataFrame:
@@ -180,20 +211,19 @@ def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _densities(analysis: Analysis) -> pd.DataFrame:
-    """Tabulate the spectral density of the best trial of each optimizer."""
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "optimizer": trial.optimizer,
-                    "eigenvalue": analysis.flatness[trial.key].eigenvalues,
-                    "density": analysis.flatness[trial.key].density,
-                }
-            )
-            for trial in best_of_each(analysis.trials)
-        ],
-        ignore_index=True,
-    )
+    """Tabulate the spectral density of the best trial of each optimizer as far as it can be seen, and its λ_max."""
+    densities = [
+        pd.DataFrame(
+            {
+                "optimizer": trial.optimizer,
+                "eigenvalue": analysis.flatness[trial.key].eigenvalues,
+                "density": analysis.flatness[trial.key].density,
+                "lambda_max": analysis.flatness[trial.key].measures["lambda_max"].value,
+            }
+        )
+        for trial in best_of_each(analysis.trials)
+    ]
+    return landscape_figures.visible_density(pd.concat(densities, ignore_index=True)).reset_index(drop=True)
 
 
 def _surface(surfaces: Mapping[str, Sequence[float]], side: int) -> pd.DataFrame:
@@ -214,12 +244,16 @@ def _line(lines: Mapping[str, Sequence[float]], start: Trial) -> pd.DataFrame:
 
 
 def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
-    """Loss and accuracy of each epoch of the best trial of each optimizer."""
+    """Tabulate loss, accuracy and cost of each epoch of the best trial of each optimizer."""
+    settings = study.settings
+    sizes = study.workload.datasets[settings.dataset]
+    samples = (settings.train_subset or sizes.train) + (sizes.validation if settings.kind != "search" else 0)
     parts = []
     for trial in best_of_each(trials):
         if history := study.history(trial):
             frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=list(CURVES))
-            parts.append(frame.rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer))
+            frame = frame.rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer)
+            parts.append(frame.assign(gradients=frame["epoch"] * samples * PASSES.get(trial.optimizer, 2)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

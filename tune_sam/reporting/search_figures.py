@@ -1,28 +1,35 @@
 """The figures of a search's trials."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.reporting.style import (
     BEST,
     GREY,
+    TEXT,
     Style,
+    counts_in,
     draw_points,
     finite_of,
+    label_ends,
     legend,
+    less_is_better,
     limits,
     log_ticks,
     name_of,
     need,
+    objective_in,
     optimizers_in,
     panels,
     plain_ticks,
@@ -31,28 +38,33 @@ from tune_sam.reporting.style import (
     shown,
     spans,
     style_of,
+    why_hollow,
     without_values,
     wrapped,
 )
+
+COORDINATES = ("rho", "lr", "batch_size")
+"""The axes of a configuration."""
 
 
 def over_rho(frame: pd.DataFrame) -> Figure:
     """Draw validation accuracy and loss over ρ: each trial, the median and the middle half of the trials around it.
 
     Where values of ρ repeat, as with several seeds, a median is over one value, else over five trials or more of
-    neighbouring ρ. Trials without ρ, those of the base optimizer, are a level line with its band.
+    neighbouring ρ. Trials without ρ, those of the base optimizer, are a level line with its band. Trials that did not
+    end complete are hollow, at their last value, and count in no median.
 
     Args:
-        frame: `optimizer`, `rho`, `val/accuracy` (0 to 1), `val/loss`.
+        frame: `optimizer`, `rho`, `val/accuracy` (0 to 1), `val/loss` and, if known, `state`.
     """
     need(frame, "optimizer", "rho", "val/accuracy", "val/loss")
     names = optimizers_in(frame)
-    figure, axes = panels(2, width=7.0, height=2.9, columns=1, sharex=True)
+    figure, axes = panels(2, height=2.8, columns=1, sharex=True)
     logarithmic = bool((frame["rho"].dropna() > 0).all())
     for axis, column in zip(axes, ("val/accuracy", "val/loss"), strict=True):
         for name in names:
             one = shown(frame[frame["optimizer"] == name], column)
-            _spread(axis, one["rho"].to_numpy(float), one[column].to_numpy(float), style_of(name, names))
+            _spread(axis, one, column, style_of(name, names))
         axis.set_ylabel(wrapped(name_of(column), 20))
         if column == "val/loss":
             set_scale(axis, "y", frame[column])
@@ -60,59 +72,92 @@ def over_rho(frame: pd.DataFrame) -> Figure:
     if logarithmic and frame["rho"].notna().any():
         axes[1].set_xscale("log")
         plain_ticks(axes[1], "x", True, *axes[1].get_xlim())
-    legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True)
+    legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True, hollow=why_hollow(frame))
     return figure
 
 
-def parallel_coordinates(
-    frame: pd.DataFrame, value: str = "val/accuracy", columns: Sequence[str] = ("rho", "lr", "batch_size")
-) -> Figure:
-    """Draw each trial as a line from its configuration to its value; the best few of each optimizer stand out.
-
-    A configuration without ρ, or a trial without a value, passes below the axis, at "none".
+def history(frame: pd.DataFrame) -> Figure:
+    """Draw each trial in the order in which it was suggested, and the best complete one so far of each optimizer.
 
     Args:
-        frame: `optimizer`, each of `columns`, and `value`; numbers.
-        value: what is judged; less is better if its name ends in "loss".
-        columns: the axes before it.
+        frame: `optimizer`, `number`, what trials are judged by and, if known, its name as `objective`, and `state`.
+            Trials that did not end complete are hollow, at their last value.
+    """
+    value = objective_in(frame)
+    need(frame, "optimizer", "number", value)
+    names, frame = optimizers_in(frame), shown(frame, value)
+    figure, (axis,) = panels(1, height=3.4)
+    ends = []
+    for name in names:
+        style, one = style_of(name, names), frame[frame["optimizer"] == name].sort_values("number")
+        draw_points(axis, one["number"] + 1, one[value], one, style)
+        complete = one[counts_in(one)]
+        best = complete[value].cummin() if less_is_better(value) else complete[value].cummax()
+        if len(complete):
+            x, y = [*complete["number"] + 1, one["number"].max() + 1], [*best, best.iloc[-1]]
+            axis.step(x, y, where="post", linestyle=style.line, color=style.colour, linewidth=1.8)
+            ends.append((x[-1], y[-1], style))
+    axis.set(xlabel="trial", ylabel=name_of(value))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    set_scale(axis, "y", frame[value])
+    label_ends(axis, ends)
+    legend(figure, names, counts=frame["optimizer"].value_counts(), lines=False, hollow=why_hollow(frame))
+    return figure
+
+
+def parallel_coordinates(frame: pd.DataFrame) -> Figure:
+    """Draw each trial as a line from its configuration to its value; the best few of each optimizer stand out.
+
+    A configuration without ρ, or a trial without a value, passes below the axis, at "none". Trials that did not end
+    complete are dotted and end in a hollow point, at their last value.
+
+    Args:
+        frame: `optimizer`, each of :data:`COORDINATES`, what trials are judged by and, if known, its name as
+            `objective`, and `state`.
 
     Raises:
         ValueError: a column is missing, or there are no trials.
     """
+    value, columns = objective_in(frame), COORDINATES
     need(frame, "optimizer", *columns, value)
     names, axes_names = optimizers_in(frame), [*columns, value]
     frame = shown(frame, value, drop=False)
-    figure, (axis,) = panels(1, width=2.2 * len(axes_names) + 1, height=4.4)
+    figure, (axis,) = panels(1, height=4.0)
     heights = {}
     for place, column in enumerate(axes_names):
         heights[column], ticks = _heights(frame[column], log=column != value)
         axis.plot([place, place], [0, 1], color="black", linewidth=1, zorder=4)
         for height, text in ticks:
             axis.text(
-                place - 0.03,
+                place - 0.04,
                 height,
                 text,
                 ha="right",
                 va="center",
-                fontsize=8,
+                fontsize=TEXT,
                 zorder=5,
                 bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8},
             )
     table = pd.DataFrame(heights, index=frame.index)
-    good = _good(frame, value)
+    whole = counts_in(frame)
+    good = _good(frame[whole], value).reindex(frame.index, fill_value=False)
     faint = min(0.3, max(0.06, 30 / len(table)))
     for name in names:
         style, own = style_of(name, names), frame["optimizer"] == name
-        for row in table[own & ~good].to_numpy():
+        for row in table[own & ~good & whole].to_numpy():
             axis.plot(range(len(row)), row, color=style.colour, alpha=faint, linewidth=0.8, zorder=2)
+        for row in table[own & ~whole].to_numpy():
+            axis.plot(range(len(row)), row, ":", color=style.colour, alpha=faint, linewidth=1, zorder=2)
+            axis.plot(len(row) - 1, row[-1], style.marker, color=style.colour, markerfacecolor="white", zorder=5)
         for row in table[own & good].to_numpy():
             axis.plot(range(len(row)), row, style.line, color=style.colour, alpha=0.95, linewidth=2, zorder=3)
-    axis.set_xticks(range(len(axes_names)), [wrapped(name_of(column), 16) for column in axes_names])
-    axis.set(xlim=(-0.45, len(axes_names) - 0.9), ylim=(-0.2, 1.05), yticks=[])
+    axis.set_xticks(range(len(axes_names)), [wrapped(name_of(column), 11) for column in axes_names])
+    axis.set(xlim=(-0.55, len(axes_names) - 0.85), ylim=(-0.2, 1.05), yticks=[])
     axis.tick_params(axis="x", length=0)
     axis.grid(False)
     axis.spines[:].set_visible(False)
-    legend(figure, names, counts=frame["optimizer"].value_counts(), lines=True, markers=False)
+    counts = frame["optimizer"].value_counts()
+    legend(figure, names, counts=counts, lines=True, markers=False, hollow=why_hollow(frame))
     return figure
 
 
@@ -128,41 +173,41 @@ def importance(values: Mapping[str, Mapping[str, float]]) -> Figure:
     names = optimizers_in(pd.DataFrame({"optimizer": list(table)}))
     table = table[names].loc[table.mean(axis=1).sort_values().index]
     thickness = 0.8 / len(names)
-    labels = [wrapped(name_of(str(index)), 24) for index in table.index]
+    labels = [wrapped(name_of(str(index)), 18) for index in table.index]
     figure, (axis,) = panels(
         1,
-        width=7.0,
-        height=1.0 + max(0.5, 0.25 * len(names)) * len(table) + 0.15 * sum(label.count("\n") for label in labels),
+        height=1.0 + max(0.5, 0.27 * len(names)) * len(table) + 0.15 * sum(label.count("\n") for label in labels),
     )
     for index, name in enumerate(names):
         places = np.arange(len(table)) + (len(names) - 1 - 2 * index) * thickness / 2
         bars = axis.barh(places, table[name].fillna(0), 0.9 * thickness, color=style_of(name, names).colour)
-        axis.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "none" for v in table[name]], padding=3, fontsize=8)
+        axis.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "none" for v in table[name]], padding=3, fontsize=TEXT)
     axis.set_yticks(range(len(table)), labels)
-    axis.set(xlabel="importance (share of the variance of the value)", xlim=(0, max(1.0, table.max().max()) * 1.08))
+    axis.set(xlabel="importance (share of variance)", xlim=(0, max(1.0, table.max().max()) * 1.2))
     axis.grid(axis="y", visible=False)
     legend(figure, names, lines=False, patches=True)
     return figure
 
 
-def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
+def rates_and_radii(frame: pd.DataFrame) -> Figure:
     """Map learning rate and ρ, a panel for each optimizer, with one colour scale; a ring is each panel's best.
 
     Args:
-        frame: `optimizer`, `lr`, `rho` (missing for the base optimizer), and `value`. Trials without a value are
-            small crosses.
-        value: what is coloured; less is better if its name ends in "loss".
+        frame: `optimizer`, `lr`, `rho` (missing for the base optimizer), what trials are judged by, which is coloured,
+            and, if known, its name as `objective`, and `state`. Trials that did not end complete are hollow, at their
+            last value, and those without a value small crosses.
     """
+    value = objective_in(frame)
     need(frame, "optimizer", "lr", "rho", value)
     names = optimizers_in(frame)
     frame = shown(frame, value, drop=False)
     good = finite_of(frame[value])
     if not len(good):
-        figure, (axis,) = panels(1, width=7.0, height=4.0)
+        figure, (axis,) = panels(1, height=4.0)
         return without_values(figure, axis)
     low, high = limits(good)
-    norm = LogNorm(low, high) if value.endswith("loss") and spans(good) else Normalize(low, high)
-    figure, axes = panels(len(names), width=3.6, height=3.5)
+    norm = LogNorm(low, high) if less_is_better(value) and spans(good) else Normalize(low, high)
+    figure, axes = panels(len(names), height=2.9)
     lr = limits(np.log10(finite_of(frame["lr"])), pad=0.06)
     wider = max(0.0, 0.7 - (lr[1] - lr[0])) / 2  # a narrow range has no room for its ticks' digits
     for name, axis in zip(names, axes, strict=True):
@@ -171,19 +216,21 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
         rho = one["rho"] if with_rho else one["rho"].fillna(1.0)
         found = np.isfinite(one[value])
         axis.plot(one["lr"][~found], rho[~found], "x", color=GREY, markersize=4)
-        axis.scatter(
-            one["lr"][found],
-            rho[found],
-            c=one[value][found],
-            cmap="cividis",
-            norm=norm,
-            s=42,
-            marker=style_of(name, names).marker,
-            edgecolors="black",
-            linewidths=0.5,
-        )
-        if found.any():
-            best = one[value][found].idxmin() if value.endswith("loss") else one[value][found].idxmax()
+        whole = counts_in(one)
+        for which in (found & whole, found & ~whole):
+            inside = colormaps["cividis"](norm(one[value][which]))
+            axis.scatter(
+                one["lr"][which],
+                rho[which],
+                s=42,
+                marker=style_of(name, names).marker,
+                facecolors=inside if whole[which].all() else "none",
+                edgecolors="black" if whole[which].all() else inside,
+                linewidths=0.5 if whole[which].all() else 1.8,
+            )
+        if (found & whole).any():
+            judged = one[value][found & whole]
+            best = judged.idxmin() if less_is_better(value) else judged.idxmax()
             axis.plot(
                 one["lr"][best],
                 rho[best],
@@ -194,12 +241,12 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
                 markeredgewidth=2,
             )
         axis.set(
-            title=style_of(name, names).label,
+            title=wrapped(style_of(name, names).label, 20),
             xlabel="learning rate",
             xscale="log",
             xlim=(10 ** (lr[0] - wider), 10 ** (lr[1] + wider)),
         )
-        plain_ticks(axis, "x", True, *axis.get_xlim())
+        plain_ticks(axis, "x", True, *axis.get_xlim(), most=3)
         if with_rho:
             axis.set(ylabel="radius ρ", yscale="log")
             axis.margins(y=0.1)
@@ -221,7 +268,10 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
     ]
     if len(good) < len(frame):
         marks.append(Line2D([], [], linestyle="none", marker="x", markersize=4, color=GREY, label="no value"))
-    figure.legend(handles=marks, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    if hollow := why_hollow(frame.dropna(subset=[value])):
+        looks = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "none"}
+        marks.append(Line2D([], [], markersize=6, label=hollow, **looks))
+    figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False, fontsize=TEXT)
     bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=name_of(value), shrink=0.9)
     plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
     return figure
@@ -230,26 +280,27 @@ def rates_and_radii(frame: pd.DataFrame, value: str = "val/accuracy") -> Figure:
 def pareto(frame: pd.DataFrame) -> Figure:
     """Draw validation accuracy against the sharpness of the validation loss: each trial, and the front of all.
 
-    The front joins the trials than which no other is both at least as accurate and at least as flat.
+    The front joins the complete trials than which no other is both at least as accurate and at least as flat. Trials
+    that did not end complete are hollow, at their last values.
 
     Args:
-        frame: `optimizer`, `val/accuracy` (0 to 1), `val/sharpness` (nats).
+        frame: `optimizer`, `val/accuracy` (0 to 1), `val/sharpness` (nats) and, if known, `state`.
     """
     need(frame, "optimizer", "val/accuracy", "val/sharpness")
     names = optimizers_in(frame)
-    figure, (axis,) = panels(1, width=7.0, height=4.2)
+    figure, (axis,) = panels(1, height=3.8)
     rows = frame[np.isfinite(frame["val/accuracy"]) & np.isfinite(frame["val/sharpness"])]
     if rows.empty:
         return without_values(figure, axis)
-    front = rows.sort_values(["val/sharpness", "val/accuracy"], ascending=[True, False])
+    front = rows[counts_in(rows)].sort_values(["val/sharpness", "val/accuracy"], ascending=[True, False])
     front = front[front["val/accuracy"] > front["val/accuracy"].cummax().shift(fill_value=-np.inf)]
     axis.step(front["val/sharpness"], 100 * front["val/accuracy"], where="post", color=GREY, linewidth=1.2, zorder=1)
     for name in names:
         one = rows[rows["optimizer"] == name]
         draw_points(axis, one["val/sharpness"], 100 * one["val/accuracy"], one, style_of(name, names))
-    axis.set(xlabel=name_of("val/sharpness"), ylabel=name_of("val/accuracy"))
+    axis.set(xlabel=wrapped(name_of("val/sharpness"), 46), ylabel=name_of("val/accuracy"))
     set_scale(axis, "x", rows["val/sharpness"])
-    legend(figure, names, counts=rows["optimizer"].value_counts(), lines=False)
+    legend(figure, names, counts=rows["optimizer"].value_counts(), lines=False, hollow=why_hollow(rows))
     return figure
 
 
@@ -264,43 +315,72 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
     """
     need(frame, "optimizer", "epoch", "train/loss", "val/loss", "train/accuracy", "val/accuracy")
     names = optimizers_in(frame)
-    figure, axes = panels(2, width=4.6, height=3.8)
+    figure, axes = panels(2, height=2.8, columns=1, sharex=True)
     for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
+        ends = []
         for name in names:
-            style = style_of(name, names)
-            for part, thick in (("val", 2.0), ("train", 0.9)):
-                one = shown(frame[frame["optimizer"] == name], f"{part}/{metric}")
-                by_epoch = one.groupby("epoch")[f"{part}/{metric}"]
-                mean = by_epoch.mean()
-                axis.plot(
-                    mean.index,
-                    mean,
-                    style.line if thick > 1 else "-",
-                    color=style.colour,
-                    linewidth=thick,
-                    marker=style.marker if len(mean) < 3 else None,
-                    markersize=3 * thick,
-                )
-                if thick > 1:
-                    axis.fill_between(
-                        mean.index, by_epoch.min(), by_epoch.max(), color=style.colour, alpha=0.18, linewidth=0
-                    )
-        axis.set(xlabel="epoch", ylabel="loss (nats)" if metric == "loss" else "accuracy (%)")
-        first, last = limits(frame["epoch"])
-        axis.set_xlim(first - 0.02 * (last - first), last + 0.02 * (last - first))
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    set_scale(axes[0], "y", pd.concat([frame["train/loss"], frame["val/loss"]]))
-    extra = [
-        Line2D([], [], color=GREY, linewidth=2.0, label="validation"),
-        Line2D([], [], color=GREY, linewidth=0.9, label="training"),
-    ]
-    legend(figure, names, lines=True, markers=False, extra=extra)
+            style, one = style_of(name, names), frame[frame["optimizer"] == name]
+            training = _curve(axis, one, f"train/{metric}", "epoch", style, 0.9)
+            validation = _curve(axis, one, f"val/{metric}", "epoch", style, 2.0)
+            ends += [end for end in (validation or training,) if end]
+        axis.set_ylabel("loss (nats)" if metric == "loss" else "accuracy (%)")
+        if metric == "loss":
+            set_scale(axis, "y", pd.concat([frame["train/loss"], frame["val/loss"]]))
+        label_ends(axis, ends)
+    axes[0].set_title("thick: validation, thin: training", fontsize=TEXT, color=GREY)
+    axes[1].set_xlabel("epoch")
+    axes[1].xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     return figure
+
+
+def accuracy_and_compute(frame: pd.DataFrame) -> Figure:
+    """Draw the validation accuracy over what the training has cost so far, the mean over the seeds.
+
+    SAM takes two gradients of each sample in an epoch, so its curves are twice as long as the base optimizer's.
+
+    Args:
+        frame: as for :func:`learning_curves`, with `gradients`, of single samples since the training began.
+    """
+    need(frame, "optimizer", "gradients", "val/accuracy")
+    names = optimizers_in(frame)
+    figure, (axis,) = panels(1, height=3.4)
+    ends = [
+        end
+        for name in names
+        if (
+            end := _curve(
+                axis, frame[frame["optimizer"] == name], "val/accuracy", "gradients", style_of(name, names), 2.0
+            )
+        )
+    ]
+    if not ends:
+        return without_values(figure, axis)
+    axis.set(xlabel="gradients of a sample", ylabel=name_of("val/accuracy"), xlim=(0, None))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    label_ends(axis, ends)
+    return figure
+
+
+def _curve(
+    axis: Axes, rows: pd.DataFrame, column: str, over: str, style: Style, thick: float
+) -> tuple[float, float, Style] | None:
+    """Draw the mean over the seeds, a thick one with a band, and return its end; None where there are no values."""
+    values = shown(rows, column).groupby(over)[column]
+    mean = values.mean()
+    if mean.empty:
+        return None
+    marker = style.marker if len(mean) < 3 else None
+    line = style.line if thick > 1 else "-"
+    axis.plot(mean.index, mean, line, color=style.colour, linewidth=thick, marker=marker, markersize=3 * thick)
+    if thick > 1:
+        axis.fill_between(mean.index, values.min(), values.max(), color=style.colour, alpha=0.18, linewidth=0)
+    return float(mean.index[-1]), float(mean.iloc[-1]), style
 
 
 def _good(frame: pd.DataFrame, value: str) -> pd.Series:
     """Mark the best of each optimizer: a tenth, but one at least and five at most."""
-    rank = frame.groupby("optimizer")[value].rank(ascending=value.endswith("loss"), method="first")
+    rank = frame.groupby("optimizer")[value].rank(ascending=less_is_better(value), method="first")
     counts = frame.groupby("optimizer")[value].transform("count")
     return rank <= np.clip(counts // 10, 1, 5)
 
@@ -327,7 +407,7 @@ def _heights(values: pd.Series, log: bool) -> tuple[NDArray[np.float64], list[tu
     return np.where(np.isfinite(array), heights, -0.13), _apart(ticks)
 
 
-def _apart(ticks: list[tuple[float, str]], least: float = 0.06) -> list[tuple[float, str]]:
+def _apart(ticks: list[tuple[float, str]], least: float = 0.09) -> list[tuple[float, str]]:
     """Drop ticks that would overlap another; the lowest and the highest stay."""
     kept: list[tuple[float, str]] = []
     for height, text in sorted(ticks, key=lambda tick: (0.0 < tick[0] < 1.0, tick[0])):
@@ -336,22 +416,27 @@ def _apart(ticks: list[tuple[float, str]], least: float = 0.06) -> list[tuple[fl
     return kept
 
 
-def _spread(axis: Axes, rho: NDArray[np.float64], values: NDArray[np.float64], style: Style) -> None:
-    """Draw points, and their median with its middle half."""
-    without = ~np.isfinite(rho)
-    if without.any():
-        low, middle, high = np.quantile(values[without], [0.25, 0.5, 0.75])
+def _spread(axis: Axes, rows: pd.DataFrame, column: str, style: Style) -> None:
+    """Draw points, and the median of those that count with its middle half, where there are enough of them."""
+    level = rows["rho"].isna()
+    draw_points(axis, rows["rho"][~level], rows[column][~level], rows[~level], style)
+    counted = rows[counts_in(rows)]
+    without = counted[column][counted["rho"].isna()]
+    if len(without):
+        low, middle, high = np.quantile(without, [0.25, 0.5, 0.75])
         axis.axhline(middle, color=style.colour, linestyle=style.line, linewidth=1.6)
-        axis.axhspan(low, high, color=style.colour, alpha=0.15, linewidth=0)
-    rho, values = rho[~without], values[~without]
-    axis.plot(rho, values, style.marker, color=style.colour, markersize=4, alpha=0.55, markeredgewidth=0)
+        if len(without) >= FEWEST:
+            axis.axhspan(low, high, color=style.colour, alpha=0.15, linewidth=0)
+    counted = counted[counted["rho"].notna()]
+    rho, values = counted["rho"].to_numpy(float), counted[column].to_numpy(float)
     bins = _bins(rho)
     if len(bins) < 2:
         return
     quartiles = np.array([np.quantile(values[where], [0.25, 0.5, 0.75]) for where in bins])
     centre = [float(np.median(rho[where])) for where in bins]
     axis.plot(centre, quartiles[:, 1], style.line, color=style.colour, linewidth=1.8)
-    axis.fill_between(centre, quartiles[:, 0], quartiles[:, 2], color=style.colour, alpha=0.15, linewidth=0)
+    if min(map(len, bins)) >= FEWEST:
+        axis.fill_between(centre, quartiles[:, 0], quartiles[:, 2], color=style.colour, alpha=0.15, linewidth=0)
 
 
 def _bins(rho: NDArray[np.float64]) -> list[NDArray[np.intp]]:

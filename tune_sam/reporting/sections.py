@@ -51,11 +51,15 @@ class Picture:
         name: the file's, without `.png`.
         caption: what to see.
         png: the file.
+        alternative: what is seen, for who does not see it.
+        interactive: the same for plotly, as JSON; empty where the PNG is all there is.
     """
 
     name: str
     caption: str
     png: Path
+    alternative: str = ""
+    interactive: str = ""
 
     @property
     def csv(self) -> Path:

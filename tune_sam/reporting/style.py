@@ -5,8 +5,11 @@ A function of a figure takes a tidy DataFrame (one observation a row) and return
 are refused, and missing values are left out.
 
 One optimizer has one colour, marker and line in all figures. The colours are Okabe and Ito's (2008), which can be told
-apart with any colour vision. Values are coloured with cividis or viridis, whose lightness grows, too. A quantity that
-is unresolved, by a boolean column `resolved`, is drawn hollow.
+apart with any colour vision. Values are coloured with cividis or viridis, whose lightness grows, too. What does not
+count in full is drawn hollow: a quantity that is unresolved, by a boolean column `resolved`, and a trial that did not
+end complete, by a column `state`.
+
+All figures are :data:`WIDTH` wide and no text is smaller than :data:`TEXT`, so that all can be read on a telephone.
 
 Losses are in nats. Accuracies are from 0 to 1 in the data and in % in the figures.
 """
@@ -25,17 +28,33 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from tune_sam.files import replaced_file
 
 DPI = 150
 """Of every PNG."""
 
-COLUMNS = 3
+WIDTH = 5.6
+"""Inches of every figure."""
+
+TEXT = 10
+"""Points of the smallest text: 9 pixels where a figure is 370 pixels wide, as on a page of 400."""
+
+COLUMNS = 2
 """Panels in a row; further panels start a new one."""
+
+LINE_HEIGHT = 0.095
+"""Of a line of text, in heights of a panel."""
+
+COLOURS = 256
+"""Of a PNG, which is a third as large then, and looks the same."""
 
 SPAN = 10.0
 """An axis is logarithmic if all values are above 0 and the largest is this many times the smallest."""
+
+NEAR = 0.4
+"""Filter norms from a minimum within which the loss is drawn on a linear axis."""
 
 GREY = "0.35"
 BEST = "#D55E00"
@@ -107,18 +126,16 @@ def wrapped(text: str, width: int) -> str:
 
 def panels(
     count: int,
-    width: float,
     height: float,
     columns: int = COLUMNS,
     projection: str | None = None,
     sharex: bool = False,
     layout: Layout = "constrained",
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure with `count` axes of `width` by `height` inches, in rows."""
-    # Four are two rows of two.
-    columns = 2 if count == 4 and columns == COLUMNS else min(count, columns)
+    """Make a figure with `count` axes of `height` inches, in rows."""
+    columns = min(count, columns)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(width * columns, 4.5), height * rows + 0.4), layout=layout)
+    figure = Figure(figsize=(WIDTH, height * rows + 0.4), layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, subplot_kw={"projection": projection})
     axes = list(grid.flat)
     for spare in axes[count:]:
@@ -139,9 +156,9 @@ def firsts_of_rows(axes: Sequence[Axes]) -> list[Axes]:
 def draw_points(
     axis: Axes, x: pd.Series, y: pd.Series, rows: pd.DataFrame, style: Style, horizontal: bool = False
 ) -> None:
-    """Draw points with error bars along one axis, hollow where unresolved."""
-    resolved = resolved_in(rows)
-    for which, face in ((resolved, style.colour), (~resolved, "white")):
+    """Draw points with error bars along one axis, hollow where they do not count in full."""
+    counts = counts_in(rows)
+    for which, face in ((counts, style.colour), (~counts, "white")):
         if not which.any():
             continue
         error = rows["error"][which].to_numpy(float) if "error" in rows else np.full(which.sum(), np.nan)
@@ -189,10 +206,10 @@ def legend(
     markers: bool = True,
     patches: bool = False,
     counts: pd.Series | None = None,
-    hollow: bool = False,
+    hollow: str = "",
     extra: Sequence[Line2D] = (),
 ) -> None:
-    """Put one legend above all panels."""
+    """Put one legend above all panels; `hollow` says what hollow points are."""
     handles = []
     for name in names:
         style = style_of(name, names)
@@ -212,15 +229,15 @@ def legend(
                 linestyle="none",
                 markerfacecolor="white",
                 markeredgewidth=1.3,
-                label="unresolved",
+                label=hollow,
             )
         )
     handles += extra
     # Inches of an entry at this font size: its line and gaps, and its characters.
-    widest = 0.75 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
+    widest = 0.75 + 0.083 * max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9, handlelength=2.8
+        handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=TEXT, handlelength=2.8
     )
 
 
@@ -256,11 +273,76 @@ def limits(values: Iterable[float], pad: float = 0.0) -> tuple[float, float]:
     return low - pad * (high - low), high + pad * (high - low)
 
 
-def resolved_in(frame: pd.DataFrame) -> pd.Series:
-    """Mark the rows that hold resolved quantities: all, if the data do not say."""
-    if "resolved" not in frame:
-        return pd.Series(True, index=frame.index)
-    return frame["resolved"].fillna(False).astype(bool)
+def counts_in(frame: pd.DataFrame) -> pd.Series:
+    """Mark the rows that count in full: resolved quantities, complete trials; all, if the data do not say."""
+    if "resolved" in frame:
+        return frame["resolved"].fillna(False).astype(bool)
+    if "state" in frame:
+        return frame["state"] == "complete"
+    return pd.Series(True, index=frame.index)
+
+
+def why_hollow(frame: pd.DataFrame) -> str:
+    """Say what hollow points of these data are; empty if none is hollow."""
+    if counts_in(frame).all():
+        return ""
+    if "resolved" in frame:
+        return "unresolved"
+    return " or ".join(dict.fromkeys(frame["state"][~counts_in(frame)]))
+
+
+def objective_in(frame: pd.DataFrame) -> str:
+    """Name the column that trials are judged by; the validation accuracy, if the data do not say."""
+    return str(frame["objective"].iloc[0]) if "objective" in frame else "val/accuracy"
+
+
+def less_is_better(column: str) -> bool:
+    """Say whether lower values of a column are better."""
+    return column.endswith(("loss", "sharpness"))
+
+
+def label_ends(axis: Axes, ends: Sequence[tuple[float, float, Style]]) -> None:
+    """Write the optimizers' names at the ends of their lines, in their colours, apart from each other.
+
+    Args:
+        axis: with its final scales.
+        ends: x, y and style of the last point of each line; those that are not finite are left out.
+    """
+    axis.get_xlim(), axis.get_ylim()  # which brings the scales up to date
+    inverted = axis.transAxes.inverted()
+
+    def height(x: float, y: float) -> float:
+        return float(inverted.transform(axis.transData.transform((x, y)))[1])
+
+    labels = [(height(x, y), x, y, textwrap.fill(style.label, 13), style) for x, y, style in ends if math.isfinite(y)]
+    labels.sort(key=lambda label: label[0])
+    heights = [LINE_HEIGHT * (1 + text.count("\n")) for *_, text, _ in labels]
+    middles = _apart([there for there, *_ in labels], heights)
+    for (_, x, y, text, style), middle in zip(labels, middles, strict=True):
+        axis.annotate(
+            text,
+            xy=(x, y),
+            xytext=(1.04, middle),
+            textcoords="axes fraction",
+            color=style.colour,
+            fontsize=TEXT,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": style.colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 1},
+        )
+
+
+def _apart(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Move ascending places apart by what stands there, and back below 1, each as little as that takes."""
+    moved, bottom = [], 0.0
+    for place, height in zip(places, heights, strict=True):
+        moved.append(max(place, bottom + height / 2))
+        bottom = moved[-1] + height / 2
+    top = 1 + LINE_HEIGHT / 2
+    for index in reversed(range(len(moved))):
+        moved[index] = min(moved[index], top - heights[index] / 2)
+        top = moved[index] - heights[index] / 2
+    return moved
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
@@ -303,6 +385,9 @@ def save(figure: Figure, data: pd.DataFrame, path: Path | str) -> tuple[Path, Pa
         data.to_csv(unfinished, index=data.index.dtype.kind not in "iu")
     with replaced_file(png) as unfinished:
         figure.savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
+        with Image.open(unfinished) as drawn:
+            fewer = drawn.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        fewer.save(unfinished, format="png", optimize=True)
     return png, csv
 
 

@@ -1,0 +1,103 @@
+"""The words for who does not see a figure: its numbers, which is highest, and by how much."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tune_sam.reporting.alternatives import WORDS, alternative, ranked
+from tune_sam.reporting.pictures import CAPTIONS
+
+TRIALS = pd.DataFrame(
+    {
+        "optimizer": ["base", "base", "sam", "sam"],
+        "state": ["complete", "complete", "complete", "pruned"],
+        "rho": [np.nan, np.nan, 0.05, 0.1],
+        "lr": [0.01, 0.1, 0.02, 0.03],
+        "batch_size": [32, 64, 32, 64],
+        "val/accuracy": [0.90, 0.80, 0.95, 0.99],
+        "val/loss": [0.3, 0.2, 0.1, 0.05],
+    }
+)
+
+
+def test_all_are_named_in_order_and_the_first_with_its_lead():
+    assert ranked({"base": 90.0, "SAM": 95.5}, " %") == "SAM 95.5 %, base 90 %; SAM is highest by 5.5 %"
+    assert ranked({"base": 0.3, "SAM": 0.1}, least=True) == "SAM 0.1, base 0.3; SAM is lowest by 0.2"
+    assert ranked({"base": 1.0, "SAM": 1.0}) == "base 1, SAM 1"
+    assert ranked({"base": float("nan")}) == "no values"
+
+
+def test_every_figure_with_a_caption_has_words():
+    assert set(WORDS) == set(CAPTIONS)
+
+
+def test_trials_are_counted_and_only_complete_ones_are_best():
+    said = alternative("history", TRIALS)
+    assert said.startswith("4 trials, 1 of them not complete.")
+    assert "SAM 95 %, base 90 %; SAM is highest by 5 %" in said
+    assert "SAM at ρ = 0.05, learning rate 0.02, batch size 32" in alternative("parallel-coordinates", TRIALS)
+    by_loss = alternative("history", TRIALS.assign(objective="val/loss"))
+    assert "SAM 0.1 nats, base 0.2 nats; SAM is lowest by 0.1 nats" in by_loss
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        (
+            "differences",
+            {
+                "question": ["use", "rho"],
+                "label": ["SAM", "SAM"],
+                "difference": [0.02, -0.01],
+                "low": [0.01, np.nan],
+                "high": [0.03, np.nan],
+                "shown": [True, False],
+            },
+            ["SAM +2.00 (+1.00 to +3.00), shown", "SAM -1.00, no interval"],
+        ),
+        (
+            "seeds",
+            {"label": ["SAM", "SAM", "Adam"], "test/accuracy": [0.9, 0.8, 0.7]},
+            ["SAM 85 %, Adam 70 %; SAM is highest by 15 %"],
+        ),
+        (
+            "accuracy-compute",
+            {"optimizer": ["base", "sam"], "epoch": [2, 2], "gradients": [100, 200], "val/accuracy": [0.5, 0.6]},
+            ["SAM 60 %, base 50 %", "base 100, SAM 200"],
+        ),
+        (
+            "spectral-density",
+            {"optimizer": ["base", "sam"], "eigenvalue": [9, 4], "lambda_max": [10.0, 5.0]},
+            ["base 10, SAM 5; base is highest by 5"],
+        ),
+        (
+            "lines",
+            {"start": "base", "optimizer": "sam", "position": [0.0, 0.5, 1.0], "loss": [0.1, 0.9, 0.3]},
+            ["from the minimum of base to that of: SAM 0.6 nats"],
+        ),
+        (
+            "near-minimum",
+            {"optimizer": "sam", "x": [-0.4, 0, 0.9], "y": [0.0, 0, 0], "loss": [0.5, 0.2, 9.0]},
+            ["along direction 1: SAM 0.3 nats"],
+        ),
+        (
+            "f1",
+            {"label": "SAM", "class": ["a", "b"], "f1": [0.9, 0.4]},
+            ["highest for a (0.900)", "lowest for b (0.400)"],
+        ),
+        (
+            "gap-flatness",
+            {
+                "optimizer": ["base", "sam", "sam"],
+                "measure": "trace",
+                "value": [4, 2, 99],
+                "resolved": [True, True, False],
+            },
+            ["trace: base 4, SAM 2; base is highest by 2"],
+        ),
+    ],
+)
+def test_the_numbers_are_those_of_the_data(name, data, words):
+    said = alternative(name, pd.DataFrame(data))
+    for one in words:
+        assert one in said

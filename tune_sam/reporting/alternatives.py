@@ -1,0 +1,233 @@
+"""What each figure shows, in words and numbers, for who does not see it: read off the data that it was drawn from."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tune_sam.reporting.style import (
+    NEAR,
+    counts_in,
+    less_is_better,
+    name_of,
+    objective_in,
+    optimizers_in,
+    short,
+    shown,
+    style_of,
+)
+
+
+def alternative(name: str, frame: pd.DataFrame) -> str:
+    """Say what the figure of that name shows, by the data beside it; its name where there are no words for it."""
+    return WORDS[name](frame) if name in WORDS and len(frame) else name
+
+
+def ranked(values: Mapping[str, float], unit: str = "", *, least: bool = False) -> str:
+    """Name all values in order, and say which is first and by how much.
+
+    Args:
+        values: by what has them; those that are not finite are left out.
+        unit: after each number, with a space if it takes one.
+        least: begin with the lowest rather than the highest.
+    """
+    finite = {label: value for label, value in values.items() if np.isfinite(value)}
+    order = sorted(finite, key=lambda label: finite[label], reverse=not least)
+    if not order:
+        return "no values"
+    numbers = ", ".join(f"{label} {short(finite[label])}{unit}" for label in order)
+    if len(order) == 1 or finite[order[0]] == finite[order[1]]:
+        return numbers
+    ahead = abs(finite[order[0]] - finite[order[1]])
+    return f"{numbers}; {order[0]} is {'lowest' if least else 'highest'} by {short(ahead)}{unit}"
+
+
+def _labels(frame: pd.DataFrame) -> dict[str, str]:
+    names = optimizers_in(frame)
+    return {name: style_of(name, names).label for name in names}
+
+
+def _of_each(frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> dict[str, float]:
+    """Compute a number for each optimizer, by its label."""
+    return {label: float(of(frame[frame["optimizer"] == name])) for name, label in _labels(frame).items()}
+
+
+def _unit(column: str) -> str:
+    return " %" if column.endswith("accuracy") else " nats" if column.endswith(("loss", "sharpness")) else ""
+
+
+def _sentence(name: str, words: str) -> str:
+    return f"{name[:1].upper()}{name[1:]}: {words}."
+
+
+def _differences(frame: pd.DataFrame) -> str:
+    from tune_sam.reporting.claim_figures import HEADINGS
+
+    questions = []
+    for question, rows in frame.groupby("question", sort=False):
+        claims = []
+        for row in rows.to_dict("records"):
+            interval = f" ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})" if np.isfinite(row["low"]) else ""
+            verdict = "shown" if row["shown"] else "not shown" if interval else "no interval"
+            claims.append(f"{row['label']} {100 * row['difference']:+.2f}{interval}, {verdict}")
+        questions.append(f"{HEADINGS[str(question)]}: {'; '.join(claims)}")
+    return f"Differences in test accuracy in percentage points. {'. '.join(questions)}."
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    means = (100 * frame.groupby("label", sort=False)["test/accuracy"].mean()).to_dict()
+    counts = frame.groupby("label")["test/accuracy"].count()
+    return f"Mean test accuracy over {counts.min()} seeds: {ranked(means, ' %')}."
+
+
+def _f1(frame: pd.DataFrame) -> str:
+    said = []
+    for label, rows in frame.groupby("label", sort=False):
+        means = rows.groupby("class")["f1"].mean()
+        said.append(
+            f"{label}: highest for {means.idxmax()} ({means.max():.3f}), "
+            f"lowest for {means.idxmin()} ({means.min():.3f})"
+        )
+    return f"F1 of each class on the test set. {'; '.join(said)}."
+
+
+def _bests(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Find the best complete trial of each optimizer that has one."""
+    value = objective_in(frame)
+    frame = shown(frame, value)
+    frame = frame[counts_in(frame)]
+    places = [
+        rows[value].idxmin() if less_is_better(value) else rows[value].idxmax()
+        for _, rows in frame.groupby("optimizer", sort=False)
+    ]
+    labels = _labels(frame)
+    return [row | {"label": labels[str(row["optimizer"])]} for row in frame.loc[places].to_dict("records")]
+
+
+def _trials(frame: pd.DataFrame) -> str:
+    """Say how many trials there are, how many of them are hollow, and which optimizer's best is ahead."""
+    value, hollow = objective_in(frame), int((~counts_in(frame)).sum())
+    bests = {str(best["label"]): float(best[value]) for best in _bests(frame)}
+    hollows = f", {hollow} of them not complete" if hollow else ""
+    found = ranked(bests, _unit(value), least=less_is_better(value))
+    return f"{len(frame)} trials{hollows}. Best {name_of(value).partition(' (')[0]}: {found}."
+
+
+def _configurations(frame: pd.DataFrame) -> str:
+    """Say what :func:`_trials` says, and where the best of each optimizer lies."""
+    said = []
+    for best in _bests(frame):
+        rho = f"ρ = {short(best['rho'])}, " if np.isfinite(best["rho"]) else ""
+        size = f", batch size {best['batch_size']:g}" if "batch_size" in best else ""
+        said.append(f"{best['label']} at {rho}learning rate {short(best['lr'])}{size}")
+    return f"{_trials(frame)} The best lie at: {'; '.join(said) or 'none is complete'}."
+
+
+def _importance(frame: pd.DataFrame) -> str:
+    table = frame.set_index(frame.columns[0])
+    said = []
+    for name in table:
+        column = table[name].dropna().sort_values(ascending=False)
+        said.append(f"{name}: {', '.join(f'{name_of(str(what))} {value:.2f}' for what, value in column.items())}")
+    return f"Share of the variance that each hyperparameter explains. {'; '.join(said)}."
+
+
+def _pareto(frame: pd.DataFrame) -> str:
+    rows = frame.dropna(subset=["val/accuracy", "val/sharpness"])
+    accurate, flat = rows.loc[rows["val/accuracy"].idxmax()], rows.loc[rows["val/sharpness"].idxmin()]
+    return (
+        f"{len(rows)} trials. The most accurate, of {accurate['optimizer']}, has "
+        f"{100 * accurate['val/accuracy']:.1f} % and a sharpness of {short(accurate['val/sharpness'])} nats; the "
+        f"flattest, of {flat['optimizer']}, "
+        f"{100 * flat['val/accuracy']:.1f} % and {short(flat['val/sharpness'])} nats."
+    )
+
+
+def _last(frame: pd.DataFrame, column: str) -> str:
+    """Rank the optimizers by a column's mean over the seeds in the last epoch."""
+    found = shown(frame, column)
+    if found.empty:
+        return ""
+    values = _of_each(found, lambda rows: rows[rows["epoch"] == rows["epoch"].max()][column].mean())
+    return _sentence(
+        f"{name_of(column).partition(' (')[0]} after the last epoch",
+        ranked(values, _unit(column), least=less_is_better(column)),
+    )
+
+
+def _curves(frame: pd.DataFrame) -> str:
+    some = "val" if frame["val/loss"].notna().any() else "train"
+    return f"{_last(frame, f'{some}/loss')} {_last(frame, f'{some}/accuracy')}"
+
+
+def _compute(frame: pd.DataFrame) -> str:
+    costs = _of_each(frame, lambda rows: rows["gradients"].max())
+    cost = ", ".join(f"{label} {value:,.0f}" for label, value in costs.items())
+    return f"{_last(frame, 'val/accuracy')} Gradients of a sample until then: {cost}."
+
+
+def _measures(frame: pd.DataFrame) -> str:
+    rows = frame[counts_in(frame)]
+    said = [
+        f"{measure}: {ranked(_of_each(part, lambda one: one['value'].mean()))}"
+        for measure, part in rows.groupby("measure", sort=False)
+    ]
+    return f"Means of the resolved values. {'. '.join(said)}."
+
+
+def _landscape(frame: pd.DataFrame) -> str:
+    finite = frame[np.isfinite(frame["loss"])]
+    bottom = _of_each(finite[np.isclose(finite["x"], 0) & np.isclose(finite["y"], 0)], lambda rows: rows["loss"].mean())
+    top = _of_each(finite, lambda rows: rows["loss"].max())
+    return (
+        f"Loss at the minimum: {ranked(bottom, ' nats', least=True)}. Highest loss on the grid: {ranked(top, ' nats')}."
+    )
+
+
+def _near(frame: pd.DataFrame) -> str:
+    said = []
+    for number, along, across in ((1, "x", "y"), (2, "y", "x")):
+        rows = frame[np.isclose(frame[across], 0) & (frame[along].abs() <= NEAR + 1e-9) & np.isfinite(frame["loss"])]
+        rises = _of_each(rows, lambda one: one["loss"].max() - one["loss"].min())
+        said.append(f"along direction {number}: {ranked(rises, ' nats')}")
+    return f"Rise of the loss within {NEAR:g} filter norms of the minimum, {'; '.join(said)}."
+
+
+def _lines(frame: pd.DataFrame) -> str:
+    between = frame[(frame["position"] >= 0) & (frame["position"] <= 1)]
+    barriers = _of_each(
+        between,
+        lambda one: one["loss"].max() - max(one.sort_values("position")["loss"].iloc[[0, -1]]),
+    )
+    return (
+        f"Height of the barrier from the minimum of {frame['start'].iloc[0]} to that of: {ranked(barriers, ' nats')}."
+    )
+
+
+def _spectrum(frame: pd.DataFrame) -> str:
+    column = "lambda_max" if "lambda_max" in frame else "eigenvalue"
+    return f"Largest eigenvalue: {ranked(_of_each(frame, lambda rows: rows[column].max()))}."
+
+
+WORDS: Mapping[str, Callable[[pd.DataFrame], str]] = {
+    "differences": _differences,
+    "seeds": _seeds,
+    "f1": _f1,
+    "history": _trials,
+    "over-rho": _configurations,
+    "lr-rho": _configurations,
+    "parallel-coordinates": _configurations,
+    "importance": _importance,
+    "pareto": _pareto,
+    "learning-curves": _curves,
+    "accuracy-compute": _compute,
+    "gap-flatness": _measures,
+    "batch-size": _measures,
+    "contours": _landscape,
+    "surfaces": _landscape,
+    "near-minimum": _near,
+    "lines": _lines,
+    "spectral-density": _spectrum,
+}
+"""By the figure's name."""

@@ -1,0 +1,81 @@
+"""The figures of a refit's results on the test set: every seed, and each class."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from tune_sam.evaluation.statistics import Mean
+from tune_sam.reporting.style import GREY, TEXT, legend, need, optimizers_in, panels, style_of, wrapped
+
+
+def seeds(frame: pd.DataFrame) -> Figure:
+    """Draw the test accuracy of each row of a refit: a dot for each seed, and the mean with its 95 % interval.
+
+    What each training cost stands beside it, in gradients of a sample: SAM takes twice as many in an epoch. Below three
+    seeds there is no interval.
+
+    Args:
+        frame: `label` (of the row), `optimizer`, `kind`, `test/accuracy` (0 to 1), `gradients`; a row for each seed.
+    """
+    need(frame, "label", "optimizer", "kind", "test/accuracy", "gradients")
+    names, labels = optimizers_in(frame), list(dict.fromkeys(frame["label"]))
+    figure, (axis,) = panels(1, height=0.9 + 0.5 * len(labels))
+    cost = EngFormatter(places=1, sep=" ")
+    for place, label in enumerate(labels):
+        rows = frame[frame["label"] == label]
+        style, mean = style_of(str(rows["optimizer"].iloc[0]), names), Mean.of((100 * rows["test/accuracy"]).tolist())
+        chosen = rows["kind"].iloc[0] == "refit"
+        look = {"color": style.colour, "markerfacecolor": style.colour if chosen else "white"}
+        axis.plot(100 * rows["test/accuracy"], np.full(len(rows), place + 0.2), "o", markersize=5, alpha=0.6, **look)
+        if np.isfinite(mean.half):
+            axis.plot([mean.low, mean.high], [place - 0.1] * 2, color=style.colour, linewidth=2)
+        axis.plot(mean.value, place - 0.1, style.marker, markersize=9, markeredgewidth=1.8, **look)
+        axis.annotate(
+            cost(rows["gradients"].iloc[0]),
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=TEXT,
+        )
+    axis.set_yticks(range(len(labels)), [wrapped(label, 18) for label in labels])
+    axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel="test accuracy (%)")
+    axis.annotate("gradients", (1.01, -0.6), xycoords=("axes fraction", "data"), va="center", fontsize=TEXT, color=GREY)
+    axis.set_title("small: seeds, large: mean", loc="left", fontsize=TEXT, color=GREY)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.margins(x=0.06)
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    return figure
+
+
+def f1_by_class(frame: pd.DataFrame) -> Figure:
+    """Draw the F1 of each class, a small dot for each seed and a large one for their mean.
+
+    Args:
+        frame: `label` (of the row), `optimizer`, `class`, `f1` (0 to 1); a row for each seed and class.
+    """
+    need(frame, "label", "optimizer", "class", "f1")
+    names, classes = optimizers_in(frame), list(dict.fromkeys(frame["class"]))
+    figure, (axis,) = panels(1, height=1.0 + len(classes) * max(0.4, 0.17 * len(names)))
+    for index, name in enumerate(names):
+        style, aside = style_of(name, names), 0.7 * (index - (len(names) - 1) / 2) / len(names)
+        for place, one in enumerate(classes):
+            values = frame["f1"][(frame["optimizer"] == name) & (frame["class"] == one)].dropna()
+            if len(values):
+                axis.plot(
+                    values,
+                    np.full(len(values), place + aside),
+                    style.marker,
+                    color=style.colour,
+                    markersize=4,
+                    alpha=0.4,
+                )
+                axis.plot(values.mean(), place + aside, style.marker, color=style.colour, markersize=8)
+    axis.set_yticks(range(len(classes)), [wrapped(str(one), 16) for one in classes])
+    axis.set(ylim=(len(classes) - 0.5, -0.5), xlabel="F1 on the test set")
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.margins(x=0.06)
+    legend(figure, names, lines=False)
+    return figure
