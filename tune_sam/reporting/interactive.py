@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tune_sam.reporting.style import name_of, objective_in, optimizers_in, shown, spans, style_of
+from tune_sam.reporting.style import log_ticks, name_of, objective_in, optimizers_in, shown, spans, style_of
 
 HEIGHT = 460
 """Pixels of an interactive figure."""
@@ -74,8 +74,9 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
                     "title": {"text": "loss (nats)"},
                     "type": "log" if logarithmic else "linear",
                     "range": [float(low - margin), float(high + margin)],
+                    **({"tickvals": log_ticks(10.0**low, 10.0**high, most=5)} if logarithmic else {}),
                 },
-                "camera": {"eye": {"x": 1.3, "y": -1.5, "z": 0.9}},
+                "camera": {"eye": {"x": 1.5, "y": -1.8, "z": 1.0}},
             },
             "margin": {"l": 0, "r": 0, "t": 44, "b": 0},
             "updatemenus": [
@@ -122,7 +123,7 @@ def parallel_coordinates(frame: pd.DataFrame) -> dict[str, Any]:
                 "labelangle": -20,
             }
         ],
-        "layout": {"margin": {"l": 50, "r": 50, "t": 90, "b": 20}},
+        "layout": {"margin": {"l": 50, "r": 80, "t": 90, "b": 20}},
     }
 
 

@@ -101,7 +101,7 @@ def contours(frame: pd.DataFrame) -> Figure:
     low, high = limits(finite)
     norm = LogNorm(low, high) if spans(finite) else Normalize(low, high)
     levels = (np.geomspace if spans(finite) else np.linspace)(low, high, 21)
-    figure, axes = panels(len(names), height=2.7, layout="compressed")
+    figure, axes = panels(len(names), height=2.35, layout="compressed")
     for name, axis in zip(names, axes, strict=True):
         x, y, z = _grid_of(frame[frame["optimizer"] == name])
         z = np.ma.masked_invalid(z)
@@ -206,10 +206,9 @@ def spectral_densities(frame: pd.DataFrame) -> Figure:
         axis.set_title(style.label, color=style.colour, loc="left", fontsize=TEXT)
         axis.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         axis.yaxis.set_major_locator(LogLocator(numticks=5))
-        largest = finite_of(marked[frame["optimizer"] == name]) if len(marked) else []
-        if len(largest):
-            axis.axvline(largest[0], color=style.colour, linestyle="--", linewidth=1.4)
-            axis.set_title(f"λ_max = {short(largest[0])}", color=style.colour, loc="right", fontsize=TEXT)
+        if len(marked) and np.isfinite(largest := marked[frame["optimizer"] == name].iloc[0]):
+            axis.axvline(largest, color=style.colour, linestyle="--", linewidth=1.4)
+            axis.set_title(f"λ_max = {short(largest)}", color=style.colour, loc="right", fontsize=TEXT)
     axes[-1].set_xlabel("eigenvalue λ of the Hessian (nats per squared weight)")
     axes[-1].set_xlim(*limits([*rows["eigenvalue"], *marked], pad=0.03))
     axes[-1].xaxis.set_major_locator(MaxNLocator(6))

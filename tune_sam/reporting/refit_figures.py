@@ -1,5 +1,7 @@
 """The figures of a refit's results on the test set: every seed, and each class."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,7 +28,7 @@ def seeds(frame: pd.DataFrame) -> Figure:
         rows = frame[frame["label"] == label]
         style, mean = style_of(str(rows["optimizer"].iloc[0]), names), Mean.of((100 * rows["test/accuracy"]).tolist())
         chosen = rows["kind"].iloc[0] == "refit"
-        look = {"color": style.colour, "markerfacecolor": style.colour if chosen else "white"}
+        look: dict[str, Any] = {"color": style.colour, "markerfacecolor": style.colour if chosen else "white"}
         axis.plot(100 * rows["test/accuracy"], np.full(len(rows), place + 0.2), "o", markersize=5, alpha=0.6, **look)
         if np.isfinite(mean.half):
             axis.plot([mean.low, mean.high], [place - 0.1] * 2, color=style.colour, linewidth=2)

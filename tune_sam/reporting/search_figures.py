@@ -1,6 +1,7 @@
 """The figures of a search's trials."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -269,7 +270,7 @@ def rates_and_radii(frame: pd.DataFrame) -> Figure:
     if len(good) < len(frame):
         marks.append(Line2D([], [], linestyle="none", marker="x", markersize=4, color=GREY, label="no value"))
     if hollow := why_hollow(frame.dropna(subset=[value])):
-        looks = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "none"}
+        looks: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "none"}
         marks.append(Line2D([], [], markersize=6, label=hollow, **looks))
     figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False, fontsize=TEXT)
     bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=name_of(value), shrink=0.9)
