@@ -21,7 +21,7 @@ TRIALS = pd.DataFrame(
 
 
 def test_all_are_named_in_order_and_the_first_with_its_lead():
-    assert ranked({"base": 90.0, "SAM": 95.5}, " %") == "SAM 95.5 %, base 90 %; SAM is highest by 5.5 %"
+    assert ranked({"base": 90.0, "SAM": 95.5}, " %") == "SAM 95.5 %, base 90 %; SAM is highest by 5.5 points"
     assert ranked({"base": 0.3, "SAM": 0.1}, least=True) == "SAM 0.1, base 0.3; SAM is lowest by 0.2"
     assert ranked({"base": 1.0, "SAM": 1.0}) == "base 1, SAM 1"
     assert ranked({"base": float("nan")}) == "no values"
@@ -34,7 +34,7 @@ def test_every_figure_with_a_caption_has_words():
 def test_trials_are_counted_and_only_complete_ones_are_best():
     said = alternative("history", TRIALS)
     assert said.startswith("4 trials, 1 of them not complete.")
-    assert "SAM 95 %, base 90 %; SAM is highest by 5 %" in said
+    assert "SAM 95 %, base 90 %; SAM is highest by 5 points" in said
     assert "SAM at ρ = 0.05, learning rate 0.02, batch size 32" in alternative("parallel-coordinates", TRIALS)
     by_loss = alternative("history", TRIALS.assign(objective="val/loss"))
     assert "SAM 0.1 nats, base 0.2 nats; SAM is lowest by 0.1 nats" in by_loss
@@ -58,7 +58,7 @@ def test_trials_are_counted_and_only_complete_ones_are_best():
         (
             "seeds",
             {"label": ["SAM", "SAM", "Adam"], "test/accuracy": [0.9, 0.8, 0.7]},
-            ["SAM 85 %, Adam 70 %; SAM is highest by 15 %"],
+            ["SAM 85 %, Adam 70 %; SAM is highest by 15 points"],
         ),
         (
             "accuracy-compute",

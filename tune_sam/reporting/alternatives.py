@@ -39,8 +39,9 @@ def ranked(values: Mapping[str, float], unit: str = "", *, least: bool = False) 
     numbers = ", ".join(f"{label} {short(finite[label])}{unit}" for label in order)
     if len(order) == 1 or finite[order[0]] == finite[order[1]]:
         return numbers
-    ahead = abs(finite[order[0]] - finite[order[1]])
-    return f"{numbers}; {order[0]} is {'lowest' if least else 'highest'} by {short(ahead)}{unit}"
+    ahead = short(abs(finite[order[0]] - finite[order[1]]))
+    by = f"{ahead} points" if unit == " %" else f"{ahead}{unit}"
+    return f"{numbers}; {order[0]} is {'lowest' if least else 'highest'} by {by}"
 
 
 def _labels(frame: pd.DataFrame) -> dict[str, str]:
