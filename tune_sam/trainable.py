@@ -15,7 +15,7 @@ from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
 from tune_sam.store import with_label_noise, with_train_subset
-from tune_sam.training import Epoch, Trainer
+from tune_sam.training import Epoch, Trainer, device_name
 from tune_sam.workload import Workload, find_workload
 
 
@@ -80,6 +80,7 @@ class SAMTrainable(tune.Trainable):
             "unperturbed": last.unperturbed,
             "seconds": self.trainer.seconds,
             "precision": self.trainer.precision,
+            "device": device_name(self.trainer.device),
             "node": self.node,
             "done": self.trainer.finished,
         }

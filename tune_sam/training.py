@@ -359,3 +359,8 @@ def prepare_process(threads: int) -> None:
 def default_device() -> torch.device:
     """Choose CUDA where torch sees a GPU, else the CPU, whatever GPU fraction a scheduler has assigned."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device as its maker does, such as `NVIDIA H100 80GB HBM3`; `CPU` for the CPU."""
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type.upper()

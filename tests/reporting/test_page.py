@@ -116,7 +116,7 @@ def test_a_single_refit_says_nothing_of_others(full):
 def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare):
     sizes = find_workload("gcn").datasets["digits"]
     assert f"{sizes.train:,} samples train, {sizes.validation:,} validate and {sizes.test:,} are the test set." in bare
-    assert "Passes were in fp32." in bare
+    assert "Passes were in fp32 on CPU." in bare
 
 
 def test_every_figure_has_a_caption_and_its_data(full):

@@ -135,6 +135,7 @@ def test_a_record_is_whole(study):
             "metrics",
             "seconds",
             "precision",
+            "device",
             "compile",
             "node",
             "pid",

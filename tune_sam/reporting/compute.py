@@ -23,7 +23,7 @@ def compute_section(study: Study, refit: Refit | None, names: Mapping[str, str])
         "Time, compute, runs and versions",
         (
             "Seconds are those of the epochs, of all trainings together. Gradients are of one sample each, and SAM "
-            f"takes two of each sample in an epoch. {_precision(study, refit)}".strip(),
+            f"takes two of each sample in an epoch. {_passes(study, refit)}".strip(),
         ),
         (_costs(study, refit, names), _runs(study, refit), _versions(study)),
     )
@@ -53,11 +53,13 @@ def _cost(name: str, trainings: int, epochs: int, seconds: Iterable[float | None
     return name, f"{trainings}", f"{epochs:,}", f"{sum(one or 0 for one in seconds):,.0f}", f"{gradients:,}"
 
 
-def _precision(study: Study, refit: Refit | None) -> str:
-    """Say at which precisions the trainings were; empty if no trial recorded one."""
+def _passes(study: Study, refit: Refit | None) -> str:
+    """Say at which precisions and on which devices the trainings were; empty if no trial recorded one."""
     trials: list[Trial] = [trial for one in (study, *(refit.studies if refit else ())) for trial in one.records()]
     precisions = sorted({trial.precision for trial in trials if trial.precision})
-    return f"Passes were in {' and '.join(precisions)}." if precisions else ""
+    devices = sorted({trial.device for trial in trials if trial.device})
+    on = f" on {' and '.join(devices)}" if devices else ""
+    return f"Passes were in {' and '.join(precisions)}{on}." if precisions else ""
 
 
 KINDS = {

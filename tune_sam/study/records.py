@@ -66,6 +66,7 @@ class Trial:
         metrics: of the last epoch, by the names of :data:`tune_sam.tuning.callback.METRICS`; empty until it ended.
         seconds: spent in its epochs, over all attempts; None until it ended.
         precision: of the network's passes, `bf16` or `fp32`; None until it ended.
+        device: the name of the GPU, or `CPU`; None until it ended, and of a trial of an earlier release.
         compile: whether the network ran through torch.compile.
         node, pid: Ray's node id and the process that trained it last.
         started, ended: ISO 8601, UTC.
@@ -92,6 +93,7 @@ class Trial:
     metrics: dict[str, float]
     seconds: float | None
     precision: str | None
+    device: str | None
     compile: bool
     node: str | None
     pid: int | None
@@ -592,6 +594,7 @@ class Study:
             "metrics": renamed(told.get("metrics", {})),
             "seconds": told.get("seconds"),
             "precision": told.get("precision"),
+            "device": told.get("device"),
             "compile": self.settings.compile,
             "node": told.get("node"),
             "pid": told.get("pid"),

@@ -193,6 +193,7 @@ class Driver(tune.Callback):
             node=result.get("node"),
             pid=result.get("pid"),
             precision=result.get("precision"),
+            device=result.get("device"),
         )
         kept = ledger.checkpoints(number)
         ledger.end(number, outcome)

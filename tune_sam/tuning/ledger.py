@@ -65,6 +65,7 @@ class Outcome:
         seconds: spent in its epochs, over all attempts; None if none ended.
         node, pid: Ray's node id and the process.
         precision: of the network's passes, `bf16` or `fp32`; None if no epoch ended.
+        device: the name of the GPU, or `CPU`; None if no epoch ended.
     """
 
     state: str
@@ -75,6 +76,7 @@ class Outcome:
     node: str | None
     pid: int | None
     precision: str | None = None
+    device: str | None = None
 
 
 @dataclass
