@@ -1,6 +1,7 @@
 """Pages: MLflow's, or Optuna's dashboard, on the studies of a home, served until somebody stops them."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -127,8 +128,9 @@ def serve(
         environment: of the server, on top of this process's.
 
     Raises:
-        Refused: it ends, or does not answer in time.
+        Refused: the port is taken, the server ends, or it does not answer in time.
     """
+    _refuse_taken(port)
     with interruptible(waits_for=""):
         server = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
         try:
@@ -144,6 +146,16 @@ def serve(
         raise Refused(f"the server on port {port} ended with exit status {server.returncode}; what it said is above.")
 
 
+def _refuse_taken(port: int) -> None:
+    """Refuse a port on which another server listens, whose answers would be taken for ours."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise Refused(f"--port {port} cannot be used ({error.strerror}); give another.") from None
+
+
 def _wait(server: "subprocess.Popen[bytes]", port: int, question: str) -> None:
     import requests
 
@@ -152,7 +164,7 @@ def _wait(server: "subprocess.Popen[bytes]", port: int, question: str) -> None:
         if server.poll() is not None:
             raise Refused(
                 f"the server ended before it answered on port {port}, with exit status {server.returncode}; what it "
-                "said is above. If the port is in use, give another with --port."
+                "said is above."
             )
         try:
             if requests.get(f"http://{HOST}:{port}{question}", timeout=5).ok:
