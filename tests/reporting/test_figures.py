@@ -636,3 +636,10 @@ def test_seeds_are_dots_beside_their_mean_and_its_interval():
     few = refit_figures.seeds(data.groupby("optimizer").head(2)).axes[0]
     assert [len(x) for _, x, _ in markers(few)] == [2, 1, 2, 1]
     assert len(few.lines) == 4, "two seeds have no interval"
+
+
+def test_each_class_has_the_mean_f1_of_each_optimizer():
+    data = pd.DataFrame({"label": "SAM", "optimizer": "sam", "class": ["a", "a", "b"], "f1": [0.4, 0.6, 0.9]})
+    axis = refit_figures.f1_by_class(data).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    assert [list(x) for _, x, _ in markers(axis)] == [[0.4, 0.6], [0.5], [0.9], [0.9]]

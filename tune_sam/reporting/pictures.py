@@ -25,8 +25,8 @@ CAPTIONS = {
     "flat too, so read the front from its right end.",
     "lr-rho": "Validation accuracy over learning rate and ρ. See whether the best trials share one ρ, or whether the "
     "best ρ moves with the learning rate.",
-    "parallel-coordinates": "Each trial as a line through its hyperparameters to its accuracy. The strong "
-    "lines are the best trials: where they run together, the search has found a region.",
+    "parallel-coordinates": "Each trial as a line through its hyperparameters to its accuracy. Where the best run "
+    "together, the search has found a region. In a browser, drag along an axis to choose lines.",
     "accuracy-compute": "Validation accuracy of the best trial of each optimizer over what it has cost so far. SAM "
     "takes two gradients of each sample in an epoch: read upwards from one cost, not from one epoch.",
     "learning-curves": "Loss and accuracy of the best trial of each optimizer over its epochs. A validation loss that "
@@ -39,7 +39,7 @@ CAPTIONS = {
     "contours": "The loss around one network of each optimizer, the first of its best configuration, along the same "
     "two filter-normalised random directions and with one colour scale. A wider bowl is a flatter minimum, in these "
     "two directions only.",
-    "surfaces": "The same as surfaces, at one scale.",
+    "surfaces": "The same as surfaces, at one scale. In a browser, drag to turn them.",
     "near-minimum": "The loss close to each minimum along both directions, on a linear axis.",
     "lines": "The loss on the straight line from the first optimizer's minimum to the others'. A barrier says that the "
     "minima lie in different valleys.",
