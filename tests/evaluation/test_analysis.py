@@ -25,6 +25,7 @@ from tune_sam.flatness import batch_size, batches_of
 from tune_sam.store import with_train_subset
 from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, open_study
+from tune_sam.tuning.listener import Silent
 from tune_sam.workload import find_workload
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
@@ -116,11 +117,18 @@ def test_the_table_has_configurations_gaps_and_measures(analysis):
     assert all("version.torch" in made and made["device"] for made in told["measured_by"].values())
 
 
+class Tasks(Silent):
+    """Hears of tasks alone."""
+
+    def __init__(self, task):
+        self.task = task
+
+
 @pytest.mark.slow
 def test_what_is_measured_already_is_not_measured_again(searched, analysis):
     seen = []
     again = tune_sam.analyze(
-        "one", home=searched, sample=SAMPLE, grid=SIDE, progress=lambda *part: seen.append(part), executor=INLINE
+        "one", home=searched, sample=SAMPLE, grid=SIDE, listener=Tasks(lambda *part: seen.append(part)), executor=INLINE
     )
     assert not seen
     assert again.flatness == analysis.flatness
@@ -133,12 +141,11 @@ def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, progress=interrupt, executor=INLINE)
+        tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, listener=Tasks(interrupt), executor=INLINE)
     assert [place.name for place in (another / "studies" / "one" / "flatness").iterdir()] == ["parts"], "no half report"
     counts = []
-    done = tune_sam.analyze(
-        "one", home=another, sample=SAMPLE, grid=SIDE, progress=lambda *part: counts.append(part), executor=INLINE
-    )
+    counted = Tasks(lambda *part: counts.append(part))
+    done = tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, listener=counted, executor=INLINE)
     assert [part[1:] for part in counts] == [(count, 7) for count in (3, 4, 5, 6, 7)]
     assert {key: replace(one, seconds=0) for key, one in done.flatness.items()} == {
         key: replace(one, seconds=0) for key, one in analysis.flatness.items()

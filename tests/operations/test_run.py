@@ -6,6 +6,7 @@ from tune_sam.errors import Refused
 from tune_sam.operations import run as module
 from tune_sam.operations.run import run
 from tune_sam.study.records import refits_of
+from tune_sam.tuning.listener import Silent
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("coarse_figures")]
 
@@ -67,12 +68,27 @@ def test_interrupted_it_goes_on_and_trains_nothing_again(searched, done):
     assert parts.items() <= after[1].items()
 
 
+class Heard(Silent):
+    """What a listener is told is about to be done."""
+
+    def __init__(self):
+        self.texts = []
+
+    def announced(self, text):
+        self.texts.append(text)
+
+
 def test_called_again_nothing_is_done_again(searched, done):
     before = ledger(searched)
-    begun = []
-    assert run("gcn", home=searched, begins=begun.append, **OPTIONS).page == done[1].page
+    heard = Heard()
+    assert run("gcn", home=searched, listener=heard, **OPTIONS).page == done[1].page
     assert ledger(searched) == before
-    assert begun == ["refit of all", "flatness of the refit of all", "flatness of all trials of all", "page of all"]
+    assert [text.removeprefix("== ") for text in heard.texts if text.startswith("== ")] == [
+        "refit of all",
+        "flatness of the refit of all",
+        "flatness of all trials of all",
+        "page of all",
+    ]
 
 
 def test_more_seeds_are_trained_beside_those_there_are(searched, done):

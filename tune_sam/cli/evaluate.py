@@ -27,6 +27,7 @@ from tune_sam.cli.tables import show_flatness, show_refit
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 from tune_sam.settings import GRID, SAMPLE, SEEDS
+from tune_sam.tuning.progress import Progress
 
 if TYPE_CHECKING:
     from tune_sam.reporting.page import Report
@@ -80,10 +81,6 @@ def refit(
     Example: [bold]tune-sam refit gcn-2026-11-24T101500 --seeds 5[/bold], or without a search
     [bold]tune-sam refit gcn --preset report[/bold].
     """
-    from tune_sam.cli.progress import Progress, task_progress
-    from tune_sam.operations.refit import refit as run
-    from tune_sam.operations.refit import refit_grid
-
     asked = parse_seeds(seeds)
     of_searches = {"--top": top, "--each-batch-size": each_batch_size or None}
     of_grids = {"--name": name, "--data": data}
@@ -94,7 +91,10 @@ def refit(
                 f"{option}{'' if value is True else f' {value}'} goes with "
                 f"{'a search' if planned else '--preset or --config'} alone; leave it out."
             )
-    with resumable(lambda: "what is done is kept, and the same command resumes"), task_progress(err) as progress:
+    with resumable(lambda: "what is done is kept, and the same command resumes"), Progress(err) as listener:
+        from tune_sam.operations.refit import refit as run
+        from tune_sam.operations.refit import refit_grid
+
         common: dict[str, Any] = {
             "home": Home.at(**places),
             "seeds": asked,
@@ -102,8 +102,7 @@ def refit(
             "controls": controls,
             "address": address,
             "max_concurrent": max_concurrent,
-            "listener": Progress(err),
-            "progress": progress,
+            "listener": listener,
         }
         found = (
             refit_grid(study, preset=preset, config=config, name=name, data=data, **common)
@@ -153,13 +152,12 @@ def analyze(
 
     Example: [bold]tune-sam analyze gcn-2026-11-24T101500 --optimizer base --optimizer sam[/bold]
     """
-    from tune_sam.cli.progress import task_progress
-    from tune_sam.operations.analyze import analyze as run
-
     for option, value in (("--top", top), ("--grid", grid)):
         if every and value is not None:
             raise Refused(f"--all and {option} {value} exclude each other; leave one out.")
-    with resumable(lambda: "what is done is kept, and the same command resumes"), task_progress(err) as progress:
+    with resumable(lambda: "what is done is kept, and the same command resumes"), Progress(err) as listener:
+        from tune_sam.operations.analyze import analyze as run
+
         found = run(
             study,
             home=Home.at(**places),
@@ -169,7 +167,7 @@ def analyze(
             grid=grid or GRID,
             every=every,
             address=address,
-            progress=progress,
+            listener=listener,
         )
     output.give(
         {key: one.to_json() for key, one in found.flatness.items()}, lambda: show_flatness(found, out), found.table
@@ -204,9 +202,12 @@ def report(
 
     Example: [bold]tune-sam report gcn-2026-11-24T101500[/bold]
     """
-    from tune_sam.reporting.page import report as run
+    with Progress(err) as listener:
+        listener.stage("Writing the page")
+        from tune_sam.reporting.page import report as run
 
-    show_page(run(study, home=Home.at(**places), output=folder), output)
+        found = run(study, home=Home.at(**places), output=folder)
+    show_page(found, output)
 
 
 def show_page(report: "Report", output: Output) -> None:

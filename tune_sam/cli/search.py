@@ -28,6 +28,7 @@ from tune_sam.cli.output import Output, prints
 from tune_sam.cli.results import show_best
 from tune_sam.home import Home
 from tune_sam.settings import SAMPLE, SEEDS
+from tune_sam.tuning.progress import Progress
 
 OF_A_WHOLE_RUN = (
     "optimizers",
@@ -59,12 +60,11 @@ def search(workload: WorkloadArgument, *, config: ConfigOption = None, output: O
 
     Example: [bold]tune-sam search gcn --optimizer base --optimizer sam --trials 12 --epochs 30[/bold]
     """
-    from tune_sam.cli.progress import Progress
-    from tune_sam.tuning.runner import search as run
+    listener = Progress(err)
+    with resumable(lambda: _resume(listener.first)), listener:
+        from tune_sam.tuning.runner import search as run
 
-    progress = Progress(err)
-    with resumable(lambda: _resume(progress.first)):
-        found = run(workload, config=config, listener=progress, **options)
+        found = run(workload, config=config, listener=listener, **options)
     show_best(found, output)
 
 
@@ -89,10 +89,9 @@ def resume(
 
     Example: [bold]tune-sam resume gcn-2026-11-24T101500 --trials 40[/bold]
     """
-    from tune_sam.cli.progress import Progress
-    from tune_sam.tuning.runner import resume as run
+    with resumable(lambda: _resume(study)), Progress(err) as listener:
+        from tune_sam.tuning.runner import resume as run
 
-    with resumable(lambda: _resume(study)):
         found = run(
             study,
             home=Home.at(**places),
@@ -101,7 +100,7 @@ def resume(
             stall_timeout=stall_timeout,
             max_concurrent=max_concurrent,
             address=address,
-            listener=Progress(err),
+            listener=listener,
         )
     show_best(found, output)
 
@@ -123,12 +122,11 @@ def run(
 
     Example: [bold]tune-sam run gcn --name molecules --trials 20 --seeds 5[/bold]
     """
-    from tune_sam.cli.progress import Progress, task_progress
-    from tune_sam.operations.run import run as run_all
-
     asked = parse_seeds(seeds)
     listener = Progress(err)
-    with resumable(lambda: _run_again(listener.first)), task_progress(err) as progress:
+    with resumable(lambda: _run_again(listener.first)), listener:
+        from tune_sam.operations.run import run as run_all
+
         found = run_all(
             workload,
             config=config,
@@ -137,8 +135,6 @@ def run(
             controls=controls,
             sample=sample,
             listener=listener,
-            progress=progress,
-            begins=lambda what: err.print(f"== {what}", soft_wrap=True, markup=False),
             **options,
         )
     show_page(found, output)

@@ -19,6 +19,7 @@ from tune_sam.cli.options import (
 from tune_sam.cli.output import Output, prints
 from tune_sam.errors import NothingComplete
 from tune_sam.home import Home
+from tune_sam.tuning.progress import Progress
 
 
 @prints
@@ -44,9 +45,12 @@ def check(
     Example: [bold]tune-sam check gcn --address auto --storage s3://BUCKET/PATH --tracking-uri http://HOST:5000[/bold]
     """
     from tune_sam.cli.tables import finding_table, show_table
-    from tune_sam.operations.check import check as run
 
-    found = run(workload, config=config, **options)
+    with Progress(err) as listener:
+        listener.stage("Trying services, Ray and the nodes")
+        from tune_sam.operations.check import check as run
+
+        found = run(workload, config=config, **options)
     output.give([asdict(one) for one in found], lambda: show_table(finding_table(found), out))
     if ill := sum(bool(one.trouble) for one in found):
         raise NothingComplete(f"{ill} of {len(found)} things do not work; mend what the table names and check again.")
@@ -58,9 +62,12 @@ def sync(study: StudyArgument, **places: Any) -> None:
 
     Example: [bold]tune-sam sync gcn-2026-11-24T101500[/bold]
     """
-    from tune_sam.tuning.delivery import sync as run
+    with Progress(err) as listener:
+        listener.stage("Bringing MLflow up to date")
+        from tune_sam.tuning.delivery import sync as run
 
-    if left := run(study, home=Home.at(**places)):
+        left = run(study, home=Home.at(**places))
+    if left:
         raise NothingComplete(
             f"MLflow lacks results of {left} trials of study {study}; they are kept: mend what is said above, and the "
             f"same command tries again; `tune-sam doctor {study}` says what is lacking."
@@ -82,9 +89,12 @@ def doctor(
     Example: [bold]tune-sam doctor gcn-2026-11-24T101500 --fix[/bold]
     """
     from tune_sam.cli.tables import diagnosis_table, show_table
-    from tune_sam.operations.doctor import doctor as run
 
-    found = run(study, home=Home.at(**places), fix=fix)
+    with Progress(err) as listener:
+        listener.stage("Comparing Optuna, MLflow and checkpoints")
+        from tune_sam.operations.doctor import doctor as run
+
+        found = run(study, home=Home.at(**places), fix=fix)
     output.give([asdict(one) for one in found], lambda: show_table(diagnosis_table(found), out))
     if ill := [one.key for one in found if one.trouble]:
         raise NothingComplete(

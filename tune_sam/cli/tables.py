@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from tune_sam.display import text_of
+from tune_sam.durations import clock
 from tune_sam.errors import masked
 from tune_sam.evaluation.statistics import with_interval
 from tune_sam.study.logs import printable
@@ -245,10 +246,3 @@ def show_failures(failed: "Mapping[str, str]", out: Console) -> None:
             markup=False,
             highlight=False,
         )
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

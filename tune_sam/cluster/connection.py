@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -25,13 +25,20 @@ QUIET = {
 CLIENT = "ray://"
 """How the address of Ray's client begins, for a machine from which only one port of the head is reached."""
 
+Stage = Callable[[str], None]
+"""Told what begins now and may take a while."""
+
 _alone = False
 """Whether the connection is to a Ray that :func:`connected` started, and which has no nodes but this one."""
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[bool]:
+def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bool]:
     """Connect to Ray: the cluster at `address`, the one already connected to, or a new one here.
+
+    Args:
+        address: of the cluster; None starts one here.
+        stage: is told what is waited for.
 
     Yields:
         Whether the cluster may have nodes beside this one, now or later: whether it is not a new one here.
@@ -51,6 +58,7 @@ def connected(address: str | None) -> Iterator[bool]:
         with session_folder() if client.ray.is_connected() else nullcontext():
             yield not _alone
         return
+    stage(f"Connecting to Ray at {address}" if address else "Starting Ray")
     _join(address) if address else start()
     # Interrupted and failed trials are told by the study, in its own words.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

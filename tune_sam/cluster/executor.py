@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tune_sam.cluster.connection import concurrency, connected
+from tune_sam.cluster.connection import Stage, concurrency, connected
 from tune_sam.cluster.pulse import Pulse
 from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, Signs, without_logins_handed_on, without_snapshots
 from tune_sam.cluster.watch import Looks, Watch
@@ -69,8 +69,11 @@ class Failure:
 class Executor(Protocol):
     """Runs trainings, and calls of functions."""
 
-    def opened(self) -> AbstractContextManager[bool]:
+    def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Hold what it needs for as long as the context lasts; give whether other nodes may take part.
+
+        Args:
+            stage: is told what is waited for.
 
         Raises:
             Refused: it cannot be had.
@@ -114,9 +117,9 @@ class RayExecutor:
     address: str | None = None
     max_concurrent: int | None = None
 
-    def opened(self) -> AbstractContextManager[bool]:
+    def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Connect to the cluster, or start one."""
-        return connected(self.address)
+        return connected(self.address, stage)
 
     def train(self, trainings: Trainings) -> None:
         """Run Tune over the trainings."""
@@ -199,7 +202,7 @@ class InlineExecutor:
     epoch that hangs; one that ends, but took longer than the study's time limits allow, fails its trial.
     """
 
-    def opened(self) -> AbstractContextManager[bool]:
+    def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Hold nothing: this process is there."""
         return nullcontext(False)
 

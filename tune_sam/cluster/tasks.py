@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tune_sam.cluster.executor import Executor, Failure
 from tune_sam.cluster.signals import interruptible
@@ -20,8 +20,17 @@ if TYPE_CHECKING:
 
     from tune_sam.cluster.sharing import Shared
 
-Progress = Callable[[str, int, int], None]
-"""Called when a task is done, with its name, how many are done, and how many there are."""
+
+class Listener(Protocol):
+    """Told how tasks go."""
+
+    def stage(self, text: str) -> None:
+        """Note what begins now and may take a while."""
+        ...
+
+    def task(self, what: str, done: int, total: int) -> None:
+        """Note that a task is done, how many are, and how many there are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ def run_tasks(
     tasks: Sequence[Task],
     data: "Callable[[bool], AbstractContextManager[Shared]]",
     executor: Executor,
-    progress: Progress,
+    listener: Listener,
+    stage: str,
 ) -> dict[str, str]:
     """Run the tasks whose files are missing, as many at a time as fit. Interrupted, it keeps what is done.
 
@@ -56,7 +66,8 @@ def run_tasks(
         tasks: all whose results are needed.
         data: opens what the tasks are given; told whether they may run on other nodes.
         executor: runs them, each with the resources of one of the study's trials.
-        progress: called as tasks are done.
+        listener: is told as tasks begin and are done.
+        stage: what they are, for people, such as `Reading the test set`.
 
     Returns:
         Why tasks have no result, by `what` they are.
@@ -67,7 +78,12 @@ def run_tasks(
         return failed
     made = versions()
     # Ray takes the signals' handlers when it starts, so ours come after.
-    with executor.opened() as other_nodes, interruptible(), data(other_nodes) as shared:
+    with ExitStack() as stack:
+        other_nodes = stack.enter_context(executor.opened(listener.stage))
+        stack.enter_context(interruptible())
+        listener.stage("Preparing the data")
+        shared = stack.enter_context(data(other_nodes))
+        listener.stage(stage)
         # With the workload itself, a worker has its module, whose name in a record would not be imported there.
         calls = [partial(task.function, *task.arguments, study.workload, shared) for task in missing]
         settings = study.settings
@@ -78,7 +94,7 @@ def run_tasks(
                 failed[task.what] = outcome.reason
             else:
                 write_whole(task.file, json.dumps({"made": made, "result": outcome}))
-            progress(task.what, done, len(tasks))
+            listener.task(task.what, done, len(tasks))
     return failed
 
 

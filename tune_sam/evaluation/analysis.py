@@ -13,7 +13,7 @@ from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import ensure_data, shared
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.pulse import alive
-from tune_sam.cluster.tasks import Progress, Task, made_by, prepare_worker, result_of, run_tasks
+from tune_sam.cluster.tasks import Listener, Task, made_by, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.refit import test_results, tested_refit
@@ -182,18 +182,19 @@ def _short(trial: Trial) -> str:
 
 @contextmanager
 def measured(
-    name: str, home: Place, extent: Extent, address: str | None, executor: Executor | None, progress: Progress
+    name: str, home: Place, extent: Extent, address: str | None, executor: Executor | None, listener: Listener
 ) -> Iterator[Analysis]:
     """Measure a study's networks, and hold the study's lock while the block uses the results.
 
     Args:
-        name, home, address, executor, progress: as for :func:`tune_sam.operations.analyze.analyze`.
+        name, home, address, executor, listener: as for :func:`tune_sam.operations.analyze.analyze`.
         extent: how much is measured.
 
     Raises:
         Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
         NothingComplete: no trial is complete.
     """
+    listener.stage("Opening the records")
     study = open_study(name, home)
     study.refuse_unnamed()
     controls: tuple[Study, ...] = ()
@@ -213,7 +214,8 @@ def measured(
             _tasks(plan),
             lambda other_nodes: shared(study, other_nodes, extent.sample),
             executor or RayExecutor(address),
-            progress,
+            listener,
+            f"Measuring {study.name}",
         )
         kept = tuple(trial for trial in plan.trials if trial.key not in failed)
         if failed and not (extent.every and kept):

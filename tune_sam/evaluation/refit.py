@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam.cluster.data import data_folder, ensure_data
 from tune_sam.cluster.executor import Executor
-from tune_sam.cluster.tasks import Progress, Task, prepare_worker, result_of, run_tasks
+from tune_sam.cluster.tasks import Listener, Task, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.selection import (
@@ -324,7 +324,7 @@ def row_name(config: Configuration, digits: int) -> str:
 
 
 def test_all(
-    study: Study, seeds: tuple[int, ...], executor: Executor, progress: Progress
+    study: Study, seeds: tuple[int, ...], executor: Executor, listener: Listener
 ) -> dict[str, dict[str, float]]:
     """Test each training, unless its results are kept from before."""
     trials = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
@@ -337,7 +337,14 @@ def test_all(
             )
     parts = [Task(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
     with study_lock(study.home, study.name):
-        failed = run_tasks(study, parts, lambda other_nodes: _test_data(study, other_nodes), executor, progress)
+        failed = run_tasks(
+            study,
+            parts,
+            lambda other_nodes: _test_data(study, other_nodes),
+            executor,
+            listener,
+            f"Testing {study.name}",
+        )
     for what, reason in failed.items():
         raise Refused(f"{what} failed: {reason}")
     return {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}

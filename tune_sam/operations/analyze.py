@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tune_sam.cluster.executor import Executor
-from tune_sam.cluster.tasks import Progress
 from tune_sam.errors import Refused
 from tune_sam.evaluation.analysis import Analysis, Extent, measured, provenance
 from tune_sam.evaluation.summary import log_summary
@@ -14,6 +13,8 @@ from tune_sam.home import Place
 from tune_sam.settings import GRID, SAMPLE
 from tune_sam.study.records import open_search
 from tune_sam.tracking.runs import publish
+from tune_sam.tuning.listener import SearchListener
+from tune_sam.tuning.progress import heard_by
 
 
 def analyze(
@@ -26,7 +27,8 @@ def analyze(
     grid: int = GRID,
     every: bool = False,
     address: str | None = None,
-    progress: Progress = lambda *_: None,
+    listener: SearchListener | None = None,
+    progress: bool | None = None,
     executor: Executor | None = None,
 ) -> Analysis:
     """Measure how flat the minima of a study's refit are, or those of its best trials where it has no refit.
@@ -49,7 +51,8 @@ def analyze(
             other best network is measured too.
         every: measure every complete trial of the search instead, by the cheap measures and without surfaces.
         address: Ray cluster to use; one is started here by default.
-        progress: called as tasks are done.
+        listener: is told as measurements are done, in place of the screen.
+        progress: whether the screen shows how it goes; see :func:`tune_sam.search`.
         executor: what runs the tasks; by default Ray at `address`.
 
     Raises:
@@ -57,7 +60,11 @@ def analyze(
         NothingComplete: no trial is complete.
     """
     extent = Extent(optimizers=tuple(dict.fromkeys(optimizers)), top=top, sample=sample, grid=grid, every=every)
-    with measured(name, home, extent, address, executor, progress) as analysis:
+    with (
+        heard_by(listener, progress) as hears,
+        measured(name, home, extent, address, executor, hears) as analysis,
+    ):
+        hears.stage("Drawing figures")
         from tune_sam.reporting.plots import draw  # needs matplotlib, which a refusal does not wait for
 
         with replaced_folder(analysis.folder) as folder:
@@ -66,8 +73,9 @@ def analyze(
             figures = sorted(file.stem for file in folder.glob("*.png"))
             about = {**provenance(analysis), "figures": figures}
             (folder / "analysis.json").write_text(json.dumps(about, indent=2))
+        hears.stage("Bringing MLflow up to date")
         undelivered = _log(analysis)
-    search = open_search(analysis.study.settings.refit_of or name, analysis.study.home)
+        search = open_search(analysis.study.settings.refit_of or name, analysis.study.home)
     return replace(analysis, undelivered=undelivered or log_summary(search))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.executor import Executor, RayExecutor
-from tune_sam.cluster.tasks import Progress
 from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import Refit, cost_in_words, refit_study, scores, test_all
 from tune_sam.evaluation.selection import (
@@ -23,8 +22,9 @@ from tune_sam.settings import SEEDS
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_search
 from tune_sam.tracking.runs import publish
-from tune_sam.tuning.listener import SearchListener, Silent
+from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.plan import plan
+from tune_sam.tuning.progress import heard_by
 from tune_sam.tuning.runner import launch
 
 
@@ -40,7 +40,7 @@ def refit(
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
-    progress: Progress = lambda *_: None,
+    progress: bool | None = None,
     executor: Executor | None = None,
 ) -> Refit:
     """Train the best configurations of a study again, on train + validation, and test each training once.
@@ -60,8 +60,8 @@ def refit(
         controls: train the matched controls, which a refit that has none gets without being trained again.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trainings at the same time; as many as fit by default.
-        listener: is called as trainings start, report and end; none by default.
-        progress: is called as tests are done.
+        listener: is told as trainings and tests begin and end, in place of the screen.
+        progress: whether the screen shows how it goes; see :func:`tune_sam.search`.
         executor: what runs the trainings and tests; by default Ray at `address`.
 
     Raises:
@@ -72,17 +72,17 @@ def refit(
     if top < 1 or (each_batch_size and top > 1):
         with_it = " with --each-batch-size" if each_batch_size else ""
         raise Refused(f"--top {top} is not possible{with_it}; give 1 or more, or the best of each batch size alone.")
-    return _refit(
-        open_search(name, home),
-        Choice(top, each_batch_size),
-        seeds,
-        epochs,
-        controls,
-        address,
-        executor or RayExecutor(address, max_concurrent),
-        listener,
-        progress,
-    )
+    with heard_by(listener, progress) as hears:
+        return _refit(
+            open_search(name, home),
+            Choice(top, each_batch_size),
+            seeds,
+            epochs,
+            controls,
+            address,
+            executor or RayExecutor(address, max_concurrent),
+            hears,
+        )
 
 
 def refit_grid(
@@ -99,7 +99,7 @@ def refit_grid(
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
-    progress: Progress = lambda *_: None,
+    progress: bool | None = None,
     executor: Executor | None = None,
 ) -> Refit:
     """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
@@ -135,7 +135,8 @@ def refit_grid(
         name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
     )
     executor = executor or RayExecutor(address, max_concurrent)
-    return _refit(study, Choice(planned=True), seeds, epochs, controls, address, executor, listener, progress)
+    with heard_by(listener, progress) as hears:
+        return _refit(study, Choice(planned=True), seeds, epochs, controls, address, executor, hears)
 
 
 def _refit(
@@ -146,8 +147,7 @@ def _refit(
     controls: bool,
     address: str | None,
     executor: Executor,
-    listener: SearchListener | None,
-    progress: Progress,
+    listener: SearchListener,
 ) -> Refit:
     study.refuse_unnamed()
     shared_seeds = chosen_seeds(seeds, study)
@@ -167,14 +167,14 @@ def _refit(
     if controls and (points := control_points(configurations(made[0].settings))):
         base = [Configuration("base", None, point["lr"], int(point["batch_size"]), 0) for point in points]
         made.append(refit_study(study, "control", epochs, {"base": base}, shared_seeds, choice))
-    listener = listener or Silent()
     listener.announced(cost_in_words(made, shared_seeds))
     tests: dict[str, dict[str, float]] = {}
-    with executor.opened():  # once for all
+    with executor.opened(listener.stage):  # once for all
         for child in made:
             launch(child, executor, listener)
         for child in made:
-            tests |= test_all(child, shared_seeds, executor, progress)
+            tests |= test_all(child, shared_seeds, executor, listener)
+    listener.stage("Bringing MLflow up to date")
     found = Refit(study, tuple(made), tests, shared_seeds, "")
     return replace(found, undelivered=_publish(found) or log_summary(study))
 

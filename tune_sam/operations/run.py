@@ -1,13 +1,12 @@
 """Run: search, refit, analyze and report, one after the other, each from where it was left."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 from tune_sam.cluster.executor import Executor, RayExecutor
-from tune_sam.cluster.tasks import Progress
 from tune_sam.evaluation.selection import check_seeds
 from tune_sam.operations.analyze import analyze
 from tune_sam.operations.refit import refit
@@ -15,6 +14,7 @@ from tune_sam.reporting.page import Report, report
 from tune_sam.settings import SAMPLE, SEEDS, SearchKeywords, SearchOptions, takes_options
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.plan import planned
+from tune_sam.tuning.progress import heard_by
 from tune_sam.tuning.runner import launch
 from tune_sam.workload import Workload
 
@@ -31,8 +31,7 @@ def run(
     controls: bool = True,
     sample: int = SAMPLE,
     listener: SearchListener | None = None,
-    progress: Progress = lambda *_: None,
-    begins: Callable[[str], None] = lambda _: None,
+    progress: bool | None = None,
     executor: Executor | None = None,
     **options: Unpack[SearchKeywords],
 ) -> Report:
@@ -48,9 +47,8 @@ def run(
         refit_epochs: of each training of the refit; the search's by default.
         controls: train the refit's matched controls, too; see :func:`tune_sam.operations.refit.refit`.
         sample: training samples that flatness is measured on.
-        listener: follows the trainings; nobody by default.
-        progress: called as tests and measurements are done.
-        begins: called with what begins after the search.
+        listener: follows all of it, in place of the screen.
+        progress: whether the screen shows how it goes; see :func:`tune_sam.search`.
         executor: what runs the trainings and measurements; by default Ray at the address that the options have.
         options: of the search, each below.
 
@@ -65,28 +63,30 @@ def run(
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
-    study = planned(chosen)
-    name, home = study.name, study.home
-    with executor.opened():  # once for all that follows
-        launch(study, executor, listener)
-        begins(f"refit of {name}")
-        trained = refit(
-            name,
-            home=home,
-            seeds=seeds,
-            epochs=refit_epochs,
-            controls=controls,
-            listener=listener,
-            progress=progress,
-            executor=executor,
-        )
-        begins(f"flatness of the refit of {name}")
-        best = analyze(name, home=home, sample=sample, progress=progress, executor=executor)
-        begins(f"flatness of all trials of {name}")
-        every = analyze(name, home=home, sample=sample, every=True, progress=progress, executor=executor)
-    for trial, why in every.failed.items():
-        log.warning("%s cannot be measured: %s", trial, why)
-    begins(f"page of {name}")
-    page = report(name, home=home)
+    with heard_by(listener, progress) as hears:
+        hears.stage("Checking options, data and services")
+        study = planned(chosen)
+        name, home = study.name, study.home
+        with executor.opened(hears.stage):  # once for all that follows
+            launch(study, executor, hears)
+            hears.announced(f"== refit of {name}")
+            trained = refit(
+                name,
+                home=home,
+                seeds=seeds,
+                epochs=refit_epochs,
+                controls=controls,
+                listener=hears,
+                executor=executor,
+            )
+            hears.announced(f"== flatness of the refit of {name}")
+            best = analyze(name, home=home, sample=sample, listener=hears, executor=executor)
+            hears.announced(f"== flatness of all trials of {name}")
+            every = analyze(name, home=home, sample=sample, every=True, listener=hears, executor=executor)
+        for trial, why in every.failed.items():
+            log.warning("%s cannot be measured: %s", trial, why)
+        hears.announced(f"== page of {name}")
+        hears.stage("Writing the page")
+        page = report(name, home=home)
     undelivered = [stage.undelivered for stage in (trained, best, every, page) if stage.undelivered]
     return replace(page, undelivered="; ".join(dict.fromkeys(undelivered)))

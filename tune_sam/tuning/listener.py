@@ -1,4 +1,4 @@
-"""Who is told how a search goes: a terminal is one listener, a notebook or a test may be another."""
+"""Who is told how a search, a refit or an analysis goes: the screen is one listener, a test may be another."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +10,11 @@ if TYPE_CHECKING:  # it needs Optuna, which a refusal does not wait for
 
 
 class SearchListener(Protocol):
-    """Told of every event of a search, on the driver's thread. What is not overridden does nothing."""
+    """Told of every event, on the driver's thread. What is not overridden does nothing."""
+
+    def stage(self, text: str) -> None:
+        """Note what begins now and may take a while before anything else is heard, such as the start of Ray."""
+        return
 
     def following(self, study: Study) -> AbstractContextManager[object]:
         """Follow `study` for as long as the context lasts, from where it stands."""
@@ -34,6 +38,10 @@ class SearchListener(Protocol):
 
     def ended(self, optimizer: str, number: int, outcome: "Outcome") -> None:
         """Note that a trial ended, and how."""
+        return
+
+    def task(self, what: str, done: int, total: int) -> None:
+        """Note that a test or a measurement is done, how many are, and how many there will be."""
         return
 
 

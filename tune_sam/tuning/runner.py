@@ -1,5 +1,6 @@
 """Search and resume: the trials of a study, which share the workers; each optimizer has its own, equal budget."""
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -16,8 +17,9 @@ from tune_sam.study.records import Study, open_study
 from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.delivery import tracked
-from tune_sam.tuning.listener import SearchListener, Silent
+from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.plan import grown, limited, planned, store
+from tune_sam.tuning.progress import heard_by
 from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def search(
     *,
     config: Path | None = None,
     listener: SearchListener | None = None,
+    progress: bool | None = None,
     executor: Executor | None = None,
     **options: Unpack[SearchKeywords],
 ) -> Study:
@@ -39,7 +42,9 @@ def search(
     Args:
         workload: name of a workload, `package.module:Class`, or the class itself.
         config: a YAML file of options; those given here come on top.
-        listener: follows the search; nobody by default.
+        listener: follows the search, in place of the screen.
+        progress: whether the screen shows how it goes, on standard error; by default where that is a terminal or a
+            notebook.
         executor: what runs the trainings; by default Ray at the address that the options have.
         options: each below.
 
@@ -52,7 +57,9 @@ def search(
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
-    return launch(planned(chosen), executor, listener)
+    with heard_by(listener, progress) as hears:
+        hears.stage("Checking options, data and services")
+        return launch(planned(chosen), executor, hears)
 
 
 def resume(
@@ -65,6 +72,7 @@ def resume(
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
+    progress: bool | None = None,
     executor: Executor | None = None,
 ) -> Study:
     """Resume a study: trials that were interrupted first, from their last checkpoint, and then the rest.
@@ -76,7 +84,8 @@ def resume(
         trial_timeout, stall_timeout: new time limits of a trial, in seconds or as 30m, or `off`; as before by default.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trials at the same time; as many as fit by default.
-        listener: who is told how it goes; nobody by default.
+        listener: follows the search, in place of the screen.
+        progress: whether the screen shows how it goes; see :func:`tune_sam.search`.
         executor: what runs the trainings; by default Ray at `address`.
 
     Raises:
@@ -88,39 +97,45 @@ def resume(
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
     study = grown(study, study.settings.trials if trials is None else trials)
     study = limited(study, trial_timeout=trial_timeout, stall_timeout=stall_timeout)
-    return launch(study, executor or RayExecutor(address, max_concurrent), listener)
+    with heard_by(listener, progress) as hears:
+        return launch(study, executor or RayExecutor(address, max_concurrent), hears)
 
 
-def launch(study: Study, executor: Executor, listener: SearchListener | None) -> Study:
+def launch(study: Study, executor: Executor, listener: SearchListener) -> Study:
     """Train until the budget of every optimizer is spent; what was interrupted is resumed first.
 
     Args:
         study: that was created, perhaps with more trials than before.
         executor: what runs the trainings.
-        listener: as for :func:`search`.
+        listener: follows it.
 
     Raises:
         Refused: another process is at it, or no node has room for a trial.
         KeyboardInterrupt: it was interrupted.
     """
+    listener.stage("Opening the records")
     from tune_sam.tuning.ledger import Ledger
 
     study.refuse_unnamed()
     study.records()  # refused now, if one cannot be read
-    listener = listener or Silent()
     with study_lock(study.home, study.name):
         store(study)
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
         waiting = [ledger for ledger in ledgers if ledger.open]
-        with tracked(study), listener.following(study):
-            if waiting:
-                with probe(study.own_storage):  # it may have gone since the study was made
-                    pass
-                with executor.opened() as other_nodes, shared(study, other_nodes) as data:
+        with tracked(study):
+            with listener.following(study), ExitStack() as stack:
+                if waiting:
+                    with probe(study.own_storage):  # it may have gone since the study was made
+                        pass
+                    other_nodes = stack.enter_context(executor.opened(listener.stage))
+                    listener.stage("Preparing the data")
+                    data = stack.enter_context(shared(study, other_nodes))
+                    listener.stage("Starting workers")
                     _tune(study, {ledger.optimizer: ledger for ledger in waiting}, data, executor, listener)
-                if any(ledger.open for ledger in waiting):
-                    raise KeyboardInterrupt
+                    if any(ledger.open for ledger in waiting):
+                        raise KeyboardInterrupt
+            listener.stage("Bringing MLflow up to date")
     return study
 
 
