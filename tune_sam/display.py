@@ -1,7 +1,15 @@
-"""Objects as a notebook shows them."""
+"""Objects as a notebook shows them, and characters that some terminals lack."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
+
+PLAIN = {
+    **{"ρ": "rho", "λ": "lambda", "τ": "tau", "σ": "sigma", "√": "sqrt", "∞": "inf", "²": "^2"},
+    **{"±": "+-", "–": "-", "—": "-", "−": "-", "×": "x", "·": "*", "≤": "<=", "≥": ">="},
+    **{"✓": "[+]", "✗": "[-]", "≈": "[~]"},
+    **{"…": "...", "’": "'", "“": '"', "”": '"'},
+}
+"""How characters are spelled where the terminal or the file has none of them, as in ASCII or Latin-1."""
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from tune_sam.cli.console import PLAIN, open_streams, print_json, resumable
+from tune_sam.cli.console import open_streams, print_json, resumable
 from tune_sam.cli.main import main
+from tune_sam.display import PLAIN
 from tune_sam.errors import Stopped
 
 

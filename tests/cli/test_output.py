@@ -94,11 +94,14 @@ def test_a_table_that_fits_has_a_line_for_each_row():
     assert len(printed(200, ROW).splitlines()) == 2
 
 
-def test_a_table_that_does_not_fit_is_a_list_for_each_row():
+def test_a_row_that_does_not_fit_is_its_name_and_what_is_known_below_it():
     assert printed(60, ROW).splitlines() == [
         NAME,
-        *(
-            f"  {column}: {value}"
-            for column, value in zip(("workload", "data set", "states", "created"), ROW[1:], strict=True)
-        ),
+        "  workload gcn, data set mutagenicity, states 40 complete,",
+        "  17 pruned, 2 diverged, 1 failed, created 2026-11-24 10:15",
     ]
+
+
+def test_a_path_that_is_longer_than_a_line_is_whole():
+    path = f"/home/somebody/{'studies/' * 10}log"
+    assert f"  {path}" in printed(40, (NAME, path, "", "", "")).replace("workload ", "")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tune_sam.evaluation.answer import answer_of, in_ascii, next_step, short_answer
+from tune_sam.evaluation.answer import answer_of, next_step, short_answer
 from tune_sam.evaluation.claims import ACCURACY, Answers, Radius, at_equal_loss, claims
 from tune_sam.evaluation.names import row_names
 from tune_sam.evaluation.selection import Choice
@@ -166,10 +166,3 @@ def test_configurations_of_one_optimizer_are_told_apart_by_what_differs():
     assert names["d"] == "control of SAM, ρ = 0.05 and SAM, ρ = 0.1 and ASAM"
     large = ("e", "refit", "sam", 0.1, 0.03, 128, 0.8, 0.3, 10.0)
     assert row_names(table(*ROWS, large), NAMES)["e"] == "SAM, batch 128"
-
-
-def test_lines_can_be_spelled_in_ascii(study):
-    answer = answer_of(study)
-    assert in_ascii(str(answer.help)).startswith("? Help? not known: ")
-    assert in_ascii(str(answer)).isascii()
-    assert in_ascii("✓ ρ ≤ 0.1, λ_max × 2") == "[+] rho <= 0.1, lambda_max x 2"

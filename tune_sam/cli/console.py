@@ -11,14 +11,8 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
+from tune_sam.display import PLAIN
 from tune_sam.errors import Stopped
-
-PLAIN = {
-    **{"ρ": "rho", "λ": "lambda", "τ": "tau", "σ": "sigma", "√": "sqrt", "∞": "inf", "²": "^2"},
-    **{"±": "+-", "–": "-", "—": "-", "−": "-", "×": "x", "·": "*", "≈": "~", "≤": "<=", "≥": ">="},
-    **{"…": "...", "’": "'", "“": '"', "”": '"'},
-}
-"""How characters are spelled where the terminal or the file has none of them, as in ASCII or Latin-1."""
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

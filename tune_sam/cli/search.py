@@ -1,10 +1,10 @@
 """Commands that train the trials of a study: search, resume and run."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_sam.cli.console import err, resumable
+from tune_sam.cli.console import err, out, resumable
 from tune_sam.cli.evaluate import show_page
 from tune_sam.cli.options import (
     PLACES,
@@ -26,9 +26,13 @@ from tune_sam.cli.options import (
 )
 from tune_sam.cli.output import Output, prints
 from tune_sam.cli.results import show_best
+from tune_sam.cli.tables import show_answer
 from tune_sam.home import Home
 from tune_sam.settings import SAMPLE, SEEDS
 from tune_sam.tuning.progress import Progress
+
+if TYPE_CHECKING:
+    from tune_sam.study.records import Study
 
 OF_A_WHOLE_RUN = (
     "optimizers",
@@ -66,6 +70,7 @@ def search(workload: WorkloadArgument, *, config: ConfigOption = None, output: O
 
         found = run(workload, config=config, listener=listener, **options)
     show_best(found, output)
+    _show_answer(found, output)
 
 
 @prints
@@ -103,6 +108,7 @@ def resume(
             listener=listener,
         )
     show_best(found, output)
+    _show_answer(found, output)
 
 
 @prints
@@ -138,6 +144,16 @@ def run(
             **options,
         )
     show_page(found, output)
+    _show_answer(found.study, output)
+
+
+def _show_answer(study: "Study", output: Output) -> None:
+    """Show a person what the study says by now, and what is next."""
+    if output.for_a_person:
+        from tune_sam.evaluation.answer import answer_of
+
+        out.print()
+        show_answer(answer_of(study), out)
 
 
 def _resume(study: str | None) -> str:

@@ -1,6 +1,7 @@
 """The tables that a person reads on a terminal."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from tune_sam.study.logs import printable
 
 if TYPE_CHECKING:
     from tune_sam.evaluation.analysis import Analysis
+    from tune_sam.evaluation.answer import Answer
     from tune_sam.evaluation.refit import Refit
     from tune_sam.operations.check import Finding
     from tune_sam.operations.doctor import Diagnosis
@@ -52,15 +54,12 @@ def trial_table(found: "list[Trial]", judged_by: str, title: str | None = None) 
         **({"val/macro_f1": "macro-F1"} if scored else {}),
         **({"val/sharpness": "sharpness"} if "val/sharpness" in measured else {}),
     }
-    table = plain_table(
-        "optimizer", "trial", "state", *scores.values(), "ρ", "lr", "batch", "epochs", "seconds", title=title
-    )
+    table = plain_table("trial", "state", *scores.values(), "ρ", "lr", "batch", "epochs", "seconds", title=title)
     for trial in found:
         config = trial.config
         rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
         table.add_row(
-            trial.optimizer,
-            str(trial.number),
+            f"{trial.optimizer}/{trial.number}",  # as `tune-sam logs` takes it
             trial.state,
             *(_score(trial, name) for name in scores),
             rho,
@@ -120,7 +119,7 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
         for trial in analysis.trials:
             measures = analysis.flatness[trial.key].measures
             table.add_row(
-                f"{trial.optimizer} {trial.number}{'' if trial.study == analysis.study.name else ' (control)'}",
+                f"{trial.optimizer}/{trial.number}{'' if trial.study == analysis.study.name else ' (control)'}",
                 *(text_of(measures.get(name)) for name in shown),
             )
         show_table(table, out)
@@ -145,7 +144,7 @@ def plain_table(*columns: str, title: str | None = None, folds: Sequence[str] = 
 
 
 def show_table(table: Table, out: Console) -> None:
-    """Print a table. Where it is wider than the console, each row is a list: no name or number is ever cut."""
+    """Print a table. Where it is wider than the console, each row is a few lines: no name or number is ever cut."""
     gaps = 2 * (len(table.columns) - 1)
     if sum(_least_width(column, out) for column in table.columns) + gaps <= out.width:
         title, table.title = table.title, None
@@ -158,9 +157,13 @@ def show_table(table: Table, out: Console) -> None:
     first, *others = table.columns
     for name, *values in zip(*(column.cells for column in table.columns), strict=True):
         out.print(f"[bold]{name}[/bold]", soft_wrap=True)
-        for column, value in zip(others, values, strict=True):
-            if value:
-                out.print(f"  {column.header}: {value}".replace("  : ", "  "), soft_wrap=True)
+        facts = ", ".join(
+            f"{column.header}\N{NO-BREAK SPACE}{value}".strip()
+            for column, value in zip(others, values, strict=True)
+            if value not in ("", "–")
+        )
+        for line in wrap(facts, out.width - 2, break_long_words=False, break_on_hyphens=False):
+            out.print(f"  {line}".replace("\N{NO-BREAK SPACE}", " "), soft_wrap=True)
 
 
 def _least_width(column: Column, out: Console) -> int:
@@ -173,28 +176,66 @@ def _least_width(column: Column, out: Console) -> int:
 
 
 def show_refit(refit: "Refit", out: Console) -> None:
-    """Means over the seeds with their 95 % intervals, and what the paired differences to the base optimizer show."""
-    from tune_sam.evaluation.claims import answers
-    from tune_sam.reporting.answer import answers_in_words
+    """Print what was trained, means over the seeds with their 95 % intervals, and what they answer."""
+    from tune_sam.evaluation.answer import answer_of_refit
+    from tune_sam.evaluation.names import optimizer_names, row_names
 
     out.print(f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals", soft_wrap=True, markup=False)
-    quality = plain_table("", "test accuracy %", "test loss", "gap (loss)", "NLL", "ECE %")
-    cost = plain_table("", "seconds", "gradients")
+    trained = refit.table()
+    names = row_names(trained, optimizer_names(refit.of))
+    quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
+    calibration = plain_table("", "NLL", "ECE %")
+    cost = plain_table("", "ρ", "lr", "batch", "epochs", "seconds", "gradients")
+    configurations = trained.drop_duplicates("row").set_index("row")
     for row, means in refit.summary().items():
         quality.add_row(
-            row,
+            names[row],
             with_interval(means["test/accuracy"], 100, 2),
             with_interval(means["test/loss"], 1, 3),
             with_interval(means["gap/loss"], 1, 3),
-            with_interval(means["test/nll"], 1, 3) if "test/nll" in means else "–",
-            with_interval(means["test/ece"], 100, 2) if "test/ece" in means else "–",
         )
-        cost.add_row(row, f"{means['seconds'].value:.0f}", f"{means['gradients'].value:,.0f}")
-    show_table(quality, out)
-    out.print()
-    show_table(cost, out)
-    for sentence in answers_in_words(refit, answers(refit.of, refit)):
-        out.print(f"\n{sentence}", soft_wrap=True, markup=False)
+        if "test/nll" in means:  # trainings that an earlier release tested have neither
+            calibration.add_row(
+                names[row], with_interval(means["test/nll"], 1, 3), with_interval(means["test/ece"], 100, 2)
+            )
+        of = configurations.loc[row]
+        cost.add_row(
+            names[row],
+            f"{of['rho']:.3g}" if of["optimizer"] != "base" else "–",
+            f"{of['lr']:.3g}",
+            str(of["batch_size"]),
+            str(of["epochs"]),
+            f"{means['seconds'].value:.0f}",
+            f"{means['gradients'].value:,.0f}",
+        )
+    for table in (quality, calibration, cost):
+        if table.rows:
+            show_table(table, out)
+            out.print()
+    show_answer(answer_of_refit(refit), out)
+
+
+STYLES = {"yes": "bold green", "no": "bold red", "not shown": "bold yellow", "not known": "bold"}
+"""Of the signs of an answer, beside which their words stand."""
+
+
+def show_answer(answer: "Answer", out: Console) -> None:
+    """Print the three lines of an answer, each with sign and word, and the command that is next."""
+    lines = Table.grid(padding=(0, 2, 0, 0))
+    for name in ("sign", "question"):
+        lines.add_column(name, no_wrap=True)
+    lines.add_column("answer", overflow="fold")
+    for line in answer.lines:
+        style = STYLES[line.sign]
+        lines.add_row(
+            Text(line.symbol, style),
+            Text(line.question, "bold"),
+            Text.assemble((line.word, style), f": {line.sentence}"),
+        )
+    out.print(lines)
+    if answer.next_step:
+        out.print(f"Next: {answer.next_step.why}", markup=False)
+        out.print(f"  {answer.next_step.command}", style="bold", markup=False, soft_wrap=True)
 
 
 def stage_table(stages: "Sequence[Stage]") -> Table:

@@ -215,7 +215,7 @@ def measured(
             lambda other_nodes: shared(study, other_nodes, extent.sample),
             executor or RayExecutor(address),
             listener,
-            f"Measuring {study.name}",
+            "Measuring flatness",
         )
         kept = tuple(trial for trial in plan.trials if trial.key not in failed)
         if failed and not (extent.every and kept):

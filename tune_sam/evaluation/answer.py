@@ -29,8 +29,6 @@ FEW = 5
 BEYOND = 10
 """How far, as a factor, a search beyond the smallest or the largest ρ goes."""
 
-WITH_ASCII = {"✓": "[+]", "✗": "[-]", "≈": "[~]", "ρ": "rho", "λ": "lambda", "×": "x", "±": "+/-", "≤": "<=", "≥": ">="}
-
 
 @dataclass(frozen=True)
 class Line:
@@ -88,18 +86,16 @@ class Answer:
         return "\n".join(map(str, (*self.lines, *([self.next_step] if self.next_step else []))))
 
 
-def in_ascii(text: str) -> str:
-    """Spell a text with characters that every terminal has."""
-    for character, spelling in WITH_ASCII.items():
-        text = text.replace(character, spelling)
-    return text.encode("ascii", "replace").decode()
-
-
 def answer_of(study: Study) -> Answer:
     """Answer from all that was finished of a search: its trials, its latest tested refit, and the newest analysis."""
     refit = tested_refit(study)
-    measured = measured_of(study, refit) if refit else None
-    return short_answer(study, refit, answers(study, refit, measured.table() if measured else None))
+    return answer_of_refit(refit) if refit else short_answer(study, None, answers(study, None, None))
+
+
+def answer_of_refit(refit: Refit) -> Answer:
+    """Answer as :func:`answer_of` does, from this refit."""
+    measured = measured_of(refit.of, refit)
+    return short_answer(refit.of, refit, answers(refit.of, refit, measured.table() if measured else None))
 
 
 def short_answer(study: Study, refit: Refit | None, found: Answers) -> Answer:

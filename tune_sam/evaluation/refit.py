@@ -343,7 +343,7 @@ def test_all(
             lambda other_nodes: _test_data(study, other_nodes),
             executor,
             listener,
-            f"Testing {study.name}",
+            "Reading the test set",
         )
     for what, reason in failed.items():
         raise Refused(f"{what} failed: {reason}")

@@ -218,8 +218,7 @@ class Progress(SearchListener):
             text = f"{self._stage}, {clock(time.monotonic() - self._since)}"
             if self._tasks:
                 done, total = self._tasks
-                left = self._pace.seconds(total - done)
-                text += f" gone, {done} of {total} done, {_left_in_words(left)}"
+                text = f"{self._stage}, {done} of {total} done, {_left_in_words(self._pace.seconds(total - done))}"
             parts.append(Spinner("line", text))
         return Group(*parts)
 
