@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -12,6 +13,8 @@ from rich.console import Console
 from tune_sam.cli.app import app
 from tune_sam.cli.main import main
 from tune_sam.cli.tables import plain_table, show_table
+from tune_sam.display import PLAIN
+from tune_sam.evaluation.answer import SYMBOLS
 
 NAME = "mutagenicity-gcn-2026-11-24T101500"
 
@@ -54,6 +57,20 @@ def test_every_table_is_also_json_and_comma_separated_values(run, words, count):
         assert len(document) == len(rows)
 
 
+def test_a_search_ends_with_the_answer_and_the_next_command(run):
+    same = "--dataset digits --optimizer base --optimizer sam --trials 3 --epochs 2 --scheduler none --name one"
+    printed_lines = run("search", "gcn", *same.split()).splitlines()
+    begun = next(index for index, line in enumerate(printed_lines) if "Help?" in line)
+    answer = "\n".join(printed_lines[begun:])
+    assert re.search(r"Help\?.*not known: .*Which ρ\?.*Flatter\?.*not known: .*Next: ", answer, re.DOTALL)
+    assert printed_lines[-1].startswith("  tune-sam ")
+    assert set(json.loads(run("search", "gcn", *same.split(), "--json"))) == {"base", "sam"}, "and nothing else"
+
+
+def test_signs_have_a_spelling_everywhere():
+    assert all(symbol.isascii() or symbol in PLAIN for symbol in SYMBOLS.values())
+
+
 def test_whatever_has_json_has_comma_separated_values_too():
     options = {
         name: {option for parameter in command.params for option in parameter.opts}
@@ -83,7 +100,7 @@ ROW = (NAME, "gcn", "mutagenicity", "40 complete, 17 pruned, 2 diverged, 1 faile
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_no_name_is_cut_however_narrow_the_terminal_is(width):
     text = printed(width, ROW, (f"{NAME}.refit", *ROW[1:]))
-    words = text.split()
+    words = text.replace(",", " ").split()
     assert {NAME, f"{NAME}.refit"} <= set(words)
     assert "…" not in text
     assert words.count("mutagenicity") == 2

@@ -32,6 +32,7 @@ from tune_sam.settings import SAMPLE, SEEDS
 from tune_sam.tuning.progress import Progress
 
 if TYPE_CHECKING:
+    from tune_sam.evaluation.answer import Answer
     from tune_sam.study.records import Study
 
 OF_A_WHOLE_RUN = (
@@ -69,8 +70,9 @@ def search(workload: WorkloadArgument, *, config: ConfigOption = None, output: O
         from tune_sam.tuning.runner import search as run
 
         found = run(workload, config=config, listener=listener, **options)
+        answer = _answer_of(found, output, listener)
     show_best(found, output)
-    _show_answer(found, output)
+    _show_answer(answer)
 
 
 @prints
@@ -107,8 +109,9 @@ def resume(
             address=address,
             listener=listener,
         )
+        answer = _answer_of(found, output, listener)
     show_best(found, output)
-    _show_answer(found, output)
+    _show_answer(answer)
 
 
 @prints
@@ -143,17 +146,25 @@ def run(
             listener=listener,
             **options,
         )
+        answer = _answer_of(found.study, output, listener)
     show_page(found, output)
-    _show_answer(found.study, output)
+    _show_answer(answer)
 
 
-def _show_answer(study: "Study", output: Output) -> None:
-    """Show a person what the study says by now, and what is next."""
-    if output.for_a_person:
-        from tune_sam.evaluation.answer import answer_of
+def _answer_of(study: "Study", output: Output, listener: Progress) -> "Answer | None":
+    """Give what a study says by now, if a person reads it."""
+    if not output.for_a_person:
+        return None
+    listener.stage("Reading the answer")
+    from tune_sam.evaluation.answer import answer_of
 
+    return answer_of(study)
+
+
+def _show_answer(answer: "Answer | None") -> None:
+    if answer:
         out.print()
-        show_answer(answer_of(study), out)
+        show_answer(answer, out)
 
 
 def _resume(study: str | None) -> str:

@@ -234,10 +234,10 @@ class Progress(SearchListener):
             pad_edge=False,
             header_style="bold",
         )
-        # Narrow enough for a terminal of 80 columns; only what ended otherwise than complete may take a second line.
-        for column in ("optimizer", "trials", "", "running", f"best {self._judged_by.rpartition('/')[2]}"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("others")
+        # On a terminal of 80 columns what runs and what ended otherwise than complete may take several lines.
+        best_of = f"best {self._judged_by.rpartition('/')[2]}"
+        for column in ("optimizer", "trials", "", "running", best_of, "others"):
+            table.add_column(column, no_wrap=column not in ("running", "others"))
         for optimizer, row in list(self._rows.items()):
             best = f"{row.best[0]:.4f}  (trial {row.best[1]})" if row.best else "-"
             others = [f"{row.ended[state]} {state}" for state in ("pruned", "diverged", "failed") if row.ended[state]]
