@@ -132,7 +132,11 @@ def serve(
     """
     _refuse_taken(port)
     with interruptible(waits_for=""):
-        server = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
+        server = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **environment},
+            stdout=2,  # what it says is about its work; the page's address alone goes to the standard output
+        )
         try:
             path = page()
             _wait(server, port, question)
