@@ -49,7 +49,7 @@ SHARE = 1 / 8
 """Of the unbroken run's time: within so much of it comes a kill."""
 EARLY = 1 / 5
 """Of the kills of drivers: those that come from a start on. The others come when the command has said its first word: a
-start takes long where the machine has other work. Those of workers and the raylet come when there is one."""
+start takes long where the machine has other work. One of a worker waits for a moment in which one works."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,11 @@ def broken(run: Run, kills: int, span: float, victims: "cycle[str]", chance: ran
 
 def _moment(run: Run, process: subprocess.Popen[bytes], victim: str, span: float, chance: random.Random) -> int | None:
     """Wait for the moment of the next kill; give the status of a command that ends before."""
-    early, until = victim == "driver" and chance.random() < EARLY, math.inf
+    until = time.monotonic() + chance.uniform(0, span) if victim == "driver" and chance.random() < EARLY else math.inf
     while (status := process.poll()) is None:
-        if until == math.inf and (early or (victim == "driver" and run.lines()) or victims_in(process, victim)):
+        if until == math.inf and run.lines():
             until = time.monotonic() + chance.uniform(0, span)
-        if time.monotonic() >= until:
+        if time.monotonic() >= until and (victim == "driver" or victims_in(process, victim)):
             return None
         time.sleep(0.1)
     return status
