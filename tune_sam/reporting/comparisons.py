@@ -29,7 +29,7 @@ def _difference(claim: Claim, unit: float, form: str) -> tuple[str, ...]:
         written,
         f"{format(unit * mean.low, form)} to {format(unit * mean.high, form)}",
         p_value(difference.corrected),
-        f"{difference.deviations:+.1f}",
+        f"{difference.deviations:+z.1f}",
         "shown" if difference.shown else "not shown",
     )
 

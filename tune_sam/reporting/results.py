@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
 from tune_sam.evaluation.measured import Measured, measurements
-from tune_sam.evaluation.names import names_of
+from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import with_interval
 from tune_sam.reporting.published import PublishedStudy, published_studies
@@ -114,8 +114,10 @@ def configurations_section(refit: Refit) -> Section:
                 ", ".join(map(str, part["seed"])),
             )
         )
+    base = optimizer_names(refit.of)["base"]
     return Section(
         "What the names mean",
+        (f"{base} is the base optimizer, which figures and commands call base.",),
         tables=(Table(("", "what it is", "ρ", "learning rate", "batch size", "epochs", "seeds"), tuple(rows)),),
     )
 
