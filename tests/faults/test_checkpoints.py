@@ -144,7 +144,7 @@ def test_a_checkpoint_that_a_record_has_elsewhere_is_left_alone_and_the_trial_st
 
 
 def test_results_that_a_link_has_elsewhere_are_refused_and_train_anew_without_it(interrupted, unbroken, precious):
-    place = Path(interrupted.results, "sam", "0001.1")
+    place = Path(interrupted.results, "sam-0001.1")
     shutil.rmtree(place)
     place.symlink_to(precious)
     with pytest.raises(Refused, match=f"{place} is a link to {precious}"):
