@@ -534,6 +534,14 @@ def experiment_id_of(store: Store, name: str, artifact_root: str | None) -> str:
     return str(found.experiment_id)
 
 
+def tag_experiment(store: Store, experiment_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of an experiment."""
+    from mlflow.entities import ExperimentTag
+
+    for key, value in tags.items():
+        store.set_experiment_tag(experiment_id, ExperimentTag(key, value))
+
+
 def expect_there(uri: str) -> None:
     """Refuse a database in a file that is gone or empty: MLflow would make a new one, which has no runs."""
     file = file_of(uri)

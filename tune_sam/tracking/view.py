@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from urllib.parse import urlencode
 
-from tune_sam.tracking.client import connect, refusing
+from tune_sam.tracking.client import connect, refusing, tag_experiment
 
 NAME = "tune_sam"
 """Of the view, in the experiment's tag `mlflow.sharedViewState.tune_sam`."""
@@ -45,8 +45,6 @@ def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str]) -> str
     Raises:
         Refused: MLflow does not take it.
     """
-    from mlflow.entities import ExperimentTag
-
     names = [name.format(optimizer) for name in _OF_STUDIES for optimizer in optimizers]
     columns = [*_COLUMNS, *(f"metrics.`{name}`" for name in names if name != "refit/base/difference")]
     state = {
@@ -56,12 +54,11 @@ def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str]) -> str
         "orderByKey": "attributes.start_time",  # the order in which MLflow nests runs
         "orderByAsc": False,
     }
+    tags = {
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{NAME}": json.dumps(state, separators=(",", ":")),
+    }
     with refusing(uri, "does not take the view of its pages"):
-        store = connect(uri)
-        for key, value in (
-            ("mlflow.experimentKind", "custom_model_development"),
-            (f"mlflow.sharedViewState.{NAME}", json.dumps(state, separators=(",", ":"))),
-        ):
-            store.set_experiment_tag(experiment_id, ExperimentTag(key, value))
+        tag_experiment(connect(uri), experiment_id, tags)
     query = urlencode({"viewStateShareKey": NAME, "workflowType": "machine_learning"})
     return f"/#/experiments/{experiment_id}/runs?{query}"
