@@ -55,6 +55,14 @@ def refit(
     ] = False,
     epochs: RefitEpochsOption = None,
     controls: ControlsOption = True,
+    register: Annotated[
+        str | None,
+        typer.Option(
+            help="Register each optimizer's network in MLflow as a version of this model, its alias the optimizer.",
+            metavar="MODEL",
+            show_default="none",
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -100,6 +108,7 @@ def refit(
             "seeds": asked,
             "epochs": epochs,
             "controls": controls,
+            "register": register,
             "address": address,
             "max_concurrent": max_concurrent,
             "listener": listener,

@@ -7,6 +7,7 @@ from pathlib import Path
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.errors import Refused
+from tune_sam.evaluation.models import check_name, log_models
 from tune_sam.evaluation.refit import Refit, cost_in_words, refit_study, scores, test_all
 from tune_sam.evaluation.selection import (
     Choice,
@@ -37,6 +38,7 @@ def refit(
     each_batch_size: bool = False,
     epochs: int | None = None,
     controls: bool = True,
+    register: str | None = None,
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
@@ -58,6 +60,9 @@ def refit(
         each_batch_size: take the best configuration of each batch size instead.
         epochs: of each training; the study's by default. A refit may be longer than its search.
         controls: train the matched controls, which a refit that has none gets without being trained again.
+        register: name of the model in MLflow's registry that gets each optimizer's network as a version, with the
+            optimizer as its alias; nothing is registered by default. The networks are logged as models anyway, see
+            :func:`tune_sam.evaluation.models.modelled`.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trainings at the same time; as many as fit by default.
         listener: is told as trainings and tests begin and end, in place of the screen.
@@ -79,6 +84,7 @@ def refit(
             seeds,
             epochs,
             controls,
+            register,
             address,
             executor or RayExecutor(address, max_concurrent),
             hears,
@@ -96,6 +102,7 @@ def refit_grid(
     seeds: int | Sequence[int] = SEEDS,
     epochs: int | None = None,
     controls: bool = True,
+    register: str | None = None,
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
@@ -110,7 +117,8 @@ def refit_grid(
         config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints it.
         name: of the study whose grid is trained, which is made if there is none; by default WORKLOAD-PRESET, or
             WORKLOAD and the file's name.
-        home, seeds, epochs, controls, address, max_concurrent, listener, progress, executor: as for :func:`refit`.
+        home, seeds, epochs, controls, register, address, max_concurrent, listener, progress, executor: as for
+            :func:`refit`.
         data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
 
     Raises:
@@ -136,7 +144,7 @@ def refit_grid(
     )
     executor = executor or RayExecutor(address, max_concurrent)
     with heard_by(listener, progress) as hears:
-        return _refit(study, Choice(planned=True), seeds, epochs, controls, address, executor, hears)
+        return _refit(study, Choice(planned=True), seeds, epochs, controls, register, address, executor, hears)
 
 
 def _refit(
@@ -145,11 +153,13 @@ def _refit(
     seeds: int | Sequence[int],
     epochs: int | None,
     controls: bool,
+    register: str | None,
     address: str | None,
     executor: Executor,
     listener: SearchListener,
 ) -> Refit:
     study.refuse_unnamed()
+    check_name(register)
     shared_seeds = chosen_seeds(seeds, study)
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
     epochs = study.settings.epochs if epochs is None else epochs
@@ -176,7 +186,7 @@ def _refit(
             tests |= test_all(child, shared_seeds, executor, listener)
     listener.stage("Bringing MLflow up to date")
     found = Refit(study, tuple(made), tests, shared_seeds, "")
-    return replace(found, undelivered=_publish(found) or log_summary(study))
+    return replace(found, undelivered=_publish(found) or log_summary(study) or log_models(found, register))
 
 
 def _publish(found: Refit) -> str:

@@ -216,6 +216,8 @@ def _quieten() -> None:
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of every pickle; docs/mlflow.md says what loading one means.
+    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
     # It writes a traceback at every attempt on a locked or absent database; we say that once.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
@@ -223,45 +225,75 @@ def _quieten() -> None:
 def _server_store(uri: str) -> Store:
     from functools import partial
 
-    from mlflow.exceptions import MlflowException
     from mlflow.store.tracking.rest_store import RestStore
     from mlflow.utils.credentials import get_default_host_creds
+
+    class ImpatientStore(RestStore):
+        """Makes one attempt for each request, with short timeouts."""
+
+        def _call_endpoint(
+            self, api: Any, json_body: str | None = None, endpoint: str | None = None, *_: Any, **__: Any
+        ) -> Any:
+            path, method = self._METHOD_TO_INFO[api]
+            return _asked(self.get_host_creds(), endpoint or path, method, json_body, api.Response())
+
+    return ImpatientStore(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
+
+
+def _asked(server: Any, path: str, method: str, json_body: str | None, message: Any) -> Any:
+    """Ask a server once, with short timeouts, and read its answer into `message`.
+
+    MLflow knows these as arguments of `http_request`, but its stores can only be given them through the environment,
+    which is the user's.
+    """
+    from mlflow.exceptions import MlflowException
     from mlflow.utils.proto_json_utils import parse_dict
     from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-    class ImpatientStore(RestStore):
-        """Makes one attempt for each request, with short timeouts.
+    body = {"params" if method == "GET" else "json": json.loads(json_body or "{}")}
+    try:
+        answer = http_request(
+            server,
+            path,
+            method,
+            max_retries=0,
+            raise_on_status=False,
+            timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
+            **body,
+        )
+    except MlflowException as error:
+        raise ConnectionError(str(error)) from error
+    try:
+        content = answer.json()
+    except ValueError as error:  # a proxy's page or a refused login: it says nothing about the event
+        said = answer.text.strip().partition("\n")[0][:100]
+        raise ConnectionError(f"{answer.status_code} {answer.reason}: {said}") from error
+    verify_rest_response(answer, path)
+    parse_dict(content, message)
+    return message
 
-        MLflow knows these as arguments of `http_request`, but its store can only be given them through the
-        environment, which is the user's.
-        """
+
+def _registry(uri: str) -> Any:
+    """Open the registry of models of a server or a database, which :func:`connect` has reached."""
+    if uri.partition(":")[0] not in _SERVER:
+        from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+        if file_of(uri):  # see `_let_go_of`
+            SqlAlchemyStore._get_or_create_engine(uri).dispose()
+        return SqlAlchemyStore(uri)
+    from functools import partial
+
+    from mlflow.store.model_registry.rest_store import RestStore
+    from mlflow.utils.credentials import get_default_host_creds
+
+    class ImpatientRegistry(RestStore):
+        """Makes one attempt for each request, with short timeouts."""
 
         def _call_endpoint(self, api: Any, json_body: str | None = None, *_: Any, **__: Any) -> Any:
-            path, method = self._METHOD_TO_INFO[api]
-            body = {"params" if method == "GET" else "json": json.loads(json_body or "{}")}
-            try:
-                answer = http_request(
-                    self.get_host_creds(),
-                    path,
-                    method,
-                    max_retries=0,
-                    raise_on_status=False,
-                    timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
-                    **body,
-                )
-            except MlflowException as error:
-                raise ConnectionError(str(error)) from error
-            try:
-                content = answer.json()
-            except ValueError as error:  # a proxy's page or a refused login: it says nothing about the event
-                said = answer.text.strip().partition("\n")[0][:100]
-                raise ConnectionError(f"{answer.status_code} {answer.reason}: {said}") from error
-            verify_rest_response(answer, path)
-            message = api.Response()
-            parse_dict(content, message)
-            return message
+            path, method = self._get_endpoint_from_method(api)  # type: ignore[no-untyped-call]
+            return _asked(self.get_host_creds(), path, method, json_body, api.Response())
 
-    return ImpatientStore(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
+    return ImpatientRegistry(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
 
 
 def find_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str | None:
@@ -455,6 +487,89 @@ def refusing(uri: str, what: str) -> Iterator[None]:
         raise Refused(f"MLflow at {masked(uri)} {what}; it says {masked(str(error))}") from error
 
 
+@dataclass(frozen=True)
+class ModelState:
+    """What MLflow has of a model.
+
+    Attributes:
+        model_id: MLflow's.
+        place: URI of its files.
+        ready: all of them are there.
+    """
+
+    model_id: str
+    place: str
+    ready: bool
+
+
+def model_of(store: Store, run_id: str, name: str) -> ModelState | None:
+    """Find the model of this name among a run's, one whose files are all there before others; None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = []
+    outputs = store.get_run(run_id).outputs
+    for output in outputs.model_outputs if outputs else []:
+        try:
+            model = store.get_logged_model(output.model_id)
+        except MlflowException as error:
+            if is_away(error) or is_internal(error):
+                raise
+            continue  # a person deleted it
+        if model.name == name:
+            found.append(_model_state(model))
+    return max(found, key=lambda state: state.ready, default=None)
+
+
+def create_model(store: Store, experiment_id: str, run_id: str, name: str) -> ModelState:
+    """Create a model of a run, which is ready once its files are there, see :func:`finish_model`."""
+    from mlflow.entities import LoggedModelOutput
+
+    model = store.create_logged_model(experiment_id, name, run_id)
+    store.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    return _model_state(model)
+
+
+def finish_model(store: Store, model: ModelState) -> None:
+    """Say of a model that its files are all there."""
+    from mlflow.entities import LoggedModelStatus
+
+    store.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _model_state(model: Any) -> ModelState:
+    return ModelState(model.model_id, model.artifact_location, str(model.status) == "READY")
+
+
+def register_version(store: Store, uri: str, name: str, model_id: str, alias: str) -> None:
+    """Have the registry name a model by an alias of a registered model, with one version for each model.
+
+    Args:
+        store: MLflow's.
+        uri: of the store.
+        name: of the registered model, which is made if there is none.
+        model_id: the model's.
+        alias: that is the model's from now on.
+    """
+    from mlflow.exceptions import MlflowException
+
+    registry = _registry(uri)
+    try:
+        registry.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    model = store.get_logged_model(model_id)
+    there = registry.search_model_versions(f"run_id = '{model.source_run_id}'")
+    version = next((one for one in there if (one.name, one.source) == (name, model.artifact_location)), None)
+    if version is None:
+        version = registry.create_model_version(
+            name, model.artifact_location, model.source_run_id, model_id=model.model_id
+        )
+        if uri.partition(":")[0] not in _SERVER:  # which does it on its own, so that the model's page names the version
+            store.set_model_versions_tags(name, version.version, model.model_id)
+    registry.set_registered_model_alias(name, alias, str(version.version))
+
+
 def artifacts_of(store: Store, uri: str, run_id: str, within: Path | None = None) -> ArtifactRepository:
     """Open the place of a run's artifacts.
 
@@ -470,13 +585,27 @@ def artifacts_of(store: Store, uri: str, run_id: str, within: Path | None = None
     Raises:
         Refused: they are elsewhere, by what the database or a link says.
     """
+    return artifacts_at(store.get_run(run_id).info.artifact_uri, uri, f"run {run_id}", within)
+
+
+def artifacts_at(place: str, uri: str, of: str, within: Path | None = None) -> ArtifactRepository:
+    """Open a place of artifacts that a store names; see :func:`artifacts_of`.
+
+    Args:
+        place: its path or URI.
+        uri: of the store.
+        of: whose artifacts, in words.
+        within: the folder that they have to be in; anywhere by default.
+
+    Raises:
+        Refused: they are elsewhere, by what the database or a link says.
+    """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    place = store.get_run(run_id).info.artifact_uri
     if within:
         folder = artifact_folder(place)
         if not folder.resolve().is_relative_to(within.resolve()) or link_below(folder):
-            raise Refused(f"MLflow's database at {uri} has the artifacts of run {run_id} in {place}, outside {within}.")
+            raise Refused(f"MLflow's database at {uri} has the artifacts of {of} in {place}, outside {within}.")
     return get_artifact_repository(place, tracking_uri=uri)
 
 

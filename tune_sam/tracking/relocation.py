@@ -9,7 +9,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 """What holds places of artifacts."""
 
 HOMES_HAVE = ("artifacts", "studies", "optuna.db")
