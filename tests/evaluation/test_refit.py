@@ -264,6 +264,7 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     monkeypatch.setattr("tune_sam.operations.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
     monkeypatch.setattr("tune_sam.operations.refit.test_all", lambda *_: {})
     monkeypatch.setattr("tune_sam.operations.refit._publish", lambda _: "")
+    monkeypatch.setattr("tune_sam.operations.refit.log_models", lambda *_: "")
     refit("one", home=searched, seeds=(77,), executor=INLINE)
     assert trained == [("base",), ("base",)], "the refit, and it at equal compute; no row needs a control"
     assert "no complete trial of sam, which the refit leaves out" in caplog.text
