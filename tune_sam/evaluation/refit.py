@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,11 @@ class Refit:
         `gradients` counts gradients of single samples, whose cost does not depend on the batch size; SAM takes two of
         each sample in an epoch.
         """
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> "DataFrame":
+        """The table, read once: what was tested does not change."""
         import pandas
 
         digits = significant_digits(

@@ -52,20 +52,33 @@ def open_storage(home: Home) -> "RDBStorage":
 def _file(file: Path) -> "RDBStorage":
     """Open a file of Optuna's. Its tables must be there: one that lacks them has lost its studies."""
     with _in_a_sentence(partial(sqlite.trouble_of, file=file), f"Optuna's file {file}", f"sqlite:///{file}"):
-        storage = _storage(file, partial(sqlite.connect, file), skip_table_creation=True)
+        storage = _storage(file, partial(sqlite.connect, file), skip_table_creation=True, skip_compatibility_check=True)
+        if storage.get_current_version() != _newest_version(storage):
+            _storage(file, partial(sqlite.connect, file), skip_table_creation=True)  # which says what is wrong
     return _watched(storage, partial(sqlite.trouble_of, file=file), Home(file.parent))
 
 
-def _storage(
-    file: Path, connect: Callable[[], sqlite3.Connection], *, skip_table_creation: bool = False
-) -> "RDBStorage":
+def _storage(file: Path, connect: Callable[[], sqlite3.Connection], **options: bool) -> "RDBStorage":
     import optuna
 
     return optuna.storages.RDBStorage(
         f"sqlite:///{file}".replace("{", "{{").replace("}", "}}"),  # Optuna fills braces in
         engine_kwargs={"creator": connect},
-        skip_table_creation=skip_table_creation,
+        **options,
     )
+
+
+_newest: list[str] = []
+
+
+def _newest_version(storage: "RDBStorage") -> str:
+    """Give the schema's version of this release of Optuna, which takes a tenth of a second to find, and is found once.
+
+    A page opens the storage a hundred times.
+    """
+    if not _newest:
+        _newest.append(storage.get_head_version())
+    return _newest[0]
 
 
 @cache
