@@ -58,7 +58,7 @@ def _file(file: Path) -> "RDBStorage":
     return _watched(storage, partial(sqlite.trouble_of, file=file), Home(file.parent))
 
 
-def _storage(file: Path, connect: Callable[[], sqlite3.Connection], **options: bool) -> "RDBStorage":
+def _storage(file: Path, connect: Callable[[], sqlite3.Connection], **options: Any) -> "RDBStorage":
     import optuna
 
     return optuna.storages.RDBStorage(
