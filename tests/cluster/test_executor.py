@@ -115,16 +115,17 @@ class Boom:
 def test_what_tune_left_in_a_home_that_somebody_sent_is_not_unpickled(cluster, searched, tmp_path):
     home = Path(shutil.copytree(searched, tmp_path / "home"))
     study, trap = open_study("one", home), pickle.dumps(Boom(str(tmp_path / "ran")))
+    folder = Path(study.results)
+    for name in ("tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "search_gen_state-1.json"):
+        (folder / name).write_bytes(trap)
+    state = {"trial_data": [], "runner_data": {"_type": "CLOUDPICKLE_FALLBACK", "value": trap.hex()}}
+    (folder / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps(state))
     for optimizer in study.settings.optimizers:
-        folder = Path(study.results, optimizer)
-        for name in ("tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "search_gen_state-1.json"):
-            (folder / name).write_bytes(trap)
-        state = {"trial_data": [], "runner_data": {"_type": "CLOUDPICKLE_FALLBACK", "value": trap.hex()}}
-        (folder / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps(state))
-        (folder / "0003.1").mkdir()  # where the next trial's results will be
+        next_one = folder / f"{optimizer}-0003.1"  # where the next trial's results will be
+        next_one.mkdir()
         for name in ("error.pkl", "params.pkl", ".tune_metadata"):
-            (folder / "0003.1" / name).write_bytes(trap)
-        for checkpoint in folder.glob("*/checkpoint_*"):
-            (checkpoint / ".tune_metadata").write_bytes(trap)
+            (next_one / name).write_bytes(trap)
+    for checkpoint in folder.glob("*/checkpoint_*"):
+        (checkpoint / ".tune_metadata").write_bytes(trap)
     assert tune_sam.resume("one", home=home, trials=4).counts() == {"complete": 8}
     assert not (tmp_path / "ran").exists()
