@@ -25,6 +25,14 @@ pytestmark = [
 PATIENCE = 60_000
 """Milliseconds."""
 
+IN_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tune_sam.cli.main import main
+main()
+"""
+"""Without what a shell in the background ignores."""
+
 
 @pytest.fixture(scope="module")
 def home(refitted):
@@ -48,8 +56,7 @@ def page():
 @contextmanager
 def served(home, *options):
     """The address that `tune-sam ui` prints once the page is there; both it and the server end at Ctrl-C."""
-    script = "from tune_sam.cli.main import main; main()"
-    words = [sys.executable, "-c", script, "ui", "--home", str(home), "--port", str(free_port()), *options]
+    words = [sys.executable, "-c", IN_A_TERMINAL, "ui", "--home", str(home), "--port", str(free_port()), *options]
     process = subprocess.Popen(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         yield process.stdout.readline().strip()
