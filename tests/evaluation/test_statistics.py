@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tune_sam.evaluation.statistics import Correlation, Difference, Mean, difference_in_words, family, holm
+from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, holm
 
 VALUES, OTHERS = [0.81, 0.79, 0.83, 0.80, 0.82], [0.80, 0.80, 0.79, 0.78, 0.81]
 
@@ -52,9 +52,6 @@ def test_a_difference_is_shown_or_not(values, others, shown):
 def test_two_seeds_have_neither_an_interval_nor_a_verdict():
     difference = Difference.of([0.9, 0.91], [0.8, 0.8])
     assert [math.isnan(part) for part in (difference.mean.half, difference.p, difference.deviations)] == [True] * 3
-    assert difference_in_words(difference) == (
-        "+10.50 points with 2 seeds; from fewer than 3 there is neither an interval nor a verdict."
-    )
     assert math.isnan(Mean.of([1.0, 2.0]).half)
 
 
@@ -65,7 +62,6 @@ def test_p_values_of_a_family_are_corrected_by_holms_method():
     assert alone.shown
     corrected = family([alone, *[Difference.of(VALUES, OTHERS)] * 40, Difference.of([0.9], [0.1])])
     assert (corrected[0].p, corrected[0].among, corrected[0].shown) == (alone.p, 41, False)
-    assert "corrected for 41 comparisons" in difference_in_words(corrected[0])
 
 
 def test_the_effect_size_is_in_standard_deviations_of_the_seeds():
@@ -74,9 +70,8 @@ def test_the_effect_size_is_in_standard_deviations_of_the_seeds():
 
 
 @pytest.mark.parametrize(("optimizers", "seeds"), [(3, 5), (8, 5)])
-def test_without_any_difference_a_question_shows_one_in_at_most_five_percent_of_studies(optimizers, seeds, monkeypatch):
+def test_without_any_difference_a_question_shows_one_in_at_most_five_percent_of_studies(optimizers, seeds):
     """1,000 studies: each row's accuracies against the same base row, over seeds that shift all rows together."""
-    monkeypatch.setattr("gc.collect", lambda *_: 0)  # statsmodels 0.15 collects garbage at every correction
     draw = np.random.default_rng(optimizers)
     falsely = 0
     for study in draw.normal(0.8, 0.01, (1000, optimizers + 1, seeds)) + draw.normal(0, 0.01, (1000, 1, seeds)):

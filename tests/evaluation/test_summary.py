@@ -3,11 +3,13 @@
 import mlflow
 import pytest
 
+from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.summary import log_summary, summarize
 from tune_sam.operations.doctor import diagnose, mend
+from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study
-from tune_sam.study.summary import note_summary
+from tune_sam.study.summary import note_summary, noted_summary
 
 
 @pytest.fixture
@@ -74,3 +76,14 @@ def test_numbers_that_change_are_the_latest_ones(study):
     assert not log_summary(study)
     assert own_run(study).data.metrics["refit/sam/test_accuracy"] == summarize(study)["refit/sam/test_accuracy"]
     assert not troubles(study)
+
+
+@pytest.mark.usefixtures("coarse_figures")
+def test_the_ledger_has_the_numbers_although_mlflow_does_not_take_the_page(study, monkeypatch):
+    def refuse(*_):
+        raise Refused("MLflow is away.")
+
+    note_summary(study, {})
+    monkeypatch.setattr("tune_sam.reporting.page.publish", refuse)
+    assert report("one", home=study.home).undelivered == "MLflow is away."
+    assert noted_summary(study) == summarize(study) != {}

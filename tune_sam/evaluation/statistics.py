@@ -275,31 +275,6 @@ def _order(values: "np.ndarray") -> "np.ndarray":
     return order
 
 
-def difference_in_words(difference: Difference, unit: float = 100, of: str = " points", decimals: int = 2) -> str:
-    """Say what a paired difference shows.
-
-    Args:
-        difference: corrected for its family.
-        unit: factor of what is written; 100 by default, for accuracies in points.
-        of: the unit's name, after a space.
-        decimals: of the difference and its interval.
-    """
-    mean = difference.mean
-    written = f"{unit * mean.value:+.{decimals}f}{of}"
-    if mean.n < FEWEST:
-        seeds = "one seed" if mean.n == 1 else f"{mean.n} seeds"
-        return f"{written} with {seeds}; from fewer than {FEWEST} there is neither an interval nor a verdict."
-    if math.isnan(mean.half):
-        return f"{written} with every one of {mean.n} seeds, which gives no interval and shows nothing."
-    verdict = "a difference is shown" if difference.shown else "no difference is shown"
-    among = f", corrected for {difference.among} comparisons" if difference.among > 1 else ""
-    return (
-        f"{written} (95 % interval {unit * mean.low:+.{decimals}f} to {unit * mean.high:+.{decimals}f}; "
-        f"p = {difference.corrected:.2g}{among}; {difference.deviations:+.1f} standard deviations of the seeds): "
-        f"{verdict} at n = {mean.n}."
-    )
-
-
 def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
     """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone."""
     half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""

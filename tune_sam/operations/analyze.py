@@ -76,7 +76,8 @@ def analyze(
         hears.stage("Bringing MLflow up to date")
         undelivered = _log(analysis)
         search = open_search(analysis.study.settings.refit_of or name, analysis.study.home)
-    return replace(analysis, undelivered=undelivered or log_summary(search))
+    left = log_summary(search)  # whatever MLflow took, for the ledger gets the numbers
+    return replace(analysis, undelivered=undelivered or left)
 
 
 def _log(analysis: Analysis) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from tune_sam.evaluation.answer import why_not_known
 from tune_sam.evaluation.claims import ASKED, Answers, Claim, Question
 from tune_sam.evaluation.refit import Refit, test_results
-from tune_sam.evaluation.statistics import difference_in_words
 from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.study.records import Study, refits_of
@@ -50,12 +49,3 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
 def asked(found: Answers) -> dict[Question, Sequence[Claim]]:
     """Collect the comparisons of test accuracies by question."""
     return {"use": found.help, "compute": found.help_at_equal_compute, "rho": found.by_rho}
-
-
-def answers_in_words(refit: Refit, found: Answers) -> list[str]:
-    """Say for each question about the test accuracy what is compared, and what each comparison shows."""
-    sentences = []
-    for question, claims in asked(found).items():
-        sentences.append(f"{ASKED[question]}{'' if claims else f' {why_not_known(refit.of, refit, question)}'}")
-        sentences += [f"{claim.row} against {claim.to}: {difference_in_words(claim.difference)}" for claim in claims]
-    return sentences

@@ -88,8 +88,8 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
         adopt_epochs(study)
         folder = own / "report"
         answer = write_page(study, folder)
-        undelivered = _publish(study, folder) or log_summary(study)
-        return Report(study, answer, folder / "index.html", undelivered)
+        left = log_summary(study)  # first, for the ledger gets the numbers whatever MLflow takes
+        return Report(study, answer, folder / "index.html", _publish(study, folder) or left)
 
 
 def _output(folder: Path) -> Path:
