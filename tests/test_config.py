@@ -34,6 +34,14 @@ def test_a_trial_is_read_back_as_it_was_given():
     assert not [value for value in TRIAL.to_tune().values() if isinstance(value, dict)], "Tune's own ranges may join"
 
 
+def test_further_hyperparameters_of_a_trial_are_read_back_by_their_names():
+    trial = replace(TRIAL, configuration=replace(TRIAL.configuration, more={"m": 16}))
+    assert trial.to_tune()["m"] == 16
+    assert TrialConfig.from_tune(trial.to_tune(), GCN) == trial
+    with pytest.raises(ValueError, match="a trial has no 'm'"):  # the base optimizer climbs nowhere
+        TrialConfig.from_tune({**trial.to_tune(), "optimizer": "base"}, GCN)
+
+
 def test_what_a_trial_is_not_given_is_the_fields_default_or_the_workloads():
     found = TrialConfig.from_tune({"optimizer": "base", "lr": 0.1, "batch_size": 32}, GCN)
     assert found.configuration == Configuration("base", None, 0.1, 32, 0)

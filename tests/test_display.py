@@ -10,10 +10,10 @@ from tune_sam.display import html_table
 from tune_sam.evaluation.analysis import Plan
 from tune_sam.flatness import Flatness, Measure
 from tune_sam.home import Home
-from tune_sam.space import Configuration, Range, Space
+from tune_sam.space import Configuration, LogRange, Space
 from tune_sam.study.settings import StudySettings
 
-SPACE = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), ())
+SPACE = Space(LogRange(0.001, 1), LogRange(1e-4, 1e-1), (32, 64), ())
 SETTINGS = StudySettings(
     workload="gcn",
     dataset="digits",

@@ -8,7 +8,7 @@ import pytest
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home
 from tune_sam.settings import RangeOptions, SearchOptions
-from tune_sam.space import Range, Values
+from tune_sam.space import LogRange, Values
 
 
 def read(given=None, yaml=None, tmp_path=None):
@@ -21,7 +21,7 @@ def read(given=None, yaml=None, tmp_path=None):
 
 def test_what_is_given_directly_comes_on_top_of_the_file(tmp_path):
     options = read({"trials": 3, "epochs": None}, "trials: 9\nepochs: 7\nlr: 0.001:0.1\n", tmp_path)
-    assert (options.trials, options.epochs, options.lr) == (3, 7, Range(0.001, 0.1))
+    assert (options.trials, options.epochs, options.lr) == (3, 7, LogRange(0.001, 0.1))
 
 
 def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
@@ -234,9 +234,9 @@ def test_a_presets_options_lie_under_what_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("rho", "read_as"),
     [
-        ("1:2", Range(1, 2)),
+        ("1:2", LogRange(1, 2)),
         ("0:59.5", None),
-        ("1e-3:1e-1", Range(0.001, 0.1)),
+        ("1e-3:1e-1", LogRange(0.001, 0.1)),
         ("1e-2", Values((0.01,))),
         (".5", Values((0.5,))),
     ],

@@ -2,12 +2,12 @@ import math
 
 import pytest
 
-from tune_sam.space import Range, Space, Values, grid, parse_batch_sizes, parse_range, parse_values
+from tune_sam.space import LogRange, Space, Values, grid, parse_batch_sizes, parse_range, parse_values
 
 
 @pytest.mark.parametrize("text", ["0.001:1", "1e-3:1e0", " 0.001 : 1"])
 def test_a_range_is_two_numbers(text):
-    assert parse_range(text) == Range(0.001, 1)
+    assert parse_range(text) == LogRange(0.001, 1)
 
 
 @pytest.mark.parametrize("text", ["1", "1:2:3", "a:b", "", ":", "0.1-1"])
@@ -47,7 +47,7 @@ def test_what_is_no_list_of_batch_sizes_is_refused(text):
 
 
 def test_points_are_spread_evenly_in_logarithms_inside_the_range():
-    points = Range(0.001, 10).spread(4)
+    points = LogRange(0.001, 10).spread(4)
     assert points == pytest.approx([10 ** (-3 + k + 0.5) for k in range(4)], rel=1e-3)
     steps = [math.log(b / a) for a, b in zip(points, points[1:], strict=False)]
     assert steps == pytest.approx([steps[0]] * 3, rel=1e-2)
@@ -56,9 +56,9 @@ def test_points_are_spread_evenly_in_logarithms_inside_the_range():
 @pytest.mark.parametrize("ends", [(0.001, 1), (0.1, 0.11), (1e-12, 1e12), (3, 1000)])
 @pytest.mark.parametrize("points", [1, 2, 4, 7])
 def test_spread_points_are_as_many_and_inside(ends, points):
-    spread = Range(*ends).spread(points)
+    spread = LogRange(*ends).spread(points)
     assert len(set(spread)) == points
-    assert all(point in Range(*ends) for point in spread)
+    assert all(point in LogRange(*ends) for point in spread)
 
 
 def test_a_grid_is_each_radius_at_one_point_and_without_one_a_single_point():
@@ -79,7 +79,7 @@ def test_a_grid_is_each_radius_at_one_point_and_without_one_a_single_point():
     ],
 )
 def test_a_space_says_what_lies_outside_and_survives_json(point, found):
-    space = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), (point,))
+    space = Space(LogRange(0.001, 1), LogRange(1e-4, 1e-1), (32, 64), (point,))
     assert space.outside() == found
     assert Space.from_json(space.to_json()) == space
 
@@ -96,7 +96,7 @@ def test_a_grid_has_every_combination_once():
         ("0.05", Values((0.05,))),
         (0.05, Values((0.05,))),
         ("0.1,1e-1", Values((0.1,))),
-        ("0.001:1", Range(0.001, 1)),
+        ("0.001:1", LogRange(0.001, 1)),
         ([1, 0.001], Values((0.001, 1))),
         ((0.1, "1"), Values((0.1, 1))),
     ],
@@ -115,5 +115,5 @@ def test_values_that_are_none_are_refused(text):
 
 @pytest.mark.parametrize("ends", [(0.00012345678, 0.1), (1e-5, 1.0), (0.1, 30.0)])
 def test_a_range_reads_back_as_it_is(ends):
-    assert parse_values(str(Range(*ends))) == Range(*ends)
+    assert parse_values(str(LogRange(*ends))) == LogRange(*ends)
     assert parse_values(str(Values(ends))) == Values(ends)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_sam.space import Range
+from tune_sam.space import LogRange
 from tune_sam.trainables.data import mitbih
 from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
@@ -70,10 +70,10 @@ class Attention(Workload):
     }
     presets = {"report": Preset(BEATS, AS_PUBLISHED)}
     base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "weight_decay": 5e-4})
-    rho = {"sam": Range(0.003, 0.1), "asam": Range(0.001, 1), "asam-all": Range(0.1, 5)}
+    rho = {"sam": LogRange(0.003, 0.1), "asam": LogRange(0.001, 1), "asam-all": LogRange(0.1, 5)}
     published = Path(__file__).with_name("published.yaml")
     published_rho = (0.1, 0.3, 0.5, 1)
-    lr = Range(1e-3, 1e-1)
+    lr = LogRange(1e-3, 1e-1)
     batch_size = (32, 64, 128, 256)
     gpus_per_trial = 0.25
     evaluation_batch = 512

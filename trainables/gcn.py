@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
-from tune_sam.space import Range
+from tune_sam.space import LogRange
 from tune_sam.trainables.data import mutagenicity
 from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
@@ -57,10 +57,10 @@ class GCN(Workload):
         "report-network": Preset(_molecules(layers=4)),
     }
     base_optimizer = BaseOptimizer("Adam", {"weight_decay": 5e-4})
-    rho = {"sam": Range(0.001, 1), "asam": Range(0.001, 1), "asam-all": Range(0.001, 0.1)}
+    rho = {"sam": LogRange(0.001, 1), "asam": LogRange(0.001, 1), "asam-all": LogRange(0.001, 0.1)}
     published = Path(__file__).with_name("published.yaml")
     published_rho = (0.005, 0.01, 0.05, 0.1)
-    lr = Range(1e-4, 1e-1)
+    lr = LogRange(1e-4, 1e-1)
     batch_size = (32, 64, 128)
     gpus_per_trial = 0.1
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_sam.space import Range
+from tune_sam.space import LogRange
 from tune_sam.trainables.data import cifar10
 from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
 
@@ -49,10 +49,10 @@ class WideResNet(Workload):
         "small": Preset(_cifar(depth=16, width=1, epochs=30)),
     }
     base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "weight_decay": 5e-4})
-    rho = {"sam": Range(0.01, 0.5), "asam": Range(0.05, 2), "asam-all": Range(0.1, 5)}
+    rho = {"sam": LogRange(0.01, 0.5), "asam": LogRange(0.05, 2), "asam-all": LogRange(0.1, 5)}
     published = Path(__file__).with_name("published.yaml")
     published_rho = (0.1, 0.5, 1, 2)
-    lr = Range(1e-2, 1)
+    lr = LogRange(1e-2, 1)
     batch_size = (64, 128, 256)
     gpus_per_trial = 0.5
     evaluation_batch = 256  # activations of WRN-22-8 take 0.5 MB an image and layer

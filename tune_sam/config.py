@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from tune_sam.durations import OFF
-from tune_sam.space import Configuration
+from tune_sam.space import OF_EVERY_STUDY, Configuration
 from tune_sam.workload import Workload
 
 
@@ -64,10 +64,11 @@ class TrialConfig(TrainingSettings):
     stall_timeout: float = OFF
 
     def to_tune(self) -> dict[str, Any]:
-        """Give the flat dict that Tune carries: `optimizer`, `rho`, `lr`, `batch_size`, `seed` beside the others."""
+        """Give the flat dict that Tune carries: what the configuration has, by its names, beside the others."""
         flat: dict[str, Any] = asdict(self)
         configuration: dict[str, Any] = flat.pop("configuration")
-        return flat | configuration
+        more: dict[str, Any] = configuration.pop("more")
+        return flat | configuration | more
 
     @staticmethod
     def resources(given: Mapping[str, Any]) -> tuple[float, float | None]:
@@ -93,20 +94,27 @@ class TrialConfig(TrainingSettings):
         """Read the dict of a trial. What it leaves out has the default of its field, or is the workload's.
 
         Args:
-            given: with `optimizer`, `lr` and `batch_size` at least.
+            given: with `optimizer`, `lr` and `batch_size` at least, and further hyperparameters by their names.
             workload: that is trained.
 
         Raises:
             ValueError: a key is missing or unknown.
         """
-        own = {field.name for field in fields(Configuration)}
-        others = {field.name for field in fields(cls)} - {"configuration"}
-        if unknown := sorted(given.keys() - own - others):
-            raise ValueError(f"a trial has no {unknown[0]!r}; choose from {', '.join(sorted(own | others))}")
         if missing := sorted({"optimizer", "lr", "batch_size"} - given.keys()):
             raise ValueError(f"a trial needs {missing[0]!r} in its config; give it a value")
-        configuration = Configuration(**{"rho": None, "seed": 0} | {name: given[name] for name in own & given.keys()})
+        own = {"optimizer", *OF_EVERY_STUDY}
+        more = {*further_names(workload, given["optimizer"])}
+        others = {field.name for field in fields(cls)} - {"configuration"}
+        if unknown := sorted(given.keys() - own - others - more):
+            raise ValueError(f"a trial has no {unknown[0]!r}; choose from {', '.join(sorted(own | others | more))}")
+        point = {name: given[name] for name in {*OF_EVERY_STUDY, *more} & given.keys()}
+        configuration = Configuration.at(given["optimizer"], point)
         chosen = {name: given[name] for name in others & given.keys() if given[name] is not None}
         dataset = chosen.setdefault("dataset", workload.default_dataset)
         chosen.setdefault("epochs", workload.setting(dataset, chosen.get("preset")).epochs)
         return cls(configuration=configuration, **chosen)
+
+
+def further_names(workload: Workload, optimizer: str) -> list[str]:
+    """Name the further hyperparameters that a training can be given, sorted: those declared, and `m` beside `base`."""
+    return sorted({*workload.hyperparameters_of(optimizer), *(("m",) if optimizer != "base" else ())})

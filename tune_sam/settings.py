@@ -31,7 +31,7 @@ from tune_sam.durations import OFF, parse_limit, written
 from tune_sam.errors import Refused, shorten
 from tune_sam.home import unusable
 from tune_sam.logins import of_results, plain, remember, without_login
-from tune_sam.space import OPTIMIZERS, Range, Values, parse_batch_sizes, parse_values
+from tune_sam.space import OPTIMIZERS, LogRange, Values, parse_batch_sizes, parse_values
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ GRID = 21
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-RangeGiven = Range | Values | str | float | Sequence[float] | None
+RangeGiven = LogRange | Values | str | float | Sequence[float] | None
 """What is taken for a range or for the values of a plain grid: LOW:HIGH, X,X,…, one number or several."""
 
-RangeOption = Annotated[Range | Values, BeforeValidator(parse_values)]
+RangeOption = Annotated[LogRange | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
 GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
 LimitOption = Annotated[float, BeforeValidator(parse_limit), PlainSerializer(written)]

@@ -1,8 +1,10 @@
-"""The search space: ranges of ρ and learning rate, a list of batch sizes, and the grid that a search begins with."""
+"""The search space: where each hyperparameter is searched, and the grid that a search begins with."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 OPTIMIZERS = ("base", "sam", "asam", "asam-all")
@@ -12,15 +14,29 @@ MAX_SEED = 2**31 - 1
 """The largest seed, which NumPy and torch both take."""
 
 
+Value = float | int | str | bool
+"""What a hyperparameter can be."""
+
+ASCENT = ("rho", "m")
+"""The hyperparameters of the ascent alone, which the base optimizer has no use for."""
+
+
 @dataclass(frozen=True)
-class Range:
-    """A log-uniform range, both ends included."""
+class _Interval:
+    """What both kinds of a range have in common: ends, which are included, and a default."""
 
     low: float
     high: float
+    default: float | None = None
 
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low <= self.high < math.inf:
+            raise ValueError(f"the range {self} is none; give two finite numbers, the smaller first")
+        if self.default is not None and self.default not in self:
+            raise ValueError(f"the default {_exact(self.default)} is not in {self}; give one that is")
+
+    def __contains__(self, value: Any) -> bool:
+        return is_number(value) and self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"{_exact(self.low)}:{_exact(self.high)}"
@@ -30,15 +46,111 @@ class Range:
         return [self.low, self.high]
 
     def spread(self, points: int) -> tuple[float, ...]:
-        """Choose the middles of `points` equal pieces of the range, in logarithms.
+        """Choose the middles of `points` equal pieces of the range, on its own scale.
 
         Middles rather than ends, because an end stands for half as much of the range as a middle.
         """
+        raise NotImplementedError
+
+    @property
+    def start(self) -> float:
+        """The default, or the middle of the range where there is none."""
+        return self.spread(1)[0] if self.default is None else self.default
+
+
+class LogRange(_Interval):
+    """A log-uniform range, both ends included.
+
+    Args:
+        low, high: its ends, above 0.
+        default: where the grid has it; the middle in logarithms by default.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.low > 0:
+            raise ValueError(f"the range {self} is searched in logarithms; give ends above 0, or a linear Range")
+
+    def spread(self, points: int) -> tuple[float, ...]:
+        """Choose the middles of `points` equal pieces of the range, in logarithms; see :meth:`_Interval.spread`."""
         low, high = math.log(self.low), math.log(self.high)
         middles = (math.exp(low + (high - low) * (k + 0.5) / points) for k in range(points))
         # Four digits read better, where the range is wide enough for them.
         digits = 4 if self.high / self.low > 1.1 else 15
         return tuple(float(f"{middle:.{digits}g}") for middle in middles)
+
+
+class Range(_Interval):
+    """A uniform range on a linear scale, both ends included.
+
+    Args:
+        low, high: its ends.
+        default: where the grid has it; the middle by default.
+    """
+
+    def spread(self, points: int) -> tuple[float, ...]:
+        """Choose the middles of `points` equal pieces of the range; see :meth:`_Interval.spread`."""
+        return tuple(self.low + (self.high - self.low) * (k + 0.5) / points for k in range(points))
+
+
+@dataclass(frozen=True, init=False)
+class Choice:
+    """Some values to choose from: numbers, texts, or yes and no.
+
+    Args:
+        values: all different.
+        default: where the grid has it; the first by default.
+    """
+
+    values: tuple[Value, ...]
+    default: Value | None
+
+    def __init__(self, *values: Value, default: Value | None = None) -> None:
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "default", default)
+        if not values:
+            raise ValueError("there is nothing to choose from; give one value or more")
+        for value in values:
+            if not isinstance(value, (int, float, str)) or value in (math.inf, -math.inf) or value != value:
+                raise ValueError(f"{value!r} cannot be chosen; give finite numbers, texts, True or False")
+        if len(set(values)) < len(values):
+            raise ValueError(f"a value of {self} comes twice; give each once")
+        if default is not None and default not in self:
+            raise ValueError(f"the default {default!r} is not one of {self}; give one that is")
+
+    def __contains__(self, value: Any) -> bool:
+        return any(_same(value, one) for one in self.values)
+
+    def __str__(self) -> str:
+        return ",".join(map(text_of_value, self.values))
+
+    @property
+    def start(self) -> Value:
+        """The default, or the first value where there is none."""
+        return self.values[0] if self.default is None else self.default
+
+
+Domain = LogRange | Range | Choice
+"""Where a hyperparameter is searched."""
+
+_KINDS: dict[str, type[LogRange | Range]] = {"log": LogRange, "linear": Range}
+
+
+def domain_to_json(domain: Domain) -> dict[str, Any]:
+    """Return a further hyperparameter's domain as plain data."""
+    if isinstance(domain, Choice):
+        return {"values": list(domain.values), "default": domain.default}
+    kind = next(name for name, one in _KINDS.items() if isinstance(domain, one))
+    return {kind: domain.to_json(), "default": domain.default}
+
+
+def domain_from_json(data: Mapping[str, Any]) -> Domain:
+    """Read what :func:`domain_to_json` returned."""
+    if "values" in data:
+        return Choice(*data["values"], default=data["default"])
+    (kind,) = data.keys() & _KINDS.keys()
+    low, high = data[kind]
+    return _KINDS[kind](low, high, data["default"])
 
 
 @dataclass(frozen=True)
@@ -51,6 +163,8 @@ class Configuration:
         lr: initial learning rate.
         batch_size: samples in a step.
         seed: of initialisation, batch order, dropout and augmentation.
+        more: further hyperparameters by name, sorted: those that the workload declares, and `m` of m-sharpness, the
+            samples of a part of a batch that has its own perturbation. What is not named is as the workload has it.
     """
 
     optimizer: str
@@ -58,6 +172,37 @@ class Configuration:
     lr: float
     batch_size: int
     seed: int
+    more: Mapping[str, Value] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "more", dict(sorted(self.more.items())))
+
+    @property
+    def point(self) -> "Point":
+        """The values by name without the seed: `rho` where there is one, `lr`, `batch_size`, and the further ones."""
+        rho = {} if self.rho is None else {"rho": self.rho}
+        return {**rho, "lr": self.lr, "batch_size": self.batch_size, **self.more}
+
+    @classmethod
+    def at(cls, optimizer: str, point: Mapping[str, Any], seed: int = 0) -> "Configuration":
+        """Make the configuration of a point.
+
+        Args:
+            optimizer: one of :data:`OPTIMIZERS`.
+            point: values by name, with `lr` and `batch_size` at least; its `seed`, if it has one, comes first.
+            seed: where the point has none.
+        """
+        further = {name: value for name, value in point.items() if name not in OF_EVERY_STUDY}
+        return cls(
+            optimizer, point.get("rho"), point["lr"], int(point["batch_size"]), int(point.get("seed", seed)), further
+        )
+
+
+OF_EVERY_STUDY = ("rho", "lr", "batch_size", "seed")
+"""The fields of a :class:`Configuration` that are values of a point; a point's others are further hyperparameters."""
+
+Point = dict[str, Any]
+"""Values of hyperparameters by name; see :data:`Value`."""
 
 
 @dataclass(frozen=True)
@@ -68,49 +213,64 @@ class Space:
         rho: range of ρ; None for `base`, which has none.
         lr: range of the learning rate.
         batch_size: the batch sizes to choose from.
-        grid: points that are tried before anything is sampled, as values of `rho`, `lr` and `batch_size`. Points of a
-            refit have a `seed`, too.
+        grid: points that are tried before anything is sampled, as values of `rho`, `lr`, `batch_size` and what is in
+            `more`. Points of a refit have a `seed`, too.
+        more: where each further hyperparameter is searched, sorted by name; none by default.
     """
 
-    rho: Range | None
-    lr: Range
+    rho: LogRange | None
+    lr: LogRange
     batch_size: tuple[int, ...]
-    grid: tuple[dict[str, float], ...]
+    grid: tuple[Point, ...]
+    more: Mapping[str, Domain] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "more", dict(sorted(self.more.items())))
 
     @property
     def seeded(self) -> bool:
         """Whether the grid's points have seeds; in a search the trial's number gives the seed."""
         return any("seed" in point for point in self.grid)
 
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """Where each hyperparameter is searched, by its name in a point."""
+        rho = {} if self.rho is None else {"rho": self.rho}
+        return {**rho, "lr": self.lr, "batch_size": Choice(*self.batch_size), **self.more}
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
+        more = {name: domain_to_json(domain) for name, domain in self.more.items()}
         return {
             "rho": self.rho.to_json() if self.rho else None,
             "lr": self.lr.to_json(),
             "batch_size": list(self.batch_size),
             "grid": list(self.grid),
+            **({"more": more} if more else {}),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Space":
         """Read what :meth:`to_json` returned."""
         return cls(
-            rho=Range(*data["rho"]) if data["rho"] else None,
-            lr=Range(*data["lr"]),
+            rho=LogRange(*data["rho"]) if data["rho"] else None,
+            lr=LogRange(*data["lr"]),
             batch_size=tuple(data["batch_size"]),
             grid=tuple(data["grid"]),
+            more={name: domain_from_json(domain) for name, domain in data.get("more", {}).items()},
         )
 
     def outside(self) -> str | None:
         """Find the first grid point outside the ranges, and say what is wrong with it; None if all lie inside."""
         for point in self.grid:
-            if self.rho and point["rho"] not in self.rho:
-                return f"ρ {point['rho']:g} is not in {self.rho}"
-            if point["lr"] not in self.lr:
-                return f"learning rate {point['lr']:g} is not in {self.lr}"
-            if point["batch_size"] not in self.batch_size:
-                return f"batch size {point['batch_size']} is not in {','.join(map(str, self.batch_size))}"
+            for name, domain in self.domains.items():
+                if point[name] not in domain:
+                    return f"{IN_WORDS.get(name, name)} {text_of_value(point[name])} is not in {domain}"
         return None
+
+
+IN_WORDS = {"rho": "ρ", "lr": "learning rate", "batch_size": "batch size"}
+"""What a sentence calls a hyperparameter; a further one by its name."""
 
 
 @dataclass(frozen=True)
@@ -128,28 +288,59 @@ def _exact(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def grid(rhos: Sequence[float], lrs: Sequence[float], batch_sizes: Sequence[int]) -> tuple[dict[str, float], ...]:
-    """Combine each ρ with each learning rate and batch size; without any ρ, combine those two alone."""
+def is_number(value: object) -> bool:
+    """Whether a value is a number, which True and False are not meant as."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values are the same; True is not 1."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def text_of_value(value: Value, digits: int | None = None) -> str:
+    """Write a value as a person would give it.
+
+    Args:
+        value: a hyperparameter's.
+        digits: significant digits of a number; as many as tell it from all others by default.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return _exact(value) if digits is None else f"{value:.{digits}g}"
+    return str(value)
+
+
+def grid(
+    rhos: Sequence[float],
+    lrs: Sequence[float],
+    batch_sizes: Sequence[int],
+    more: Mapping[str, Sequence[Value]] = MappingProxyType({}),
+) -> tuple[Point, ...]:
+    """Combine each ρ with each learning rate, batch size and further value; without any ρ, combine the others alone."""
     return tuple(
         {**({"rho": rho} if rho is not None else {}), "lr": lr, "batch_size": batch_size}
+        | dict(zip(more, further, strict=True))
+        for further in product(*more.values())
         for batch_size in batch_sizes
         for lr in lrs
         for rho in (rhos or (None,))
     )
 
 
-def ends(what: Range | Values) -> Range:
+def ends(what: LogRange | Values) -> LogRange:
     """Return the range itself, or the range from the smallest to the largest value."""
-    return what if isinstance(what, Range) else Range(what.points[0], what.points[-1])
+    return what if isinstance(what, LogRange) else LogRange(what.points[0], what.points[-1])
 
 
-def parse_values(text: Any) -> Range | Values:
+def parse_values(text: Any) -> LogRange | Values:
     """Read a range from `LOW:HIGH`, or the values of a plain grid from `0.01,0.1`, a list or one number.
 
     Raises:
         ValueError: it is neither, or a value is not a finite number above 0.
     """
-    if isinstance(text, (Range, Values)):
+    if isinstance(text, (LogRange, Values)):
         return text
     if isinstance(text, str) and ":" in text:
         return parse_range(text)
@@ -165,7 +356,7 @@ def parse_values(text: Any) -> Range | Values:
     return Values(tuple(values))
 
 
-def parse_range(text: str) -> Range:
+def parse_range(text: str) -> LogRange:
     """Read a range from `LOW:HIGH`.
 
     Raises:
@@ -183,7 +374,7 @@ def parse_range(text: str) -> Range:
             if low > high
             else "the two ends are equal; give LOW:HIGH with LOW below HIGH"
         )
-    return Range(low, high)
+    return LogRange(low, high)
 
 
 def parse_batch_sizes(text: Any) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ class Trainer:
     """One training of a workload's network with one configuration.
 
     Args:
-        workload: for network, loss and base optimizer.
+        workload: for network, loss and base optimizer, which get the configuration's further hyperparameters.
         setting: of the network.
         configuration: optimizer, ρ, learning rate, batch size, seed.
         splits: to train on, and to evaluate after each epoch unless the validation split is empty. They are moved to
@@ -105,8 +105,8 @@ class Trainer:
         compile: bool = False,
     ) -> None:
         prepare_process(threads)
-        self.workload = workload
-        self.setting = setting
+        self.workload = workload = workload.configured(configuration)
+        self.setting = setting = workload.placed(setting)
         self.configuration = configuration
         self.epochs = epochs
         self.device = device or default_device()

@@ -5,19 +5,21 @@ Its description is plain data: importing it must not import torch, so that every
 that build networks and read data import what they need.
 """
 
+import copy
 import importlib
+import inspect
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from tune_sam.errors import Refused
-from tune_sam.space import Range
+from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -152,6 +154,50 @@ class Splits:
         return Splits(self.train.joined(self.validation), self.validation.subset(torch.arange(0)))
 
 
+class Given(Mapping[str, Value]):
+    """The further hyperparameters of one training by name, and a note of which were read.
+
+    Args:
+        chosen: of the training's configuration.
+        defaults: of those that the workload declares and the configuration leaves out.
+
+    Attributes:
+        chosen: as above.
+        received: the names that were read, or took their place in what is trained.
+    """
+
+    def __init__(self, chosen: Mapping[str, Value], defaults: Mapping[str, Value]) -> None:
+        self.chosen = chosen
+        self.received: set[str] = set()
+        self._values = {**defaults, **chosen}
+
+    def __getitem__(self, name: str) -> Value:
+        value = self._values[name]
+        self.received.add(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._values})"
+
+    @property
+    def unused(self) -> list[str]:
+        """The names of the configuration that nothing received."""
+        return sorted(self.chosen.keys() - self.received)
+
+    def among(self, names: Mapping[str, Any]) -> dict[str, Value]:
+        """Take the chosen values whose names are among these, which receive them."""
+        return {name: self[name] for name in self.chosen if name in names}
+
+
 class Workload(ABC):
     """An architecture with its data, loss, base optimizer, schedule and search ranges.
 
@@ -169,6 +215,9 @@ class Workload(ABC):
             :func:`tune_sam.reporting.published.read_published`. None by default.
         lr: range of the learning rate.
         batch_size: batch sizes to choose from.
+        hyperparameters: further ones by name, each a :class:`tune_sam.space.LogRange`, a :class:`tune_sam.space.Range`
+            or a :class:`tune_sam.space.Choice`, or one of these for each optimizer that has it. Each is received as
+            :meth:`configured` says. None by default.
         gpus_per_trial: GPU fraction of one trial, if there are GPUs; 1 by default.
         label_smoothing: s of the loss, see :func:`tune_sam.loss.smoothed_kl`; 0.1 by default, as in the published
             study.
@@ -181,11 +230,12 @@ class Workload(ABC):
     settings: ClassVar[Mapping[str, Setting]]
     presets: ClassVar[Mapping[str, Preset]] = {}
     base_optimizer: ClassVar[BaseOptimizer]
-    rho: ClassVar[Mapping[str, Range]]
+    rho: ClassVar[Mapping[str, LogRange]]
     published_rho: ClassVar[tuple[float, ...]] = ()
     published: ClassVar[Path | None] = None
-    lr: ClassVar[Range]
+    lr: ClassVar[LogRange]
     batch_size: ClassVar[tuple[int, ...]]
+    hyperparameters: ClassVar[Mapping[str, Domain | Mapping[str, Domain]]] = {}
     gpus_per_trial: ClassVar[float] = 1.0
     label_smoothing: ClassVar[float] = 0.1
     evaluation_batch: ClassVar[int] = 1024
@@ -234,6 +284,54 @@ class Workload(ABC):
         of the inputs' device, which the trial's seed determines.
         """
         return inputs
+
+    @cached_property
+    def given(self) -> Given:
+        """The further hyperparameters of a training, for the methods of the workload to read by name.
+
+        Of a workload that is not :meth:`configured`, they are the defaults of the base optimizer.
+        """
+        return Given({}, self._defaults("base"))
+
+    def hyperparameters_of(self, optimizer: str) -> dict[str, Domain]:
+        """Give the further hyperparameters that the workload declares for an optimizer."""
+        declared = {
+            name: what.get(optimizer) if isinstance(what, Mapping) else what
+            for name, what in self.hyperparameters.items()
+        }
+        return {name: domain for name, domain in declared.items() if domain is not None}
+
+    def configured(self, configuration: Configuration) -> Self:
+        """Copy the workload for one training; its further hyperparameters take their places by their names.
+
+        A value becomes each of these that has its name: an option of the base optimizer, an attribute of the workload
+        such as `label_smoothing`, and, by :meth:`placed`, a keyword argument of the network. An option that the base
+        optimizer's class takes counts where the name has no other place. Whatever else needs a value reads it as
+        `self.given[name]`.
+        """
+        found = copy.copy(self)
+        chosen = {name: value for name, value in configuration.more.items() if name not in ASCENT}
+        given = Given(chosen, self._defaults(configuration.optimizer))
+        own = {name: getattr(self, name) for name in chosen if name not in KEPT and hasattr(self, name)}
+        attributes = given.among({name: before for name, before in own.items() if not callable(before)})
+        listed = {name for setting in self._settings() for name in setting.network} | attributes.keys()
+        base = self.base_optimizer
+        taken = {name: None for name in _options_of(base) if name not in listed} if chosen else {}
+        options = given.among({**taken, **base.options})
+        placed = {"base_optimizer": replace(base, options={**base.options, **options})} if options else {}
+        vars(found).update(attributes, given=given, **placed)
+        return found
+
+    def placed(self, setting: Setting) -> Setting:
+        """Put the hyperparameters that are keyword arguments of the network into its setting; see `configured`."""
+        own = self.given.among(setting.network)
+        return replace(setting, network={**setting.network, **own}) if own else setting
+
+    def _defaults(self, optimizer: str) -> dict[str, Value]:
+        return {name: domain.start for name, domain in self.hyperparameters_of(optimizer).items()}
+
+    def _settings(self) -> list[Setting]:
+        return [*self.settings.values(), *(preset.setting for preset in self.presets.values())]
 
     @property
     def default_dataset(self) -> str:
@@ -284,7 +382,7 @@ class Workload(ABC):
             },
         }
 
-    def rho_grid(self, optimizer: str, rho: Range) -> tuple[float, ...]:
+    def rho_grid(self, optimizer: str, rho: LogRange) -> tuple[float, ...]:
         """Choose the values of ρ that a search begins with.
 
         Args:
@@ -295,6 +393,18 @@ class Workload(ABC):
             The published values for `asam-all`, where there are any; else four that are spread over the range.
         """
         return self.published_rho if optimizer == "asam-all" and self.published_rho else rho.spread(4)
+
+
+KEPT = {*vars(Workload), *NEEDED} - {"label_smoothing"}
+"""Names that no further hyperparameter can have: what a workload has anyway, but for the smoothing of its labels."""
+
+
+def _options_of(base: BaseOptimizer) -> list[str]:
+    """List the options that a base optimizer takes beside its parameters and the learning rate."""
+    import torch
+
+    names = list(inspect.signature(getattr(torch.optim, base.name)).parameters)
+    return [name for name in names if name not in ("params", "lr")]
 
 
 def workload_names() -> list[str]:

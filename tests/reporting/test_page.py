@@ -24,7 +24,7 @@ from tune_sam.reporting.pictures import CAPTIONS
 from tune_sam.reporting.results import results_section
 from tune_sam.reporting.searched import at_edge, chosen_section
 from tune_sam.settings import SearchOptions
-from tune_sam.space import Range
+from tune_sam.space import LogRange
 from tune_sam.study.records import Study
 from tune_sam.tuning.plan import define
 from tune_sam.tuning.recipe import as_options
@@ -259,11 +259,11 @@ def test_other_studies_are_made_again_too(study, given):
     [(0.001, "lower"), (0.0013, "lower"), (0.0015, ""), (0.03, ""), (0.7, ""), (0.8, "upper"), (1, "upper")],
 )
 def test_the_edge_is_a_twentieth_of_the_logarithm(value, end):
-    assert at_edge(value, Range(0.001, 1)) == end
+    assert at_edge(value, LogRange(0.001, 1)) == end
 
 
 def test_a_single_value_has_no_edge():
-    assert at_edge(0.01, Range(0.01, 0.01)) == ""
+    assert at_edge(0.01, LogRange(0.01, 0.01)) == ""
 
 
 def test_a_figure_that_is_gone_is_named(full, refitted):

@@ -4,14 +4,14 @@ import pytest
 
 from tune_sam.home import Home
 from tune_sam.reporting.plots import draw_trainings, importances
-from tune_sam.space import Range, Space
+from tune_sam.space import LogRange, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.plan import store
 
-SPACE = Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), ())
+SPACE = Space(LogRange(0.001, 1), LogRange(1e-4, 1e-1), (32, 64), ())
 
 
 @pytest.fixture

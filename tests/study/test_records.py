@@ -7,7 +7,7 @@ import pytest
 
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
-from tune_sam.space import Range, Space, grid
+from tune_sam.space import LogRange, Space, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, note_run, open_study, studies
 from tune_sam.study.settings import ENDINGS, STATES, StudySettings, now
@@ -16,8 +16,8 @@ from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.plan import limited, refuse_other
 
 SPACES = {
-    "base": Space(None, Range(1e-4, 1e-1), (32, 64), grid((), (0.01,), (64,))),
-    "sam": Space(Range(0.001, 1), Range(1e-4, 1e-1), (32, 64), grid((0.01, 0.1), (0.01,), (64,))),
+    "base": Space(None, LogRange(1e-4, 1e-1), (32, 64), grid((), (0.01,), (64,))),
+    "sam": Space(LogRange(0.001, 1), LogRange(1e-4, 1e-1), (32, 64), grid((0.01, 0.1), (0.01,), (64,))),
 }
 SETTINGS = StudySettings(
     workload="gcn",

@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
-from tune_sam.space import Configuration, Range, Space, grid
+from tune_sam.space import Configuration, LogRange, Space, grid
 from tune_sam.study.epochs import epochs_in
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings
@@ -19,7 +19,7 @@ from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.plan import store
 from tune_sam.workload import find_workload
 
-SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
+SPACE = Space(LogRange(0.001, 1.0), LogRange(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
 
 
 def settings(trials=8, space=SPACE, scheduler="none", seed=0):

@@ -2,7 +2,7 @@ import pytest
 
 from tune_sam.errors import Refused
 from tune_sam.settings import SearchOptions
-from tune_sam.space import Range
+from tune_sam.space import LogRange
 from tune_sam.tuning.plan import search_space
 from tune_sam.workload import find_workload
 
@@ -72,7 +72,7 @@ def test_a_plain_grid_has_every_combination_of_the_values():
     assert {tuple(point.values()) for point in found.grid} == {
         (rho, lr, size) for rho in (0.05, 0.1) for lr in (0.003, 0.01) for size in (16, 64)
     }
-    assert (found.rho, found.lr) == (Range(0.05, 0.1), Range(0.003, 0.01))
+    assert (found.rho, found.lr) == (LogRange(0.05, 0.1), LogRange(0.003, 0.01))
     base = space("base", sampler="grid", rho="0.05", lr="0.003")
     assert base.grid == ({"lr": 0.003, "batch_size": 64},)
     assert len(space("sam", sampler="grid", batch_size="16,32").grid) == 8  # four of ρ at two sizes

@@ -17,7 +17,7 @@ from services import free_port, wait_for
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.space import Range, Space, grid
+from tune_sam.space import LogRange, Space, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import open_study
 from tune_sam.study.settings import StudySettings
@@ -27,7 +27,7 @@ from tune_sam.tuning.delivery import adopt_epochs, deliver, sync, tracked
 from tune_sam.tuning.ledger import Ledger, Outcome
 from tune_sam.tuning.plan import create, store
 
-SPACE = Space(Range(0.001, 1.0), Range(1e-4, 1e-1), (64,), grid((0.01, 0.1), (0.01,), (64,)))
+SPACE = Space(LogRange(0.001, 1.0), LogRange(1e-4, 1e-1), (64,), grid((0.01, 0.1), (0.01,), (64,)))
 SETTINGS = StudySettings(
     workload="gcn",
     dataset="digits",

@@ -314,7 +314,8 @@ def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") ->
 
     device = prepare_worker(study)
     batches = batches_of(data.splits().train.to(device), batch_size(workload))
-    return trial.load_model().to(device), alive(workload.loss), batches
+    assert trial.config is not None  # it is complete
+    return trial.load_model().to(device), alive(workload.configured(trial.config).loss), batches
 
 
 def _read(plan: Plan, failed: dict[str, str]) -> Analysis:

@@ -385,7 +385,8 @@ def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dic
         logits.append(outputs(model, inputs, trial.precision or "fp32", device))
         return logits[-1]
 
-    found = evaluate(network, workload, store, device)
+    assert trial.config is not None  # it is complete
+    found = evaluate(network, workload.configured(trial.config), store, device)
     classes = workload.setting(trial.dataset, trial.preset).classes
     f1 = (
         {f"f1/{name}": score for name, score in zip(classes, found.f1, strict=True) if score is not None}

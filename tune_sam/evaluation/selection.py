@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from tune_sam.durations import OFF
 from tune_sam.errors import NothingComplete, Refused
-from tune_sam.space import MAX_SEED, Configuration, Range, Space
+from tune_sam.space import MAX_SEED, Configuration, LogRange, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import Kind, StudySettings, now
 
@@ -144,8 +144,8 @@ def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:
         for seed in seeds
     )
     return Space(
-        Range(min(rhos), max(rhos)) if rhos else None,
-        Range(min(rates), max(rates)),
+        LogRange(min(rhos), max(rhos)) if rhos else None,
+        LogRange(min(rates), max(rates)),
         tuple(sorted({one.batch_size for one in chosen})),
         points,
     )

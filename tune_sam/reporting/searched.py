@@ -8,7 +8,7 @@ from tune_sam.evaluation.claims import Radius, chosen_radii
 from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
-from tune_sam.space import Range, Space, Values, ends
+from tune_sam.space import LogRange, Space, Values, ends
 from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES
 from tune_sam.tuning.recipe import PARAMETERS
@@ -165,7 +165,7 @@ def _fronts(study: Study) -> tuple[Table, ...]:
     )
 
 
-def at_edge(value: float, among: Range) -> str:
+def at_edge(value: float, among: LogRange) -> str:
     """Say at which end of a log-uniform range a value lies.
 
     Args:

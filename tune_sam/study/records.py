@@ -181,7 +181,8 @@ class Trial:
         except ValueError as error:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} cannot be read: {error}.") from None
         workload = known_workload(self.workload)
-        model = workload.network(workload.setting(state.dataset, state.preset))
+        workload = workload.configured(self.config) if self.config else workload
+        model = workload.network(workload.placed(workload.setting(state.dataset, state.preset)))
         try:
             model.load_state_dict(state.training["model"])
         except RuntimeError:

@@ -15,7 +15,7 @@ from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
 from tune_sam.provenance import versions
 from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions, flag_of
-from tune_sam.space import Range, Space, Values, ends, grid
+from tune_sam.space import LogRange, Space, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.old_logins import remove_logins
 from tune_sam.study.records import Study, find_study
@@ -111,7 +111,7 @@ def _scheduler(chosen: SearchOptions) -> str:
 def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
     """Refuse options that would change nothing where the points of a grid are tried alone."""
     for optimizer in chosen.optimizers:
-        if isinstance(lr := chosen.ranges_of(optimizer).lr, Range):
+        if isinstance(lr := chosen.ranges_of(optimizer).lr, LogRange):
             raise Refused(
                 f"--lr {lr} changes nothing where a grid alone is tried; give values, as in --lr 0.001,0.01, "
                 "or leave it out."
