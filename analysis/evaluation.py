@@ -1,7 +1,7 @@
 """The loss of a model over a stated sample, and its gradient, with the model left as it was.
 
 A sample is an iterable of `(inputs, targets)` that can be walked again and again, such as a list or a data loader. Its
-batches count by their numbers of targets, so that it does not matter how the sample was cut.
+batches count by what their losses are means of, so that it does not matter how the sample was cut: see :func:`count`.
 """
 
 import math
@@ -12,10 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Batches = Iterable[tuple[Any, Tensor]]
 LossFn = Callable[[Any, Tensor], Tensor]
-"""From a model's outputs and the targets to the batch's mean loss, of shape ()."""
+"""From a model's outputs and the targets to the batch's mean loss, of shape (). It may have a method `count`."""
+
+
+def count(loss_fn: LossFn, targets: Any) -> int:
+    """Count what a batch's loss is the mean of: `loss_fn.count(targets)`, or `len(targets)` without such a method.
+
+    A loss that leaves targets out, such as the padding of sequences, is a mean over fewer than a batch has rows.
+    """
+    counting: Callable[[Any], int] = getattr(loss_fn, "count", len)
+    return counting(targets)
 
 
 @contextmanager
@@ -93,9 +103,16 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
 
 @contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
-    """Turn cuDNN off for recurrent networks: theirs have no gradient in eval mode, and no second one in any."""
+    """Turn off kernels without a second derivative.
+
+    These are cuDNN's of recurrent networks, which have no gradient in eval mode either, and the fused ones of
+    attention.
+    """
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+    with (
+        torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext(),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         yield
 
 
@@ -272,17 +289,19 @@ def expect_same_weights(params: Mapping[str, Tensor], start: Mapping[str, Tensor
 
 
 def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) -> Iterator[tuple[Tensor, int]]:
-    """Yield each batch's mean loss and its number of targets."""
+    """Yield each batch's mean loss and what it is the mean of, unless that is nothing."""
     if isinstance(batches, Iterator):
         raise ValueError(f"the batches can be walked once only, got a {type(batches).__name__}: pass list(batches)")
     _seed(_cuda_devices(model), seed)
     for inputs, targets in batches:
+        if not (counted := count(loss_fn, targets)):
+            continue
         loss = loss_fn(model(inputs), targets)
         if loss.shape != ():
             raise ValueError(f"the loss of a batch has shape {tuple(loss.shape)}: return the batch's mean, of shape ()")
         if loss.is_complex():
             raise ValueError(f"the loss of a batch is {loss.dtype}: return a real number, such as its .abs()")
-        yield loss, len(targets)
+        yield loss, counted
 
 
 def _mean(total: Tensor | None, samples: int) -> float:

@@ -20,6 +20,7 @@ from tune_sam.analysis.evaluation import (
     Batches,
     LossFn,
     as_before,
+    count,
     differentiable,
     expect_same_loss,
     expect_same_weights,
@@ -96,7 +97,8 @@ class Hessian:
         model: called as `model(inputs)`; its parameters are float32 or float64, on one device.
         loss_fn: `loss_fn(outputs, targets)`, the mean over a batch.
         batches: pairs (inputs, targets), the same and in the same order on every walk. Inputs are what the model
-            takes, a tensor or a PyG `Batch`, on its device; batches weigh by `len(targets)`, empty ones do not count.
+            takes, a tensor or a PyG `Batch`, on its device; batches weigh by
+            :func:`tune_sam.analysis.evaluation.count`, empty ones do not count.
         graph_bytes: limit on the gradient graphs that are kept between products, by default `GRAPH_BYTES`, 2 GiB. The
             first batches are kept until one does not fit; that one and all later ones are rebuilt for each product,
             one at a time, on top of the limit. The numbers do not depend on it.
@@ -194,7 +196,7 @@ class Hessian:
     # --- the walks ---
 
     def _walk(self) -> Iterator[tuple[Any, Tensor]]:
-        return ((inputs, targets) for inputs, targets in self._batches if len(targets))
+        return ((inputs, targets) for inputs, targets in self._batches if count(self._loss_fn, targets))
 
     def _gradient(self, inputs: Any, targets: Tensor, graph: bool) -> _BatchGradient:
         loss = self._loss_fn(self._model(inputs), targets)
@@ -206,7 +208,7 @@ class Hessian:
             raise ValueError("the loss depends on no parameter that needs gradients; set requires_grad on some")
         if not loss.isfinite():
             raise ValueError(f"the loss of a batch is {float(loss.detach())}; leave that batch out or mend the model")
-        return _BatchGradient(len(targets), loss, self._candidates, graph)
+        return _BatchGradient(count(self._loss_fn, targets), loss, self._candidates, graph)
 
     def _first_walk(self, start: Mapping[str, Tensor]) -> None:
         """Find the parameters that are used and the losses, and keep as many graphs as fit.

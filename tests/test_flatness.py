@@ -16,6 +16,8 @@ CONFIGURATION = Configuration("asam", 0.3, 0.1, 16, 0)
 CHEAP = {"lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace", "worst_case", "batch_lambda_max"}
 SIZE = 128
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def store():
@@ -30,7 +32,7 @@ def model():
 
 
 def batches(store):
-    return [(inputs.double(), targets) for inputs, targets in batches_of(store, SIZE)]
+    return [(inputs.double(), targets) for inputs, targets in batches_of(store, SIZE, CPU)]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,8 @@ def found(store, model):
 
 
 def test_all_samples_are_in_the_batches(store):
-    assert sum(len(targets) for _, targets in batches_of(store, SIZE)) == len(store)
-    assert torch.equal(torch.cat([inputs for inputs, _ in batches_of(store, SIZE)]), store.x)
+    assert sum(len(targets) for _, targets in batches_of(store, SIZE, CPU)) == len(store)
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches_of(store, SIZE, CPU)]), store.x)
 
 
 def test_each_measure_is_the_one_that_its_name_says(store, model, found):
@@ -118,10 +120,10 @@ def test_a_quick_sharpness_is_the_worst_case_of_the_validation_part():
         device=torch.device("cpu"),
     )
     trainer.epoch()
-    validation = batches_of(trainer.splits.validation, gcn.evaluation_batch // 2)
+    validation = batches_of(trainer.splits.validation, gcn.evaluation_batch // 2, CPU)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     found = quick(trainer)
-    assert found == worst_case(trainer.model.eval(), gcn.loss, validation, 0.05, steps=5, restarts=0).value
+    assert found == worst_case(trainer.model.eval(), gcn.criterion, validation, 0.05, steps=5, restarts=0).value
     assert found > 0
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from tune_sam.errors import Refused
-from tune_sam.store import TensorStore, with_label_noise, with_train_subset
+from tune_sam.samples import with_label_noise, with_train_subset
+from tune_sam.store import TensorStore
 from tune_sam.workload import Splits
 
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tune_sam.metrics import Classification
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
-from tune_sam.training import Trainer, build_optimizer, calibration_error, evaluate
+from tune_sam.training import Trainer, build_optimizer, evaluate
 from tune_sam.workload import Splits, find_workload, milestones
 
 GCN = find_workload("gcn")
@@ -133,23 +134,20 @@ def test_evaluation_is_of_all_samples_in_eval_mode_and_keeps_the_mode(splits, mo
     model = running.model.double().eval()
     inputs.x = inputs.x.double()
     outputs = model(inputs)
-    assert whole.samples == len(splits.validation)
-    assert whole.accuracy == parts.accuracy == float((outputs.argmax(1) == targets).double().mean())
+    assert whole.scores == parts.scores
+    assert whole.scores["accuracy"] == float((outputs.argmax(1) == targets).double().mean())
     for result in (whole, parts):
         assert result.loss == pytest.approx(float(GCN.loss(outputs, targets)), rel=1e-5)
-        assert result.cross_entropy == pytest.approx(
-            float(torch.nn.functional.cross_entropy(outputs, targets)), rel=1e-5
-        )
 
 
 def test_the_metrics_are_those_of_the_weights_after_the_epoch(splits):
     running = trainer(splits)
     last = running.epoch().metrics
     train, val = running.evaluate(splits.train), running.evaluate(splits.validation)
-    assert last["val/accuracy"] == val.accuracy
+    assert last["val/accuracy"] == val.scores["accuracy"]
     assert last["val/loss"] == val.loss
     assert last["gap/loss"] == val.loss - train.loss
-    assert last["gap/accuracy"] == train.accuracy - val.accuracy
+    assert last["gap/accuracy"] == train.scores["accuracy"] - val.scores["accuracy"]
 
 
 def test_divergence_is_a_result_without_metrics(splits):
@@ -232,17 +230,19 @@ def test_f1_is_scikit_learns(batch, monkeypatch):
     outputs[:, 4] = -9  # neither predicted nor a target; class 5 is predicted only
     outputs[0, 5] = 9
     monkeypatch.setattr(type(GCN), "evaluation_batch", batch)
-    found = evaluate(Fixed(), GCN, TensorStore(outputs, targets), torch.device("cpu"))
+    names = tuple("012345")
+    found = evaluate(Fixed(), GCN, TensorStore(outputs, targets), torch.device("cpu"), Classification(names))
     predicted = outputs.argmax(1)
     assert 5 in predicted
     labels = sorted({*targets.tolist()})
-    expected = dict(
-        zip(labels, f1_score(targets, predicted, labels=labels, average=None, zero_division=0), strict=True)
+    f1 = f1_score(targets, predicted, labels=labels, average=None, zero_division=0)
+    assert found.scores == pytest.approx(
+        {
+            "accuracy": accuracy_score(targets, predicted),
+            "macro_f1": f1_score(targets, predicted, labels=labels, average="macro"),
+            **{f"f1/{label}": score for label, score in zip(labels, f1, strict=True)},
+        }
     )
-    assert [score is None for score in found.f1] == [label not in labels for label in range(6)]
-    assert {label: score for label, score in enumerate(found.f1) if score is not None} == pytest.approx(expected)
-    assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, labels=labels, average="macro"))
-    assert found.accuracy == pytest.approx(accuracy_score(targets, predicted))
     assert found.loss == pytest.approx(float(GCN.loss(outputs, targets)))
 
 
@@ -366,15 +366,3 @@ def test_augmentation_is_drawn_once_a_batch_and_resumes(monkeypatch, tmp_path):
     torch.save(cut.state_dict(), tmp_path / "state.pt")
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert metrics(resumed.epoch()) == metrics(straight.epoch())
-
-
-@pytest.mark.slow
-def test_the_calibration_error_is_torchmetrics():
-    from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds to import
-
-    draw = torch.Generator().manual_seed(0)
-    logits, targets = 2 * torch.randn(500, 4, generator=draw), torch.randint(4, (500,), generator=draw)
-    expected = multiclass_calibration_error(logits.softmax(1), targets, num_classes=4, n_bins=15)
-    assert calibration_error(logits, targets) == pytest.approx(float(expected), abs=1e-6)
-    assert calibration_error(torch.tensor([[50.0, 0.0]]), torch.tensor([0])) == 0
-    assert calibration_error(torch.tensor([[50.0, 0.0]]), torch.tensor([1])) == 1

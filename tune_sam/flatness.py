@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tune_sam.analysis import spectrum
 from tune_sam.analysis.sharpness import AverageCase, Scale, WorstCase, average_case, worst_case
 from tune_sam.space import Configuration
+from tune_sam.store import walk
 from tune_sam.training import Trainer
 from tune_sam.workload import Store, Workload
 
@@ -133,9 +134,9 @@ def batch_size(workload: Workload) -> int:
     return max(workload.evaluation_batch // 2, 1)
 
 
-def batches_of(store: Store, size: int) -> list[tuple[Any, Tensor]]:
-    """Cut a store into batches that can be walked again and again."""
-    return [store.batch(part) for part in torch.arange(len(store), device=store.y.device).split(size)]
+def batches_of(store: Store, size: int, device: torch.device) -> list[tuple[Any, Tensor]]:
+    """Cut a store that is on `device` into batches that can be walked again and again."""
+    return list(walk(store, torch.arange(len(store), device=device).split(size)))
 
 
 def measure(
@@ -190,8 +191,8 @@ def quick(trainer: Trainer) -> float:
     Raises:
         ValueError: the validation split is empty.
     """
-    batches = batches_of(trainer.splits.validation, batch_size(trainer.workload))
-    return worst_case(trainer.model.eval(), trainer.workload.loss, batches, COMMON_RHO, steps=5, restarts=0).value
+    batches = batches_of(trainer.splits.validation, batch_size(trainer.workload), trainer.device)
+    return worst_case(trainer.model.eval(), trainer.workload.criterion, batches, COMMON_RHO, steps=5, restarts=0).value
 
 
 def _record(

@@ -1,4 +1,4 @@
-"""The loss of the published study."""
+"""The loss of the published study, and the targets that count in a loss."""
 
 import math
 
@@ -22,3 +22,21 @@ def smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1, reducti
     entropy = -sum(p * math.log(p) * n for p, n in ((1 - smoothing, 1), (smoothing / (classes - 1), classes - 1)) if p)
     spread = smoothing * classes / (classes - 1)
     return F.cross_entropy(logits, targets, label_smoothing=spread, reduction=reduction) - entropy
+
+
+def counted(outputs: Tensor, targets: Tensor, ignored: int | None = None) -> tuple[Tensor, Tensor]:
+    """List the outputs and targets that count, one row for each, also of a classifier of each token of a sequence.
+
+    Args:
+        outputs: [n, …, C].
+        targets: int64 [n, …].
+        ignored: value of targets that do not count; all do by default.
+
+    Returns:
+        Outputs [m, C] and targets [m].
+    """
+    outputs, targets = outputs.flatten(0, -2), targets.flatten()
+    if ignored is None:
+        return outputs, targets
+    kept = targets != ignored
+    return outputs[kept], targets[kept]

@@ -208,10 +208,12 @@ class SearchOptions(RangeOptions):
     scheduler: Literal["asha", "none"] = Field(
         default="asha", description="asha: ASHA stops weak trials early. none: all trials finish."
     )
-    objective: Literal["val/accuracy", "val/loss", "two"] = Field(
-        default="val/accuracy",
-        description="What a trial is judged by after its last epoch; two is val/accuracy against "
-        "val/sharpness, without ASHA.",
+    objective: Annotated[str | None, Shown("the workload's first score, as val/accuracy", "val/SCORE|val/loss|two")] = (
+        Field(
+            default=None,
+            description="What a trial is judged by after its last epoch: one of the workload's scores, as "
+            "val/accuracy, or val/loss; two is the first score against val/sharpness, without ASHA.",
+        )
     )
     ranges: dict[str, RangeOptions] = Field(
         default={}, description="Ranges of single optimizers, by their names; they come before those given to all."
@@ -360,7 +362,7 @@ class SearchKeywords(TypedDict, total=False):
     grid: bool | None
     sampler: Literal["tpe", "grid"] | None
     scheduler: Literal["asha", "none"] | None
-    objective: Literal["val/accuracy", "val/loss", "two"] | None
+    objective: str | None
     cpus_per_trial: int | None
     gpus_per_trial: float | str | None
     precision: Literal["bf16", "fp32"] | None

@@ -1,14 +1,26 @@
-"""Samples in memory as tensors: the store that suits most data sets, and subsets of the training split."""
+"""Where batches come from: samples in memory as tensors, or a data set of torch that is asked for them one by one."""
 
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
-from tune_sam.errors import Refused
-from tune_sam.workload import Splits
+Pair = Callable[[Any], tuple[Any, Any]]
+"""From a batch to the network's inputs and the targets."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,7 @@ class TensorStore:
 
     Attributes:
         x: inputs, [n, ...].
-        y: class of each sample, int64 [n].
+        y: targets, [n, ...]; of a classifier the class of each sample, int64 [n].
     """
 
     x: Tensor
@@ -43,57 +55,152 @@ class TensorStore:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
-def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Splits:
-    """Reduce the training split to `samples`, the same for all trials.
+@dataclass(frozen=True)
+class DatasetStore:
+    """The samples of a map-style `torch.utils.data.Dataset`, which may be larger than memory.
 
-    Each class keeps its proportion, to one sample: a subset of a balanced data set is balanced.
+    Samples are asked for as batches need them, so a data set that reads a folder is read again in every epoch. Which
+    samples make a batch is the Trainer's choice, by the trial's seed.
 
-    Args:
-        splits: of a workload.
-        samples: how many to train on; None keeps all.
-        seed: of the choice, not of a trial.
-
-    Raises:
-        Refused: there are not that many.
+    Attributes:
+        dataset: with `__getitem__` and `__len__`; the same sample every time.
+        collate: makes a batch of a list of samples; torch's by default.
+        pair: from such a batch to inputs and targets; see :meth:`tune_sam.workload.Workload.pair`.
+        workers: processes that read ahead while training, 0 by default: the trial's own reads.
+        device: to which batches are moved.
     """
-    if samples is None:
-        return splits
-    labels = splits.train.y.cpu().numpy()
-    if samples > len(labels):
-        raise Refused(f"--train-subset {samples} is more than the {len(labels)} training samples; give fewer.")
-    # Each class's samples stand, in random order, at even distances between 0 and 1; the first ones are taken.
-    order = np.random.default_rng(seed).permutation(len(labels))
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    chosen = np.sort(order[np.argsort(place[order], kind="stable")[:samples]])
-    return Splits(splits.train.subset(torch.from_numpy(chosen)), splits.validation)
 
+    dataset: "Dataset[Any]"
+    collate: Callable[[list[Any]], Any]
+    pair: Pair
+    workers: int = 0
+    device: torch.device = torch.device("cpu")
 
-def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Splits:
-    """Replace a share of the training labels by another class, drawn uniformly, the same for all trials.
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
 
-    Validation labels stay, so that a search judges trials by the truth.
+    @cached_property
+    def y(self) -> Tensor:
+        """The targets of all samples, for which all of them are read."""
+        parts = torch.arange(len(self)).split(1024)
+        return torch.cat([targets for _, targets in self.walk(parts)]) if len(self) else torch.empty(0)
 
-    Args:
-        splits: of a workload; the training split is a dataclass with a field `y`, as :class:`TensorStore` is.
-        share: of the training labels, above 0 and below 1; None changes none.
-        seed: of the draw, not of a trial.
+    def batch(self, indices: Tensor) -> tuple[Any, Any]:
+        """Read the samples at `indices` (int64 [n])."""
+        return self._on_device(self.collate([self.dataset[index] for index in indices.tolist()]))
 
-    Raises:
-        Refused: the training split is no such dataclass.
-    """
-    if share is None:
-        return splits
-    if not is_dataclass(splits.train) or isinstance(splits.train, type):
-        raise Refused(
-            f"--label-noise {share:g} needs a store that is a dataclass with a field y, not "
-            f"{type(splits.train).__name__}; make it one, or leave --label-noise out."
+    def walk(self, parts: Iterable[Tensor]) -> Iterator[tuple[Any, Any]]:
+        """Read a batch for each of `parts`, ahead of their use where there are workers."""
+        if not self.workers:
+            return map(self.batch, parts)
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_sampler=[part.tolist() for part in parts],
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else it draws from the caller's
         )
-    draw, labels = np.random.default_rng(seed), splits.train.y.cpu().numpy().copy()
-    classes = np.unique(labels)
-    chosen = draw.choice(len(labels), round(share * len(labels)), replace=False)
-    shift = draw.integers(1, len(classes), len(chosen))
-    labels[chosen] = classes[(np.searchsorted(classes, labels[chosen]) + shift) % len(classes)]
-    return Splits(replace(splits.train, y=torch.from_numpy(labels)), splits.validation)
+        return map(self._on_device, loader)
+
+    def subset(self, indices: Tensor) -> Self:
+        """Make a store of the samples at `indices` alone."""
+        return replace(self, dataset=Subset(self.dataset, indices.tolist()))
+
+    def joined(self, other: Self) -> Self:
+        """Make a store of these samples, followed by those of `other`."""
+        return replace(self, dataset=ConcatDataset([self.dataset, other.dataset]))
+
+    def to(self, device: torch.device) -> Self:
+        """Give a store whose batches are on `device`."""
+        return replace(self, device=device)
+
+    def _on_device(self, batch: Any) -> tuple[Any, Any]:
+        inputs, targets = self.pair(batch)
+        return moved(inputs, self.device), moved(targets, self.device)
+
+
+def as_store(given: Any, pair: Pair) -> Any:
+    """Give what a workload returned for a split as a store.
+
+    Args:
+        given: a store, a map-style data set, or a loader of one, whose order and batch size do not count.
+        pair: from a batch of a data set to inputs and targets.
+
+    Raises:
+        ValueError: it is none of these, or draws its samples in a way of its own.
+    """
+    if all(hasattr(given, name) for name in ("batch", "subset", "to")):
+        return given
+    if isinstance(given, DataLoader):
+        return _of_loader(given, pair)
+    if isinstance(given, TensorDataset) and len(given.tensors) == 2:
+        return TensorStore(*given.tensors)
+    if isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
+        raise ValueError(
+            f"{type(given).__name__} has no samples that can be asked for by number; return a map-style Dataset, with "
+            "__getitem__ and __len__, or a DataLoader of one"
+        )
+    return DatasetStore(given, _collate_of(given), pair)
+
+
+def _of_loader(loader: "DataLoader[Any]", pair: Pair) -> DatasetStore:
+    if isinstance(loader.dataset, IterableDataset):
+        raise ValueError("the loader's data set is a stream, whose samples have no numbers; use a map-style Dataset")
+    if not isinstance(loader.sampler, (RandomSampler, SequentialSampler)):
+        raise ValueError(
+            f"the loader draws samples by a {type(loader.sampler).__name__}, and a trial draws them by its seed; leave "
+            "the sampler out"
+        )
+    collate = loader.collate_fn or default_collate
+    return DatasetStore(loader.dataset, collate, pair, workers=loader.num_workers)
+
+
+def _collate_of(dataset: Any) -> Callable[[list[Any]], Any]:
+    """Choose torch's collate function, or PyG's for its graphs."""
+    if len(dataset) and hasattr(dataset[0], "edge_index"):
+        from torch_geometric.data import Batch
+
+        collate: Callable[[list[Any]], Any] = Batch.from_data_list
+        return collate
+    return default_collate
+
+
+def walk(store: Any, parts: Iterable[Tensor]) -> Iterator[tuple[Any, Any]]:
+    """Yield the batch of each of `parts`, indices int64 [n] on the store's device."""
+    return store.walk(parts) if isinstance(store, DatasetStore) else map(store.batch, parts)
+
+
+def paired(batch: Any) -> tuple[Any, Any]:
+    """Tell the inputs of a batch from its targets, as most collate functions leave them.
+
+    Args:
+        batch: `(inputs, targets)`; `(input, input, …, targets)`; a mapping with one of :data:`TARGETS`, the rest of
+            which are the inputs; or an object with the targets as `y`, such as a PyG `Batch`, which is the input.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(batch, Mapping):
+        if target := next((name for name in TARGETS if name in batch), None):
+            return {name: value for name, value in batch.items() if name != target}, batch[target]
+        raise ValueError(f"a batch with {', '.join(map(str, batch))} has none of {', '.join(TARGETS)} as its targets")
+    if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) > 1:
+        return batch[0] if len(batch) == 2 else tuple(batch[:-1]), batch[-1]
+    if getattr(batch, "y", None) is not None:
+        return batch, batch.y
+    raise ValueError(f"a batch is a {type(batch).__name__}, of which inputs and targets are not known")
+
+
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""Keys under which a mapping has its targets; the first that is there counts. Hugging Face's models have `labels`."""
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Move the tensors in a batch, or in a part of one, to `device`."""
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: moved(part, device) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(moved(part, device) for part in value)
+    return value

@@ -14,7 +14,7 @@ from tune_sam.cluster.logs import TrialLog
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
-from tune_sam.store import with_label_noise, with_train_subset
+from tune_sam.samples import with_label_noise, with_train_subset
 from tune_sam.training import Epoch, Trainer, device_name
 from tune_sam.workload import Workload, find_workload
 
@@ -165,7 +165,7 @@ class SAMTrainable(tune.Trainable):
         if root == Home.at().data:  # a folder that a person named is only read
             self.workload.fetch(dataset, root)
         self.workload.check_data(dataset, root)
-        splits = with_label_noise(with_train_subset(self.workload.splits(dataset, root), samples), noise)
+        splits = with_label_noise(with_train_subset(self.workload.read(dataset, root), samples), noise)
         self._data = self._own.enter_context(share(splits.together() if together else splits))
 
 

@@ -6,18 +6,19 @@ with the same number of threads. A training carries its own random state and lea
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from tune_sam.metrics import Metric, finite, gathering, numbers
 from tune_sam.optim import ASAM, SAM, ASAMAll, SharpnessAware, random_state
 from tune_sam.space import OPTIMIZERS, Configuration
+from tune_sam.store import walk
 from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload, milestones
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -29,25 +30,11 @@ class Evaluation:
 
     Attributes:
         loss: mean of the workload's loss.
-        cross_entropy: mean cross-entropy without smoothing, in nats.
-        accuracy: fraction of samples whose largest output is the target's, 0 to 1.
-        f1: F1 score of each class, 0 to 1; None for a class that no sample has.
-        samples: number of samples.
+        scores: the workload's metrics, by name.
     """
 
     loss: float
-    cross_entropy: float
-    accuracy: float
-    f1: tuple[float | None, ...]
-    samples: int
-
-    @property
-    def macro_f1(self) -> float:
-        """The unweighted mean of the F1 scores of the classes that some sample has.
-
-        Which classes these are depends on the data alone, so no prediction changes the denominator.
-        """
-        return fmean(score for score in self.f1 if score is not None)
+    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ class Epoch:
     Attributes:
         number: epochs trained so far.
         metrics: `train/…`, `val/…`, `gap/…`, `time/epoch_s`; empty if the training diverged. `train/lr` is the rate in
-            this epoch. `val/f1/CLASS` where the setting names its classes.
+            this epoch. `val/…` has all of the workload's metrics, `train/…` and `gap/…` its scores alone.
         diverged: a loss or a weight is not finite.
         unperturbed: steps so far whose gradient was zero or not finite, so that SAM had no direction to climb in.
     """
@@ -121,7 +108,7 @@ class Trainer:
         self.last: Epoch | None = None
         with torch.random.fork_rng(self._cuda_devices()):
             torch.manual_seed(configuration.seed)
-            self.model = workload.network(setting).to(self.device)
+            self.model = workload.build(setting).to(self.device)
             self._random = random_state(self.device)
         self._network = _compiled(self.model) if compile else self.model
         self.optimizer = build_optimizer(self.model, workload.base_optimizer, configuration)
@@ -143,7 +130,7 @@ class Trainer:
         self.schedule.step()
         self.done += 1
         metrics = self._evaluations() if self._finite(losses) else {}
-        diverged = not all(math.isfinite(value) for value in metrics.values()) or not metrics
+        diverged = not metrics
         seconds = time.perf_counter() - started
         self.seconds += seconds
         if not diverged:
@@ -159,8 +146,8 @@ class Trainer:
         some = torch.arange(min(len(self.splits.train), self.workload.evaluation_batch), device=self.device)
         self.evaluate(self.splits.train.subset(some))
 
-    def outputs(self, inputs: Any) -> Tensor:
-        """Compute the network's outputs [n, classes] in float32, at this training's precision."""
+    def outputs(self, inputs: Any) -> Any:
+        """Compute the network's outputs, of a classifier [n, classes], in float32, at this training's precision."""
         return outputs(self._network, inputs, self.precision, self.device)
 
     def evaluate(self, store: Store) -> Evaluation:
@@ -168,7 +155,8 @@ class Trainer:
         training = self.model.training
         self.model.eval()
         try:
-            return evaluate(self.outputs, self.workload, store.to(self.device), self.device)
+            metrics = gathering(self.workload.metrics(self.setting), self.device)
+            return evaluate(self.outputs, self.workload, store.to(self.device), self.device, metrics)
         finally:
             self.model.train(training)
 
@@ -193,13 +181,13 @@ class Trainer:
         self.done, self.seconds = state["done"], state["seconds"]
         self.last = Epoch(**state["last"]) if state["last"] else None
 
-    def batches(self) -> Iterator[tuple[Any, Tensor]]:
+    def batches(self) -> Iterator[tuple[Any, Any]]:
         """Yield the epoch's batches. Their order depends on seed and epoch alone."""
         order = torch.Generator().manual_seed((self.configuration.seed << 20) + self.done)
         indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)
-        return (self.splits.train.batch(part) for part in indices.split(self.configuration.batch_size))
+        return walk(self.splits.train, indices.split(self.configuration.batch_size))
 
-    def step(self, batch: tuple[Any, Tensor]) -> Tensor:
+    def step(self, batch: tuple[Any, Any]) -> Tensor:
         """Take one optimizer step, and return the loss at the weights before it."""
         inputs, targets = batch
         inputs = self.workload.augment(inputs, self.setting)
@@ -220,29 +208,31 @@ class Trainer:
         return bool(losses.isfinite().all()) and all(bool(p.isfinite().all()) for p in self.model.parameters())
 
     def _evaluations(self) -> dict[str, float]:
-        """Evaluate both splits with the same weights in eval mode, so that their gap is one of generalisation alone."""
-        train = self.evaluate(self.splits.train)
+        """Evaluate both splits with the same weights in eval mode, so that their gap is one of generalisation alone.
+
+        Returns:
+            The metrics; none if a loss is not finite.
+
+        Raises:
+            ValueError: a score is not finite, though both losses are.
+        """
+        train, judging = self.evaluate(self.splits.train), self.workload.scores
+        if not math.isfinite(train.loss):
+            return {}
+        reached = finite({name: train.scores[name] for name in judging}, "training")
+        trained = {"train/loss": train.loss, **{f"train/{name}": value for name, value in reached.items()}}
         if not len(self.splits.validation):
-            return {"train/loss": train.loss, "train/accuracy": train.accuracy}
+            return trained
         val = self.evaluate(self.splits.validation)
-        classes = (
-            {
-                f"val/f1/{name}": score
-                for name, score in zip(self.setting.classes, val.f1, strict=True)
-                if score is not None
-            }
-            if self.setting.classes
-            else {}
-        )
+        if not math.isfinite(val.loss):
+            return {}
+        found = finite(val.scores, "validation")
         return {
-            "train/loss": train.loss,
-            "train/accuracy": train.accuracy,
+            **trained,
             "val/loss": val.loss,
-            "val/accuracy": val.accuracy,
-            "val/macro_f1": val.macro_f1,
-            **classes,
+            **{f"val/{name}": value for name, value in found.items()},
             "gap/loss": val.loss - train.loss,
-            "gap/accuracy": train.accuracy - val.accuracy,
+            **{f"gap/{name}": score.sign * (reached[name] - found[name]) for name, score in judging.items()},
         }
 
     def _unperturbed(self) -> int:
@@ -262,60 +252,43 @@ class Trainer:
             self._random = random_state(self.device)
 
 
-def outputs(network: Callable[[Any], Tensor], inputs: Any, precision: str, device: torch.device) -> Tensor:
+def outputs(network: Callable[[Any], Any], inputs: Any, precision: str, device: torch.device) -> Any:
     """Compute the outputs of a network on `device` at a precision, as float32."""
     if precision == "fp32":
         return network(inputs)
     # The context ends with the forward pass: it keeps weights it has cast, and SAM's second pass has others.
     with torch.autocast(device.type, PRECISIONS[precision]):
-        return network(inputs).float()
+        return tree_map_only(Tensor, Tensor.float, network(inputs))
 
 
-def evaluate(network: Callable[[Any], Tensor], workload: Workload, store: Store, device: torch.device) -> Evaluation:
-    """Compute loss, accuracy and F1 of the network's outputs for a store that is on `device`."""
-    loss = cross_entropy = torch.zeros((), dtype=torch.float64, device=device)
-    confusion = torch.zeros((), dtype=torch.int64, device=device)
-    with torch.no_grad():
-        for indices in torch.arange(len(store), device=device).split(workload.evaluation_batch):
-            inputs, targets = store.batch(indices)
-            outputs = network(inputs)
-            loss = loss + workload.loss(outputs, targets).double() * len(targets)
-            cross_entropy = cross_entropy + F.cross_entropy(outputs, targets, reduction="sum").double()
-            confusion = confusion + _confusion(outputs.argmax(1), targets, outputs.shape[1])
-    hits, predicted, there = (counts.tolist() for counts in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
-    f1 = tuple(
-        2 * hit / (taken + real) if real else None for hit, taken, real in zip(hits, predicted, there, strict=True)
-    )
-    return Evaluation(
-        float(loss) / len(store), float(cross_entropy) / len(store), sum(hits) / len(store), f1, len(store)
-    )
-
-
-CALIBRATION_BINS = 15
-"""Bins of the confidence, of equal width, as in Guo et al. 2017."""
-
-
-def calibration_error(outputs: Tensor, targets: Tensor) -> float:
-    """Compute the expected calibration error, 0 to 1: how far a network's confidence is from its accuracy.
-
-    The samples are put into :data:`CALIBRATION_BINS` by the probability of the predicted class. The result is the mean
-    over the samples of the distance between mean confidence and accuracy of their bin (Guo et al. 2017, equation 3).
-    `torchmetrics` has the same and takes seconds to import, which every worker would pay for.
+def evaluate(
+    network: Callable[[Any], Any],
+    workload: Workload,
+    store: Store,
+    device: torch.device,
+    metrics: Metric,
+) -> Evaluation:
+    """Compute loss and scores of the network's outputs for a store that is on `device`.
 
     Args:
-        outputs: logits [n, classes].
-        targets: int64 [n].
+        network: in eval mode.
+        workload: for loss and count.
+        store: the split.
+        device: of network and store.
+        metrics: that have seen nothing; they gather the scores.
+
+    Raises:
+        ValueError: a metric is no number.
     """
-    confidence, predicted = outputs.softmax(1).max(1)
-    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-    excess = confidence.double() - (predicted == targets).double()
-    sums = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=outputs.device).index_add(0, bins, excess)
-    return float(sums.abs().sum()) / len(targets)
-
-
-def _confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Count how often each class (row) was taken for each class (column), int64 [classes, classes]."""
-    return torch.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    loss, counted = torch.zeros((), dtype=torch.float64, device=device), 0
+    with torch.no_grad():
+        for inputs, targets in walk(store, torch.arange(len(store), device=device).split(workload.evaluation_batch)):
+            if count := workload.count(targets):
+                outputs = network(inputs)
+                loss = loss + workload.loss(outputs, targets).double() * count
+                counted += count
+                metrics.update(outputs, targets)
+    return Evaluation(float(loss) / counted, numbers(metrics.compute()))
 
 
 def _compiled(model: nn.Module) -> Callable[[Any], Tensor]:

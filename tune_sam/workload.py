@@ -16,13 +16,15 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from tune_sam.errors import Refused
 from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
+
+    from tune_sam.metrics import Metrics
 
 ENTRY_POINTS = "tune_sam.workloads"
 
@@ -32,12 +34,30 @@ NEEDED = ("name", "datasets", "settings", "base_optimizer", "rho", "lr", "batch_
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: the number of samples in each split, and of classes."""
+    """A data set: the number of samples in each split, and of classes; None where its targets are no classes."""
 
     train: int
     validation: int
     test: int
-    classes: int
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a metric of a workload is read.
+
+    Attributes:
+        direction: which way is better.
+        percent: whether it is shown times 100, as a share is.
+    """
+
+    direction: Literal["maximize", "minimize"] = "maximize"
+    percent: bool = False
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher value is better, -1 where a lower one is."""
+        return 1 if self.direction == "maximize" else -1
 
 
 @dataclass(frozen=True)
@@ -112,12 +132,12 @@ class Store(Protocol):
 
     @property
     def y(self) -> "Tensor":
-        """The targets of all samples, int64 [samples]."""
+        """The targets of all samples, [samples, ...]; of a classifier int64 [samples]."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: "Tensor") -> "tuple[Any, Tensor]":
-        """Copy the network's inputs and the int64 targets [n] of the samples at `indices` (int64 [n])."""
+    def batch(self, indices: "Tensor") -> "tuple[Any, Any]":
+        """Copy the network's inputs and the targets [n, ...] of the samples at `indices` (int64 [n])."""
 
     def subset(self, indices: "Tensor") -> Self:
         """Make a store of the samples at `indices` alone."""
@@ -134,6 +154,9 @@ class Splits:
     """The splits that a training may see.
 
     The test set is not among them: only a refit reads it, by `Workload.test_split`, when its trainings are done.
+
+    A workload may give each as a :class:`Store`, as a map-style `torch.utils.data.Dataset` or as a `DataLoader` of one;
+    :meth:`Workload.read` makes stores of them.
 
     Attributes:
         train: is trained on.
@@ -198,6 +221,21 @@ class Given(Mapping[str, Value]):
         return {name: self[name] for name in self.chosen if name in names}
 
 
+@dataclass(frozen=True)
+class Criterion:
+    """The loss of a workload, which knows what it is the mean of."""
+
+    workload: "Workload"
+
+    def __call__(self, outputs: Any, targets: Any) -> "Tensor":
+        """Compute the mean loss of a batch, of shape ()."""
+        return self.workload.loss(outputs, targets)
+
+    def count(self, targets: Any) -> int:
+        """Count what the loss of a batch is the mean of."""
+        return self.workload.count(targets)
+
+
 class Workload(ABC):
     """An architecture with its data, loss, base optimizer, schedule and search ranges.
 
@@ -219,6 +257,9 @@ class Workload(ABC):
             or a :class:`tune_sam.space.Choice`, or one of these for each optimizer that has it. Each is received as
             :meth:`configured` says. None by default.
         gpus_per_trial: GPU fraction of one trial, if there are GPUs; 1 by default.
+        scores: the metrics beside the loss that may judge a trial, and how they are read. Comparisons are made by the
+            first, unless a search is judged by another; `accuracy` by default.
+        ignored: value of targets that do not count, such as the padding of sequences; all count by default.
         label_smoothing: s of the loss, see :func:`tune_sam.loss.smoothed_kl`; 0.1 by default, as in the published
             study.
         evaluation_batch: samples that are evaluated at a time, 1024 by default. It limits memory, and changes results
@@ -237,12 +278,20 @@ class Workload(ABC):
     batch_size: ClassVar[tuple[int, ...]]
     hyperparameters: ClassVar[Mapping[str, Domain | Mapping[str, Domain]]] = {}
     gpus_per_trial: ClassVar[float] = 1.0
+    scores: ClassVar[Mapping[str, Score]] = {"accuracy": Score(percent=True)}
+    ignored: ClassVar[int | None] = None
     label_smoothing: ClassVar[float] = 0.1
     evaluation_batch: ClassVar[int] = 1024
 
     @abstractmethod
     def network(self, setting: Setting) -> "nn.Module":
         """Build a fresh network, initialised from torch's global random state."""
+
+    def build(self, setting: Setting) -> "nn.Module":
+        """Build a fresh network that can be called with the inputs of a batch, whatever arguments it takes."""
+        from tune_sam.calling import taking_batches
+
+        return taking_batches(self.network(setting))
 
     def fetch(self, dataset: str, root: Path) -> None:
         """Download what is missing of a data set into `root`, a folder of the home; by default nothing is.
@@ -266,16 +315,80 @@ class Workload(ABC):
     def test_split(self, dataset: str, root: Path) -> Store:
         """Read the test set. Only a refit may call this."""
 
+    def read(self, dataset: str, root: Path) -> Splits:
+        """Read what :meth:`splits` gives, as stores.
+
+        Raises:
+            Refused: a split is nothing that a search can train on.
+        """
+        given = self.splits(dataset, root)
+        return Splits(*(self._store("splits", split) for split in (given.train, given.validation)))
+
+    def read_test(self, dataset: str, root: Path) -> Store:
+        """Read what :meth:`test_split` gives, as a store. Only a refit may call this.
+
+        Raises:
+            Refused: it is nothing that a network can be tested on.
+        """
+        return self._store("test_split", self.test_split(dataset, root))
+
+    def _store(self, member: str, split: Any) -> Store:
+        from tune_sam.store import as_store
+
+        try:
+            store: Store = as_store(split, self.pair)
+        except ValueError as error:
+            raise Refused(f"workload {self.name}, {member}(): {error}.") from None
+        return store
+
+    def pair(self, batch: Any) -> tuple[Any, Any]:
+        """Tell the network's inputs from the targets in a batch of a Dataset or a DataLoader.
+
+        By default as :func:`tune_sam.store.paired` does: `(inputs, targets)`, a mapping with `labels`, a PyG batch.
+
+        Returns:
+            Inputs: one thing that the network is called with, a tuple of them, or a mapping by the names of its
+            arguments. Targets: [n, ...] with a row for each sample.
+        """
+        from tune_sam.store import paired
+
+        return paired(batch)
+
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
-        """Compute the mean loss of a batch, of shape ().
+        """Compute the mean loss of a batch, of shape (), over what :meth:`count` counts.
+
+        By default it is that of a classifier.
 
         Args:
-            outputs: of the network, [n, classes].
-            targets: int64 [n].
+            outputs: of the network, [n, …, classes].
+            targets: int64 [n, …].
         """
-        from tune_sam.loss import smoothed_kl
+        from tune_sam.loss import counted, smoothed_kl
 
-        return smoothed_kl(outputs, targets, self.label_smoothing)
+        return smoothed_kl(*counted(outputs, targets, self.ignored), self.label_smoothing)
+
+    def count(self, targets: "Tensor") -> int:
+        """Count what the loss of a batch is the mean of, so that no number depends on how batches are cut.
+
+        By default the targets' rows; where some targets are ignored, the others.
+        """
+        return len(targets) if self.ignored is None else int((targets != self.ignored).sum())
+
+    @property
+    def criterion(self) -> "Criterion":
+        """The loss with its count, as `tune_sam.analysis` takes it."""
+        return Criterion(self)
+
+    def metrics(self, setting: Setting) -> "Metrics":
+        """Make what scores a network on a split; by default :class:`tune_sam.metrics.Classification`.
+
+        Returns:
+            A metric that gives several numbers by name, or several metrics by name: those of `torchmetrics`, or
+            functions of all outputs and targets of a split. All of `scores` must be among the names.
+        """
+        from tune_sam.metrics import Classification
+
+        return Classification(setting.classes, self.ignored)
 
     def augment(self, inputs: Any, setting: Setting) -> Any:
         """Change the inputs of a training batch at random; by default they stay as they are.

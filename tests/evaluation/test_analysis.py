@@ -22,7 +22,7 @@ from tune_sam.analysis.landscape import grid, losses, random_directions
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.analysis import SEED
 from tune_sam.flatness import batch_size, batches_of
-from tune_sam.store import with_train_subset
+from tune_sam.samples import with_train_subset
 from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, open_study
 from tune_sam.tuning.listener import Silent
@@ -49,7 +49,7 @@ def another(searched, tmp_path):
 
 def sample():
     part = with_train_subset(GCN.splits("digits", None), SAMPLE).train
-    return batches_of(part, batch_size(GCN))
+    return batches_of(part, batch_size(GCN), torch.device("cpu"))
 
 
 def latest(study, trial, name=FLATNESS):

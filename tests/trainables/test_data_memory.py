@@ -11,7 +11,7 @@ import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 from pathlib import Path
 from tune_sam.space import Configuration
-from tune_sam.store import with_train_subset
+from tune_sam.samples import with_train_subset
 from tune_sam.training import Trainer
 from tune_sam.workload import Splits, find_workload
 workload = find_workload("wideresnet")

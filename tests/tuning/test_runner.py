@@ -18,6 +18,7 @@ from studies import INLINE
 import tune_sam
 from tune_sam.cli.main import main
 from tune_sam.errors import Refused
+from tune_sam.metrics import Classification
 from tune_sam.provenance import source_commit
 from tune_sam.reporting.page import report
 from tune_sam.settings import SearchOptions
@@ -184,8 +185,9 @@ def test_mlflow_has_parameters_tags_and_few_metric_names(study):
 def test_the_loaded_model_gives_the_recorded_numbers(study):
     best = study.best("sam")
     workload = find_workload(ODD)
-    found = evaluate(best.load_model(), workload, workload.splits("digits", None).validation, default_device())
-    assert found.accuracy == best.metrics["val/accuracy"] == best.value
+    validation, device = workload.splits("digits", None).validation, default_device()
+    found = evaluate(best.load_model(), workload, validation, device, Classification())
+    assert found.scores["accuracy"] == best.metrics["val/accuracy"] == best.value
     assert found.loss == best.metrics["val/loss"]
 
 

@@ -37,11 +37,11 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
         sample: so many of its training samples, chosen once; all by default.
     """
     from tune_sam.cluster.sharing import share
-    from tune_sam.store import with_label_noise, with_train_subset
+    from tune_sam.samples import with_label_noise, with_train_subset
 
     settings = study.settings
     ensure_data(study)
-    splits = study.workload.splits(settings.dataset, study.data)
+    splits = study.workload.read(settings.dataset, study.data)
     splits = with_label_noise(with_train_subset(splits, settings.train_subset), settings.label_noise)
     if settings.kind != "search":
         splits = splits.together()

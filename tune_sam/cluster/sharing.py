@@ -78,7 +78,7 @@ def _mapped(path: Path) -> Splits:
 def share(splits: Splits, *, folder: Path | None = None, other_nodes: bool = False) -> Iterator[Shared]:
     """Share splits for as long as the context lasts; drop your own inside it.
 
-    Example: `with share(workload.splits(dataset, folder)) as data:` and then
+    Example: `with share(workload.read(dataset, folder)) as data:` and then
     `tune.with_parameters(GCNTrainable, data=data)`.
 
     Args:

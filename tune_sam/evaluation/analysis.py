@@ -23,7 +23,7 @@ from tune_sam.settings import GRID, SAMPLE
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_study
 from tune_sam.tuning.delivery import adopt_epochs, deliver
-from tune_sam.workload import Workload
+from tune_sam.workload import Criterion, Workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -313,9 +313,15 @@ def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") ->
     from tune_sam.flatness import batch_size, batches_of
 
     device = prepare_worker(study)
-    batches = batches_of(data.splits().train.to(device), batch_size(workload))
+    batches = batches_of(data.splits().train.to(device), batch_size(workload), device)
     assert trial.config is not None  # it is complete
-    return trial.load_model().to(device), alive(workload.configured(trial.config).loss), batches
+    return trial.load_model().to(device), _Living(workload.configured(trial.config)), batches
+
+
+class _Living(Criterion):
+    """A workload's loss, each call of which is a sign of life."""
+
+    __call__ = alive(Criterion.__call__)
 
 
 def _read(plan: Plan, failed: dict[str, str]) -> Analysis:

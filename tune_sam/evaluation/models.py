@@ -96,5 +96,5 @@ def _samples(study: Study) -> tuple[Any, Any]:
     import torch
 
     ensure_data(study)
-    train = study.workload.splits(study.settings.dataset, study.data).train
+    train = study.workload.read(study.settings.dataset, study.data).train
     return train.batch(torch.arange(1))[0], train.batch(torch.arange(2))[0]

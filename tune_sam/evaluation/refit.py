@@ -30,7 +30,6 @@ from tune_sam.workload import Workload, known_workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from torch import Tensor
 
     from tune_sam.cluster.sharing import Shared
 
@@ -365,7 +364,7 @@ def _test_data(study: Study, other_nodes: bool) -> "Iterator[Shared]":
 
     settings = study.settings
     ensure_data(study)
-    test = study.workload.test_split(settings.dataset, study.data)
+    test = study.workload.read_test(settings.dataset, study.data)
     with share(Splits(test, test.subset(torch.arange(0))), folder=data_folder(study), other_nodes=other_nodes) as data:
         del test
         yield data
@@ -373,31 +372,20 @@ def _test_data(study: Study, other_nodes: bool) -> "Iterator[Shared]":
 
 def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dict[str, float]:
     """Test a training's network in a worker, at the precision that it was trained with."""
-    import torch
-
-    from tune_sam.training import calibration_error, evaluate, outputs
+    from tune_sam.metrics import Calibration, Classification, Merged, gathering
+    from tune_sam.training import evaluate, outputs
 
     device = prepare_worker(study)
     model = trial.load_model().to(device)
-    store, logits = data.splits().train.to(device), []
 
-    def network(inputs: Any) -> "Tensor":
-        logits.append(outputs(model, inputs, trial.precision or "fp32", device))
-        return logits[-1]
+    def network(inputs: Any) -> Any:
+        return outputs(model, inputs, trial.precision or "fp32", device)
 
     assert trial.config is not None  # it is complete
-    found = evaluate(network, workload.configured(trial.config), store, device)
-    classes = workload.setting(trial.dataset, trial.preset).classes
-    f1 = (
-        {f"f1/{name}": score for name, score in zip(classes, found.f1, strict=True) if score is not None}
-        if classes
-        else {}
-    )
-    return {
-        "loss": found.loss,
-        "accuracy": found.accuracy,
-        "macro_f1": found.macro_f1,
-        "nll": found.cross_entropy,
-        "ece": calibration_error(torch.cat(logits), store.y),
-        **f1,
-    }
+    workload = workload.configured(trial.config)
+    store = data.splits().train.to(device)
+    metrics = gathering(workload.metrics(workload.setting(trial.dataset, trial.preset)), device)
+    if isinstance(metrics, Classification):
+        metrics = Merged((metrics, Calibration()))
+    found = evaluate(network, workload, store, device, metrics)
+    return {"loss": found.loss, **found.scores}

@@ -125,7 +125,7 @@ def refit_settings(
         sampler="grid",
         spaces=spaces,
         trials=max(len(space.grid) for space in spaces.values()),
-        objective="train/accuracy",
+        objective=f"train/{study.settings.score}",
         trial_timeout=OFF,  # of the search's trials, which may be shorter
         kind=kind,
         refit_of=study.name,

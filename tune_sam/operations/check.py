@@ -103,7 +103,7 @@ def check(
         data = None
         if workload and not found[-1].trouble:
             of, dataset, root = prepared_data(chosen, home)
-            data = stack.enter_context(share(of.splits(dataset, root), other_nodes=other_nodes))
+            data = stack.enter_context(share(of.read(dataset, root), other_nodes=other_nodes))
         return (*found, *_of_nodes(absolute(storage), uri, home.study_storage, data, other_nodes))
 
 

@@ -182,7 +182,7 @@ class Trial:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} cannot be read: {error}.") from None
         workload = known_workload(self.workload)
         workload = workload.configured(self.config) if self.config else workload
-        model = workload.network(workload.placed(workload.setting(state.dataset, state.preset)))
+        model = workload.build(workload.placed(workload.setting(state.dataset, state.preset)))
         try:
             model.load_state_dict(state.training["model"])
         except RuntimeError:

@@ -38,13 +38,7 @@ def ending(state: str, reason: str) -> Ending:
 
 STATES = ("waiting", "running", *ENDINGS)
 
-OBJECTIVES: dict[str, dict[str, Literal["maximize", "minimize"]]] = {
-    "val/accuracy": {"val/accuracy": "maximize"},
-    "val/loss": {"val/loss": "minimize"},
-    "two": {"val/accuracy": "maximize", "val/sharpness": "minimize"},
-    "train/accuracy": {"train/accuracy": "maximize"},  # of a refit, which has no validation split
-}
-"""The metrics that a trial can be judged by after its last epoch, and which way is better. The first is its value."""
+Direction = Literal["maximize", "minimize"]
 
 Kind = Literal["search", "refit", "equal-compute", "control"]
 """A search; the refit of its best configurations; and two refits of the base optimizer to compare them with: at equal
@@ -87,7 +81,11 @@ class StudySettings(TrainingSettings):
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
         sampler: `tpe`, or `grid` for the points of the grid alone.
         scheduler: `asha` or `none`.
-        objective: what a trial is judged by after its last epoch, one of :data:`OBJECTIVES`.
+        objective: what a trial is judged by after its last epoch: `val/loss`, the score as `val/…`, `two` for that
+            and `val/sharpness`, or of a refit, which has no validation split, the score as `train/…`.
+        score: the metric of the workload that comparisons are made by.
+        score_direction: which way it is better.
+        score_percent: whether it is shown times 100.
         gpus_per_trial: GPUs, or the fraction of one; `auto` measures it; None leaves it to the workload.
         spaces: the search space of each optimizer.
         refit_of: the study whose configurations are trained again here, on the training and validation splits
@@ -107,6 +105,9 @@ class StudySettings(TrainingSettings):
     sampler: str = "tpe"
     scheduler: str = "asha"
     objective: str = "val/accuracy"
+    score: str = "accuracy"
+    score_direction: Direction = "maximize"
+    score_percent: bool = True
     gpus_per_trial: float | Literal["auto"] | None = None
     spaces: dict[str, Space]
     refit_of: str | None = None
@@ -136,9 +137,11 @@ class StudySettings(TrainingSettings):
         )
 
     @property
-    def directions(self) -> dict[str, Literal["maximize", "minimize"]]:
-        """The metrics that trials are judged by, each with `maximize` or `minimize`."""
-        return OBJECTIVES[self.objective]
+    def directions(self) -> dict[str, Direction]:
+        """The metrics that trials are judged by, each with `maximize` or `minimize`. The first is a trial's value."""
+        if self.objective == "two":
+            return {f"val/{self.score}": self.score_direction, "val/sharpness": "minimize"}
+        return {self.objective: "minimize" if self.objective == "val/loss" else self.score_direction}
 
     @property
     def judged_by(self) -> str:
@@ -156,7 +159,7 @@ class StudySettings(TrainingSettings):
 
     def described(self) -> dict[str, Any]:
         """Give the settings that are one value and can neither grow nor change, for tags and a description."""
-        left_out = ("workload", "asked", "data", *CHANGEABLE)
+        left_out = ("workload", "asked", "data", "score_direction", "score_percent", *CHANGEABLE)
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         return {
             name: value for name, value in values.items() if isinstance(value, (str, int, float)) and value is not False
@@ -179,7 +182,7 @@ class StudySettings(TrainingSettings):
         found = cls(**given)
         if not found.optimizers or not set(found.optimizers) == set(spaces) or not all(map(is_name, spaces)):
             raise ValueError(f"its optimizers are {', '.join(found.optimizers)}, and its spaces those of others")
-        if found.objective not in OBJECTIVES:
+        if found.objective not in ("two", "val/loss", f"val/{found.score}", f"train/{found.score}"):
             raise ValueError(f"its objective is {found.objective!r}, which this release does not know")
         if min(found.trials, found.epochs, found.cpus_per_trial) < 1:
             raise ValueError("it has no trials, epochs or CPUs")

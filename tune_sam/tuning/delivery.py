@@ -289,7 +289,7 @@ def _dataset(study: Study) -> DataSetInput | None:
         if settings.kind == "search"
         else {"train": train + sizes.validation, "test": sizes.test}
     )
-    profile = {**splits, "classes": sizes.classes}
+    profile = splits | ({"classes": sizes.classes} if sizes.classes else {})
     what = json.dumps([settings.workload, settings.dataset, settings.label_noise, profile])
     return DataSetInput(settings.dataset, hashlib.sha256(what.encode()).hexdigest()[:8], profile)
 

@@ -74,10 +74,12 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
     if chosen.preset is not None:
         chosen = _preset(chosen, chosen.preset, workload, dataset)
     sizes = workload.datasets[dataset]
-    if chosen.train_subset and not sizes.classes <= chosen.train_subset <= sizes.train:
+    fewest = sizes.classes or 1
+    if chosen.train_subset and not fewest <= chosen.train_subset <= sizes.train:
+        of_classes = f" of {sizes.classes} classes" if sizes.classes else ""
         raise Refused(
             f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
-            f"samples of {sizes.classes} classes; give from {sizes.classes} to {sizes.train}."
+            f"samples{of_classes}; give from {fewest} to {sizes.train}."
         )
     spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
     root, trials = _data(chosen, workload, dataset, home), chosen.trials
@@ -92,8 +94,27 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
         "epochs": chosen.epochs or workload.setting(dataset, chosen.preset).epochs,
         "scheduler": _scheduler(chosen),
         "spaces": spaces,
+        **_judged(chosen, workload),
     }
     return StudySettings(**given | resolved)
+
+
+def _judged(chosen: SearchOptions, workload: Workload) -> dict[str, Any]:
+    """Choose what trials are judged by, and the score that comparisons are made by."""
+    first = next(iter(workload.scores))
+    objective = chosen.objective or f"val/{first}"
+    named = objective.removeprefix("val/")
+    if objective not in ("two", "val/loss") and (named == objective or named not in workload.scores):
+        possible = ", ".join((*(f"val/{name}" for name in workload.scores), "val/loss"))
+        raise Refused(f"--objective {objective} is nothing that {workload.name} has; choose from {possible}, two.")
+    score = named if named in workload.scores else first
+    read = workload.scores[score]
+    return {
+        "objective": objective,
+        "score": score,
+        "score_direction": read.direction,
+        "score_percent": read.percent,
+    }
 
 
 def _scheduler(chosen: SearchOptions) -> str:

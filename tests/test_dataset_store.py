@@ -1,0 +1,95 @@
+"""Data sets and loaders of torch as a workload's splits."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from tune_sam.store import DatasetStore, TensorStore, as_store, paired, walk
+
+X = torch.arange(24.0).reshape(12, 2)
+Y = torch.arange(12) % 3
+
+
+class Samples(Dataset):
+    """Samples one by one, as a data set that reads files gives them."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __len__(self):
+        return len(Y)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(Y):
+            raise IndexError
+        x, y = X[index], int(Y[index])
+        return {"tuple": (x, y), "three": (x, 2 * x, y), "dict": {"x": x, "labels": y}}[self.shape]
+
+
+def numbers(found):
+    inputs, targets = found
+    parts = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
+    return [part.tolist() for part in parts], targets.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shape", ["tuple", "three", "dict"])
+def test_a_data_set_gives_the_batches_of_a_store_in_memory(shape, workers):
+    given = DataLoader(Samples(shape), batch_size=5, shuffle=True, num_workers=workers)
+    store = as_store(given if workers else given.dataset, paired)
+    parts = [torch.tensor([7, 0, 3]), torch.tensor([11])]
+    inputs = {"tuple": lambda at: X[at], "three": lambda at: (X[at], 2 * X[at]), "dict": lambda at: {"x": X[at]}}[shape]
+    expected = [numbers((inputs(at), Y[at])) for at in parts]
+    assert [numbers(batch) for batch in walk(store, parts)] == expected
+    assert [numbers(store.batch(at)) for at in parts] == expected
+    assert store.y.equal(Y)
+    some = store.subset(torch.tensor([4, 2]))
+    assert numbers(some.joined(store.subset(parts[1])).batch(torch.arange(3))) == numbers(
+        (inputs(torch.tensor([4, 2, 11])), Y[[4, 2, 11]])
+    )
+
+
+def test_reading_leaves_the_callers_random_state_alone():
+    store = as_store(DataLoader(Samples("tuple"), num_workers=1), paired)
+    before = torch.get_rng_state()
+    assert len(list(walk(store, [torch.arange(3)]))) == 1
+    assert torch.get_rng_state().equal(before)
+
+
+def test_tensors_become_a_store_in_memory():
+    assert isinstance(as_store(TensorDataset(X, Y), paired), TensorStore)
+    assert isinstance(as_store(TensorDataset(X, X, Y), paired), DatasetStore)
+
+
+def test_graphs_of_pyg_are_collated_as_graphs():
+    from torch_geometric.data import Data
+
+    graphs = [Data(x=torch.ones(n, 1), edge_index=torch.zeros(2, 1, dtype=torch.long), y=n % 2) for n in (2, 3, 4)]
+    inputs, targets = as_store(graphs, paired).batch(torch.tensor([2, 0]))
+    assert inputs.x.shape == (6, 1)
+    assert targets.tolist() == [0, 0]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from zip(X, Y, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Stream(), "Stream has no samples that can be asked for by number"),
+        (DataLoader(Stream()), "the loader's data set is a stream"),
+        (DataLoader(Samples("tuple"), sampler=WeightedRandomSampler([1.0] * 12, 4)), "by a WeightedRandomSampler"),
+        (7, "int has no samples"),
+    ],
+)
+def test_what_has_no_numbered_samples_is_refused_in_a_sentence(given, says):
+    with pytest.raises(ValueError, match=says):
+        as_store(given, paired)
+
+
+@pytest.mark.parametrize("batch", [{"x": X}, X, "text"])
+def test_a_batch_without_known_targets_is_refused_in_a_sentence(batch):
+    with pytest.raises(ValueError, match=r"as its targets|of which inputs and targets are not known"):
+        paired(batch)

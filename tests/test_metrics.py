@@ -1,0 +1,66 @@
+"""Metrics of a split, gathered batch by batch, against those of torchmetrics and scikit-learn."""
+
+import pytest
+import torch
+
+from tune_sam.metrics import Calibration, Classification, finite, gathering, numbers
+
+CPU = torch.device("cpu")
+
+
+def told(metric, outputs, targets, size=7):
+    for part in zip(outputs.split(size), targets.split(size), strict=True):
+        metric.update(*part)
+    return metric.compute()
+
+
+@pytest.mark.slow
+def test_the_calibration_error_is_torchmetrics():
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds to import
+
+    random = torch.Generator().manual_seed(0)
+    logits, targets = 3 * torch.randn(200, 4, generator=random), torch.randint(0, 4, (200,), generator=random)
+    expected = multiclass_calibration_error(logits.softmax(1), targets, num_classes=4, n_bins=15)
+    found = told(Calibration(), logits, targets)
+    assert found["ece"] == pytest.approx(float(expected), abs=1e-6)
+    assert found["nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits.double(), targets)))
+    assert told(Calibration(), torch.tensor([[50.0, 0.0]]), torch.tensor([0]))["ece"] == 0
+    assert told(Calibration(), torch.tensor([[50.0, 0.0]]), torch.tensor([1]))["ece"] == 1
+
+
+def test_tokens_that_are_ignored_count_in_no_score():
+    random = torch.Generator().manual_seed(1)
+    outputs, targets = torch.randn(9, 5, 3, generator=random), torch.randint(0, 3, (9, 5), generator=random)
+    padded = targets.clone()
+    padded[:, 3:] = -100
+    kept = told(Classification("abc"), outputs[:, :3].flatten(0, 1), targets[:, :3].flatten())
+    assert told(Classification("abc", -100), outputs, padded) == pytest.approx(kept)
+
+
+@pytest.mark.slow
+def test_metrics_of_torchmetrics_and_functions_give_their_own_numbers():
+    from torchmetrics import MetricCollection
+    from torchmetrics.regression import MeanAbsoluteError, R2Score
+
+    random = torch.Generator().manual_seed(2)
+    targets = torch.randn(40, generator=random)
+    outputs = targets + 0.3 * torch.randn(40, generator=random)
+    expected = {
+        "r2": float(1 - (targets - outputs).square().sum() / (targets - targets.mean()).square().sum()),
+        "mae": float((targets - outputs).abs().mean()),
+    }
+
+    def mae(outputs, targets):
+        return (outputs - targets).abs().mean()
+
+    for metrics in ({"r2": R2Score(), "mae": mae}, MetricCollection({"r2": R2Score(), "mae": MeanAbsoluteError()})):
+        assert numbers(told(gathering(metrics, CPU), outputs, targets)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_no_metric_is_named():
+    with pytest.raises(TypeError, match=r"^metrics\(\): r2 is a str; give a metric of torchmetrics, or a function$"):
+        gathering({"r2": "R2"}, CPU)
+    with pytest.raises(ValueError, match=r"^metrics\(\): each is not one number"):
+        numbers({"one": 1.0, "each": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"^the metric auroc of the validation split is nan, though"):
+        finite({"auroc": float("nan")}, "validation")

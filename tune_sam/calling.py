@@ -1,0 +1,52 @@
+"""Networks that take several arguments, called with the inputs of a batch as the one thing that they are elsewhere."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def taking_batches(network: nn.Module) -> nn.Module:
+    """Let a network of several arguments be called with the inputs of a batch alone.
+
+    A mapping is then spread over the arguments of its names and a tuple over the arguments in their order, and of an
+    output with `logits`, as Hugging Face's models have it, these are given. Other calls, and networks that take one
+    argument, stay as they are. The hooks that do it are no part of the state dict.
+
+    Returns:
+        The same network.
+    """
+    if len(_arguments(network)) > 1 or _takes_any_name(network):
+        network.register_forward_pre_hook(_spread, with_kwargs=True)
+        network.register_forward_hook(_logits)
+    return network
+
+
+def _spread(network: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> "tuple[Any, dict[str, Any]] | None":
+    if len(given) != 1 or named:
+        return None
+    inputs, arguments = given[0], _arguments(network)
+    if isinstance(inputs, Mapping) and (_takes_any_name(network) or set(inputs) <= set(arguments)):
+        return (), dict(inputs)
+    if type(inputs) is tuple and len(inputs) <= len(arguments):
+        return inputs, {}
+    return None
+
+
+def _logits(network: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+    return getattr(output, "logits", output)
+
+
+def _parameters(network: nn.Module) -> list[inspect.Parameter]:
+    return list(inspect.signature(network.forward).parameters.values())
+
+
+def _arguments(network: nn.Module) -> list[str]:
+    """List the names of a network's arguments."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one.name for one in _parameters(network) if one.kind not in variable]
+
+
+def _takes_any_name(network: nn.Module) -> bool:
+    return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in _parameters(network))

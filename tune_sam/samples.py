@@ -1,0 +1,80 @@
+"""What a study trains on: a subset of the training split, and labels with noise, both the same for all trials."""
+
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import torch
+
+from tune_sam.errors import Refused
+from tune_sam.workload import Splits, Store
+
+
+def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Splits:
+    """Reduce the training split to `samples`, the same for all trials.
+
+    Each class keeps its proportion, to one sample: a subset of a balanced data set is balanced. Targets that are no
+    classes, such as those of a regression, do not matter to the choice.
+
+    Args:
+        splits: of a workload.
+        samples: how many to train on; None keeps all.
+        seed: of the choice, not of a trial.
+
+    Raises:
+        Refused: there are not that many.
+    """
+    if samples is None:
+        return splits
+    if samples > len(splits.train):
+        raise Refused(f"--train-subset {samples} is more than the {len(splits.train)} training samples; give fewer.")
+    labels = _classes(splits.train)
+    if labels is None:
+        labels = np.zeros(len(splits.train), dtype=np.int64)
+    # Each class's samples stand, in random order, at even distances between 0 and 1; the first ones are taken.
+    order = np.random.default_rng(seed).permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    chosen = np.sort(order[np.argsort(place[order], kind="stable")[:samples]])
+    return Splits(splits.train.subset(torch.from_numpy(chosen)), splits.validation)
+
+
+def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Splits:
+    """Replace a share of the training labels by another class, drawn uniformly, the same for all trials.
+
+    Validation labels stay, so that a search judges trials by the truth.
+
+    Args:
+        splits: of a workload; the training split is a dataclass with a field `y`, as :class:`TensorStore` is.
+        share: of the training labels, above 0 and below 1; None changes none.
+        seed: of the draw, not of a trial.
+
+    Raises:
+        Refused: the training split is no such dataclass, or its targets are no classes.
+    """
+    if share is None:
+        return splits
+    train = splits.train
+    if not is_dataclass(train) or isinstance(train, type) or all(field.name != "y" for field in fields(train)):
+        raise Refused(
+            f"--label-noise {share:g} needs a store that is a dataclass with a field y, not "
+            f"{type(train).__name__}; make it one, or leave --label-noise out."
+        )
+    if (found := _classes(train)) is None:
+        raise Refused(
+            f"--label-noise {share:g} replaces classes, and the targets here are {train.y.dtype} of shape "
+            f"{tuple(train.y.shape)}; leave --label-noise out."
+        )
+    draw, labels = np.random.default_rng(seed), found.copy()
+    classes = np.unique(labels)
+    chosen = draw.choice(len(labels), round(share * len(labels)), replace=False)
+    shift = draw.integers(1, len(classes), len(chosen))
+    labels[chosen] = classes[(np.searchsorted(classes, labels[chosen]) + shift) % len(classes)]
+    return Splits(replace(train, y=torch.from_numpy(labels)), splits.validation)
+
+
+def _classes(store: Store) -> "np.ndarray | None":
+    """Give the class of each sample, or None where the targets are no classes."""
+    targets = store.y
+    return targets.cpu().numpy() if targets.ndim == 1 and not targets.is_floating_point() else None
