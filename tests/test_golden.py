@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tune_sam.space import OPTIMIZERS, Configuration
+from tune_sam.space import Configuration
 from tune_sam.training import Trainer
 from tune_sam.workload import find_workload
 
@@ -22,6 +22,7 @@ ROUNDING = {("wideresnet", "asam"): 1e-2}
 4e-3 where a step at the middle of ρ's range is large."""
 
 
+OPTIMIZERS = ("base", "sam", "asam", "asam-all")
 QUICK = ("base", "asam-all")
 """The other two differ from the second in how a gradient is scaled, which the tests of the optimizers hold."""
 

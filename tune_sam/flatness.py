@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tune_sam.analysis import spectrum
-from tune_sam.analysis.sharpness import AverageCase, Scale, WorstCase, average_case, worst_case
+from tune_sam.analysis.sharpness import AverageCase, WorstCase, average_case, worst_case
+from tune_sam.optimizers import scale_of
 from tune_sam.space import Configuration
 from tune_sam.store import walk
 from tune_sam.training import Trainer
 from tune_sam.workload import Store, Workload
-
-SCALES: dict[str, Scale] = {"sam": "one", "asam": "asam", "asam-all": "adaptive"}
-"""The scale T in which each optimizer measures its ρ; see :mod:`tune_sam.analysis.sharpness`."""
 
 COMMON_RHO = 0.05
 """Radius at which all networks are compared, in the ball of SAM and in that of |w|; Foret et al. 2021 have it, too."""
@@ -162,8 +160,8 @@ def measure(
             "average_case": average_case(model, loss, batches, SIGMA, scale="rms"),
             "average_case_adaptive": average_case(model, loss, batches, SIGMA, scale="adaptive"),
         }
-        if configuration.rho is not None:
-            scale = SCALES[configuration.optimizer]
+        scale = scale_of(configuration.optimizer)
+        if configuration.rho is not None and scale is not None:
             found["worst_case_own_rho"] = worst_case(model, loss, batches, configuration.rho, scale=scale)
         return found
 

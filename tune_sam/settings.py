@@ -31,7 +31,8 @@ from tune_sam.durations import OFF, parse_limit, written
 from tune_sam.errors import Refused, shorten
 from tune_sam.home import unusable
 from tune_sam.logins import of_results, plain, remember, without_login
-from tune_sam.space import OPTIMIZERS, LogRange, Values, parse_batch_sizes, parse_values
+from tune_sam.optimizers import find_optimizer, optimizer_names
+from tune_sam.space import LogRange, Values, parse_batch_sizes, parse_values
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ class RangeOptions(BaseModel):
 
 
 def _listed(given: Any) -> Any:
-    return given.split(",") if isinstance(given, str) else given
+    listed = given.split(",") if isinstance(given, str) else given
+    return [_named(one) for one in listed] if isinstance(listed, (list, tuple)) else listed
 
 
 def _named(given: Any) -> Any:
@@ -167,9 +169,11 @@ class SearchOptions(RangeOptions):
         description="Name of a workload, or package.module:Class."
     )
     optimizers: Annotated[
-        tuple[str, ...], BeforeValidator(_listed), Shown(metavar="|".join(OPTIMIZERS), flag="--optimizer")
+        tuple[str, ...], BeforeValidator(_listed), Shown(metavar="|".join(optimizer_names()), flag="--optimizer")
     ] = Field(
-        default=("base", "sam", "asam"), min_length=1, description="Optimizers to search, each with its own budget."
+        default=("base", "sam", "asam"),
+        min_length=1,
+        description="Optimizers to search, each with its own budget, by name or as package.module:Class.",
     )
     trials: int = Field(default=20, ge=1, le=MOST, description="Trials of each optimizer, grid points included.")
     epochs: Annotated[int | None, Shown("the workload's")] = Field(
@@ -289,8 +293,7 @@ class SearchOptions(RangeOptions):
     @classmethod
     def _known_optimizers(cls, optimizers: tuple[str, ...]) -> tuple[str, ...]:
         for optimizer in optimizers:
-            if optimizer not in OPTIMIZERS:
-                raise ValueError(f"there is no optimizer {optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
+            find_optimizer(optimizer)
         return tuple(dict.fromkeys(optimizers))
 
     @field_validator("ranges")

@@ -7,9 +7,6 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-OPTIMIZERS = ("base", "sam", "asam", "asam-all")
-"""`base` is the workload's own optimizer; the others are named as in :mod:`tune_sam.optim`."""
-
 MAX_SEED = 2**31 - 1
 """The largest seed, which NumPy and torch both take."""
 
@@ -158,8 +155,8 @@ class Configuration:
     """The hyperparameters of one training.
 
     Attributes:
-        optimizer: one of :data:`OPTIMIZERS`.
-        rho: radius of the neighbourhood, in the optimizer's own scale; None for `base`.
+        optimizer: its name; see :mod:`tune_sam.optimizers`.
+        rho: radius of the neighbourhood, in the optimizer's own scale; None for one without.
         lr: initial learning rate.
         batch_size: samples in a step.
         seed: of initialisation, batch order, dropout and augmentation.
@@ -188,7 +185,7 @@ class Configuration:
         """Make the configuration of a point.
 
         Args:
-            optimizer: one of :data:`OPTIMIZERS`.
+            optimizer: its name; see :mod:`tune_sam.optimizers`.
             point: values by name, with `lr` and `batch_size` at least; its `seed`, if it has one, comes first.
             seed: where the point has none.
         """
@@ -210,7 +207,7 @@ class Space:
     """The search space of one optimizer.
 
     Attributes:
-        rho: range of ρ; None for `base`, which has none.
+        rho: range of ρ; None for an optimizer without one, such as `base`.
         lr: range of the learning rate.
         batch_size: the batch sizes to choose from.
         grid: points that are tried before anything is sampled, as values of `rho`, `lr`, `batch_size` and what is in
@@ -391,7 +388,3 @@ def parse_batch_sizes(text: Any) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise ValueError("a batch has at least 1 sample")
     return tuple(sorted(set(sizes)))
-
-
-PASSES = {"base": 1}
-"""Gradients of a step by optimizer. Those that are not named here take two."""

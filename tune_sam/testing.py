@@ -25,10 +25,11 @@ from torch import Tensor
 
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.errors import Refused
+from tune_sam.optimizers import optimizer_names
 from tune_sam.reporting.published import read_published
 from tune_sam.samples import with_train_subset
 from tune_sam.settings import SearchOptions
-from tune_sam.space import OPTIMIZERS, Configuration
+from tune_sam.space import Configuration
 from tune_sam.trainable import trainable_for
 from tune_sam.training import Trainer
 from tune_sam.tuning.plan import search_space
@@ -38,7 +39,7 @@ ON_EACH_DEVICE = pytest.mark.parametrize(
     "device",
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"))],
 )
-WITH_EACH_OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+WITH_EACH_OPTIMIZER = pytest.mark.parametrize("optimizer", optimizer_names())
 
 
 class WorkloadContract:
@@ -126,7 +127,7 @@ class WorkloadContract:
     def test_the_description_is_complete(self) -> None:
         workload = self.subject()
         assert set(workload.settings) == set(workload.datasets), "each data set needs a setting, and only those"
-        assert set(workload.rho) <= set(OPTIMIZERS) - {"base"}, "`rho` has ranges for known optimizers only"
+        assert set(workload.rho) <= set(optimizer_names()) - {"base"}, "`rho` has ranges for known optimizers only"
         assert 0 < workload.gpus_per_trial <= 1 or workload.gpus_per_trial == int(workload.gpus_per_trial)
         settings = [
             *workload.settings.items(),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from tune_sam.metrics import Metric, finite, gathering, numbers
-from tune_sam.optim import ASAM, SAM, ASAMAll, SharpnessAware, random_state
-from tune_sam.space import OPTIMIZERS, Configuration
+from tune_sam.optim import SharpnessAware, random_state
+from tune_sam.optimizers import find_optimizer
+from tune_sam.space import Configuration
 from tune_sam.store import walk
 from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload, milestones
 
@@ -304,19 +306,8 @@ def build_optimizer(model: nn.Module, base: BaseOptimizer, configuration: Config
         ValueError: there is no such optimizer, or it needs a ρ.
     """
     base_class: type[torch.optim.Optimizer] = getattr(torch.optim, base.name)
-    options = {"lr": configuration.lr, **base.options}
-    if configuration.optimizer == "base":
-        return base_class(model.parameters(), **options)
-    if configuration.rho is None:
-        raise ValueError(f"optimizer {configuration.optimizer!r} needs a ρ, got None")
-    match configuration.optimizer:
-        case "sam":
-            return SAM(model.parameters(), base_class, configuration.rho, **options)
-        case "asam":
-            return ASAM(model.named_parameters(), base_class, configuration.rho, **options)
-        case "asam-all":
-            return ASAMAll(model.parameters(), base_class, configuration.rho, **options)
-    raise ValueError(f"there is no optimizer {configuration.optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
+    make = partial(base_class, **{"lr": configuration.lr, **base.options})
+    return find_optimizer(configuration.optimizer).build(model, make, configuration)
 
 
 def prepare_process(threads: int) -> None:

@@ -6,19 +6,18 @@ that build networks and read data import what they need.
 """
 
 import copy
-import importlib
 import inspect
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
+from tune_sam import plugins
 from tune_sam.errors import Refused
+from tune_sam.optimizers import find_optimizer, optimizers
 from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value
 
 if TYPE_CHECKING:
@@ -247,7 +246,7 @@ class Workload(ABC):
         settings: for each data set, the network and the defaults of its training.
         presets: named settings of the default data set; `report` is that of the published study.
         base_optimizer: the optimizer `base`, which the others wrap.
-        rho: range of ρ for each optimizer but `base`.
+        rho: ranges of ρ by optimizer, in place of those that :mod:`tune_sam.optimizers` has.
         published_rho: a published study's values of ρ for `asam-all`, with which its search begins; none by default.
         published: YAML file with published results on its data sets, which a page shows beside ours; see
             :func:`tune_sam.reporting.published.read_published`. None by default.
@@ -470,6 +469,7 @@ class Workload(ABC):
         """Describe the workload as plain data, which `tune-sam workloads --json` prints."""
         setting = self.settings[self.default_dataset]
         common = {"lr": self.lr.to_json(), "batch_size": list(self.batch_size)}
+        rhos = {entry.name: self.rho_range(entry.name) for entry in optimizers()}
         return {
             "name": self.name,
             "parameters": self.parameters(setting),
@@ -478,11 +478,8 @@ class Workload(ABC):
             "epochs": setting.epochs,
             "batch_size": setting.batch_size,
             "lr": setting.lr,
-            "ranges": {
-                "base": {"rho": None, **common},
-                **{name: {"rho": rho.to_json(), **common} for name, rho in self.rho.items()},
-            },
-            "rho_grid": {name: list(self.rho_grid(name, rho)) for name, rho in self.rho.items()},
+            "ranges": {name: {"rho": rho.to_json() if rho else None, **common} for name, rho in rhos.items()},
+            "rho_grid": {name: list(self.rho_grid(name, rho)) for name, rho in rhos.items() if rho},
             "gpus_per_trial": self.gpus_per_trial,
             "presets": {
                 name: {
@@ -494,6 +491,11 @@ class Workload(ABC):
                 for name, preset in self.presets.items()
             },
         }
+
+    def rho_range(self, optimizer: str) -> LogRange | None:
+        """Choose the range of ρ of an optimizer: the workload's, else the optimizer's own; None if it has no ρ."""
+        default = find_optimizer(optimizer).rho
+        return self.rho.get(optimizer, default) if default else None
 
     def rho_grid(self, optimizer: str, rho: LogRange) -> tuple[float, ...]:
         """Choose the values of ρ that a search begins with.
@@ -522,7 +524,7 @@ def _options_of(base: BaseOptimizer) -> list[str]:
 
 def workload_names() -> list[str]:
     """List the names of the installed workloads, sorted."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
+    return plugins.installed(ENTRY_POINTS)
 
 
 def workloads() -> "list[Workload]":
@@ -537,14 +539,18 @@ def find_workload(name: str) -> Workload:
     Raises:
         Refused: there is no such workload, or the class cannot be imported or is no workload.
     """
-    if ":" in name:
-        return _import_workload(name)
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        return _import_workload(point.value)
-    raise Refused(
-        f"there is no workload {name!r}; choose from {', '.join(workload_names())}, "
-        "or give your own as package.module:Class."
-    )
+    path = plugins.find(name, ENTRY_POINTS)
+    if path is None:
+        raise Refused(
+            f"there is no workload {name!r}; choose from {', '.join(workload_names())}, "
+            "or give your own as package.module:Class."
+        )
+    found: Workload = plugins.make(path, Workload, "workload", NEEDED)  # type: ignore[type-abstract]
+    if not found.datasets:
+        raise Refused(f"the workload {path!r} has no data set; give its `datasets` one.")
+    if without := [name for name in found.datasets if name not in found.settings]:
+        raise Refused(f"the workload {path!r} has no setting for the data set {without[0]!r}; add one to `settings`.")
+    return found
 
 
 def known_workload(name: str) -> Workload:
@@ -557,33 +563,5 @@ def known_workload(name: str) -> Workload:
     Raises:
         Refused: there is no such workload, or its module is not imported.
     """
-    module, _, attribute = name.partition(":")
-    there = vars(sys.modules[module]) if module in sys.modules else {}
-    if ":" in name and not isinstance(there.get(attribute), type):
-        raise Refused(
-            f"the workload {name!r} is code that the study's record names and that is not installed; if you trust it, "
-            f"give --workload {name}, or import {module} in Python."
-        )
+    plugins.refuse_unnamed(name, "workload")
     return find_workload(name)
-
-
-def _import_workload(path: str) -> Workload:
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # whatever a module does while it is imported
-        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise Refused(f"the workload {path!r} cannot be imported ({why}); give package.module:Class.") from None
-    if not (isinstance(found, type) and issubclass(found, Workload)):
-        raise Refused(f"{path!r} is not a subclass of tune_sam.workload.Workload; derive it from that class.")
-    try:
-        made: Workload = found()
-    except Exception as error:  # an abstract method is not implemented, or what a class does when it is made
-        raise Refused(f"the workload {path!r} is not complete ({error}); implement its methods.") from None
-    if missing := [name for name in NEEDED if not hasattr(found, name)]:
-        raise Refused(f"the workload {path!r} is not complete; give its class {', '.join(missing)}.")
-    if not found.datasets:
-        raise Refused(f"the workload {path!r} has no data set; give its `datasets` one.")
-    if without := [name for name in found.datasets if name not in found.settings]:
-        raise Refused(f"the workload {path!r} has no setting for the data set {without[0]!r}; add one to `settings`.")
-    return made

@@ -7,7 +7,7 @@ import typer
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.space import OPTIMIZERS
+from tune_sam.optimizers import optimizer_names
 from tune_sam.workload import workload_names
 
 
@@ -18,7 +18,7 @@ def workloads_like(incomplete: str) -> list[str]:
 
 def optimizers_like(incomplete: str) -> list[str]:
     """Complete the name of an optimizer."""
-    return _beginning(OPTIMIZERS, incomplete)
+    return _beginning(optimizer_names(), incomplete)
 
 
 def studies_like(context: typer.Context, incomplete: str) -> list[str]:
@@ -40,5 +40,5 @@ def _names(place: Home) -> list[str]:
     return list(dict.fromkeys(name.rpartition("/")[0] for (name,) in found))
 
 
-def _beginning(names: "list[str] | tuple[str, ...]", incomplete: str) -> list[str]:
+def _beginning(names: list[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from tune_sam.cli.completion import optimizers_like, studies_like, workloads_like
 from tune_sam.errors import Refused
+from tune_sam.optimizers import find_optimizer
 from tune_sam.settings import RangeOptions, SearchOptions, flag_of, shown, shown_default
 from tune_sam.workload import find_workload
 
@@ -88,6 +89,24 @@ def _types(field: FieldInfo) -> set[Any]:
     return members(field.annotation) - {NoneType}
 
 
+def beside_the_person(workload: str | None) -> str | None:
+    """Let a workload that a person names as package.module:Class be found in their working directory, too.
+
+    As with `python -m`, but for that alone: modules of a folder that somebody sent are not to be imported by their
+    names.
+    """
+    if workload and ":" in workload:
+        sys.path.append(os.getcwd())
+    return workload
+
+
+def all_beside_the_person(optimizers: list[str] | None) -> list[str] | None:
+    """Let optimizers that a person names as package.module:Class be found there, too; see :func:`beside_the_person`."""
+    for optimizer in optimizers or ():
+        beside_the_person(optimizer)
+    return optimizers
+
+
 HomeOption = Annotated[Path | None, option("home")]
 StudyStorageOption = Annotated[str | None, option("study_storage")]
 AddressOption = Annotated[str | None, option("address")]
@@ -98,7 +117,9 @@ DataOption = Annotated[Path | None, option("data")]
 
 SHARED = {
     "max_concurrent": ConcurrentOption,
-    "optimizers": Annotated[list[str] | None, option("optimizers", autocompletion=optimizers_like)],
+    "optimizers": Annotated[
+        list[str] | None, option("optimizers", autocompletion=optimizers_like, callback=all_beside_the_person)
+    ],
 }
 """Fields whose bounds or completion every command has alike, also one that makes no SearchOptions."""
 
@@ -116,15 +137,16 @@ PLACES = ("home", "study_storage", "storage", "tracking_uri")
 names is not written to. They are the arguments of :meth:`tune_sam.home.Home.at`."""
 
 
-def beside_the_person(workload: str | None) -> str | None:
-    """Let a workload that a person names as package.module:Class be found in their working directory, too.
-
-    As with `python -m`, but for that alone: modules of a folder that somebody sent are not to be imported by their
-    names.
-    """
-    if workload and ":" in workload:
-        sys.path.append(os.getcwd())
-    return workload
+def _trusted_optimizers(optimizers: list[str] | None) -> list[str] | None:
+    """Import optimizers that a person names, so that a study's record may name them too."""
+    for optimizer in all_beside_the_person(optimizers) or ():
+        if ":" not in optimizer:
+            raise Refused(
+                f"--optimizer {optimizer}: this names code of the study as package.module:Class, and each of its "
+                "optimizers is trained; leave it out."
+            )
+        find_optimizer(optimizer)
+    return optimizers
 
 
 def _trusted(workload: str | None) -> str | None:
@@ -151,6 +173,16 @@ TrustedWorkloadOption = Annotated[
         show_default=False,
         metavar="MODULE:CLASS",
         callback=_trusted,
+    ),
+]
+TrustedOptimizersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--optimizer",
+        help="An optimizer's package.module:Class, whose code is then imported. May be given several times.",
+        show_default=False,
+        metavar="MODULE:CLASS",
+        callback=_trusted_optimizers,
     ),
 ]
 StudyArgument = Annotated[

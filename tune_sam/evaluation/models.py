@@ -64,15 +64,12 @@ def log_models(refit: Refit, register: str | None = None) -> str:
         for optimizer, trial in modelled(study).items():
             if not trial.mlflow_run_id:
                 return f"MLflow has no run of {trial.key} yet, whose network is a model"
+            name = optimizer.rpartition(":")[2]  # of package.module:Class, which MLflow does not take, the class
             model_id = log_model(
-                study.mlflow,
-                study.mlflow_run,
-                trial.mlflow_run_id,
-                optimizer,
-                partial(_network, trial, samples),
+                study.mlflow, study.mlflow_run, trial.mlflow_run_id, name, partial(_network, trial, samples)
             )
             if register:
-                register_model(study.mlflow, register, model_id, optimizer)
+                register_model(study.mlflow, register, model_id, name)
     except Refused as error:
         return str(error)
     return ""

@@ -4,18 +4,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tune_sam.evaluation.refit import Refit
+from tune_sam.optimizers import label_of
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NAMES = {"sam": "SAM", "asam": "ASAM", "asam-all": "ASAM (all)"}
-
 
 def optimizer_names(study: Study) -> dict[str, str]:
     """Name each optimizer of a study: `base` after what it is, such as Adam, and those not known here by their key."""
     base = {"base": study.workload.base_optimizer.name}
-    return {optimizer: (base | NAMES).get(optimizer, optimizer) for optimizer in ("base", *study.settings.optimizers)}
+    return {optimizer: base.get(optimizer) or label_of(optimizer) for optimizer in ("base", *study.settings.optimizers)}
 
 
 def names_of(refit: Refit) -> dict[str, str]:

@@ -159,6 +159,7 @@ def _refit(
     listener: SearchListener,
 ) -> Refit:
     study.refuse_unnamed()
+    study.refuse_unnamed_optimizers()
     check_name(register)
     shared_seeds = chosen_seeds(seeds, study)
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)

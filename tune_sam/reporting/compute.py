@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from tune_sam.evaluation.names import optimizer_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.logins import without_login
+from tune_sam.optimizers import gradients_of
 from tune_sam.provenance import versions
 from tune_sam.reporting.sections import Cell, Link, Section, Table
-from tune_sam.space import PASSES
 from tune_sam.study.records import Study, Trial
 
 
@@ -38,7 +38,7 @@ def _costs(study: Study, refit: Refit | None, names: Mapping[str, str]) -> Table
         for optimizer in settings.optimizers:
             own = [trial for trial in trials if trial.optimizer == optimizer]
             epochs = sum(trial.epochs for trial in own)
-            gradients = samples * epochs * PASSES.get(optimizer, 2)
+            gradients = samples * epochs * gradients_of(optimizer)
             rows.append(_cost(optimizers[optimizer], len(own), epochs, (trial.seconds for trial in own), gradients))
     if refit:
         rows.append(("The refit",))
@@ -49,8 +49,8 @@ def _costs(study: Study, refit: Refit | None, names: Mapping[str, str]) -> Table
     return Table(("", "trainings", "epochs", "seconds", "gradients"), tuple(rows))
 
 
-def _cost(name: str, trainings: int, epochs: int, seconds: Iterable[float | None], gradients: int) -> tuple[str, ...]:
-    return name, f"{trainings}", f"{epochs:,}", f"{sum(one or 0 for one in seconds):,.0f}", f"{gradients:,}"
+def _cost(name: str, trainings: int, epochs: int, seconds: Iterable[float | None], gradients: float) -> tuple[str, ...]:
+    return name, f"{trainings}", f"{epochs:,}", f"{sum(one or 0 for one in seconds):,.0f}", f"{gradients:,.0f}"
 
 
 def _passes(study: Study, refit: Refit | None) -> str:

@@ -13,9 +13,9 @@ from tune_sam.evaluation.analysis import LINE, Analysis
 from tune_sam.evaluation.claims import Answers, Claim, Question
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
+from tune_sam.optimizers import gradients_of
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import save
-from tune_sam.space import PASSES
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
 
@@ -253,7 +253,7 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
         if history := study.history(trial):
             frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=list(CURVES))
             frame = frame.rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer)
-            parts.append(frame.assign(gradients=frame["epoch"] * samples * PASSES.get(trial.optimizer, 2)))
+            parts.append(frame.assign(gradients=frame["epoch"] * samples * gradients_of(trial.optimizer)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

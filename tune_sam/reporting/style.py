@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tune_sam.files import replaced_file
+from tune_sam.optimizers import label_of
 
 DPI = 150
 """Of every PNG."""
@@ -72,10 +73,13 @@ class Style:
 
 
 STYLES = {
-    "base": Style("base", "#0072B2", "o", "-"),
-    "sam": Style("SAM", "#D55E00", "s", "--"),
-    "asam": Style("ASAM", "#009E73", "^", "-."),
-    "asam-all": Style("ASAM (all)", "#CC79A7", "D", ":"),
+    name: Style(label_of(name), *look)
+    for name, *look in (
+        ("base", "#0072B2", "o", "-"),
+        ("sam", "#D55E00", "s", "--"),
+        ("asam", "#009E73", "^", "-."),
+        ("asam-all", "#CC79A7", "D", ":"),
+    )
 }
 OTHERS = (("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))
 
@@ -106,7 +110,8 @@ def style_of(name: str, names: Sequence[str]) -> Style:
     if name in STYLES:
         return STYLES[name]
     others = [other for other in names if other not in STYLES]
-    label = name if len(name) <= 24 else f"{name[:23].rstrip()}…"
+    label = label_of(name)
+    label = label if len(label) <= 24 else f"{label[:23].rstrip()}…"
     return Style(label, *OTHERS[others.index(name) % len(OTHERS)])
 
 

@@ -14,6 +14,7 @@ from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.logins import of_results, same_place, with_login, without_login
+from tune_sam.optimizers import known_optimizer
 from tune_sam.space import Configuration
 from tune_sam.study.checkpoints import checkpoints_in
 from tune_sam.study.epochs import adopted_attribute, epochs_in
@@ -327,6 +328,15 @@ class Study:
             Refused: it names code, a place of results or an MLflow that are neither the home's nor the person's.
         """
         _ = self.workload, self.own_storage, self.mlflow
+
+    def refuse_unnamed_optimizers(self) -> None:
+        """Refuse an optimizer that nothing but the record names, before anything starts that would train with it.
+
+        Raises:
+            Refused: there is no such optimizer, or its code is neither installed nor named by the person.
+        """
+        for optimizer in self.settings.optimizers:
+            known_optimizer(optimizer)
 
     @property
     def mlflow_run(self) -> StudyRun:

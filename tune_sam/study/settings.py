@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from tune_sam.config import TrainingSettings, TrialConfig
 from tune_sam.durations import OFF
+from tune_sam.optimizers import is_optimizer
 from tune_sam.settings import STALL_TIMEOUT
 from tune_sam.space import Configuration, Space
 from tune_sam.study.reading import check_fields
@@ -180,7 +181,7 @@ class StudySettings(TrainingSettings):
         given = {**data, "optimizers": tuple(data["optimizers"]), "spaces": spaces}
         check_fields(cls, given)
         found = cls(**given)
-        if not found.optimizers or not set(found.optimizers) == set(spaces) or not all(map(is_name, spaces)):
+        if not found.optimizers or not set(found.optimizers) == set(spaces) or not all(map(is_optimizer, spaces)):
             raise ValueError(f"its optimizers are {', '.join(found.optimizers)}, and its spaces those of others")
         if found.objective not in ("two", "val/loss", f"val/{found.score}", f"train/{found.score}"):
             raise ValueError(f"its objective is {found.objective!r}, which this release does not know")

@@ -403,9 +403,8 @@ def search_space(chosen: SearchOptions, workload: Workload, dataset: str, optimi
             range is sampled, or nobody gives a range of ρ.
     """
     own, setting = chosen.ranges_of(optimizer), workload.setting(dataset, chosen.preset)
-    if optimizer != "base" and not own.rho and optimizer not in workload.rho:
-        raise Refused(f"workload {workload.name} has no range of ρ for {optimizer!r}; give one with --rho LOW:HIGH.")
-    rho = None if optimizer == "base" else own.rho or workload.rho[optimizer]
+    own_rho = workload.rho_range(optimizer)
+    rho = (own.rho or own_rho) if own_rho else None
     lr, sizes, alone = own.lr or workload.lr, own.batch_size or workload.batch_size, chosen.sampler == "grid"
     for option, given in (("--rho", rho), ("--lr", lr)):
         if isinstance(given, Values) and not alone:

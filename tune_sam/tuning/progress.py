@@ -18,7 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from tune_sam.durations import clock
-from tune_sam.space import PASSES
+from tune_sam.optimizers import gradients_of
 from tune_sam.study.records import Study
 from tune_sam.tuning.listener import SearchListener, Silent
 
@@ -174,7 +174,7 @@ class Progress(SearchListener):
         """Show how many epochs a trial has."""
         self._stage = ""
         self._rows[optimizer].running[number] = epoch
-        self._pace.add(PASSES.get(optimizer, 2))
+        self._pace.add(gradients_of(optimizer))
 
     def put_back(self, optimizer: str, number: int) -> None:
         """Take a trial away from those that run."""
@@ -204,7 +204,7 @@ class Progress(SearchListener):
         Trials are expected to end as early as those before. None while that is unknown.
         """
         left = sum(
-            PASSES.get(optimizer, 2) * row.epochs_left(self._trials[optimizer], self._epochs)
+            gradients_of(optimizer) * row.epochs_left(self._trials[optimizer], self._epochs)
             for optimizer, row in self._rows.items()
         )
         return self._pace.seconds(left)

@@ -117,6 +117,7 @@ def launch(study: Study, executor: Executor, listener: SearchListener) -> Study:
     from tune_sam.tuning.ledger import Ledger
 
     study.refuse_unnamed()
+    study.refuse_unnamed_optimizers()
     study.records()  # refused now, if one cannot be read
     with study_lock(study.home, study.name):
         store(study)
