@@ -11,6 +11,7 @@ from filelock import FileLock
 from studies import INLINE, searched_study
 from xdist.scheduler import LoadScopeScheduling
 
+from tune_sam.cluster.ray_internals import without_attendants
 from tune_sam.operations.refit import refit
 
 pytest.register_assert_rewrite("tune_sam.testing")
@@ -100,15 +101,16 @@ def refitted(refitted_once, tmp_path_factory):
 def cluster():
     """A Ray of four CPUs and one GPU that is only counted. It stays up while the next test wants it, too."""
     if not ray.is_initialized():
-        ray.init(
-            address="local",
-            num_cpus=4,
-            num_gpus=1,
-            include_dashboard=False,
-            log_to_driver=False,
-            # Workers import the tests' own workloads by their names, as they would a user's.
-            runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
-        )
+        with without_attendants():
+            ray.init(
+                address="local",
+                num_cpus=4,
+                num_gpus=1,
+                include_dashboard=False,
+                log_to_driver=False,
+                # Workers import the tests' own workloads by their names, as they would a user's.
+                runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
+            )
 
 
 @pytest.hookimpl(trylast=True)

@@ -5,8 +5,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import ray._private.utils
 import ray.train._internal.storage
 from ray import tune
+from ray._private.node import Node
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError
 from ray.experimental import internal_kv
@@ -54,6 +56,12 @@ def test_this_release_of_ray_has_what_we_use_of_its_inside():
         ),
         "ray.experimental.internal_kv has no _internal_kv_put, _list and _del, by which tasks give signs of life": (
             {"_internal_kv_put", "_internal_kv_list", "_internal_kv_del"} <= {*dir(internal_kv)}
+        ),
+        "Ray's Node has other names for starting what attends to a cluster, so a search here starts it, too": (
+            {"start_monitor", "start_log_monitor", "start_api_server"} <= {*dir(Node)}
+        ),
+        "ray._private.utils has no get_dashboard_dependency_error, by which a node's agent is made small": (
+            hasattr(ray._private.utils, "get_dashboard_dependency_error")
         ),
         **{
             f"Tune's Trial has no {name}, by which an ending is explained": name

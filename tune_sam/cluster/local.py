@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread, current_thread, main_thread
 from typing import TYPE_CHECKING
 
-from tune_sam.cluster.ray_internals import SOCKETS
+from tune_sam.cluster.ray_internals import SOCKETS, without_attendants
 from tune_sam.errors import Refused, Stopped
 
 if TYPE_CHECKING:
@@ -34,13 +34,14 @@ def start() -> None:
 
     folder = sockets_folder()
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder),
-        )
+        with without_attendants():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+            )
     except Exception as error:  # Ray has no type of its own for it
         raise Stopped(
             f"Ray could not be started on this machine ({' '.join(str(error).split())}); look at its memory and its "

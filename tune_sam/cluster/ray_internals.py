@@ -74,6 +74,27 @@ def without_rays_lines() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_attendants() -> Iterator[None]:
+    """Keep a Ray that is started here from starting what attends to a cluster and what its pages are made from.
+
+    These are the autoscaler, the reader of logs and the server of the dashboard. Each is a Python process that takes a
+    second of the CPU to start, and what they gather nobody asks for here: there is one node, no dashboard, and each
+    trial's log is its own.
+    """
+    import ray._private.services  # noqa: F401
+    from ray._private.node import Node
+
+    def nothing(*_: Any, **__: Any) -> None: ...
+
+    with (
+        patch.multiple(Node, start_monitor=nothing, start_log_monitor=nothing, start_api_server=nothing),
+        # Then the agent, without which no node runs, has only the part that the node itself needs.
+        patch("ray._private.utils.get_dashboard_dependency_error", lambda: ImportError("the dashboard is not wanted")),
+    ):
+        yield
+
+
 def own_processes() -> dict[str, "Popen[bytes]"]:
     """Give the processes without which a Ray that was started here cannot go on, by what they are."""
     from ray._private import ray_constants

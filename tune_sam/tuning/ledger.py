@@ -147,6 +147,8 @@ class Ledger:
         settle(self._optuna, settings)
         # Taken once: later on, RUNNING trials are this launch's own.
         self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
+        # Counted from here on: Tune asks for a trial ten times a second, and nobody else starts one of a locked study.
+        self._started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
         for point in self.space.grid[: self.budget]:
             self._optuna.enqueue_trial(point, skip_if_exists=True)
 
@@ -170,11 +172,11 @@ class Ledger:
             self._reseed(frozen.number)
             trial = reopened(self._optuna, frozen)
         else:
-            started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
-            if started >= self.budget:
+            if self._started >= self.budget:
                 return None
-            self._reseed(started)
+            self._reseed(self._started)
             trial = self._optuna.ask()
+            self._started += 1
         configuration = self._suggest(trial)
         known = trial.user_attrs
         self._running[trial.number] = _Running(
