@@ -1,14 +1,28 @@
 """Further hyperparameters: declared by a workload, received by the network, the optimizer and the loss."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+import yaml
+from studies import INLINE
 
-from tune_sam.space import Choice, Configuration, LogRange, Range
+import tune_sam
+from tune_sam.errors import Refused
+from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.selection import best_alone
+from tune_sam.operations.refit import refit
+from tune_sam.settings import SearchOptions
+from tune_sam.space import Choice, Configuration, LogRange, Range, Space
 from tune_sam.store import TensorStore
+from tune_sam.study.records import open_study
+from tune_sam.study.settings import StudySettings
 from tune_sam.training import Trainer
+from tune_sam.tuning.plan import define, home_of
+from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import BaseOptimizer, DataSet, Setting, Splits, Workload
 
 PLAIN = Configuration("sam", 0.05, 0.1, 8, 0)
@@ -127,3 +141,213 @@ def test_what_is_no_range_and_no_choice_is_refused(make, said):
 )
 def test_a_domain_without_a_default_starts_in_its_middle_or_with_its_first_value(domain, start):
     assert domain.start == start
+
+
+PARAMS = {"hidden": "4", "slope": "0.1", "label_smoothing": "0:0.1"}
+
+
+def search(home, name="one", **options):
+    return tune_sam.search(
+        Blobs,
+        **{
+            "optimizers": ["base", "sam"],
+            "trials": 2,
+            "epochs": 1,
+            "grid": False,
+            "scheduler": "none",
+            "params": PARAMS,
+        }
+        | options,
+        name=name,
+        home=home,
+        executor=INLINE,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with the study `one`, searched and refitted."""
+    found = tmp_path_factory.mktemp("home") / "home"
+    search(found, optimizers=["base", "sam"], params={**PARAMS, "m": "4"})
+    refit("one", home=found, seeds=2, executor=INLINE)
+    return found
+
+
+def test_trials_are_suggested_and_recorded_with_their_hyperparameters(home):
+    study = open_study("one", home)
+    best = study.best("sam")
+    assert best.config.more.keys() == {*Blobs.hyperparameters, "m"}
+    assert (best.config.more["hidden"], best.config.more["slope"], best.config.more["m"]) == (4, 0.1, 4)
+    assert 0 <= best.config.more["label_smoothing"] <= 0.1
+    table = study.trials()
+    assert table["weight_decay"].nunique() == len(table)
+    assert table[table["optimizer"] == "base"]["m"].isna().all()
+    assert best.to_json()["config"]["weight_decay"] == best.config.more["weight_decay"]
+    json.dumps(study.to_record())
+    assert best.load_model()[2].p == best.config.more["dropout"]
+
+
+def test_a_refit_and_its_controls_train_with_the_hyperparameters_of_their_row(home):
+    study = open_study("one", home)
+    chosen = study.best("sam").config
+    table = tested_refit(study).table()
+    rows = table[(table["optimizer"] == "sam") & (table["kind"] == "refit")]
+    control = table[table["kind"] == "control"]
+    for name, value in chosen.more.items():
+        assert set(rows[name]) == {value}
+        assert name == "m" or set(control[name]) == {value}
+    twice = open_study("one.twice", home).records()
+    assert all(trial.config.more == study.best("base").config.more for trial in twice)
+
+
+def test_a_search_that_was_interrupted_suggests_the_same_when_resumed(tmp_path, home):
+    search(tmp_path / "home", optimizers=["sam"], trials=1, params={**PARAMS, "m": "4"})
+    tune_sam.resume("one", trials=2, home=tmp_path / "home", executor=INLINE)
+    whole, resumed = (
+        [trial.config for trial in open_study("one", place).records("sam")] for place in (home, tmp_path / "home")
+    )
+    assert resumed == whole
+
+
+def test_the_recipe_of_the_best_trains_just_their_configurations(home, tmp_path):
+    study = open_study("one", home)
+    file = tmp_path / "best.yaml"
+    file.write_text(as_yaml(best_alone(study), study.home))
+    settings = define(SearchOptions.read({"workload": study.settings.workload, "home": home}, file), study.home)
+    for optimizer, space in settings.spaces.items():
+        (point,) = space.grid
+        assert Configuration.at(optimizer, point, study.best(optimizer).config.seed) == study.best(optimizer).config
+
+
+def test_a_recipe_of_a_search_makes_the_same_study(home, tmp_path):
+    study = open_study("one", home)
+    file = tmp_path / "one.yaml"
+    file.write_text(as_yaml(study.settings, study.home))
+    options = SearchOptions.read({"workload": study.settings.workload, "home": home}, file)
+    assert define(options, study.home).spaces == study.settings.spaces
+
+
+def test_settings_with_hyperparameters_are_read_back_from_their_record(home):
+    settings = open_study("one", home).settings
+    assert StudySettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_a_space_of_an_earlier_release_has_no_further_hyperparameters():
+    before = {"rho": [0.01, 1], "lr": [0.01, 1], "batch_size": [8], "grid": []}
+    assert Space.from_json(before).more == {}
+    assert Space.from_json(before).to_json() == before
+
+
+def spaces(**options):
+    chosen = SearchOptions.read(
+        {"workload": Blobs, "optimizers": ["base", "sam", "asam"], "home": Path("/none"), **options}
+    )
+    return define(chosen, home_of(chosen)).spaces
+
+
+def test_a_search_without_further_options_has_the_workloads_ranges_and_starts_with_the_defaults():
+    space = spaces()["sam"]
+    assert space.more == {**Blobs.hyperparameters, "slope": Range(0, 0.3)}
+    assert {point["dropout"] for point in space.grid} == {0.1}
+    assert {point["weight_decay"] for point in space.grid} == {0.0003162}
+
+
+@pytest.mark.parametrize(
+    ("given", "domain"),
+    [
+        ("weight_decay=1e-4:1e-3", LogRange(1e-4, 1e-3)),
+        ("dropout=0:0.2", Range(0, 0.2, default=0.1)),
+        ("dropout=0.2:0.4", Range(0.2, 0.4)),
+        ("weight_decay=0", Choice(0.0)),
+        ("dropout=0.1,0.3", Choice(0.1, 0.3, default=0.1)),
+        ("momentum=0.5", Choice(0.5)),
+    ],
+)
+def test_a_person_narrows_or_fixes_a_range(given, domain):
+    name = given.partition("=")[0]
+    assert spaces(params=[given])["sam"].more[name] == domain
+
+
+def test_a_range_can_be_that_of_one_optimizer():
+    found = spaces(params={"dropout": 0.2}, ranges={"sam": {"params": {"dropout": [0.3, 0.4]}}})
+    assert (found["sam"].more["dropout"], found["asam"].more["dropout"]) == (Choice(0.3, 0.4), Choice(0.2))
+
+
+def test_m_is_searched_where_it_is_asked_for_and_of_those_optimizers_that_climb():
+    found = spaces(params={"m": "2,4"})
+    assert found["sam"].more["m"] == Choice(2, 4)
+    assert "m" not in found["base"].more
+    assert all("m" not in space.more for space in spaces().values())
+
+
+def test_a_plain_grid_combines_the_values_that_are_given_and_has_the_defaults_of_the_others():
+    found = spaces(sampler="grid", rho="0.1", params={"momentum": "0.5,0.9", "dropout": 0.2})["sam"]
+    assert [point["momentum"] for point in found.grid] == [0.5, 0.9]
+    assert {point["dropout"] for point in found.grid} == {0.2}
+    assert {point["hidden"] for point in found.grid} == {4}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("dropuot=0.1", "no further hyperparameter 'dropuot' for base, sam, asam; it has dropout, hidden, label_sm"),
+        ("lr=0.1", "give --lr"),
+        ("batch_size=8", "give --batch-size"),
+        ("momentum=0.7", "--param momentum=0.7: 0.7 is not one of 0.9,0.5"),
+        ("momentum=0.1:0.9", "is not one of 0.9,0.5"),
+        ("dropout=high", "it is a number; give a range as LOW:HIGH"),
+        ("dropout=0.5:0.1", "LOW:HIGH with LOW below HIGH"),
+        ("weight_decay=0:0.1", "searched in logarithms"),
+        ("m=0", "whole numbers above 0"),
+        ("m=2:8", "whole numbers above 0"),
+        ("dropout=", "expected a range as LOW:HIGH"),
+        ("dropout", "expected NAME=LOW:HIGH"),
+    ],
+)
+def test_what_no_hyperparameter_can_be_is_refused_in_a_sentence(given, said):
+    with pytest.raises(Refused, match=said):
+        spaces(params=[given])
+
+
+def test_a_hyperparameter_of_another_optimizer_alone_is_unknown():
+    with pytest.raises(Refused, match="no further hyperparameter 'slope' for base; it has"):
+        spaces(optimizers=["base"], params=["slope=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({"lr": LogRange(0.1, 1)}, "'lr', a name that tune_sam itself uses"),
+        ({"epochs": Choice(1, 2)}, "'epochs', a name that tune_sam itself uses"),
+        ({"state": Choice(1, 2)}, "'state', a name that tune_sam itself uses"),
+        ({"loss": Choice("a", "b")}, "'loss', a name that tune_sam itself uses"),
+        ({"weight decay": LogRange(0.1, 1)}, "no name of Python's"),
+        ({"slope": (0, 1)}, "give a LogRange, a Range or a Choice"),
+        ({"slope": {"sam": 0.1}}, "give a LogRange, a Range or a Choice"),
+        ({"m": LogRange(2, 8)}, "whole numbers above 0"),
+    ],
+)
+def test_a_hyperparameter_that_cannot_be_searched_is_refused(monkeypatch, declared, said):
+    monkeypatch.setattr(Blobs, "hyperparameters", declared)
+    with pytest.raises(Refused, match=said):
+        spaces()
+
+
+def test_a_linear_range_of_the_learning_rate_is_refused(monkeypatch):
+    monkeypatch.setattr(Blobs, "lr", Range(0.01, 1))
+    with pytest.raises(Refused, match="searched in logarithms; give a tune_sam.space.LogRange"):
+        spaces()
+
+
+def test_a_yaml_file_gives_hyperparameters_as_a_mapping(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({"params": {"dropout": "0:0.2", "momentum": [0.5], "hidden": 8}}))
+    more = (
+        define(
+            SearchOptions.read({"workload": Blobs, "home": tmp_path}, file),
+            home_of(SearchOptions.read({"workload": Blobs, "home": tmp_path})),
+        )
+        .spaces["sam"]
+        .more
+    )
+    assert (more["dropout"], more["momentum"], more["hidden"]) == (Range(0, 0.2, default=0.1), Choice(0.5), Choice(8))

@@ -121,7 +121,7 @@ def test_a_plain_name_is_taken(name):
 
 
 def test_an_unknown_range_is_told_the_ranges_there_are(tmp_path):
-    with pytest.raises(Refused, match=r"known options are rho, lr, batch_size\.$"):
+    with pytest.raises(Refused, match=r"known options are rho, lr, batch_size, params\.$"):
         read(yaml="ranges: {sam: {roh: 0.1:1}}\n", tmp_path=tmp_path)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from tune_sam.durations import OFF
-from tune_sam.space import OF_EVERY_STUDY, Configuration
+from tune_sam.space import ASCENT, OF_EVERY_STUDY, Configuration
 from tune_sam.workload import Workload
 
 
@@ -103,7 +103,8 @@ class TrialConfig(TrainingSettings):
         if missing := sorted({"optimizer", "lr", "batch_size"} - given.keys()):
             raise ValueError(f"a trial needs {missing[0]!r} in its config; give it a value")
         own = {"optimizer", *OF_EVERY_STUDY}
-        more = {*further_names(workload, given["optimizer"])}
+        # A matched control has those of its row's optimizer, but for what only an ascent has.
+        more = {*workload.hyperparameters, *ASCENT} - ({*ASCENT} if given["optimizer"] == "base" else set())
         others = {field.name for field in fields(cls)} - {"configuration"}
         if unknown := sorted(given.keys() - own - others - more):
             raise ValueError(f"a trial has no {unknown[0]!r}; choose from {', '.join(sorted(own | others | more))}")
@@ -113,8 +114,3 @@ class TrialConfig(TrainingSettings):
         dataset = chosen.setdefault("dataset", workload.default_dataset)
         chosen.setdefault("epochs", workload.setting(dataset, chosen.get("preset")).epochs)
         return cls(configuration=configuration, **chosen)
-
-
-def further_names(workload: Workload, optimizer: str) -> list[str]:
-    """Name the further hyperparameters that a training can be given, sorted: those declared, and `m` beside `base`."""
-    return sorted({*workload.hyperparameters_of(optimizer), *(("m",) if optimizer != "base" else ())})

@@ -32,7 +32,7 @@ from tune_sam.errors import Refused, shorten
 from tune_sam.home import unusable
 from tune_sam.logins import of_results, plain, remember, without_login
 from tune_sam.optimizers import find_optimizer, optimizer_names
-from tune_sam.space import LogRange, Values, parse_batch_sizes, parse_values
+from tune_sam.space import Choice, LogRange, Range, Values, parse_batch_sizes, parse_param, parse_values
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,27 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 RangeGiven = LogRange | Values | str | float | Sequence[float] | None
 """What is taken for a range or for the values of a plain grid: LOW:HIGH, X,X,…, one number or several."""
 
+ParamGiven = LogRange | Range | Choice | str | float | Sequence[str | float]
+"""What is taken for a further hyperparameter: LOW:HIGH, one value or several."""
+
+
+def _by_name(given: Any) -> Any:
+    """Read NAME=VALUES of the command line."""
+    if not isinstance(given, (list, tuple)):
+        return given
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = str(text).partition("=")
+        if not equals or not name or name in found:
+            why = f"{name} is given twice; give it once" if name in found else "expected NAME=LOW:HIGH or NAME=VALUE"
+            raise ValueError(why)
+        found[name] = value
+    return found
+
+
 RangeOption = Annotated[LogRange | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
+ParamsOption = Annotated[dict[str, Annotated[Range | Choice, BeforeValidator(parse_param)]], BeforeValidator(_by_name)]
 GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
 LimitOption = Annotated[float, BeforeValidator(parse_limit), PlainSerializer(written)]
 
@@ -126,11 +145,19 @@ class RangeOptions(BaseModel):
     batch_size: Annotated[BatchSizesOption | None, Shown("the workload's", "N,N,…")] = Field(
         default=None, description="Batch sizes to choose from, as 32,64,128."
     )
+    params: Annotated[ParamsOption, Shown("the workload's", "NAME=VALUES", "--param")] = Field(
+        default={},
+        description="A further hyperparameter that the workload declares, as NAME=LOW:HIGH, NAME=A,B or NAME=VALUE; or "
+        "m=16,32, samples of a part of a batch that sharpness-aware optimizers perturb on its own.",
+    )
 
     def over(self, other: "RangeOptions") -> "RangeOptions":
         """Return these ranges, and those of `other` where none is given here."""
         return RangeOptions(
-            rho=self.rho or other.rho, lr=self.lr or other.lr, batch_size=self.batch_size or other.batch_size
+            rho=self.rho or other.rho,
+            lr=self.lr or other.lr,
+            batch_size=self.batch_size or other.batch_size,
+            params={**other.params, **self.params},
         )
 
 
@@ -338,7 +365,7 @@ class SearchOptions(RangeOptions):
 
     def ranges_of(self, optimizer: str) -> RangeOptions:
         """Give the person's ranges for one optimizer: its own, else those given for all."""
-        common = RangeOptions(rho=self.rho, lr=self.lr, batch_size=self.batch_size)
+        common = RangeOptions(rho=self.rho, lr=self.lr, batch_size=self.batch_size, params=self.params)
         return self.ranges.get(optimizer, RangeOptions()).over(common)
 
 
@@ -361,6 +388,7 @@ class SearchKeywords(TypedDict, total=False):
     rho: RangeGiven
     lr: RangeGiven
     batch_size: str | int | Sequence[int] | None
+    params: Mapping[str, ParamGiven] | None
     ranges: Mapping[str, RangeOptions | Mapping[str, Any]] | None
     grid: bool | None
     sampler: Literal["tpe", "grid"] | None
@@ -471,5 +499,8 @@ def _sentence(error: ValidationError, config: Path | None) -> str:
 
 def flag_of(option: str) -> str:
     """Return the flag of an option, as --batch-size; of one optimizer's own range as --ranges.sam.rho."""
-    field = SearchOptions.model_fields.get(option)
-    return (shown(field).flag if field else None) or f"--{option.replace('_', '-')}"
+    name, _, of = option.partition(".")
+    field = SearchOptions.model_fields.get(name)
+    if field and (flag := shown(field).flag):
+        return f"{flag} {of}".strip()
+    return f"--{option.replace('_', '-')}"

@@ -150,6 +150,44 @@ def domain_from_json(data: Mapping[str, Any]) -> Domain:
     return _KINDS[kind](low, high, data["default"])
 
 
+def narrowed(domain: Domain, given: Range | Choice) -> Domain:
+    """Narrow a declared domain to what a person gives, or fix it: a choice of one value. Its scale stays.
+
+    Args:
+        domain: the workload's.
+        given: as :func:`parse_param` reads it. Ends may take the place of a range's; of a choice it can leave out
+            values, and add none.
+
+    Raises:
+        ValueError: it is nothing that the domain can become.
+    """
+    if isinstance(domain, Choice):
+        texts = {text_of_value(value): value for value in domain.values}
+        named = given.values if isinstance(given, Choice) else (str(given),)
+        if unknown := [name for name in map(text_of_value, named) if name not in texts]:
+            raise ValueError(f"{unknown[0]} is not one of {domain}; name one or more of these")
+        values = [texts[text_of_value(value)] for value in named]
+        return Choice(*values, default=domain.default if domain.default in values else None)
+    if isinstance(given, Choice):
+        if not all(map(is_number, given.values)):
+            raise ValueError("it is a number; give a range as LOW:HIGH, one number, or several as 0.1,0.2")
+        numbers = [float(value) for value in given.values]
+        return Choice(*numbers, default=domain.default if domain.default in numbers else None)
+    default = domain.default if domain.default is not None and domain.default in given else None
+    return type(domain)(given.low, given.high, default)
+
+
+def parts_of_a_batch(given: Range | Choice) -> Choice:
+    """Read what a person gives for `m`, the samples of a part of a batch.
+
+    Raises:
+        ValueError: these are not whole numbers above 0.
+    """
+    if isinstance(given, Choice) and all(isinstance(m, int) and is_number(m) and m > 0 for m in given.values):
+        return given
+    raise ValueError("m counts the samples of a part of a batch; give whole numbers above 0, as 16 or 16,32")
+
+
 @dataclass(frozen=True)
 class Configuration:
     """The hyperparameters of one training.
@@ -223,6 +261,19 @@ class Space:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "more", dict(sorted(self.more.items())))
+
+    @classmethod
+    def of(cls, chosen: Sequence[Configuration], seeds: Sequence[int]) -> "Space":
+        """Make a space of just the chosen configurations, each with each seed, as for a refit."""
+        rhos = [one.rho for one in chosen if one.rho is not None]
+        rates = [one.lr for one in chosen]
+        return cls(
+            rho=LogRange(min(rhos), max(rhos)) if rhos else None,
+            lr=LogRange(min(rates), max(rates)),
+            batch_size=tuple(sorted({one.batch_size for one in chosen})),
+            grid=tuple({**one.point, "seed": seed} for one in chosen for seed in seeds),
+            more={name: Choice(*dict.fromkeys(one.more[name] for one in chosen)) for name in chosen[0].more},
+        )
 
     @property
     def seeded(self) -> bool:
@@ -329,6 +380,44 @@ def grid(
 def ends(what: LogRange | Values) -> LogRange:
     """Return the range itself, or the range from the smallest to the largest value."""
     return what if isinstance(what, LogRange) else LogRange(what.points[0], what.points[-1])
+
+
+def parse_param(given: Any) -> Range | Choice:
+    """Read a range from `LOW:HIGH`, or values from `0.8,0.9`, `relu,gelu`, a list or one value.
+
+    Which scale a range has, and which values there are, the workload says; see :func:`narrowed`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(given, Choice):
+        return given
+    if isinstance(given, (LogRange, Range)):
+        return Range(given.low, given.high)
+    if isinstance(given, str):
+        found = [_literal(part.strip()) for part in given.split(":")]
+        if len(found) == 2 and is_number(found[0]) and is_number(found[1]):
+            if not found[0] < found[1]:  # type: ignore[operator]  # both are numbers
+                raise ValueError("a range is LOW:HIGH with LOW below HIGH; give one value to fix it")
+            return Range(float(found[0]), float(found[1]))
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
+    plain = [part.item() if hasattr(part, "item") else part for part in parts]
+    values = [_literal(part.strip()) if isinstance(part, str) else part for part in plain]
+    if "" in values:
+        raise ValueError("expected a range as LOW:HIGH, values as 0.8,0.9, or one value")
+    return Choice(*values)
+
+
+def _literal(text: str) -> Value:
+    """Read a number, true or false; anything else is a text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def parse_values(text: Any) -> LogRange | Values:

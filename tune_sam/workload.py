@@ -411,7 +411,8 @@ class Workload(ABC):
             name: what.get(optimizer) if isinstance(what, Mapping) else what
             for name, what in self.hyperparameters.items()
         }
-        return {name: domain for name, domain in declared.items() if domain is not None}
+        left_out = ASCENT if optimizer == "base" else ()
+        return {name: domain for name, domain in declared.items() if domain is not None and name not in left_out}
 
     def configured(self, configuration: Configuration) -> Self:
         """Copy the workload for one training; its further hyperparameters take their places by their names.

@@ -42,7 +42,7 @@ def option(name: str, **more: Any) -> Any:
         default, flag = (flag if field.default else without).removeprefix("--"), f"{flag}/{without}"
     if all(get_origin(one) is Literal for one in types):
         metavar = "|".join(value for one in types for value in get_args(one))
-    again = " May be given several times." if tuple[str, ...] in types else ""
+    again = " May be given several times." if _repeats(types) else ""
     return typer.Option(
         flag, **{"help": f"{field.description}{again}", "show_default": default or False, "metavar": metavar, **more}
     )
@@ -73,7 +73,12 @@ def _annotation(name: str) -> Any:
     field = SearchOptions.model_fields[name]
     types, parsed = _types(field), any(isinstance(one, BeforeValidator) for one in field.metadata)
     simple: Any = None if parsed else next((one for one in (bool, int, float, Path) if types == {one}), None)
-    return Annotated[simple or (list[str] if tuple[str, ...] in types else str), option(name)]
+    return Annotated[simple or (list[str] if _repeats(types) else str), option(name)]
+
+
+def _repeats(types: set[Any]) -> bool:
+    """Whether a flag may be given several times: for each of several texts, or of several names."""
+    return tuple[str, ...] in types or any(get_origin(one) is dict for one in types)
 
 
 def _types(field: FieldInfo) -> set[Any]:

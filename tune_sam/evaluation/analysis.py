@@ -20,6 +20,7 @@ from tune_sam.evaluation.refit import test_results, tested_refit
 from tune_sam.home import Place
 from tune_sam.provenance import versions
 from tune_sam.settings import GRID, SAMPLE
+from tune_sam.space import Configuration
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_study
 from tune_sam.tuning.delivery import adopt_epochs, deliver
@@ -248,11 +249,11 @@ def _chosen(study: Study, controls: Sequence[Study], extent: Extent) -> tuple[Tr
 
 def _of_seeds(study: Study, optimizer: str, tested: Mapping[str, Any], top: int | None) -> list[Trial]:
     """Choose the first `top` seeds of each of an optimizer's configurations that are tested; all for None."""
-    seeds: Counter[tuple[Any, ...]] = Counter()
+    seeds: Counter[Configuration] = Counter()
     found = []
     for trial in study.records(optimizer):
         if trial.config and trial.key in tested:
-            seeds[point := (trial.config.rho, trial.config.lr, trial.config.batch_size)] += 1
+            seeds[point := replace(trial.config, seed=0)] += 1
             found += [trial] * (top is None or seeds[point] <= top)
     return found
 

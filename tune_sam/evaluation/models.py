@@ -40,7 +40,7 @@ def modelled(study: Study) -> dict[str, Trial]:
         trained = [
             (trial.config.seed, trial)
             for trial in study.records(optimizer)
-            if trial.config and trial.state == "complete" and _point(trial) == points[0]
+            if trial.config and trial.state == "complete" and trial.config.point == points[0]
         ]
         if trained:
             found[optimizer] = min(trained, key=lambda one: one[0])[1]
@@ -73,13 +73,6 @@ def log_models(refit: Refit, register: str | None = None) -> str:
     except Refused as error:
         return str(error)
     return ""
-
-
-def _point(trial: Trial) -> dict[str, float]:
-    """Give the configuration of a training as :func:`configurations` lists it."""
-    assert trial.config is not None  # it is complete
-    point = {"rho": trial.config.rho, "lr": trial.config.lr, "batch_size": trial.config.batch_size}
-    return {name: value for name, value in point.items() if value is not None}
 
 
 def _network(trial: Trial, samples: Callable[[], tuple[Any, Any]]) -> Network:

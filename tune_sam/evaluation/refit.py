@@ -22,7 +22,7 @@ from tune_sam.evaluation.selection import (
 )
 from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.optimizers import gradients_of
-from tune_sam.space import Configuration
+from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
@@ -174,6 +174,7 @@ class Refit:
                     "rho": config.rho,
                     "lr": config.lr,
                     "batch_size": config.batch_size,
+                    **config.more,
                     "epochs": trial.epochs,
                     "seed": config.seed,
                     "key": trial.key,
@@ -225,7 +226,7 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
 
 
-def _of_base(study: Study, kind: Kind, epochs: int, points: list[dict[str, float]]) -> list[Study]:
+def _of_base(study: Study, kind: Kind, epochs: int, points: list[Point]) -> list[Study]:
     """Find the latest study of a kind that trains the base optimizer with just these points, alone in a list."""
     found = [
         other
@@ -326,7 +327,8 @@ def significant_digits(configs: Sequence[Configuration]) -> int:
 def row_name(config: Configuration, digits: int) -> str:
     """Name a configuration, with so many significant digits of its numbers."""
     rho = f" ρ={config.rho:.{digits}g}" if config.rho is not None else ""
-    return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}"
+    more = "".join(f" {name}={text_of_value(value, digits)}" for name, value in config.more.items())
+    return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}{more}"
 
 
 def test_all(

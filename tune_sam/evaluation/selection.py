@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from tune_sam.durations import OFF
 from tune_sam.errors import NothingComplete, Refused
-from tune_sam.space import MAX_SEED, Configuration, LogRange, Space
+from tune_sam.space import ASCENT, MAX_SEED, Configuration, Point, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import Kind, StudySettings, now
 
@@ -41,10 +41,7 @@ class Choice:
         """
         if self.planned:
             settings = study.settings
-            return [
-                Configuration(optimizer, point.get("rho"), point["lr"], int(point["batch_size"]), settings.seed)
-                for point in settings.spaces[optimizer].grid
-            ]
+            return [Configuration.at(optimizer, point, settings.seed) for point in settings.spaces[optimizer].grid]
         best = [trial.config for trial in study.complete(optimizer) if trial.config]
         if not self.each_batch_size:
             return best[: self.top]
@@ -116,7 +113,7 @@ def refit_settings(
     study: Study, kind: Kind, epochs: int, chosen: dict[str, list[Configuration]], seeds: Sequence[int], choice: Choice
 ) -> StudySettings:
     """Turn a search's settings into those of a study of just these configurations, each with each seed."""
-    spaces = {optimizer: _space(configurations, seeds) for optimizer, configurations in chosen.items()}
+    spaces = {optimizer: Space.of(configurations, seeds) for optimizer, configurations in chosen.items()}
     return replace(
         study.settings,
         optimizers=tuple(chosen),
@@ -134,34 +131,17 @@ def refit_settings(
     )
 
 
-def _space(chosen: Sequence[Configuration], seeds: Sequence[int]) -> Space:
-    """Make a space of just the chosen configurations, each with each seed."""
-    rhos = [configuration.rho for configuration in chosen if configuration.rho is not None]
-    rates = [configuration.lr for configuration in chosen]
-    points = tuple(
-        {**({"rho": one.rho} if one.rho is not None else {}), "lr": one.lr, "batch_size": one.batch_size, "seed": seed}
-        for one in chosen
-        for seed in seeds
-    )
-    return Space(
-        LogRange(min(rhos), max(rhos)) if rhos else None,
-        LogRange(min(rates), max(rates)),
-        tuple(sorted({one.batch_size for one in chosen})),
-        points,
-    )
-
-
-def configurations(settings: StudySettings) -> dict[str, list[dict[str, float]]]:
+def configurations(settings: StudySettings) -> dict[str, list[Point]]:
     """List what each optimizer trains, without the seeds."""
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[Point]] = {}
     for optimizer, space in settings.spaces.items():
         points = [{name: value for name, value in point.items() if name != "seed"} for point in space.grid]
         found[optimizer] = [point for index, point in enumerate(points) if point not in points[:index]]
     return found
 
 
-def control_points(points: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
-    """Choose the base optimizer's matched controls: each other row's learning rate and batch size, without its ρ.
+def control_points(points: Mapping[str, Sequence[Point]]) -> list[Point]:
+    """Choose the base optimizer's matched controls: each other row's configuration, without what the ascent has alone.
 
     Args:
         points: of a refit, by optimizer, as :func:`configurations` lists them.
@@ -170,7 +150,7 @@ def control_points(points: Mapping[str, Sequence[Mapping[str, float]]]) -> list[
         Each once, without those that the refit trains the base optimizer with anyway.
     """
     matched = [
-        {"lr": point["lr"], "batch_size": point["batch_size"]}
+        {name: value for name, value in point.items() if name not in ASCENT}
         for optimizer, of_it in points.items()
         if optimizer != "base"
         for point in of_it

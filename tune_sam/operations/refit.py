@@ -176,7 +176,7 @@ def _refit(
     if "base" in chosen:
         made.append(refit_study(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
     if controls and (points := control_points(configurations(made[0].settings))):
-        base = [Configuration("base", None, point["lr"], int(point["batch_size"]), 0) for point in points]
+        base = [Configuration.at("base", point) for point in points]
         made.append(refit_study(study, "control", epochs, {"base": base}, shared_seeds, choice))
     listener.announced(cost_in_words(made, shared_seeds))
     tests: dict[str, dict[str, float]] = {}

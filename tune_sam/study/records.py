@@ -45,8 +45,8 @@ def _run_attribute(number: int) -> str:
     return f"{_RUN}{number}"
 
 
-CONFIGURATION = ("ρ", "lr", "batch size")
-"""What a representation shows of a trial's configuration."""
+CONFIGURATION = {"rho": "ρ", "lr": "lr", "batch_size": "batch size"}
+"""What a representation calls the values of a trial's configuration; a further one is called by its name."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,18 +111,20 @@ class Trial:
         return f"<Trial {self.key}: {', '.join(found + self._configured())}>"
 
     def _repr_html_(self) -> str:
-        columns = ("state", "value", *CONFIGURATION, "seed", "epochs", "seconds")
+        more = [*self.config.more] if self.config else []
+        columns = ("state", "value", *CONFIGURATION.values(), *more, "seed", "epochs", "seconds")
         seed = self.config.seed if self.config else None
-        row = (self.state, self.value, *self._point(), seed, self.epochs, self.seconds)
+        row = (self.state, self.value, *self._cells(more), seed, self.epochs, self.seconds)
         return html_table(f"Trial {self.key}", columns, [row])
 
-    def _point(self) -> tuple[object, ...]:
-        """Return the values of :data:`CONFIGURATION`."""
-        return (self.config.rho, self.config.lr, self.config.batch_size) if self.config else (None, None, None)
+    def _cells(self, more: Sequence[str]) -> list[object]:
+        """Return the values of :data:`CONFIGURATION`, and of further hyperparameters; None for what it has not."""
+        point = self.config.point if self.config else {}
+        return [point.get(name) for name in (*CONFIGURATION, *more)]
 
     def _configured(self) -> list[str]:
-        point = zip(CONFIGURATION, self._point(), strict=True)
-        return [f"{name} {text_of(value)}" for name, value in point if value is not None]
+        point = self.config.point if self.config else {}
+        return [f"{CONFIGURATION.get(name, name)} {text_of(value)}" for name, value in point.items()]
 
     @property
     def has_ended(self) -> bool:
@@ -135,10 +137,11 @@ class Trial:
         return f"tune-sam logs {self.study} {self.optimizer}/{self.number}"
 
     def to_json(self) -> dict[str, Any]:
-        """Give the record as JSON holds it; `config` has ρ, learning rate, batch size and seed."""
+        """Give the record as JSON holds it; `config` has its hyperparameters by name, and the seed."""
         record = asdict(self)
         if self.config:
             del record["config"]["optimizer"]
+            record["config"] |= record["config"].pop("more")
         return record
 
     def read_log(self) -> str:
@@ -236,8 +239,9 @@ class Study:
 
     def _repr_html_(self) -> str:
         counts, best = self._so_far()
-        columns = ("optimizer", f"best {self.settings.judged_by}", *CONFIGURATION, "trial")
-        rows = [(trial.optimizer, trial.value, *trial._point(), trial.number) for trial in best]
+        more = self.settings.more
+        columns = ("optimizer", f"best {self.settings.judged_by}", *CONFIGURATION.values(), *more, "trial")
+        rows = [(trial.optimizer, trial.value, *trial._cells(more), trial.number) for trial in best]
         return html_table(f"Study {self._in_words(counts)}", columns, rows)
 
     def _in_words(self, counts: Mapping[str, int]) -> str:
@@ -620,15 +624,9 @@ class Study:
 
     def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
         point = frozen.params or enqueued_point(frozen)
-        if not {"lr", "batch_size"} <= point.keys():
+        if not {"lr", "batch_size", *self.settings.spaces[optimizer].more} <= point.keys():
             return None
-        return Configuration(
-            optimizer,
-            point.get("rho"),
-            point["lr"],
-            point["batch_size"],
-            point.get("seed", self.settings.seed + frozen.number),
-        )
+        return Configuration.at(optimizer, point, self.settings.seed + frozen.number)
 
 
 def renamed(metrics: dict[str, float]) -> dict[str, float]:

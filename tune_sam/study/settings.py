@@ -158,6 +158,11 @@ class StudySettings(TrainingSettings):
         """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points."""
         return min(self.trials, len(self.spaces[optimizer].grid)) if self.sampler == "grid" else self.trials
 
+    @property
+    def more(self) -> list[str]:
+        """The names of the further hyperparameters that some optimizer has, sorted."""
+        return sorted({name for space in self.spaces.values() for name in space.more})
+
     def described(self) -> dict[str, Any]:
         """Give the settings that are one value and can neither grow nor change, for tags and a description."""
         left_out = ("workload", "asked", "data", "score_direction", "score_percent", *CHANGEABLE)

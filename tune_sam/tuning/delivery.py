@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tune_sam.config import TrainingSettings
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Place
+from tune_sam.space import is_number, text_of_value
 from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, find_study, note_run, open_study, refits_of
@@ -236,18 +237,18 @@ class Content:
         for trial in best:
             assert trial.config is not None  # it is complete
             judged = {name: value for name, value in trial.metrics.items() if name in BEST}
-            point = {"rho": trial.config.rho, "lr": trial.config.lr, "batch_size": trial.config.batch_size}
             numbers |= judged
             numbers |= {
                 f"best/{trial.optimizer}/{name.replace('/', '_')}": float(value)
-                for name, value in {**judged, **point}.items()
-                if value is not None
+                for name, value in {**judged, **trial.config.point}.items()
+                if is_number(value)
             }
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
     def _has_begun(self, optimizer: str, frozen: "FrozenTrial") -> bool:
         """Whether a trial has begun, and was read whole: Optuna reads its parameters before its attributes."""
-        needed = {"lr", "batch_size"} | ({"seed"} if self.study.settings.spaces[optimizer].seeded else set())
+        space = self.study.settings.spaces[optimizer]
+        needed = {*space.domains} | ({"seed"} if space.seeded else set())
         return "attempt" in frozen.user_attrs and (frozen.state.is_finished() or needed <= frozen.params.keys())
 
     def note_run(self, key: str, run_id: str) -> None:
@@ -332,7 +333,14 @@ def trial_run(
         key=trial.key,
         name=run_name(trial, study.settings.kind),
         run_id=run_id,
-        params=_told({**asdict(trial.config), "epochs": training.epochs}),
+        params=_told(
+            {
+                "optimizer": trial.optimizer,
+                **trial.config.point,
+                "seed": trial.config.seed,
+                "epochs": training.epochs,
+            }
+        ),
         tags=_told(tags),
         points=_points(trial, attributes, adopted),
         status=ending(trial.state, trial.reason).mlflow if trial.has_ended else "RUNNING",
@@ -347,7 +355,8 @@ def run_name(trial: Trial, kind: Kind) -> str:
     assert config is not None  # it has begun
     rho = [f"ρ={config.rho:.3g}"] if config.rho is not None else []
     seed = [f"seed={config.seed}"] if kind != "search" else []
-    words = (trial.optimizer, str(trial.number), *rho, f"lr={config.lr:.3g}", f"b={config.batch_size}", *seed)
+    more = [f"{name}={text_of_value(value, 3)}" for name, value in config.more.items()]
+    words = (trial.optimizer, str(trial.number), *rho, f"lr={config.lr:.3g}", f"b={config.batch_size}", *more, *seed)
     return " ".join(words)[:LONGEST_NAME]
 
 

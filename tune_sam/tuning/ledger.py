@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused, Stopped, masked
 from tune_sam.provenance import versions
-from tune_sam.space import MAX_SEED, Configuration, Space
+from tune_sam.space import MAX_SEED, Choice, Configuration, Domain, LogRange, Space, Value
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import reopened
@@ -201,8 +201,8 @@ class Ledger:
 
     def sample(self) -> TrialConfig:
         """Give a trial that stands for all in what a step takes of a device."""
-        space, rho = self.space, self.space.rho.low if self.space.rho else None
-        return self.settings.trial(Configuration(self.optimizer, rho, space.lr.low, space.batch_size[0], 0))
+        point = {name: domain.start for name, domain in self.space.domains.items()}
+        return self.settings.trial(Configuration.at(self.optimizer, point))
 
     @_stopping
     def suspend(self, number: int, gpus: float | None = None) -> None:
@@ -293,12 +293,9 @@ class Ledger:
         _close(self._optuna, self.settings, trial.number, record)
 
     def _suggest(self, trial: optuna.Trial) -> Configuration:
-        space = self.space
-        rho = trial.suggest_float("rho", space.rho.low, space.rho.high, log=True) if space.rho else None
-        lr = trial.suggest_float("lr", space.lr.low, space.lr.high, log=True)
-        batch_size = trial.suggest_categorical("batch_size", space.batch_size)
-        seed = trial.suggest_int("seed", 0, MAX_SEED) if space.seeded else self.settings.seed + trial.number
-        return Configuration(self.optimizer, rho, lr, int(batch_size), seed)
+        point = {name: _suggested(trial, name, domain) for name, domain in self.space.domains.items()}
+        seed = trial.suggest_int("seed", 0, MAX_SEED) if self.space.seeded else self.settings.seed + trial.number
+        return Configuration.at(self.optimizer, point, seed)
 
     def _reseed(self, number: int) -> None:
         """Seed the sampler: its draw depends on seed, optimizer, number and the history, and on no earlier launch."""
@@ -315,6 +312,13 @@ class Ledger:
 
     def _in_state(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
         return self._optuna.get_trials(deepcopy=False, states=(state,))
+
+
+def _suggested(trial: optuna.Trial, name: str, domain: Domain) -> Value:
+    if isinstance(domain, Choice):
+        value: Value = trial.suggest_categorical(name, domain.values)  # type: ignore[assignment]  # no None among them
+        return value
+    return trial.suggest_float(name, domain.low, domain.high, log=isinstance(domain, LogRange))
 
 
 def settle(study: optuna.Study, settings: StudySettings) -> None:

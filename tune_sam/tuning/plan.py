@@ -15,13 +15,14 @@ from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
 from tune_sam.provenance import versions
 from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions, flag_of
-from tune_sam.space import LogRange, Space, Values, ends, grid
+from tune_sam.space import Choice, LogRange, Space, Value, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.old_logins import remove_logins
 from tune_sam.study.records import Study, find_study
 from tune_sam.study.settings import CHANGEABLE, StudySettings, now
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking import client, runs
+from tune_sam.tuning.further import check_declared, check_named, further_domains
 from tune_sam.workload import Workload, find_workload, known_workload
 
 LIMITS = ("trial_timeout", "stall_timeout")
@@ -81,6 +82,8 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
             f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
             f"samples{of_classes}; give from {fewest} to {sizes.train}."
         )
+    check_declared(workload)
+    check_named(chosen, workload)
     spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
     root, trials = _data(chosen, workload, dataset, home), chosen.trials
     if chosen.sampler == "grid":
@@ -137,6 +140,12 @@ def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
                 f"--lr {lr} changes nothing where a grid alone is tried; give values, as in --lr 0.001,0.01, "
                 "or leave it out."
             )
+        for name, given in chosen.ranges_of(optimizer).params.items():
+            if not isinstance(given, Choice):
+                raise Refused(
+                    f"--param {name}={given} changes nothing where a grid alone is tried; give values, as in "
+                    f"--param {name}={given.low:g},{given.high:g}, or leave it out."
+                )
     if "trials" in chosen.model_fields_set and chosen.trials != points:
         raise Refused(
             f"--trials {chosen.trials} does not go with a grid of {points} points, which is tried alone; "
@@ -160,6 +169,7 @@ def _preset(chosen: SearchOptions, name: str, workload: Workload, dataset: str) 
             ("--rho", chosen.rho),
             ("--lr", chosen.lr),
             ("--batch-size", chosen.batch_size),
+            ("--param", ",".join(chosen.params) or None),
             ("ranges", chosen.ranges or None),
         ):
             if value is not None:
@@ -376,18 +386,24 @@ def store(study: Study) -> None:
 def _description(settings: StudySettings) -> str:
     """Describe a study for MLflow's page, as Markdown."""
     what = "Search of" if settings.kind == "search" else f"Refit of {settings.refit_of},"
+    more = settings.more
     lines = [
         f"{what} **{settings.workload}** on **{settings.dataset}**. The value of a trial is "
         f"{' and '.join(settings.directions)} after its last epoch.",
         "",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in settings.described().items()),
         "",
-        "| optimizer | ρ | learning rate | batch size |",
-        "|---|---|---|---|",
+        _row("optimizer", "ρ", "learning rate", "batch size", *more),
+        "|---" * (4 + len(more)) + "|",
     ]
     for optimizer, space in settings.spaces.items():
-        lines.append(f"| {optimizer} | {space.rho or '–'} | {space.lr} | {', '.join(map(str, space.batch_size))} |")
+        further = (space.more.get(name, "–") for name in more)
+        lines.append(_row(optimizer, space.rho or "–", space.lr, ", ".join(map(str, space.batch_size)), *further))
     return "\n".join(lines)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _tags(settings: StudySettings) -> dict[str, str]:
@@ -421,8 +437,13 @@ def search_space(chosen: SearchOptions, workload: Workload, dataset: str, optimi
     rhos = rho.points if isinstance(rho, Values) else workload.rho_grid(optimizer, rho) if rho else ()
     lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
     of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
-    points = grid(rhos, lrs, of_grid) if chosen.grid else ()
-    space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points)
+    more = further_domains(own, workload, optimizer)
+    further: dict[str, tuple[Value, ...]] = {
+        name: domain.values if alone and name in own.params and isinstance(domain, Choice) else (domain.start,)
+        for name, domain in more.items()
+    }
+    points = grid(rhos, lrs, of_grid, further) if chosen.grid else ()
+    space = Space(rho=ends(rho) if rho else None, lr=ends(lr), batch_size=sizes, grid=points, more=more)
     if outside := space.outside():
         way_out = "give its values instead" if alone else "or search without the grid (--no-grid)"
         raise Refused(f"a grid point of {optimizer} lies outside its ranges ({outside}); widen the range, {way_out}.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
-from tune_sam.space import Values
+from tune_sam.space import Choice, Domain, Values
 from tune_sam.study.settings import StudySettings
 from tune_sam.workload import known_workload
 
@@ -41,6 +41,7 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
                 **({"rho": str(space.rho)} if space.rho else {}),
                 "lr": str(space.lr),
                 "batch_size": list(space.batch_size),
+                **({"params": {name: _written(one) for name, one in space.more.items()}} if space.more else {}),
             }
             for optimizer, space in settings.spaces.items()
         }
@@ -62,4 +63,12 @@ def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
         found["lr"] = str(Values(lrs))
     if (sizes, space.batch_size) != ((setting.batch_size,), workload.batch_size):
         found["batch_size"] = list(space.batch_size)
+    own = workload.hyperparameters_of(optimizer)
+    if more := {name: _written(one) for name, one in space.more.items() if one != own.get(name)}:
+        found["params"] = more
     return found
+
+
+def _written(domain: Domain) -> Any:
+    """Write a further hyperparameter's domain as `params` reads it."""
+    return list(domain.values) if isinstance(domain, Choice) else str(domain)
