@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from tune_sam.metrics import Classification
+from tune_sam.schedules import milestones
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
 from tune_sam.training import Trainer, build_optimizer, evaluate
-from tune_sam.workload import Splits, find_workload, milestones
+from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
 SETTING = GCN.settings["digits"]
@@ -115,7 +116,7 @@ def test_a_batch_order_depends_on_the_epoch_and_covers_the_data(splits):
     running = trainer(splits)
     seen = []
     for _ in range(2):
-        seen.append(torch.cat([targets for _, targets in running.batches()]))
+        seen.append(torch.cat([targets for [[(_, targets)]] in running.batches()]))
         running.epoch()
     assert len(seen[0]) == 200
     assert sorted(seen[0].tolist()) == sorted(splits.train.y.tolist())
@@ -302,7 +303,7 @@ def test_under_bf16_the_second_pass_sees_the_climbed_weights():
     with torch.no_grad():
         for parameter, value in zip(parameters, before, strict=True):
             parameter.copy_(value)
-    running.step(batch)
+    running.step([[batch]])
     found = torch.cat([parameter.grad.flatten() for parameter in parameters])
     expected = torch.cat([part.flatten() for part in climbed])
     base = torch.cat([part.flatten() for part in first])

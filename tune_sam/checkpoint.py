@@ -63,6 +63,16 @@ class Checkpoint:
             versions=versions(),
         )
 
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The state dict of the network that was evaluated: the model's, or that of its moving average."""
+        if average := self.training.get("average"):
+            return {
+                name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")
+            }
+        model: dict[str, torch.Tensor] = self.training["model"]
+        return model
+
     def save(self, folder: str | Path) -> None:
         """Write the file into a folder that is there.
 

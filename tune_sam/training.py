@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map_only
 
 from tune_sam.metrics import Metric, finite, gathering, numbers
@@ -21,7 +23,10 @@ from tune_sam.optim import SharpnessAware, random_state
 from tune_sam.optimizers import find_optimizer
 from tune_sam.space import Configuration
 from tune_sam.store import walk
-from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload, milestones
+from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload
+
+Batch = tuple[Any, Any]
+"""The network's inputs and the targets of some samples."""
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -113,9 +118,13 @@ class Trainer:
             self.model = workload.build(setting).to(self.device)
             self._random = random_state(self.device)
         self._network = _compiled(self.model) if compile else self.model
+        self._average = _average(self.model, setting.ema) if setting.ema else None
         self.optimizer = build_optimizer(self.model, workload.base_optimizer, configuration)
         stepping = self.optimizer.base_optimizer if isinstance(self.optimizer, SharpnessAware) else self.optimizer
-        self.schedule = torch.optim.lr_scheduler.MultiStepLR(stepping, milestones(epochs), gamma=0.2)
+        if setting.clip_norm:
+            stepping.register_step_pre_hook(_clipping(self.model, setting.clip_norm))
+        steps = math.ceil(len(splits.train) / configuration.batch_size)
+        self.schedule = workload.schedule.make(stepping, epochs * (steps if workload.schedule.each == "step" else 1))
 
     @property
     def finished(self) -> bool:
@@ -129,9 +138,10 @@ class Trainer:
         self.model.train()
         with self._own_random_state():
             losses = torch.stack([self.step(batch) for batch in self.batches()])
-        self.schedule.step()
         self.done += 1
         metrics = self._evaluations() if self._finite(losses) else {}
+        if self.workload.schedule.each == "epoch":
+            self._next_rate(metrics)
         diverged = not metrics
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -148,17 +158,29 @@ class Trainer:
         some = torch.arange(min(len(self.splits.train), self.workload.evaluation_batch), device=self.device)
         self.evaluate(self.splits.train.subset(some))
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated: the model, or the moving average of its weights where the setting has one."""
+        return self.model if self._average is None else self._average.module
+
     def outputs(self, inputs: Any) -> Any:
         """Compute the network's outputs, of a classifier [n, classes], in float32, at this training's precision."""
         return outputs(self._network, inputs, self.precision, self.device)
 
     def evaluate(self, store: Store) -> Evaluation:
         """Evaluate the model on `store` in eval mode, and restore its mode afterwards."""
+        metrics = gathering(self.workload.metrics(self.setting), self.device)
+        network = self._network if self._average is None else self._average.module
         training = self.model.training
-        self.model.eval()
+        self.evaluated.eval()
         try:
-            metrics = gathering(self.workload.metrics(self.setting), self.device)
-            return evaluate(self.outputs, self.workload, store.to(self.device), self.device, metrics)
+            return evaluate(
+                lambda inputs: outputs(network, inputs, self.precision, self.device),
+                self.workload,
+                store.to(self.device),
+                self.device,
+                metrics,
+            )
         finally:
             self.model.train(training)
 
@@ -172,6 +194,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "random": {"cpu": self._random.cpu, "cuda": self._random.cuda},
+            **({} if self._average is None else {"average": self._average.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,32 +202,69 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._random = replace(self._random, **state["random"])
         self.done, self.seconds = state["done"], state["seconds"]
         self.last = Epoch(**state["last"]) if state["last"] else None
 
-    def batches(self) -> Iterator[tuple[Any, Any]]:
-        """Yield the epoch's batches. Their order depends on seed and epoch alone."""
+    def batches(self) -> Iterator[list[list[Batch]]]:
+        """Yield the epoch's batches, whose order depends on seed and epoch alone.
+
+        Returns:
+            The batch of each step as its parts, of which each has its own perturbation, and each part as the pieces
+            that are passed at a time. Without `m` and `microbatch` a batch is one part of one piece.
+        """
         order = torch.Generator().manual_seed((self.configuration.seed << 20) + self.done)
         indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)
-        return walk(self.splits.train, indices.split(self.configuration.batch_size))
+        size = self.configuration.batch_size
+        part, piece = int(self.configuration.more.get("m", size)), self.setting.microbatch or size
+        steps = [[list(some.split(piece)) for some in step.split(part)] for step in indices.split(size)]
+        read = walk(self.splits.train, [indices for parts in steps for pieces in parts for indices in pieces])
+        return ([[next(read) for _ in pieces] for pieces in parts] for parts in steps)
 
-    def step(self, batch: tuple[Any, Any]) -> Tensor:
-        """Take one optimizer step, and return the loss at the weights before it."""
-        inputs, targets = batch
-        inputs = self.workload.augment(inputs, self.setting)
-
-        def closure() -> Tensor:
-            loss = self.workload.loss(self.outputs(inputs), targets)
-            loss.backward()
-            return loss.detach()
-
-        self.optimizer.zero_grad()
+    def step(self, batch: list[list[Batch]]) -> Tensor:
+        """Take one optimizer step with a batch of :meth:`batches`, and return the loss at the weights before it."""
+        parts = [
+            [(self.workload.augment(inputs, self.setting), targets) for inputs, targets in pieces] for pieces in batch
+        ]
+        whole = len(parts) == len(parts[0]) == 1
+        counted = 0 if whole else sum(self.workload.count(targets) for pieces in parts for _, targets in pieces)
+        closures = [partial(self._passed, pieces, counted) for pieces in parts]
         if isinstance(self.optimizer, SharpnessAware):
-            return self.optimizer.step_parts([closure], self.model)[0]
-        loss = closure()
-        self.optimizer.step()
-        return loss
+            losses = self.optimizer.step_parts(closures, self.model)
+        else:
+            self.optimizer.zero_grad()
+            losses = [closure() for closure in closures]
+            self.optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        if self.workload.schedule.each == "step":
+            self.schedule.step()
+        return losses[0] if whole else torch.stack(losses).sum()
+
+    def _passed(self, pieces: list[Batch], counted: int) -> Tensor:
+        """Add a part's gradient of the batch's mean loss, and return its share of that loss.
+
+        Args:
+            pieces: of the part.
+            counted: what the loss of the whole batch is the mean of; 0 where the only piece is the batch.
+        """
+        shares = []
+        for inputs, targets in pieces:
+            loss = self.workload.loss(self.outputs(inputs), targets)
+            if counted:
+                loss = loss * (self.workload.count(targets) / counted)
+            loss.backward()
+            shares.append(loss.detach())
+        return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
+
+    def _next_rate(self, metrics: Mapping[str, float]) -> None:
+        """Step a schedule that goes by epochs."""
+        if not isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step()
+        elif metrics:
+            self.schedule.step(metrics.get("val/loss", metrics["train/loss"]))
 
     def _finite(self, losses: Tensor) -> bool:
         return bool(losses.isfinite().all()) and all(bool(p.isfinite().all()) for p in self.model.parameters())
@@ -291,6 +351,20 @@ def evaluate(
                 counted += count
                 metrics.update(outputs, targets)
     return Evaluation(float(loss) / counted, numbers(metrics.compute()))
+
+
+def _average(model: nn.Module, decay: float) -> AveragedModel:
+    """Make the moving average of a model's weights and buffers, which begins with those after the first step."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _clipping(model: nn.Module, norm: float) -> Callable[..., None]:
+    """Make a hook of an optimizer that clips the gradient with which it takes its step."""
+
+    def clip(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), norm)
+
+    return clip
 
 
 def _compiled(model: nn.Module) -> Callable[[Any], Tensor]:

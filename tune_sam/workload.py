@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 from tune_sam import plugins
 from tune_sam.errors import Refused
 from tune_sam.optimizers import find_optimizer, optimizers
+from tune_sam.schedules import IN_STEPS, Schedule
 from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class Setting:
         classes: names of the network's outputs, all different, of letters, digits and `_-. :`, which MLflow takes in
             the name of a metric. If they are given, the F1 score of each is reported.
         augmentation: options for :meth:`Workload.augment`; empty by default.
+        clip_norm: largest Euclidean norm of the gradient of a step, all parameters together; larger ones are scaled
+            down to it, after SAM's second pass. None by default: none is.
+        microbatch: most samples that a pass takes at a time. The gradients of a batch's pieces add up, so that a larger
+            batch fits into memory and the numbers stay, but for a batch norm's statistics, which are of each piece.
+            None by default: a batch is passed as a whole.
+        ema: decay of the exponential moving average of the weights, which is then what is evaluated, tested and
+            measured; 0.999 is usual. None by default: the weights themselves are.
     """
 
     network: Mapping[str, Any]
@@ -85,8 +93,17 @@ class Setting:
     lr: float
     classes: tuple[str, ...] = ()
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+    clip_norm: float | None = None
+    microbatch: int | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or None")
+        if self.microbatch is not None and self.microbatch < 1:
+            raise ValueError(f"microbatch is {self.microbatch}; give 1 or more, or None")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; give a decay between 0 and 1, such as 0.999, or None")
         for name in self.classes:
             if not re.fullmatch(r"[\w\-. :]+", name) or name in (".", ".."):
                 raise ValueError(
@@ -108,15 +125,6 @@ class Preset:
 
     setting: Setting
     options: Mapping[str, Any] = field(default_factory=dict)
-
-
-MILESTONES = (0.3, 0.6, 0.8)
-"""Fractions of the epochs after which the learning rate is multiplied by 0.2, as in the published study."""
-
-
-def milestones(epochs: int) -> list[int]:
-    """List the epochs after which the learning rate falls, without those before the end of the first epoch."""
-    return [epoch for epoch in (int(fraction * epochs) for fraction in MILESTONES) if epoch]
 
 
 AS_PUBLISHED = {"optimizers": ("base", "asam-all"), "sampler": "grid", "scheduler": "none"}
@@ -256,6 +264,7 @@ class Workload(ABC):
             or a :class:`tune_sam.space.Choice`, or one of these for each optimizer that has it. Each is received as
             :meth:`configured` says. None by default.
         gpus_per_trial: GPU fraction of one trial, if there are GPUs; 1 by default.
+        schedule: how the learning rate changes; the published study's steps by default.
         scores: the metrics beside the loss that may judge a trial, and how they are read. Comparisons are made by the
             first, unless a search is judged by another; `accuracy` by default.
         ignored: value of targets that do not count, such as the padding of sequences; all count by default.
@@ -277,6 +286,7 @@ class Workload(ABC):
     batch_size: ClassVar[tuple[int, ...]]
     hyperparameters: ClassVar[Mapping[str, Domain | Mapping[str, Domain]]] = {}
     gpus_per_trial: ClassVar[float] = 1.0
+    schedule: ClassVar[Schedule] = IN_STEPS
     scores: ClassVar[Mapping[str, Score]] = {"accuracy": Score(percent=True)}
     ignored: ClassVar[int | None] = None
     label_smoothing: ClassVar[float] = 0.1

@@ -188,7 +188,7 @@ class Trial:
         workload = workload.configured(self.config) if self.config else workload
         model = workload.build(workload.placed(workload.setting(state.dataset, state.preset)))
         try:
-            model.load_state_dict(state.training["model"])
+            model.load_state_dict(state.weights)
         except RuntimeError:
             raise Refused(
                 f"the checkpoint {self.checkpoint} of trial {self.key} is of another network than workload "

@@ -19,12 +19,12 @@ from optuna.trial import TrialState
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused, Stopped, masked
 from tune_sam.provenance import versions
+from tune_sam.schedules import milestones
 from tune_sam.space import MAX_SEED, Choice, Configuration, Domain, LogRange, Space, Value
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
-from tune_sam.workload import milestones
 
 HALVING = 2
 """ASHA keeps the better half at each rung. Rungs follow the first two drops of the learning rate, which lie a factor 2

@@ -1,0 +1,172 @@
+"""Trainings of a workload with its own data set, loss, metrics, schedule, clipping, pieces of a batch and average."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from foreign_workload import Regression, r2
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from tune_sam.flatness import measure_cheaply, quick
+from tune_sam.optim import SAM
+from tune_sam.schedules import Schedule, cosine
+from tune_sam.space import Configuration
+from tune_sam.training import Trainer
+from tune_sam.workload import Workload
+
+WORKLOAD = Regression()
+SETTING = WORKLOAD.settings["waves"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return WORKLOAD.read("waves", None)
+
+
+def trainer(splits, optimizer="sam", *, schedule=None, more=None, seed=0, **setting):
+    workload = Regression()
+    if schedule:
+        vars(workload)["schedule"] = schedule
+    configuration = Configuration(optimizer, 0.05 if optimizer != "base" else None, 0.05, 20, seed, more or {})
+    return Trainer(workload, replace(SETTING, **setting), configuration, splits, epochs=3, device=CPU)
+
+
+def weights(running):
+    return torch.cat([parameter.detach().flatten() for parameter in running.model.parameters()])
+
+
+def test_a_regression_has_its_own_loss_and_scores(splits):
+    last = trainer(splits).epoch()
+    assert not last.diverged
+    assert set(last.metrics) == {
+        *(f"{split}/{name}" for split in ("train", "val", "gap") for name in ("loss", "r2", "mae")),
+        "train/lr",
+        "time/epoch_s",
+    }
+    found = trainer(splits)
+    metrics = found.epoch().metrics
+    x, y = splits.validation.dataset.x, splits.validation.dataset.y
+    with torch.no_grad():
+        outputs = found.model(x)
+    assert metrics["val/loss"] == pytest.approx(float(nn.functional.mse_loss(outputs, y)), rel=1e-5)
+    assert metrics["val/r2"] == pytest.approx(float(r2(outputs, y)), rel=1e-5)
+    assert metrics["gap/r2"] == pytest.approx(metrics["train/r2"] - metrics["val/r2"])
+    assert metrics["gap/mae"] == pytest.approx(metrics["val/mae"] - metrics["train/mae"])
+
+
+@pytest.mark.parametrize("optimizer", ["base", "sam", "asam"])
+def test_pieces_of_a_batch_add_up_to_the_same_training(splits, optimizer):
+    whole, pieces = trainer(splits, optimizer), trainer(splits, optimizer, microbatch=7)
+    whole.epoch()
+    pieces.epoch()
+    assert torch.allclose(weights(whole), weights(pieces), rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_m_samples_have_perturbations_of_their_own(splits):
+    running, reference = trainer(splits, more={"m": 5}), trainer(splits, "base")
+    batch = next(running.batches())
+    assert [len(pieces[0][1]) for pieces in batch] == [5, 5, 5, 5]
+    model = reference.model
+    optimizer = SAM(model.parameters(), torch.optim.SGD, 0.05, lr=0.05, momentum=0.9)
+
+    def part(inputs, targets):
+        loss = WORKLOAD.loss(model(inputs), targets) * len(targets) / 20
+        loss.backward()
+        return loss
+
+    optimizer.step_parts([lambda piece=piece: part(*piece) for (piece,) in batch])
+    running.step(batch)
+    assert torch.allclose(weights(running), weights(reference), rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["base", "sam"])
+def test_no_step_is_taken_with_a_larger_gradient_than_the_clip(splits, optimizer):
+    running, norms = trainer(splits, optimizer, clip_norm=0.01), []
+    stepping = getattr(running.optimizer, "base_optimizer", running.optimizer)
+    stepping.register_step_pre_hook(
+        lambda *_: norms.append(float(torch.cat([p.grad.flatten() for p in running.model.parameters()]).norm()))
+    )
+    running.epoch()
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+
+
+def test_the_moving_average_is_what_is_evaluated(splits):
+    running, expected = trainer(splits, ema=0.5), None
+    for batch in running.batches():
+        running.step(batch)
+        now = weights(running)
+        expected = now if expected is None else 0.5 * expected + 0.5 * now
+    averaged = torch.cat([parameter.detach().flatten() for parameter in running.evaluated.parameters()])
+    assert torch.allclose(averaged, expected, rtol=1e-5)
+    of_average = running.evaluate(splits.validation).loss
+    running.model.load_state_dict(running.evaluated.state_dict())
+    plain = trainer(splits)
+    plain.model.load_state_dict(running.evaluated.state_dict())
+    assert of_average == plain.evaluate(splits.validation).loss
+
+
+def test_a_training_with_all_of_it_is_resumed_bitwise(splits, tmp_path):
+    options = {"schedule": cosine(), "more": {"m": 10}, "clip_norm": 1.0, "microbatch": 4, "ema": 0.9}
+    straight = trainer(splits, **options)
+    straight.epoch()
+    torch.save(straight.state_dict(), tmp_path / "state.pt")
+    resumed = trainer(splits, seed=0, **options)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    one, other = straight.epoch().metrics, resumed.epoch().metrics
+    assert {name: one[name] for name in one if name != "time/epoch_s"} == {
+        name: other[name] for name in other if name != "time/epoch_s"
+    }
+    assert torch.equal(weights(straight), weights(resumed))
+
+
+def test_a_plateau_goes_by_the_validation_loss(splits, monkeypatch):
+    schedule = Schedule(lambda optimizer, _: ReduceLROnPlateau(optimizer, factor=0.1, patience=0))
+    running, seen = trainer(splits, schedule=schedule), []
+    step = running.schedule.step
+    monkeypatch.setattr(running.schedule, "step", lambda value: (seen.append(value), step(value)))
+    losses = [running.epoch().metrics["val/loss"] for _ in range(2)]
+    assert seen == losses
+
+
+def test_a_schedule_by_steps_is_stepped_after_each(splits):
+    running = trainer(splits, schedule=cosine(warmup=0))
+    rates = [running.epoch().metrics["train/lr"] for _ in range(3)]
+    assert rates == pytest.approx([0.05, 0.0375, 0.0125], rel=1e-2)
+
+
+def test_a_score_that_is_no_number_ends_the_training_with_a_sentence(splits, monkeypatch):
+    monkeypatch.setattr(Regression, "metrics", lambda *_: {"r2": lambda *_: float("nan"), "mae": lambda *_: 1.0})
+    with pytest.raises(ValueError, match=r"^the metric r2 of the training split is nan, though its loss is finite"):
+        trainer(splits).epoch()
+
+
+def test_flatness_is_that_of_the_workloads_loss_and_count(splits):
+    running = trainer(splits)
+    running.epoch()
+    assert quick(running) > 0
+    whole = [splits.train.batch(torch.arange(80))]
+    cut = [splits.train.batch(part) for part in torch.arange(80).split(30)]
+    configuration = running.configuration
+    one, other = (
+        measure_cheaply("k", running.model, running.workload.criterion, batches, configuration)
+        for batches in (whole, cut)
+    )
+    assert one.measures["lambda_max"].value == pytest.approx(other.measures["lambda_max"].value, rel=1e-3)
+
+
+def test_targets_that_are_ignored_do_not_count_in_losses():
+    """However batches are cut, the loss is the mean over the tokens that count."""
+    padded = torch.tensor([[0, 1, -100, -100], [1, 1, 0, -100], [0, -100, -100, -100]])
+    outputs = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+
+    class Tokens(Regression):
+        ignored = -100
+        loss = Workload.loss
+
+    tokens = Tokens()
+    whole = tokens.loss(outputs, padded)
+    parts = [(tokens.loss(outputs[[row]], padded[[row]]), tokens.count(padded[[row]])) for row in range(3)]
+    assert sum(count for _, count in parts) == tokens.count(padded) == 6
+    assert float(whole) == pytest.approx(sum(float(loss) * count for loss, count in parts) / 6)
