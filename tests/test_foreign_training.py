@@ -9,11 +9,12 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tune_sam.flatness import measure_cheaply, quick
+from tune_sam.groups import without_decay
 from tune_sam.optim import SAM
 from tune_sam.schedules import Schedule, cosine
 from tune_sam.space import Configuration
 from tune_sam.training import Trainer
-from tune_sam.workload import Workload
+from tune_sam.workload import BaseOptimizer, Workload
 
 WORKLOAD = Regression()
 SETTING = WORKLOAD.settings["waves"]
@@ -170,3 +171,74 @@ def test_targets_that_are_ignored_do_not_count_in_losses():
     parts = [(tokens.loss(outputs[[row]], padded[[row]]), tokens.count(padded[[row]])) for row in range(3)]
     assert sum(count for _, count in parts) == tokens.count(padded) == 6
     assert float(whole) == pytest.approx(sum(float(loss) * count for loss, count in parts) / 6)
+
+
+class Halving(torch.optim.Optimizer):
+    """An optimizer that torch does not have."""
+
+    def __init__(self, params, lr, factor=0.5):
+        super().__init__(params, {"lr": lr, "factor": factor})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad, alpha=group["lr"] * group["factor"])
+
+
+def other_base(base, groups=None):
+    workload = Regression()
+    vars(workload)["base_optimizer"] = base
+    if groups:
+        vars(workload)["parameter_groups"] = groups
+    return workload
+
+
+@pytest.mark.parametrize("optimizer", ["base", "sam", "asam"])
+@pytest.mark.parametrize(
+    "name",
+    [Halving, lambda params, lr: Halving(params, lr), "test_foreign_training:Halving"],
+    ids=["class", "function", "path"],
+)
+def test_the_base_optimizer_may_be_any(splits, name, optimizer):
+    configuration = Configuration(optimizer, None if optimizer == "base" else 0.05, 0.05, 20, 0)
+    plain = other_base(BaseOptimizer("SGD"))
+    workload = other_base(BaseOptimizer(name))
+    half = replace(configuration, lr=0.025)
+    ours, expected = (
+        Trainer(one, SETTING, chosen, splits, epochs=3, device=CPU)
+        for one, chosen in ((workload, configuration), (plain, half))
+    )
+    assert ours.epoch().metrics["val/loss"] == pytest.approx(expected.epoch().metrics["val/loss"], rel=1e-5)
+
+
+def test_a_base_optimizer_that_is_not_there_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"^base_optimizer: there is no 'Lion'; give a class of torch.optim, package"):
+        _ = BaseOptimizer("Lion").make
+
+
+@pytest.mark.parametrize("optimizer", ["base", "sam", "asam"])
+def test_groups_have_options_of_their_own_and_what_is_in_none_is_frozen(splits, optimizer):
+    def groups(network):
+        first, _, last = network.layers
+        return [{"params": [last.weight], "lr": 0.5}, {"params": [last.bias], "weight_decay": 0.0}]
+
+    workload = other_base(BaseOptimizer("SGD", {"weight_decay": 0.1}), groups)
+    configuration = Configuration(optimizer, None if optimizer == "base" else 0.05, 0.05, 20, 0)
+    running = Trainer(workload, SETTING, configuration, splits, epochs=3, device=CPU)
+    seen = [(group["lr"], group["weight_decay"], len(group["params"])) for group in running.optimizer.param_groups]
+    assert seen == [(0.5, 0.1, 1), (0.05, 0.0, 1)]
+    before = {name: value.clone() for name, value in running.model.state_dict().items()}
+    running.epoch()
+    moved = {name for name, value in running.model.state_dict().items() if not value.equal(before[name])}
+    assert moved == {"layers.2.weight", "layers.2.bias"}
+
+
+def test_norms_biases_and_embeddings_are_without_decay():
+    network = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 3), nn.LayerNorm(3))
+    network[1].weight.requires_grad_(True)
+    decayed, plain = without_decay(network)
+    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(3, 3)]
+    assert len(plain["params"]) == 4
+    assert plain["weight_decay"] == 0

@@ -71,7 +71,7 @@ def test_an_installed_optimizer_joins_ours():
 
 def test_one_that_a_person_names_is_built_with_the_workloads_own_inside():
     configuration = Configuration(HALF, 0.4, 0.01, 64, 0)
-    built = build_optimizer(GCN.network(GCN.settings["digits"]), GCN.base_optimizer, configuration)
+    built = build_optimizer(GCN.network(GCN.settings["digits"]), GCN, configuration)
     assert isinstance(built, SAM)
     assert built.param_groups[0]["rho"] == 0.2
     assert isinstance(built.base_optimizer, torch.optim.Adam)

@@ -183,16 +183,16 @@ def test_a_training_takes_numbers_below_the_smallest_normal_one_for_zero(splits)
 def test_an_optimizer_that_is_not_there_is_named():
     model = GCN.network(SETTING)
     with pytest.raises(ValueError, match="'adamw'"):
-        build_optimizer(model, GCN.base_optimizer, Configuration("adamw", 0.1, 0.01, 64, 0))
+        build_optimizer(model, GCN, Configuration("adamw", 0.1, 0.01, 64, 0))
     with pytest.raises(ValueError, match="needs a ρ"):
-        build_optimizer(model, GCN.base_optimizer, Configuration("sam", None, 0.01, 64, 0))
+        build_optimizer(model, GCN, Configuration("sam", None, 0.01, 64, 0))
 
 
 @pytest.mark.parametrize(
     ("name", "kind"), [("base", "Adam"), ("sam", "SAM"), ("asam", "ASAM"), ("asam-all", "ASAMAll")]
 )
 def test_a_configuration_names_its_optimizer(name, kind):
-    built = build_optimizer(GCN.network(SETTING), GCN.base_optimizer, CONFIGURATIONS[name])
+    built = build_optimizer(GCN.network(SETTING), GCN, CONFIGURATIONS[name])
     assert type(built).__name__ == kind
     assert built.param_groups[0]["weight_decay"] == 5e-4
 

@@ -18,12 +18,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map_only
 
+from tune_sam.groups import grouped
 from tune_sam.metrics import Metric, finite, gathering, numbers
 from tune_sam.optim import SharpnessAware, random_state
-from tune_sam.optimizers import find_optimizer
+from tune_sam.optimizers import Base, find_optimizer
 from tune_sam.space import Configuration
 from tune_sam.store import walk
-from tune_sam.workload import BaseOptimizer, Setting, Splits, Store, Workload
+from tune_sam.workload import Setting, Splits, Store, Workload
 
 Batch = tuple[Any, Any]
 """The network's inputs and the targets of some samples."""
@@ -119,7 +120,7 @@ class Trainer:
             self._random = random_state(self.device)
         self._network = _compiled(self.model) if compile else self.model
         self._average = _average(self.model, setting.ema) if setting.ema else None
-        self.optimizer = build_optimizer(self.model, workload.base_optimizer, configuration)
+        self.optimizer = build_optimizer(self.model, workload, configuration)
         stepping = self.optimizer.base_optimizer if isinstance(self.optimizer, SharpnessAware) else self.optimizer
         if setting.clip_norm:
             stepping.register_step_pre_hook(_clipping(self.model, setting.clip_norm))
@@ -373,14 +374,16 @@ def _compiled(model: nn.Module) -> Callable[[Any], Tensor]:
     return torch.compile(model)
 
 
-def build_optimizer(model: nn.Module, base: BaseOptimizer, configuration: Configuration) -> torch.optim.Optimizer:
-    """Build the optimizer that a configuration names, over all parameters of `model`.
+def build_optimizer(model: nn.Module, workload: Workload, configuration: Configuration) -> torch.optim.Optimizer:
+    """Build the optimizer that a configuration names, over the parameters of `model` that the workload trains.
 
     Raises:
         ValueError: there is no such optimizer, or it needs a ρ.
     """
-    base_class: type[torch.optim.Optimizer] = getattr(torch.optim, base.name)
-    make = partial(base_class, **{"lr": configuration.lr, **base.options})
+    base = workload.base_optimizer
+    make: Base = partial(base.make, **{"lr": configuration.lr, **base.options})
+    if (groups := workload.parameter_groups(model)) is not None:
+        make = grouped(make, groups)
     return find_optimizer(configuration.optimizer).build(model, make, configuration)
 
 

@@ -6,10 +6,11 @@ that build networks and read data import what they need.
 """
 
 import copy
+import importlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,7 +24,9 @@ from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
+    from torch.optim import Optimizer
 
+    from tune_sam.groups import Group
     from tune_sam.metrics import Metrics
 
 ENTRY_POINTS = "tune_sam.workloads"
@@ -62,10 +65,40 @@ class Score:
 
 @dataclass(frozen=True)
 class BaseOptimizer:
-    """The workload's own optimizer: the name of a class in `torch.optim` and its options beside the learning rate."""
+    """The workload's own optimizer.
 
-    name: str
+    Attributes:
+        name: of a class in `torch.optim`; or `package.module:Class`; or a class, or any function that makes an
+            optimizer of its parameters and of options by name, `lr` among them.
+        options: beside the learning rate.
+    """
+
+    name: "str | Callable[..., Optimizer]"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What pages call it: the class's name."""
+        return self.name.rpartition(":")[2] if isinstance(self.name, str) else getattr(self.name, "__name__", "base")
+
+    @property
+    def make(self) -> "Callable[..., Optimizer]":
+        """What makes it of parameters and options.
+
+        Raises:
+            ValueError: there is nothing of that name.
+        """
+        if not isinstance(self.name, str):
+            return self.name
+        module, _, name = self.name.rpartition(":")
+        try:
+            found: Callable[..., Optimizer] = getattr(importlib.import_module(module or "torch.optim"), name)
+        except (ImportError, AttributeError):
+            raise ValueError(
+                f"base_optimizer: there is no {self.name!r}; give a class of torch.optim, package.module:Class, or the "
+                "class itself"
+            ) from None
+        return found
 
 
 @dataclass(frozen=True)
@@ -296,6 +329,17 @@ class Workload(ABC):
     def network(self, setting: Setting) -> "nn.Module":
         """Build a fresh network, initialised from torch's global random state."""
 
+    def parameter_groups(self, network: "nn.Module") -> "list[Group] | None":
+        """Put the network's parameters into groups with options of their own.
+
+        :func:`tune_sam.groups.without_decay` makes those that transformers are usually trained with.
+
+        Returns:
+            Groups with `params` and options of the base optimizer; parameters in none of them are not trained. None,
+            the default, for all parameters with the same options.
+        """
+        return None
+
     def build(self, setting: Setting) -> "nn.Module":
         """Build a fresh network that can be called with the inputs of a batch, whatever arguments it takes."""
         from tune_sam.calling import taking_batches
@@ -331,7 +375,7 @@ class Workload(ABC):
             Refused: a split is nothing that a search can train on.
         """
         given = self.splits(dataset, root)
-        return Splits(*(self._store("splits", split) for split in (given.train, given.validation)))
+        return Splits(*(_store_of(self, "splits", split) for split in (given.train, given.validation)))
 
     def read_test(self, dataset: str, root: Path) -> Store:
         """Read what :meth:`test_split` gives, as a store. Only a refit may call this.
@@ -339,16 +383,7 @@ class Workload(ABC):
         Raises:
             Refused: it is nothing that a network can be tested on.
         """
-        return self._store("test_split", self.test_split(dataset, root))
-
-    def _store(self, member: str, split: Any) -> Store:
-        from tune_sam.store import as_store
-
-        try:
-            store: Store = as_store(split, self.pair)
-        except ValueError as error:
-            raise Refused(f"workload {self.name}, {member}(): {error}.") from None
-        return store
+        return _store_of(self, "test_split", self.test_split(dataset, root))
 
     def pair(self, batch: Any) -> tuple[Any, Any]:
         """Tell the network's inputs from the targets in a batch of a Dataset or a DataLoader.
@@ -485,7 +520,7 @@ class Workload(ABC):
             "name": self.name,
             "parameters": self.parameters(setting),
             "datasets": {name: asdict(sizes) for name, sizes in self.datasets.items()},
-            "base_optimizer": self.base_optimizer.name,
+            "base_optimizer": self.base_optimizer.label,
             "epochs": setting.epochs,
             "batch_size": setting.batch_size,
             "lr": setting.lr,
@@ -525,11 +560,20 @@ KEPT = {*vars(Workload), *NEEDED} - {"label_smoothing"}
 """Names that no further hyperparameter can have: what a workload has anyway, but for the smoothing of its labels."""
 
 
+def _store_of(workload: Workload, member: str, split: Any) -> Store:
+    """Give what a member of a workload returned for a split as a store."""
+    from tune_sam.store import as_store
+
+    try:
+        store: Store = as_store(split, workload.pair)
+    except ValueError as error:
+        raise Refused(f"workload {workload.name}, {member}(): {error}.") from None
+    return store
+
+
 def _options_of(base: BaseOptimizer) -> list[str]:
     """List the options that a base optimizer takes beside its parameters and the learning rate."""
-    import torch
-
-    names = list(inspect.signature(getattr(torch.optim, base.name)).parameters)
+    names = list(inspect.signature(base.make).parameters)
     return [name for name in names if name not in ("params", "lr")]
 
 

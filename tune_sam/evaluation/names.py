@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def optimizer_names(study: Study) -> dict[str, str]:
     """Name each optimizer of a study: `base` after what it is, such as Adam, and those not known here by their key."""
-    base = {"base": study.workload.base_optimizer.name}
+    base = {"base": study.workload.base_optimizer.label}
     return {optimizer: base.get(optimizer) or label_of(optimizer) for optimizer in ("base", *study.settings.optimizers)}
 
 

@@ -1,0 +1,73 @@
+"""Groups of parameters with options of their own: no weight decay on norms, layer-wise rates, frozen layers."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+Group = dict[str, Any]
+"""Parameters as `params`, and options of the base optimizer that hold for them."""
+
+
+def without_decay(network: "nn.Module") -> list[Group]:
+    """Leave norms, biases and embeddings out of the weight decay, as transformers are usually trained.
+
+    Parameters that need no gradient are left out.
+
+    Returns:
+        Those with weight decay, as the optimizer has it, and those without.
+    """
+    from torch import nn
+
+    plain = {
+        id(parameter)
+        for module in network.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name.endswith("bias") or isinstance(module, nn.Embedding) or _is_norm(module)
+    }
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups: list[Group] = [
+        {"params": [parameter for parameter in trained if id(parameter) not in plain]},
+        {"params": [parameter for parameter in trained if id(parameter) in plain], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _is_norm(module: "nn.Module") -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def grouped(make: "Callable[[Any], Optimizer]", groups: Iterable[Mapping[str, Any]]) -> "Callable[[Any], Optimizer]":
+    """Let an optimizer have groups, whatever parameters it is made of.
+
+    Args:
+        make: makes an optimizer of parameters, of named ones, or of groups of either.
+        groups: with `params`, and with options. A parameter that is in none of them is not trained.
+
+    Raises:
+        ValueError: a parameter is in two groups.
+    """
+    place: dict[int, int] = {}
+    listed = list(groups)
+    for index, group in enumerate(listed):
+        for parameter in group["params"]:
+            if place.setdefault(id(parameter), index) != index:
+                raise ValueError("parameter_groups(): a parameter is in two groups; put it into one")
+    options = [{name: value for name, value in group.items() if name != "params"} for group in listed]
+
+    def make_grouped(given: Any) -> "Optimizer":
+        items = list(given)
+        outer = items if items and isinstance(items[0], dict) else [{"params": items}]
+        made = []
+        for group in outer:
+            parts: dict[int, list[Any]] = {}
+            for item in group["params"]:
+                parameter = item[1] if isinstance(item, tuple) else item
+                if id(parameter) in place:
+                    parts.setdefault(place[id(parameter)], []).append(item)
+            made += [group | options[index] | {"params": parts[index]} for index in sorted(parts)]
+        return make(made)
+
+    return make_grouped
