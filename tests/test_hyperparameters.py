@@ -1,7 +1,9 @@
 """Further hyperparameters: declared by a workload, received by the network, the optimizer and the loss."""
 
+import copy
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +17,7 @@ from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.selection import best_alone
 from tune_sam.operations.refit import refit
+from tune_sam.optim import SAM
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Choice, Configuration, LogRange, Range, Space
 from tune_sam.store import TensorStore
@@ -55,12 +58,12 @@ class Blobs(Workload):
         )
 
     def splits(self, dataset, root):
-        return Splits(self._store(32, 0), self._store(16, 1))
+        return Splits(self.cloud(32, 0), self.cloud(16, 1))
 
     def test_split(self, dataset, root):
-        return self._store(16, 2)
+        return self.cloud(16, 2)
 
-    def _store(self, samples, seed):
+    def cloud(self, samples, seed):
         y = torch.arange(samples) % 2
         x = torch.randn(samples, 2, generator=torch.Generator().manual_seed(seed)) + 2 * y[:, None]
         return TensorStore(x, y)
@@ -81,6 +84,42 @@ def test_each_hyperparameter_reaches_what_has_its_name():
     assert (group["weight_decay"], group["momentum"]) == (0.003, 0.5)
     assert one.workload.label_smoothing == 0.2
     assert one.workload.given.unused == []
+
+
+def test_parts_of_m_samples_are_perturbed_each_on_its_own():
+    one = trainer(m=3)
+    x, y = one.splits.train.batch(torch.arange(8))
+    model = copy.deepcopy(one.model)
+    expected = SAM(model.parameters(), torch.optim.SGD, PLAIN.rho, lr=PLAIN.lr, momentum=0.9)
+
+    def part(x, y):
+        loss = one.workload.loss(model(x), y) * len(x) / 8
+        loss.backward()
+        return loss.detach()
+
+    losses = expected.step_parts([partial(part, *xy) for xy in zip(x.split(3), y.split(3), strict=True)])
+    loss = one.step([[one.splits.train.batch(indices)] for indices in torch.arange(8).split(3)])
+    assert loss == pytest.approx(float(sum(losses)))
+    for ours, theirs in zip(one.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_m_cuts_batches_into_parts_and_one_of_the_batch_size_changes_nothing():
+    assert [[len(y) for ((_, y),) in parts] for parts in trainer(m=3).batches()] == [[3, 3, 2]] * 4
+    whole = trainer(m=8).epoch().metrics["train/loss"]
+    assert whole == trainer().epoch().metrics["train/loss"]
+    assert whole != trainer(m=4).epoch().metrics["train/loss"]
+
+
+def test_the_base_optimizer_takes_no_parts():
+    with pytest.raises(ValueError, match="'base' perturbs no parts of a batch; leave m out"):
+        Trainer(
+            Blobs(),
+            Blobs().setting("blobs"),
+            replace(PLAIN, optimizer="base", rho=None, more={"m": 4}),
+            Blobs().splits("blobs", None),
+            epochs=1,
+        )
 
 
 def test_a_workload_itself_stays_as_it_was():

@@ -83,7 +83,7 @@ class Trainer:
     A Trainer changes its process: see :func:`prepare_process`. On CUDA, float32 products use TF32 from then on.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: there is no such precision, or `m` is given to an optimizer that is no SharpnessAware.
     """
 
     def __init__(
@@ -122,6 +122,8 @@ class Trainer:
         self._average = _average(self.model, setting.ema) if setting.ema else None
         self.optimizer = build_optimizer(self.model, workload, configuration)
         stepping = self.optimizer.base_optimizer if isinstance(self.optimizer, SharpnessAware) else self.optimizer
+        if "m" in configuration.more and stepping is self.optimizer:
+            raise ValueError(f"optimizer {configuration.optimizer!r} perturbs no parts of a batch; leave m out")
         if setting.clip_norm:
             stepping.register_step_pre_hook(_clipping(self.model, setting.clip_norm))
         steps = math.ceil(len(splits.train) / configuration.batch_size)
