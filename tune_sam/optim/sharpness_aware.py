@@ -1,85 +1,10 @@
-"""SAM and ASAM around any ``torch.optim`` optimizer.
-
-Sharpness-aware minimization looks at a batch twice. With g the gradient at the weights w, it climbs to
-w + ε̂,
-
-    ε̂ = ρ T² g / ‖T g‖₂        (the norm over all parameters of all groups),
-
-and the base optimizer steps from w with the gradient taken at w + ε̂. The three optimizers differ only in
-the elementwise scale T:
-
-- `SAM`: T = 1 (Foret et al. 2021, arXiv 2010.01412);
-- `ASAM`: T = |w| + η on parameters named *weight*, T = 1 on all others (Kwon et al. 2021, arXiv 2102.11600);
-- `ASAMAll`: T = |w| on every parameter, the form that most public code calls ASAM.
-
-Their ρ do not transfer: it is a length in weight space for `SAM` and relative to the weights for `ASAMAll`,
-so it has no default. For convolutional nets under SGD public results support 0.01 to 0.5 (`SAM`), 0.05 to 2
-(`ASAM`) and 0.1 to 5 (`ASAMAll`).
-
-The simple way is one call; the closure runs forward and backward of one batch and is called twice::
-
-    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1, momentum=0.9)
-
-    def closure() -> Tensor:
-        loss = criterion(model(x), y)
-        loss.backward()
-        return loss
-
-    loss = optimizer.step(closure)
-
-Several micro-batches in one closure accumulate their gradients. To clip what the base optimizer steps with::
-
-    def clip(*_: Any) -> None:
-        clip_grad_norm_(model.parameters(), 1.0)
-
-    optimizer.base_optimizer.register_step_pre_hook(clip)
-
-By hand, with a `torch.amp.GradScaler`. ε̂ does not depend on the gradient's scale, so the first pass needs no
-unscaling; an overflow there gives ε̂ = 0, comes again, and `scaler.step` skips the batch, weights at w::
-
-    rng = random_state(device)
-    scaler.scale(loss_of(batch)).backward()
-    optimizer.first_step(zero_grad=True)
-    try:
-        with second_pass(model, rng):
-            scaler.scale(loss_of(batch)).backward()
-    finally:
-        optimizer.restore()
-    scaler.unscale_(optimizer.base_optimizer)
-    clip_grad_norm_(model.parameters(), 1.0)
-    scaler.step(optimizer.base_optimizer)
-    scaler.update()
-    optimizer.zero_grad()
-
-Under `DistributedDataParallel` both passes average their gradients over the ranks, so a step is that of one process
-with the whole batch, and the weights stay the same on all ranks. Without that in the first pass, each rank climbs by
-its own part's gradient: m-sharpness (Foret et al. 2021, §4.1), with one reduction less and the same step on all::
-
-    rng = random_state(device)
-    with ddp.no_sync():
-        loss_of(batch).backward()
-    optimizer.first_step(zero_grad=True)
-    try:
-        with second_pass(ddp, rng):
-            loss_of(batch).backward()
-    finally:
-        optimizer.restore()
-    optimizer.base_optimizer.step()
-    optimizer.zero_grad()
-
-Under `maximize=True` the perturbed point is the lowest of the ball, not the highest: the worst case of what is
-maximized. A complex weight moves as its real and its imaginary part do, and |w| is its modulus.
-
-Limits: dense gradients (not `nn.Embedding(sparse=True)`), whole parameters (DDP, not FSDP2's shards) on one device,
-base optimizers whose `step` needs no closure (not LBFGS).
-"""
+"""The two passes around a base optimizer, which all optimizers of this package have in common."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
@@ -87,22 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-__all__ = [
-    "ASAM",
-    "SAM",
-    "ASAMAll",
-    "RandomState",
-    "SharpnessAware",
-    "Unperturbed",
-    "random_state",
-    "second_pass",
-]
+from tune_sam.optim.passes import modules_called, random_state, second_pass
 
 R = TypeVar("R")
 Group = dict[str, Any]
@@ -120,91 +34,6 @@ class Unperturbed:
 
     zero: int
     nonfinite: int
-
-
-@dataclass(frozen=True, eq=False)
-class RandomState:
-    """State of torch's generators before a first pass, which `random_state` records and `second_pass` replays.
-
-    Attributes:
-        cpu: state of the CPU generator, a uint8 tensor.
-        device: the CUDA device whose generator was recorded too, or None.
-        cuda: state of that device's generator, a uint8 tensor on the CPU, or None.
-    """
-
-    cpu: Tensor
-    device: torch.device | None = None
-    cuda: Tensor | None = None
-
-    def restore(self) -> None:
-        """Set the recorded generators back to the recorded states."""
-        torch.set_rng_state(self.cpu)
-        if self.device is not None and self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
-
-
-def random_state(device: torch.device | str) -> RandomState:
-    """Record torch's CPU generator and, if `device` is a CUDA device, that device's. Does not synchronise.
-
-    Python's and NumPy's generators are not recorded: draw from them outside the closure.
-    """
-    device = torch.device(device)
-    if device.type != "cuda":
-        return RandomState(torch.get_rng_state())
-    if device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    return RandomState(torch.get_rng_state(), device, torch.cuda.get_rng_state(device))
-
-
-@contextmanager
-def second_pass(model: nn.Module, rng: RandomState) -> Iterator[None]:
-    """Let a second forward pass see the network of the first one, and leave no trace of itself.
-
-    Inside, the random state `rng` is replayed (the same dropout masks) and the running statistics of batch
-    norms (`running_mean`, `running_var`, `num_batches_tracked`) stand still, while batches are still
-    normalised by their own statistics: running statistics move once per step, with the first pass, as in
-    Foret et al.'s code. On exit, also by an exception, the generators are as they were on entry. Contexts may
-    be nested.
-
-    The means is `track_running_stats = False`. torch's `_BatchNorm` and `SyncBatchNorm` read that flag in
-    training mode only, where it stops the counter and passes no buffers to the kernel; so modules in eval
-    mode behave as ever, and `momentum`, a number or None, is not touched. Instance norm reads the flag
-    otherwise and is left alone.
-
-    Args:
-        model: the module, or any module containing it, whose batch norms are to stand still.
-        rng: what `random_state` returned just before the first forward pass.
-    """
-    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    devices = [] if rng.device is None else [rng.device]
-    with torch.random.fork_rng(devices=devices, device_type="cuda"):
-        rng.restore()
-        try:
-            for module in tracking:
-                module.track_running_stats = False
-            yield
-        finally:
-            for module in tracking:
-                module.track_running_stats = True
-
-
-@contextmanager
-def _modules_called() -> Iterator[dict[nn.Module, None]]:
-    """Collect the modules that this thread calls inside the context, in order."""
-    called: dict[nn.Module, None] = {}
-    thread = threading.get_ident()
-
-    def record(module: nn.Module, _: tuple[Any, ...]) -> None:
-        # Dynamo inlines hooks and stumbles over this one; the OptimizedModule around a graph is recorded, and
-        # has the modules inside. The hook is global: another thread may be training another model.
-        if not torch.compiler.is_compiling() and threading.get_ident() == thread:
-            called[module] = None
-
-    handle = register_module_forward_pre_hook(record)
-    try:
-        yield called
-    finally:
-        handle.remove()
 
 
 def _check_nonnegative(name: str, value: object) -> None:
@@ -512,7 +341,7 @@ class SharpnessAware(Optimizer):
         rng = random_state(next(p.device for group in self.param_groups for p in group["params"]))
         # Not where the model is known: torch.compile would compile anew for each hook that it sees registered.
         modules: AbstractContextManager[Iterable[nn.Module]]
-        modules = _modules_called() if model is None else nullcontext([model])
+        modules = modules_called() if model is None else nullcontext([model])
         with torch.enable_grad(), modules as called:
             result = closure()
         try:
@@ -546,95 +375,3 @@ class SharpnessAware(Optimizer):
     def _expect_climbed(self, what: str) -> None:
         if self._climbed is None:
             raise RuntimeError(f"{what} found the weights at w: call first_step() first")
-
-
-class SAM(SharpnessAware):
-    """Sharpness-aware minimization, T = 1 (Foret et al. 2021, Algorithm 1): ε̂ = ρ g / ‖g‖₂.
-
-    Args:
-        params: parameters, named parameters, or groups of either; a group may carry its own `rho`.
-        base_optimizer_class: class of the optimizer that takes the step, e.g. `torch.optim.SGD`.
-        rho: radius ρ, the Euclidean length of ε̂ in units of the weights, finite and >= 0. With 0 it is the
-            base optimizer at twice the cost. Foret et al. searched 0.01 to 0.5.
-        **base_kwargs: options of the base optimizer, e.g. `lr`.
-
-    Raises:
-        ValueError: `rho` is negative or not finite, or the base optimizer has a `rho` of its own.
-    """
-
-    def __init__(
-        self, params: ParamsT, base_optimizer_class: Callable[..., Optimizer], rho: float, **base_kwargs: Any
-    ) -> None:
-        super().__init__(params, base_optimizer_class, {"rho": rho}, base_kwargs)
-
-    def _scale(self, group: Group, params: list[Tensor]) -> None:
-        return None
-
-
-class ASAM(SharpnessAware):
-    """Adaptive SAM in its authors' form (Kwon et al. 2021): ε̂ = ρ T² g / ‖T g‖₂.
-
-    T = |w| + η on parameters whose name contains "weight" (also a norm's gain and `in_proj_weight`), T = 1 on
-    all others, as in the code published with the paper.
-
-    Args:
-        named_parameters: `model.named_parameters()`, or groups of (name, parameter) tuples; a group may carry
-            its own `rho` and `eta`.
-        base_optimizer_class: class of the optimizer that takes the step, e.g. `torch.optim.SGD`.
-        rho: radius ρ, the length of ε̂ / T, finite and >= 0. Relative to the weights, hence larger than
-            `SAM`'s: Kwon et al. used 0.5 and 1.
-        eta: η in units of the weights, finite and >= 0, lets a weight of 0 move. Default 0.01, as in the
-            paper.
-        **base_kwargs: options of the base optimizer, e.g. `lr`.
-
-    Raises:
-        ValueError: the parameters have no names; `rho` or `eta` is negative or not finite, or the base
-            optimizer has an option of that name.
-    """
-
-    def __init__(
-        self,
-        named_parameters: ParamsT,
-        base_optimizer_class: Callable[..., Optimizer],
-        rho: float,
-        *,
-        eta: float = 0.01,
-        **base_kwargs: Any,
-    ) -> None:
-        super().__init__(named_parameters, base_optimizer_class, {"rho": rho, "eta": eta}, base_kwargs)
-        if any("param_names" not in group for group in self.param_groups):
-            raise ValueError("ASAM scales by name and got parameters without: pass model.named_parameters()")
-
-    def _scale(self, group: Group, params: list[Tensor]) -> Tensors:
-        named = zip(group["param_names"], group["params"], strict=True)
-        is_weight = ["weight" in name for name, p in named if p.grad is not None]
-        scale = torch._foreach_abs(params)
-        torch._foreach_mul_(scale, [float(w) for w in is_weight])
-        torch._foreach_add_(scale, [float(group["eta"]) if w else 1.0 for w in is_weight])
-        return scale
-
-
-class ASAMAll(SharpnessAware):
-    """Adaptive SAM in its popular form: ε̂ = ρ w² g / ‖w g‖₂.
-
-    T = |w| on every parameter, biases and norms too. A weight that is exactly 0, such as a fresh bias, does
-    not move.
-
-    Args:
-        params: parameters, named parameters, or groups of either; a group may carry its own `rho`.
-        base_optimizer_class: class of the optimizer that takes the step, e.g. `torch.optim.SGD`.
-        rho: radius ρ, the length of ε̂ / |w|, without unit, finite and >= 0. For a network where `ASAM` needs
-            0.5, this form was used with 2.
-        **base_kwargs: options of the base optimizer, e.g. `lr`.
-
-    Raises:
-        ValueError: `rho` is negative or not finite, or the base optimizer has a `rho` of its own.
-    """
-
-    def __init__(
-        self, params: ParamsT, base_optimizer_class: Callable[..., Optimizer], rho: float, **base_kwargs: Any
-    ) -> None:
-        super().__init__(params, base_optimizer_class, {"rho": rho}, base_kwargs)
-
-    def _scale(self, group: Group, params: list[Tensor]) -> Tensors:
-        return torch._foreach_abs(params)
