@@ -136,7 +136,7 @@ class _ASAMAll(OptimizerEntry):
     description = "SAM in a ball that is scaled by |w| on every parameter, in its popular form"
     source = "Kwon et al. 2021, as in github.com/davda54/sam"
     rho = LogRange(0.1, 5)
-    rho_source = "around the 2 of github.com/davda54/sam"
+    rho_source = "around the 0.5 to 5 that Kwon tried in github.com/davda54/sam/issues/37, of which 2 was best"
     gradients = 2
     scale = "adaptive"
 
@@ -146,7 +146,70 @@ class _ASAMAll(OptimizerEntry):
         return ASAMAll(network.parameters(), base, _rho(configuration))
 
 
-OURS: dict[str, OptimizerEntry] = {entry.name: entry for entry in (_Base(), _SAM(), _ASAM(), _ASAMAll())}
+class _GSAM(OptimizerEntry):
+    name = "gsam"
+    label = "GSAM"
+    description = "SAM that also steps against the gap between the loss there and here"
+    source = "Zhuang et al. 2022, arXiv 2203.08065"
+    rho = LogRange(0.01, 0.6)
+    rho_source = "SAM's, up to the 0.6 with which the authors' training of ViT-B/32 begins"
+    gradients = 2
+    scale = "one"
+
+    def build(self, network: "nn.Module", base: Base, configuration: Configuration) -> "Optimizer":
+        from tune_sam.optim import GSAM
+
+        return GSAM(network.parameters(), base, _rho(configuration))
+
+
+class _SAMON(OptimizerEntry):
+    name = "sam-on"
+    label = "SAM-ON"
+    description = "SAM that perturbs normalization layers only"
+    source = "Müller et al. 2023, arXiv 2306.04226"
+    rho = LogRange(0.1, 10)
+    rho_source = "ten times SAM's, as its authors advise in github.com/mueller-mp/SAM-ON/issues/2"
+    gradients = 2
+
+    def build(self, network: "nn.Module", base: Base, configuration: Configuration) -> "Optimizer":
+        from tune_sam.optim import SAMON, norm_parameters
+
+        return SAMON(network.parameters(), base, _rho(configuration), only=norm_parameters(network))
+
+
+class _LookSAM(OptimizerEntry):
+    name = "look-sam"
+    label = "LookSAM"
+    description = "SAM in every fifth step, which remembers its direction in the four between"
+    source = "Liu et al. 2022, arXiv 2203.02714"
+    rho = LogRange(0.01, 0.5)
+    rho_source = "SAM's; public code takes 0.1"
+    gradients = 1 + 1 / 5
+    scale = "one"
+
+    def build(self, network: "nn.Module", base: Base, configuration: Configuration) -> "Optimizer":
+        from tune_sam.optim import LookSAM
+
+        return LookSAM(network.parameters(), base, _rho(configuration), k=5)
+
+
+class _FisherSAM(OptimizerEntry):
+    name = "fisher-sam"
+    label = "Fisher SAM"
+    description = "SAM in an ellipsoid of the Fisher information, from the batch's gradient"
+    source = "Kim et al. 2022, arXiv 2206.04920"
+    rho = LogRange(0.01, 1)
+    rho_source = "a decade to both sides of the 0.1 of public code"
+    gradients = 2
+
+    def build(self, network: "nn.Module", base: Base, configuration: Configuration) -> "Optimizer":
+        from tune_sam.optim import FisherSAM
+
+        return FisherSAM(network.parameters(), base, _rho(configuration))
+
+
+_OURS = (_Base(), _SAM(), _ASAM(), _ASAMAll(), _GSAM(), _SAMON(), _LookSAM(), _FisherSAM())
+OURS: dict[str, OptimizerEntry] = {entry.name: entry for entry in _OURS}
 """The members that are always there. `base` is what the others are compared with."""
 
 

@@ -1,16 +1,19 @@
-"""SAM and ASAM around any ``torch.optim`` optimizer.
+"""SAM, ASAM and what came of them, around any ``torch.optim`` optimizer.
 
 Sharpness-aware minimization looks at a batch twice. With g the gradient at the weights w, it climbs to
 w + ε̂,
 
     ε̂ = ρ T² g / ‖T g‖₂        (the norm over all parameters of all groups),
 
-and the base optimizer steps from w with the gradient taken at w + ε̂. The three optimizers differ only in
-the elementwise scale T:
+and the base optimizer steps from w with the gradient taken at w + ε̂. Three optimizers differ only in the
+elementwise scale T:
 
 - `SAM`: T = 1 (Foret et al. 2021, arXiv 2010.01412);
 - `ASAM`: T = |w| + η on parameters named *weight*, T = 1 on all others (Kwon et al. 2021, arXiv 2102.11600);
 - `ASAMAll`: T = |w| on every parameter, the form that most public code calls ASAM.
+
+The others go on from `SAM`: `FisherSAM` has a T of the gradient, `SAMON` perturbs normalization layers only, `GSAM`
+also steps against the gap between both losses, and `LookSAM` makes the second pass in one step of k.
 
 Their ρ do not transfer: it is a length in weight space for `SAM` and relative to the weights for `ASAMAll`,
 so it has no default. For convolutional nets under SGD public results support 0.01 to 0.5 (`SAM`), 0.05 to 2
@@ -74,17 +77,26 @@ Limits: dense gradients (not `nn.Embedding(sparse=True)`), whole parameters (DDP
 base optimizers whose `step` needs no closure (not LBFGS).
 """
 
+from tune_sam.optim.fisher_sam import FisherSAM
+from tune_sam.optim.gsam import GSAM
+from tune_sam.optim.look_sam import LookSAM
 from tune_sam.optim.passes import RandomState, random_state, second_pass
 from tune_sam.optim.sam import ASAM, SAM, ASAMAll
+from tune_sam.optim.sam_on import SAMON, norm_parameters
 from tune_sam.optim.sharpness_aware import SharpnessAware, Unperturbed
 
 __all__ = [
     "ASAM",
+    "GSAM",
     "SAM",
+    "SAMON",
     "ASAMAll",
+    "FisherSAM",
+    "LookSAM",
     "RandomState",
     "SharpnessAware",
     "Unperturbed",
+    "norm_parameters",
     "random_state",
     "second_pass",
 ]

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,8 @@ def _check_nonnegative(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
 
 
-def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
+def gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    """List the gradients of those that have one."""
     return [p.grad for p in params if p.grad is not None]
 
 
@@ -56,7 +57,7 @@ def _expect_dense(params: Iterable[Tensor]) -> None:
             )
 
 
-def _reals(tensors: list[Tensor]) -> list[Tensor]:
+def reals(tensors: list[Tensor]) -> list[Tensor]:
     """View complex numbers as two real ones each."""
     return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
 
@@ -73,8 +74,23 @@ def _times(scale: Tensors | None, tensors: Tensors) -> Tensors:
     return tensors if scale is None else torch._foreach_mul(tensors, scale)
 
 
+def projected(tensors: Tensors, onto: Tensors) -> tuple[Tensor, ...]:
+    """Split off from a vector, given as real tensors, its part along another one; what is left is orthogonal to that.
+
+    Where the other one is 0, everything is left. Nothing waits for the device.
+    """
+    norm = get_total_norm(onto)
+    unit = torch._foreach_mul(onto, torch.where(norm == 0, 0.0, 1 / norm))
+    wide = torch.promote_types(norm.dtype, torch.float32)
+    along = torch.stack([part.sum(dtype=wide) for part in torch._foreach_mul(tensors, unit)]).sum()
+    return torch._foreach_sub(tensors, torch._foreach_mul(unit, along.to(norm.dtype)))
+
+
 class SharpnessAware(Optimizer):
-    """The two passes around a base optimizer; a subclass gives the elementwise scale T.
+    """The two passes around a base optimizer; a subclass says what differs from it.
+
+    It gives the elementwise scale T, and, where it needs to, which parameters climb, what becomes of the gradients of
+    both passes, and what goes before the base optimizer's step.
 
     The base optimizer owns the parameter groups and the state: `param_groups` and `state` here are the very
     same objects, so a learning-rate scheduler over either optimizer acts on the base. Each group holds its
@@ -94,6 +110,9 @@ class SharpnessAware(Optimizer):
         ValueError: an own option is negative or not finite, or the base optimizer has an option of that name
             (`Adadelta` has a `rho`).
     """
+
+    _kept: ClassVar[tuple[str, ...]] = ("defaults", "base_optimizer", "_own", "_counts")
+    """Attributes that a copy or a pickle has; the others live in one step."""
 
     def __init__(
         self,
@@ -156,8 +175,7 @@ class SharpnessAware(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._expect_at_w("copying or pickling the optimizer")
-        kept = ("defaults", "base_optimizer", "_own", "_counts")
-        return {name: self.__dict__[name] for name in kept} | {"_saved": {}, "_climbed": None}
+        return {name: self.__dict__[name] for name in self._kept} | {"_saved": {}, "_climbed": None}
 
     # --- the two passes ---
 
@@ -179,10 +197,11 @@ class SharpnessAware(Optimizer):
         # All that can run out of memory comes before the first weight moves.
         params, ascent = self._ascent()
         self._save(params)
+        self._note_first()
         self._climbed = params
         try:
             if params:
-                torch._foreach_add_(_reals(params), ascent)
+                torch._foreach_add_(reals(params), ascent)
         except BaseException:
             self.restore()
             raise
@@ -193,7 +212,7 @@ class SharpnessAware(Optimizer):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Copy w back, bitwise and in place; the gradients stay for the base optimizer.
+        """Copy w back, bitwise and in place; the gradients are then those that the base optimizer steps with.
 
         Raises:
             RuntimeError: no `first_step` came before.
@@ -203,6 +222,7 @@ class SharpnessAware(Optimizer):
         if climbed:
             torch._foreach_copy_(climbed, [self._saved[p] for p in climbed])
         torch.clear_autocast_cache()
+        self._combine()
 
     def second_step(self, zero_grad: bool = False) -> None:
         """Copy w back, then take the base optimizer's step with the gradients at w + ε̂.
@@ -289,19 +309,34 @@ class SharpnessAware(Optimizer):
         """First passes without a perturbation since this object was made. Reading it waits for the device."""
         return Unperturbed(0, 0) if self._counts is None else Unperturbed(*self._counts.tolist())
 
-    # --- their parts ---
+    # --- what a subclass says ---
 
     def _scale(self, group: Group, params: list[Tensor]) -> Tensors | None:
         """Return T for `params`, those of the group that have a gradient, real, in their shapes; None for T = 1."""
         raise NotImplementedError
 
+    def _climbing(self, group: Group) -> list[Tensor]:
+        """Choose the parameters of a group that climb; all that have a gradient by default."""
+        return [p for p in group["params"] if p.grad is not None]
+
+    def _note_first(self) -> None:
+        """Keep what is needed later of the gradients of the first pass, before the climb; by default nothing is."""
+
+    def _combine(self) -> None:
+        """Make the gradients of the second pass those that the base optimizer steps with; by default they are.
+
+        The weights are at w. After a pass that failed, gradients may be missing.
+        """
+
+    # --- their parts ---
+
     def _ascent(self) -> tuple[list[Tensor], list[Tensor]]:
         """Collect the parameters that have a gradient, and compute ε̂ for each in its shape."""
-        groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        groups = [(group, self._climbing(group)) for group in self.param_groups]
         groups = [(group, params) for group, params in groups if params]
         _expect_dense(chain.from_iterable(params for _, params in groups))
         scales = [_like_reals(self._scale(group, params), params) for group, params in groups]
-        grads = [_reals(_gradients(params)) for _, params in groups]
+        grads = [reals(gradients(params)) for _, params in groups]
         scaled = [_times(scale, g) for scale, g in zip(scales, grads, strict=True)]
         norm = get_total_norm(chain.from_iterable(scaled))
         unusable = self._count_unusable(norm)
@@ -313,7 +348,7 @@ class SharpnessAware(Optimizer):
             flat.div_(norm / group["rho"]).masked_fill_(unusable, 0.0)
             if group.get("maximize", False):
                 flat.neg_()
-            real = _reals(params)
+            real = reals(params)
             pieces = torch.split(flat, [p.numel() for p in real])
             ascent += [piece.view_as(p) for piece, p in zip(pieces, real, strict=True)]
         return [p for _, params in groups for p in params], ascent
@@ -358,9 +393,9 @@ class SharpnessAware(Optimizer):
         """Add all gradients to `total`, a parameter's first one without a copy, and set them to None."""
         live = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if again := [p for p in live if p in total]:
-            torch._foreach_add_([total[p] for p in again], _gradients(again))
+            torch._foreach_add_([total[p] for p in again], gradients(again))
         new = [p for p in live if p not in total]
-        total.update(zip(new, _gradients(new), strict=True))
+        total.update(zip(new, gradients(new), strict=True))
         self.zero_grad()
 
     def _descend(self) -> None:
