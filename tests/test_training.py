@@ -18,6 +18,9 @@ CONFIGURATIONS = {
     "sam": Configuration("sam", 0.05, 0.01, 64, 3),
     "asam": Configuration("asam", 0.1, 0.01, 64, 3),
     "asam-all": Configuration("asam-all", 0.01, 0.01, 64, 3),
+    "gsam": Configuration("gsam", 0.05, 0.01, 64, 3),
+    "look-sam": Configuration("look-sam", 0.05, 0.01, 64, 3),
+    "fisher-sam": Configuration("fisher-sam", 0.05, 0.01, 64, 3),
 }
 
 
@@ -189,7 +192,16 @@ def test_an_optimizer_that_is_not_there_is_named():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("base", "Adam"), ("sam", "SAM"), ("asam", "ASAM"), ("asam-all", "ASAMAll")]
+    ("name", "kind"),
+    [
+        ("base", "Adam"),
+        ("sam", "SAM"),
+        ("asam", "ASAM"),
+        ("asam-all", "ASAMAll"),
+        ("gsam", "GSAM"),
+        ("look-sam", "LookSAM"),
+        ("fisher-sam", "FisherSAM"),
+    ],
 )
 def test_a_configuration_names_its_optimizer(name, kind):
     built = build_optimizer(GCN.network(SETTING), GCN, CONFIGURATIONS[name])

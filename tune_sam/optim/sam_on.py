@@ -60,7 +60,9 @@ class SAMON(SharpnessAware):
         super().__init__(params, base_optimizer_class, {"rho": rho}, base_kwargs)
         self._only = dict.fromkeys(only)
         if not self._only:
-            raise ValueError("SAM-ON perturbs normalization layers, and the network has none with parameters")
+            raise ValueError(
+                "SAM-ON perturbs normalization layers, and the network has none with parameters: take another"
+            )
 
     def _scale(self, group: Group, params: list[Tensor]) -> None:
         return None
