@@ -36,7 +36,9 @@ class Broken(GCN):
     name = "broken"
 
     def loss(self, outputs, targets):
-        raise RuntimeError("no batch works")
+        if len(targets) > 4:  # so many are tried before Ray starts
+            raise RuntimeError("no batch works")
+        return super().loss(outputs, targets)
 
 
 class Slow(GCN):
@@ -77,7 +79,7 @@ class Heavy(GCN):
     name = "heavy"
 
     def network(self, setting):
-        if ray.get_runtime_context().get_assigned_resources().get("GPU", 0) < 0.5:
+        if ray.is_initialized() and ray.get_runtime_context().get_assigned_resources().get("GPU", 0) < 0.5:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
         return super().network(setting)
 

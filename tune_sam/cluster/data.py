@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.study.records import Study
+from tune_sam.workload import Splits
 
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
@@ -25,8 +26,26 @@ def ensure_data(study: Study) -> None:
     workload.check_data(dataset, study.data)
 
 
+class Read:
+    """A study's splits as its workload gives them, which are kept until they are taken, once.
+
+    Args:
+        splits: that were read.
+    """
+
+    def __init__(self, splits: Splits) -> None:
+        self._splits: Splits | None = splits
+
+    def taken(self) -> Splits | None:
+        """Give the splits and forget them; None if they were taken."""
+        splits, self._splits = self._splits, None
+        return splits
+
+
 @contextmanager
-def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Iterator[Shared]":
+def shared(
+    study: Study, other_nodes: bool, sample: int | None = None, read: "Read | None" = None
+) -> "Iterator[Shared]":
     """Share a study's data, which are read once for all its trials; this process keeps none.
 
     Call it inside :func:`tune_sam.study.lock.study_lock`.
@@ -35,13 +54,16 @@ def shared(study: Study, other_nodes: bool, sample: int | None = None) -> "Itera
         study: whose.
         other_nodes: whether they may be needed on other nodes.
         sample: so many of its training samples, chosen once; all by default.
+        read: its data, where they were read already.
     """
     from tune_sam.cluster.sharing import share
     from tune_sam.samples import with_label_noise, with_train_subset
 
     settings = study.settings
-    ensure_data(study)
-    splits = study.workload.read(settings.dataset, study.data)
+    splits = read.taken() if read else None
+    if splits is None:
+        ensure_data(study)
+        splits = study.workload.read(settings.dataset, study.data)
     splits = with_label_noise(with_train_subset(splits, settings.train_subset), settings.label_noise)
     if settings.kind != "search":
         splits = splits.together()

@@ -65,10 +65,10 @@ def run(
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
     with heard_by(listener, progress) as hears:
         hears.stage("Checking options, data and services")
-        study = planned(chosen)
+        study, read = planned(chosen)
         name, home = study.name, study.home
         with executor.opened(hears.stage):  # once for all that follows
-            launch(study, executor, hears)
+            launch(study, executor, hears, read)
             hears.announced(f"== refit of {name}")
             trained = refit(
                 name,

@@ -64,7 +64,7 @@ class Trial:
         value: the objective's after its last epoch, such as the validation accuracy, 0 to 1; the first of two; None
             unless complete.
         epochs: trained so far.
-        metrics: of the last epoch, by the names of :data:`tune_sam.tuning.callback.METRICS`; empty until it ended.
+        metrics: of the last epoch, as :class:`tune_sam.training.Epoch` names them; empty until it ended.
         seconds: spent in its epochs, over all attempts; None until it ended.
         precision: of the network's passes, `bf16` or `fp32`; None until it ended.
         device: the name of the GPU, or `CPU`; None until it ended, and of a trial of an earlier release.

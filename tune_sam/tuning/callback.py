@@ -27,20 +27,8 @@ from tune_sam.tuning.listener import SearchListener
 
 log = logging.getLogger(__name__)
 
-METRICS = (
-    "train/loss",
-    "train/accuracy",
-    "train/lr",
-    "val/loss",
-    "val/accuracy",
-    "val/macro_f1",
-    "val/sharpness",
-    "gap/loss",
-    "gap/accuracy",
-    SECONDS,
-)
-"""What the ledger and MLflow get, and `val/f1/CLASS` where classes have names: few names, because MLflow's pages slow
-down with many."""
+METRICS = ("train/", "val/", "gap/", SECONDS)
+"""How the names of the numbers begin that the ledger and MLflow get of a result; the rest is Tune's."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """What is wrong with a disk and not with a training, and would be wrong for the next one, too."""
@@ -239,7 +227,7 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in result.items() if name in METRICS or name.startswith("val/f1/")}
+    return {name: value for name, value in result.items() if name.startswith(METRICS)}
 
 
 class TuneSearcher(Searcher):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from tune_sam.cluster.connection import check_offer
+from tune_sam.cluster.data import Read
 from tune_sam.cluster.results import chosen_storage
 from tune_sam.durations import parse_limit
 from tune_sam.errors import Refused
@@ -42,11 +43,16 @@ def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchK
             f"{what} is no plain grid, so it has to be searched before anything can be chosen; search with "
             "it, and refit that study."
         )
-    return planned(chosen)
+    study, _ = planned(chosen)
+    return study
 
 
-def planned(chosen: SearchOptions) -> Study:
-    """Create the study that the options describe, or open the one of that name with their budget."""
+def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
+    """Create the study that the options describe, or open the one of that name with their budget.
+
+    Returns:
+        The study; and of a new one its data, which were read to try the workload out.
+    """
     home = home_of(chosen)
     settings = define(chosen, home)
     study = find_study(chosen.name, home) if chosen.name else None
@@ -56,11 +62,25 @@ def planned(chosen: SearchOptions) -> Study:
         study = limited(grown(where_it_is(study, chosen), settings.trials), **limits)
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
-        return study
+        return study, None
     storage = chosen_storage(chosen.storage, home)
     if chosen.tracking_uri:
         client.check(chosen.tracking_uri)
-    return create(chosen.name or _made_up(settings), settings, home, chosen.tracking_uri or home.tracking_uri, storage)
+    name = chosen.name or _made_up(settings)
+    _refuse_without_records(name, home)
+    read = _tried(settings, home)
+    return create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage), read
+
+
+def _tried(settings: StudySettings, home: Home) -> Read:
+    """Try the workload of a new study out, with its data, which are fetched where they are the home's."""
+    from tune_sam.tuning.door import try_out
+
+    workload, root = find_workload(settings.workload), Path(settings.data or home.data)
+    if settings.data is None:
+        with home.made():
+            _fetch(workload, settings.dataset, root, home)
+    return Read(try_out(workload, settings, root))
 
 
 def home_of(chosen: SearchOptions) -> Home:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from tune_sam.cluster.connection import check_offer
-from tune_sam.cluster.data import shared
+from tune_sam.cluster.data import Read, shared
 from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
 from tune_sam.cluster.results import probe
 from tune_sam.cluster.signals import interruptible
@@ -59,7 +59,8 @@ def search(
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
     with heard_by(listener, progress) as hears:
         hears.stage("Checking options, data and services")
-        return launch(planned(chosen), executor, hears)
+        study, read = planned(chosen)
+        return launch(study, executor, hears, read)
 
 
 def resume(
@@ -101,13 +102,14 @@ def resume(
         return launch(study, executor or RayExecutor(address, max_concurrent), hears)
 
 
-def launch(study: Study, executor: Executor, listener: SearchListener) -> Study:
+def launch(study: Study, executor: Executor, listener: SearchListener, read: Read | None = None) -> Study:
     """Train until the budget of every optimizer is spent; what was interrupted is resumed first.
 
     Args:
         study: that was created, perhaps with more trials than before.
         executor: what runs the trainings.
         listener: follows it.
+        read: the study's data, where they were read already.
 
     Raises:
         Refused: another process is at it, or no node has room for a trial.
@@ -131,7 +133,7 @@ def launch(study: Study, executor: Executor, listener: SearchListener) -> Study:
                         pass
                     other_nodes = stack.enter_context(executor.opened(listener.stage))
                     listener.stage("Preparing the data")
-                    data = stack.enter_context(shared(study, other_nodes))
+                    data = stack.enter_context(shared(study, other_nodes, read=read))
                     listener.stage("Starting workers")
                     _tune(study, {ledger.optimizer: ledger for ledger in waiting}, data, executor, listener)
                     if any(ledger.open for ledger in waiting):

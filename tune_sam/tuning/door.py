@@ -1,0 +1,180 @@
+"""A workload tried in the driver, before Ray starts and anything is written: a step with each optimizer.
+
+A training that cannot begin fails in a worker, a minute later and once for each trial. Here it is one sentence, which
+names the member of the workload to mend.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tune_sam.errors import Refused
+from tune_sam.metrics import gathering, numbers
+from tune_sam.space import Configuration
+from tune_sam.store import DatasetStore
+from tune_sam.study.settings import StudySettings
+from tune_sam.training import Trainer
+from tune_sam.workload import Splits, Workload
+
+SAMPLES = 4
+"""Samples of the step: more would take seconds with a large network on the CPU."""
+
+
+def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
+    """Read a workload's data, and take a step with each optimizer on the CPU.
+
+    torch's random state and threads are left as they were.
+
+    Args:
+        workload: the study's.
+        settings: of the study to be made.
+        root: folder of the data set, which is there.
+
+    Returns:
+        What was read, so that nobody reads it again.
+
+    Raises:
+        Refused: a training could not begin; the sentence names the workload's member to mend.
+    """
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with _member(workload, "splits()"):
+                splits = workload.read(settings.dataset, root)
+                _check_sizes(workload, settings.dataset, splits)
+                _check_same(splits)
+            few = Splits(*(split.subset(torch.arange(min(SAMPLES, len(split)))) for split in _both(splits)))
+            _check_members(workload, settings, few)
+            unused = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
+        finally:
+            torch.set_num_threads(threads)
+    if nowhere := set.intersection(*unused):
+        name = min(nowhere)
+        raise Refused(
+            f"workload {workload.name}, hyperparameters: nothing receives {name!r}; read it as "
+            f"self.given[{name!r}], or give it the name of an option of the network or of the optimizer."
+        )
+    return splits
+
+
+@contextmanager
+def _member(workload: Workload, name: str) -> Iterator[None]:
+    """Name a member of the workload in whatever it raises."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        why = said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}".rstrip(": ")
+        raise Refused(f"workload {workload.name}, {name}: {why.removeprefix(f'{name}: ').rstrip('.')}.") from error
+
+
+def _both(splits: Splits) -> tuple[Any, Any]:
+    return splits.train, splits.validation
+
+
+def _check_sizes(workload: Workload, dataset: str, splits: Splits) -> None:
+    stated = workload.datasets[dataset]
+    found = tuple(map(len, _both(splits)))
+    if found != (stated.train, stated.validation):
+        raise Refused(
+            f"workload {workload.name}, datasets: {dataset!r} states {stated.train} training and {stated.validation} "
+            f"validation samples, and splits() gives {found[0]} and {found[1]}; state what there is."
+        )
+    if not all(found):
+        raise Refused(f"workload {workload.name}, splits(): a split is empty; give it samples.")
+
+
+def _check_same(splits: Splits) -> None:
+    """Expect that a data set gives the same sample twice."""
+    for split in _both(splits):
+        if isinstance(split, DatasetStore):
+            one, again = (_tensors(split.batch(torch.arange(1))) for _ in range(2))
+            if not all(ours.equal(theirs) for ours, theirs in zip(one, again, strict=True)):
+                raise Refused(
+                    "splits(): a sample differs from one reading to the next, so that no evaluation could be repeated; "
+                    "change batches at random in augment()."
+                )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, Sequence) else []
+
+
+def _check_members(workload: Workload, settings: StudySettings, few: Splits) -> None:
+    """Pass a batch through network, loss and metrics, one after the other."""
+    optimizer = settings.optimizers[0]
+    configured = workload.configured(_configuration(settings, optimizer))
+    setting = configured.placed(workload.setting(settings.dataset, settings.preset))
+    with _member(workload, "splits()"):
+        inputs, targets = few.train.batch(torch.arange(len(few.train)))
+    with _member(workload, "network()"):
+        torch.manual_seed(0)
+        network = configured.build(setting)
+        outputs = network(inputs)
+    with _member(workload, "count()"):
+        if not isinstance(configured.count(targets), int):
+            raise ValueError(f"it gave {configured.count(targets)!r}; give a whole number")
+    with _member(workload, "loss()"):
+        loss = configured.loss(outputs, targets)
+        if not isinstance(loss, Tensor) or loss.shape != ():
+            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"it gave {what}; give the batch's mean, a tensor of shape ()")
+        if not loss.requires_grad:
+            raise ValueError("it depends on no parameter that is trained")
+    with _member(workload, "metrics()"):
+        metric = gathering(configured.metrics(setting), torch.device("cpu"))
+        metric.update(outputs.detach() if isinstance(outputs, Tensor) else outputs, targets)
+        found = metric.compute()
+        if not isinstance(found, Mapping):
+            raise ValueError("it gave one number without a name; give a mapping of metrics by name")
+        numbers(found)
+        if missing := [name for name in workload.scores if name not in found]:
+            raise ValueError(f"it has no {missing[0]!r}, which `scores` names, but {', '.join(map(str, found))}")
+        _check_names(found)
+    with _member(workload, "base_optimizer"):
+        _ = configured.base_optimizer.make
+
+
+def _check_names(found: Mapping[str, Any]) -> None:
+    """Expect names that MLflow takes in the name of a metric."""
+    for name in found:
+        if not all(character.isalnum() or character in "_-. :/" for character in name):
+            raise ValueError(f"{name!r} cannot be the name of a metric in MLflow; use letters, digits and _-. :/")
+
+
+def _configuration(settings: StudySettings, optimizer: str) -> Configuration:
+    """Choose where a search would begin, with a small batch."""
+    space = settings.spaces[optimizer]
+    point = space.grid[0] if space.grid else {name: domain.start for name, domain in space.domains.items()}
+    small = {"batch_size": SAMPLES} | ({"m": max(SAMPLES // 2, 1)} if "m" in point else {})
+    return Configuration.at(optimizer, {**point, **small})
+
+
+def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Splits) -> set[str]:
+    """Take a step and evaluate; give the further hyperparameters that nothing received."""
+    setting = workload.setting(settings.dataset, settings.preset)
+    if setting.microbatch:
+        setting = replace(setting, microbatch=min(setting.microbatch, SAMPLES // 2))
+    with _member(workload, f"a step of {optimizer}"):
+        trainer = Trainer(
+            workload,
+            setting,
+            _configuration(settings, optimizer),
+            few,
+            epochs=settings.epochs,
+            device=torch.device("cpu"),
+            precision="fp32",
+        )
+        trainer.rehearse()
+    return set(trainer.workload.given.unused)
