@@ -1,23 +1,36 @@
 """Further hyperparameters: declared by a workload, received by the network, the optimizer and the loss."""
 
 import copy
+import io
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
 import pytest
 import torch
 import yaml
+from mlflow.tracking import MlflowClient
+from rich.console import Console
 from studies import INLINE
 
 import tune_sam
+from tune_sam.cli.main import main
+from tune_sam.cli.tables import show_refit, trial_table
 from tune_sam.errors import Refused
+from tune_sam.evaluation.claims import pairs
+from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.selection import best_alone
 from tune_sam.operations.refit import refit
 from tune_sam.optim import SAM
+from tune_sam.reporting.interactive import interactive
+from tune_sam.reporting.page import report
+from tune_sam.reporting.plots import trials_with_values
+from tune_sam.reporting.search_figures import parallel_coordinates
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Choice, Configuration, LogRange, Range, Space
 from tune_sam.store import TensorStore
@@ -239,6 +252,48 @@ def test_a_refit_and_its_controls_train_with_the_hyperparameters_of_their_row(ho
     assert all(trial.config.more == study.best("base").config.more for trial in twice)
 
 
+def test_a_row_is_compared_with_the_control_that_shares_its_hyperparameters(home):
+    found = tested_refit(open_study("one", home))
+    table = found.table()
+    rows = {
+        kind: table[(table["kind"] == kind) & (table["optimizer"] == of)]["row"].iloc[0]
+        for kind, of in (("refit", "sam"), ("control", "base"))
+    }
+    assert pairs(table, found.choice, "rho") == [(rows["refit"], rows["control"])]
+    assert names_of(found)[rows["control"]] == "control of SAM"
+
+
+def test_runs_in_mlflow_have_them_as_params_and_in_their_names(home):
+    study = open_study("one", home)
+    best = study.best("sam")
+    run = MlflowClient(study.tracking_uri).get_run(best.mlflow_run_id)
+    assert run.data.params["hidden"] == "4"
+    assert float(run.data.params["weight_decay"]) == best.config.more["weight_decay"]
+    assert " hidden=4 " in run.info.run_name
+
+
+def test_tables_and_the_page_show_them(home, coarse_figures):
+    best = open_study("one", home).best("sam")
+    console = Console(width=200, file=io.StringIO())
+    console.print(trial_table([best], "val/accuracy"))
+    show_refit(tested_refit(open_study("one", home)), console)
+    assert console.file.getvalue().count("label_smoothing") == 2
+    page = report("one", home=home).page.with_name("report.md").read_text()
+    assert "| optimizer | ρ | learning rate | batch size | dropout | hidden | label_smoothing | m | momentum |" in page
+    assert f"{best.config.more['weight_decay']:.4g}" in page
+    coordinates = pd.read_csv(next(home.glob("**/parallel-coordinates.csv")))
+    assert {"weight_decay", "dropout"} <= set(coordinates.columns)
+
+
+def test_parallel_coordinates_have_an_axis_for_each_that_varies(home):
+    frame = trials_with_values(open_study("one", home)).assign(activation=["relu", "gelu", "relu", "relu"], fixed=1)
+    axes = [axis["label"] for axis in json.loads(interactive("parallel-coordinates", frame))["data"][0]["dimensions"]]
+    assert {"weight_decay", "dropout", "activation"} <= set(axes)
+    assert not {"hidden", "fixed"} & set(axes)
+    labels = [text.get_text() for text in parallel_coordinates(frame).axes[0].get_xticklabels()]
+    assert len(labels) == len(axes) - 2  # the optimizer and the state are colours and lines there
+
+
 def test_a_search_that_was_interrupted_suggests_the_same_when_resumed(tmp_path, home):
     search(tmp_path / "home", optimizers=["sam"], trials=1, params={**PARAMS, "m": "4"})
     tune_sam.resume("one", trials=2, home=tmp_path / "home", executor=INLINE)
@@ -346,6 +401,15 @@ def test_a_plain_grid_combines_the_values_that_are_given_and_has_the_defaults_of
 def test_what_no_hyperparameter_can_be_is_refused_in_a_sentence(given, said):
     with pytest.raises(Refused, match=said):
         spaces(params=[given])
+
+
+def test_the_command_line_takes_each_by_its_name(monkeypatch, capsys, tmp_path):
+    words = ["search", "test_hyperparameters:Blobs", "--param", "dropout=0.2", "--param", "dropuot=0.1"]
+    monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(tmp_path / "home")])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert "it has dropout, hidden, label_smoothing, m, momentum, slope, weight_decay." in capsys.readouterr().err
 
 
 def test_a_hyperparameter_of_another_optimizer_alone_is_unknown():

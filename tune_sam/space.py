@@ -218,6 +218,12 @@ class Configuration:
         rho = {} if self.rho is None else {"rho": self.rho}
         return {**rho, "lr": self.lr, "batch_size": self.batch_size, **self.more}
 
+    @property
+    def matched(self) -> "Configuration":
+        """The base optimizer's with the same values and seed, without what an ascent has alone."""
+        point = {name: value for name, value in self.point.items() if name not in ASCENT}
+        return Configuration.at("base", point, self.seed)
+
     @classmethod
     def at(cls, optimizer: str, point: Mapping[str, Any], seed: int = 0) -> "Configuration":
         """Make the configuration of a point.
@@ -358,6 +364,19 @@ def text_of_value(value: Value, digits: int | None = None) -> str:
     if isinstance(value, float):
         return _exact(value) if digits is None else f"{value:.{digits}g}"
     return str(value)
+
+
+def cells(point: Mapping[str, Any], names: Sequence[str], digits: int = 4, missing: str = "") -> tuple[str, ...]:
+    """Write the cells of a table for the values of a point.
+
+    Args:
+        point: values by name; None or nan for what is not there.
+        names: of the columns.
+        digits: significant digits of numbers.
+        missing: for what is not there.
+    """
+    found = [point.get(name) for name in names]
+    return tuple(missing if value is None or value != value else text_of_value(value, digits) for value in found)
 
 
 def grid(

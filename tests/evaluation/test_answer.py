@@ -22,6 +22,7 @@ def table(*rows):
     """Five trainings of each row: its name, kind, optimizer, ρ, learning rate, batch size, accuracy, loss and λ_max."""
     columns = ("row", "kind", "optimizer", "rho", "lr", "batch_size", ACCURACY, "train/loss", "lambda_max")
     found = pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows for _ in NOISE])
+    found["matched"] = found["lr"].astype(str) + " " + found["batch_size"].astype(str)
     found["seed"] = np.tile(np.arange(5), len(rows))
     found[ACCURACY] += np.tile(NOISE, len(rows)) + found["seed"] * 0.0001 * (found["optimizer"] == "sam")
     found["train/loss"] += np.tile(NOISE, len(rows))

@@ -30,6 +30,7 @@ def table(rows=None, **columns):
             for seed in SEEDS
         ]
     )
+    found["matched"] = found["lr"].astype(str) + " " + found["batch_size"].astype(str)
     found["key"] = found["row"] + "/" + found["seed"].astype(str)
     for name, values in columns.items():
         found[name] = np.concatenate([values[row] for row in found["row"].unique()])

@@ -13,6 +13,7 @@ from tune_sam.display import text_of
 from tune_sam.durations import clock
 from tune_sam.errors import masked
 from tune_sam.evaluation.statistics import with_interval
+from tune_sam.space import cells
 from tune_sam.study.logs import printable
 
 if TYPE_CHECKING:
@@ -54,17 +55,15 @@ def trial_table(found: "list[Trial]", judged_by: str, title: str | None = None) 
         **({"val/macro_f1": "macro-F1"} if scored else {}),
         **({"val/sharpness": "sharpness"} if "val/sharpness" in measured else {}),
     }
-    table = plain_table("trial", "state", *scores.values(), "ρ", "lr", "batch", "epochs", "seconds", title=title)
+    more = sorted({name for trial in found if trial.config for name in trial.config.more})
+    table = plain_table("trial", "state", *scores.values(), "ρ", "lr", "batch", *more, "epochs", "seconds", title=title)
     for trial in found:
-        config = trial.config
-        rho = f"{config.rho:.3g}" if config and config.rho is not None else "–"
+        point = trial.config.point if trial.config else {}
         table.add_row(
             f"{trial.optimizer}/{trial.number}",  # as `tune-sam logs` takes it
             trial.state,
             *(_score(trial, name) for name in scores),
-            rho,
-            f"{config.lr:.3g}" if config else "–",
-            str(config.batch_size) if config else "–",
+            *cells(point, ("rho", "lr", "batch_size", *more), digits=3, missing="–"),
             str(trial.epochs),
             f"{trial.seconds:.1f}" if trial.seconds is not None else "–",
         )
@@ -185,7 +184,7 @@ def show_refit(refit: "Refit", out: Console) -> None:
     names = row_names(trained, optimizer_names(refit.of))
     quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
     calibration = plain_table("", "NLL", "ECE %")
-    cost = plain_table("", "ρ", "lr", "batch", "epochs", "seconds", "gradients")
+    cost = plain_table("", "ρ", "lr", "batch", *refit.more, "epochs", "seconds", "gradients")
     configurations = trained.drop_duplicates("row").set_index("row")
     for row, means in refit.summary().items():
         quality.add_row(
@@ -201,9 +200,7 @@ def show_refit(refit: "Refit", out: Console) -> None:
         of = configurations.loc[row]
         cost.add_row(
             names[row],
-            f"{of['rho']:.3g}" if of["optimizer"] != "base" else "–",
-            f"{of['lr']:.3g}",
-            str(of["batch_size"]),
+            *cells(of.to_dict(), ("rho", "lr", "batch_size", *refit.more), digits=3, missing="–"),
             str(of["epochs"]),
             f"{means['seconds'].value:.0f}",
             f"{means['gradients'].value:,.0f}",

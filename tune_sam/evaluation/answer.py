@@ -135,8 +135,8 @@ def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
     if refit:
         table = refit.table()
         same = (table["kind"] == "refit") & (table["optimizer"] == trial.optimizer)
-        for name in ("rho", "lr", "batch_size"):
-            same &= table[name] == getattr(trial.config, name)
+        for name, value in trial.config.point.items():
+            same &= table[name] == value
         row = next(iter(table[same]["row"]), "")
     return _Best(trial.optimizer, str(row))
 

@@ -172,7 +172,7 @@ def pairs(table: "DataFrame", choice: Choice, question: Question) -> list[tuple[
     others = refitted[refitted["optimizer"] != "base"]
     best_of = ["optimizer", "batch_size"] if choice.each_batch_size else ["optimizer"]
     if question == "rho":
-        same = ["lr", "batch_size"]
+        same = ["matched"]
         references = rows[(rows["optimizer"] == "base") & (rows["kind"] != "equal-compute")]
     else:
         same = ["batch_size"] if choice.each_batch_size else []

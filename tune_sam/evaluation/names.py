@@ -45,8 +45,7 @@ def row_names(table: "DataFrame", optimizers: Mapping[str, str]) -> dict[str, st
     for row in rows[rows["kind"] == "equal-compute"]["row"]:
         names[str(row)] = f"{optimizers['base']} × 2 epochs"
     for control in rows[rows["kind"] == "control"].itertuples():
-        same = (refitted["lr"] == control.lr) & (refitted["batch_size"] == control.batch_size)
-        of = refitted[same & (refitted["optimizer"] != "base")]["row"]
+        of = refitted[(refitted["matched"] == control.matched) & (refitted["optimizer"] != "base")]["row"]
         names[str(control.row)] = f"control of {' and '.join(names[str(row)] for row in of)}"
     return {str(row): names[str(row)] for row in rows["row"]}
 

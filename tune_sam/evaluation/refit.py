@@ -81,7 +81,8 @@ class Refit:
         calibration error, 0 to 1; trainings that an earlier release tested have neither.
 
         `row` names what is compared: an optimizer with its configuration, or the base optimizer at equal compute or as
-        a matched control. `kind` is that of its study: `refit`, `equal-compute` or `control`.
+        a matched control. `kind` is that of its study: `refit`, `equal-compute` or `control`. A row and its matched
+        control agree in `matched`, the base optimizer's configuration that both have but for the ascent.
         `gradients` counts gradients of single samples, whose cost does not depend on the batch size; SAM takes two of
         each sample in an epoch.
         """
@@ -113,6 +114,11 @@ class Refit:
     def epochs(self) -> int:
         """The epochs of each training but those at equal compute."""
         return self.studies[0].settings.epochs
+
+    @property
+    def more(self) -> list[str]:
+        """The names of the further hyperparameters that some row has, sorted, which are columns of the table, too."""
+        return sorted({name for study in self.studies for name in study.settings.more})
 
     @property
     def choice(self) -> Choice:
@@ -170,6 +176,7 @@ class Refit:
                 yield {
                     "row": row_name(config, digits) + ROW_SUFFIX[kind],
                     "kind": kind,
+                    "matched": row_name(config.matched, EXACT),
                     "optimizer": trial.optimizer,
                     "rho": config.rho,
                     "lr": config.lr,
@@ -322,6 +329,10 @@ def significant_digits(configs: Sequence[Configuration]) -> int:
     """Find how many significant digits, three or more, give different configurations different names."""
     points = {replace(config, seed=0) for config in configs}
     return next(digits for digits in range(3, 18) if len({row_name(point, digits) for point in points}) == len(points))
+
+
+EXACT = 17
+"""Significant digits that tell any two numbers apart."""
 
 
 def row_name(config: Configuration, digits: int) -> str:

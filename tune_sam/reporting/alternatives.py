@@ -9,6 +9,7 @@ import pandas as pd
 from tune_sam.reporting.style import (
     NEAR,
     counts_in,
+    further_in,
     less_is_better,
     name_of,
     objective_in,
@@ -17,6 +18,7 @@ from tune_sam.reporting.style import (
     shown,
     style_of,
 )
+from tune_sam.space import cells
 
 
 def alternative(name: str, frame: pd.DataFrame) -> str:
@@ -121,7 +123,8 @@ def _configurations(frame: pd.DataFrame) -> str:
     for best in _bests(frame):
         rho = f"ρ = {short(best['rho'])}, " if np.isfinite(best["rho"]) else ""
         size = f", batch size {best['batch_size']:g}" if "batch_size" in best else ""
-        said.append(f"{best['label']} at {rho}learning rate {short(best['lr'])}{size}")
+        more = "".join(f", {name} {text}" for name in further_in(frame) for text in cells(best, [name], 3) if text)
+        said.append(f"{best['label']} at {rho}learning rate {short(best['lr'])}{size}{more}")
     return f"{_trials(frame)} The best lie at: {'; '.join(said) or 'none is complete'}."
 
 

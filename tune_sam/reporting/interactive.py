@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tune_sam.reporting.style import log_ticks, name_of, objective_in, optimizers_in, shown, spans, style_of
+from tune_sam.reporting.style import (
+    further_in,
+    is_scale,
+    log_ticks,
+    name_of,
+    objective_in,
+    optimizers_in,
+    shown,
+    spans,
+    style_of,
+)
+from tune_sam.space import text_of_value
 
 HEIGHT = 460
 """Pixels of an interactive figure."""
@@ -110,6 +121,13 @@ def parallel_coordinates(frame: pd.DataFrame) -> dict[str, Any]:
     sizes = sorted(frame["batch_size"].dropna().unique())
     order = frame["batch_size"].map({size: code for code, size in enumerate(sizes)})
     columns.append(_choices("batch size", order, [f"{size:g}" for size in sizes]))
+    for name in further_in(frame):
+        if is_scale(frame[name]):
+            columns.append(_axis(name, frame[name], logarithmic=spans(frame[name])))
+        else:
+            texts = frame[name].map(text_of_value, na_action="ignore").fillna("none")
+            values = list(dict.fromkeys(texts))
+            columns.append(_choices(name, texts.map({value: code for code, value in enumerate(values)}), values))
     if "state" in frame:
         states = list(dict.fromkeys(frame["state"]))
         columns.append(_choices("state", frame["state"].map({state: at for at, state in enumerate(states)}), states))

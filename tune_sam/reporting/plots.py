@@ -99,7 +99,8 @@ def trials_with_values(study: Study) -> pd.DataFrame:
     if judged_by not in table or "val/accuracy" not in table:
         return pd.DataFrame()
     metrics = [name for name in ("val/accuracy", "val/loss", "val/sharpness", judged_by) if name in table]
-    columns = ["optimizer", "number", "state", "epochs", *search_figures.COORDINATES, *dict.fromkeys(metrics)]
+    columns = ["optimizer", "number", "state", "epochs", *search_figures.COORDINATES, *study.settings.more]
+    columns += dict.fromkeys(metrics)
     return table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
 
 
@@ -184,7 +185,8 @@ def _if_varied(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
 def _measured(analysis: Analysis) -> pd.DataFrame:
     """Tabulate a row for each measure of each trial."""
     table = analysis.table()
-    about = ["study", "optimizer", "number", "rho", "lr", "batch_size", "gap/loss", "gap/accuracy"]
+    further = [name for name in analysis.study.settings.more if name in table]
+    about = ["study", "optimizer", "number", "rho", "lr", "batch_size", *further, "gap/loss", "gap/accuracy"]
     return pd.concat(
         [
             table[about].assign(

@@ -12,6 +12,7 @@ from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import with_interval
 from tune_sam.reporting.published import PublishedStudy, published_studies
 from tune_sam.reporting.sections import Cell, Link, Section, Table
+from tune_sam.space import cells
 from tune_sam.study.records import Study, every_study
 
 if TYPE_CHECKING:
@@ -98,27 +99,27 @@ F1 = "test/f1/"
 def configurations_section(refit: Refit) -> Section:
     """Say what the names of the refit's rows mean."""
     names, rows = names_of(refit), []
+    control = f"{CONTROL}, and what else was searched" if refit.more else CONTROL
     for name, part in refit.table().groupby("row", sort=False):
         one = part.iloc[0]
         what = "a point of the grid" if refit.choice.planned else "chosen by validation"
         rows.append(
             (
                 names[str(name)],
-                {"equal-compute": "for twice the epochs, which cost what SAM costs", "control": CONTROL}.get(
+                {"equal-compute": "for twice the epochs, which cost what SAM costs", "control": control}.get(
                     str(one["kind"]), what
                 ),
-                "" if math.isnan(rho := float(one["rho"] or math.nan)) else f"{rho:.4g}",
-                f"{one['lr']:.4g}",
-                str(one["batch_size"]),
+                *cells(one.to_dict(), ("rho", "lr", "batch_size", *refit.more)),
                 str(one["epochs"]),
                 ", ".join(map(str, part["seed"])),
             )
         )
     base = optimizer_names(refit.of)["base"]
+    header = ("", "what it is", "ρ", "learning rate", "batch size", *refit.more, "epochs", "seeds")
     return Section(
         "What the names mean",
         (f"{base} is the base optimizer, which figures and commands call base.",),
-        tables=(Table(("", "what it is", "ρ", "learning rate", "batch size", "epochs", "seeds"), tuple(rows)),),
+        tables=(Table(header, tuple(rows)),),
     )
 
 

@@ -23,6 +23,8 @@ from tune_sam.reporting.style import (
     counts_in,
     draw_points,
     finite_of,
+    further_in,
+    is_scale,
     label_ends,
     legend,
     less_is_better,
@@ -43,6 +45,7 @@ from tune_sam.reporting.style import (
     without_values,
     wrapped,
 )
+from tune_sam.space import text_of_value
 
 COORDINATES = ("rho", "lr", "batch_size")
 """The axes of a configuration."""
@@ -113,20 +116,25 @@ def parallel_coordinates(frame: pd.DataFrame) -> Figure:
     complete are dotted and end in a hollow point, at their last value.
 
     Args:
-        frame: `optimizer`, each of :data:`COORDINATES`, what trials are judged by and, if known, its name as
-            `objective`, and `state`.
+        frame: `optimizer`, each of :data:`COORDINATES`, further hyperparameters under their names, what trials are
+            judged by and, if known, its name as `objective`, and `state`.
 
     Raises:
         ValueError: a column is missing, or there are no trials.
     """
-    value, columns = objective_in(frame), COORDINATES
-    need(frame, "optimizer", *columns, value)
-    names, axes_names = optimizers_in(frame), [*columns, value]
+    value = objective_in(frame)
+    need(frame, "optimizer", *COORDINATES, value)
+    more = further_in(frame)
+    names, axes_names = optimizers_in(frame), [*COORDINATES, *more, value]
     frame = shown(frame, value, drop=False)
     figure, (axis,) = panels(1, height=4.0)
     heights = {}
     for place, column in enumerate(axes_names):
-        heights[column], ticks = _heights(frame[column], log=column != value)
+        heights[column], ticks = (
+            _levels(frame[column])
+            if column in more and not is_scale(frame[column])
+            else _heights(frame[column], log=spans(frame[column]) if column in more else column != value)
+        )
         axis.plot([place, place], [0, 1], color="black", linewidth=1, zorder=4)
         for height, text in ticks:
             axis.text(
@@ -406,6 +414,16 @@ def _heights(values: pd.Series, log: bool) -> tuple[NDArray[np.float64], list[tu
     if len(finite) < len(array):
         ticks.append((-0.13, "none"))
     return np.where(np.isfinite(array), heights, -0.13), _apart(ticks)
+
+
+def _levels(values: pd.Series) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
+    """Place values that are no numbers on an axis, at even distances, as :func:`_heights` places numbers."""
+    names = list(dict.fromkeys(values.dropna()))
+    heights = {name: place / max(len(names) - 1, 1) for place, name in enumerate(names)}
+    ticks = [(height, text_of_value(name)) for name, height in heights.items()]
+    if values.isna().any():
+        ticks.append((-0.13, "none"))
+    return values.map(heights).fillna(-0.13).to_numpy(float), ticks
 
 
 def _apart(ticks: list[tuple[float, str]], least: float = 0.09) -> list[tuple[float, str]]:

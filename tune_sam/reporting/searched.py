@@ -8,25 +8,25 @@ from tune_sam.evaluation.claims import Radius, chosen_radii
 from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
-from tune_sam.space import LogRange, Space, Values, ends
+from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, Values, cells, ends, text_of_value
 from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES
 from tune_sam.tuning.recipe import PARAMETERS
 
 EDGE = 0.05
-"""A value lies at the edge of its range within this fraction of the range's width, in logarithms."""
+"""A value lies at the edge of its range within this fraction of the range's width, on the range's scale."""
 
 
 def searched_section(study: Study) -> Section:
     """Tabulate the ranges and the budget, and say how trials ended."""
     settings, names = study.settings, optimizer_names(study)
-    trials = study.records()
+    trials, header = study.records(), ("optimizer", *COLUMNS, *study.settings.more)
     counts = {one: [trial.state for trial in trials if trial.optimizer == one] for one in settings.optimizers}
     seen = [state for state in STATES if any(state in states for states in counts.values())]
     rows = tuple(
         (
             names[optimizer],
-            *_tried(space, settings.sampler == "grid"),
+            *_tried(space, settings.sampler == "grid", settings.more),
             str(settings.budget(optimizer)),
             *(str(counts[optimizer].count(state) or "") for state in seen),
         )
@@ -38,7 +38,7 @@ def searched_section(study: Study) -> Section:
         return Section(
             "What was searched",
             ("Nothing: the refit trains all points of a grid.",),
-            (Table(("optimizer", "ρ", "learning rate", "batch size", "points"), tuple(row[:5] for row in rows)),),
+            (Table((*header, "points"), tuple(row[: len(header) + 1] for row in rows)),),
         )
     how = (
         "the points of the grid alone"
@@ -56,7 +56,7 @@ def searched_section(study: Study) -> Section:
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
             f"Of {len(ended)} trials that ended: {numbers}.",
         ),
-        (Table(("optimizer", "ρ", "learning rate", "batch size", "budget", *seen), rows), *_failures(trials)),
+        (Table((*header, "budget", *seen), rows), *_failures(trials)),
     )
 
 
@@ -74,12 +74,17 @@ def _failures(trials: Sequence[Trial]) -> tuple[Table, ...]:
     return (Table(("failed trial", "why", "its log"), rows),) if rows else ()
 
 
-def _tried(space: Space, alone: bool) -> tuple[str, ...]:
-    """Write the cells for ρ, learning rate and batch size: the ranges, or the values of a plain grid."""
+COLUMNS = ("ρ", "learning rate", "batch size")
+"""What tables call :data:`tune_sam.tuning.recipe.PARAMETERS`; a further hyperparameter has its name."""
+
+
+def _tried(space: Space, alone: bool, more: Sequence[str]) -> tuple[str, ...]:
+    """Write the cells for each hyperparameter: the ranges, or the values of a plain grid."""
     if not alone:
-        return str(space.rho or ""), str(space.lr), ", ".join(map(str, space.batch_size))
-    values = [dict.fromkeys(point[name] for point in space.grid if name in point) for name in PARAMETERS]
-    return tuple(", ".join(f"{value:.3g}" for value in one) for one in values)
+        domains = [space.domains.get(name, "") for name in (*PARAMETERS, *more)]
+        return tuple(str(domain).replace(",", ", ") for domain in domains)
+    values = [dict.fromkeys(point[name] for point in space.grid if name in point) for name in (*PARAMETERS, *more)]
+    return tuple(", ".join(text_of_value(value, 3) for value in one) for one in values)
 
 
 def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section:
@@ -87,6 +92,7 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
     if not best:
         return Section("What the search chose", ("Nothing was searched.",))
     rows, edges, judged_by, names = [], [], study.settings.judged_by, optimizer_names(study)
+    more = study.settings.more
     radii = {radius.optimizer: radius for radius in chosen_radii(study, [trial.optimizer for trial in best])}
     for trial in best:
         assert trial.config
@@ -95,21 +101,19 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
             (
                 names[trial.optimizer],
                 str(trial.number),
-                f"{config.rho:.4g}" if config.rho is not None else "",
-                f"{config.lr:.4g}",
-                str(config.batch_size),
+                *cells(config.point, (*PARAMETERS, *more)),
                 f"{trial.value:.4f}",
                 f"{trial.seconds:.0f}",
             )
         )
         tried = [point for point in space.grid if study.settings.sampler == "grid"]
-        for name, key, value, among in (
-            ("ρ", "rho", config.rho, space.rho),
-            ("learning rate", "lr", config.lr, space.lr),
-        ):
-            if tried and among:  # of values, the edge is the first or the last of them
+        for key, among in space.domains.items():
+            name, value = IN_WORDS.get(key, key), config.point[key]
+            if isinstance(among, Choice):
+                continue
+            if tried:  # of values, the edge is the first or the last of them
                 among = ends(Values(tuple(sorted(point[key] for point in tried))))
-            if value is not None and among and (end := at_edge(value, among)):
+            if end := at_edge(value, among):
                 edges.append(
                     f"{names[trial.optimizer]}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "
                     "optimum may lie beyond, so search a wider range."
@@ -124,7 +128,7 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
             *(edges or ["Every best value lies inside its range, and every best ρ between others that were tried."]),
         ),
         (
-            Table(("optimizer", "trial", "ρ", "learning rate", "batch size", judged_by, "seconds"), tuple(rows)),
+            Table(("optimizer", "trial", *COLUMNS, *more, judged_by, "seconds"), tuple(rows)),
             *_fronts(study),
         ),
         pictures_in(folder, CHOOSING),
@@ -149,9 +153,7 @@ def _fronts(study: Study) -> tuple[Table, ...]:
         (
             names[trial.optimizer],
             str(trial.number),
-            f"{config.rho:.4g}" if config.rho is not None else "",
-            f"{config.lr:.4g}",
-            str(config.batch_size),
+            *cells(config.point, (*PARAMETERS, *study.settings.more)),
             *(f"{trial.metrics[name]:.4f}" for name in study.settings.directions),
         )
         for trial in study.pareto()
@@ -159,14 +161,14 @@ def _fronts(study: Study) -> tuple[Table, ...]:
     ]
     return (
         Table(
-            ("on the Pareto front", "trial", "ρ", "learning rate", "batch size", *study.settings.directions),
+            ("on the Pareto front", "trial", *COLUMNS, *study.settings.more, *study.settings.directions),
             tuple(rows),
         ),
     )
 
 
-def at_edge(value: float, among: LogRange) -> str:
-    """Say at which end of a log-uniform range a value lies.
+def at_edge(value: float, among: LogRange | Range) -> str:
+    """Say at which end of a range a value lies, on the range's scale.
 
     Args:
         value: inside the range.
@@ -177,5 +179,8 @@ def at_edge(value: float, among: LogRange) -> str:
     """
     if among.high <= among.low:
         return ""
-    place = math.log(value / among.low) / math.log(among.high / among.low)
+    if isinstance(among, LogRange):
+        place = math.log(value / among.low) / math.log(among.high / among.low)
+    else:
+        place = (value - among.low) / (among.high - among.low)
     return "lower" if place < EDGE else "upper" if place > 1 - EDGE else ""

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from PIL import Image
 
 from tune_sam.files import replaced_file
@@ -299,6 +300,17 @@ def why_hollow(frame: pd.DataFrame) -> str:
 def objective_in(frame: pd.DataFrame) -> str:
     """Name the column that trials are judged by; the validation accuracy, if the data do not say."""
     return str(frame["objective"].iloc[0]) if "objective" in frame else "val/accuracy"
+
+
+def further_in(frame: pd.DataFrame) -> list[str]:
+    """List the columns of a table of trials that are further hyperparameters with more than one value."""
+    known = {"optimizer", "number", "state", "epochs", "rho", "lr", "batch_size", "objective"}
+    return [name for name in frame if name.isidentifier() and name not in known and frame[name].nunique() > 1]
+
+
+def is_scale(values: pd.Series) -> bool:
+    """Say whether the values are numbers, rather than texts, or yes and no."""
+    return is_numeric_dtype(values) and not is_bool_dtype(values)
 
 
 def less_is_better(column: str) -> bool:

@@ -14,6 +14,7 @@ TAKEN = {field.name for kind in (Configuration, TrialConfig, Trial) for field in
     *KEPT,
     "row",
     "kind",
+    "matched",
     "gradients",
 }
 """Names that a further hyperparameter cannot have: a trial, its record or a table of trials has them already."""
