@@ -217,11 +217,12 @@ def search(home, name="one", **options):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A home with the study `one`, searched and refitted."""
+def home(tmp_path_factory, coarse_figures):
+    """A home with the study `one`, searched, refitted and reported."""
     found = tmp_path_factory.mktemp("home") / "home"
     search(found, optimizers=["base", "sam"], params={**PARAMS, "m": "4"})
     refit("one", home=found, seeds=2, executor=INLINE)
+    report("one", home=found)
     return found
 
 
@@ -272,13 +273,13 @@ def test_runs_in_mlflow_have_them_as_params_and_in_their_names(home):
     assert " hidden=4 " in run.info.run_name
 
 
-def test_tables_and_the_page_show_them(home, coarse_figures):
+def test_tables_and_the_page_show_them(home):
     best = open_study("one", home).best("sam")
     console = Console(width=200, file=io.StringIO())
     console.print(trial_table([best], "val/accuracy"))
     show_refit(tested_refit(open_study("one", home)), console)
     assert console.file.getvalue().count("label_smoothing") == 2
-    page = report("one", home=home).page.with_name("report.md").read_text()
+    page = next(home.glob("**/report.md")).read_text()
     assert "| optimizer | ρ | learning rate | batch size | dropout | hidden | label_smoothing | m | momentum |" in page
     assert f"{best.config.more['weight_decay']:.4g}" in page
     coordinates = pd.read_csv(next(home.glob("**/parallel-coordinates.csv")))
