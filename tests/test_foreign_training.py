@@ -45,6 +45,7 @@ def test_a_regression_has_its_own_loss_and_scores(splits):
         *(f"{split}/{name}" for split in ("train", "val", "gap") for name in ("loss", "r2", "mae")),
         "train/lr",
         "time/epoch_s",
+        "compute/gradients",
     }
     found = trainer(splits)
     metrics = found.epoch().metrics

@@ -97,7 +97,9 @@ def test_radius_zero_is_the_base_optimizer_bitwise(splits, name):
     base = trainer(splits, CONFIGURATIONS["base"])
     zero = trainer(splits, replace(CONFIGURATIONS["base"], optimizer=name, rho=0.0))
     for _ in range(2):
-        assert metrics(base.epoch()) == metrics(zero.epoch())
+        one, two = metrics(base.epoch()), metrics(zero.epoch())
+        assert 2 * one.pop("compute/gradients") == two.pop("compute/gradients")
+        assert one == two
     for one, two in zip(base.model.parameters(), zero.model.parameters(), strict=True):
         assert torch.equal(one, two)
 
@@ -379,3 +381,21 @@ def test_augmentation_is_drawn_once_a_batch_and_resumes(monkeypatch, tmp_path):
     torch.save(cut.state_dict(), tmp_path / "state.pt")
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert metrics(resumed.epoch()) == metrics(straight.epoch())
+
+
+@pytest.mark.parametrize(("name", "samples"), [("base", [200, 200]), ("sam", [400, 400]), ("look-sam", [264, 264])])
+def test_gradients_are_counted_as_they_are_taken(splits, name, samples):
+    """200 samples are three steps of 64 and one of 8: look-sam looks in the first and in the sixth step of all."""
+    running = trainer(splits, CONFIGURATIONS[name])
+    counted = [running.epoch().metrics["compute/gradients"] for _ in range(2)]
+    assert counted == [samples[0], sum(samples)]
+    resumed = trainer(splits, CONFIGURATIONS[name])
+    resumed.load_state_dict(running.state_dict())
+    assert resumed.epoch().metrics["compute/gradients"] == running.epoch().metrics["compute/gradients"]
+
+
+def test_gradients_of_parts_and_pieces_are_those_of_their_samples(splits):
+    configuration = replace(CONFIGURATIONS["sam"], more={"m": 24})
+    in_pieces = replace(SETTING, microbatch=16)
+    running = Trainer(GCN, in_pieces, configuration, splits, epochs=1)
+    assert running.epoch().metrics["compute/gradients"] == 400

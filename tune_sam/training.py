@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from tune_sam.groups import grouped
 from tune_sam.metrics import Metric, finite, gathering, numbers
 from tune_sam.optim import SharpnessAware, random_state
-from tune_sam.optimizers import Base, find_optimizer
+from tune_sam.optimizers import Base, find_optimizer, gradients_of
 from tune_sam.space import Configuration
 from tune_sam.store import walk
 from tune_sam.workload import Setting, Splits, Store, Workload
@@ -51,8 +51,9 @@ class Epoch:
 
     Attributes:
         number: epochs trained so far.
-        metrics: `train/…`, `val/…`, `gap/…`, `time/epoch_s`; empty if the training diverged. `train/lr` is the rate in
-            this epoch. `val/…` has all of the workload's metrics, `train/…` and `gap/…` its scores alone.
+        metrics: `train/…`, `val/…`, `gap/…`, `time/epoch_s`, `compute/gradients`; empty if the training diverged.
+            `train/lr` is the rate in this epoch, and `compute/gradients` counts those of single samples that were taken
+            so far. `val/…` has all of the workload's metrics, `train/…` and `gap/…` its scores alone.
         diverged: a loss or a weight is not finite.
         unperturbed: steps so far whose gradient was zero or not finite, so that SAM had no direction to climb in.
     """
@@ -113,6 +114,8 @@ class Trainer:
         self.splits = splits.to(self.device)
         self.done = 0
         self.seconds = 0.0
+        self.gradients = 0
+        self._passes = 0
         self.last: Epoch | None = None
         with torch.random.fork_rng(self._cuda_devices()):
             torch.manual_seed(configuration.seed)
@@ -140,7 +143,7 @@ class Trainer:
         lr = float(self.schedule.get_last_lr()[0])
         self.model.train()
         with self._own_random_state():
-            losses = torch.stack([self.step(batch) for batch in self.batches()])
+            losses = torch.stack([self._counted(number, batch) for number, batch in enumerate(self.batches())])
         self.done += 1
         metrics = self._evaluations() if self._finite(losses) else {}
         if self.workload.schedule.each == "epoch":
@@ -149,7 +152,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         if not diverged:
-            metrics |= {"train/lr": lr, "time/epoch_s": seconds}
+            metrics |= {"train/lr": lr, "time/epoch_s": seconds, "compute/gradients": float(self.gradients)}
         self.last = Epoch(self.done, {} if diverged else metrics, diverged, self._unperturbed())
         return self.last
 
@@ -192,6 +195,7 @@ class Trainer:
         return {
             "done": self.done,
             "seconds": self.seconds,
+            "gradients": self.gradients,
             "last": asdict(self.last) if self.last else None,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -209,6 +213,8 @@ class Trainer:
             self._average.load_state_dict(state["average"])
         self._random = replace(self._random, **state["random"])
         self.done, self.seconds = state["done"], state["seconds"]
+        passes = gradients_of(self.configuration.optimizer)  # of a release that did not count
+        self.gradients = state.get("gradients", round(self.done * len(self.splits.train) * passes))
         self.last = Epoch(**state["last"]) if state["last"] else None
 
     def batches(self) -> Iterator[list[list[Batch]]]:
@@ -225,6 +231,15 @@ class Trainer:
         steps = [[list(some.split(piece)) for some in step.split(part)] for step in indices.split(size)]
         read = walk(self.splits.train, [indices for parts in steps for pieces in parts for indices in pieces])
         return ([[next(read) for _ in pieces] for pieces in parts] for parts in steps)
+
+    def _counted(self, number: int, batch: list[list[Batch]]) -> Tensor:
+        """Take the epoch's step of a number, count its gradients of single samples, and return its loss."""
+        size = self.configuration.batch_size
+        samples = min(size, len(self.splits.train) - number * size)
+        self._passes = 0
+        loss = self.step(batch)
+        self.gradients += samples * self._passes // sum(map(len, batch))
+        return loss
 
     def step(self, batch: list[list[Batch]]) -> Tensor:
         """Take one optimizer step with a batch of :meth:`batches`, and return the loss at the weights before it."""
@@ -259,6 +274,7 @@ class Trainer:
             if counted:
                 loss = loss * (self.workload.count(targets) / counted)
             loss.backward()
+            self._passes += 1
             shares.append(loss.detach())
         return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
 

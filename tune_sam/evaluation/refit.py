@@ -21,7 +21,6 @@ from tune_sam.evaluation.selection import (
     seeds_in,
 )
 from tune_sam.evaluation.statistics import Mean, with_interval
-from tune_sam.optimizers import gradients_of
 from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, refits_of, study_names
@@ -189,7 +188,7 @@ class Refit:
                     "train/accuracy": trial.metrics["train/accuracy"],
                     **scores(trial, test),
                     "seconds": trial.seconds,
-                    "gradients": samples * study.settings.epochs * gradients_of(trial.optimizer),
+                    "gradients": trial.gradients(samples),
                 }
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from tune_sam.evaluation.names import optimizer_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.logins import without_login
-from tune_sam.optimizers import gradients_of
 from tune_sam.provenance import versions
 from tune_sam.reporting.sections import Cell, Link, Section, Table
 from tune_sam.study.records import Study, Trial
@@ -22,8 +21,8 @@ def compute_section(study: Study, refit: Refit | None, names: Mapping[str, str])
     return Section(
         "Time, compute, runs and versions",
         (
-            "Seconds are those of the epochs, of all trainings together. Gradients are of one sample each, and SAM "
-            f"takes two of each sample in an epoch. {_passes(study, refit)}".strip(),
+            "Seconds are those of the epochs, of all trainings together. Gradients are of one sample each, and were "
+            f"counted; passes are those of a sample in an epoch, two for SAM. {_passes(study, refit)}".strip(),
         ),
         (_costs(study, refit, names), _runs(study, refit), _versions(study)),
     )
@@ -38,19 +37,23 @@ def _costs(study: Study, refit: Refit | None, names: Mapping[str, str]) -> Table
         for optimizer in settings.optimizers:
             own = [trial for trial in trials if trial.optimizer == optimizer]
             epochs = sum(trial.epochs for trial in own)
-            gradients = samples * epochs * gradients_of(optimizer)
-            rows.append(_cost(optimizers[optimizer], len(own), epochs, (trial.seconds for trial in own), gradients))
+            gradients = sum(trial.gradients(samples) for trial in own)
+            seconds = (trial.seconds for trial in own)
+            rows.append(_cost(optimizers[optimizer], len(own), epochs, samples, seconds, gradients))
     if refit:
         rows.append(("The refit",))
         for row, part in refit.table().groupby("row", sort=False):
-            rows.append(
-                _cost(names[str(row)], len(part), part["epochs"].sum(), part["seconds"], part["gradients"].sum())
-            )
-    return Table(("", "trainings", "epochs", "seconds", "gradients"), tuple(rows))
+            epochs, gradients = part["epochs"].sum(), part["gradients"].sum()
+            rows.append(_cost(names[str(row)], len(part), epochs, refit.samples, part["seconds"], gradients))
+    return Table(("", "trainings", "epochs", "seconds", "gradients", "passes"), tuple(rows))
 
 
-def _cost(name: str, trainings: int, epochs: int, seconds: Iterable[float | None], gradients: float) -> tuple[str, ...]:
-    return name, f"{trainings}", f"{epochs:,}", f"{sum(one or 0 for one in seconds):,.0f}", f"{gradients:,.0f}"
+def _cost(
+    name: str, trainings: int, epochs: int, samples: int, seconds: Iterable[float | None], gradients: int
+) -> tuple[str, ...]:
+    took = sum(one or 0 for one in seconds)
+    passes = f"{gradients / (samples * epochs):.3g}" if epochs else ""
+    return name, f"{trainings}", f"{epochs:,}", f"{took:,.0f}", f"{gradients:,}", passes
 
 
 def _passes(study: Study, refit: Refit | None) -> str:

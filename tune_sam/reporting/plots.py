@@ -16,6 +16,7 @@ from tune_sam.evaluation.refit import Refit
 from tune_sam.optimizers import gradients_of
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import save
+from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
 
@@ -253,9 +254,11 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     parts = []
     for trial in best_of_each(trials):
         if history := study.history(trial):
-            frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=list(CURVES))
+            frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=[*CURVES, GRADIENTS])
             frame = frame.rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer)
-            parts.append(frame.assign(gradients=frame["epoch"] * samples * gradients_of(trial.optimizer)))
+            estimated = frame["epoch"] * samples * gradients_of(trial.optimizer)
+            frame = frame.assign(gradients=frame[GRADIENTS].fillna(estimated).astype(float))
+            parts.append(frame.drop(columns=GRADIENTS))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 SECONDS = "time/epoch_s"
 """The metric of an epoch that says how long it took."""
 
+GRADIENTS = "compute/gradients"
+"""The metric of an epoch that says how many gradients of single samples the training took so far."""
+
 _PREFIX = "epoch:"
 
 _ADOPTED = "epochs:"

@@ -14,10 +14,10 @@ from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.logins import of_results, same_place, with_login, without_login
-from tune_sam.optimizers import known_optimizer
+from tune_sam.optimizers import gradients_of, known_optimizer
 from tune_sam.space import Configuration
 from tune_sam.study.checkpoints import checkpoints_in
-from tune_sam.study.epochs import adopted_attribute, epochs_in
+from tune_sam.study.epochs import GRADIENTS, adopted_attribute, epochs_in
 from tune_sam.study.lock import is_going
 from tune_sam.study.optuna_internals import attributes_of_studies, enqueued_point
 from tune_sam.study.reading import check_fields, reading
@@ -130,6 +130,15 @@ class Trial:
     def has_ended(self) -> bool:
         """Whether nothing more will be trained in it."""
         return self.state in ENDINGS
+
+    def gradients(self, samples: int) -> int:
+        """Give the gradients of single samples that it took.
+
+        Args:
+            samples: that it trains on in an epoch, from which they are estimated where they were not counted: before
+                its end, where it diverged, and in an earlier release.
+        """
+        return round(self.metrics.get(GRADIENTS) or self.epochs * samples * gradients_of(self.optimizer))
 
     @property
     def log_command(self) -> str:

@@ -18,7 +18,7 @@ from tune_sam.cluster.results import delete, state_of
 from tune_sam.cluster.watch import Looks, Watch
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused, Stopped
-from tune_sam.study.epochs import SECONDS
+from tune_sam.study.epochs import GRADIENTS, SECONDS
 from tune_sam.study.logs import last_attempt, read_log
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY
@@ -27,7 +27,7 @@ from tune_sam.tuning.listener import SearchListener
 
 log = logging.getLogger(__name__)
 
-METRICS = ("train/", "val/", "gap/", SECONDS)
+METRICS = ("train/", "val/", "gap/", SECONDS, GRADIENTS)
 """How the names of the numbers begin that the ledger and MLflow get of a result; the rest is Tune's."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
