@@ -32,10 +32,11 @@ from tune_sam.reporting.page import report
 from tune_sam.reporting.plots import trials_with_values
 from tune_sam.reporting.search_figures import parallel_coordinates
 from tune_sam.settings import SearchOptions
-from tune_sam.space import Choice, Configuration, LogRange, Range, Space
+from tune_sam.space import Choice, Configuration, LogRange, Range, Space, domain_from_json
 from tune_sam.store import TensorStore
 from tune_sam.study.records import open_study
 from tune_sam.study.settings import StudySettings
+from tune_sam.testing import WorkloadContract
 from tune_sam.training import Trainer
 from tune_sam.tuning.plan import define, home_of
 from tune_sam.tuning.recipe import as_yaml
@@ -133,6 +134,23 @@ def test_the_base_optimizer_takes_no_parts():
             Blobs().splits("blobs", None),
             epochs=1,
         )
+
+
+def test_what_a_setting_has_by_name_can_be_searched():
+    class Clipped(Blobs):
+        hyperparameters: ClassVar = {"clip_norm": LogRange(0.01, 1), "noise": Range(0, 1)}
+        settings: ClassVar = {"blobs": replace(Blobs.settings["blobs"], augmentation={"noise": 0.0})}
+
+    workload = Clipped().configured(replace(PLAIN, more={"clip_norm": 0.05, "noise": 0.5}))
+    setting = workload.placed(workload.setting("blobs"))
+    assert (setting.clip_norm, setting.augmentation["noise"]) == (0.05, 0.5)
+    assert workload.given.unused == []
+
+
+def test_the_list_of_workloads_has_their_ranges():
+    ranges = Blobs().to_json()["ranges"]
+    assert domain_from_json(ranges["sam"]["hyperparameters"]["slope"]) == Range(0, 0.3)
+    assert "slope" not in ranges["base"]["hyperparameters"]
 
 
 def test_a_workload_itself_stays_as_it_was():
@@ -455,3 +473,8 @@ def test_a_yaml_file_gives_hyperparameters_as_a_mapping(tmp_path):
         .more
     )
     assert (more["dropout"], more["momentum"], more["hidden"]) == (Range(0, 0.2, default=0.1), Choice(0.5), Choice(8))
+
+
+class TestBlobs(WorkloadContract):
+    workload = "test_hyperparameters:Blobs"
+    samples = 32

@@ -109,6 +109,7 @@ class WorkloadContract:
             self.setting().lr,
             min(self.setting().batch_size, self.samples // 4),
             seed,
+            {name: domain.start for name, domain in self.subject().hyperparameters_of(optimizer).items()},
         )
 
     def trainer(self, splits: Splits, optimizer: str, device: str = "cpu", seed: int = 0) -> Trainer:
@@ -142,6 +143,13 @@ class WorkloadContract:
             )
         for optimizer in ("base", *workload.rho):  # refuses points of the grid that lie outside the ranges
             search_space(SearchOptions.read({"workload": self.workload}), workload, self.data_set(), optimizer)
+
+    def test_each_hyperparameter_is_received(self, few: Splits) -> None:
+        for optimizer in ("base", "sam"):
+            trainer = self.trainer(few, optimizer)
+            trainer.rehearse()
+            unused = trainer.workload.given.unused
+            assert not unused, f"nothing receives {', '.join(unused)}; read it as self.given[{unused[0]!r}]"
 
     def test_the_splits_have_the_stated_sizes(self, splits: Splits) -> None:
         stated, test = self.subject().datasets[self.data_set()], self.subject().read_test(self.data_set(), self.root())
@@ -270,6 +278,7 @@ class WorkloadContract:
             "rho": chosen.rho,
             "lr": chosen.lr,
             "batch_size": chosen.batch_size,
+            **chosen.more,
             "seed": seed,
             "epochs": self.epochs,
             "dataset": self.data_set(),

@@ -20,7 +20,7 @@ from tune_sam import plugins
 from tune_sam.errors import Refused
 from tune_sam.optimizers import find_optimizer, optimizers
 from tune_sam.schedules import IN_STEPS, Schedule
-from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value
+from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value, domain_to_json
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -101,6 +101,10 @@ class BaseOptimizer:
         return found
 
 
+TUNABLE = ("clip_norm", "ema")
+"""The fields of a :class:`Setting` that a further hyperparameter may be."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a network is shaped and trained on one data set.
@@ -129,6 +133,11 @@ class Setting:
     clip_norm: float | None = None
     microbatch: int | None = None
     ema: float | None = None
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """What a hyperparameter of its name can replace: options of network and augmentation, and :data:`TUNABLE`."""
+        return {**{name: getattr(self, name) for name in TUNABLE}, **self.augmentation, **self.network}
 
     def __post_init__(self) -> None:
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -463,7 +472,7 @@ class Workload(ABC):
         """Copy the workload for one training; its further hyperparameters take their places by their names.
 
         A value becomes each of these that has its name: an option of the base optimizer, an attribute of the workload
-        such as `label_smoothing`, and, by :meth:`placed`, a keyword argument of the network. An option that the base
+        such as `label_smoothing`, and, by :meth:`placed`, what the setting has of that name. An option that the base
         optimizer's class takes counts where the name has no other place. Whatever else needs a value reads it as
         `self.given[name]`.
         """
@@ -472,7 +481,7 @@ class Workload(ABC):
         given = Given(chosen, self._defaults(configuration.optimizer))
         own = {name: getattr(self, name) for name in chosen if name not in KEPT and hasattr(self, name)}
         attributes = given.among({name: before for name, before in own.items() if not callable(before)})
-        listed = {name for setting in self._settings() for name in setting.network} | attributes.keys()
+        listed = {name for setting in self._settings() for name in setting.places} | attributes.keys()
         base = self.base_optimizer
         taken = {name: None for name in _options_of(base) if name not in listed} if chosen else {}
         options = given.among({**taken, **base.options})
@@ -481,9 +490,16 @@ class Workload(ABC):
         return found
 
     def placed(self, setting: Setting) -> Setting:
-        """Put the hyperparameters that are keyword arguments of the network into its setting; see `configured`."""
-        own = self.given.among(setting.network)
-        return replace(setting, network={**setting.network, **own}) if own else setting
+        """Put the hyperparameters that a setting has by name into it: an argument of the network, or one beside it."""
+        chosen = self.given.among(setting.places)
+        if not chosen:
+            return setting
+        network, augmentation = (
+            {**before, **{name: value for name, value in chosen.items() if name in before}}
+            for before in (setting.network, setting.augmentation)
+        )
+        own: dict[str, Any] = {name: value for name, value in chosen.items() if name in TUNABLE}
+        return replace(setting, network=network, augmentation=augmentation, **own)
 
     def _defaults(self, optimizer: str) -> dict[str, Value]:
         return {name: domain.start for name, domain in self.hyperparameters_of(optimizer).items()}
@@ -524,7 +540,10 @@ class Workload(ABC):
             "epochs": setting.epochs,
             "batch_size": setting.batch_size,
             "lr": setting.lr,
-            "ranges": {name: {"rho": rho.to_json() if rho else None, **common} for name, rho in rhos.items()},
+            "ranges": {
+                name: {"rho": rho.to_json() if rho else None, **common, **self._further(name)}
+                for name, rho in rhos.items()
+            },
             "rho_grid": {name: list(self.rho_grid(name, rho)) for name, rho in rhos.items() if rho},
             "gpus_per_trial": self.gpus_per_trial,
             "presets": {
@@ -537,6 +556,11 @@ class Workload(ABC):
                 for name, preset in self.presets.items()
             },
         }
+
+    def _further(self, optimizer: str) -> dict[str, Any]:
+        """Describe the further hyperparameters of an optimizer, if there are any."""
+        domains = {name: domain_to_json(domain) for name, domain in self.hyperparameters_of(optimizer).items()}
+        return {"hyperparameters": domains} if domains else {}
 
     def rho_range(self, optimizer: str) -> LogRange | None:
         """Choose the range of ρ of an optimizer: the workload's, else the optimizer's own; None if it has no ρ."""

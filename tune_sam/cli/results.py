@@ -22,6 +22,7 @@ from tune_sam.cli.tables import (
 )
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
+from tune_sam.space import domain_from_json
 
 if TYPE_CHECKING:
     from tune_sam.study.records import Study, Trial
@@ -98,13 +99,16 @@ def _show_workloads(found: list[dict[str, Any]]) -> None:
         for name, sizes in workload["datasets"].items():
             table.add_row(name, *(f"{size:,}" for size in sizes.values()))
         show_table(table, out)
-        table = plain_table(
-            "optimizer", "ρ", "grid of ρ", "learning rate", "batch size", folds=("grid of ρ", "batch size")
-        )
-        for name, ranges in workload["ranges"].items():
+        ranges = workload["ranges"]
+        more = sorted({name for of_it in ranges.values() for name in of_it.get("hyperparameters", ())})
+        columns = ("optimizer", "ρ", "grid of ρ", "learning rate", "batch size", *more)
+        table = plain_table(*columns, folds=("grid of ρ", "batch size", *more))
+        for name, of_it in ranges.items():
             grid = " ".join(f"{rho:.3g}" for rho in workload["rho_grid"].get(name, []))
-            sizes = " ".join(map(str, ranges["batch_size"]))
-            table.add_row(name, _ends(ranges["rho"]), grid, _ends(ranges["lr"]), sizes)
+            sizes = " ".join(map(str, of_it["batch_size"]))
+            further = {one: domain_from_json(domain) for one, domain in of_it.get("hyperparameters", {}).items()}
+            cells = (str(further.get(one, "–")) for one in more)
+            table.add_row(name, _ends(of_it["rho"]), grid, _ends(of_it["lr"]), sizes, *cells)
         show_table(table, out)
         out.print()
 

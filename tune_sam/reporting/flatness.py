@@ -121,20 +121,21 @@ def flatness_section(study: Study, close: Measured | None, wide: Measured | None
             "independent of each other, so both are a description rather than a test. Within configurations, τ is over "
             "pairs of networks that differ in the seed alone, with the p-value of a permutation of the seeds.",
         ),
-        tuple(_correlations(one, rests_on(one, study)) for one in measured),
+        tuple(_correlations(one, study) for one in measured),
         pictures_in(folder, FLATNESS),
     )
 
 
-def _correlations(measured: Measured, caption: str) -> Table:
+def _correlations(measured: Measured, study: Study) -> Table:
     from tune_sam.reporting.plots import MEASURES
 
     table, rows = measured.table(), []
+    columns = [*CONFIGURATION, *(name for name in study.settings.more if name in table)]
     for name, what in MEASURES.items():
         if name not in table:
             continue
         some = table[table[f"{name}_resolved"].astype(bool)].dropna(subset=[name, "gap/loss"])
-        configurations = list(zip(*(some[column].fillna(0) for column in CONFIGURATION), strict=True))
+        configurations = list(zip(*(some[column].fillna(0) for column in columns), strict=True))
         found = Correlation.of(some[name].tolist(), some["gap/loss"].tolist(), configurations)
         cells = (
             (
@@ -150,11 +151,11 @@ def _correlations(measured: Measured, caption: str) -> Table:
         )
         rows.append((what, str(len(some)), *cells))
     header = ("measure", "networks", "τ", "95 % interval", "p", "configurations", "τ within them", "p within them")
-    return Table(header, tuple(rows), caption)
+    return Table(header, tuple(rows), rests_on(measured, study))
 
 
 CONFIGURATION = ("optimizer", "rho", "lr", "batch_size", "epochs")
-"""The columns in which networks of one configuration agree."""
+"""The columns in which networks of one configuration agree, beside those of further hyperparameters."""
 
 
 def _cell(number: float, form: str) -> str:
