@@ -243,3 +243,17 @@ def test_norms_biases_and_embeddings_are_without_decay():
     assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(3, 3)]
     assert len(plain["params"]) == 4
     assert plain["weight_decay"] == 0
+
+
+def test_a_network_begins_with_pretrained_weights_and_keeps_the_rest_of_its_own(splits):
+    pretrained = {"layers.0.weight": torch.full((16, 1), 0.5)}
+    plain, ours = trainer(splits), trainer(replace(splits, weights=pretrained))
+    assert ours.model.layers[0].weight.equal(pretrained["layers.0.weight"])
+    assert ours.model.layers[2].weight.equal(plain.model.layers[2].weight)
+    for wrong, says in (
+        ({"head.weight": torch.zeros(1)}, "the network has no 'head.weight'"),
+        ({"layers.0.weight": torch.zeros(3, 3)}, "size mismatch for layers.0.weight"),
+    ):
+        with pytest.raises(ValueError, match=rf"^weights\(\): .*{says}"):
+            trainer(replace(splits, weights=wrong))
+    assert replace(splits, weights=pretrained).together().weights is pretrained

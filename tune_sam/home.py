@@ -155,7 +155,9 @@ class Home:
         missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
         try:
             self._create()
-            with FileLock(self.path / "home.lock"):
+            with FileLock(
+                self.path / "home.lock", is_singleton=True
+            ):  # one of this process, which may be inside already
                 yield
         except Refused:
             if self.path in missing:

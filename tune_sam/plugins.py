@@ -12,6 +12,9 @@ from typing import TypeVar
 
 from tune_sam.errors import Refused
 
+OF_A_PROGRAM = "__main__"
+"""The module of what is defined in a program itself, or in a notebook."""
+
 PluginT = TypeVar("PluginT")
 
 
@@ -64,6 +67,11 @@ def refuse_unnamed(name: str, what: str) -> None:
     """
     module, _, attribute = name.partition(":")
     there = vars(sys.modules[module]) if module in sys.modules else {}
+    if module == OF_A_PROGRAM and not isinstance(there.get(attribute), type):
+        raise Refused(
+            f"the {what} {attribute} was defined in a program or a notebook, whose code no record has; define it again "
+            "there, and open the study after it."
+        )
     if ":" in name and not isinstance(there.get(attribute), type):
         raise Refused(
             f"the {what} {name!r} is code that the study's record names and that is not installed; if you trust it, "

@@ -37,7 +37,7 @@ def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Spl
         members = order[labels[order] == label]
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     chosen = np.sort(order[np.argsort(place[order], kind="stable")[:samples]])
-    return Splits(splits.train.subset(torch.from_numpy(chosen)), splits.validation)
+    return replace(splits, train=splits.train.subset(torch.from_numpy(chosen)))
 
 
 def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Splits:
@@ -71,7 +71,7 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Spli
     chosen = draw.choice(len(labels), round(share * len(labels)), replace=False)
     shift = draw.integers(1, len(classes), len(chosen))
     labels[chosen] = classes[(np.searchsorted(classes, labels[chosen]) + shift) % len(classes)]
-    return Splits(replace(train, y=torch.from_numpy(labels)), splits.validation)
+    return replace(splits, train=replace(train, y=torch.from_numpy(labels)))
 
 
 def _classes(store: Store) -> "np.ndarray | None":

@@ -163,16 +163,23 @@ class RangeOptions(BaseModel):
 
 def _listed(given: Any) -> Any:
     listed = given.split(",") if isinstance(given, str) else given
-    return [_named(one) for one in listed] if isinstance(listed, (list, tuple)) else listed
+    return [_optimizer_named(one) for one in listed] if isinstance(listed, (list, tuple)) else listed
 
 
 def _named(given: Any) -> Any:
     """Name a class as `package.module:Class`."""
     if not isinstance(given, type):
         return given
-    if given.__module__ == "__main__":
-        raise ValueError("workers cannot import a class of the program itself; move it into a module")
+    if "<locals>" in given.__qualname__:
+        raise ValueError(f"the class {given.__name__} is defined inside a function; define it at the top of its module")
     return f"{given.__module__}:{given.__qualname__}"
+
+
+def _optimizer_named(given: Any) -> Any:
+    """Name an optimizer's class likewise. Workers import it by that name, from a module."""
+    if isinstance(given, type) and given.__module__ == "__main__":
+        raise ValueError("workers cannot import a class of the program itself; move it into a module")
+    return _named(given)
 
 
 NAME_BYTES = 200

@@ -120,6 +120,8 @@ class Trainer:
         with torch.random.fork_rng(self._cuda_devices()):
             torch.manual_seed(configuration.seed)
             self.model = workload.build(setting).to(self.device)
+            if splits.weights:
+                _begin_with(self.model, splits.weights)
             self._random = random_state(self.device)
         self._network = _compiled(self.model) if compile else self.model
         self._average = _average(self.model, setting.ema) if setting.ema else None
@@ -370,6 +372,20 @@ def evaluate(
                 counted += count
                 metrics.update(outputs, targets)
     return Evaluation(float(loss) / counted, numbers(metrics.compute()))
+
+
+def _begin_with(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put pretrained weights into a network.
+
+    Raises:
+        ValueError: the network has no weights of some name, or of another shape.
+    """
+    try:
+        unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise ValueError(f"weights(): {' '.join(str(error).split())}") from None
+    if unknown:
+        raise ValueError(f"weights(): the network has no {unknown[0]!r}; give those of its state dict")
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

@@ -210,20 +210,24 @@ class Splits:
     Attributes:
         train: is trained on.
         validation: is evaluated after each epoch; empty in a refit, which trains on it, too.
+        weights: with which each network begins, in place of some or all of its own, by their names in its state dict;
+            they are read once for all trials of a node. See :meth:`Workload.weights`.
     """
 
     train: Store
     validation: Store
+    weights: "Mapping[str, Tensor] | None" = None
 
     def to(self, device: "device") -> "Splits":
         """Move both to `device`."""
-        return Splits(self.train.to(device), self.validation.to(device))
+        return replace(self, train=self.train.to(device), validation=self.validation.to(device))
 
     def together(self) -> "Splits":
         """Join both to one training split, as for a refit."""
         import torch
 
-        return Splits(self.train.joined(self.validation), self.validation.subset(torch.arange(0)))
+        empty = self.validation.subset(torch.arange(0))
+        return replace(self, train=self.train.joined(self.validation), validation=empty)
 
 
 class Given(Mapping[str, Value]):
@@ -378,13 +382,14 @@ class Workload(ABC):
         """Read the test set. Only a refit may call this."""
 
     def read(self, dataset: str, root: Path) -> Splits:
-        """Read what :meth:`splits` gives, as stores.
+        """Read what :meth:`splits` gives, as stores, and what :meth:`weights` gives.
 
         Raises:
             Refused: a split is nothing that a search can train on.
         """
         given = self.splits(dataset, root)
-        return Splits(*(_store_of(self, "splits", split) for split in (given.train, given.validation)))
+        train, validation = (_store_of(self, "splits", split) for split in (given.train, given.validation))
+        return Splits(train, validation, given.weights or self.weights(dataset, root))
 
     def read_test(self, dataset: str, root: Path) -> Store:
         """Read what :meth:`test_split` gives, as a store. Only a refit may call this.
@@ -393,6 +398,15 @@ class Workload(ABC):
             Refused: it is nothing that a network can be tested on.
         """
         return _store_of(self, "test_split", self.test_split(dataset, root))
+
+    def weights(self, dataset: str, root: Path) -> "Mapping[str, Tensor] | None":
+        """Read pretrained weights, with which every network begins; by default there are none.
+
+        Returns:
+            Tensors by their names in the network's state dict. Names that the network lacks are an error; weights that
+            are not among them, such as a new head's, keep their initialisation.
+        """
+        return None
 
     def pair(self, batch: Any) -> tuple[Any, Any]:
         """Tell the network's inputs from the targets in a batch of a Dataset or a DataLoader.
@@ -611,13 +625,22 @@ def workloads() -> "list[Workload]":
     return [find_workload(name) for name in workload_names()]
 
 
-@cache
 def find_workload(name: str) -> Workload:
     """Find the workload of this name, or the class at `package.module:Class`.
 
     Raises:
         Refused: there is no such workload, or the class cannot be imported or is no workload.
     """
+    # A notebook may define its class anew.
+    return _made(name) if name.startswith(f"{plugins.OF_A_PROGRAM}:") else _made_once(name)
+
+
+@cache
+def _made_once(name: str) -> Workload:
+    return _made(name)
+
+
+def _made(name: str) -> Workload:
     path = plugins.find(name, ENTRY_POINTS)
     if path is None:
         raise Refused(

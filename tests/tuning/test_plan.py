@@ -3,7 +3,7 @@ import pytest
 from tune_sam.errors import Refused
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
-from tune_sam.tuning.plan import search_space
+from tune_sam.tuning.plan import define, home_of, search_space
 from tune_sam.workload import find_workload
 
 
@@ -61,9 +61,21 @@ def test_a_presets_grid_is_at_its_own_learning_rate_and_batch_size():
         assert list(found.grid) == [{"rho": rho, "lr": lr, "batch_size": size} for rho in rhos]
 
 
-def test_a_batch_larger_than_the_training_subset_is_refused():
+def test_batches_larger_than_the_training_subset_are_left_out_or_refused_where_a_person_gave_them():
+    assert space("base", train_subset=100).batch_size == (32, 64)
+    few = space("base", train_subset=40)
+    assert few.batch_size == (32,)
+    assert [point["batch_size"] for point in few.grid] == [32]
     with pytest.raises(Refused, match="--batch-size 128 is larger than the 100 training samples"):
-        space("base", train_subset=100)
+        space("base", train_subset=100, batch_size="64,128")
+    with pytest.raises(Refused, match="--batch-size 128 is larger than the 20 training samples"):
+        space("base", train_subset=20)
+
+
+def test_a_person_is_told_of_batch_sizes_that_are_left_out(tmp_path, caplog):
+    chosen = SearchOptions.read({"workload": "gcn", "dataset": "digits", "train_subset": 50, "home": tmp_path})
+    define(chosen, home_of(chosen))
+    assert caplog.messages == ["Batches of 64 and 128 are left out, for there are 50 training samples."]
 
 
 def test_a_plain_grid_has_every_combination_of_the_values():

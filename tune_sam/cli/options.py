@@ -156,7 +156,7 @@ def _trusted_optimizers(optimizers: list[str] | None) -> list[str] | None:
 
 def _trusted(workload: str | None) -> str | None:
     """Import a workload that a person names, so that a study's record may name it too."""
-    if beside_the_person(workload):
+    if workload is not None and beside_the_person(workload):
         find_workload(workload)
     return workload
 

@@ -296,7 +296,7 @@ def _losses(
     from tune_sam.analysis.landscape import grid, losses, random_directions
 
     model, loss, batches = _prepared(study, trial, workload, data)
-    directions = random_directions(reference.load_model(), SEED)
+    directions = random_directions(reference.load_model(workload), SEED)
     points = grid(2, steps=side)[part * CHUNK : (part + 1) * CHUNK]
     return list(map(float, losses(model, loss, batches, directions, points)))
 
@@ -306,7 +306,8 @@ def _line(study: Study, start: Trial, end: Trial, workload: Workload, data: "Sha
     from tune_sam.analysis.landscape import line_between, losses
 
     model, loss, batches = _prepared(study, start, workload, data)
-    return list(map(float, losses(model, loss, batches, [line_between(start.load_model(), end.load_model())], LINE)))
+    line = line_between(start.load_model(workload), end.load_model(workload))
+    return list(map(float, losses(model, loss, batches, [line], LINE)))
 
 
 def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") -> tuple[Any, Any, Any]:
@@ -316,7 +317,7 @@ def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") ->
     device = prepare_worker(study)
     batches = batches_of(data.splits().train.to(device), batch_size(workload), device)
     assert trial.config is not None  # it is complete
-    return trial.load_model().to(device), _Living(workload.configured(trial.config)), batches
+    return trial.load_model(workload).to(device), _Living(workload.configured(trial.config)), batches
 
 
 class _Living(Criterion):

@@ -389,7 +389,7 @@ def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dic
     from tune_sam.training import evaluate, outputs
 
     device = prepare_worker(study)
-    model = trial.load_model().to(device)
+    model = trial.load_model(workload).to(device)
 
     def network(inputs: Any) -> Any:
         return outputs(model, inputs, trial.precision or "fp32", device)

@@ -168,8 +168,12 @@ class Trial:
             )
         return text
 
-    def load_model(self) -> "nn.Module":
+    def load_model(self, workload: Workload | None = None) -> "nn.Module":
         """Load the network with the weights of the last epoch, in eval mode, on the CPU.
+
+        Args:
+            workload: the study's; found by the name in the record by default, which is not possible in another process
+                than the program or notebook that defined it.
 
         Raises:
             Refused: the trial has no checkpoint, or it is gone, damaged, or of another network.
@@ -193,7 +197,7 @@ class Trial:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is damaged; search again.") from None
         except ValueError as error:
             raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} cannot be read: {error}.") from None
-        workload = known_workload(self.workload)
+        workload = workload or known_workload(self.workload)
         workload = workload.configured(self.config) if self.config else workload
         model = workload.build(workload.placed(workload.setting(state.dataset, state.preset)))
         try:

@@ -48,7 +48,8 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
                 splits = workload.read(settings.dataset, root)
                 _check_sizes(workload, settings.dataset, splits)
                 _check_same(splits)
-            few = Splits(*(split.subset(torch.arange(min(SAMPLES, len(split)))) for split in _both(splits)))
+            train, validation = (split.subset(torch.arange(min(SAMPLES, len(split)))) for split in _both(splits))
+            few = replace(splits, train=train, validation=validation)
             _check_members(workload, settings, few)
             unused = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
         finally:

@@ -1,5 +1,6 @@
 """From options to the settings of a study, and the study made of them; everything wrong is refused here."""
 
+import logging
 import os
 import secrets
 import warnings
@@ -25,6 +26,8 @@ from tune_sam.study.storage import open_storage
 from tune_sam.tracking import client, runs
 from tune_sam.tuning.further import check_declared, check_named, further_domains
 from tune_sam.workload import Workload, find_workload, known_workload
+
+log = logging.getLogger(__name__)
 
 LIMITS = ("trial_timeout", "stall_timeout")
 """The options that limit a trial's time."""
@@ -68,8 +71,9 @@ def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
         client.check(chosen.tracking_uri)
     name = chosen.name or _made_up(settings)
     _refuse_without_records(name, home)
-    read = _tried(settings, home)
-    return create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage), read
+    with home.made():
+        read = _tried(settings, home)
+        return create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage), read
 
 
 def _tried(settings: StudySettings, home: Home) -> Read:
@@ -78,8 +82,7 @@ def _tried(settings: StudySettings, home: Home) -> Read:
 
     workload, root = find_workload(settings.workload), Path(settings.data or home.data)
     if settings.data is None:
-        with home.made():
-            _fetch(workload, settings.dataset, root, home)
+        _fetch(workload, settings.dataset, root, home)
     return Read(try_out(workload, settings, root))
 
 
@@ -105,6 +108,12 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
     check_declared(workload)
     check_named(chosen, workload)
     spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
+    if left_out := [size for size in workload.batch_size if size > (chosen.train_subset or sizes.train)]:
+        log.warning(
+            "Batches of %s are left out, for there are %d training samples.",
+            " and ".join(map(str, left_out)),
+            chosen.train_subset or sizes.train,
+        )
     root, trials = _data(chosen, workload, dataset, home), chosen.trials
     if chosen.sampler == "grid":
         trials = max(len(space.grid) for space in spaces.values())
@@ -431,6 +440,23 @@ def _tags(settings: StudySettings) -> dict[str, str]:
     return {f"tune_sam.{name}": str(value) for name, value in settings.described().items()}
 
 
+def _batch_sizes(given: tuple[int, ...] | None, workload: Workload, samples: int, dataset: str) -> tuple[int, ...]:
+    """Choose the batch sizes to search: a person's own, or those of the workload that the training samples fill."""
+    sizes = given or workload.batch_size
+    fitting = tuple(size for size in sizes if size <= samples)
+    if not fitting or (given and fitting != sizes):
+        raise Refused(
+            f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
+            f"give sizes up to {samples}."
+        )
+    return fitting
+
+
+def _fitting(size: int, sizes: tuple[int, ...], given: tuple[int, ...] | None) -> int:
+    """Give the setting's batch size for the grid, or the largest of the workload's that is searched in its place."""
+    return size if given or size <= max(sizes) else max(sizes)
+
+
 def search_space(chosen: SearchOptions, workload: Workload, dataset: str, optimizer: str) -> Space:
     """Merge the workload's ranges with a person's own into the search space of one optimizer.
 
@@ -441,22 +467,17 @@ def search_space(chosen: SearchOptions, workload: Workload, dataset: str, optimi
     own, setting = chosen.ranges_of(optimizer), workload.setting(dataset, chosen.preset)
     own_rho = workload.rho_range(optimizer)
     rho = (own.rho or own_rho) if own_rho else None
-    lr, sizes, alone = own.lr or workload.lr, own.batch_size or workload.batch_size, chosen.sampler == "grid"
+    lr, alone = own.lr or workload.lr, chosen.sampler == "grid"
     for option, given in (("--rho", rho), ("--lr", lr)):
         if isinstance(given, Values) and not alone:
             raise Refused(
                 f"{option} {given}: values are for a plain grid, and the sampler takes a range; give "
                 "LOW:HIGH, or --sampler grid."
             )
-    samples = chosen.train_subset or workload.datasets[dataset].train
-    if max(sizes) > samples:
-        raise Refused(
-            f"--batch-size {max(sizes)} is larger than the {samples} training samples of {dataset}; "
-            f"give sizes up to {samples}."
-        )
+    sizes = _batch_sizes(own.batch_size, workload, chosen.train_subset or workload.datasets[dataset].train, dataset)
     rhos = rho.points if isinstance(rho, Values) else workload.rho_grid(optimizer, rho) if rho else ()
     lrs = lr.points if isinstance(lr, Values) else (setting.lr,)
-    of_grid = own.batch_size if alone and own.batch_size else (setting.batch_size,)
+    of_grid = own.batch_size if alone and own.batch_size else (_fitting(setting.batch_size, sizes, own.batch_size),)
     more = further_domains(own, workload, optimizer)
     further: dict[str, tuple[Value, ...]] = {
         name: domain.values if alone and name in own.params and isinstance(domain, Choice) else (domain.start,)
