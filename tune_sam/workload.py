@@ -216,7 +216,7 @@ class Splits:
 
     train: Store
     validation: Store
-    weights: "Mapping[str, Tensor] | None" = None
+    weights: "Mapping[str, Tensor] | None" = field(default=None, kw_only=True)
 
     def to(self, device: "device") -> "Splits":
         """Move both to `device`."""
@@ -389,7 +389,7 @@ class Workload(ABC):
         """
         given = self.splits(dataset, root)
         train, validation = (_store_of(self, "splits", split) for split in (given.train, given.validation))
-        return Splits(train, validation, given.weights or self.weights(dataset, root))
+        return Splits(train, validation, weights=given.weights or self.weights(dataset, root))
 
     def read_test(self, dataset: str, root: Path) -> Store:
         """Read what :meth:`test_split` gives, as a store. Only a refit may call this.
