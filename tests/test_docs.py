@@ -25,6 +25,10 @@ from typer.main import get_command
 from tune_sam.analysis.landscape import grid
 from tune_sam.cli.app import app
 from tune_sam.optim import SAM
+from tune_sam.settings import SearchOptions
+from tune_sam.tuning.door import try_out
+from tune_sam.tuning.plan import define, home_of
+from tune_sam.workload import find_workload
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -97,9 +101,23 @@ def test_the_cluster_of_the_page_runs_as_it_is_typed(tmp_path, marked):
     assert "two-nodes/sam/3" in done.stdout
 
 
+def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch, tmp_path):
+    module, further, _ = blocks("own-workload.md")
+    (tmp_path / "wider_mlp.py").write_text(module + further)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = re.search(r"^tune-sam search \S+ (--param .*)$", (DOCS / "own-workload.md").read_text(), re.MULTILINE)
+    options = SearchOptions.read(
+        {"workload": "wider_mlp:WiderSearch", "params": command.group(1).split()[1::2], "home": tmp_path}
+    )
+    settings = define(options, home_of(options))
+    assert [str(domain) for domain in settings.spaces["base"].more.values()] == ["32,64", "0", "0.0001:0.001"]
+    assert set(settings.spaces["sam"].more) == {"hidden", "label_smoothing", "slope", "weight_decay"}
+    try_out(find_workload(options.workload), settings, tmp_path)
+
+
 @pytest.mark.slow
 def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_path):
-    module, contract = blocks("own-workload.md")
+    module, _, contract = blocks("own-workload.md")
     (tmp_path / "mlp.py").write_text(module)
     (tmp_path / "test_mlp.py").write_text(contract)
     tested = subprocess.run(
