@@ -11,7 +11,10 @@ from studies import INLINE
 
 import tune_sam
 from tune_sam.errors import Refused
+from tune_sam.evaluation.claims import answers
+from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.names import optimizer_names as names_of_study
+from tune_sam.evaluation.refit import tested_refit
 from tune_sam.operations.refit import refit
 from tune_sam.optim import SAM
 from tune_sam.optimizers import (
@@ -23,6 +26,7 @@ from tune_sam.optimizers import (
     optimizers,
     scale_of,
 )
+from tune_sam.reporting.results import configurations_section
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Configuration
 from tune_sam.study.records import open_study
@@ -123,13 +127,31 @@ def test_code_that_a_record_names_alone_is_not_imported_and_its_numbers_are_stil
 
 @pytest.mark.slow
 def test_one_that_a_person_names_is_searched_refitted_and_registered(tmp_path):
-    options = {"dataset": "digits", "trials": 1, "epochs": 1, "train_subset": 200, "seed": 1}
-    home = tmp_path / "home"
-    tune_sam.search("gcn", optimizers=["base", HALF], name="one", home=home, executor=INLINE, rho="0.05:0.2", **options)
+    options = {"dataset": "digits", "trials": 1, "epochs": 5, "train_subset": 200, "batch_size": [40], "grid": False}
+    home, names = tmp_path / "home", ["base", HALF, "look-sam"]
+    tune_sam.search("gcn", optimizers=names, name="one", home=home, executor=INLINE, rho="0.05:0.2", **options)
     found = refit("one", home=home, seeds=1, register="own", executor=INLINE)
     assert not found.undelivered
-    assert names_of_study(open_study("one", home)) == {"base": "Adam", HALF: "Half of SAM"}
-    assert open_study("one", home).best(HALF).config.optimizer == HALF
+    study = open_study("one", home)
+    assert names_of_study(study) == {"base": "Adam", HALF: "Half of SAM", "look-sam": "LookSAM"}
+    assert study.best(HALF).config.optimizer == HALF
+    # 25 steps of 40 samples, of which each fifth has two passes
+    assert [study.best(name).gradients(0) for name in names] == [1000, 2000, 1200]
+    # and each optimizer has the base optimizer at its own cost
+    assert [child.name for child in found.studies[:3]] == ["one.refit", "one.twice", "one.1.2-times"]
+    assert list(names_of(tested_refit(study)).values())[:5] == [
+        "Adam",
+        "Half of SAM",
+        "LookSAM",
+        "Adam × 2 epochs",
+        "Adam × 1.2 epochs",
+    ]
+    dear = answers(study, found).help_at_equal_compute
+    costs = found.summary()
+    for claim in dear:
+        assert costs[claim.row]["gradients"].value == pytest.approx(costs[claim.to]["gradients"].value, rel=0.05)
+    assert {claim.optimizer for claim in dear} == {HALF, "look-sam"}
+    assert "for 1.2 times the epochs, which cost what LookSAM costs" in str(configurations_section(found))
 
 
 def test_a_study_is_not_resumed_with_code_that_its_record_names_alone(tmp_path, monkeypatch):

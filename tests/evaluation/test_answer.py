@@ -23,6 +23,7 @@ def table(*rows):
     columns = ("row", "kind", "optimizer", "rho", "lr", "batch_size", ACCURACY, "train/loss", "lambda_max")
     found = pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows for _ in NOISE])
     found["matched"] = found["lr"].astype(str) + " " + found["batch_size"].astype(str)
+    found["epochs"] = np.where(found["kind"] == "equal-compute", 20, 10)
     found["seed"] = np.tile(np.arange(5), len(rows))
     found[ACCURACY] += np.tile(NOISE, len(rows)) + found["seed"] * 0.0001 * (found["optimizer"] == "sam")
     found["train/loss"] += np.tile(NOISE, len(rows))

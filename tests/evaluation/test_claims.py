@@ -25,7 +25,15 @@ def table(rows=None, **columns):
     """A row for each training of each row; `columns` holds the values of each row by its name."""
     found = pd.DataFrame(
         [
-            {"row": row, "kind": kind, "optimizer": optimizer, "lr": lr, "batch_size": size, "seed": seed}
+            {
+                "row": row,
+                "kind": kind,
+                "optimizer": optimizer,
+                "lr": lr,
+                "batch_size": size,
+                "seed": seed,
+                "base_epochs": {"base twice": 20, "sam": 20, "asam": 20, "look-sam": 12, "base × 1.2": 12}.get(row, 10),
+            }
             for row, (kind, optimizer, lr, size) in (rows or ROWS).items()
             for seed in SEEDS
         ]
@@ -50,6 +58,13 @@ def test_of_several_configurations_the_best_is_compared_and_each_with_its_contro
     rows = {**ROWS, "second": ("refit", "sam", 0.01, 64), "second base": ("refit", "base", 0.05, 64)}
     assert pairs(table(rows), Choice(top=2), "use") == [("sam", "base"), ("asam", "base")]
     assert ("second", "base") in pairs(table(rows), Choice(top=2), "rho")
+
+
+def test_each_optimizer_is_compared_with_the_base_optimizer_at_its_own_cost():
+    more = {"look-sam": ("refit", "look-sam", 0.01, 64), "base × 1.2": ("equal-compute", "base", 0.01, 64)}
+    compared = pairs(table(ROWS | more), Choice(), "compute")
+    assert compared == [("sam", "base twice"), ("asam", "base twice"), ("look-sam", "base × 1.2")]
+    assert ("look-sam", "base") in pairs(table(ROWS | more), Choice(), "use")
 
 
 def test_each_batch_size_has_its_own_base_row():

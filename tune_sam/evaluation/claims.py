@@ -25,7 +25,8 @@ Question = Literal["use", "compute", "rho"]
 
 ASKED: dict[Question, str] = {
     "use": "What should I use? The best of each optimizer against the base optimizer's best, for the same epochs.",
-    "compute": "What does it cost? The same against the base optimizer at equal compute, trained for twice the epochs.",
+    "compute": "What does it cost? The same against the base optimizer at equal compute, trained for as "
+    "many epochs as cost the same: twice as many for SAM.",
     "rho": "What does ρ do? Each row against its matched control: the base optimizer with its learning rate and batch "
     "size.",
 }
@@ -181,7 +182,8 @@ def pairs(table: "DataFrame", choice: Choice, question: Question) -> list[tuple[
         references = rows[(rows["optimizer"] == "base") & (rows["kind"] == kind)]
         if choice.planned and (refitted["optimizer"] == "base").sum() > 1:
             references = references.iloc[:0]
-        references = references.drop_duplicates(best_of)
+        references = references.drop_duplicates([*best_of, "base_epochs"])
+        same += ["base_epochs"] if question == "compute" else []
     suffixes = ("", "_to")
     found = (
         others.merge(references, on=same, suffixes=suffixes)

@@ -42,8 +42,8 @@ def row_names(table: "DataFrame", optimizers: Mapping[str, str]) -> dict[str, st
         for optimizer, part in refitted.groupby("optimizer", sort=False)
         for row, end in zip(part["row"], _ends(part), strict=True)
     }
-    for row in rows[rows["kind"] == "equal-compute"]["row"]:
-        names[str(row)] = f"{optimizers['base']} × 2 epochs"
+    for row in rows[rows["kind"] == "equal-compute"].itertuples():
+        names[str(row.row)] = f"{optimizers['base']} × {row.epochs / refitted['epochs'].iloc[0]:.3g} epochs"
     for control in rows[rows["kind"] == "control"].itertuples():
         of = refitted[(refitted["matched"] == control.matched) & (refitted["optimizer"] != "base")]["row"]
         names[str(control.row)] = f"control of {' and '.join(names[str(row)] for row in of)}"

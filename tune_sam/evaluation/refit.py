@@ -1,6 +1,6 @@
 """Refits: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +21,7 @@ from tune_sam.evaluation.selection import (
     seeds_in,
 )
 from tune_sam.evaluation.statistics import Mean, with_interval
+from tune_sam.optimizers import gradients_of
 from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, refits_of, study_names
@@ -83,7 +84,7 @@ class Refit:
         a matched control. `kind` is that of its study: `refit`, `equal-compute` or `control`. A row and its matched
         control agree in `matched`, the base optimizer's configuration that both have but for the ascent.
         `gradients` counts gradients of single samples, whose cost does not depend on the batch size; SAM takes two of
-        each sample in an epoch.
+        each sample in an epoch. `base_epochs` are those for which the base optimizer costs what the row costs.
         """
         return self._table.copy()
 
@@ -173,7 +174,7 @@ class Refit:
             if trial.key in self.tests and trial.config and trial.config.seed in self.seeds:
                 config, test = trial.config, self.tests[trial.key]
                 yield {
-                    "row": row_name(config, digits) + ROW_SUFFIX[kind],
+                    "row": row_name(config, digits) + self._ending(study),
                     "kind": kind,
                     "matched": row_name(config.matched, EXACT),
                     "optimizer": trial.optimizer,
@@ -182,6 +183,7 @@ class Refit:
                     "batch_size": config.batch_size,
                     **config.more,
                     "epochs": trial.epochs,
+                    "base_epochs": base_epochs(trial.optimizer, trial.epochs),
                     "seed": config.seed,
                     "key": trial.key,
                     "train/loss": trial.metrics["train/loss"],
@@ -191,14 +193,37 @@ class Refit:
                     "gradients": trial.gradients(samples),
                 }
 
+    def _ending(self, study: Study) -> str:
+        """End the names of a study's rows; see :data:`ROW_SUFFIX`."""
+        times = study.settings.epochs / self.epochs
+        at_equal_compute = study.settings.kind == "equal-compute"
+        return f" × {times:.3g}" if at_equal_compute and times != 2 else ROW_SUFFIX[study.settings.kind]
+
 
 COSTS = ("seconds", "gradients")
+
+
+def base_epochs(optimizer: str, epochs: int) -> int:
+    """Say for how many epochs the base optimizer costs what an optimizer costs for so many."""
+    return round(gradients_of(optimizer) * epochs)
+
+
+def equal_epochs(optimizers: Iterable[str], epochs: int) -> list[int]:
+    """List for how many epochs the base optimizer is trained at equal compute, once for each cost, the most first.
+
+    Args:
+        optimizers: that are refitted. Beside `base` alone it is trained for twice the epochs, which is what SAM costs.
+        epochs: of the refit; nothing else has this cost.
+    """
+    others = [optimizer for optimizer in optimizers if optimizer != "base"] or ["sam"]
+    return sorted({base_epochs(optimizer, epochs) for optimizer in others} - {epochs}, reverse=True)
+
 
 SUFFIX: dict[Kind, str] = {"refit": "refit", "equal-compute": "twice", "control": "controls"}
 """How the names of a refit's studies end, after the search's."""
 
 ROW_SUFFIX: dict[Kind, str] = {"refit": "", "equal-compute": " twice", "control": " control"}
-"""How the names of their rows end, after the configuration's."""
+"""How the names of their rows end, after the configuration's; at equal compute, other than twice as × 1.2."""
 
 
 def tested_refit(study: Study) -> Refit | None:
@@ -212,11 +237,12 @@ def tested_refit(study: Study) -> Refit | None:
 
 def _tested(study: Study, latest: Study) -> Refit | None:
     points, epochs = configurations(latest.settings), latest.settings.epochs
-    twice = _of_base(study, "equal-compute", 2 * epochs, points.get("base", [])[:1])
+    best = points.get("base", [])[:1]
+    equal = [found for more in equal_epochs(points, epochs) for found in _of_base(study, "equal-compute", more, best)]
     controls = _of_base(study, "control", epochs, control_points(points))
     tests: dict[str, dict[str, float]] = {}
     made, seeds = [], seeds_in(latest.settings)
-    for child in (latest, *twice, *controls):
+    for child in (latest, *equal, *controls):
         tested = {
             trial.key: result_of(_test_file(child, trial))
             for trial in child.records()
@@ -297,10 +323,12 @@ def refit_study(
     chosen: dict[str, list[Configuration]],
     seeds: tuple[int, ...],
     choice: Choice,
+    suffix: str = "",
 ) -> Study:
     """Create the study of a refit, or add seeds to the one that exists.
 
-    Other configurations, as after a resumed search, or other epochs make another study.
+    Other configurations, as after a resumed search, or other epochs make another study. Its name ends as
+    :data:`SUFFIX` says, unless another `suffix` is given.
     """
     settings = refit_settings(study, kind, epochs, chosen, seeds, choice)
     for known in refits_of(study, kind):
@@ -314,7 +342,8 @@ def refit_study(
                 storage=study.storage,
             )
     taken = study_names(study.home)
-    numbered = (f"{study.name}.{SUFFIX[kind]}{number if number > 1 else ''}" for number in count(1))
+    end = suffix or SUFFIX[kind]
+    numbered = (f"{study.name}.{end}{number if number > 1 else ''}" for number in count(1))
     name = next(name for name in numbered if name not in taken)
     return create(name, settings, study.home, study.mlflow, study.own_storage)
 

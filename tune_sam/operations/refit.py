@@ -8,7 +8,7 @@ from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.errors import Refused
 from tune_sam.evaluation.models import check_name, log_models
-from tune_sam.evaluation.refit import Refit, cost_in_words, refit_study, scores, test_all
+from tune_sam.evaluation.refit import Refit, cost_in_words, equal_epochs, refit_study, scores, test_all
 from tune_sam.evaluation.selection import (
     Choice,
     check_seeds,
@@ -48,9 +48,9 @@ def refit(
     """Train the best configurations of a study again, on train + validation, and test each training once.
 
     The best configuration of each optimizer is the best by validation. All have the same seeds, so that initialisation
-    and order of the samples agree and differences are paired. The base optimizer is also trained for twice the epochs,
-    which costs what SAM costs, and with the learning rate and the batch size of each other row, so that only ρ differs
-    from that row. The test set is read when all trainings are done, once for each.
+    and order of the samples agree and differences are paired. The base optimizer is also trained for as many epochs as
+    cost what each other costs, twice as many for SAM, and with the learning rate and the batch size of each other row,
+    so that only ρ differs from that row. The test set is read when all trainings are done, once for each.
 
     Args:
         name: of the study.
@@ -173,8 +173,10 @@ def _refit(
             f"with `tune-sam resume {study.name} --trials N`."
         )
     made = [refit_study(study, "refit", epochs, chosen, shared_seeds, choice)]
-    if "base" in chosen:
-        made.append(refit_study(study, "equal-compute", 2 * epochs, {"base": chosen["base"][:1]}, shared_seeds, choice))
+    for more in equal_epochs(chosen, epochs) if "base" in chosen else ():
+        best = {"base": chosen["base"][:1]}
+        suffix = "" if more == 2 * epochs else f"{more / epochs:.3g}-times"
+        made.append(refit_study(study, "equal-compute", more, best, shared_seeds, choice, suffix))
     if controls and (points := control_points(configurations(made[0].settings))):
         base = [Configuration.at("base", point) for point in points]
         made.append(refit_study(study, "control", epochs, {"base": base}, shared_seeds, choice))

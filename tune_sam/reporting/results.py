@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
@@ -16,7 +16,7 @@ from tune_sam.space import cells
 from tune_sam.study.records import Study, every_study
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 
 log = logging.getLogger(__name__)
@@ -98,17 +98,15 @@ F1 = "test/f1/"
 
 def configurations_section(refit: Refit) -> Section:
     """Say what the names of the refit's rows mean."""
-    names, rows = names_of(refit), []
+    names, rows, table = names_of(refit), [], refit.table()
     control = f"{CONTROL}, and what else was searched" if refit.more else CONTROL
-    for name, part in refit.table().groupby("row", sort=False):
+    for name, part in table.groupby("row", sort=False):
         one = part.iloc[0]
         what = "a point of the grid" if refit.choice.planned else "chosen by validation"
         rows.append(
             (
                 names[str(name)],
-                {"equal-compute": "for twice the epochs, which cost what SAM costs", "control": control}.get(
-                    str(one["kind"]), what
-                ),
+                {"equal-compute": _at_equal_compute(one, table, names), "control": control}.get(str(one["kind"]), what),
                 *cells(one.to_dict(), ("rho", "lr", "batch_size", *refit.more)),
                 str(one["epochs"]),
                 ", ".join(map(str, part["seed"])),
@@ -124,6 +122,15 @@ def configurations_section(refit: Refit) -> Section:
 
 
 CONTROL = "the base optimizer with that row's learning rate and batch size"
+
+
+def _at_equal_compute(row: "Series", table: "DataFrame", names: Mapping[str, str]) -> str:
+    """Say for how many epochs the base optimizer was trained, and whose cost that is."""
+    refitted = table[table["kind"] == "refit"].drop_duplicates("row")
+    times = row["epochs"] / refitted["epochs"].iloc[0]
+    of = [names[str(one)] for one in refitted[refitted["base_epochs"] == row["epochs"]]["row"]] or ["SAM"]
+    which = f"which cost what {' and '.join(of)} {'costs' if len(of) == 1 else 'cost'}"
+    return f"for {'twice' if times == 2 else f'{times:.3g} times'} the epochs, {which}"
 
 
 def chance_in_words(study: Study, refit: Refit | None, published: PublishedStudy) -> list[str]:
@@ -261,8 +268,8 @@ def _trained_how(refit: Refit) -> str:
     settings = refit.studies[0].settings
     preset = f" (preset {settings.preset})" if settings.preset else ""
     return (
-        f"{settings.workload}{preset}, trained on {refit.samples:,} samples for {refit.epochs} epochs, or twice as "
-        "many where it says so"
+        f"{settings.workload}{preset}, trained on {refit.samples:,} samples for {refit.epochs} epochs, or as many "
+        "more as it says"
     )
 
 

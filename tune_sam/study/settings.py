@@ -43,7 +43,8 @@ Direction = Literal["maximize", "minimize"]
 
 Kind = Literal["search", "refit", "equal-compute", "control"]
 """A search; the refit of its best configurations; and two refits of the base optimizer to compare them with: at equal
-compute, for twice the epochs, and as matched controls, with the others' learning rates and batch sizes."""
+compute, for as many epochs as cost the same, and as matched controls, with the others' learning rates and batch
+sizes."""
 
 
 CHANGEABLE = ("trials", "trial_timeout", "stall_timeout")
