@@ -13,6 +13,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import psutil
@@ -24,7 +25,7 @@ from typer.main import get_command
 
 from tune_sam.analysis.landscape import grid
 from tune_sam.cli.app import app
-from tune_sam.optim import SAM
+from tune_sam.optim import SAM, random_state, second_pass
 from tune_sam.settings import SearchOptions
 from tune_sam.tuning.door import try_out
 from tune_sam.tuning.plan import define, home_of
@@ -161,6 +162,10 @@ def surroundings():
     x, y, criterion = torch.randn(8, 4), torch.randint(3, (8,)), nn.functional.cross_entropy
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield {
+        "Any": Any,
+        "Tensor": torch.Tensor,
+        "random_state": random_state,
+        "second_pass": second_pass,
         "torch": torch,
         "np": np,
         "partial": partial,

@@ -1,8 +1,11 @@
 """The registry of optimizers: ours, an installed one, one that a person names, and one that a record names alone."""
 
+import re
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import own_optimizers
 import pytest
@@ -18,6 +21,7 @@ from tune_sam.evaluation.refit import tested_refit
 from tune_sam.operations.refit import refit
 from tune_sam.optim import SAM
 from tune_sam.optimizers import (
+    OURS,
     find_optimizer,
     gradients_of,
     known_optimizer,
@@ -164,3 +168,25 @@ def test_a_study_is_not_resumed_with_code_that_its_record_names_alone(tmp_path, 
     with pytest.raises(Refused, match="give --optimizer own_optimizers:Half"):
         tune_sam.resume("one", home=home, trials=2, executor=INLINE)
     assert open_study("one", home).best().config.optimizer == HALF
+
+
+def test_the_page_of_the_optimizers_has_what_they_say_of_themselves():
+    page = (Path(__file__).parents[1] / "docs" / "optimizers.md").read_text()
+    rows = [row.split(" | ") for row in re.findall(r"^\| (`.*) \|$", page.replace("\\|", "∣"), re.MULTILINE)]
+    plain = [[re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell) for cell in row] for row in rows]
+    assert [row[0] for row in plain] == [f"`{name}`" for name in OURS]
+    for name, _, passes, rho, _ in plain:
+        entry = OURS[name.strip("`")]
+        assert passes == f"{entry.gradients:g}"
+        assert rho == (f"{entry.rho.low:g} to {entry.rho.high:g}: {entry.rho_source}" if entry.rho else "–")
+
+
+def test_the_optimizer_of_the_page_is_one(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "optimizers.md").read_text()
+    use, own = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(use, {})
+    (tmp_path / "half.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = find_optimizer("half:HalfSAM")
+    built = entry.build(torch.nn.Linear(2, 2), partial(torch.optim.SGD, lr=0.1), Configuration("x", 0.4, 0.1, 8, 0))
+    assert built.param_groups[0]["rho"] == 0.2

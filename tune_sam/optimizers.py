@@ -136,7 +136,7 @@ class _ASAMAll(OptimizerEntry):
     description = "SAM in a ball that is scaled by |w| on every parameter, in its popular form"
     source = "Kwon et al. 2021, as in github.com/davda54/sam"
     rho = LogRange(0.1, 5)
-    rho_source = "around the 0.5 to 5 that Kwon tried in github.com/davda54/sam/issues/37, of which 2 was best"
+    rho_source = "around the 0.5 to 5 that Kwon tried, of which 2 was best"
     gradients = 2
     scale = "adaptive"
 
@@ -168,7 +168,7 @@ class _SAMON(OptimizerEntry):
     description = "SAM that perturbs normalization layers only"
     source = "Müller et al. 2023, arXiv 2306.04226"
     rho = LogRange(0.1, 10)
-    rho_source = "ten times SAM's, as its authors advise in github.com/mueller-mp/SAM-ON/issues/2"
+    rho_source = "ten times SAM's, as its authors advise"
     gradients = 2
 
     def build(self, network: "nn.Module", base: Base, configuration: Configuration) -> "Optimizer":

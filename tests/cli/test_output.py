@@ -40,6 +40,7 @@ def run(searched, monkeypatch, capsys):
     [
         ("studies", 1),
         ("workloads", None),
+        ("optimizers", None),
         ("status one", None),
         ("best one", 2),
         ("best one --optimizer sam", 1),

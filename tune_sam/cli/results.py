@@ -1,4 +1,4 @@
-"""Commands that show what is known: studies, workloads, status, best, trials and logs."""
+"""Commands that show what is known: studies, workloads, optimizers, status, best, trials and logs."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,6 +128,25 @@ def _rows_of_workloads(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for dataset, sizes in workload["datasets"].items()
         for optimizer, ranges in workload["ranges"].items()
     ]
+
+
+@prints
+def optimizers(*, output: Output) -> None:
+    """List the optimizers that can be searched: what each does, its passes over a batch, and its range of ρ.
+
+    Example: [bold]tune-sam optimizers --json[/bold]
+    """
+    from tune_sam.optimizers import optimizers as find
+
+    found = [entry.to_json() for entry in find()]
+    output.give(found, lambda: _show_optimizers(found))
+
+
+def _show_optimizers(found: list[dict[str, Any]]) -> None:
+    table = plain_table("optimizer", "passes", "ρ", "what it is", "source", folds=("what it is", "source"))
+    for one in found:
+        table.add_row(one["name"], f"{one['gradients']:g}", _ends(one["rho"]), one["description"], one["source"])
+    show_table(table, out)
 
 
 @prints

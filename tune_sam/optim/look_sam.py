@@ -30,6 +30,7 @@ class LookSAM(SharpnessAware):
     By hand, a step that looks has two passes, and another one has one; `bend` ends the passes of both. With a
     `torch.amp.GradScaler` it comes before `unscale_`::
 
+        optimizer = LookSAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1)
         scaler.scale(loss_of(batch)).backward()
         if optimizer.looks:
             rng = random_state(device)
