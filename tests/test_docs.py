@@ -19,10 +19,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from studies import INLINE
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from typer.main import get_command
 
+import tune_sam
 from tune_sam.analysis.landscape import grid
 from tune_sam.cli.app import app
 from tune_sam.optim import SAM, random_state, second_pass
@@ -103,7 +105,7 @@ def test_the_cluster_of_the_page_runs_as_it_is_typed(tmp_path, marked):
 
 
 def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch, tmp_path):
-    module, further, _ = blocks("own-workload.md")
+    _, module, further, _ = blocks("own-workload.md")
     (tmp_path / "wider_mlp.py").write_text(module + further)
     monkeypatch.syspath_prepend(tmp_path)
     command = re.search(r"^tune-sam search \S+ (--param .*)$", (DOCS / "own-workload.md").read_text(), re.MULTILINE)
@@ -116,9 +118,22 @@ def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch,
     try_out(find_workload(options.workload), settings, tmp_path)
 
 
+def test_the_smallest_workload_of_the_page_is_searched_as_it_stands(monkeypatch, tmp_path):
+    smallest, *_ = blocks("own-workload.md")
+    monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path))
+    monkeypatch.setattr(tune_sam, "search", partial(tune_sam.search, executor=INLINE))
+    monkeypatch.setattr(sys.modules["__main__"], "Wine", None, raising=False)
+    names = {"__name__": "__main__"}
+    before, call = smallest.split("\nstudy = ")
+    exec(compile(before, "notebook", "exec"), names)
+    sys.modules["__main__"].Wine = names["Wine"]
+    exec(compile(f"study = {call}", "notebook", "exec"), names)
+    assert [trial.state for trial in names["study"].records()].count("failed") == 0
+
+
 @pytest.mark.slow
 def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_path):
-    module, _, contract = blocks("own-workload.md")
+    _, module, _, contract = blocks("own-workload.md")
     (tmp_path / "mlp.py").write_text(module)
     (tmp_path / "test_mlp.py").write_text(contract)
     tested = subprocess.run(
