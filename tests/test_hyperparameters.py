@@ -56,6 +56,8 @@ class Blobs(Workload):
     lr = LogRange(0.01, 1)
     batch_size = (8, 16)
     hyperparameters: ClassVar = {
+        "activation": Choice("relu", "tanh"),
+        "bias": Choice(True, False),
         "hidden": Choice(4, 8),
         "dropout": Range(0, 0.5, default=0.1),
         "weight_decay": LogRange(1e-5, 1e-2),
@@ -66,9 +68,13 @@ class Blobs(Workload):
 
     def network(self, setting):
         slope = self.given.get("slope", 0.0)
+        activation = {"relu": torch.nn.LeakyReLU(slope), "tanh": torch.nn.Tanh()}[self.given["activation"]]
         hidden, dropout = setting.network["hidden"], setting.network["dropout"]
         return torch.nn.Sequential(
-            torch.nn.Linear(2, hidden), torch.nn.LeakyReLU(slope), torch.nn.Dropout(dropout), torch.nn.Linear(hidden, 2)
+            torch.nn.Linear(2, hidden, bias=self.given["bias"]),
+            activation,
+            torch.nn.Dropout(dropout),
+            torch.nn.Linear(hidden, 2),
         )
 
     def splits(self, dataset, root):
@@ -91,8 +97,10 @@ def trainer(**more):
 
 
 def test_each_hyperparameter_reaches_what_has_its_name():
-    one = trainer(hidden=8, dropout=0.25, weight_decay=0.003, momentum=0.5, label_smoothing=0.2, slope=0.3)
+    one = trainer(hidden=8, dropout=0.25, weight_decay=0.003, momentum=0.5, label_smoothing=0.2, slope=0.3, bias=False)
     first, relu, drop, _ = one.model
+    assert first.bias is None
+    assert isinstance(trainer(activation="tanh").model[1], torch.nn.Tanh)
     assert (first.out_features, relu.negative_slope, drop.p) == (8, 0.3, 0.25)
     group = one.optimizer.base_optimizer.param_groups[0]
     assert (group["weight_decay"], group["momentum"]) == (0.003, 0.5)
@@ -169,7 +177,7 @@ def test_what_a_configuration_leaves_out_stays_the_workloads_own_and_can_be_read
 
 def test_a_hyperparameter_that_nothing_receives_is_known():
     class Deaf(Blobs):
-        hyperparameters: ClassVar = {"temperature": Range(1, 4)}
+        hyperparameters: ClassVar = {**Blobs.hyperparameters, "temperature": Range(1, 4)}
 
     workload = Deaf().configured(replace(PLAIN, more={"temperature": 2.0}))
     workload.network(workload.placed(workload.setting("blobs")))
@@ -213,7 +221,7 @@ def test_a_domain_without_a_default_starts_in_its_middle_or_with_its_first_value
     assert domain.start == start
 
 
-PARAMS = {"hidden": "4", "slope": "0.1", "label_smoothing": "0:0.1"}
+PARAMS = {"hidden": "4", "bias": "false", "slope": "0.1", "label_smoothing": "0:0.1"}
 
 
 def search(home, name="one", **options):
@@ -298,16 +306,17 @@ def test_tables_and_the_page_show_them(home):
     show_refit(tested_refit(open_study("one", home)), console)
     assert console.file.getvalue().count("label_smoothing") == 2
     page = next(home.glob("**/report.md")).read_text()
-    assert "| optimizer | ρ | learning rate | batch size | dropout | hidden | label_smoothing | m | momentum |" in page
+    columns = ["optimizer", "ρ", "learning rate", "batch size", *sorted([*Blobs.hyperparameters, "m"])]
+    assert f"| {' | '.join(columns)} |" in page
     assert f"{best.config.more['weight_decay']:.4g}" in page
     coordinates = pd.read_csv(next(home.glob("**/parallel-coordinates.csv")))
     assert {"weight_decay", "dropout"} <= set(coordinates.columns)
 
 
 def test_parallel_coordinates_have_an_axis_for_each_that_varies(home):
-    frame = trials_with_values(open_study("one", home)).assign(activation=["relu", "gelu", "relu", "relu"], fixed=1)
+    frame = trials_with_values(open_study("one", home)).assign(norm=["batch", "layer", "batch", "batch"], fixed=1)
     axes = [axis["label"] for axis in json.loads(interactive("parallel-coordinates", frame))["data"][0]["dimensions"]]
-    assert {"weight_decay", "dropout", "activation"} <= set(axes)
+    assert {"weight_decay", "dropout", "norm"} <= set(axes)
     assert not {"hidden", "fixed"} & set(axes)
     labels = [text.get_text() for text in parallel_coordinates(frame).axes[0].get_xticklabels()]
     assert len(labels) == len(axes) - 2  # the optimizer and the state are colours and lines there
@@ -374,6 +383,8 @@ def test_a_search_without_further_options_has_the_workloads_ranges_and_starts_wi
         ("weight_decay=0", Choice(0.0)),
         ("dropout=0.1,0.3", Choice(0.1, 0.3, default=0.1)),
         ("momentum=0.5", Choice(0.5)),
+        ("activation=tanh", Choice("tanh")),
+        ("bias=true", Choice(True)),
     ],
 )
 def test_a_person_narrows_or_fixes_a_range(given, domain):
@@ -403,10 +414,12 @@ def test_a_plain_grid_combines_the_values_that_are_given_and_has_the_defaults_of
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("dropuot=0.1", "no further hyperparameter 'dropuot' for base, sam, asam; it has dropout, hidden, label_sm"),
+        ("dropuot=0.1", "no further hyperparameter 'dropuot' for base, sam, asam; it has activation, bias, dropout"),
         ("lr=0.1", "give --lr"),
         ("batch_size=8", "give --batch-size"),
         ("momentum=0.7", "--param momentum=0.7: 0.7 is not one of 0.9,0.5"),
+        ("activation=gelu", "gelu is not one of relu,tanh"),
+        ("bias=1", "1 is not one of true,false"),
         ("momentum=0.1:0.9", "is not one of 0.9,0.5"),
         ("dropout=high", "it is a number; give a range as LOW:HIGH"),
         ("dropout=0.5:0.1", "LOW:HIGH with LOW below HIGH"),
@@ -428,7 +441,8 @@ def test_the_command_line_takes_each_by_its_name(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 2
-    assert "it has dropout, hidden, label_smoothing, m, momentum, slope, weight_decay." in capsys.readouterr().err
+    known = sorted(["m", *Blobs.hyperparameters])
+    assert f"it has {', '.join(known)}." in capsys.readouterr().err
 
 
 def test_a_hyperparameter_of_another_optimizer_alone_is_unknown():

@@ -248,6 +248,8 @@ class Given(Mapping[str, Value]):
         self._values = {**defaults, **chosen}
 
     def __getitem__(self, name: str) -> Value:
+        if name not in self._values:
+            raise KeyError(f"there is no hyperparameter {name}, but {', '.join(self._values) or 'none'}")
         value = self._values[name]
         self.received.add(name)
         return value

@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
-from tune_sam.space import Configuration, LogRange, Space, grid
+from tune_sam.space import Choice, Configuration, LogRange, Space, grid
 from tune_sam.study.epochs import epochs_in
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings
@@ -209,6 +209,15 @@ def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint
         run(second)
     states = Counter(t.state.name for t in frozen(storage))
     assert states == {"COMPLETE": 8}
+
+
+def test_what_was_interrupted_keeps_its_further_hyperparameters(storage):
+    more = {"weight_decay": LogRange(1e-5, 1e-2), "activation": Choice("relu", "tanh"), "bias": Choice(True, False)}
+    chosen = settings(space=replace(SPACE, grid=(), more=more))
+    asked = ledger(storage, chosen).suggest("t")
+    assert asked.configuration.more.keys() == more.keys()
+    assert all(asked.configuration.more[name] in domain for name, domain in more.items())
+    assert ledger(storage, chosen).suggest("t").configuration == asked.configuration
 
 
 def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):

@@ -106,7 +106,8 @@ def _view(home: Home) -> str:
     experiment = searches[-1].experiment_id
     shown = [study for study in searches if study.experiment_id == experiment]
     optimizers = dict.fromkeys(optimizer for study in shown for optimizer in study.settings.optimizers)
-    return prepare_view(home.tracking_uri, experiment, optimizers)
+    more = sorted({name for study in shown for name in study.settings.more})
+    return prepare_view(home.tracking_uri, experiment, optimizers, more)
 
 
 def serve(

@@ -31,13 +31,14 @@ _OF_STUDIES = ("best/{}/val_accuracy", "refit/{}/test_accuracy", "refit/{}/diffe
 _WIDTH = 110  # pixels of a column, for which a number is short
 
 
-def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str]) -> str:
+def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str], more: Iterable[str] = ()) -> str:
     """Store the view with its experiment: the newest study first, and its trials and refits nested below it.
 
     Args:
         uri: MLflow's; see :func:`tune_sam.tracking.client.check`.
         experiment_id: the workload's.
         optimizers: whose numbers studies have.
+        more: further hyperparameters of their trials; none by default.
 
     Returns:
         The page's address after that of the server.
@@ -46,11 +47,12 @@ def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str]) -> str
         Refused: MLflow does not take it.
     """
     names = [name.format(optimizer) for name in _OF_STUDIES for optimizer in optimizers]
-    columns = [*_COLUMNS, *(f"metrics.`{name}`" for name in names if name != "refit/base/difference")]
+    fixed = [*_COLUMNS, *(f"params.`{name}`" for name in more)]
+    columns = [*fixed, *(f"metrics.`{name}`" for name in names if name != "refit/base/difference")]
     state = {
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": dict.fromkeys(columns[: len(_COLUMNS)], _WIDTH),
+        "columnWidths": dict.fromkeys(fixed, _WIDTH),
         "orderByKey": "attributes.start_time",  # the order in which MLflow nests runs
         "orderByAsc": False,
     }
