@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from tune_sam.optim import ASAM, SAM, SharpnessAware, random_state, second_pass
+from tune_sam.optim import ASAM, GSAM, SAM, FisherSAM, LookSAM, SharpnessAware, random_state, second_pass
 
 RANKS = 2
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -30,9 +30,13 @@ def samples() -> tuple[Tensor, Tensor]:
 
 
 def build(name: str, model: nn.Module) -> SharpnessAware:
+    options = {"rho": 0.3, "lr": 0.1, "momentum": 0.9}
     if name == "asam":
-        return ASAM(model.named_parameters(), torch.optim.SGD, 0.3, lr=0.1, momentum=0.9)
-    return SAM(model.parameters(), torch.optim.SGD, 0.3, lr=0.1, momentum=0.9)
+        return ASAM(model.named_parameters(), torch.optim.SGD, **options)
+    if name == "look-sam":
+        return LookSAM(model.parameters(), torch.optim.SGD, k=2, **options)
+    kind = {"sam": SAM, "gsam": GSAM, "fisher-sam": FisherSAM}[name]
+    return kind(model.parameters(), torch.optim.SGD, **options)
 
 
 def closure(model: nn.Module, x: Tensor, y: Tensor, share: float = 1.0) -> Callable[[], None]:
@@ -67,9 +71,10 @@ def train(rank: int, folder: str) -> None:
         "gloo", f"file://{folder}/meeting", timedelta(minutes=5), world_size=RANKS, rank=rank
     )
     found = {}
-    for way in (whole, by_rank):
-        for name in ("sam", "asam"):
-            ddp = DistributedDataParallel(net())
+    for way, names in {whole: ("sam", "asam", "gsam", "look-sam", "fisher-sam"), by_rank: ("sam", "asam")}.items():
+        for name in names:
+            # Its gradients lie in buckets, into which the second pass writes: what is kept of the first must be a copy.
+            ddp = DistributedDataParallel(net(), gradient_as_bucket_view=way is whole)
             optimizer = build(name, ddp.module)
             for _ in range(3):
                 way(optimizer, ddp, *(part.chunk(RANKS)[rank] for part in samples()))

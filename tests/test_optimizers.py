@@ -134,7 +134,7 @@ def test_one_that_a_person_names_is_searched_refitted_and_registered(tmp_path):
     options = {"dataset": "digits", "trials": 1, "epochs": 5, "train_subset": 200, "batch_size": [40], "grid": False}
     home, names = tmp_path / "home", ["base", HALF, "look-sam"]
     tune_sam.search("gcn", optimizers=names, name="one", home=home, executor=INLINE, rho="0.05:0.2", **options)
-    found = refit("one", home=home, seeds=1, register="own", executor=INLINE)
+    found = refit("one", home=home, seeds=1, controls=False, register="own", executor=INLINE)
     assert not found.undelivered
     study = open_study("one", home)
     assert names_of_study(study) == {"base": "Adam", HALF: "Half of SAM", "look-sam": "LookSAM"}
