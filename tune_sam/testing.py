@@ -39,6 +39,8 @@ ON_EACH_DEVICE = pytest.mark.parametrize(
     "device",
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"))],
 )
+SEARCHED = SearchOptions.model_fields["optimizers"].default
+"""The optimizers of a search that names none, with which a workload without ranges of ρ is tested."""
 WITH_EACH_OPTIMIZER = pytest.mark.parametrize("optimizer", optimizer_names())
 
 
@@ -102,10 +104,10 @@ class WorkloadContract:
         return {int(label) for label in split.y.unique().tolist() if label != self.subject().ignored}
 
     def configuration(self, optimizer: str, seed: int = 0) -> Configuration:
-        rho = self.subject().rho
+        rho = self.subject().rho_range(optimizer)
         return Configuration(
             optimizer,
-            rho[optimizer].spread(1)[0] if optimizer in rho else None,
+            rho.start if rho else None,
             self.setting().lr,
             min(self.setting().batch_size, self.samples // 4),
             seed,
@@ -141,7 +143,10 @@ class WorkloadContract:
             assert set(read_published(workload.published).rows) & set(workload.datasets), (
                 "published rows of no data set"
             )
-        for optimizer in ("base", *workload.rho):  # refuses points of the grid that lie outside the ranges
+        for optimizer in (
+            "base",
+            *(workload.rho or SEARCHED),
+        ):  # refuses points of the grid that lie outside the ranges
             search_space(SearchOptions.read({"workload": self.workload}), workload, self.data_set(), optimizer)
 
     def test_each_hyperparameter_is_received(self, few: Splits) -> None:
@@ -213,8 +218,8 @@ class WorkloadContract:
     @ON_EACH_DEVICE
     @WITH_EACH_OPTIMIZER
     def test_the_loss_falls(self, few: Splits, optimizer: str, device: str) -> None:
-        if optimizer not in ("base", *self.subject().rho):
-            pytest.skip(f"the workload has no range of ρ for {optimizer}")
+        if optimizer not in ("base", *(self.subject().rho or SEARCHED)):
+            pytest.skip(f"the workload has no range of ρ of its own for {optimizer}")
         trainer = self.trainer(few, optimizer, device)
         before = trainer.evaluate(few.train).loss
         while not trainer.finished:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "tune_sam.workloads"
 
-NEEDED = ("name", "datasets", "settings", "base_optimizer", "rho", "lr", "batch_size")
+NEEDED = ("name", "datasets", "settings", "base_optimizer", "lr", "batch_size")
 """What every workload sets."""
 
 
@@ -302,7 +302,7 @@ class Workload(ABC):
         settings: for each data set, the network and the defaults of its training.
         presets: named settings of the default data set; `report` is that of the published study.
         base_optimizer: the optimizer `base`, which the others wrap.
-        rho: ranges of ρ by optimizer, in place of those that :mod:`tune_sam.optimizers` has.
+        rho: ranges of ρ by optimizer, in place of those that :mod:`tune_sam.optimizers` has; none by default.
         published_rho: a published study's values of ρ for `asam-all`, with which its search begins; none by default.
         published: YAML file with published results on its data sets, which a page shows beside ours; see
             :func:`tune_sam.reporting.published.read_published`. None by default.
@@ -327,7 +327,7 @@ class Workload(ABC):
     settings: ClassVar[Mapping[str, Setting]]
     presets: ClassVar[Mapping[str, Preset]] = {}
     base_optimizer: ClassVar[BaseOptimizer]
-    rho: ClassVar[Mapping[str, LogRange]]
+    rho: ClassVar[Mapping[str, LogRange]] = {}
     published_rho: ClassVar[tuple[float, ...]] = ()
     published: ClassVar[Path | None] = None
     lr: ClassVar[LogRange]

@@ -188,7 +188,7 @@ MODULES = {
         ("syntax", "cannot be imported (SyntaxError: "),
         ("raises", "cannot be imported (RuntimeError: no licence)"),
         ("leaves", "cannot be imported (SystemExit: 0)"),
-        ("no_datasets", "is not complete; give its class datasets, settings, base_optimizer, rho, lr, batch_size"),
+        ("no_datasets", "is not complete; give its class datasets, settings, base_optimizer, lr, batch_size"),
         ("no_data_set", "has no data set; give its `datasets` one"),
         ("no_setting", "has no setting for the data set 'mutagenicity'"),
         ("init", "is not complete (no file)"),
