@@ -18,7 +18,7 @@ import tune_sam
 from tune_sam.settings import SearchKeywords, SearchOptions
 
 PUBLIC = [
-    *("search", "resume", "refit", "analyze", "report", "run", "status", "doctor", "check"),
+    *("search", "resume", "refit", "analyze", "report", "run", "status", "doctor", "check", "delete"),
     *("open_study", "studies", "workloads", "Study", "Trial", "Workload"),
     *("SAM", "ASAM", "ASAMAll", "spectrum", "Refused", "NothingComplete"),
 ]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tune_sam.evaluation.refit import Refit
     from tune_sam.operations.analyze import analyze
     from tune_sam.operations.check import check
+    from tune_sam.operations.delete import delete
     from tune_sam.operations.doctor import doctor
     from tune_sam.operations.refit import refit
     from tune_sam.operations.run import run
@@ -40,6 +41,7 @@ _MODULES = {
     "Workload": "workload",
     "analyze": "operations.analyze",
     "check": "operations.check",
+    "delete": "operations.delete",
     "doctor": "operations.doctor",
     "open_study": "study.records",
     "refit": "operations.refit",
@@ -69,6 +71,7 @@ __all__ = [
     "__version__",
     "analyze",
     "check",
+    "delete",
     "doctor",
     "open_study",
     "refit",

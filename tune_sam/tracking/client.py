@@ -300,10 +300,52 @@ def find_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str |
     """Find a run that has these tags; None if there is none."""
     from mlflow.entities import ViewType
 
-    quoted = {tag: f'"{value}"' if "'" in value else f"'{value}'" for tag, value in tags.items()}
-    condition = " AND ".join(f"tags.`{tag}` = {value}" for tag, value in quoted.items())
-    runs = store.search_runs([experiment_id], condition, ViewType.ACTIVE_ONLY, max_results=1)
+    runs = store.search_runs([experiment_id], _condition(tags), ViewType.ACTIVE_ONLY, max_results=1)
     return runs[0].info.run_id if runs else None
+
+
+def _condition(tags: Mapping[str, str]) -> str:
+    """Write what MLflow's search reads for runs that have these tags."""
+    quoted = {tag: f'"{value}"' if "'" in value else f"'{value}'" for tag, value in tags.items()}
+    return " AND ".join(f"tags.`{tag}` = {value}" for tag, value in quoted.items())
+
+
+def runs_of_study(store: Store, study: str, home: str | None) -> list[str]:
+    """Find a study's own runs and those of its trials in all experiments, by their tags alone.
+
+    Args:
+        store: MLflow's.
+        study: its name.
+        home: whose study it is, where the store has those of others; None where all are this home's.
+    """
+    identity = {STUDY_TAG: study, **({HOME_TAG: home} if home else {})}
+    experiments = [one.experiment_id for one in _all_pages(store.search_experiments)]
+    if not experiments:
+        return []
+    own = _run_ids(store, experiments, identity)
+    trials = [
+        run.info.run_id
+        for parent in own
+        for run in _all_pages(store.search_runs, experiments, _condition({PARENT_TAG: parent}))
+        if STUDY_TAG not in run.data.tags  # a refit's own run, which is below its search's
+    ]
+    return [*own, *trials]
+
+
+def _run_ids(store: Store, experiments: list[str], tags: Mapping[str, str]) -> list[str]:
+    return [run.info.run_id for run in _all_pages(store.search_runs, experiments, _condition(tags))]
+
+
+def _all_pages(search: Any, experiments: list[str] | None = None, condition: str = "") -> Iterator[Any]:
+    """Give what a store finds, page after page, without what was deleted."""
+    from mlflow.entities import ViewType
+
+    asked, token = ([experiments, condition] if experiments else []), None
+    while True:
+        page = search(*asked, ViewType.ACTIVE_ONLY, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def create_run(store: Store, experiment_id: str, name: str, start: int, tags: dict[str, str]) -> str:

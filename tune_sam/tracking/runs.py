@@ -6,7 +6,7 @@ MLflow is imported inside functions, so that importing this module costs nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from tune_sam.tracking.client import (
     refusing,
     restore_run,
     run_state,
+    runs_of_study,
     states_in,
     strings,
     with_values,
@@ -110,6 +111,34 @@ def restore_study_run(uri: str, study_run: StudyRun) -> bool:
     check(uri)
     with refusing(uri, "cannot be asked"):
         return restore_run(connect(uri), study_run.run_id)
+
+
+def find_study_runs(uri: str, names: Sequence[str], home: str | None) -> list[str]:
+    """Find all runs of some studies and of their trials; nothing is written.
+
+    Args:
+        uri: see :func:`check`.
+        names: the studies'.
+        home: whose they are; None where MLflow has this home's alone.
+
+    Raises:
+        Refused: MLflow cannot be asked.
+    """
+    with refusing(uri, "cannot be asked"):
+        store = connect_to_read(uri)
+        return [run_id for name in names for run_id in runs_of_study(store, name, home)]
+
+
+def delete_runs(uri: str, run_ids: Sequence[str]) -> None:
+    """Delete runs, which MLflow keeps among the deleted ones until `mlflow gc`.
+
+    Raises:
+        Refused: MLflow cannot be reached or does not do it.
+    """
+    with refusing(uri, "does not delete the runs"):
+        store = connect(uri)
+        for run_id in run_ids:
+            store.delete_run(run_id)
 
 
 def publish(
