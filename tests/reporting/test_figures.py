@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tune_sam.evaluation.statistics import Mean
+from tune_sam.optimizers import optimizer_names
 from tune_sam.reporting import flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import STYLES, TEXT, WIDTH, log_ticks, save, short, style_of, wrapped
 
@@ -312,6 +313,12 @@ def test_the_colours_are_okabe_and_itos_and_none_is_twice():
     assert {style.colour for style in everyone} < okabe_ito
     for part in ("label", "colour", "marker"):
         assert len({getattr(style, part) for style in everyone}) == len(everyone)
+
+
+def test_all_of_our_optimizers_can_be_told_apart_in_one_figure():
+    styles = [style_of(name, optimizer_names()) for name in optimizer_names()]
+    assert len({style.marker for style in styles}) == len({(s.colour, s.line) for s in styles}) == len(styles)
+    assert "LookSAM" in {style.label for style in styles}
 
 
 def test_surfaces_and_contours_share_their_scales():

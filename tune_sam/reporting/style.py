@@ -82,7 +82,15 @@ STYLES = {
         ("asam-all", "#CC79A7", "D", ":"),
     )
 }
-OTHERS = (("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))
+OTHERS = (
+    ("#E69F00", "v", "-"),
+    ("#56B4E9", "P", "--"),
+    ("#000000", "X", "-."),
+    # No eighth colour of theirs can be seen on white: marker and line tell these apart.
+    ("#E69F00", "*", ":"),
+    ("#56B4E9", "p", "-."),
+    ("#000000", "h", "-"),
+)
 
 NAMES = {
     "rho": "radius ρ",
