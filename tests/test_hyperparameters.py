@@ -21,6 +21,7 @@ import tune_sam
 from tune_sam.cli.main import main
 from tune_sam.cli.tables import show_refit, trial_table
 from tune_sam.errors import Refused
+from tune_sam.evaluation.analysis import Extent, measured
 from tune_sam.evaluation.claims import pairs
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import tested_refit
@@ -38,6 +39,7 @@ from tune_sam.study.records import open_study
 from tune_sam.study.settings import StudySettings
 from tune_sam.testing import WorkloadContract
 from tune_sam.training import Trainer
+from tune_sam.tuning.listener import Silent
 from tune_sam.tuning.plan import define, home_of
 from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import BaseOptimizer, DataSet, Setting, Splits, Workload
@@ -221,7 +223,8 @@ def test_a_domain_without_a_default_starts_in_its_middle_or_with_its_first_value
     assert domain.start == start
 
 
-PARAMS = {"hidden": "4", "bias": "false", "slope": "0.1", "label_smoothing": "0:0.1"}
+HIDDEN = {"base": {"params": {"hidden": 4}}, "sam": {"params": {"hidden": 8}}}
+PARAMS = {"bias": "false", "slope": "0.1", "label_smoothing": "0:0.1"}
 
 
 def search(home, name="one", **options):
@@ -234,6 +237,7 @@ def search(home, name="one", **options):
             "grid": False,
             "scheduler": "none",
             "params": PARAMS,
+            "ranges": HIDDEN,
         }
         | options,
         name=name,
@@ -256,7 +260,7 @@ def test_trials_are_suggested_and_recorded_with_their_hyperparameters(home):
     study = open_study("one", home)
     best = study.best("sam")
     assert best.config.more.keys() == {*Blobs.hyperparameters, "m"}
-    assert (best.config.more["hidden"], best.config.more["slope"], best.config.more["m"]) == (4, 0.1, 4)
+    assert (best.config.more["hidden"], best.config.more["slope"], best.config.more["m"]) == (8, 0.1, 4)
     assert 0 <= best.config.more["label_smoothing"] <= 0.1
     table = study.trials()
     assert table["weight_decay"].nunique() == len(table)
@@ -294,9 +298,9 @@ def test_runs_in_mlflow_have_them_as_params_and_in_their_names(home):
     study = open_study("one", home)
     best = study.best("sam")
     run = MlflowClient(study.tracking_uri).get_run(best.mlflow_run_id)
-    assert run.data.params["hidden"] == "4"
+    assert run.data.params["hidden"] == "8"
     assert float(run.data.params["weight_decay"]) == best.config.more["weight_decay"]
-    assert " hidden=4 " in run.info.run_name
+    assert " hidden=8 " in run.info.run_name
 
 
 def test_tables_and_the_page_show_them(home):
@@ -317,9 +321,15 @@ def test_parallel_coordinates_have_an_axis_for_each_that_varies(home):
     frame = trials_with_values(open_study("one", home)).assign(norm=["batch", "layer", "batch", "batch"], fixed=1)
     axes = [axis["label"] for axis in json.loads(interactive("parallel-coordinates", frame))["data"][0]["dimensions"]]
     assert {"weight_decay", "dropout", "norm"} <= set(axes)
-    assert not {"hidden", "fixed"} & set(axes)
+    assert not {"bias", "fixed"} & set(axes)
     labels = [text.get_text() for text in parallel_coordinates(frame).axes[0].get_xticklabels()]
     assert len(labels) == len(axes) - 2  # the optimizer and the state are colours and lines there
+
+
+def test_networks_of_different_shapes_are_measured_each_in_directions_of_its_own(home):
+    with measured("one", home, Extent(grid=3), None, INLINE, Silent()) as found:
+        assert found.surfaces.keys() == {"base", "sam"}
+        assert found.lines == {}
 
 
 def test_a_search_that_was_interrupted_suggests_the_same_when_resumed(tmp_path, home):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -9,7 +10,7 @@ from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 from tune_sam.space import LogRange, Space, grid
 from tune_sam.study.lock import study_lock
-from tune_sam.study.records import Study, note_run, open_study, studies
+from tune_sam.study.records import Study, best_of_each, note_run, open_study, studies
 from tune_sam.study.settings import ENDINGS, STATES, StudySettings, now
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.ledger import Ledger, Outcome
@@ -278,3 +279,8 @@ def test_a_trial_is_found_by_its_optimizer_and_number(searched):
     assert study.trial("sam/1").read_log().startswith("--- attempt 1, ")
     with pytest.raises(Refused, match="study one has no trial 'sam 1', it has base/0 to sam/2; name one as sam/3"):
         study.trial("sam 1")
+
+
+def test_the_first_trial_of_each_optimizer_keeps_its_place_before_the_controls():
+    trials = [SimpleNamespace(optimizer=optimizer) for optimizer in ("base", "sam", "base")]
+    assert best_of_each(trials) == trials[:2]

@@ -28,6 +28,7 @@ from tune_sam.workload import Criterion, Workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from torch import nn
 
     from tune_sam.cluster.sharing import Shared
     from tune_sam.flatness import Flatness
@@ -111,7 +112,7 @@ class Analysis:
         flatness: of each trial, by its key.
         surfaces: losses at the points of a grid, by optimizer; empty if all trials are measured.
         lines: losses on the lines from the first trial's network to the others', by their optimizers; empty if all
-            trials are measured.
+            trials are measured, and without networks of another shape than the first.
         failed: why other trials could not be measured, by their keys.
         undelivered: why MLflow does not have the numbers; empty if it has.
     """
@@ -292,22 +293,34 @@ def _flatness(study: Study, trial: Trial, cheap: bool, workload: Workload, data:
 def _losses(
     study: Study, trial: Trial, reference: Trial, side: int, part: int, workload: Workload, data: "Shared"
 ) -> list[float]:
-    """Evaluate the losses at one chunk of a surface's points."""
+    """Evaluate the losses at one chunk of a surface's points.
+
+    Where a search has made networks of several shapes, those that the reference's directions do not fit have their own.
+    """
     from tune_sam.analysis.landscape import grid, losses, random_directions
 
     model, loss, batches = _prepared(study, trial, workload, data)
-    directions = random_directions(reference.load_model(workload), SEED)
+    shared = reference.load_model(workload)
+    directions = random_directions(shared if _alike(shared, model) else trial.load_model(workload), SEED)
     points = grid(2, steps=side)[part * CHUNK : (part + 1) * CHUNK]
     return list(map(float, losses(model, loss, batches, directions, points)))
 
 
 def _line(study: Study, start: Trial, end: Trial, workload: Workload, data: "Shared") -> list[float]:
-    """Evaluate the losses on the line from one minimum to another."""
+    """Evaluate the losses on the line from one minimum to another; none between networks of different shapes."""
     from tune_sam.analysis.landscape import line_between, losses
 
     model, loss, batches = _prepared(study, start, workload, data)
-    line = line_between(start.load_model(workload), end.load_model(workload))
-    return list(map(float, losses(model, loss, batches, [line], LINE)))
+    one, other = start.load_model(workload), end.load_model(workload)
+    return (
+        list(map(float, losses(model, loss, batches, [line_between(one, other)], LINE))) if _alike(one, other) else []
+    )
+
+
+def _alike(one: "nn.Module", other: "nn.Module") -> bool:
+    """Say whether two networks have the same parameters, but for their values."""
+    shapes = [{name: weight.shape for name, weight in network.named_parameters()} for network in (one, other)]
+    return shapes[0] == shapes[1]
 
 
 def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") -> tuple[Any, Any, Any]:
@@ -340,7 +353,7 @@ def _read(plan: Plan, failed: dict[str, str]) -> Analysis:
         }
     )
     lines = {} if plan.every else {trial.optimizer: result_of(plan.line_file(trial)) for trial in best[1:]}
-    return Analysis(plan, found, surfaces, lines, failed)
+    return Analysis(plan, found, surfaces, {optimizer: line for optimizer, line in lines.items() if line}, failed)
 
 
 def provenance(analysis: Analysis) -> dict[str, Any]:

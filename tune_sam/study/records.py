@@ -697,8 +697,11 @@ def refits_of(study: Study, kind: Kind | None = None) -> list[Study]:
 
 
 def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
-    """Take the first trial of each optimizer."""
-    return list({trial.optimizer: trial for trial in reversed(trials)}.values())[::-1]
+    """Take the first trial of each optimizer, in their order; of the base optimizer there may be controls behind it."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        found.setdefault(trial.optimizer, trial)
+    return list(found.values())
 
 
 def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:
