@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from tune_sam.durations import OFF
+from tune_sam.optimizers import climbs
 from tune_sam.space import ASCENT, OF_EVERY_STUDY, Configuration
 from tune_sam.workload import Workload
 
@@ -104,7 +105,7 @@ class TrialConfig(TrainingSettings):
             raise ValueError(f"a trial needs {missing[0]!r} in its config; give it a value")
         own = {"optimizer", *OF_EVERY_STUDY}
         # A matched control has those of its row's optimizer, but for what only an ascent has.
-        more = {*workload.hyperparameters, *ASCENT} - ({*ASCENT} if given["optimizer"] == "base" else set())
+        more = {*workload.hyperparameters, *ASCENT} - (set() if climbs(given["optimizer"]) else {*ASCENT})
         others = {field.name for field in fields(cls)} - {"configuration"}
         if unknown := sorted(given.keys() - own - others - more):
             raise ValueError(f"a trial has no {unknown[0]!r}; choose from {', '.join(sorted(own | others | more))}")

@@ -277,6 +277,12 @@ def gradients_of(name: str) -> float:
     return entry.gradients if entry else 2
 
 
+def climbs(name: str) -> bool:
+    """Whether the optimizer that a record names has a ρ, and with it an ascent; one that is not known here has."""
+    entry = _described(name)
+    return entry is None or entry.rho is not None
+
+
 def scale_of(name: str) -> "Scale | None":
     """Give the scale of its own ball, of an optimizer that a record names; None if it is not known here."""
     entry = _described(name)

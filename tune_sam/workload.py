@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from tune_sam import plugins
 from tune_sam.errors import Refused
-from tune_sam.optimizers import find_optimizer, optimizers
+from tune_sam.optimizers import climbs, find_optimizer, optimizers
 from tune_sam.schedules import IN_STEPS, Schedule
 from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value, domain_to_json
 
@@ -481,7 +481,7 @@ class Workload(ABC):
             name: what.get(optimizer) if isinstance(what, Mapping) else what
             for name, what in self.hyperparameters.items()
         }
-        left_out = ASCENT if optimizer == "base" else ()
+        left_out = () if climbs(optimizer) else ASCENT
         return {name: domain for name, domain in declared.items() if domain is not None and name not in left_out}
 
     def configured(self, configuration: Configuration) -> Self:

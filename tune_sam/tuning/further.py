@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
+from tune_sam.optimizers import climbs
 from tune_sam.settings import RangeOptions, SearchOptions, flag_of
 from tune_sam.space import ASCENT, Choice, Configuration, Domain, LogRange, Range, narrowed, parts_of_a_batch
 from tune_sam.study.records import Trial
@@ -74,8 +75,8 @@ def _check_names(flag: str, named: Mapping[str, object], workload: Workload, opt
 
 
 def _names(workload: Workload, optimizer: str) -> set[str]:
-    """Name the further hyperparameters that an optimizer can be given: those declared, and `m` beside `base`."""
-    return {*workload.hyperparameters_of(optimizer), *(("m",) if optimizer != "base" else ())}
+    """Name the further hyperparameters that an optimizer can be given: those declared, and `m` where it climbs."""
+    return {*workload.hyperparameters_of(optimizer), *(("m",) if climbs(optimizer) else ())}
 
 
 def further_domains(own: RangeOptions, workload: Workload, optimizer: str) -> dict[str, Domain]:
