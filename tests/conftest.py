@@ -1,11 +1,14 @@
 import logging
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import odd_workload
 import pytest
 import ray
+import sqlalchemy
 import torch
 from filelock import FileLock
 from studies import INLINE, searched_study
@@ -58,6 +61,33 @@ def real_data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_SAM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tables_of_mlflow_are_made_once():
+    """New databases in files copy the first one's tables: MLflow makes them by all migrations of its history."""
+    from mlflow.store.db import utils
+
+    made, make = sqlite3.connect(":memory:", check_same_thread=False), utils._initialize_tables
+
+    def copied(engine):
+        if engine.url.drivername != "sqlite" or not engine.url.database:
+            make(engine)
+            return
+        if not made.execute("SELECT 1 FROM sqlite_master").fetchone():
+            make(engine)
+            with closing(sqlite3.connect(engine.url.database)) as first:
+                first.backup(made)
+        elif not sqlalchemy.inspect(engine).get_table_names():
+            with closing(sqlite3.connect(engine.url.database)) as new:
+                made.backup(new)
+        else:
+            make(engine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copied)
+        yield
+    made.close()
 
 
 def made_once(tmp_path_factory, name, make):
