@@ -18,7 +18,20 @@ import tune_sam
 from tune_sam.settings import SearchKeywords, SearchOptions
 
 PUBLIC = [
-    *("search", "resume", "refit", "analyze", "report", "run", "status", "doctor", "check", "delete"),
+    *(
+        "search",
+        "resume",
+        "refit",
+        "analyze",
+        "report",
+        "run",
+        "status",
+        "doctor",
+        "check",
+        "delete",
+        "export",
+        "import_",
+    ),
     *("open_study", "studies", "workloads", "Study", "Trial", "Workload"),
     *("SAM", "ASAM", "ASAMAll", "spectrum", "Refused", "NothingComplete"),
 ]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tune_sam.operations.check import check
     from tune_sam.operations.delete import delete
     from tune_sam.operations.doctor import doctor
+    from tune_sam.operations.export import export
+    from tune_sam.operations.import_ import import_
     from tune_sam.operations.refit import refit
     from tune_sam.operations.run import run
     from tune_sam.operations.status import status
@@ -43,6 +45,8 @@ _MODULES = {
     "check": "operations.check",
     "delete": "operations.delete",
     "doctor": "operations.doctor",
+    "export": "operations.export",
+    "import_": "operations.import_",
     "open_study": "study.records",
     "refit": "operations.refit",
     "report": "reporting.page",
@@ -73,6 +77,8 @@ __all__ = [
     "check",
     "delete",
     "doctor",
+    "export",
+    "import_",
     "open_study",
     "refit",
     "report",

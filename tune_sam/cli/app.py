@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 
 from tune_sam.cli.console import Unwritten, err, open_streams, out, results
 from tune_sam.cli.evaluate import analyze, refit, report
-from tune_sam.cli.keeping import delete
+from tune_sam.cli.keeping import delete, export, import_
 from tune_sam.cli.results import best, logs, optimizers, status, studies, trials, workloads
 from tune_sam.cli.search import resume, run, search
 from tune_sam.cli.services import check, doctor, submit, sync, ui
@@ -36,14 +36,14 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (search, resume, run),
     "Evaluate": (refit, analyze, report),
     "Results": (studies, workloads, optimizers, status, best, trials, logs),
-    "Keep": (delete,),
+    "Keep": (export, import_, delete),
     "Services": (check, sync, doctor, ui),
 }
 """The commands as `tune-sam --help` groups them, one module each."""
 
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
 # What follows the name of the command that is sent is that command's.
 app.command(
     rich_help_panel="Services", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}

@@ -1,12 +1,13 @@
-"""Commands about studies as things that one keeps: delete."""
+"""Commands about studies as things that one keeps: export, import and delete."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tune_sam.cli.console import err, out
-from tune_sam.cli.options import PLACES, StudyArgument, takes
+from tune_sam.cli.options import PLACES, HomeOption, StudyArgument, StudyStorageOption, takes
 from tune_sam.errors import Refused
 from tune_sam.home import Home
 
@@ -37,6 +38,42 @@ def delete(study: StudyArgument, yes: YesOption = False, **places: Any) -> None:
     for sentence in found.stays if yes else ():
         err.print(sentence, style="yellow", soft_wrap=True, markup=False)
     out.print(f"Deleted {', '.join(found.studies)}.", soft_wrap=True, markup=False)
+
+
+def export(
+    study: StudyArgument,
+    file: Annotated[Path, typer.Argument(help="The archive to write, FILE.tar.gz.", metavar="FILE")],
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints/--no-checkpoints", help="With the trained networks; most of the size.")
+    ] = True,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+) -> None:
+    """Write a study with its refits, analyses and logs into one archive.
+
+    Example: [bold]tune-sam export gcn-2026-11-24T101500 molecules.tar.gz[/bold]
+    """
+    from tune_sam.operations.export import export as run
+
+    written = run(study, file, home=Home.at(home, study_storage), checkpoints=checkpoints)
+    out.print(str(written), soft_wrap=True, markup=False)
+
+
+@takes(*PLACES)
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `tune-sam export` wrote.", metavar="FILE")],
+    name: Annotated[
+        str | None, typer.Option(help="The study's name from now on.", show_default="as in the archive")
+    ] = None,
+    **places: Any,
+) -> None:
+    """Make a study of an archive, which may come from anybody: nothing in it is run.
+
+    Example: [bold]tune-sam import molecules.tar.gz --name theirs[/bold]
+    """
+    from tune_sam.operations.import_ import import_ as run
+
+    out.print(run(file, name=name, home=Home.at(**places)).name, soft_wrap=True, markup=False)
 
 
 def _show(found: "Belongings") -> None:

@@ -45,6 +45,11 @@ def _run_attribute(number: int) -> str:
     return f"{_RUN}{number}"
 
 
+def is_run_attribute(name: str) -> bool:
+    """Say whether an attribute of an Optuna study holds a trial's MLflow run."""
+    return name.startswith(_RUN)
+
+
 CONFIGURATION = {"rho": "ρ", "lr": "lr", "batch_size": "batch size"}
 """What a representation calls the values of a trial's configuration; a further one is called by its name."""
 

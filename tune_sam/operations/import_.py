@@ -1,0 +1,172 @@
+"""A study from an archive, which may be anybody's: it is read as data, and nothing in it says where anything is put."""
+
+import json
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tune_sam.errors import Refused, shorten
+from tune_sam.home import Home, Place, folder_of
+from tune_sam.logins import with_login
+from tune_sam.operations.delete import delete
+from tune_sam.operations.export import CONTENT, FOLDERS, FORMAT
+from tune_sam.study.lock import study_lock
+from tune_sam.study.optuna_internals import attributes_of_studies
+from tune_sam.study.reading import reading
+from tune_sam.study.records import Study
+from tune_sam.study.settings import is_name
+from tune_sam.study.storage import open_storage
+from tune_sam.study.transfer import with_names, write_ledger
+from tune_sam.tuning.delivery import PATIENCE, deliver
+from tune_sam.tuning.plan import store, study_run
+
+LONGEST_CONTENT = 2**31
+"""Bytes of the ledgers in an archive; a study of a hundred thousand trials has fewer."""
+
+
+def import_(file: str | Path, *, name: str | None = None, home: Place = None) -> Study:
+    """Make a study of an archive that :func:`tune_sam.export` wrote, with its refits; MLflow's side is made anew.
+
+    Links, and paths that lead elsewhere, are refused, no code is imported, and nothing outside of the home is written.
+
+    Args:
+        file: the archive.
+        name: of the study from now on; as in the archive by default.
+        home: where it is to live; $TUNE_SAM_HOME, else ~/.tune_sam.
+
+    Returns:
+        The study.
+
+    Raises:
+        Refused: the file is no such archive, or a study of that name is there; nothing was made.
+    """
+    place = Home.at(home)
+    source = folder_of(file, "FILE")
+    with place.made(), tempfile.TemporaryDirectory(prefix="import-", dir=place.path) as folder:
+        content = _unpacked(source, Path(folder))
+        with reading(f"archive {source}", "have it exported again"):
+            new_names = _new_names(content, name)
+            studies = [_study(one, new_names, place) for one in content["studies"]]
+            if studies[0].settings.kind != "search":
+                raise ValueError("its first study is no search")
+        _refuse_taken(studies, place)
+        try:
+            with ExitStack() as locks:
+                for study in studies:
+                    locks.enter_context(study_lock(place, study.name))
+                studies = [
+                    _made(study, one, Path(folder) / "files", new_names, source)
+                    for study, one in zip(studies, content["studies"], strict=True)
+                ]
+                for study in studies:
+                    deliver(study, PATIENCE, restore=True)
+        except BaseException:
+            for study in reversed(studies):
+                with suppress(Refused):
+                    delete(study.name, home=place)
+            raise
+    return studies[0]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            yield archive
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise Refused(
+            f"{file} is no archive of `tune-sam export`, or cannot be read or unpacked here ({error}); give another."
+        ) from None
+
+
+def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
+    """Unpack the files of an archive into a folder, and give its first, the studies."""
+    with _opened(file) as archive:
+        first = archive.next()
+        if first is None or first.name != CONTENT or not first.isreg() or first.size > LONGEST_CONTENT:
+            raise tarfile.TarError(f"it does not begin with {CONTENT}")
+        content = json.load(archive.extractfile(first))  # type: ignore[arg-type]  # a regular file has one
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise tarfile.TarError(f"it has no format {FORMAT}, as if of another release")
+        while member := archive.next():
+            path = member.name.split("/")
+            plain = path[0] == "files" and len(path) > 3 and not {"", ".", ".."} & {*path} and "\0" not in member.name
+            if not member.isreg() or not plain:
+                what = "a link or device" if not member.isreg() else "a path that leads elsewhere"
+                raise tarfile.TarError(f"it has {what}, {shorten(member.name)!r}")
+            if member.size > shutil.disk_usage(folder).free:
+                raise OSError(f"there is no room for {shorten(member.name)!r}")
+            target = folder.joinpath(*path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as there:
+                shutil.copyfileobj(archive.extractfile(member), there)  # type: ignore[arg-type]  # a regular file has one
+    return content
+
+
+def _new_names(content: dict[str, Any], name: str | None) -> dict[str, str]:
+    """Give the new name of each study by that in the archive: those of refits begin with the search's."""
+    old = content["name"]
+    new = old if name is None else name
+    names = [one["name"] for one in content["studies"]]
+    if not is_name(new):
+        raise Refused(f"{new!r} can be no study's name; give --name letters, digits, hyphens, dots and underscores.")
+    if names[0] != old or len(set(names)) < len(names):
+        raise ValueError("its studies are not those that it names")
+    found = {old: new, **{one: f"{new}.{one.removeprefix(f'{old}.')}" for one in names[1:]}}
+    if not all(is_name(one) for one in (*found, *found.values())) or len({*found.values()}) < len(found):
+        raise ValueError("a name in it can be no study's")
+    return found
+
+
+def _study(part: dict[str, Any], names: dict[str, str], place: Home) -> Study:
+    """Read a study's record, with the places of this home."""
+    record = part["record"]
+    of = record["settings"]["refit_of"]
+    own = {
+        "settings": record["settings"] | {"data": None, "refit_of": None if of is None else names[of]},
+        "storage": place.kept(place.storage),
+        "tracking_uri": place.kept(place.named_tracking_uri or place.tracking_uri),
+        "experiment_id": "",
+        "mlflow_run_id": "",
+    }
+    study = Study.from_record(names[part["name"]], place, {**record, **own})
+    return replace(study, tracking_uri=with_login(study.tracking_uri), folder=study.results_folder)
+
+
+def _refuse_taken(studies: list[Study], place: Home) -> None:
+    taken = {full_name.rpartition("/")[0] for full_name in attributes_of_studies(open_storage(place))}
+    for study in studies:
+        if study.name in taken or place.study(study.name).exists():
+            raise Refused(f"there is a study {study.name} in {place.path}; give the new one another --name.")
+
+
+def _made(study: Study, part: dict[str, Any], files: Path, names: dict[str, str], source: Path) -> Study:
+    """Make one study: its ledger, its files, its run in MLflow, and at last its record."""
+    with reading(f"archive {source}", "have it exported again"):
+        write_ledger(study, part["ledger"])
+        study.records()
+    own = study.home.study(study.name)
+    for name in (*FOLDERS, study.results_folder):
+        unpacked = files / part["name"] / name
+        if not unpacked.is_dir():
+            continue
+        if name == "flatness" and part["name"] != study.name:
+            rename_in_files(unpacked, names)
+        if name != "report" or part["name"] == study.name:  # a page says the name in many places; `report` writes it
+            unpacked.rename(own / name)
+    run = study_run(study.name, study.settings, study.home, study.tracking_uri)
+    made = replace(study, experiment_id=run.experiment_id, mlflow_run_id=run.run_id)
+    store(made)
+    return made
+
+
+def rename_in_files(folder: Path, names: dict[str, str]) -> None:
+    """Have the numbers that were measured name studies and trials by other names; see :func:`with_names`."""
+    for file in (*folder.rglob("*.json"), *folder.rglob("*.csv")):
+        file.write_text(with_names(file.read_text(encoding="utf-8"), names), encoding="utf-8")

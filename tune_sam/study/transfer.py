@@ -1,0 +1,125 @@
+"""The ledger of a study as JSON, to carry it from one home's storage to another's, or to another name."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tune_sam.study.checkpoints import BEFORE, LAST
+from tune_sam.study.records import Study, is_run_attribute
+from tune_sam.study.settings import trial_key
+from tune_sam.study.storage import open_storage
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+def ledger_of(study: Study, *, checkpoints: bool = True) -> dict[str, Any]:
+    """Give the ledger of a study, without what holds in its own home alone: its record and its runs in MLflow.
+
+    Args:
+        study: whose.
+        checkpoints: whether trials keep the places of their checkpoints, which are below the study's results.
+
+    Returns:
+        `attributes` and `trials` by optimizer.
+    """
+    storage = open_storage(study.home)
+    found = {}
+    for optimizer in study.settings.optimizers:
+        one = storage.get_study_id_from_name(f"{study.name}/{optimizer}")
+        attributes = storage.get_study_user_attrs(one)
+        found[optimizer] = {
+            "attributes": {
+                name: value for name, value in attributes.items() if name != "record" and not is_run_attribute(name)
+            },
+            "trials": [
+                _as_json(frozen, study.below_results if checkpoints else lambda _: None)
+                for frozen in storage.get_all_trials(one, deepcopy=False)
+            ],
+        }
+    return found
+
+
+def _as_json(frozen: "FrozenTrial", below: Callable[[str], str | None]) -> dict[str, Any]:
+    from optuna.distributions import distribution_to_json
+
+    attributes = dict(frozen.user_attrs)
+    for name in (LAST, BEFORE):
+        if (place := attributes.pop(name, None)) and (kept := below(place)):
+            attributes[name] = kept
+    return {
+        "number": frozen.number,
+        "state": frozen.state.name,
+        "values": frozen.values,
+        "params": frozen.params,
+        "distributions": {name: distribution_to_json(one) for name, one in frozen.distributions.items()},
+        "user_attrs": attributes,
+        "system_attrs": frozen.system_attrs,
+        "steps": [[step, value] for step, value in frozen.intermediate_values.items()],
+        "started": frozen.datetime_start and frozen.datetime_start.isoformat(),
+        "ended": frozen.datetime_complete and frozen.datetime_complete.isoformat(),
+    }
+
+
+def write_ledger(study: Study, ledger: Mapping[str, Any]) -> None:
+    """Write what :func:`ledger_of` gave as that of a new study, whose record is to be written last.
+
+    Args:
+        study: it has no trials in the storage yet, and its lock is held.
+        ledger: perhaps somebody else's.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is no ledger.
+    """
+    from optuna.study import StudyDirection
+
+    storage = open_storage(study.home)
+    directions = [StudyDirection[way.upper()] for way in study.settings.directions.values()]
+    for optimizer in study.settings.optimizers:
+        part = ledger[optimizer]
+        trials = [
+            _from_json(trial, trial_key(study.name, optimizer, number)) for number, trial in enumerate(part["trials"])
+        ]
+        one = storage.create_new_study(directions, f"{study.name}/{optimizer}")
+        for trial in trials:
+            storage.create_new_trial(one, trial)
+        for name, value in part["attributes"].items():
+            if name != "record" and not is_run_attribute(name):
+                storage.set_study_user_attr(one, name, value)
+
+
+def _from_json(trial: Mapping[str, Any], key: str) -> "FrozenTrial":
+    from optuna.distributions import json_to_distribution
+    from optuna.trial import FrozenTrial, TrialState
+
+    attributes = dict(trial["user_attrs"])
+    found = FrozenTrial(
+        number=trial["number"],
+        state=TrialState[trial["state"]],
+        value=None,
+        values=trial["values"],
+        datetime_start=trial["started"] and datetime.fromisoformat(trial["started"]),
+        datetime_complete=trial["ended"] and datetime.fromisoformat(trial["ended"]),
+        params=trial["params"],
+        distributions={name: json_to_distribution(one) for name, one in trial["distributions"].items()},
+        user_attrs=attributes | ({"key": key} if "key" in attributes else {}),
+        system_attrs=trial["system_attrs"],
+        intermediate_values={int(step): value for step, value in trial["steps"]},
+        trial_id=-1,  # the storage gives it one
+    )
+    if str(found.number) != key.rpartition("/")[2]:
+        raise ValueError(f"trial {found.number} stands where {key} should be")
+    return found
+
+
+def with_names(text: str, names: Mapping[str, str]) -> str:
+    """Give the text of a JSON or CSV file of a study's with other names of studies, by those that it has.
+
+    They stand at the beginning of trials' keys, and as the values of `name`, `study` and `refit_of`.
+    """
+    some = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    keys = rf'(?<![\w./-])({some})(?=/[^\s"/,]+/\d)'
+    values = rf'("(?:name|study|refit_of)": ?")({some})(?=")'
+    text = re.sub(keys, lambda found: names[found[1]], text)
+    return re.sub(values, lambda found: found[1] + names[found[2]], text)
