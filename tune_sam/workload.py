@@ -51,11 +51,9 @@ class Score:
 
     Attributes:
         direction: which way is better.
-        percent: whether it is shown times 100, as a share is.
     """
 
     direction: Literal["maximize", "minimize"] = "maximize"
-    percent: bool = False
 
     @property
     def sign(self) -> int:
@@ -335,7 +333,7 @@ class Workload(ABC):
     hyperparameters: ClassVar[Mapping[str, Domain | Mapping[str, Domain]]] = {}
     gpus_per_trial: ClassVar[float] = 1.0
     schedule: ClassVar[Schedule] = IN_STEPS
-    scores: ClassVar[Mapping[str, Score]] = {"accuracy": Score(percent=True)}
+    scores: ClassVar[Mapping[str, Score]] = {"accuracy": Score()}
     ignored: ClassVar[int | None] = None
     label_smoothing: ClassVar[float] = 0.1
     evaluation_batch: ClassVar[int] = 1024

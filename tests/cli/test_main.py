@@ -381,7 +381,6 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "objective": "val/accuracy",
             "score": "accuracy",
             "score_direction": "maximize",
-            "score_percent": True,
             "precision": None,
             "compile": False,
             "trial_timeout": 0.0,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tune_sam.evaluation.answer import answer_of, next_step, short_answer
-from tune_sam.evaluation.claims import ACCURACY, Answers, Radius, at_equal_loss, claims
+from tune_sam.evaluation.claims import Answers, Radius, at_equal_loss, claims
 from tune_sam.evaluation.names import row_names
 from tune_sam.evaluation.selection import Choice
 from tune_sam.study.records import Study, open_study
@@ -20,12 +20,12 @@ SLIGHT = np.array([0.001, -0.001, 0.002, -0.002, 0.0])
 
 def table(*rows):
     """Five trainings of each row: its name, kind, optimizer, ρ, learning rate, batch size, accuracy, loss and λ_max."""
-    columns = ("row", "kind", "optimizer", "rho", "lr", "batch_size", ACCURACY, "train/loss", "lambda_max")
+    columns = ("row", "kind", "optimizer", "rho", "lr", "batch_size", "test/accuracy", "train/loss", "lambda_max")
     found = pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows for _ in NOISE])
     found["matched"] = found["lr"].astype(str) + " " + found["batch_size"].astype(str)
     found["epochs"] = np.where(found["kind"] == "equal-compute", 20, 10)
     found["seed"] = np.tile(np.arange(5), len(rows))
-    found[ACCURACY] += np.tile(NOISE, len(rows)) + found["seed"] * 0.0001 * (found["optimizer"] == "sam")
+    found["test/accuracy"] += np.tile(NOISE, len(rows)) + found["seed"] * 0.0001 * (found["optimizer"] == "sam")
     found["train/loss"] += np.tile(NOISE, len(rows))
     found["lambda_max"] *= 1 + np.tile(SLIGHT, len(rows)) * np.repeat(np.arange(1, len(rows) + 1), 5)
     return found
@@ -52,9 +52,9 @@ def refit_of(found, seeds=5):
 def answered(found):
     """What the questions find in a table of :data:`ROWS`."""
     return Answers(
-        help=claims(found, [("b", "a")], (ACCURACY,)),
-        help_at_equal_compute=claims(found, [("b", "c")], (ACCURACY,)),
-        by_rho=claims(found, [("b", "d")], (ACCURACY,)),
+        help=claims(found, [("b", "a")], ("test/accuracy",)),
+        help_at_equal_compute=claims(found, [("b", "c")], ("test/accuracy",)),
+        by_rho=claims(found, [("b", "d")], ("test/accuracy",)),
         flatter=claims(found, [("b", "d")], ("lambda_max",)),
         flatter_at_equal_loss=at_equal_loss(found, [("b", "d")]),
     )
@@ -93,7 +93,7 @@ def test_a_shown_loss_is_a_no_and_noise_is_not_shown(study):
     answer = short_answer(study, refit_of(found), answered(found))
     assert (answer.help.sign, answer.flatter.sign) == ("no", "no")
     same = table(*replace_row(ROWS, "b", accuracy=0.80, sharpness=20.0))
-    same[ACCURACY] += np.where(same["row"] == "b", np.tile(SLIGHT, 4), 0)
+    same["test/accuracy"] += np.where(same["row"] == "b", np.tile(SLIGHT, 4), 0)
     answer = short_answer(study, refit_of(same), answered(same))
     assert (answer.help.sign, answer.flatter.sign) == ("not shown", "not shown")
     assert ", not shown)" in answer.help.sentence

@@ -47,6 +47,7 @@ def test_trials_are_counted_and_only_complete_ones_are_best():
             "differences",
             {
                 "question": ["use", "rho"],
+                "measure": ["test/accuracy", "test/accuracy"],
                 "label": ["SAM", "SAM"],
                 "difference": [0.02, -0.01],
                 "low": [0.01, np.nan],
@@ -73,12 +74,12 @@ def test_trials_are_counted_and_only_complete_ones_are_best():
         (
             "lines",
             {"start": "base", "optimizer": "sam", "position": [0.0, 0.5, 1.0], "loss": [0.1, 0.9, 0.3]},
-            ["from the minimum of base to that of: SAM 0.6 nats"],
+            ["from the minimum of base to that of: SAM 0.6"],
         ),
         (
             "near-minimum",
             {"optimizer": "sam", "x": [-0.4, 0, 0.9], "y": [0.0, 0, 0], "loss": [0.5, 0.2, 9.0]},
-            ["along direction 1: SAM 0.3 nats"],
+            ["along direction 1: SAM 0.3"],
         ),
         (
             "f1",

@@ -128,7 +128,7 @@ def test_every_figure_has_a_caption_and_its_data(full):
     data = [base64.b64decode(load.partition(",")[2]) for load in page.links if load.startswith("data:text/csv")]
     assert len(images) == len(data) == len(files)
     for name in files:
-        assert CAPTIONS[name][:40] in unescape(text).replace("\u00a0", " ")
+        assert CAPTIONS[name].format(score="accuracy")[:40] in unescape(text).replace("\u00a0", " ")
         assert (full.parent / "figures" / f"{name}.csv").read_bytes() in data
 
 

@@ -99,7 +99,6 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "objective": "val/accuracy",
         "score": "accuracy",
         "score_direction": "maximize",
-        "score_percent": True,
         "refit_of": None,
         "optimizers": ["base", "sam"],
         "trials_asked": 4,

@@ -210,14 +210,14 @@ def best(
         title = f"{found.name}: no trial is better in one objective and as good in the other"
         output.give(
             [trial.to_json() for trial in front],
-            lambda: show_table(trial_table(front, found.settings.judged_by, title), out),
+            lambda: show_table(trial_table(front, found.settings, title), out),
             lambda: trial_frame(front),
         )
     elif optimizer:
         trial = found.best(optimizer)
         output.give(
             trial.to_json(),
-            lambda: show_table(trial_table([trial], found.settings.judged_by), out),
+            lambda: show_table(trial_table([trial], found.settings), out),
             lambda: trial_frame([trial]),
         )
     else:
@@ -238,7 +238,7 @@ def trials(
     records = found.records()
 
     def show() -> None:
-        show_table(trial_table(records, found.settings.judged_by), out)
+        show_table(trial_table(records, found.settings), out)
         show_failures(failures(records), out)
 
     output.give([trial.to_json() for trial in records], show, lambda: trial_frame(records))
@@ -291,7 +291,7 @@ def show_best(study: "Study", output: Output) -> None:
     title = f"{study.name}: best {judged_by} of each optimizer"
     output.give(
         {optimizer: trial.to_json() if trial else None for optimizer, trial in found.items()},
-        lambda: show_table(trial_table(complete, judged_by, title), out) if complete else None,
+        lambda: show_table(trial_table(complete, study.settings, title), out) if complete else None,
         lambda: trial_frame(complete),
     )
     missing = [optimizer for optimizer, trial in found.items() if not trial]

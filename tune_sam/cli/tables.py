@@ -13,6 +13,7 @@ from tune_sam.display import text_of
 from tune_sam.durations import clock
 from tune_sam.errors import masked
 from tune_sam.evaluation.statistics import with_interval
+from tune_sam.scores import written
 from tune_sam.space import cells
 from tune_sam.study.logs import printable
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tune_sam.operations.doctor import Diagnosis
     from tune_sam.operations.status import Running, Stage
     from tune_sam.study.records import Trial
+    from tune_sam.study.settings import StudySettings
 
 
 FLATNESS = {
@@ -34,24 +36,24 @@ FLATNESS = {
         "lambda_max_over_lambda_5": "λ_max/λ_5",
         "trace": "trace",
     },
-    "Worst rise of the loss that was found (nats), a lower bound": {
+    "Worst rise of the loss that was found, a lower bound": {
         "worst_case": "ρ = 0.05",
         "worst_case_adaptive": "ρ = 0.05, by |w|",
         "worst_case_own_rho": "own ρ, own scale",
     },
-    "Average rise of the loss (nats)": {"average_case": "σ = 0.05", "average_case_adaptive": "σ = 0.05, by |w|"},
+    "Average rise of the loss": {"average_case": "σ = 0.05", "average_case_adaptive": "σ = 0.05, by |w|"},
 }
 """The columns of what `analyze` prints, by the measures' names."""
 
 
-def trial_table(found: "list[Trial]", judged_by: str, title: str | None = None) -> Table:
-    """Make a table of trials: validation accuracy, what else they are judged by, configuration, epochs, seconds."""
+def trial_table(found: "list[Trial]", settings: "StudySettings", title: str | None = None) -> Table:
+    """Make a table of trials: the validation score, what else they are judged by, configuration, epochs, seconds."""
     # Where classes have names they are of interest one by one, and an accuracy alone hides the rare ones.
     measured = {name for trial in found for name in trial.metrics}
     scored = any(name.startswith("val/f1/") for name in measured)
     scores = {
-        "val/accuracy": "accuracy",
-        **({"val/loss": "loss"} if judged_by == "val/loss" else {}),
+        f"val/{settings.score}": settings.score,
+        **({"val/loss": "loss"} if settings.objective == "val/loss" else {}),
         **({"val/macro_f1": "macro-F1"} if scored else {}),
         **({"val/sharpness": "sharpness"} if "val/sharpness" in measured else {}),
     }
@@ -182,14 +184,15 @@ def show_refit(refit: "Refit", out: Console) -> None:
     out.print(f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals", soft_wrap=True, markup=False)
     trained = refit.table()
     names = row_names(trained, optimizer_names(refit.of))
-    quality = plain_table("", "test accuracy %", "test loss", "gap (loss)")
+    score, how = refit.score, written(refit.score)
+    quality = plain_table("", f"test {score}{how.unit}", "test loss", "gap (loss)")
     calibration = plain_table("", "NLL", "ECE %")
     cost = plain_table("", "ρ", "lr", "batch", *refit.more, "epochs", "seconds", "gradients")
     configurations = trained.drop_duplicates("row").set_index("row")
     for row, means in refit.summary().items():
         quality.add_row(
             names[row],
-            with_interval(means["test/accuracy"], 100, 2),
+            with_interval(means[f"test/{score}"], how.factor, how.decimals),
             with_interval(means["test/loss"], 1, 3),
             with_interval(means["gap/loss"], 1, 3),
         )

@@ -8,6 +8,7 @@ corrected for all of them.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from tune_sam.errors import NothingComplete
@@ -16,6 +17,7 @@ from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import FEWEST
+from tune_sam.scores import written
 from tune_sam.settings import SEEDS
 from tune_sam.study.records import Study
 
@@ -171,14 +173,14 @@ def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str,
     if claim is None:
         return _line("Help?", "not known", why_not_known(study, refit, "use"))
     dear = next((one for one in found.help_at_equal_compute if one.row == claim.row), None)
-    at_equal_compute = (
-        f"; at equal compute, against {names[dear.to]}, {_numbers(dear, 100, '+.2f', ' points')}" if dear else ""
-    )
+    how = written(study.settings.score)
+    numbers = partial(_numbers, unit=how.factor, form=how.difference, of=how.points)
+    at_equal_compute = f"; at equal compute, against {names[dear.to]}, {numbers(dear)}" if dear else ""
     return _line(
         "Help?",
-        _sign(claim, +1),
-        f"{names[claim.row]} against {names[claim.to]} in test accuracy at equal epochs: "
-        f"{_numbers(claim, 100, '+.2f', ' points')}{at_equal_compute}.",
+        _sign(claim, 1 if study.settings.score_direction == "maximize" else -1),
+        f"{names[claim.row]} against {names[claim.to]} in test {study.settings.score} at equal epochs: "
+        f"{numbers(claim)}{at_equal_compute}.",
     )
 
 
@@ -197,6 +199,8 @@ def _radius(radius: Radius) -> str:
     if radius.tried < 2:
         return f"{radius.value:.3g}, the only one of a complete trial"
     end = f"the {radius.end} of the {radius.tried} tried, so a better one may lie beyond" if radius.end else ""
+    if math.isnan(radius.low):
+        return f"{radius.value:.3g}, {end or f'of {radius.tried} tried'}"
     near = (
         f"within one standard error of the best in validation are {radius.low:.3g} to {radius.high:.3g}"
         if radius.low < radius.high
@@ -252,7 +256,7 @@ def _p(p: float) -> str:
 
 
 def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
-    """Say why a question about the test accuracy has no comparisons."""
+    """Say why a question about the score on the test set has no comparisons."""
     base, optimizers = optimizer_names(study)["base"], study.settings.optimizers
     if optimizers == ("base",):
         return f"Only {base} was trained."

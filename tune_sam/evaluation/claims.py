@@ -32,8 +32,6 @@ ASKED: dict[Question, str] = {
 }
 """The questions, and what each compares."""
 
-ACCURACY = "test/accuracy"
-
 FLATNESS = ("lambda_max", "trace", "worst_case", "average_case")
 """Measures of flatness that are compared; the first is that of the answer."""
 
@@ -99,7 +97,8 @@ class Radius:
         optimizer: whose.
         value: ρ of its best trial.
         low, high: the smallest and the largest ρ among its complete trials whose validation accuracy is within one
-            standard error of the best one's (binomial, of the validation split's size).
+            standard error of the best one's (binomial, of the validation split's size); nan where the score is no
+            accuracy, whose error one training does not tell.
         tried: the number of values of ρ among its complete trials.
         end: `smallest` or `largest` if `value` is that among the values tried, so that a better one may lie beyond;
             empty otherwise.
@@ -118,9 +117,9 @@ class Answers:
     """The three answers of a study. What was not trained or measured is empty.
 
     Attributes:
-        help: the best of each optimizer against the base optimizer's best, for the same epochs; in test accuracy.
+        help: the best of each optimizer against the base optimizer's best, for the same epochs; in the study's score.
         help_at_equal_compute: the same against the base optimizer at equal compute.
-        by_rho: each row against its matched control, in test accuracy.
+        by_rho: each row against its matched control, in the study's score.
         radii: which ρ the search chose, of each optimizer that has one.
         flatter: each row against its matched control in each of :data:`FLATNESS`; below 0 where the row is flatter.
         flatter_at_equal_loss: the same for λ_max at equal training loss.
@@ -146,7 +145,7 @@ def answers(study: Study, refit: Refit | None, networks: "DataFrame | None" = No
     if refit is None:
         return Answers(radii=chosen_radii(study))
     table, choice = refit.table(), refit.choice
-    found = {question: claims(table, pairs(table, choice, question), (ACCURACY,)) for question in ASKED}
+    found = {question: claims(table, pairs(table, choice, question), (f"test/{refit.score}",)) for question in ASKED}
     measured = with_flatness(table, networks)
     by_rho = pairs(table, choice, "rho")
     return Answers(
@@ -280,23 +279,25 @@ def chosen_radii(study: Study, optimizers: Sequence[str] | None = None) -> tuple
         study: a search.
         optimizers: of the study; all by default.
     """
-    samples = study.workload.datasets[study.settings.dataset].validation
+    samples, score = study.workload.datasets[study.settings.dataset].validation, study.settings.score
     found = []
     for optimizer in optimizers or study.settings.optimizers:
         with suppress(NothingComplete):
             complete = study.complete(optimizer)
-            tried = [(trial.config.rho, trial.metrics.get("val/accuracy")) for trial in complete if trial.config]
-            points = [(rho, accuracy) for rho, accuracy in tried if rho is not None and accuracy is not None]
+            tried = [(trial.config.rho, trial.metrics.get(f"val/{score}")) for trial in complete if trial.config]
+            points = [(rho, value) for rho, value in tried if rho is not None and value is not None]
             if points:
-                found.append(_radius(optimizer, points, samples))
+                found.append(_radius(optimizer, points, samples if score == "accuracy" else None))
     return tuple(found)
 
 
-def _radius(optimizer: str, points: Sequence[tuple[float, float]], samples: int) -> Radius:
-    """Judge the ρ and the accuracy of an optimizer's trials, the best trial first."""
-    (value, accuracy), radii = points[0], sorted({rho for rho, _ in points})
-    error = math.sqrt(accuracy * (1 - accuracy) / samples)
-    near = [rho for rho, other in points if other >= accuracy - error]
+def _radius(optimizer: str, points: Sequence[tuple[float, float]], samples: int | None) -> Radius:
+    """Judge the ρ and the score of an optimizer's trials, the best trial first; an accuracy is of so many samples."""
+    (value, best), radii = points[0], sorted({rho for rho, _ in points})
+    near = [math.nan]
+    if samples is not None:
+        error = math.sqrt(best * (1 - best) / samples)
+        near = [rho for rho, other in points if other >= best - error]
     end: Literal["smallest", "largest", ""] = ""
     if len(radii) > 1:
         end = "smallest" if value == radii[0] else "largest" if value == radii[-1] else ""

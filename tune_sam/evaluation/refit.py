@@ -22,6 +22,7 @@ from tune_sam.evaluation.selection import (
 )
 from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.optimizers import gradients_of
+from tune_sam.scores import written
 from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, refits_of, study_names
@@ -58,11 +59,12 @@ class Refit:
         return f"<Refit {self._in_words()}>"
 
     def _repr_html_(self) -> str:
-        columns = ("row", "test accuracy %", "test loss", "gap (loss)", "seconds")
+        score, how = self.score, written(self.score)
+        columns = ("row", f"test {score}{how.unit}", "test loss", "gap (loss)", "seconds")
         rows = [
             (
                 row,
-                with_interval(means["test/accuracy"], 100, 2),
+                with_interval(means[f"test/{score}"], how.factor, how.decimals),
                 with_interval(means["test/loss"], 1, 3),
                 with_interval(means["gap/loss"], 1, 3),
                 f"{means['seconds'].value:.0f}",
@@ -119,6 +121,11 @@ class Refit:
     def more(self) -> list[str]:
         """The names of the further hyperparameters that some row has, sorted, which are columns of the table, too."""
         return sorted({name for study in self.studies for name in study.settings.more})
+
+    @property
+    def score(self) -> str:
+        """The metric that rows are compared in, such as `accuracy`."""
+        return self.of.settings.score
 
     @property
     def choice(self) -> Choice:
@@ -187,8 +194,8 @@ class Refit:
                     "seed": config.seed,
                     "key": trial.key,
                     "train/loss": trial.metrics["train/loss"],
-                    "train/accuracy": trial.metrics["train/accuracy"],
-                    **scores(trial, test),
+                    f"train/{self.score}": trial.metrics[f"train/{self.score}"],
+                    **scores(study, trial, test),
                     "seconds": trial.seconds,
                     "gradients": trial.gradients(samples),
                 }
@@ -299,7 +306,7 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     for trial in study.records():
         file = _test_file(study, trial)
         if file.exists():
-            found[trial.key] = scores(trial, result_of(file))
+            found[trial.key] = scores(study, trial, result_of(file))
     return found
 
 
@@ -307,12 +314,13 @@ def _test_file(study: Study, trial: Trial) -> Path:
     return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
 
 
-def scores(trial: Trial, test: dict[str, float]) -> dict[str, float]:
-    """Join a training's test results with its gaps, which are above 0 if the network overfits: in nats, and 0 to 1."""
+def scores(study: Study, trial: Trial, test: dict[str, float]) -> dict[str, float]:
+    """Join a training's test results with its gaps in loss and score, which are above 0 if the network overfits."""
+    score, better = study.settings.score, 1 if study.settings.score_direction == "maximize" else -1
     return {
         **{f"test/{name}": value for name, value in test.items()},
         "gap/loss": test["loss"] - trial.metrics["train/loss"],
-        "gap/accuracy": trial.metrics["train/accuracy"] - test["accuracy"],
+        f"gap/{score}": better * (trial.metrics[f"train/{score}"] - test[score]),
     }
 
 

@@ -20,8 +20,11 @@ from tune_sam.tuning.delivery import deliver
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-TESTED = ("test/accuracy", "test/loss", "test/nll", "test/ece", "gap/accuracy", "gap/loss")
-"""Columns of a refit's table whose means over the seeds are in a summary."""
+
+def tested(score: str) -> tuple[str, ...]:
+    """List the columns of a refit's table whose means over the seeds are in a summary."""
+    return f"test/{score}", "test/loss", "test/nll", "test/ece", f"gap/{score}", "gap/loss"
+
 
 PATIENCE = 5.0
 """Seconds to wait for a tracking server that is away; what it lacks then, `sync` delivers."""
@@ -49,7 +52,7 @@ def summarize(study: Study) -> dict[str, float]:
     measured = measured_of(study, refit)
     networks = measured.table() if measured else None
     found = answers(study, refit, networks)
-    numbers = {**dict(_means(with_flatness(refit.table(), networks))), **dict(_differences(found))}
+    numbers = {**dict(_means(with_flatness(refit.table(), networks), tested(refit.score))), **dict(_differences(found))}
     return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
 
 
@@ -72,13 +75,13 @@ def log_summary(study: Study) -> str:
     return f"MLflow at {where} lacks results of study {study.name}, which its ledger keeps." if left else ""
 
 
-def _means(table: "DataFrame") -> Iterator[tuple[str, float]]:
+def _means(table: "DataFrame", tested: Sequence[str]) -> Iterator[tuple[str, float]]:
     """Average over the seeds: of the first configuration of each optimizer, and of the base optimizer's twice."""
     rows = table[table["kind"] != "control"].drop_duplicates(["kind", "optimizer"])
     for row, kind, optimizer in zip(rows["row"], rows["kind"], rows["optimizer"], strict=True):
         part = table[table["row"] == row]
         of_kind = str(kind).replace("-", "_")
-        for name in TESTED:
+        for name in tested:
             if name in part:
                 yield f"{of_kind}/{optimizer}/{name.replace('/', '_')}", part[name].mean()
         for name in FLATNESS if kind == "refit" else ():
@@ -88,12 +91,12 @@ def _means(table: "DataFrame") -> Iterator[tuple[str, float]]:
 
 def _differences(found: Answers) -> Iterator[tuple[str, float]]:
     """Name the differences of each optimizer's first configuration."""
-    of_accuracy = (
+    of_score = (
         ("refit", found.help),
         ("equal_compute", found.help_at_equal_compute),
         ("control", found.by_rho),
     )
-    for group, claims in of_accuracy:
+    for group, claims in of_score:
         for claim in _first(claims):
             yield from _of_difference(f"{group}/{claim.optimizer}/difference", claim.difference)
     for claim in _first([one for one in found.flatter if one.measure == FLATNESS[0]]):

@@ -198,7 +198,7 @@ def _publish(found: Refit) -> str:
     for study in found.studies:
         folder = study.home.study(study.name) / "test"
         runs = {
-            trial.mlflow_run_id: scores(trial, found.tests[trial.key])
+            trial.mlflow_run_id: scores(study, trial, found.tests[trial.key])
             for trial in study.records()
             if trial.key in found.tests and trial.mlflow_run_id
         }

@@ -107,7 +107,7 @@ def _view(home: Home) -> str:
     shown = [study for study in searches if study.experiment_id == experiment]
     optimizers = dict.fromkeys(optimizer for study in shown for optimizer in study.settings.optimizers)
     more = sorted({name for study in shown for name in study.settings.more})
-    return prepare_view(home.tracking_uri, experiment, optimizers, more)
+    return prepare_view(home.tracking_uri, experiment, optimizers, more, shown[-1].settings.score)
 
 
 def serve(

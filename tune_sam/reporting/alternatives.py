@@ -14,10 +14,12 @@ from tune_sam.reporting.style import (
     name_of,
     objective_in,
     optimizers_in,
+    score_in,
     short,
     shown,
     style_of,
 )
+from tune_sam.scores import written
 from tune_sam.space import cells
 
 
@@ -56,8 +58,10 @@ def _of_each(frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> dict[s
     return {label: float(of(frame[frame["optimizer"] == name])) for name, label in _labels(frame).items()}
 
 
-def _unit(column: str) -> str:
-    return " %" if column.endswith("accuracy") else " nats" if column.endswith(("loss", "sharpness")) else ""
+def _unit(column: str, score: str) -> str:
+    if column.endswith(("loss", "sharpness")):
+        return " nats" if score == "accuracy" else ""
+    return written(column.partition("/")[2]).unit
 
 
 def _sentence(name: str, words: str) -> str:
@@ -67,21 +71,28 @@ def _sentence(name: str, words: str) -> str:
 def _differences(frame: pd.DataFrame) -> str:
     from tune_sam.reporting.claim_figures import HEADINGS
 
-    questions = []
+    score = str(frame["measure"].iloc[0]).partition("/")[2]
+    how, questions = written(score), []
     for question, rows in frame.groupby("question", sort=False):
         claims = []
         for row in rows.to_dict("records"):
-            interval = f" ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})" if np.isfinite(row["low"]) else ""
+            value, low, high = (
+                format(how.factor * row[name], how.difference) for name in ("difference", "low", "high")
+            )
+            interval = f" ({low} to {high})" if np.isfinite(row["low"]) else ""
             verdict = "shown" if row["shown"] else "not shown" if interval else "no interval"
-            claims.append(f"{row['label']} {100 * row['difference']:+.2f}{interval}, {verdict}")
+            claims.append(f"{row['label']} {value}{interval}, {verdict}")
         questions.append(f"{HEADINGS[str(question)]}: {'; '.join(claims)}")
-    return f"Differences in test accuracy in percentage points. {'. '.join(questions)}."
+    unit = " in percentage points" if how.factor == 100 else ""
+    return f"Differences in test {score}{unit}. {'. '.join(questions)}."
 
 
 def _seeds(frame: pd.DataFrame) -> str:
-    means = (100 * frame.groupby("label", sort=False)["test/accuracy"].mean()).to_dict()
-    counts = frame.groupby("label")["test/accuracy"].count()
-    return f"Mean test accuracy over {counts.min()} seeds: {ranked(means, ' %')}."
+    score = score_in(frame)
+    column, how = f"test/{score}", written(score)
+    means = (how.factor * frame.groupby("label", sort=False)[column].mean()).to_dict()
+    counts = frame.groupby("label")[column].count()
+    return f"Mean test {score} over {counts.min()} seeds: {ranked(means, how.unit)}."
 
 
 def _f1(frame: pd.DataFrame) -> str:
@@ -101,7 +112,7 @@ def _bests(frame: pd.DataFrame) -> list[dict[str, Any]]:
     frame = shown(frame, value)
     frame = frame[counts_in(frame)]
     places = [
-        rows[value].idxmin() if less_is_better(value) else rows[value].idxmax()
+        rows[value].idxmin() if less_is_better(value, frame) else rows[value].idxmax()
         for _, rows in frame.groupby("optimizer", sort=False)
     ]
     labels = _labels(frame)
@@ -113,7 +124,7 @@ def _trials(frame: pd.DataFrame) -> str:
     value, hollow = objective_in(frame), int((~counts_in(frame)).sum())
     bests = {str(best["label"]): float(best[value]) for best in _bests(frame)}
     hollows = f", {hollow} of them not complete" if hollow else ""
-    found = ranked(bests, _unit(value), least=less_is_better(value))
+    found = ranked(bests, _unit(value, score_in(frame)), least=less_is_better(value, frame))
     return f"{len(frame)} trials{hollows}. Best {name_of(value).partition(' (')[0]}: {found}."
 
 
@@ -138,13 +149,18 @@ def _importance(frame: pd.DataFrame) -> str:
 
 
 def _pareto(frame: pd.DataFrame) -> str:
-    rows = frame.dropna(subset=["val/accuracy", "val/sharpness"])
-    accurate, flat = rows.loc[rows["val/accuracy"].idxmax()], rows.loc[rows["val/sharpness"].idxmin()]
+    score = score_in(frame)
+    value, how, unit = f"val/{score}", written(score), _unit("val/sharpness", score)
+    rows = frame.dropna(subset=[value, "val/sharpness"])
+    good = rows.loc[rows[value].idxmin() if less_is_better(value, frame) else rows[value].idxmax()]
+    flat = rows.loc[rows["val/sharpness"].idxmin()]
+    values = [
+        f"{how.factor * row[value]:.1f}{how.unit}" if how.factor == 100 else short(row[value]) for row in (good, flat)
+    ]
     return (
-        f"{len(rows)} trials. The most accurate, of {accurate['optimizer']}, has "
-        f"{100 * accurate['val/accuracy']:.1f} % and a sharpness of {short(accurate['val/sharpness'])} nats; the "
-        f"flattest, of {flat['optimizer']}, "
-        f"{100 * flat['val/accuracy']:.1f} % and {short(flat['val/sharpness'])} nats."
+        f"{len(rows)} trials. The {'most accurate' if score == 'accuracy' else 'best'}, of {good['optimizer']}, has "
+        f"{values[0]} and a sharpness of {short(good['val/sharpness'])}{unit}; the flattest, of {flat['optimizer']}, "
+        f"{values[1]} and {short(flat['val/sharpness'])}{unit}."
     )
 
 
@@ -156,19 +172,19 @@ def _last(frame: pd.DataFrame, column: str) -> str:
     values = _of_each(found, lambda rows: rows[rows["epoch"] == rows["epoch"].max()][column].mean())
     return _sentence(
         f"{name_of(column).partition(' (')[0]} after the last epoch",
-        ranked(values, _unit(column), least=less_is_better(column)),
+        ranked(values, _unit(column, score_in(frame)), least=less_is_better(column, frame)),
     )
 
 
 def _curves(frame: pd.DataFrame) -> str:
     some = "val" if frame["val/loss"].notna().any() else "train"
-    return f"{_last(frame, f'{some}/loss')} {_last(frame, f'{some}/accuracy')}"
+    return f"{_last(frame, f'{some}/loss')} {_last(frame, f'{some}/{score_in(frame)}')}"
 
 
 def _compute(frame: pd.DataFrame) -> str:
     costs = _of_each(frame, lambda rows: rows["gradients"].max())
     cost = ", ".join(f"{label} {value:,.0f}" for label, value in costs.items())
-    return f"{_last(frame, 'val/accuracy')} Gradients of a sample until then: {cost}."
+    return f"{_last(frame, f'val/{score_in(frame)}')} Gradients of a sample until then: {cost}."
 
 
 def _measures(frame: pd.DataFrame) -> str:
@@ -184,9 +200,7 @@ def _landscape(frame: pd.DataFrame) -> str:
     finite = frame[np.isfinite(frame["loss"])]
     bottom = _of_each(finite[np.isclose(finite["x"], 0) & np.isclose(finite["y"], 0)], lambda rows: rows["loss"].mean())
     top = _of_each(finite, lambda rows: rows["loss"].max())
-    return (
-        f"Loss at the minimum: {ranked(bottom, ' nats', least=True)}. Highest loss on the grid: {ranked(top, ' nats')}."
-    )
+    return f"Loss at the minimum: {ranked(bottom, least=True)}. Highest loss on the grid: {ranked(top)}."
 
 
 def _near(frame: pd.DataFrame) -> str:
@@ -194,7 +208,7 @@ def _near(frame: pd.DataFrame) -> str:
     for number, along, across in ((1, "x", "y"), (2, "y", "x")):
         rows = frame[np.isclose(frame[across], 0) & (frame[along].abs() <= NEAR + 1e-9) & np.isfinite(frame["loss"])]
         rises = _of_each(rows, lambda one: one["loss"].max() - one["loss"].min())
-        said.append(f"along direction {number}: {ranked(rises, ' nats')}")
+        said.append(f"along direction {number}: {ranked(rises)}")
     return f"Rise of the loss within {NEAR:g} filter norms of the minimum, {'; '.join(said)}."
 
 
@@ -204,9 +218,7 @@ def _lines(frame: pd.DataFrame) -> str:
         between,
         lambda one: one["loss"].max() - max(one.sort_values("position")["loss"].iloc[[0, -1]]),
     )
-    return (
-        f"Height of the barrier from the minimum of {frame['start'].iloc[0]} to that of: {ranked(barriers, ' nats')}."
-    )
+    return f"Height of the barrier from the minimum of {frame['start'].iloc[0]} to that of: {ranked(barriers)}."
 
 
 def _spectrum(frame: pd.DataFrame) -> str:

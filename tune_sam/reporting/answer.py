@@ -1,4 +1,4 @@
-"""The section with all comparisons of test accuracies, by question."""
+"""The section with all comparisons of scores on the test set, by question."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +7,7 @@ from tune_sam.evaluation.claims import ASKED, Answers, Claim, Question
 from tune_sam.evaluation.refit import Refit, test_results
 from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.sections import Section, Table
+from tune_sam.scores import written
 from tune_sam.study.records import Study, refits_of
 
 TITLE = "Does it help?"
@@ -23,8 +24,10 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
     """
     if refit is None:
         return Section(TITLE, (why_not_known(study, refit, "use"),))
+    how = written(refit.score)
+    unit = ", in percentage points" if how.factor == 100 else ""
     sentences = [
-        f"Paired differences in test accuracy over {len(refit.seeds)} seeds that all rows share, in percentage points. "
+        f"Paired differences in test {refit.score} over {len(refit.seeds)} seeds that all rows share{unit}. "
         "The comparisons of one question are one family: p is corrected by Holm's method, and a difference is shown "
         "where it is below 0.05."
     ]
@@ -35,17 +38,18 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
             f"{which}."
         )
     if (readings := sum(bool(test_results(other)) for other in refits_of(study, "refit"))) > 1:
+        what = "accuracies are too high" if how.factor == 100 else "results are too good"
         sentences.append(
             f"{readings} refits of this study have been tested, and this page shows one of them. If it was chosen by "
-            "its test results, its accuracies are too high."
+            f"its test results, its {what}."
         )
     rows: list[tuple[str, ...]] = []
     for question, claims in asked(found).items():
         rows.append((ASKED[question] if claims else f"{ASKED[question]} {why_not_known(study, refit, question)}",))
-        rows += claim_rows(claims, names, 100, "+.2f")
+        rows += claim_rows(claims, names, how.factor, how.difference)
     return Section(TITLE, tuple(sentences), (Table(HEADER, tuple(rows)),))
 
 
 def asked(found: Answers) -> dict[Question, Sequence[Claim]]:
-    """Collect the comparisons of test accuracies by question."""
+    """Collect the comparisons of scores on the test set by question."""
     return {"use": found.help, "compute": found.help_at_equal_compute, "rho": found.by_rho}

@@ -1,10 +1,11 @@
-"""The figure of what is claimed: every difference in test accuracy with its interval, question by question."""
+"""The figure of what is claimed: every difference in the test set's score with its interval, question by question."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tune_sam.reporting.style import GREY, TEXT, need, optimizers_in, panels, style_of, wrapped
+from tune_sam.scores import written
 
 HEADINGS = {
     "use": "best against best, for the same epochs",
@@ -15,17 +16,18 @@ HEADINGS = {
 
 
 def differences(frame: pd.DataFrame) -> Figure:
-    """Draw a forest plot: each difference in test accuracy with its 95 % interval, below a heading for each question.
+    """Draw a forest plot: each difference on the test set with its 95 % interval, below a heading for each question.
 
     A point is filled where a difference is shown after Holm's correction, else hollow. Where there are too few seeds
     for an interval, the point stands alone.
 
     Args:
-        frame: `question` (one of :data:`HEADINGS`), `optimizer`, `label` (of the row), `difference`, `low`, `high` (0
-            to 1; nan without an interval), `shown`.
+        frame: `question` (one of :data:`HEADINGS`), `optimizer`, `measure` (such as `test/accuracy`), `label` (of the
+            row), `difference`, `low`, `high` (of an accuracy 0 to 1; nan without an interval), `shown`.
     """
-    need(frame, "question", "optimizer", "label", "difference", "low", "high", "shown")
-    names = optimizers_in(frame)
+    need(frame, "question", "optimizer", "measure", "label", "difference", "low", "high", "shown")
+    names, score = optimizers_in(frame), str(frame["measure"].iloc[0]).partition("/")[2]
+    how = written(score)
     lines = len(frame) + 1.2 * frame["question"].nunique()
     figure, (axis,) = panels(1, height=0.9 + 0.36 * lines)
     place, places, labels = 0.0, [], []
@@ -43,7 +45,7 @@ def differences(frame: pd.DataFrame) -> Figure:
         place += 1
         for row in rows.itertuples():
             style = style_of(str(row.optimizer), names)
-            value, low, high = 100 * row.difference, 100 * row.low, 100 * row.high
+            value, low, high = how.factor * row.difference, how.factor * row.low, how.factor * row.high
             if low == low:
                 axis.plot([low, high], [place, place], color=style.colour, linewidth=2, solid_capstyle="butt")
             axis.plot(
@@ -56,7 +58,7 @@ def differences(frame: pd.DataFrame) -> Figure:
                 markeredgewidth=1.8,
             )
             axis.annotate(
-                f"{value:+.2f}".replace("-", "−"),
+                format(value, how.difference).replace("-", "−"),
                 (1.01, place),
                 xycoords=("axes fraction", "data"),
                 va="center",
@@ -69,7 +71,8 @@ def differences(frame: pd.DataFrame) -> Figure:
         place += 0.2
     axis.axvline(0, color="black", linewidth=1, zorder=0)
     axis.set_yticks(places, labels, fontsize=TEXT)
-    axis.set(ylim=(place - 0.4, -0.6), xlabel="difference in test accuracy (percentage points)")
+    unit = " (percentage points)" if how.factor == 100 else ""
+    axis.set(ylim=(place - 0.4, -0.6), xlabel=f"difference in test {score}{unit}")
     axis.set_title("filled: shown (Holm); hollow: not shown", fontsize=TEXT, color=GREY)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.margins(x=0.08)

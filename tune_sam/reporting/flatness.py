@@ -13,6 +13,7 @@ from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, with_inter
 from tune_sam.reporting.comparisons import HEADER, claim_rows, equal_loss_rows
 from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
 from tune_sam.reporting.sections import Section, Table
+from tune_sam.scores import written
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
                 _mean_cell(cell[cell[f"{name}_resolved"]][name], decimals)
                 for name, decimals in (("lambda_max", 1), ("worst_case", 3))
             )
+            how = written(refit.score)
             rows.append(
                 (
                     str(size),
@@ -204,11 +206,12 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
                     f"{lr:g}",
                     *measures,
                     _mean_cell(cell["gap/loss"], 4),
-                    _mean_cell(100 * cell["test/accuracy"], 2),
+                    _mean_cell(how.factor * cell[f"test/{refit.score}"], how.decimals),
                     str(cell["seed"].nunique()),
                 )
             )
-        header = ("batch size", "optimizer", "ρ", "learning rate", "λ_max", "worst case", "gap", "test acc.", "seeds")
+        short = "test acc." if refit.score == "accuracy" else f"test {refit.score}"
+        header = ("batch size", "optimizer", "ρ", "learning rate", "λ_max", "worst case", "gap", short, "seeds")
         tables = (Table(header, tuple(rows)), _against_the_base_optimizer(refit, networks))
         sentences.append(
             "Below, λ_max of each cell against the base optimizer's at the same batch size, paired over the seeds. All "

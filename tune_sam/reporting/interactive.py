@@ -67,7 +67,7 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
                 "cmax": float(high),
                 "showscale": False,
                 "visible": place == 0,
-                "hovertemplate": "loss %{z:.3g} nats<extra>%{fullData.name}</extra>",
+                "hovertemplate": "loss %{z:.3g}<extra>%{fullData.name}</extra>",
             }
         )
     buttons = [
@@ -82,7 +82,7 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
                 "xaxis": {"title": {"text": "direction 1"}},
                 "yaxis": {"title": {"text": "direction 2"}},
                 "zaxis": {
-                    "title": {"text": "loss (nats)"},
+                    "title": {"text": "loss"},
                     "type": "log" if logarithmic else "linear",
                     "range": [float(low - margin), float(high + margin)],
                     **({"tickvals": log_ticks(10.0**low, 10.0**high, most=5)} if logarithmic else {}),

@@ -15,7 +15,7 @@ from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.optimizers import gradients_of
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
-from tune_sam.reporting.style import save
+from tune_sam.reporting.style import name_of, save, score_in
 from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
@@ -33,8 +33,7 @@ MEASURES = {
     "average_case": "average case, σ = 0.05 (nats)",
     "average_case_adaptive": "adaptive average case, σ = 0.05 (nats)",
 }
-GAP = "generalisation gap: loss (nats)"
-CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+LOSSES = ("train/loss", "val/loss")
 
 
 def draw(analysis: Analysis, folder: Path) -> None:
@@ -81,7 +80,7 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
             "learning-curves": (search_figures.learning_curves, _if_varied(curves, "epoch")),
             "accuracy-compute": (
                 search_figures.accuracy_and_compute,
-                _if_varied(curves, "epoch", "val/accuracy"),
+                _if_varied(curves, "epoch", f"val/{study.settings.score}"),
             ),
             "pareto": (search_figures.pareto, _if_varied(ended, "number", "val/sharpness")),
         },
@@ -96,13 +95,15 @@ def trials_with_values(study: Study) -> pd.DataFrame:
     A trial that did not end complete has its last epoch's value. There are none in a refit, which has no validation
     split.
     """
-    table, judged_by = study.trials(), study.settings.judged_by
-    if judged_by not in table or "val/accuracy" not in table:
+    table, settings = study.trials(), study.settings
+    judged_by, score = settings.judged_by, f"val/{settings.score}"
+    if judged_by not in table or score not in table:
         return pd.DataFrame()
-    metrics = [name for name in ("val/accuracy", "val/loss", "val/sharpness", judged_by) if name in table]
+    metrics = [name for name in (score, "val/loss", "val/sharpness", judged_by) if name in table]
     columns = ["optimizer", "number", "state", "epochs", *search_figures.COORDINATES, *study.settings.more]
     columns += dict.fromkeys(metrics)
-    return table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
+    found = table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
+    return found if settings.score_direction == "maximize" else found.assign(direction=settings.score_direction)
 
 
 def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
@@ -127,7 +128,7 @@ def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
 
 
 def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
-    """Tabulate the claims in test accuracy, a row each: accuracies and differences are from 0 to 1.
+    """Tabulate the claims in the score on the test set, a row each: accuracies and differences are from 0 to 1.
 
     Args:
         found: the answers of a study.
@@ -143,6 +144,7 @@ def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
             {
                 "question": question,
                 "optimizer": claim.optimizer,
+                "measure": claim.measure,
                 "label": names[claim.row],
                 "against": names[claim.to],
                 "row": claim.row,
@@ -186,13 +188,14 @@ def _if_varied(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
 def _measured(analysis: Analysis) -> pd.DataFrame:
     """Tabulate a row for each measure of each trial."""
     table = analysis.table()
+    score = analysis.study.settings.score
     further = [name for name in analysis.study.settings.more if name in table]
-    about = ["study", "optimizer", "number", "rho", "lr", "batch_size", *further, "gap/loss", "gap/accuracy"]
+    about = ["study", "optimizer", "number", "rho", "lr", "batch_size", *further, "gap/loss", f"gap/{score}"]
     return pd.concat(
         [
             table[about].assign(
                 name=name,
-                measure=title,
+                measure=title if score == "accuracy" else title.replace(" (nats)", "").replace("nats", "loss"),
                 value=table[name],
                 error=table[f"{name}_error"],
                 resolved=table[f"{name}_resolved"],
@@ -208,7 +211,11 @@ def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
     """Select the largest eigenvalue, the worst case and the gap of each trial."""
     found = measured[measured["name"].isin(["lambda_max", "worst_case"])]
     gaps = measured[measured["name"] == "lambda_max"].assign(
-        name="gap/loss", measure=GAP, value=lambda of: of["gap/loss"], error=float("nan"), resolved=True
+        name="gap/loss",
+        measure=name_of("gap/loss", score_in(measured)),
+        value=lambda of: of["gap/loss"],
+        error=float("nan"),
+        resolved=True,
     )
     return pd.concat([found, gaps], ignore_index=True)
 
@@ -247,14 +254,15 @@ def _line(lines: Mapping[str, Sequence[float]], start: Trial) -> pd.DataFrame:
 
 
 def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
-    """Tabulate loss, accuracy and cost of each epoch of the best trial of each optimizer."""
+    """Tabulate loss, score and cost of each epoch of the best trial of each optimizer."""
     settings = study.settings
     sizes = study.workload.datasets[settings.dataset]
     samples = (settings.train_subset or sizes.train) + (sizes.validation if settings.kind != "search" else 0)
+    columns = [*LOSSES, *(f"{split}/{settings.score}" for split in ("train", "val"))]
     parts = []
     for trial in best_of_each(trials):
         if history := study.history(trial):
-            frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=[*CURVES, GRADIENTS])
+            frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=[*columns, GRADIENTS])
             frame = frame.rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer)
             estimated = frame["epoch"] * samples * gradients_of(trial.optimizer)
             frame = frame.assign(gradients=frame[GRADIENTS].fillna(estimated).astype(float))

@@ -8,28 +8,43 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tune_sam.evaluation.statistics import Mean
-from tune_sam.reporting.style import GREY, TEXT, legend, need, optimizers_in, panels, style_of, wrapped
+from tune_sam.reporting.style import (
+    GREY,
+    TEXT,
+    legend,
+    name_of,
+    need,
+    optimizers_in,
+    panels,
+    score_in,
+    shown,
+    style_of,
+    wrapped,
+)
 
 
 def seeds(frame: pd.DataFrame) -> Figure:
-    """Draw the test accuracy of each row of a refit: a dot for each seed, and the mean with its 95 % interval.
+    """Draw the score on the test set of each row of a refit: a dot for each seed, and the mean with its 95 % interval.
 
     What each training cost stands beside it, in gradients of a sample: SAM takes twice as many in an epoch. Below three
     seeds there is no interval.
 
     Args:
-        frame: `label` (of the row), `optimizer`, `kind`, `test/accuracy` (0 to 1), `gradients`; a row for each seed.
+        frame: `label` (of the row), `optimizer`, `kind`, the score, such as `test/accuracy` (0 to 1), `gradients`; a
+            row for each seed.
     """
-    need(frame, "label", "optimizer", "kind", "test/accuracy", "gradients")
+    value = f"test/{score_in(frame)}"
+    need(frame, "label", "optimizer", "kind", value, "gradients")
+    frame = shown(frame, value)
     names, labels = optimizers_in(frame), list(dict.fromkeys(frame["label"]))
     figure, (axis,) = panels(1, height=0.9 + 0.5 * len(labels))
     cost = EngFormatter(places=1, sep=" ")
     for place, label in enumerate(labels):
         rows = frame[frame["label"] == label]
-        style, mean = style_of(str(rows["optimizer"].iloc[0]), names), Mean.of((100 * rows["test/accuracy"]).tolist())
+        style, mean = style_of(str(rows["optimizer"].iloc[0]), names), Mean.of(rows[value].tolist())
         chosen = rows["kind"].iloc[0] == "refit"
         look: dict[str, Any] = {"color": style.colour, "markerfacecolor": style.colour if chosen else "white"}
-        axis.plot(100 * rows["test/accuracy"], np.full(len(rows), place + 0.2), "o", markersize=5, alpha=0.6, **look)
+        axis.plot(rows[value], np.full(len(rows), place + 0.2), "o", markersize=5, alpha=0.6, **look)
         if np.isfinite(mean.half):
             axis.plot([mean.low, mean.high], [place - 0.1] * 2, color=style.colour, linewidth=2)
         axis.plot(mean.value, place - 0.1, style.marker, markersize=9, markeredgewidth=1.8, **look)
@@ -41,7 +56,7 @@ def seeds(frame: pd.DataFrame) -> Figure:
             fontsize=TEXT,
         )
     axis.set_yticks(range(len(labels)), [wrapped(label, 18) for label in labels])
-    axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel="test accuracy (%)")
+    axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel=name_of(value))
     axis.annotate("gradients", (1.01, -0.6), xycoords=("axes fraction", "data"), va="center", fontsize=TEXT, color=GREY)
     axis.set_title("small: seeds, large: mean", loc="left", fontsize=TEXT, color=GREY)
     axis.xaxis.set_major_locator(MaxNLocator(5))

@@ -12,6 +12,7 @@ from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import with_interval
 from tune_sam.reporting.published import PublishedStudy, published_studies
 from tune_sam.reporting.sections import Cell, Link, Section, Table
+from tune_sam.scores import written
 from tune_sam.space import cells
 from tune_sam.study.records import Study, every_study
 
@@ -21,18 +22,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRICS = (
-    ("test acc.", "test/accuracy", 100, 2),
-    ("test loss", "test/loss", 1, 4),
-    ("gap", "gap/loss", 1, 4),
-    ("NLL", "test/nll", 1, 4),
-    ("ECE", "test/ece", 100, 2),
-    ("train acc.", "train/accuracy", 100, 2),
-    ("train loss", "train/loss", 1, 4),
-)
-"""The columns that are means over the seeds: title, metric, unit and decimals."""
 
-HEADER = ("", *(title for title, *_ in METRICS), "|λ_max/λ_min|")
+def metrics_of(score: str) -> tuple[tuple[str, str, int, int], ...]:
+    """List the columns that are means over the seeds: title, metric, unit and decimals."""
+    how, short = written(score), "acc." if score == "accuracy" else score
+    return (
+        (f"test {short}", f"test/{score}", how.factor, how.decimals),
+        ("test loss", "test/loss", 1, 4),
+        ("gap", "gap/loss", 1, 4),
+        ("NLL", "test/nll", 1, 4),
+        ("ECE", "test/ece", 100, 2),
+        (f"train {short}", f"train/{score}", how.factor, how.decimals),
+        ("train loss", "train/loss", 1, 4),
+    )
 
 
 def results_section(study: Study, refit: Refit | None, close: Measured | None) -> Section:
@@ -46,16 +48,23 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
         close: what was measured of the refit's networks, for the ratio that published rows have; None if nothing was.
     """
     own = study.settings.dataset
-    published = [found for found in published_studies(study.workload) if own in found.rows]
+    published = [
+        found for found in published_studies(study.workload) if own in found.rows and study.settings.score == "accuracy"
+    ]
     ours = _our_rows(refit, close if published else None)
     rows: list[tuple[Cell, ...]] = [("This study",)] if ours and published else []
     rows += ours
     sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
+    score = study.settings.score
     sentences.append(
-        "Losses in nats, accuracies in %, means with 95 % intervals over the seeds; the gap is test minus training "
-        "loss. NLL is the negative log-likelihood of the test set, without the loss's smoothing, and ECE the expected "
-        "calibration error in %, over 15 bins."
+        f"{'Losses in nats, accuracies in %, means' if score == 'accuracy' else 'Means'} with 95 % intervals over the "
+        "seeds; the gap is test minus training loss."
     )
+    if score == "accuracy" or (refit and "test/nll" in refit.table()):
+        sentences[-1] += (
+            " NLL is the negative log-likelihood of the test set, without the loss's smoothing, and ECE the expected "
+            "calibration error in %, over 15 bins."
+        )
     for found in published:
         rows += [(_cited(found),), *_published_rows(found, own)]
         sentences.append(
@@ -66,7 +75,8 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
         more, sentence = _other_data_sets(study, found)
         rows += more
         sentences += sentence
-    tables = [Table(HEADER, tuple(rows)).without_empty_columns()] if rows else []
+    header = ("", *(title for title, *_ in metrics_of(score)), "|λ_max/λ_min|")
+    tables = [Table(header, tuple(rows)).without_empty_columns()] if rows else []
     return Section("Results on the test set", tuple(sentences), (*tables, *_by_class(refit)))
 
 
@@ -188,11 +198,11 @@ def means(refit: Refit) -> "DataFrame":
 def _our_rows(refit: Refit | None, close: Measured | None) -> list[tuple[str, ...]]:
     if refit is None:
         return []
-    ratios, names = _ratios(refit, close), names_of(refit)
+    ratios, names, columns = _ratios(refit, close), names_of(refit), metrics_of(refit.score)
     return [
         (
             names[row],
-            *(with_interval(means[name], unit, form) if name in means else "" for _, name, unit, form in METRICS),
+            *(with_interval(means[name], unit, form) if name in means else "" for _, name, unit, form in columns),
             ratios.get(row, ""),
         )
         for row, means in refit.summary().items()

@@ -36,6 +36,7 @@ from tune_sam.reporting.style import (
     optimizers_in,
     panels,
     plain_ticks,
+    score_in,
     set_scale,
     short,
     shown,
@@ -52,24 +53,25 @@ COORDINATES = ("rho", "lr", "batch_size")
 
 
 def over_rho(frame: pd.DataFrame) -> Figure:
-    """Draw validation accuracy and loss over ρ: each trial, the median and the middle half of the trials around it.
+    """Draw validation score and loss over ρ: each trial, the median and the middle half of the trials around it.
 
     Where values of ρ repeat, as with several seeds, a median is over one value, else over five trials or more of
     neighbouring ρ. Trials without ρ, those of the base optimizer, are a level line with its band. Trials that did not
     end complete are hollow, at their last value, and count in no median.
 
     Args:
-        frame: `optimizer`, `rho`, `val/accuracy` (0 to 1), `val/loss` and, if known, `state`.
+        frame: `optimizer`, `rho`, the score, such as `val/accuracy` (0 to 1), `val/loss` and, if known, `state`.
     """
-    need(frame, "optimizer", "rho", "val/accuracy", "val/loss")
+    score = score_in(frame)
+    need(frame, "optimizer", "rho", f"val/{score}", "val/loss")
     names = optimizers_in(frame)
     figure, axes = panels(2, height=2.8, columns=1, sharex=True)
     logarithmic = bool((frame["rho"].dropna() > 0).all())
-    for axis, column in zip(axes, ("val/accuracy", "val/loss"), strict=True):
+    for axis, column in zip(axes, (f"val/{score}", "val/loss"), strict=True):
         for name in names:
             one = shown(frame[frame["optimizer"] == name], column)
             _spread(axis, one, column, style_of(name, names))
-        axis.set_ylabel(wrapped(name_of(column), 20))
+        axis.set_ylabel(wrapped(name_of(column, score), 20))
         if column == "val/loss":
             set_scale(axis, "y", frame[column])
     axes[1].set_xlabel("radius ρ (each optimizer measures it its own way)")
@@ -96,12 +98,12 @@ def history(frame: pd.DataFrame) -> Figure:
         style, one = style_of(name, names), frame[frame["optimizer"] == name].sort_values("number")
         draw_points(axis, one["number"] + 1, one[value], one, style)
         complete = one[counts_in(one)]
-        best = complete[value].cummin() if less_is_better(value) else complete[value].cummax()
+        best = complete[value].cummin() if less_is_better(value, frame) else complete[value].cummax()
         if len(complete):
             x, y = [*complete["number"] + 1, one["number"].max() + 1], [*best, best.iloc[-1]]
             axis.step(x, y, where="post", linestyle=style.line, color=style.colour, linewidth=1.8)
             ends.append((x[-1], y[-1], style))
-    axis.set(xlabel="trial", ylabel=name_of(value))
+    axis.set(xlabel="trial", ylabel=name_of(value, score_in(frame)))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     set_scale(axis, "y", frame[value])
     label_ends(axis, ends)
@@ -287,52 +289,56 @@ def rates_and_radii(frame: pd.DataFrame) -> Figure:
 
 
 def pareto(frame: pd.DataFrame) -> Figure:
-    """Draw validation accuracy against the sharpness of the validation loss: each trial, and the front of all.
+    """Draw the validation score against the sharpness of the validation loss: each trial, and the front of all.
 
-    The front joins the complete trials than which no other is both at least as accurate and at least as flat. Trials
+    The front joins the complete trials than which no other is both at least as good and at least as flat. Trials
     that did not end complete are hollow, at their last values.
 
     Args:
-        frame: `optimizer`, `val/accuracy` (0 to 1), `val/sharpness` (nats) and, if known, `state`.
+        frame: `optimizer`, the score, such as `val/accuracy` (0 to 1), `val/sharpness` and, if known, `state`.
     """
-    need(frame, "optimizer", "val/accuracy", "val/sharpness")
+    score = score_in(frame)
+    value, less = f"val/{score}", less_is_better(f"val/{score}", frame)
+    need(frame, "optimizer", value, "val/sharpness")
     names = optimizers_in(frame)
     figure, (axis,) = panels(1, height=3.8)
-    rows = frame[np.isfinite(frame["val/accuracy"]) & np.isfinite(frame["val/sharpness"])]
+    rows = frame[np.isfinite(frame[value]) & np.isfinite(frame["val/sharpness"])]
     if rows.empty:
         return without_values(figure, axis)
-    front = rows[counts_in(rows)].sort_values(["val/sharpness", "val/accuracy"], ascending=[True, False])
-    front = front[front["val/accuracy"] > front["val/accuracy"].cummax().shift(fill_value=-np.inf)]
-    axis.step(front["val/sharpness"], 100 * front["val/accuracy"], where="post", color=GREY, linewidth=1.2, zorder=1)
+    rows, sign = shown(rows, value), -1 if less else 1
+    front = rows[counts_in(rows)].sort_values(["val/sharpness", value], ascending=[True, less])
+    front = front[sign * front[value] > (sign * front[value]).cummax().shift(fill_value=-np.inf)]
+    axis.step(front["val/sharpness"], front[value], where="post", color=GREY, linewidth=1.2, zorder=1)
     for name in names:
         one = rows[rows["optimizer"] == name]
-        draw_points(axis, one["val/sharpness"], 100 * one["val/accuracy"], one, style_of(name, names))
-    axis.set(xlabel=wrapped(name_of("val/sharpness"), 46), ylabel=name_of("val/accuracy"))
+        draw_points(axis, one["val/sharpness"], one[value], one, style_of(name, names))
+    axis.set(xlabel=wrapped(name_of("val/sharpness", score), 46), ylabel=name_of(value))
     set_scale(axis, "x", rows["val/sharpness"])
     legend(figure, names, counts=rows["optimizer"].value_counts(), lines=False, hollow=why_hollow(rows))
     return figure
 
 
 def learning_curves(frame: pd.DataFrame) -> Figure:
-    """Draw loss and accuracy over the epochs, the mean over the seeds: validation thick, training thin.
+    """Draw loss and score over the epochs, the mean over the seeds: validation thick, training thin.
 
     A band goes from the lowest to the highest seed of the validation.
 
     Args:
-        frame: `optimizer`, `epoch`, `train/loss`, `val/loss`, `train/accuracy`, `val/accuracy`; one row for each seed
-            and epoch.
+        frame: `optimizer`, `epoch`, and of both splits the loss and the score, such as `val/accuracy`; one row for each
+            seed and epoch.
     """
-    need(frame, "optimizer", "epoch", "train/loss", "val/loss", "train/accuracy", "val/accuracy")
+    score = score_in(frame)
+    need(frame, "optimizer", "epoch", "train/loss", "val/loss", f"train/{score}", f"val/{score}")
     names = optimizers_in(frame)
     figure, axes = panels(2, height=2.8, columns=1, sharex=True)
-    for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
+    for axis, metric in zip(axes, ("loss", score), strict=True):
         ends = []
         for name in names:
             style, one = style_of(name, names), frame[frame["optimizer"] == name]
             training = _curve(axis, one, f"train/{metric}", "epoch", style, 0.9)
             validation = _curve(axis, one, f"val/{metric}", "epoch", style, 2.0)
             ends += [end for end in (validation or training,) if end]
-        axis.set_ylabel("loss (nats)" if metric == "loss" else "accuracy (%)")
+        axis.set_ylabel(name_of(f"train/{metric}", score).removeprefix("training "))
         if metric == "loss":
             set_scale(axis, "y", pd.concat([frame["train/loss"], frame["val/loss"]]))
         label_ends(axis, ends)
@@ -343,28 +349,25 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
 
 
 def accuracy_and_compute(frame: pd.DataFrame) -> Figure:
-    """Draw the validation accuracy over what the training has cost so far, the mean over the seeds.
+    """Draw the validation score over what the training has cost so far, the mean over the seeds.
 
     SAM takes two gradients of each sample in an epoch, so its curves are twice as long as the base optimizer's.
 
     Args:
         frame: as for :func:`learning_curves`, with `gradients`, of single samples since the training began.
     """
-    need(frame, "optimizer", "gradients", "val/accuracy")
+    value = f"val/{score_in(frame)}"
+    need(frame, "optimizer", "gradients", value)
     names = optimizers_in(frame)
     figure, (axis,) = panels(1, height=3.4)
     ends = [
         end
         for name in names
-        if (
-            end := _curve(
-                axis, frame[frame["optimizer"] == name], "val/accuracy", "gradients", style_of(name, names), 2.0
-            )
-        )
+        if (end := _curve(axis, frame[frame["optimizer"] == name], value, "gradients", style_of(name, names), 2.0))
     ]
     if not ends:
         return without_values(figure, axis)
-    axis.set(xlabel="gradients of a sample", ylabel=name_of("val/accuracy"), xlim=(0, None))
+    axis.set(xlabel="gradients of a sample", ylabel=name_of(value), xlim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     label_ends(axis, ends)

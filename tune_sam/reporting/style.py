@@ -33,6 +33,7 @@ from PIL import Image
 
 from tune_sam.files import replaced_file
 from tune_sam.optimizers import label_of
+from tune_sam.scores import SPLITS, nats, written
 
 DPI = 150
 """Of every PNG."""
@@ -96,15 +97,6 @@ NAMES = {
     "rho": "radius ρ",
     "lr": "learning rate",
     "batch_size": "batch size",
-    "val/accuracy": "validation accuracy (%)",
-    "val/loss": "validation loss (nats)",
-    "val/sharpness": "worst rise of the validation loss found, ρ = 0.05 (nats)",
-    "train/accuracy": "training accuracy (%)",
-    "train/loss": "training loss (nats)",
-    "test/accuracy": "test accuracy (%)",
-    "test/loss": "test loss (nats)",
-    "gap/accuracy": "generalisation gap: accuracy (%)",
-    "gap/loss": "generalisation gap: loss (nats)",
 }
 
 
@@ -124,9 +116,28 @@ def style_of(name: str, names: Sequence[str]) -> Style:
     return Style(label, *OTHERS[others.index(name) % len(OTHERS)])
 
 
-def name_of(column: str) -> str:
-    """Say what a column is called, with its unit."""
-    return NAMES.get(column, column)
+def name_of(column: str, score: str = "accuracy") -> str:
+    """Say what a column is called, with its unit.
+
+    Args:
+        column: of the data.
+        score: of the study; the loss of a classifier is in nats.
+    """
+    if column == "val/sharpness":
+        return f"worst rise of the validation loss found, ρ = 0.05{nats(score)}"
+    split, _, metric = column.partition("/")
+    if split not in SPLITS or not metric:
+        return NAMES.get(column, column)
+    unit = nats(score) if metric == "loss" else " (%)" if written(metric).factor == 100 else ""
+    return f"{SPLITS[split]} {metric}{unit}"
+
+
+def score_in(frame: pd.DataFrame) -> str:
+    """Name the score that the data have: the first metric of a split that is no loss, sharpness or F1 of a class."""
+    others = {"loss", "sharpness", "macro_f1", "nll", "ece", "lr"}
+    metrics = [column.partition("/")[2] for column in map(str, frame) if column.partition("/")[0] in SPLITS]
+    found = (metric for metric in metrics if metric and metric not in others and not metric.startswith("f1/"))
+    return next(found, "accuracy")
 
 
 def wrapped(text: str, width: int) -> str:
@@ -306,13 +317,13 @@ def why_hollow(frame: pd.DataFrame) -> str:
 
 
 def objective_in(frame: pd.DataFrame) -> str:
-    """Name the column that trials are judged by; the validation accuracy, if the data do not say."""
-    return str(frame["objective"].iloc[0]) if "objective" in frame else "val/accuracy"
+    """Name the column that trials are judged by; the score of the validation split, if the data do not say."""
+    return str(frame["objective"].iloc[0]) if "objective" in frame else f"val/{score_in(frame)}"
 
 
 def further_in(frame: pd.DataFrame) -> list[str]:
     """List the columns of a table of trials that are further hyperparameters with more than one value."""
-    known = {"optimizer", "number", "state", "epochs", "rho", "lr", "batch_size", "objective"}
+    known = {"optimizer", "number", "state", "epochs", "rho", "lr", "batch_size", "objective", "direction"}
     return [name for name in frame if name.isidentifier() and name not in known and frame[name].nunique() > 1]
 
 
@@ -321,9 +332,16 @@ def is_scale(values: pd.Series) -> bool:
     return is_numeric_dtype(values) and not is_bool_dtype(values)
 
 
-def less_is_better(column: str) -> bool:
-    """Say whether lower values of a column are better."""
-    return column.endswith(("loss", "sharpness"))
+def less_is_better(column: str, frame: pd.DataFrame | None = None) -> bool:
+    """Say whether lower values of a column are better: of losses and sharpness, and of a score where the data say so.
+
+    Args:
+        column: of the data.
+        frame: the data, with `direction` where lower scores are better.
+    """
+    if column.endswith(("loss", "sharpness")):
+        return True
+    return frame is not None and "direction" in frame and str(frame["direction"].iloc[0]) == "minimize"
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[float, float, Style]]) -> None:
@@ -437,6 +455,6 @@ def shown(frame: pd.DataFrame, column: str, drop: bool = True) -> pd.DataFrame:
         drop: leave out rows without a finite value; else keep them with nan.
     """
     frame = frame.assign(**{column: frame[column].astype(float).where(np.isfinite(frame[column].astype(float)))})
-    if column.endswith("accuracy"):
-        frame[column] *= 100
+    if column.partition("/")[0] in SPLITS:
+        frame[column] *= written(column.partition("/")[2]).factor
     return frame.dropna(subset=[column]) if drop else frame.reset_index(drop=True)

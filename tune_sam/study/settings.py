@@ -87,7 +87,6 @@ class StudySettings(TrainingSettings):
             and `val/sharpness`, or of a refit, which has no validation split, the score as `train/…`.
         score: the metric of the workload that comparisons are made by.
         score_direction: which way it is better.
-        score_percent: whether it is shown times 100.
         gpus_per_trial: GPUs, or the fraction of one; `auto` measures it; None leaves it to the workload.
         spaces: the search space of each optimizer.
         refit_of: the study whose configurations are trained again here, on the training and validation splits
@@ -109,7 +108,6 @@ class StudySettings(TrainingSettings):
     objective: str = "val/accuracy"
     score: str = "accuracy"
     score_direction: Direction = "maximize"
-    score_percent: bool = True
     gpus_per_trial: float | Literal["auto"] | None = None
     spaces: dict[str, Space]
     refit_of: str | None = None
@@ -166,7 +164,7 @@ class StudySettings(TrainingSettings):
 
     def described(self) -> dict[str, Any]:
         """Give the settings that are one value and can neither grow nor change, for tags and a description."""
-        left_out = ("workload", "asked", "data", "score_direction", "score_percent", *CHANGEABLE)
+        left_out = ("workload", "asked", "data", "score_direction", *CHANGEABLE)
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         return {
             name: value for name, value in values.items() if isinstance(value, (str, int, float)) and value is not False

@@ -14,24 +14,31 @@ NAME = "tune_sam"
 """Of the view, in the experiment's tag `mlflow.sharedViewState.tune_sam`."""
 
 _COLUMNS = (
-    "metrics.`val/accuracy`",
-    "metrics.`test/accuracy`",
+    "metrics.`val/{score}`",
+    "metrics.`test/{score}`",
     "params.`optimizer`",
     "params.`rho`",
     "params.`lr`",
     "params.`batch_size`",
     "tags.`tune_sam.state`",
-    "metrics.`gap/accuracy`",
+    "metrics.`gap/{score}`",
     "metrics.`flatness/lambda_max`",
     "metrics.`flatness/all/lambda_max`",
 )
 
-_OF_STUDIES = ("best/{}/val_accuracy", "refit/{}/test_accuracy", "refit/{}/difference", "flatness/{}/lambda_max")
+_OF_STUDIES = (
+    "best/{optimizer}/val_{score}",
+    "refit/{optimizer}/test_{score}",
+    "refit/{optimizer}/difference",
+    "flatness/{optimizer}/lambda_max",
+)
 
 _WIDTH = 110  # pixels of a column, for which a number is short
 
 
-def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str], more: Iterable[str] = ()) -> str:
+def prepare_view(
+    uri: str, experiment_id: str, optimizers: Iterable[str], more: Iterable[str] = (), score: str = "accuracy"
+) -> str:
     """Store the view with its experiment: the newest study first, and its trials and refits nested below it.
 
     Args:
@@ -39,6 +46,7 @@ def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str], more: 
         experiment_id: the workload's.
         optimizers: whose numbers studies have.
         more: further hyperparameters of their trials; none by default.
+        score: of the newest study.
 
     Returns:
         The page's address after that of the server.
@@ -46,8 +54,8 @@ def prepare_view(uri: str, experiment_id: str, optimizers: Iterable[str], more: 
     Raises:
         Refused: MLflow does not take it.
     """
-    names = [name.format(optimizer) for name in _OF_STUDIES for optimizer in optimizers]
-    fixed = [*_COLUMNS, *(f"params.`{name}`" for name in more)]
+    names = [name.format(optimizer=one, score=score) for name in _OF_STUDIES for one in optimizers]
+    fixed = [*(column.format(score=score) for column in _COLUMNS), *(f"params.`{name}`" for name in more)]
     columns = [*fixed, *(f"metrics.`{name}`" for name in names if name != "refit/base/difference")]
     state = {
         "selectedColumns": columns,

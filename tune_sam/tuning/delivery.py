@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 LONGEST = 5000
 """Characters of a tag or a parameter; MLflow refuses a run's whole request for one of some thousands more."""
 
-BEST = ("val/accuracy", "val/loss", "val/sharpness", "gap/accuracy")
 """Metrics of the best trials that the study's own run has, too."""
 
 LONGEST_NAME = 250
@@ -236,7 +235,8 @@ class Content:
         best = sorted(self._best.values(), key=lambda trial: self.study.settings.sign * (trial.value or 0))
         for trial in best:
             assert trial.config is not None  # it is complete
-            judged = {name: value for name, value in trial.metrics.items() if name in BEST}
+            shown = _of_the_best(self.study.settings.score)
+            judged = {name: value for name, value in trial.metrics.items() if name in shown}
             numbers |= judged
             numbers |= {
                 f"best/{trial.optimizer}/{name.replace('/', '_')}": float(value)
@@ -275,6 +275,11 @@ class Content:
             if trial.value is not None and (best is None or sign * trial.value > sign * (best.value or 0)):
                 self._best[optimizer] = trial
         return run
+
+
+def _of_the_best(score: str) -> tuple[str, ...]:
+    """List the metrics of the best trials that a study's own run has."""
+    return f"val/{score}", "val/loss", "val/sharpness", f"gap/{score}"
 
 
 def _dataset(study: Study) -> DataSetInput | None:

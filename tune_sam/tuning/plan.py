@@ -140,13 +140,7 @@ def _judged(chosen: SearchOptions, workload: Workload) -> dict[str, Any]:
         possible = ", ".join((*(f"val/{name}" for name in workload.scores), "val/loss"))
         raise Refused(f"--objective {objective} is nothing that {workload.name} has; choose from {possible}, two.")
     score = named if named in workload.scores else first
-    read = workload.scores[score]
-    return {
-        "objective": objective,
-        "score": score,
-        "score_direction": read.direction,
-        "score_percent": read.percent,
-    }
+    return {"objective": objective, "score": score, "score_direction": workload.scores[score].direction}
 
 
 def _scheduler(chosen: SearchOptions) -> str:

@@ -19,13 +19,13 @@ from rich.table import Table
 
 from tune_sam.durations import clock
 from tune_sam.optimizers import gradients_of
+from tune_sam.scores import SPLITS
 from tune_sam.study.records import Study
 from tune_sam.tuning.listener import SearchListener, Silent
 
 if TYPE_CHECKING:
     from tune_sam.tuning.ledger import Outcome
 
-WORDS = {"val/accuracy": "validation accuracy", "val/loss": "validation loss", "train/accuracy": "training accuracy"}
 """For what is the value of a trial."""
 
 
@@ -186,8 +186,13 @@ class Progress(SearchListener):
         value = outcome.metrics.get(self._judged_by)
         row.end(number, outcome.state, value if outcome.state == "complete" else None, outcome.epochs)
         if not self._live:
-            what = outcome.reason if value is None else f"{WORDS[self._judged_by]} {value:.4f}, {outcome.epochs} epochs"
+            reached = "" if value is None else f"{self._judged_in_words()} {value:.4f}, {outcome.epochs} epochs"
+            what = reached or outcome.reason
             self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials[optimizer]}  {outcome.state:9} {what}")
+
+    def _judged_in_words(self) -> str:
+        split, _, metric = self._judged_by.partition("/")
+        return f"{SPLITS[split]} {metric}"
 
     def task(self, what: str, done: int, total: int) -> None:
         """Show how many tests or measurements are done."""

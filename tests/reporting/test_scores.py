@@ -1,0 +1,83 @@
+"""Pages, tables and answers of a study whose score is no accuracy."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from foreign_workload import Regression
+from mlflow import MlflowClient
+from studies import INLINE
+
+import tune_sam
+from tune_sam.cli.tables import trial_table
+from tune_sam.evaluation.answer import short_answer
+from tune_sam.evaluation.claims import Claim, answers
+from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.statistics import Difference, Mean, family
+from tune_sam.reporting.page import report
+from tune_sam.study.records import open_study
+
+pytestmark = [pytest.mark.usefixtures("coarse_figures"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", params=["val/r2", "val/mae"])
+def home(request, tmp_path_factory):
+    home = tmp_path_factory.mktemp("regression")
+    options = {"home": home, "executor": INLINE}
+    tune_sam.search(
+        Regression, name="one", optimizers=["base", "sam"], trials=5, epochs=2, objective=request.param,
+        scheduler="none", **options,
+    )  # fmt: skip
+    tune_sam.refit("one", seeds=3, **options)
+    tune_sam.analyze("one", sample=40, grid=3, **options)
+    return home
+
+
+def test_the_best_trial_is_that_with_the_better_score(home):
+    study = open_study("one", home)
+    values = [trial.value for trial in study.complete("sam")]
+    assert values == sorted(values, reverse=study.settings.objective == "val/r2")
+
+
+def test_the_page_speaks_of_the_score_and_of_no_accuracy(home):
+    page = report("one", home=home).page.with_name("report.md").read_text()
+    words = re.sub(r"\(figures/[^)]*\)", "", page)  # the names of files
+    score = open_study("one", home).settings.score
+    assert f"in test {score}" in words
+    assert not re.search("accurac|percentage points|nats", words)
+
+
+def test_gaps_are_above_zero_where_the_test_is_worse(home):
+    refit = tested_refit(open_study("one", home))
+    score, table = refit.score, refit.table()
+    sign = 1 if score == "r2" else -1
+    expected = sign * (table[f"train/{score}"] - table[f"test/{score}"])
+    assert table[f"gap/{score}"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_tables_of_the_terminal_have_the_score(home):
+    study = open_study("one", home)
+    table = trial_table(study.records(), study.settings)
+    assert study.settings.score in [column.header for column in table.columns]
+
+
+def test_mlflow_has_the_numbers_of_the_score(home):
+    study = open_study("one", home)
+    score = study.settings.score
+    metrics = MlflowClient(study.tracking_uri).get_run(study.mlflow_run_id).data.metrics
+    assert {f"best/sam/val_{score}", f"refit/sam/test_{score}", f"val/{score}"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_answer_knows_which_way_is_better(home, better):
+    refit = tested_refit(open_study("one", home))
+    study, score = refit.of, refit.score
+    rows = refit.table().drop_duplicates("row")
+    sam, base = (rows[rows["optimizer"] == name]["row"].iloc[0] for name in ("sam", "base"))
+    step = (0.2 if score == "r2" else -0.2) * (1 if better else -1)
+    ours, theirs = [0.5 + step, 0.51 + step, 0.522 + step], [0.5, 0.511, 0.52]
+    difference = family([Difference.of(ours, theirs)])[0]
+    claim = Claim(sam, base, "sam", f"test/{score}", Mean.of(ours), Mean.of(theirs), difference)
+    line = short_answer(study, refit, replace(answers(study, refit), help=(claim,))).help
+    assert line.sign == ("yes" if better else "no")
+    assert f"in test {score} at equal epochs: {difference.mean.value:+.3g} (95 %" in line.sentence

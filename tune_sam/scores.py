@@ -1,0 +1,42 @@
+"""How the score of a study is written: an accuracy in percent, any other as it is."""
+
+from dataclasses import dataclass
+
+SPLITS = {"val": "validation", "train": "training", "test": "test", "gap": "generalisation gap:"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """How values of a score are written.
+
+    Attributes:
+        factor: by which a value is multiplied.
+        unit: after it.
+        form: of a mean, which has an interval.
+        decimals: of the same.
+        difference: form of a difference.
+        points: after a difference.
+    """
+
+    factor: int
+    unit: str
+    form: str
+    decimals: int
+    difference: str
+    points: str
+
+
+def written(score: str) -> Written:
+    """Say how a score is written.
+
+    Args:
+        score: its name, such as `accuracy`.
+    """
+    if score == "accuracy":
+        return Written(100, " %", ".2f", 2, "+.2f", " points")
+    return Written(1, "", ".4f", 4, "+.3g", "")
+
+
+def nats(score: str) -> str:
+    """Give the unit of a loss: that of a classifier is in nats, others have their own."""
+    return " (nats)" if score == "accuracy" else ""
