@@ -304,9 +304,10 @@ def test_runs_in_mlflow_have_them_as_params_and_in_their_names(home):
 
 
 def test_tables_and_the_page_show_them(home):
-    best = open_study("one", home).best("sam")
+    study = open_study("one", home)
+    best = study.best("sam")
     console = Console(width=200, file=io.StringIO())
-    console.print(trial_table([best], "val/accuracy"))
+    console.print(trial_table([best], study.settings))
     show_refit(tested_refit(open_study("one", home)), console)
     assert console.file.getvalue().count("label_smoothing") == 2
     page = next(home.glob("**/report.md")).read_text()
