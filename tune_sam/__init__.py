@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tune_sam.operations.export import export
     from tune_sam.operations.import_ import import_
     from tune_sam.operations.refit import refit
+    from tune_sam.operations.rename import rename
     from tune_sam.operations.run import run
     from tune_sam.operations.status import status
     from tune_sam.optim import ASAM, SAM, ASAMAll
@@ -49,6 +50,7 @@ _MODULES = {
     "import_": "operations.import_",
     "open_study": "study.records",
     "refit": "operations.refit",
+    "rename": "operations.rename",
     "report": "reporting.page",
     "resume": "tuning.runner",
     "run": "operations.run",
@@ -81,6 +83,7 @@ __all__ = [
     "import_",
     "open_study",
     "refit",
+    "rename",
     "report",
     "resume",
     "run",

@@ -1,4 +1,4 @@
-"""Commands about studies as things that one keeps: export, import and delete."""
+"""Commands about studies as things that one keeps: rename, export, import and delete."""
 
 import sys
 from pathlib import Path
@@ -57,6 +57,21 @@ def export(
 
     written = run(study, file, home=Home.at(home, study_storage), checkpoints=checkpoints)
     out.print(str(written), soft_wrap=True, markup=False)
+
+
+@takes(*PLACES)
+def rename(
+    study: StudyArgument,
+    new: Annotated[str, typer.Argument(help="Its name from now on.", metavar="NEW")],
+    **places: Any,
+) -> None:
+    """Give a study and its refits another name, in all records.
+
+    Example: [bold]tune-sam rename gcn-2026-11-24T101500 molecules[/bold]
+    """
+    from tune_sam.operations.rename import rename as run
+
+    out.print(run(study, new, home=Home.at(**places)).name, soft_wrap=True, markup=False)
 
 
 @takes(*PLACES)

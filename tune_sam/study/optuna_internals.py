@@ -5,6 +5,8 @@ trial will be given, or to close a database. `setup.cfg` bounds the release, and
 says what a newer one has moved.
 """
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,3 +51,42 @@ def attributes_of_studies(storage: "RDBStorage") -> dict[str, dict[str, Any] | V
         except ValueError as error:
             found[name] = error
     return found
+
+
+def rename_studies(
+    storage: "RDBStorage",
+    names: Mapping[str, str],
+    records: Mapping[str, dict[str, Any]],
+    trials: Mapping[str, Mapping[int, Mapping[str, Any]]],
+) -> None:
+    """Give studies other names, and attributes that have the name in them other values, all at once or not at all.
+
+    Optuna itself gives no other name to a study, and takes no attribute of a trial that has ended.
+
+    Args:
+        storage: Optuna's.
+        names: the new name of each study, by its name.
+        records: the new attribute `record` of each, by its name of now.
+        trials: new values of attributes that trials have, by the study's name of now and the trial's number.
+    """
+    from sqlalchemy import text
+
+    change = text(
+        "UPDATE trial_user_attributes SET value_json = :value WHERE key = :key AND trial_id = "
+        "(SELECT trial_id FROM trials WHERE study_id = :study AND number = :number)"
+    )
+    record = text("UPDATE study_user_attributes SET value_json = :value WHERE key = 'record' AND study_id = :study")
+    rename = text("UPDATE studies SET study_name = :name WHERE study_id = :study")
+    numbers = {old: storage.get_study_id_from_name(old) for old in names}
+    with storage.engine.begin() as connection:
+        for old, new in names.items():
+            study = numbers[old]
+            changes = [
+                {"study": study, "number": number, "key": key, "value": json.dumps(value)}
+                for number, attributes in trials[old].items()
+                for key, value in attributes.items()
+            ]
+            if changes:
+                connection.execute(change, changes)
+            connection.execute(record, {"study": study, "value": json.dumps(records[old])})
+            connection.execute(rename, {"study": study, "name": new})

@@ -123,3 +123,21 @@ def with_names(text: str, names: Mapping[str, str]) -> str:
     values = rf'("(?:name|study|refit_of)": ?")({some})(?=")'
     text = re.sub(keys, lambda found: names[found[1]], text)
     return re.sub(values, lambda found: found[1] + names[found[2]], text)
+
+
+def placed_again(study: Study, optimizer: str, key: Callable[[int], str]) -> dict[int, dict[str, Any]]:
+    """Give the attributes of each trial that have the study's name in them, for another name of it, by its number.
+
+    Args:
+        study: whose, under its name of now.
+        optimizer: one of the study's.
+        key: gives the new key of a trial.
+    """
+    storage = open_storage(study.home)
+    found = {}
+    for frozen in storage.get_all_trials(storage.get_study_id_from_name(f"{study.name}/{optimizer}"), deepcopy=False):
+        kept = {
+            name: study.below_results(frozen.user_attrs[name]) for name in (LAST, BEFORE) if name in frozen.user_attrs
+        }
+        found[frozen.number] = {"key": key(frozen.number)} | {name: place for name, place in kept.items() if place}
+    return found

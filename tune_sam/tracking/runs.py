@@ -129,6 +129,19 @@ def find_study_runs(uri: str, names: Sequence[str], home: str | None) -> list[st
         return [run_id for name in names for run_id in runs_of_study(store, name, home)]
 
 
+def tag_runs(uri: str, tags: Mapping[str, Mapping[str, str]]) -> None:
+    """Set tags of runs, by their ids.
+
+    Raises:
+        Refused: MLflow cannot be reached, or a run is gone.
+    """
+    expect_there(uri)
+    with refusing(uri, "does not take the tags"):
+        store = connect(uri)
+        for run_id, some in tags.items():
+            log_batch(store, run_id, [], {}, some)
+
+
 def delete_runs(uri: str, run_ids: Sequence[str]) -> None:
     """Delete runs, which MLflow keeps among the deleted ones until `mlflow gc`.
 

@@ -219,7 +219,8 @@ class Content:
             key=study.name,
             name=study.name,
             run_id=study.mlflow_run_id,
-            params=_told({"workload": settings.workload, **settings.described()}),
+            # MLflow never changes a parameter, and the search that a refit is of can be renamed: a tag says it.
+            params=_told({"workload": settings.workload, **settings.described(), "refit_of": None}),
             tags=self._parent | {STATE_TAG: "complete" if whole else "running"},
             points=(),
             status="FINISHED" if whole else "RUNNING",

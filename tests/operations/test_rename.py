@@ -1,0 +1,48 @@
+import pytest
+from mlflow import MlflowClient
+from studies import INLINE
+
+import tune_sam
+from tune_sam.errors import Refused
+from tune_sam.operations.doctor import diagnose
+from tune_sam.study.records import every_study, open_study
+
+
+def runs_of(home):
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    return client.search_runs(experiments, max_results=1000)
+
+
+@pytest.mark.slow
+def test_all_records_have_the_new_name_and_what_follows_finds_the_rest(refitted):
+    before = tune_sam.refit("one", home=refitted, seeds=2, executor=INLINE).table()
+    study = tune_sam.rename("one", "two", home=refitted)
+    assert study.name == "two"
+    assert sorted(one.name for one in every_study(refitted)) == ["two", "two.refit", "two.twice"]
+    assert sorted(one.name for one in (refitted / "studies").iterdir()) == ["two", "two.refit", "two.twice"]
+    assert not [one for one in diagnose("two", home=refitted) if one.trouble]
+    said = [{run.info.run_name, *run.data.tags.values()} for run in runs_of(refitted)]
+    assert not [
+        value for values in said for value in values if value.startswith("one/") or value in ("one", "one.refit")
+    ]
+    assert study.best().load_model()
+    again = tune_sam.refit("two", home=refitted, seeds=2, executor=INLINE).table()
+    assert again["test/accuracy"].tolist() == before["test/accuracy"].tolist()
+    resumed = tune_sam.resume("two", home=refitted, trials=4, executor=INLINE)
+    assert resumed.counts() == {"complete": 8}
+    assert not [one for one in diagnose("two", home=refitted) if one.trouble]
+
+
+@pytest.mark.parametrize(
+    ("name", "new", "said"),
+    [
+        ("one", "one", "there is a study one"),
+        ("one", "../two", "can be no study's name"),
+        ("none", "two", "there is no study"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_and_nothing_changes(searched, name, new, said):
+    with pytest.raises(Refused, match=said):
+        tune_sam.rename(name, new, home=searched)
+    assert len(open_study("one", searched).records()) == 6
