@@ -7,6 +7,7 @@ says what a newer one has moved.
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,6 +52,49 @@ def attributes_of_studies(storage: "RDBStorage") -> dict[str, dict[str, Any] | V
         except ValueError as error:
             found[name] = error
     return found
+
+
+def trial_to_json(frozen: "FrozenTrial") -> dict[str, Any]:
+    """Give all of a trial as JSON holds it, also what samplers and pruners keep of it."""
+    from optuna.distributions import distribution_to_json
+
+    return {
+        "number": frozen.number,
+        "state": frozen.state.name,
+        "values": frozen.values,
+        "params": frozen.params,
+        "distributions": {name: distribution_to_json(one) for name, one in frozen.distributions.items()},
+        "user_attrs": frozen.user_attrs,
+        "system_attrs": frozen.system_attrs,
+        "steps": [[step, value] for step, value in frozen.intermediate_values.items()],
+        "started": frozen.datetime_start and frozen.datetime_start.isoformat(),
+        "ended": frozen.datetime_complete and frozen.datetime_complete.isoformat(),
+    }
+
+
+def trial_from_json(trial: Mapping[str, Any]) -> "FrozenTrial":
+    """Read what :func:`trial_to_json` gave, for a storage to make a trial like it.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not that.
+    """
+    from optuna.distributions import json_to_distribution
+    from optuna.trial import FrozenTrial, TrialState
+
+    return FrozenTrial(
+        number=trial["number"],
+        state=TrialState[trial["state"]],
+        value=None,
+        values=trial["values"],
+        datetime_start=trial["started"] and datetime.fromisoformat(trial["started"]),
+        datetime_complete=trial["ended"] and datetime.fromisoformat(trial["ended"]),
+        params=trial["params"],
+        distributions={name: json_to_distribution(one) for name, one in trial["distributions"].items()},
+        user_attrs=trial["user_attrs"],
+        system_attrs=trial["system_attrs"],
+        intermediate_values={int(step): value for step, value in trial["steps"]},
+        trial_id=-1,  # the storage gives it one
+    )
 
 
 def rename_studies(

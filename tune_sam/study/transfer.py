@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.study.checkpoints import BEFORE, LAST
+from tune_sam.study.optuna_internals import trial_from_json, trial_to_json
 from tune_sam.study.records import Study, is_run_attribute
 from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
@@ -42,24 +42,11 @@ def ledger_of(study: Study, *, checkpoints: bool = True) -> dict[str, Any]:
 
 
 def _as_json(frozen: "FrozenTrial", below: Callable[[str], str | None]) -> dict[str, Any]:
-    from optuna.distributions import distribution_to_json
-
     attributes = dict(frozen.user_attrs)
     for name in (LAST, BEFORE):
         if (place := attributes.pop(name, None)) and (kept := below(place)):
             attributes[name] = kept
-    return {
-        "number": frozen.number,
-        "state": frozen.state.name,
-        "values": frozen.values,
-        "params": frozen.params,
-        "distributions": {name: distribution_to_json(one) for name, one in frozen.distributions.items()},
-        "user_attrs": attributes,
-        "system_attrs": frozen.system_attrs,
-        "steps": [[step, value] for step, value in frozen.intermediate_values.items()],
-        "started": frozen.datetime_start and frozen.datetime_start.isoformat(),
-        "ended": frozen.datetime_complete and frozen.datetime_complete.isoformat(),
-    }
+    return trial_to_json(frozen) | {"user_attrs": attributes}
 
 
 def write_ledger(study: Study, ledger: Mapping[str, Any]) -> None:
@@ -90,24 +77,8 @@ def write_ledger(study: Study, ledger: Mapping[str, Any]) -> None:
 
 
 def _from_json(trial: Mapping[str, Any], key: str) -> "FrozenTrial":
-    from optuna.distributions import json_to_distribution
-    from optuna.trial import FrozenTrial, TrialState
-
     attributes = dict(trial["user_attrs"])
-    found = FrozenTrial(
-        number=trial["number"],
-        state=TrialState[trial["state"]],
-        value=None,
-        values=trial["values"],
-        datetime_start=trial["started"] and datetime.fromisoformat(trial["started"]),
-        datetime_complete=trial["ended"] and datetime.fromisoformat(trial["ended"]),
-        params=trial["params"],
-        distributions={name: json_to_distribution(one) for name, one in trial["distributions"].items()},
-        user_attrs=attributes | ({"key": key} if "key" in attributes else {}),
-        system_attrs=trial["system_attrs"],
-        intermediate_values={int(step): value for step, value in trial["steps"]},
-        trial_id=-1,  # the storage gives it one
-    )
+    found = trial_from_json({**trial, "user_attrs": attributes | ({"key": key} if "key" in attributes else {})})
     if str(found.number) != key.rpartition("/")[2]:
         raise ValueError(f"trial {found.number} stands where {key} should be")
     return found
