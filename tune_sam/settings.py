@@ -90,6 +90,9 @@ minutes; and a trial that hangs takes no more than an hour of a night."""
 GRID = 21
 """Points along a side of a loss surface, unless others are asked for."""
 
+Sampler = Literal["tpe", "gp", "qmc", "random", "grid"]
+Scheduler = Literal["asha", "hyperband", "median", "none"]
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 RangeGiven = LogRange | Values | str | float | Sequence[float] | None
@@ -238,13 +241,15 @@ class SearchOptions(RangeOptions):
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the study; trial number n trains with seed + n.")
     grid: bool = Field(default=True, description="Start with the four-point grid of ρ.")
-    sampler: Literal["tpe", "grid"] = Field(
+    sampler: Sampler = Field(
         default="tpe",
-        description="tpe: TPE samples after the grid. grid: a grid alone is tried, each combination of the values of "
-        "ρ, learning rate and batch size.",
+        description="What samples after the grid: tpe, gp (a Gaussian process), qmc (a quasi-random sequence) or "
+        "random. grid: a grid alone is tried, each combination of the values of ρ, learning rate and batch size.",
     )
-    scheduler: Literal["asha", "none"] = Field(
-        default="asha", description="asha: ASHA stops weak trials early. none: all trials finish."
+    scheduler: Scheduler = Field(
+        default="asha",
+        description="What stops weak trials early: asha, hyperband, or median (those below the median at their epoch). "
+        "none: all trials finish.",
     )
     objective: Annotated[str | None, Shown("the workload's first score, as val/accuracy", "val/SCORE|val/loss|two")] = (
         Field(
@@ -398,8 +403,8 @@ class SearchKeywords(TypedDict, total=False):
     params: Mapping[str, ParamGiven] | None
     ranges: Mapping[str, RangeOptions | Mapping[str, Any]] | None
     grid: bool | None
-    sampler: Literal["tpe", "grid"] | None
-    scheduler: Literal["asha", "none"] | None
+    sampler: Sampler | None
+    scheduler: Scheduler | None
     objective: str | None
     cpus_per_trial: int | None
     gpus_per_trial: float | str | None

@@ -168,6 +168,24 @@ def test_halving_stops_the_worse_half_at_each_rung_and_never_at_the_end(storage)
     assert not book.report(one.number, 10, judged(0.0)), "a trial that reached its epochs is complete"
 
 
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
+def test_weak_trials_are_stopped_and_a_resumed_search_stops_the_same(storage, scheduler):
+    """Told of in turn by one driver and by another, of eight trials the good ones end and weak ones do not."""
+    stopped = {}
+    for number in range(8):
+        book = ledger(storage, settings(trials=8, scheduler=scheduler))
+        asked, value = book.suggest("t"), 0.9 - 0.05 * number
+        stops = []
+        while len(stops) < 10 and not any(stops):
+            book = ledger(storage, settings(trials=8, scheduler=scheduler)) if len(stops) == 2 else book
+            asked = book.suggest("t") if len(stops) == 2 else asked
+            stops.append(book.report(asked.number, len(stops) + 1, judged(value)))
+        stopped[asked.number] = any(stops)
+        book.end(asked.number, outcome("pruned", epochs=len(stops)) if any(stops) else outcome("complete", value))
+    assert not stopped[0], "the best one ends"
+    assert sum(stopped.values()) >= 2, stopped
+
+
 def test_rungs_outlive_the_driver(storage):
     first = ledger(storage, settings(trials=4, scheduler="asha"))
     asked = first.suggest("a")
@@ -258,18 +276,19 @@ def test_a_driver_that_died_while_it_asked_leaves_a_trial_that_is_asked_again(st
     assert asked.configuration.rho in SPACE.rho
 
 
-def test_suggestions_do_not_depend_on_interruptions(tmp_path):
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_suggestions_do_not_depend_on_interruptions(tmp_path, sampler):
     """One trial at a time: the straight and the interrupted search ask for the same configurations."""
     found = []
     for interrupt in (False, True):
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / f'{interrupt}.db'}")
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
-        book = ledger(storage, settings(trials=14))
+        book = ledger(storage, replace(settings(trials=14), sampler=sampler))
         configurations = []
         for number in range(14):
             asked = book.suggest("t")
             if interrupt and number % 3 == 1:
-                book = ledger(storage, settings(trials=14))
+                book = ledger(storage, replace(settings(trials=14), sampler=sampler))
                 asked = book.suggest("t")
             configurations.append(asked.configuration)
             book.end(asked.number, outcome("complete", 1 / (1 + abs(math.log(asked.configuration.rho / 0.05)))))

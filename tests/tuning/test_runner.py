@@ -39,6 +39,7 @@ OF_AN_EPOCH = {
     "val/macro_f1",
     "train/lr",
     "time/epoch_s",
+    "compute/gradients",
 }
 
 

@@ -17,6 +17,21 @@ EDGE = 0.05
 """A value lies at the edge of its range within this fraction of the range's width, on the range's scale."""
 
 
+SAMPLERS = {
+    "tpe": "Optuna's TPE sampler",
+    "gp": "Optuna's Gaussian-process sampler",
+    "qmc": "a scrambled Sobol sequence",
+    "random": "random sampling",
+}
+
+SCHEDULERS = {
+    "asha": "ASHA stops the worse half at each rung",
+    "hyperband": "Hyperband stops the worse half at each rung of a trial's bracket",
+    "median": "trials below the median of the others at their epoch are stopped",
+    "none": "no trial is stopped early",
+}
+
+
 def searched_section(study: Study) -> Section:
     """Tabulate the ranges and the budget, and say how trials ended."""
     settings, names = study.settings, optimizer_names(study)
@@ -43,9 +58,9 @@ def searched_section(study: Study) -> Section:
     how = (
         "the points of the grid alone"
         if settings.sampler == "grid"
-        else "Optuna's TPE sampler, after the grid where there is one"
+        else f"{SAMPLERS[settings.sampler]}, after the grid where there is one"
     )
-    stop = "ASHA stops the worse half at each rung" if settings.scheduler == "asha" else "no trial is stopped early"
+    stop = SCHEDULERS[settings.scheduler]
     subset = f", on {settings.train_subset:,} training samples" if settings.train_subset else ""
     noise = f", of whose labels {100 * settings.label_noise:g} % are wrong" if settings.label_noise else ""
     return Section(

@@ -81,8 +81,8 @@ class StudySettings(TrainingSettings):
         trial_timeout: seconds of training, over all its attempts, after which a trial fails; 0 for no limit.
         stall_timeout: seconds without an epoch after which a trial fails; 0 for no limit.
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
-        sampler: `tpe`, or `grid` for the points of the grid alone.
-        scheduler: `asha` or `none`.
+        sampler: `tpe`, `gp`, `qmc` or `random`, or `grid` for the points of the grid alone.
+        scheduler: `asha`, `hyperband`, `median` or `none`.
         objective: what a trial is judged by after its last epoch: `val/loss`, the score as `val/…`, `two` for that
             and `val/sharpness`, or of a refit, which has no validation split, the score as `train/…`.
         score: the metric of the workload that comparisons are made by.

@@ -25,13 +25,7 @@ from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
-
-HALVING = 2
-"""ASHA keeps the better half at each rung. Rungs follow the first two drops of the learning rate, which lie a factor 2
-apart; a single validation accuracy is too noisy for the usual quarter."""
-
-STARTUP = 8
-"""Trials before the sampler models anything: the four of the grid and as many at random."""
+from tune_sam.tuning.strategies import pruner, sampler
 
 
 @dataclass(frozen=True)
@@ -299,16 +293,14 @@ class Ledger:
 
     def _reseed(self, number: int) -> None:
         """Seed the sampler: its draw depends on seed, optimizer, number and the history, and on no earlier launch."""
-        entropy = (self.settings.seed, zlib.crc32(self.optimizer.encode()), number)
-        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        self._optuna.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+        of_study = (self.settings.seed, zlib.crc32(self.optimizer.encode()))
+        own, common = (int(np.random.SeedSequence(one).generate_state(1)[0]) for one in ((*of_study, number), of_study))
+        self._optuna.sampler = sampler(self.settings.sampler, own, common)
 
     def _pruner(self) -> optuna.pruners.BasePruner:
-        if self.settings.scheduler == "none":
-            return optuna.pruners.NopPruner()
         # The first rung is the first epoch at the lower rate: before that, large rates look worse than they are.
         first = (milestones(self.settings.epochs) or [self.settings.epochs])[0] + 1
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=HALVING)
+        return pruner(self.settings.scheduler, first, self.settings.epochs)
 
     def _in_state(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
         return self._optuna.get_trials(deepcopy=False, states=(state,))

@@ -144,13 +144,13 @@ def _judged(chosen: SearchOptions, workload: Workload) -> dict[str, Any]:
 
 
 def _scheduler(chosen: SearchOptions) -> str:
-    """Choose the scheduler: ASHA compares trials by one number, so two objectives have none."""
+    """Choose the scheduler: each compares trials by one number, so two objectives have none."""
     if chosen.objective != "two":
         return chosen.scheduler
-    if chosen.scheduler == "asha" and "scheduler" in chosen.model_fields_set:
+    if chosen.scheduler != "none" and "scheduler" in chosen.model_fields_set:
         raise Refused(
-            "--scheduler asha compares trials by one number, and --objective two has two; leave it out, or "
-            "give one objective."
+            f"--scheduler {chosen.scheduler} compares trials by one number, and --objective two has two; leave it "
+            "out, or give one objective."
         )
     return "none"
 

@@ -1,0 +1,66 @@
+"""Optuna's samplers and pruners by the names of the options `--sampler` and `--scheduler`.
+
+Each is made anew from a seed for every suggestion, and knows of a study what its records hold, so that a resumed search
+suggests and stops as a straight one. CMA-ES is none of them: Optuna's keeps its state as a pickle in the records, and
+what somebody sends is data here, which is never unpickled.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+
+STARTUP = 8
+"""Trials before the sampler models anything: the four of the grid and as many at random."""
+
+HALVING = 2
+"""ASHA and Hyperband keep the better half at each rung. Rungs follow the first two drops of the learning rate, which
+lie a factor 2 apart; a single validation accuracy is too noisy for the usual quarter."""
+
+
+def sampler(name: str, seed: int, of_study: int) -> BaseSampler:
+    """Make the sampler of one suggestion.
+
+    Args:
+        name: as `--sampler` has it; a grid's points are not sampled.
+        seed: of this suggestion.
+        of_study: seed of all suggestions of an optimizer, by which a quasi-random sequence is scrambled.
+    """
+    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+        return _SAMPLERS[name](seed, of_study)
+
+
+def _qmc(seed: int, of_study: int) -> BaseSampler:
+    # What has no place in the sequence, as choices have none, is drawn at random.
+    independent = RandomSampler(seed)
+    return QMCSampler(scramble=True, seed=of_study, independent_sampler=independent, warn_independent_sampling=False)
+
+
+_SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+    "tpe": lambda seed, of_study: TPESampler(n_startup_trials=STARTUP, seed=seed),
+    "gp": lambda seed, of_study: GPSampler(n_startup_trials=STARTUP, seed=seed),
+    "qmc": _qmc,
+    "random": lambda seed, of_study: RandomSampler(seed),
+    "grid": lambda seed, of_study: RandomSampler(seed),
+}
+
+
+def pruner(name: str, first: int, epochs: int) -> BasePruner:
+    """Make what stops trials early.
+
+    Args:
+        name: as `--scheduler` has it.
+        first: epoch after which one may be stopped.
+        epochs: of a whole training.
+    """
+    return _PRUNERS[name](first, epochs)
+
+
+_PRUNERS: dict[str, Callable[[int, int], BasePruner]] = {
+    "none": lambda first, epochs: NopPruner(),
+    "asha": lambda first, epochs: SuccessiveHalvingPruner(min_resource=first, reduction_factor=HALVING),
+    "hyperband": lambda first, epochs: HyperbandPruner(first, max(epochs, first), HALVING),
+    "median": lambda first, epochs: MedianPruner(n_startup_trials=STARTUP // 2, n_warmup_steps=first - 1),
+}
