@@ -26,6 +26,7 @@ WORKLOADS = {
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
 
 
 def test_each_file_of_the_folder_is_tested():

@@ -243,13 +243,13 @@ class SearchOptions(RangeOptions):
     grid: bool = Field(default=True, description="Start with the four-point grid of ρ.")
     sampler: Sampler = Field(
         default="tpe",
-        description="What samples after the grid: tpe, gp (a Gaussian process), qmc (a quasi-random sequence) or "
-        "random. grid: a grid alone is tried, each combination of the values of ρ, learning rate and batch size.",
+        description="tpe: TPE samples after the grid; gp: a Gaussian process; qmc: a quasi-random sequence; random. "
+        "grid: a grid alone is tried, each combination of the values of ρ, learning rate and batch size.",
     )
     scheduler: Scheduler = Field(
         default="asha",
-        description="What stops weak trials early: asha, hyperband, or median (those below the median at their epoch). "
-        "none: all trials finish.",
+        description="asha: ASHA stops weak trials early; hyperband: Hyperband; median: those below the median at their "
+        "epoch. none: all trials finish.",
     )
     objective: Annotated[str | None, Shown("the workload's first score, as val/accuracy", "val/SCORE|val/loss|two")] = (
         Field(

@@ -631,16 +631,14 @@ def find_workload(name: str) -> Workload:
     Raises:
         Refused: there is no such workload, or the class cannot be imported or is no workload.
     """
-    # A notebook may define its class anew.
-    return _made(name) if name.startswith(f"{plugins.OF_A_PROGRAM}:") else _made_once(name)
+    if name.startswith(f"{plugins.OF_A_PROGRAM}:"):  # a notebook may define its class anew
+        made_workload.cache_clear()
+    return made_workload(name)
 
 
 @cache
-def _made_once(name: str) -> Workload:
-    return _made(name)
-
-
-def _made(name: str) -> Workload:
+def made_workload(name: str) -> Workload:
+    """Make the workload of a name, once in a process; see :func:`find_workload`."""
     path = plugins.find(name, ENTRY_POINTS)
     if path is None:
         raise Refused(

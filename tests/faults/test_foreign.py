@@ -23,7 +23,7 @@ from tune_sam.study.storage import open_storage
 from tune_sam.tracking.client import artifacts_of, connect
 from tune_sam.tuning.delivery import sync
 from tune_sam.tuning.runner import resume
-from tune_sam.workload import find_workload, known_workload
+from tune_sam.workload import known_workload, made_workload
 
 WRITERS = {
     "resume": lambda home: resume("one", home=home, trials=4, executor=INLINE),
@@ -76,7 +76,7 @@ def code(home, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path / "ran"
     sys.modules.pop("sent_by_somebody", None)
-    find_workload.cache_clear()
+    made_workload.cache_clear()
 
 
 def test_code_that_a_record_names_is_not_run(home, code, monkeypatch, capsys):
