@@ -73,13 +73,20 @@ FITS, FITS_HALF, NEVER_FITS = 32, 64, 128
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB."
 
 
+def gpus_here():
+    """The GPU fraction of a trial; all of one in the driver, where a workload is tried before Ray trains it."""
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return 1
+    return ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+
+
 class Heavy(GCN):
     """The digits with a network that a quarter of a GPU cannot hold."""
 
     name = "heavy"
 
     def network(self, setting):
-        if ray.is_initialized() and ray.get_runtime_context().get_assigned_resources().get("GPU", 0) < 0.5:
+        if gpus_here() < 0.5:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
         return super().network(setting)
 
@@ -91,7 +98,7 @@ class Hungry(GCN):
     batch_size = (FITS, FITS_HALF, NEVER_FITS)
 
     def loss(self, outputs, targets):
-        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0) if ray.is_initialized() else 1
+        share = gpus_here()
         if outputs.requires_grad and (len(targets) == NEVER_FITS or (len(targets) == FITS_HALF and share < 0.5)):
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
         return super().loss(outputs, targets)

@@ -128,11 +128,11 @@ def flatness_section(study: Study, close: Measured | None, wide: Measured | None
 
 
 def _correlations(measured: Measured, study: Study) -> Table:
-    from tune_sam.reporting.plots import MEASURES
+    from tune_sam.reporting.plots import measures_of
 
     table, rows = measured.table(), []
     columns = [*CONFIGURATION, *(name for name in study.settings.more if name in table)]
-    for name, what in MEASURES.items():
+    for name, what in measures_of(study.settings.score).items():
         if name not in table:
             continue
         some = table[table[f"{name}_resolved"].astype(bool)].dropna(subset=[name, "gap/loss"])

@@ -16,6 +16,7 @@ from tune_sam.evaluation.refit import Refit
 from tune_sam.optimizers import gradients_of
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import name_of, save, score_in
+from tune_sam.scores import nats
 from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.storage import open_storage
@@ -24,16 +25,21 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-MEASURES = {
-    "lambda_max": "largest eigenvalue (nats per squared weight)",
-    "trace": "trace (nats per squared weight)",
-    "ratio": "largest over smallest eigenvalue, absolute",
-    "worst_case": "worst case found, ρ = 0.05 (nats)",
-    "worst_case_adaptive": "adaptive worst case found, ρ = 0.05 (nats)",
-    "average_case": "average case, σ = 0.05 (nats)",
-    "average_case_adaptive": "adaptive average case, σ = 0.05 (nats)",
-}
 LOSSES = ("train/loss", "val/loss")
+
+
+def measures_of(score: str) -> dict[str, str]:
+    """Name the measures that figures and tables show, with their units; the loss of a classifier is in nats."""
+    unit, per = nats(score), " (nats per squared weight)" if nats(score) else " (per squared weight)"
+    return {
+        "lambda_max": f"largest eigenvalue{per}",
+        "trace": f"trace{per}",
+        "ratio": "largest over smallest eigenvalue, absolute",
+        "worst_case": f"worst case found, ρ = 0.05{unit}",
+        "worst_case_adaptive": f"adaptive worst case found, ρ = 0.05{unit}",
+        "average_case": f"average case, σ = 0.05{unit}",
+        "average_case_adaptive": f"adaptive average case, σ = 0.05{unit}",
+    }
 
 
 def draw(analysis: Analysis, folder: Path) -> None:
@@ -195,12 +201,12 @@ def _measured(analysis: Analysis) -> pd.DataFrame:
         [
             table[about].assign(
                 name=name,
-                measure=title if score == "accuracy" else title.replace(" (nats)", "").replace("nats", "loss"),
+                measure=title,
                 value=table[name],
                 error=table[f"{name}_error"],
                 resolved=table[f"{name}_resolved"],
             )
-            for name, title in MEASURES.items()
+            for name, title in measures_of(score).items()
             if name in table
         ],
         ignore_index=True,
