@@ -153,15 +153,15 @@ class Home:
             Refused: the folder cannot be made or written to.
         """
         missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
+        lock = self.path / "home.lock"
+        was_there = lock.exists()
         try:
             self._create()
-            with FileLock(
-                self.path / "home.lock", is_singleton=True
-            ):  # one of this process, which may be inside already
+            with FileLock(lock, is_singleton=True):  # one in a process, which may be inside already
                 yield
         except Refused:
-            if self.path in missing:
-                (self.path / "home.lock").unlink(missing_ok=True)
+            if not was_there:
+                lock.unlink(missing_ok=True)
             for folder in missing:
                 with suppress(OSError):  # it has something in it by now, or was never made
                     folder.rmdir()
