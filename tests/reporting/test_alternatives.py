@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tune_sam.reporting.alternatives import WORDS, alternative, ranked
-from tune_sam.reporting.pictures import CAPTIONS
+from tune_sam.reporting.pictures import CAPTIONS, picture
 
 TRIALS = pd.DataFrame(
     {
@@ -38,6 +38,25 @@ def test_trials_are_counted_and_only_complete_ones_are_best():
     assert "SAM at ρ = 0.05, learning rate 0.02, batch size 32" in alternative("parallel-coordinates", TRIALS)
     by_loss = alternative("history", TRIALS.assign(objective="val/loss"))
     assert "SAM 0.1 nats, base 0.2 nats; SAM is lowest by 0.1 nats" in by_loss
+
+
+def test_less_is_better_where_the_data_say_so():
+    less = {"score": "mae", "direction": "minimize"}
+    seeds = pd.DataFrame({"label": ["SAM", "SAM", "Adam"], "test/mae": [0.3, 0.2, 0.5]}).assign(**less)
+    assert "SAM 0.25, Adam 0.5; SAM is lowest by 0.25" in alternative("seeds", seeds)
+    curves = pd.DataFrame({"optimizer": ["base", "sam"], "epoch": 2, "gradients": [1, 2], "val/mae": [0.5, 0.4]})
+    assert "SAM 0.4, base 0.5; SAM is lowest by 0.1" in alternative("accuracy-compute", curves.assign(**less))
+
+
+@pytest.mark.parametrize(("direction", "side", "way"), [("maximize", "Right", "above"), ("minimize", "Left", "below")])
+def test_captions_say_on_which_side_the_better_is(direction, side, way, tmp_path):
+    data = TRIALS.rename(columns={"val/accuracy": "val/mae"}).assign(score="mae", direction=direction)
+    data.to_csv(tmp_path / "over-rho.csv", index=False)
+    assert f"{way} the base optimizer's line" in picture("over-rho", tmp_path / "over-rho.png").caption
+    claim = {"question": "use", "measure": "test/mae", "label": "SAM", "difference": -0.1, "low": -0.2, "high": -0.01}
+    claims = pd.DataFrame([claim]).assign(shown=True, score="mae", direction=direction)
+    claims.to_csv(tmp_path / "differences.csv", index=False)
+    assert f"{side} of the line the row is better" in picture("differences", tmp_path / "differences.png").caption
 
 
 @pytest.mark.parametrize(

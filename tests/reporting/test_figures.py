@@ -435,6 +435,42 @@ def test_repeated_radii_have_their_own_median():
     assert list(line.get_ydata()) == pytest.approx([20, 40])
 
 
+def judged_by(score, direction, frame):
+    """The same data of a study with another score."""
+    names = {f"{split}/accuracy": f"{split}/{score}" for split in ("train", "val", "test")}
+    return frame.rename(columns=names).assign(score=score, direction=direction)
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", "idxmax"), ("minimize", "idxmin")])
+def test_the_ring_is_around_the_best_of_the_score(direction, best):
+    data = judged_by("mae", direction, trials(["base", "sam"], missing=False))
+    figure = search_figures.rates_and_radii(data)
+    for name, axis in zip(["base", "sam"], figure.axes, strict=False):
+        rows = data[data["optimizer"] == name]
+        ring = next(line for line in axis.lines if line.get_markersize() == 15)
+        assert ring.get_xdata()[0] == rows["lr"][getattr(rows["val/mae"], best)()]
+
+
+@pytest.mark.parametrize(("direction", "extreme"), [("maximize", 1), ("minimize", 0)])
+def test_the_lines_that_stand_out_are_the_best_of_the_score(direction, extreme):
+    axis = search_figures.parallel_coordinates(judged_by("mae", direction, trials(["base"], missing=False))).axes[0]
+    thick = [line.get_ydata()[-1] for line in axis.lines if line.get_linewidth() == 2]
+    assert any(end == pytest.approx(extreme) for end in thick)
+
+
+@pytest.mark.parametrize("score", ["mae", "macro_f1", "nll"])
+def test_figures_of_another_score_have_its_name_and_no_unit(score):
+    data = judged_by(score, "minimize", trials(["base", "sam"]))
+    for draw in (search_figures.over_rho, search_figures.rates_and_radii, search_figures.parallel_coordinates):
+        texts = [text.get_text() for text in draw(data).findobj(Text)]
+        assert any(score in text for text in texts)
+        assert not any("nats" in text or "%" in text or "accuracy" in text for text in texts)
+    by_loss = search_figures.rates_and_radii(data.assign(objective="val/loss"))
+    assert "validation loss" in [axis.get_ylabel() for axis in by_loss.axes]
+    gaps = data.assign(measure="trace", value=data["lr"], **{"gap/loss": data["val/loss"]})
+    assert flatness_figures.gaps_and_flatness(gaps).axes[0].get_ylabel() == "generalisation gap: loss"
+
+
 def test_the_best_few_stand_out():
     data = trials(["base", "sam"], 40)
     for value, best in (("val/accuracy", "max"), ("val/loss", "min")):

@@ -20,7 +20,7 @@ from tune_sam.operations.analyze import analyze
 from tune_sam.operations.refit import refit
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.page import report
-from tune_sam.reporting.pictures import CAPTIONS
+from tune_sam.reporting.pictures import CAPTIONS, MORE
 from tune_sam.reporting.results import results_section
 from tune_sam.reporting.searched import at_edge, chosen_section
 from tune_sam.settings import SearchOptions
@@ -128,7 +128,7 @@ def test_every_figure_has_a_caption_and_its_data(full):
     data = [base64.b64decode(load.partition(",")[2]) for load in page.links if load.startswith("data:text/csv")]
     assert len(images) == len(data) == len(files)
     for name in files:
-        assert CAPTIONS[name].format(score="accuracy")[:40] in unescape(text).replace("\u00a0", " ")
+        assert CAPTIONS[name].format(score="accuracy", **MORE)[:40] in unescape(text).replace("\u00a0", " ")
         assert (full.parent / "figures" / f"{name}.csv").read_bytes() in data
 
 

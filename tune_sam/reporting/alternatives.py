@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tune_sam.reporting.style import (
+    NAMES,
     NEAR,
     counts_in,
     further_in,
@@ -71,7 +72,7 @@ def _sentence(name: str, words: str) -> str:
 def _differences(frame: pd.DataFrame) -> str:
     from tune_sam.reporting.claim_figures import HEADINGS
 
-    score = str(frame["measure"].iloc[0]).partition("/")[2]
+    score = score_in(frame)
     how, questions = written(score), []
     for question, rows in frame.groupby("question", sort=False):
         claims = []
@@ -92,7 +93,9 @@ def _seeds(frame: pd.DataFrame) -> str:
     column, how = f"test/{score}", written(score)
     means = (how.factor * frame.groupby("label", sort=False)[column].mean()).to_dict()
     counts = frame.groupby("label")[column].count()
-    return f"Mean test {score} over {counts.min()} seeds: {ranked(means, how.unit)}."
+    return (
+        f"Mean test {score} over {counts.min()} seeds: {ranked(means, how.unit, least=less_is_better(column, frame))}."
+    )
 
 
 def _f1(frame: pd.DataFrame) -> str:
@@ -125,7 +128,7 @@ def _trials(frame: pd.DataFrame) -> str:
     bests = {str(best["label"]): float(best[value]) for best in _bests(frame)}
     hollows = f", {hollow} of them not complete" if hollow else ""
     found = ranked(bests, _unit(value, score_in(frame)), least=less_is_better(value, frame))
-    return f"{len(frame)} trials{hollows}. Best {name_of(value).partition(' (')[0]}: {found}."
+    return f"{len(frame)} trials{hollows}. Best {name_of(value, score_in(frame)).partition(' (')[0]}: {found}."
 
 
 def _configurations(frame: pd.DataFrame) -> str:
@@ -144,7 +147,9 @@ def _importance(frame: pd.DataFrame) -> str:
     said = []
     for name in table:
         column = table[name].dropna().sort_values(ascending=False)
-        said.append(f"{name}: {', '.join(f'{name_of(str(what))} {value:.2f}' for what, value in column.items())}")
+        said.append(
+            f"{name}: {', '.join(f'{NAMES.get(str(what), str(what))} {value:.2f}' for what, value in column.items())}"
+        )
     return f"Share of the variance that each hyperparameter explains. {'; '.join(said)}."
 
 
@@ -171,7 +176,7 @@ def _last(frame: pd.DataFrame, column: str) -> str:
         return ""
     values = _of_each(found, lambda rows: rows[rows["epoch"] == rows["epoch"].max()][column].mean())
     return _sentence(
-        f"{name_of(column).partition(' (')[0]} after the last epoch",
+        f"{name_of(column, score_in(frame)).partition(' (')[0]} after the last epoch",
         ranked(values, _unit(column, score_in(frame)), least=less_is_better(column, frame)),
     )
 

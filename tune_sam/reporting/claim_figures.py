@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tune_sam.reporting.style import GREY, TEXT, need, optimizers_in, panels, style_of, wrapped
+from tune_sam.reporting.style import GREY, TEXT, need, optimizers_in, panels, score_in, style_of, wrapped
 from tune_sam.scores import written
 
 HEADINGS = {
@@ -26,7 +26,7 @@ def differences(frame: pd.DataFrame) -> Figure:
             row), `difference`, `low`, `high` (of an accuracy 0 to 1; nan without an interval), `shown`.
     """
     need(frame, "question", "optimizer", "measure", "label", "difference", "low", "high", "shown")
-    names, score = optimizers_in(frame), str(frame["measure"].iloc[0]).partition("/")[2]
+    names, score = optimizers_in(frame), score_in(frame)
     how = written(score)
     lines = len(frame) + 1.2 * frame["question"].nunique()
     figure, (axis,) = panels(1, height=0.9 + 0.36 * lines)

@@ -18,6 +18,7 @@ from tune_sam.reporting.style import (
     need,
     optimizers_in,
     panels,
+    score_in,
     set_scale,
     shown,
     style_of,
@@ -100,7 +101,7 @@ def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
         if rows.empty:
             without_values(figure, axis)
     for axis in firsts_of_rows(axes):
-        axis.set_ylabel(wrapped(name_of(gap), 26))
+        axis.set_ylabel(wrapped(name_of(gap, score_in(frame)), 26))
     legend(figure, names, lines=False, hollow=why_hollow(frame))
     return figure
 

@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 
 from tune_sam.reporting.style import (
+    NAMES,
     further_in,
     is_scale,
     log_ticks,
     name_of,
     objective_in,
     optimizers_in,
+    score_in,
     shown,
     spans,
     style_of,
@@ -117,7 +119,7 @@ def parallel_coordinates(frame: pd.DataFrame) -> dict[str, Any]:
     last = max(len(names) - 1, 1)
     steps = [(code / last, style_of(name, names).colour) for code, name in enumerate(names)]
     columns: list[dict[str, Any]] = [_choices("optimizer", codes, [style_of(name, names).label for name in names])]
-    columns += [_axis(column, frame[column], logarithmic=True) for column in ("rho", "lr")]
+    columns += [_axis(NAMES[column], frame[column], logarithmic=True) for column in ("rho", "lr")]
     sizes = sorted(frame["batch_size"].dropna().unique())
     order = frame["batch_size"].map({size: code for code, size in enumerate(sizes)})
     columns.append(_choices("batch size", order, [f"{size:g}" for size in sizes]))
@@ -131,7 +133,8 @@ def parallel_coordinates(frame: pd.DataFrame) -> dict[str, Any]:
     if "state" in frame:
         states = list(dict.fromkeys(frame["state"]))
         columns.append(_choices("state", frame["state"].map({state: at for at, state in enumerate(states)}), states))
-    columns.append(_axis(value, frame[value], logarithmic=False))
+    label = name_of(value, score_in(frame)).partition(" (")[0]
+    columns.append(_axis(label, frame[value], logarithmic=False))
     return {
         "data": [
             {
@@ -168,7 +171,7 @@ def _choices(label: str, codes: pd.Series, texts: list[str]) -> dict[str, Any]:
     return {"label": label, "values": _plain(codes), "range": ends, "tickvals": ticks, "ticktext": texts}
 
 
-def _axis(column: str, values: pd.Series, *, logarithmic: bool) -> dict[str, Any]:
+def _axis(label: str, values: pd.Series, *, logarithmic: bool) -> dict[str, Any]:
     """Make an axis of numbers; what is missing lies below the others, at "none"."""
     scaled = np.log10(values.astype(float)) if logarithmic else values.astype(float)
     low, high = (float(scaled.min()), float(scaled.max())) if scaled.notna().any() else (0.0, 1.0)
@@ -179,7 +182,7 @@ def _axis(column: str, values: pd.Series, *, logarithmic: bool) -> dict[str, Any
     if scaled.isna().any():
         ticks, texts, low = [below, *ticks], ["none", *texts], below
     return {
-        "label": name_of(column).partition(" (")[0],
+        "label": label,
         "values": _plain(scaled.fillna(below)),
         "range": [low - 0.02 * width, high + 0.02 * width],
         "tickvals": ticks,

@@ -6,29 +6,29 @@ from pathlib import Path
 from tune_sam.reporting.sections import Picture
 
 CAPTIONS = {
-    "differences": "Differences in test {score} with their 95 % intervals. Right of the line the row is better than "
+    "differences": "Differences in test {score} with their 95 % intervals. {Right} of the line the row is better than "
     "what it is compared with. Where there is no interval, there are too few seeds for one.",
     "seeds": "Test {score} of each row: a dot for each seed, and the mean with its 95 % interval, where there are "
     "seeds enough. Beside it is what a training cost, in gradients of a sample: compare SAM with the row "
     "that cost as much.",
     "f1": "F1 of each class on the test set, a small dot for each seed and a large one for their mean. A rare class "
     "that one optimizer loses does not show in the accuracy.",
-    "history": "Each trial in its order, and the best so far of each optimizer. A line that still rises at its end "
+    "history": "Each trial in its order, and the best so far of each optimizer. A line that still {rises} at its end "
     "says that more trials may find better ones. Hollow points did not end complete and are at their last value.",
     "over-rho": "Validation {score} and loss over ρ, a point for each trial, hollow where it did not end complete. An "
-    "optimizer that ρ helps rises above the base optimizer's line somewhere; a level cloud says that ρ does not matter "
-    "here.",
+    "optimizer that ρ helps {rises} {above} the base optimizer's line somewhere; a level cloud says that ρ does "
+    "not matter here.",
     "importance": "How much of the variance of the objective (of two objectives the first) each hyperparameter "
     "explains, by fANOVA. Where the learning rate has most of it, ρ is a detail.",
     "pareto": "Validation {score} against the sharpness of the validation loss, a point for each trial. The "
-    "line is the Pareto front: no complete trial lies above it and to its left. A network that has learned nothing is "
-    "flat too, so read the front from its right end.",
+    "line is the Pareto front: no complete trial lies {above} it and to its left. A network that has learned nothing "
+    "is flat too, so read the front from its right end.",
     "lr-rho": "Validation {score} over learning rate and ρ. See whether the best trials share one ρ, or whether the "
     "best ρ moves with the learning rate.",
     "parallel-coordinates": "Each trial as a line through its hyperparameters to its {score}. Where the best run "
     "together, the search has found a region. In a browser, drag along an axis to choose lines.",
     "accuracy-compute": "Validation {score} of the best trial of each optimizer over what it has cost so far. SAM "
-    "takes two gradients of each sample in an epoch: read upwards from one cost, not from one epoch.",
+    "takes two gradients of each sample in an epoch: read {upwards} from one cost, not from one epoch.",
     "learning-curves": "Loss and {score} of the best trial of each optimizer over its epochs. A validation loss that "
     "rises while the training loss falls is overfitting.",
     "gap-flatness": "The generalisation gap against each measure of flatness. If flat minima generalise better, "
@@ -46,7 +46,16 @@ CAPTIONS = {
     "spectral-density": "The density of the Hessian's eigenvalues, with the largest one dashed. A flatter minimum has "
     "a shorter tail to the right; what lies left of zero is negative curvature.",
 }
-"""What to see in each figure, by its file's name, in the order of the page; `{score}` is the study's."""
+"""What to see in each figure, by its file's name, in the order of the page.
+
+`{score}` is the study's, and the other words are those of :data:`MORE` or :data:`LESS`.
+"""
+
+MORE = {"Right": "Right", "rises": "rises", "above": "above", "upwards": "upwards"}
+"""Where a caption shows what is better, for a score of which more is better."""
+
+LESS = {"Right": "Left", "rises": "falls", "above": "below", "upwards": "downwards"}
+"""The same for one of which less is better."""
 
 ANSWER = ("differences",)
 
@@ -82,8 +91,11 @@ def picture(name: str, file: Path) -> Picture:
 
     from tune_sam.reporting.alternatives import alternative  # these need matplotlib, which a refusal does not wait for
     from tune_sam.reporting.interactive import interactive
-    from tune_sam.reporting.style import score_in
+    from tune_sam.reporting.style import less_is_better, score_in
 
     frame = read_csv(file.with_suffix(".csv"))
-    score = str(frame["measure"].iloc[0]).partition("/")[2] if name == "differences" else score_in(frame)
-    return Picture(name, CAPTIONS[name].format(score=score), file, alternative(name, frame), interactive(name, frame))
+    score = score_in(frame)
+    words = LESS if less_is_better(f"val/{score}", frame) else MORE
+    return Picture(
+        name, CAPTIONS[name].format(score=score, **words), file, alternative(name, frame), interactive(name, frame)
+    )

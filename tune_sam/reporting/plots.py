@@ -19,6 +19,7 @@ from tune_sam.reporting.style import name_of, save, score_in
 from tune_sam.scores import nats
 from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
+from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
 
 if TYPE_CHECKING:
@@ -109,7 +110,14 @@ def trials_with_values(study: Study) -> pd.DataFrame:
     columns = ["optimizer", "number", "state", "epochs", *search_figures.COORDINATES, *study.settings.more]
     columns += dict.fromkeys(metrics)
     found = table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
-    return found if settings.score_direction == "maximize" else found.assign(direction=settings.score_direction)
+    return scored(found, settings)
+
+
+def scored(frame: pd.DataFrame, settings: StudySettings) -> pd.DataFrame:
+    """Add the study's `score` and its `direction`, by which figures read the data; an accuracy needs neither."""
+    if settings.score == "accuracy":
+        return frame
+    return frame.assign(score=settings.score, direction=settings.score_direction)
 
 
 def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
@@ -122,11 +130,11 @@ def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
     """
     table = refit.table()
     names = row_names(table, optimizer_names(refit.of))
-    table = table.assign(label=table["row"].map(names))
+    table = scored(table.assign(label=table["row"].map(names)), refit.of.settings)
     _save(
         folder,
         {
-            "differences": (claim_figures.differences, differences(found, names)),
+            "differences": (claim_figures.differences, scored(differences(found, names), refit.of.settings)),
             "seeds": (refit_figures.seeds, _if_varied(table, "row")),
             "f1": (refit_figures.f1_by_class, _by_class(table)),
         },
@@ -197,7 +205,7 @@ def _measured(analysis: Analysis) -> pd.DataFrame:
     score = analysis.study.settings.score
     further = [name for name in analysis.study.settings.more if name in table]
     about = ["study", "optimizer", "number", "rho", "lr", "batch_size", *further, "gap/loss", f"gap/{score}"]
-    return pd.concat(
+    parts = pd.concat(
         [
             table[about].assign(
                 name=name,
@@ -211,6 +219,7 @@ def _measured(analysis: Analysis) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
+    return scored(parts, analysis.study.settings)
 
 
 def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
@@ -273,7 +282,7 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
             estimated = frame["epoch"] * samples * gradients_of(trial.optimizer)
             frame = frame.assign(gradients=frame[GRADIENTS].fillna(estimated).astype(float))
             parts.append(frame.drop(columns=GRADIENTS))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return scored(pd.concat(parts, ignore_index=True), settings) if parts else pd.DataFrame()
 
 
 def importances(study: Study) -> dict[str, dict[str, float]]:

@@ -33,7 +33,8 @@ def seeds(frame: pd.DataFrame) -> Figure:
         frame: `label` (of the row), `optimizer`, `kind`, the score, such as `test/accuracy` (0 to 1), `gradients`; a
             row for each seed.
     """
-    value = f"test/{score_in(frame)}"
+    score = score_in(frame)
+    value = f"test/{score}"
     need(frame, "label", "optimizer", "kind", value, "gradients")
     frame = shown(frame, value)
     names, labels = optimizers_in(frame), list(dict.fromkeys(frame["label"]))
@@ -56,7 +57,7 @@ def seeds(frame: pd.DataFrame) -> Figure:
             fontsize=TEXT,
         )
     axis.set_yticks(range(len(labels)), [wrapped(label, 18) for label in labels])
-    axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel=name_of(value))
+    axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel=name_of(value, score))
     axis.annotate("gradients", (1.01, -0.6), xycoords=("axes fraction", "data"), va="center", fontsize=TEXT, color=GREY)
     axis.set_title("small: seeds, large: mean", loc="left", fontsize=TEXT, color=GREY)
     axis.xaxis.set_major_locator(MaxNLocator(5))

@@ -18,6 +18,7 @@ from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.reporting.style import (
     BEST,
     GREY,
+    NAMES,
     TEXT,
     Style,
     counts_in,
@@ -162,7 +163,7 @@ def parallel_coordinates(frame: pd.DataFrame) -> Figure:
             axis.plot(len(row) - 1, row[-1], style.marker, color=style.colour, markerfacecolor="white", zorder=5)
         for row in table[own & good].to_numpy():
             axis.plot(range(len(row)), row, style.line, color=style.colour, alpha=0.95, linewidth=2, zorder=3)
-    axis.set_xticks(range(len(axes_names)), [wrapped(name_of(column), 11) for column in axes_names])
+    axis.set_xticks(range(len(axes_names)), [wrapped(name_of(column, score_in(frame)), 11) for column in axes_names])
     axis.set(xlim=(-0.55, len(axes_names) - 0.85), ylim=(-0.2, 1.05), yticks=[])
     axis.tick_params(axis="x", length=0)
     axis.grid(False)
@@ -184,7 +185,7 @@ def importance(values: Mapping[str, Mapping[str, float]]) -> Figure:
     names = optimizers_in(pd.DataFrame({"optimizer": list(table)}))
     table = table[names].loc[table.mean(axis=1).sort_values().index]
     thickness = 0.8 / len(names)
-    labels = [wrapped(name_of(str(index)), 18) for index in table.index]
+    labels = [wrapped(NAMES.get(str(index), str(index)), 18) for index in table.index]
     figure, (axis,) = panels(
         1,
         height=1.0 + max(0.5, 0.27 * len(names)) * len(table) + 0.15 * sum(label.count("\n") for label in labels),
@@ -217,7 +218,7 @@ def rates_and_radii(frame: pd.DataFrame) -> Figure:
         figure, (axis,) = panels(1, height=4.0)
         return without_values(figure, axis)
     low, high = limits(good)
-    norm = LogNorm(low, high) if less_is_better(value) and spans(good) else Normalize(low, high)
+    norm = LogNorm(low, high) if less_is_better(value, frame) and spans(good) else Normalize(low, high)
     figure, axes = panels(len(names), height=2.9)
     lr = limits(np.log10(finite_of(frame["lr"])), pad=0.06)
     wider = max(0.0, 0.7 - (lr[1] - lr[0])) / 2  # a narrow range has no room for its ticks' digits
@@ -241,7 +242,7 @@ def rates_and_radii(frame: pd.DataFrame) -> Figure:
             )
         if (found & whole).any():
             judged = one[value][found & whole]
-            best = judged.idxmin() if less_is_better(value) else judged.idxmax()
+            best = judged.idxmin() if less_is_better(value, frame) else judged.idxmax()
             axis.plot(
                 one["lr"][best],
                 rho[best],
@@ -283,7 +284,7 @@ def rates_and_radii(frame: pd.DataFrame) -> Figure:
         looks: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "none"}
         marks.append(Line2D([], [], markersize=6, label=hollow, **looks))
     figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False, fontsize=TEXT)
-    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=name_of(value), shrink=0.9)
+    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=name_of(value, score_in(frame)), shrink=0.9)
     plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
     return figure
 
@@ -312,7 +313,7 @@ def pareto(frame: pd.DataFrame) -> Figure:
     for name in names:
         one = rows[rows["optimizer"] == name]
         draw_points(axis, one["val/sharpness"], one[value], one, style_of(name, names))
-    axis.set(xlabel=wrapped(name_of("val/sharpness", score), 46), ylabel=name_of(value))
+    axis.set(xlabel=wrapped(name_of("val/sharpness", score), 46), ylabel=name_of(value, score))
     set_scale(axis, "x", rows["val/sharpness"])
     legend(figure, names, counts=rows["optimizer"].value_counts(), lines=False, hollow=why_hollow(rows))
     return figure
@@ -356,7 +357,8 @@ def accuracy_and_compute(frame: pd.DataFrame) -> Figure:
     Args:
         frame: as for :func:`learning_curves`, with `gradients`, of single samples since the training began.
     """
-    value = f"val/{score_in(frame)}"
+    score = score_in(frame)
+    value = f"val/{score}"
     need(frame, "optimizer", "gradients", value)
     names = optimizers_in(frame)
     figure, (axis,) = panels(1, height=3.4)
@@ -367,7 +369,7 @@ def accuracy_and_compute(frame: pd.DataFrame) -> Figure:
     ]
     if not ends:
         return without_values(figure, axis)
-    axis.set(xlabel="gradients of a sample", ylabel=name_of(value), xlim=(0, None))
+    axis.set(xlabel="gradients of a sample", ylabel=name_of(value, score), xlim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     label_ends(axis, ends)
@@ -392,7 +394,7 @@ def _curve(
 
 def _good(frame: pd.DataFrame, value: str) -> pd.Series:
     """Mark the best of each optimizer: a tenth, but one at least and five at most."""
-    rank = frame.groupby("optimizer")[value].rank(ascending=less_is_better(value), method="first")
+    rank = frame.groupby("optimizer")[value].rank(ascending=less_is_better(value, frame), method="first")
     counts = frame.groupby("optimizer")[value].transform("count")
     return rank <= np.clip(counts // 10, 1, 5)
 

@@ -116,7 +116,7 @@ def style_of(name: str, names: Sequence[str]) -> Style:
     return Style(label, *OTHERS[others.index(name) % len(OTHERS)])
 
 
-def name_of(column: str, score: str = "accuracy") -> str:
+def name_of(column: str, score: str) -> str:
     """Say what a column is called, with its unit.
 
     Args:
@@ -133,11 +133,8 @@ def name_of(column: str, score: str = "accuracy") -> str:
 
 
 def score_in(frame: pd.DataFrame) -> str:
-    """Name the score that the data have: the first metric of a split that is no loss, sharpness or F1 of a class."""
-    others = {"loss", "sharpness", "macro_f1", "nll", "ece", "lr"}
-    metrics = [column.partition("/")[2] for column in map(str, frame) if column.partition("/")[0] in SPLITS]
-    found = (metric for metric in metrics if metric and metric not in others and not metric.startswith("f1/"))
-    return next(found, "accuracy")
+    """Name the score of the study that the data are of: their `score`, and `accuracy` where they have none."""
+    return str(frame["score"].iloc[0]) if "score" in frame and len(frame) else "accuracy"
 
 
 def wrapped(text: str, width: int) -> str:
@@ -323,7 +320,7 @@ def objective_in(frame: pd.DataFrame) -> str:
 
 def further_in(frame: pd.DataFrame) -> list[str]:
     """List the columns of a table of trials that are further hyperparameters with more than one value."""
-    known = {"optimizer", "number", "state", "epochs", "rho", "lr", "batch_size", "objective", "direction"}
+    known = {"optimizer", "number", "state", "epochs", "rho", "lr", "batch_size", "objective", "score", "direction"}
     return [name for name in frame if name.isidentifier() and name not in known and frame[name].nunique() > 1]
 
 
@@ -332,7 +329,7 @@ def is_scale(values: pd.Series) -> bool:
     return is_numeric_dtype(values) and not is_bool_dtype(values)
 
 
-def less_is_better(column: str, frame: pd.DataFrame | None = None) -> bool:
+def less_is_better(column: str, frame: pd.DataFrame) -> bool:
     """Say whether lower values of a column are better: of losses and sharpness, and of a score where the data say so.
 
     Args:
@@ -341,7 +338,7 @@ def less_is_better(column: str, frame: pd.DataFrame | None = None) -> bool:
     """
     if column.endswith(("loss", "sharpness")):
         return True
-    return frame is not None and "direction" in frame and str(frame["direction"].iloc[0]) == "minimize"
+    return "direction" in frame and str(frame["direction"].iloc[0]) == "minimize"
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[float, float, Style]]) -> None:
