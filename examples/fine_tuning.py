@@ -1,7 +1,7 @@
 """Fine-tuning a network of torchvision with AdamW, cosine and a searched weight decay, on digits as images.
 
-Give the weights to begin with as `--data FOLDER` with a file `squeezenet.pt` in it, the state dict of a
-`torchvision.models.squeezenet1_1`; its classifier is left out, as it is of other classes. Without one the network
+Give the weights to begin with as `--data FOLDER` with a file `shufflenet.pt` in it, the state dict of a
+`torchvision.models.shufflenet_v2_x0_5`; its last layer is left out, as it is of other classes. Without one the network
 begins untrained.
 
     tune-sam run fine_tuning:FineTuning --optimizer base --optimizer sam --trials 6 --param weight_decay=1e-4:1e-1
@@ -24,7 +24,7 @@ from tune_sam.workload import BaseOptimizer, DataSet, Setting, Splits, Workload
 class FineTuning(Workload):
     name = "fine-tuning"
     datasets = {"digits": DataSet(train=1197, validation=300, test=300, classes=10)}
-    settings = {"digits": Setting({"dropout": 0.1}, epochs=5, batch_size=32, lr=1e-3, ema=0.99)}
+    settings = {"digits": Setting({}, epochs=5, batch_size=32, lr=1e-3, ema=0.99)}
     base_optimizer = BaseOptimizer("AdamW", {"weight_decay": 0.01})
     schedule = cosine(warmup=0.1)
     rho = {"sam": LogRange(0.005, 0.2), "sam-on": LogRange(0.05, 2)}
@@ -34,16 +34,16 @@ class FineTuning(Workload):
     evaluation_batch = 256
 
     def network(self, setting: Setting) -> nn.Module:
-        from torchvision.models import squeezenet1_1
+        from torchvision.models import shufflenet_v2_x0_5
 
-        return squeezenet1_1(num_classes=10, **setting.network)
+        return shufflenet_v2_x0_5(num_classes=10)
 
     def weights(self, dataset: str, root: Path) -> dict[str, Tensor] | None:
-        file = root / "squeezenet.pt"
+        file = root / "shufflenet.pt"
         if not file.exists():
             return None
         found = torch.load(file, weights_only=True)
-        return {name: value for name, value in found.items() if not name.startswith("classifier.")}
+        return {name: value for name, value in found.items() if not name.startswith("fc.")}
 
     def parameter_groups(self, network: nn.Module):
         return without_decay(network)

@@ -12,15 +12,13 @@ class Written:
     Attributes:
         factor: by which a value is multiplied.
         unit: after it.
-        form: of a mean, which has an interval.
-        decimals: of the same.
+        decimals: of a mean, which has an interval.
         difference: form of a difference.
         points: after a difference.
     """
 
     factor: int
     unit: str
-    form: str
     decimals: int
     difference: str
     points: str
@@ -33,10 +31,15 @@ def written(score: str) -> Written:
         score: its name, such as `accuracy`.
     """
     if score == "accuracy":
-        return Written(100, " %", ".2f", 2, "+.2f", " points")
-    return Written(1, "", ".4f", 4, "+.3g", "")
+        return Written(100, " %", 2, "+.2f", " points")
+    return Written(1, "", 4, "+.3g", "")
 
 
 def nats(score: str) -> str:
     """Give the unit of a loss: that of a classifier is in nats, others have their own."""
     return " (nats)" if score == "accuracy" else ""
+
+
+def per_squared_weight(score: str) -> str:
+    """Give the unit of an eigenvalue of the Hessian, or of its trace."""
+    return " (nats per squared weight)" if nats(score) else " (loss per squared weight)"

@@ -1,6 +1,7 @@
 """The search space: where each hyperparameter is searched, and the grid that a search begins with."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -19,7 +20,7 @@ ASCENT = ("rho", "m")
 
 
 @dataclass(frozen=True)
-class _Interval:
+class _Interval(ABC):
     """What both kinds of a range have in common: ends, which are included, and a default."""
 
     low: float
@@ -42,12 +43,12 @@ class _Interval:
         """Return both ends."""
         return [self.low, self.high]
 
+    @abstractmethod
     def spread(self, points: int) -> tuple[float, ...]:
         """Choose the middles of `points` equal pieces of the range, on its own scale.
 
         Middles rather than ends, because an end stands for half as much of the range as a middle.
         """
-        raise NotImplementedError
 
     @property
     def start(self) -> float:

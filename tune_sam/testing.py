@@ -131,6 +131,7 @@ class WorkloadContract:
         workload = self.subject()
         assert set(workload.settings) == set(workload.datasets), "each data set needs a setting, and only those"
         assert set(workload.rho) <= set(optimizer_names()) - {"base"}, "`rho` has ranges for known optimizers only"
+        assert callable(workload.base_optimizer.make), "the base optimizer is made of parameters and options"
         assert 0 < workload.gpus_per_trial <= 1 or workload.gpus_per_trial == int(workload.gpus_per_trial)
         settings = [
             *workload.settings.items(),

@@ -1,6 +1,5 @@
 """What ends a driver from outside: it is said in a sentence with the way to resume, and nothing is lost."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,11 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 from faults.damage import truncated
-from odd_workload import PYTHONPATH
 from services import wait_for
-from studies import INLINE
 
-import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.operations.doctor import diagnose
 from tune_sam.study.records import open_study
@@ -27,13 +23,6 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 {MAIN}
 """
 """Without what `nohup` or a shell in the background ignores."""
-WITHOUT_RAY = f"""
-import tune_sam.tuning.runner
-from studies import INLINE
-tune_sam.tuning.runner.RayExecutor = lambda *_: INLINE
-{IN_A_TERMINAL}
-"""
-"""For what is no matter of Ray's: its start takes longest."""
 RESUME = "resume it with `tune-sam resume cut`."
 SEARCH = (
     "search", "gcn", "--dataset", "digits", "--optimizer", "sam", "--trials", "1", "--epochs", "40",
@@ -44,13 +33,12 @@ SEARCH = (
 class Driver:
     """The command line in a process and a session of its own."""
 
-    def __init__(self, home, *words, program=IN_A_TERMINAL):
+    def __init__(self, home, *words):
         self.home = home
         self.before = self.epochs()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program, *words, "--home", str(home)],
+            [sys.executable, "-c", IN_A_TERMINAL, *words, "--home", str(home)],
             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH},
         )  # fmt: skip
 
     def epochs(self):
@@ -88,7 +76,7 @@ def test_whatever_ends_a_driver_is_said_once_with_the_way_to_resume(tmp_path):
     }
     words = SEARCH
     for what, stop in stops.items():
-        driver = Driver(tmp_path, *words, program=WITHOUT_RAY if what.startswith("SIG") else IN_A_TERMINAL)
+        driver = Driver(tmp_path, *words)
         driver.trains(2)
         stop(driver)
         status, out, err = driver.ended()
@@ -105,8 +93,8 @@ def test_whatever_ends_a_driver_is_said_once_with_the_way_to_resume(tmp_path):
         words = ("resume", "cut")
         if what == "GCS":
             truncated(Path(open_study("cut", tmp_path).checkpoints()["cut/sam/0"][0]))
-    study = tune_sam.resume("cut", home=tmp_path, executor=INLINE)
-    assert study.counts() == {"complete": 1}
+    assert Driver(tmp_path, "resume", "cut", "--json").ended()[0] == 0
+    study = open_study("cut", tmp_path)
     assert [list(study.history(trial)) for trial in study.records()] == [list(range(1, 41))]
     assert not [one.trouble for one in diagnose("cut", home=tmp_path) if one.trouble]
 

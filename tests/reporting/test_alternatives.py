@@ -93,12 +93,12 @@ def test_captions_say_on_which_side_the_better_is(direction, side, way, tmp_path
         (
             "lines",
             {"start": "base", "optimizer": "sam", "position": [0.0, 0.5, 1.0], "loss": [0.1, 0.9, 0.3]},
-            ["from the minimum of base to that of: SAM 0.6"],
+            ["from the minimum of base to that of: SAM 0.6 nats"],
         ),
         (
             "near-minimum",
             {"optimizer": "sam", "x": [-0.4, 0, 0.9], "y": [0.0, 0, 0], "loss": [0.5, 0.2, 9.0]},
-            ["along direction 1: SAM 0.3"],
+            ["along direction 1: SAM 0.3 nats"],
         ),
         (
             "f1",

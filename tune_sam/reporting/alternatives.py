@@ -205,7 +205,8 @@ def _landscape(frame: pd.DataFrame) -> str:
     finite = frame[np.isfinite(frame["loss"])]
     bottom = _of_each(finite[np.isclose(finite["x"], 0) & np.isclose(finite["y"], 0)], lambda rows: rows["loss"].mean())
     top = _of_each(finite, lambda rows: rows["loss"].max())
-    return f"Loss at the minimum: {ranked(bottom, least=True)}. Highest loss on the grid: {ranked(top)}."
+    unit = _unit("loss", score_in(frame))
+    return f"Loss at the minimum: {ranked(bottom, unit, least=True)}. Highest loss on the grid: {ranked(top, unit)}."
 
 
 def _near(frame: pd.DataFrame) -> str:
@@ -213,7 +214,7 @@ def _near(frame: pd.DataFrame) -> str:
     for number, along, across in ((1, "x", "y"), (2, "y", "x")):
         rows = frame[np.isclose(frame[across], 0) & (frame[along].abs() <= NEAR + 1e-9) & np.isfinite(frame["loss"])]
         rises = _of_each(rows, lambda one: one["loss"].max() - one["loss"].min())
-        said.append(f"along direction {number}: {ranked(rises)}")
+        said.append(f"along direction {number}: {ranked(rises, _unit('loss', score_in(frame)))}")
     return f"Rise of the loss within {NEAR:g} filter norms of the minimum, {'; '.join(said)}."
 
 
@@ -223,7 +224,8 @@ def _lines(frame: pd.DataFrame) -> str:
         between,
         lambda one: one["loss"].max() - max(one.sort_values("position")["loss"].iloc[[0, -1]]),
     )
-    return f"Height of the barrier from the minimum of {frame['start'].iloc[0]} to that of: {ranked(barriers)}."
+    found = ranked(barriers, _unit("loss", score_in(frame)))
+    return f"Height of the barrier from the minimum of {frame['start'].iloc[0]} to that of: {found}."
 
 
 def _spectrum(frame: pd.DataFrame) -> str:

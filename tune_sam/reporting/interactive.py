@@ -27,6 +27,7 @@ from tune_sam.reporting.style import (
     spans,
     style_of,
 )
+from tune_sam.scores import nats
 from tune_sam.space import text_of_value
 
 HEIGHT = 460
@@ -52,7 +53,8 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
     logarithmic = spans(frame["loss"])
     finite = frame["loss"][np.isfinite(frame["loss"])]
     low, high = (np.log10(finite.min()), np.log10(finite.max())) if logarithmic else (finite.min(), finite.max())
-    data = []
+    unit, data = nats(score_in(frame)), []
+    hover = f"loss %{{z:.3g}}{' nats' if unit else ''}<extra>%{{fullData.name}}</extra>"
     for place, name in enumerate(names):
         table = frame[frame["optimizer"] == name].pivot_table(index="y", columns="x", values="loss", dropna=False)
         losses = table.where(np.isfinite(table))
@@ -69,7 +71,7 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
                 "cmax": float(high),
                 "showscale": False,
                 "visible": place == 0,
-                "hovertemplate": "loss %{z:.3g}<extra>%{fullData.name}</extra>",
+                "hovertemplate": hover,
             }
         )
     buttons = [
@@ -84,7 +86,7 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
                 "xaxis": {"title": {"text": "direction 1"}},
                 "yaxis": {"title": {"text": "direction 2"}},
                 "zaxis": {
-                    "title": {"text": "loss"},
+                    "title": {"text": f"loss{unit}"},
                     "type": "log" if logarithmic else "linear",
                     "range": [float(low - margin), float(high + margin)],
                     **({"tickvals": log_ticks(10.0**low, 10.0**high, most=5)} if logarithmic else {}),

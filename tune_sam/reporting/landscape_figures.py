@@ -25,6 +25,7 @@ from tune_sam.reporting.style import (
     optimizers_in,
     panels,
     plain_ticks,
+    score_in,
     set_scale,
     short,
     spans,
@@ -32,6 +33,7 @@ from tune_sam.reporting.style import (
     without_values,
     wrapped,
 )
+from tune_sam.scores import nats, per_squared_weight
 
 FLATTEST = 1e-9
 """Fraction of the highest spectral density below which nothing is drawn: the smoothing kernel's tail lies there."""
@@ -75,7 +77,7 @@ def surfaces(frame: pd.DataFrame) -> Figure:
         axis.set_zlim(low, high)
         axis.set_xlabel("direction 1", labelpad=1)
         axis.set_ylabel("direction 2", labelpad=1)
-        axis.set_zlabel("loss", labelpad=1)
+        axis.set_zlabel(_loss(frame), labelpad=1)
         axis.tick_params(labelsize=TEXT, pad=0)
         for which in (axis.xaxis, axis.yaxis, axis.zaxis):
             which.set_major_locator(MaxNLocator(2))
@@ -114,7 +116,7 @@ def contours(frame: pd.DataFrame) -> Figure:
         axis.yaxis.set_major_locator(MaxNLocator(4))
     for axis in firsts_of_rows(axes):
         axis.set_ylabel("direction 2")
-    bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="loss", shrink=0.9)
+    bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label=_loss(frame), shrink=0.9)
     plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
     return figure
 
@@ -136,7 +138,7 @@ def near_minimum(frame: pd.DataFrame) -> Figure:
             axis.plot(one[along], one["loss"], style.line, color=style.colour, marker=style.marker, markersize=4)
             if len(one):
                 ends.append((one[along].iloc[-1], one["loss"].iloc[-1], style))
-        axis.set(xlabel=f"direction {1 if along == 'x' else 2} (filter norms)", ylabel="loss")
+        axis.set(xlabel=f"direction {1 if along == 'x' else 2} (filter norms)", ylabel=_loss(frame))
         axis.yaxis.set_major_locator(MaxNLocator(5))
         label_ends(axis, ends)
     return figure
@@ -171,10 +173,10 @@ def lines(frame: pd.DataFrame) -> Figure:
             )
         for place in (0, 1):
             axis.axvline(place, color=GREY, linewidth=0.8, zorder=0)
-        axis.set(ylabel="loss")
+        axis.set(ylabel=_loss(frame))
     set_scale(axes[0], "y", frame["loss"])
     if cut:
-        axes[1].set(ylim=(0, ABOVE * minima.max()), ylabel="near the minima")
+        axes[1].set(ylim=(0, ABOVE * minima.max()), ylabel=f"near the minima{nats(score_in(frame))}")
     axes[-1].set_xlabel(wrapped(f"on the line: {style_of(start, everyone).label} at 0, the other minimum at 1", 46))
     legend(figure, names, lines=True)
     return figure
@@ -209,10 +211,15 @@ def spectral_densities(frame: pd.DataFrame) -> Figure:
         if len(marked) and np.isfinite(largest := marked[frame["optimizer"] == name].iloc[0]):
             axis.axvline(largest, color=style.colour, linestyle="--", linewidth=1.4)
             axis.set_title(f"λ_max = {short(largest)}", color=style.colour, loc="right", fontsize=TEXT)
-    axes[-1].set_xlabel("eigenvalue λ of the Hessian")
+    axes[-1].set_xlabel(f"eigenvalue λ of the Hessian{per_squared_weight(score_in(frame))}")
     axes[-1].set_xlim(*limits([*rows["eigenvalue"], *marked], pad=0.03))
     axes[-1].xaxis.set_major_locator(MaxNLocator(6))
     return figure
+
+
+def _loss(frame: pd.DataFrame) -> str:
+    """Name the axis of a loss, with its unit."""
+    return f"loss{nats(score_in(frame))}"
 
 
 def visible_density(frame: pd.DataFrame) -> pd.DataFrame:

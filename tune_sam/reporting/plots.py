@@ -15,8 +15,8 @@ from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.optimizers import gradients_of
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
-from tune_sam.reporting.style import name_of, save, score_in
-from tune_sam.scores import nats
+from tune_sam.reporting.style import name_of, save
+from tune_sam.scores import nats, per_squared_weight
 from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
 from tune_sam.study.settings import StudySettings
@@ -31,7 +31,7 @@ LOSSES = ("train/loss", "val/loss")
 
 def measures_of(score: str) -> dict[str, str]:
     """Name the measures that figures and tables show, with their units; the loss of a classifier is in nats."""
-    unit, per = nats(score), " (nats per squared weight)" if nats(score) else " (per squared weight)"
+    unit, per = nats(score), per_squared_weight(score)
     return {
         "lambda_max": f"largest eigenvalue{per}",
         "trace": f"trace{per}",
@@ -53,8 +53,10 @@ def draw(analysis: Analysis, folder: Path) -> None:
     trials = analysis.trials
     frame, surface = _measured(analysis), _surface(analysis.surfaces, analysis.plan.grid)
     chosen = frame[frame["study"] == analysis.study.name]  # without the controls of a refit
+    sizes = _of_batch_sizes(chosen, analysis.study.settings.score)
     _save(
         folder,
+        analysis.study.settings,
         {
             "contours": (landscape_figures.contours, surface),
             "surfaces": (landscape_figures.surfaces, surface),
@@ -62,7 +64,10 @@ def draw(analysis: Analysis, folder: Path) -> None:
             "lines": (landscape_figures.lines, _line(analysis.lines, trials[0])),
             "spectral-density": (landscape_figures.spectral_densities, _densities(analysis)),
             "gap-flatness": (flatness_figures.gaps_and_flatness, _if_varied(frame, "gap/loss")),
-            "batch-size": (flatness_figures.over_batch_sizes, _if_varied(_of_batch_sizes(chosen), "batch_size")),
+            "batch-size": (
+                flatness_figures.over_batch_sizes,
+                _if_varied(sizes, "batch_size"),
+            ),
         },
     )
     draw_trainings(analysis.study, trials, folder)
@@ -79,6 +84,7 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
     ended, curves = trials_with_values(study), _curves(study, trials)
     _save(
         folder,
+        study.settings,
         {
             "history": (search_figures.history, _if_varied(ended, "number")),
             "over-rho": (search_figures.over_rho, _if_varied(ended, "rho")),
@@ -109,8 +115,7 @@ def trials_with_values(study: Study) -> pd.DataFrame:
     metrics = [name for name in (score, "val/loss", "val/sharpness", judged_by) if name in table]
     columns = ["optimizer", "number", "state", "epochs", *search_figures.COORDINATES, *study.settings.more]
     columns += dict.fromkeys(metrics)
-    found = table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
-    return scored(found, settings)
+    return table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
 
 
 def scored(frame: pd.DataFrame, settings: StudySettings) -> pd.DataFrame:
@@ -130,11 +135,12 @@ def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
     """
     table = refit.table()
     names = row_names(table, optimizer_names(refit.of))
-    table = scored(table.assign(label=table["row"].map(names)), refit.of.settings)
+    table = table.assign(label=table["row"].map(names))
     _save(
         folder,
+        refit.of.settings,
         {
-            "differences": (claim_figures.differences, scored(differences(found, names), refit.of.settings)),
+            "differences": (claim_figures.differences, differences(found, names)),
             "seeds": (refit_figures.seeds, _if_varied(table, "row")),
             "f1": (refit_figures.f1_by_class, _by_class(table)),
         },
@@ -187,10 +193,15 @@ def _by_class(table: pd.DataFrame) -> pd.DataFrame:
     return long.assign(**{"class": long["class"].str.removeprefix("test/f1/")})
 
 
-def _save(folder: Path, drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]]) -> None:
+def _save(
+    folder: Path,
+    settings: StudySettings,
+    drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]],
+) -> None:
     for name, (figure, frame) in drawings.items():
         if len(frame):
-            save(figure(frame), frame, folder / name)
+            known = scored(frame, settings)
+            save(figure(known), known, folder / name)
 
 
 def _if_varied(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -205,7 +216,7 @@ def _measured(analysis: Analysis) -> pd.DataFrame:
     score = analysis.study.settings.score
     further = [name for name in analysis.study.settings.more if name in table]
     about = ["study", "optimizer", "number", "rho", "lr", "batch_size", *further, "gap/loss", f"gap/{score}"]
-    parts = pd.concat(
+    return pd.concat(
         [
             table[about].assign(
                 name=name,
@@ -219,15 +230,14 @@ def _measured(analysis: Analysis) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
-    return scored(parts, analysis.study.settings)
 
 
-def _of_batch_sizes(measured: pd.DataFrame) -> pd.DataFrame:
+def _of_batch_sizes(measured: pd.DataFrame, score: str) -> pd.DataFrame:
     """Select the largest eigenvalue, the worst case and the gap of each trial."""
     found = measured[measured["name"].isin(["lambda_max", "worst_case"])]
     gaps = measured[measured["name"] == "lambda_max"].assign(
         name="gap/loss",
-        measure=name_of("gap/loss", score_in(measured)),
+        measure=name_of("gap/loss", score),
         value=lambda of: of["gap/loss"],
         error=float("nan"),
         resolved=True,
@@ -282,7 +292,7 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
             estimated = frame["epoch"] * samples * gradients_of(trial.optimizer)
             frame = frame.assign(gradients=frame[GRADIENTS].fillna(estimated).astype(float))
             parts.append(frame.drop(columns=GRADIENTS))
-    return scored(pd.concat(parts, ignore_index=True), settings) if parts else pd.DataFrame()
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def importances(study: Study) -> dict[str, dict[str, float]]:
