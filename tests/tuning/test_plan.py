@@ -3,7 +3,7 @@ import pytest
 from tune_sam.errors import Refused
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
-from tune_sam.tuning.plan import define, home_of, search_space
+from tune_sam.tuning.plan import planned, search_space
 from tune_sam.workload import find_workload
 
 
@@ -73,8 +73,10 @@ def test_batches_larger_than_the_training_subset_are_left_out_or_refused_where_a
 
 
 def test_a_person_is_told_of_batch_sizes_that_are_left_out(tmp_path, caplog):
-    chosen = SearchOptions.read({"workload": "gcn", "dataset": "digits", "train_subset": 50, "home": tmp_path})
-    define(chosen, home_of(chosen))
+    own = {"workload": "gcn", "dataset": "digits", "train_subset": 50, "grid": False, "home": tmp_path}
+    planned(SearchOptions.read(own | {"name": "own", "batch_size": 16}))
+    assert caplog.messages == []
+    planned(SearchOptions.read(own | {"name": "chosen"}))
     assert caplog.messages == ["Batches of 64 and 128 are left out, for there are 50 training samples."]
 
 

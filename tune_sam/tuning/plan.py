@@ -73,7 +73,9 @@ def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
     _refuse_without_records(name, home)
     with home.made():
         read = _tried(settings, home)
-        return create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage), read
+        study = create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage)
+    _tell_sizes_left_out(chosen, settings)  # last, for who is refused is told one thing
+    return study, read
 
 
 def _tried(settings: StudySettings, home: Home) -> Read:
@@ -108,12 +110,6 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
     check_declared(workload)
     check_named(chosen, workload)
     spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
-    if left_out := [size for size in workload.batch_size if size > (chosen.train_subset or sizes.train)]:
-        log.warning(
-            "Batches of %s are left out, for there are %d training samples.",
-            " and ".join(map(str, left_out)),
-            chosen.train_subset or sizes.train,
-        )
     root, trials = _data(chosen, workload, dataset, home), chosen.trials
     if chosen.sampler == "grid":
         trials = max(len(space.grid) for space in spaces.values())
@@ -444,6 +440,14 @@ def _batch_sizes(given: tuple[int, ...] | None, workload: Workload, samples: int
             f"give sizes up to {samples}."
         )
     return fitting
+
+
+def _tell_sizes_left_out(chosen: SearchOptions, settings: StudySettings) -> None:
+    workload = find_workload(settings.workload)
+    samples = settings.train_subset or workload.datasets[settings.dataset].train
+    by_workload = any(chosen.ranges_of(optimizer).batch_size is None for optimizer in settings.optimizers)
+    if by_workload and (left_out := [str(size) for size in workload.batch_size if size > samples]):
+        log.warning("Batches of %s are left out, for there are %d training samples.", " and ".join(left_out), samples)
 
 
 def _fitting(size: int, sizes: tuple[int, ...], given: tuple[int, ...] | None) -> int:
