@@ -29,6 +29,7 @@ PUBLIC = [
         "doctor",
         "check",
         "delete",
+        "enqueue",
         "export",
         "import_",
     ),

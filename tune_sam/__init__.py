@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tune_sam.operations.check import check
     from tune_sam.operations.delete import delete
     from tune_sam.operations.doctor import doctor
+    from tune_sam.operations.enqueue import enqueue
     from tune_sam.operations.export import export
     from tune_sam.operations.import_ import import_
     from tune_sam.operations.refit import refit
@@ -46,6 +47,7 @@ _MODULES = {
     "check": "operations.check",
     "delete": "operations.delete",
     "doctor": "operations.doctor",
+    "enqueue": "operations.enqueue",
     "export": "operations.export",
     "import_": "operations.import_",
     "open_study": "study.records",
@@ -79,6 +81,7 @@ __all__ = [
     "check",
     "delete",
     "doctor",
+    "enqueue",
     "export",
     "import_",
     "open_study",

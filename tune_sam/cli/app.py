@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 
 from tune_sam.cli.console import Unwritten, err, open_streams, out, results
 from tune_sam.cli.evaluate import analyze, refit, report
-from tune_sam.cli.keeping import delete, export, import_, rename
+from tune_sam.cli.keeping import delete, enqueue, export, import_, rename
 from tune_sam.cli.results import best, logs, optimizers, status, studies, trials, workloads
 from tune_sam.cli.search import resume, run, search
 from tune_sam.cli.services import check, doctor, submit, sync, ui
@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (search, resume, run),
     "Evaluate": (refit, analyze, report),
     "Results": (studies, workloads, optimizers, status, best, trials, logs),
-    "Keep": (rename, export, import_, delete),
+    "Keep": (enqueue, rename, export, import_, delete),
     "Services": (check, sync, doctor, ui),
 }
 """The commands as `tune-sam --help` groups them, one module each."""

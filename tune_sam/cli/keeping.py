@@ -1,4 +1,4 @@
-"""Commands about studies as things that one keeps: rename, export, import and delete."""
+"""Commands about studies as things that one keeps: enqueue, rename, export, import and delete."""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tune_sam.cli.completion import optimizers_like
 from tune_sam.cli.console import err, out
 from tune_sam.cli.options import PLACES, HomeOption, StudyArgument, StudyStorageOption, takes
 from tune_sam.errors import Refused
 from tune_sam.home import Home
+from tune_sam.space import Choice, parse_param
 
 if TYPE_CHECKING:
     from tune_sam.operations.delete import Belongings
+
+RESERVED = {"name", "lr", "batch_size", "rho", "optimizer", "home"}
+"""Options of their own."""
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -59,6 +64,33 @@ def export(
     out.print(str(written), soft_wrap=True, markup=False)
 
 
+def enqueue(
+    study: StudyArgument,
+    lr: Annotated[float, typer.Option(help="Learning rate.")],
+    batch_size: Annotated[int, typer.Option(help="Batch size.")],
+    rho: Annotated[float | None, typer.Option(help="Radius ρ.", show_default=False)] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Whose trial it is.", show_default="the only one", autocompletion=optimizers_like)
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A further hyperparameter; repeat it.", metavar="NAME=VALUE", show_default="defaults"),
+    ] = None,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+) -> None:
+    """Have the next `resume` try a point of your own before what the sampler suggests.
+
+    Example: [bold]tune-sam enqueue gcn-2026-11-24T101500 --optimizer sam --rho 0.1 --lr 0.003 --batch-size 64[/bold]
+    """
+    from tune_sam.operations.enqueue import enqueue as run
+
+    place = Home.at(home, study_storage)
+    more = dict(map(_named_value, param or ()))
+    number = run(study, lr=lr, batch_size=batch_size, rho=rho, optimizer=optimizer, home=place, **more)
+    out.print(f"It will be trial {number}, within the study's budget; see `tune-sam resume --trials`.", soft_wrap=True)
+
+
 @takes(*PLACES)
 def rename(
     study: StudyArgument,
@@ -89,6 +121,14 @@ def import_(
     from tune_sam.operations.import_ import import_ as run
 
     out.print(run(file, name=name, home=Home.at(**places)).name, soft_wrap=True, markup=False)
+
+
+def _named_value(given: str) -> tuple[str, Any]:
+    name, _, text = given.partition("=")
+    parsed = parse_param(text) if name.isidentifier() and text else None
+    if not isinstance(parsed, Choice) or len(parsed.values) != 1 or name in RESERVED:
+        raise Refused(f"--param {given} is no further hyperparameter with one value; give NAME=VALUE.")
+    return name, parsed.values[0]
 
 
 def _show(found: "Belongings") -> None:
