@@ -144,7 +144,9 @@ class Ledger:
         # Counted from here on: Tune asks for a trial ten times a second, and nobody else starts one of a locked study.
         self._started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
         for point in self.space.grid[: self.budget]:
-            self._optuna.enqueue_trial(point, skip_if_exists=True)
+            # A person's own points may have taken the place of the grid's, which would wait for ever.
+            if len(self._optuna.get_trials(deepcopy=False)) < self.budget:
+                self._optuna.enqueue_trial(point, skip_if_exists=True)
 
     @property
     def open(self) -> int:
