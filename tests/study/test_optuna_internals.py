@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 import tune_sam
-from tune_sam.study.optuna_internals import close, enqueued_point, reopened
+from tune_sam.study.optuna_internals import begun, close, enqueued_point, reopened
 
 MOVED = "this release of Optuna has moved {}: mend tune_sam/study/optuna_internals.py, and the bound in setup.cfg"
 
@@ -35,6 +35,14 @@ def test_an_enqueued_trial_says_what_it_will_be_given(study):
     assert enqueued_point(study.trials[0]) == {"lr": 0.5, "batch_size": 64}, MOVED.format(
         "system_attrs['fixed_params']"
     )
+
+
+def test_a_trial_that_waits_is_begun_before_an_earlier_one(study):
+    for lr in (0.1, 0.2):
+        study.enqueue_trial({"lr": lr})
+    trial = begun(study, study.trials[1])
+    assert trial.suggest_float("lr", 0, 1) == 0.2, MOVED.format("what begins a trial that waits")
+    assert [one.state.name for one in study.trials] == ["WAITING", "RUNNING"]
 
 
 def test_a_storage_lets_go_of_its_file(tmp_path):

@@ -15,7 +15,7 @@ from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.callback import TuneSearcher
-from tune_sam.tuning.ledger import Ledger, Outcome
+from tune_sam.tuning.ledger import OWN, Ledger, Outcome
 from tune_sam.tuning.plan import store
 from tune_sam.workload import find_workload
 
@@ -101,6 +101,18 @@ def test_a_budget_below_the_grid_takes_its_first_points(storage):
     assert [run(book).configuration.rho for _ in range(2)] == [0.002, 0.02]
     assert book.suggest("t") is None
     assert [t.state.name for t in frozen(storage)] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_persons_own_points_come_before_grid_points_that_wait(storage):
+    book = ledger(storage)
+    run(book)
+    for rho in (0.3, 0.4):
+        point = {"rho": rho, "lr": 0.01, "batch_size": 64}
+        optuna.load_study(study_name="s/sam", storage=storage).enqueue_trial(point, user_attrs={OWN: True})
+    assert [run(book).configuration.rho for _ in range(2)] == [0.3, 0.4]
+    resumed = ledger(storage)
+    assert [run(resumed).configuration.rho for _ in range(3)] == [0.02, 0.2, 0.9]
+    assert resumed.open == 2
 
 
 def test_base_has_no_radius(storage):

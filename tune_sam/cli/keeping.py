@@ -11,13 +11,9 @@ from tune_sam.cli.console import err, out
 from tune_sam.cli.options import PLACES, HomeOption, StudyArgument, StudyStorageOption, takes
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.space import Choice, parse_param
 
 if TYPE_CHECKING:
     from tune_sam.operations.delete import Belongings
-
-RESERVED = {"name", "lr", "batch_size", "rho", "optimizer", "home"}
-"""Options of their own."""
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -67,28 +63,40 @@ def export(
 def enqueue(
     study: StudyArgument,
     lr: Annotated[float, typer.Option(help="Learning rate.")],
-    batch_size: Annotated[int, typer.Option(help="Batch size.")],
-    rho: Annotated[float | None, typer.Option(help="Radius ρ.", show_default=False)] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="Whose trial it is.", show_default="the only one", autocompletion=optimizers_like)
-    ] = None,
+    rho: Annotated[float | None, typer.Option(help="Radius ρ.", show_default="for an optimizer without one")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Batch size.", show_default="the grid's")] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(help="A further hyperparameter; repeat it.", metavar="NAME=VALUE", show_default="defaults"),
+        typer.Option(
+            help="A further hyperparameter of the study. May be given several times.",
+            metavar="NAME=VALUE",
+            show_default="its default",
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Whose trial it is.", show_default="the only one", autocompletion=optimizers_like)
     ] = None,
     home: HomeOption = None,
     study_storage: StudyStorageOption = None,
 ) -> None:
-    """Have the next `resume` try a point of your own before what the sampler suggests.
+    """Have a study try a point of your own next; a running search does it at once, else `resume`.
+
+    It counts among --trials: where all trials have begun, `resume --trials` with a larger number tries it.
 
     Example: [bold]tune-sam enqueue gcn-2026-11-24T101500 --optimizer sam --rho 0.1 --lr 0.003 --batch-size 64[/bold]
     """
+    from tune_sam.operations.enqueue import budget_for
     from tune_sam.operations.enqueue import enqueue as run
+    from tune_sam.study.lock import is_going
+    from tune_sam.study.records import open_search
 
-    place = Home.at(home, study_storage)
-    more = dict(map(_named_value, param or ()))
-    number = run(study, lr=lr, batch_size=batch_size, rho=rho, optimizer=optimizer, home=place, **more)
-    out.print(f"It will be trial {number}, within the study's budget; see `tune-sam resume --trials`.", soft_wrap=True)
+    place, params = Home.at(home, study_storage), dict(map(_named_value, param or ()))
+    trial = run(study, lr=lr, rho=rho, batch_size=batch_size, params=params, optimizer=optimizer, home=place)
+    trials, needed = open_search(study, place).settings.trials, budget_for(trial, place)
+    more = f" --trials {needed}" if needed > trials else ""
+    when = f"`tune-sam resume {study}{more}` tries it" if more or not is_going(place, study) else "it is tried next"
+    why = f", for all {trials} trials have begun or are taken" if more else ""
+    out.print(f"{trial.key}: {when}{why}.", soft_wrap=True, markup=False)
 
 
 @takes(*PLACES)
@@ -123,12 +131,11 @@ def import_(
     out.print(run(file, name=name, home=Home.at(**places)).name, soft_wrap=True, markup=False)
 
 
-def _named_value(given: str) -> tuple[str, Any]:
-    name, _, text = given.partition("=")
-    parsed = parse_param(text) if name.isidentifier() and text else None
-    if not isinstance(parsed, Choice) or len(parsed.values) != 1 or name in RESERVED:
-        raise Refused(f"--param {given} is no further hyperparameter with one value; give NAME=VALUE.")
-    return name, parsed.values[0]
+def _named_value(given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not name or not equals:
+        raise Refused(f"--param {given} is no hyperparameter with its value; give it as NAME=VALUE.")
+    return name, value
 
 
 def _show(found: "Belongings") -> None:

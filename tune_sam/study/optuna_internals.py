@@ -1,6 +1,7 @@
 """The one module that touches Optuna's private API.
 
-Optuna's ask-and-tell interface has no way to resume a trial that another process has begun, to see what an enqueued
+Optuna's ask-and-tell interface has no way to resume a trial that another process has begun, to begin another than the
+first of those that wait, to see what an enqueued
 trial will be given, or to close a database. `setup.cfg` bounds the release, and tests/study/test_optuna_internals.py
 says what a newer one has moved.
 """
@@ -20,6 +21,14 @@ def reopened(study: "optuna.Study", frozen: "FrozenTrial") -> "optuna.Trial":
     """Open a running trial of a study again, in whichever process it began."""
     import optuna
 
+    return optuna.Trial(study, frozen._trial_id)
+
+
+def begun(study: "optuna.Study", frozen: "FrozenTrial") -> "optuna.Trial":
+    """Begin a trial that waits, be it the first or not; `ask` begins the first."""
+    import optuna
+
+    study._storage.set_trial_state_values(frozen._trial_id, state=optuna.trial.TrialState.RUNNING)
     return optuna.Trial(study, frozen._trial_id)
 
 

@@ -23,9 +23,12 @@ from tune_sam.schedules import milestones
 from tune_sam.space import MAX_SEED, Choice, Configuration, Domain, LogRange, Space, Value
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
-from tune_sam.study.optuna_internals import reopened
+from tune_sam.study.optuna_internals import begun, reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.tuning.strategies import pruner, sampler
+
+OWN = "own"
+"""The attribute of a trial that a person enqueued, which comes before grid points that wait."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,14 @@ class Ledger:
         # Counted from here on: Tune asks for a trial ten times a second, and nobody else starts one of a locked study.
         self._started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
         for point in self.space.grid[: self.budget]:
-            # A person's own points may have taken the place of the grid's, which would wait for ever.
+            # Where points of a person's own take the places of the grid's, these would wait for ever.
             if len(self._optuna.get_trials(deepcopy=False)) < self.budget:
                 self._optuna.enqueue_trial(point, skip_if_exists=True)
+
+    @property
+    def needed(self) -> int:
+        """The budget with which all points of a person's own are tried."""
+        return trials_needed(self._optuna)
 
     @property
     def open(self) -> int:
@@ -171,7 +179,8 @@ class Ledger:
             if self._started >= self.budget:
                 return None
             self._reseed(self._started)
-            trial = self._optuna.ask()
+            own = own_points(self._optuna)
+            trial = begun(self._optuna, own[0]) if own else self._optuna.ask()
             self._started += 1
         configuration = self._suggest(trial)
         known = trial.user_attrs
@@ -313,6 +322,18 @@ def _suggested(trial: optuna.Trial, name: str, domain: Domain) -> Value:
         value: Value = trial.suggest_categorical(name, domain.values)  # type: ignore[assignment]  # no None among them
         return value
     return trial.suggest_float(name, domain.low, domain.high, log=isinstance(domain, LogRange))
+
+
+def own_points(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Find the trials of one optimizer that a person enqueued and that wait, the first at first."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [frozen for frozen in waiting if OWN in frozen.user_attrs]
+
+
+def trials_needed(study: optuna.Study) -> int:
+    """Count the trials of one optimizer that have begun, and those that a person enqueued."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return len(study.get_trials(deepcopy=False)) - len(waiting) + len(own_points(study))
 
 
 def settle(study: optuna.Study, settings: StudySettings) -> None:

@@ -1,5 +1,6 @@
 """Search and resume: the trials of a study, which share the workers; each optimizer has its own, equal budget."""
 
+import logging
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from tune_sam.workload import Workload
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
     from tune_sam.tuning.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 
 @takes_options
@@ -125,6 +128,12 @@ def launch(study: Study, executor: Executor, listener: SearchListener, read: Rea
         store(study)
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
+        for ledger in ledgers:
+            if ledger.needed > ledger.budget:
+                log.warning(
+                    "Points of your own wait that %d trials leave no room for; `tune-sam resume %s --trials %d` tries "
+                    "those of %s.", ledger.budget, study.name, ledger.needed, ledger.optimizer,
+                )  # fmt: skip
         waiting = [ledger for ledger in ledgers if ledger.open]
         with tracked(study):
             with listener.following(study), ExitStack() as stack:
