@@ -168,7 +168,7 @@ class Spectrum:
         products: products with the Hessian of all batches.
         steps: Lanczos steps of each probe, with the first those that settle the ranks. From the second probe on, the
             trace's product is one of them.
-        samples: of all batches together.
+        samples: of all batches together, by what the loss counts.
         size: n, the parameters that were differentiated.
         loss: the mean loss over all batches.
         unused: names of parameters that need gradients but get none, and were left out.
@@ -184,7 +184,7 @@ class Spectrum:
     batch_lambda_max: Spread = field(repr=False)
     products: int
     steps: tuple[int, ...]
-    samples: int
+    samples: float
     size: int
     loss: float
     unused: tuple[str, ...]

@@ -19,12 +19,12 @@ LossFn = Callable[[Any, Tensor], Tensor]
 """From a model's outputs and the targets to the batch's mean loss, of shape (). It may have a method `count`."""
 
 
-def count(loss_fn: LossFn, targets: Any) -> int:
+def count(loss_fn: LossFn, targets: Any) -> float:
     """Count what a batch's loss is the mean of: `loss_fn.count(targets)`, or `len(targets)` without such a method.
 
     A loss that leaves targets out, such as the padding of sequences, is a mean over fewer than a batch has rows.
     """
-    counting: Callable[[Any], int] = getattr(loss_fn, "count", len)
+    counting: Callable[[Any], float] = getattr(loss_fn, "count", len)
     return counting(targets)
 
 
@@ -170,7 +170,7 @@ def move(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         tensors[name].copy_(value)
 
 
-def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) -> tuple[float, int]:
+def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) -> tuple[float, float]:
     """Average the loss over all samples, in float64; call it inside :func:`undisturbed`.
 
     Args:
@@ -186,7 +186,8 @@ def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0
         ValueError: the sample is empty or can be walked once only, or the loss is not of shape ().
     """
     with torch.no_grad():
-        total, samples = None, 0
+        total: Tensor | None = None
+        samples: float = 0
         for loss, count in _losses(model, loss_fn, batches, seed):
             weighted = loss.double() * count
             total = weighted if total is None else total + weighted
@@ -196,7 +197,7 @@ def mean_loss(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0
 
 def mean_gradient(
     model: nn.Module, loss_fn: LossFn, batches: Batches, params: Sequence[Tensor]
-) -> tuple[float, list[Tensor | None], int]:
+) -> tuple[float, list[Tensor | None], float]:
     """Average the loss over all samples and its gradient, as :func:`mean_loss` does; leave `.grad` alone.
 
     Args:
@@ -212,7 +213,7 @@ def mean_gradient(
     """
     total: Tensor | None = None
     gradients: list[Tensor | None] = [None] * len(params)
-    samples = 0
+    samples: float = 0
     with torch.enable_grad():
         for loss, count in _losses(model, loss_fn, batches):
             if not loss.requires_grad:
@@ -288,7 +289,7 @@ def expect_same_weights(params: Mapping[str, Tensor], start: Mapping[str, Tensor
         )
 
 
-def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) -> Iterator[tuple[Tensor, int]]:
+def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) -> Iterator[tuple[Tensor, float]]:
     """Yield each batch's mean loss and what it is the mean of, unless that is nothing."""
     if isinstance(batches, Iterator):
         raise ValueError(f"the batches can be walked once only, got a {type(batches).__name__}: pass list(batches)")
@@ -304,7 +305,7 @@ def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) 
         yield loss, counted
 
 
-def _mean(total: Tensor | None, samples: int) -> float:
+def _mean(total: Tensor | None, samples: float) -> float:
     if total is None or samples == 0:
         raise ValueError("there are no samples: pass at least one batch with at least one target")
     return float(total) / samples

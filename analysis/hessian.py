@@ -53,7 +53,7 @@ class _BatchGradient:
         parts: ∂L_b/∂w for each parameter, or None for one that L_b does not depend on.
     """
 
-    def __init__(self, samples: int, loss: Tensor, params: Sequence[Tensor], graph: bool) -> None:
+    def __init__(self, samples: float, loss: Tensor, params: Sequence[Tensor], graph: bool) -> None:
         self.samples = samples
         self.loss = float(loss.detach())
         self.parts = torch.autograd.grad(loss, params, create_graph=graph, allow_unused=True)
@@ -108,7 +108,7 @@ class Hessian:
         unused: names of parameters that need gradients but get none.
         size: length n of a vector.
         dtype, device: of the parameters.
-        samples: Σ n_b.
+        samples: Σ n_b, whole where the counts are.
         loss: the mean loss over all batches.
         batches_kept: batches whose graph is kept.
         products: calls of :meth:`product` so far.
@@ -123,7 +123,7 @@ class Hessian:
     size: int
     dtype: torch.dtype
     device: torch.device
-    samples: int
+    samples: float
     loss: float
     batches_kept: int
 
@@ -218,7 +218,7 @@ class Hessian:
         params = dict(self._model.named_parameters())
         self._used: set[int] = set()
         self._losses: list[float] = []
-        counts: list[int] = []
+        counts: list[float] = []
         known = storages(self._model.parameters())
         left, keep = self._graph_bytes, self._graph_bytes > 0
         for inputs, targets in self._walk():

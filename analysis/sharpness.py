@@ -88,7 +88,7 @@ class WorstCase(_Measured):
         rho: radius ρ of the ball.
         scale: what ρ is measured in, see the module.
         loss: L(w).
-        samples: over which L is the mean.
+        samples: over which L is the mean; what the loss counts, see :func:`tune_sam.analysis.evaluation.count`.
         steps: of the first ascent that were taken; fewer than requested if the gradient vanished or was not finite.
         ascent: L(w + ε) - L(w) at ε = 0 and after each step of the first ascent, as it came: a step that went too far
             may be below 0.
@@ -101,7 +101,7 @@ class WorstCase(_Measured):
     rho: float
     scale: Scale
     loss: float
-    samples: int
+    samples: float
     steps: int
     ascent: tuple[float, ...]
     left_out: tuple[str, ...]
@@ -118,7 +118,7 @@ class AverageCase(_Measured):
         sigma: standard deviation σ of δ / T.
         scale: what σ is measured in, see the module.
         loss: L(w).
-        samples: over which L is the mean.
+        samples: over which L is the mean; what the loss counts, see :func:`tune_sam.analysis.evaluation.count`.
         draws: perturbations, two a pair.
         left_out: names of the parameters that stayed where they are.
     """
@@ -128,7 +128,7 @@ class AverageCase(_Measured):
     sigma: float
     scale: Scale
     loss: float
-    samples: int
+    samples: float
     draws: int
     left_out: tuple[str, ...]
 
@@ -303,7 +303,7 @@ def average_case(
 
 def _at_w(
     model: nn.Module, loss_fn: LossFn, batches: Batches, start: dict[str, Tensor]
-) -> tuple[list[str], tuple[str, ...], float, list[Tensor], int]:
+) -> tuple[list[str], tuple[str, ...], float, list[Tensor], float]:
     """Evaluate at the weights, of which `start` has copies.
 
     Returns:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tune_sam.metrics import Metrics
 from tune_sam.space import LogRange
@@ -64,3 +64,71 @@ class Regression(Workload):
 
 def r2(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return 1 - (targets - outputs).square().sum() / (targets - targets.mean()).square().sum()
+
+
+TOKENS = torch.randint(1, 9, (96, 6), generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.arange(96) % 4 + 3
+TAGS = torch.where(torch.arange(6) < LENGTHS[:, None], TOKENS % 3, -100)
+
+
+class Tags(Workload):
+    """A class for each token of a sequence, but for its padding."""
+
+    name = "tags"
+    datasets = {"d": DataSet(train=48, validation=24, test=24, classes=3)}
+    settings = {"d": Setting({}, epochs=2, batch_size=16, lr=0.05)}
+    base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9})
+    lr = LogRange(0.005, 0.2)
+    batch_size = (16,)
+    ignored = -100
+
+    def network(self, setting: Setting) -> nn.Module:
+        return nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3))
+
+    def splits(self, dataset: str, root: Path) -> Splits:
+        return Splits(TensorDataset(TOKENS[:48], TAGS[:48]), TensorDataset(TOKENS[48:72], TAGS[48:72]))
+
+    def test_split(self, dataset: str, root: Path) -> TensorDataset:
+        return TensorDataset(TOKENS[72:], TAGS[72:])
+
+
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sign, self.size = nn.Linear(1, 2), nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.sign(x), self.size(x)
+
+
+class TwoTasks(Tags):
+    """Two outputs with targets and losses of their own, of which one is a mean over weights."""
+
+    name = "two"
+    datasets = {"d": DataSet(train=80, validation=20, test=20)}
+    ignored = None
+    scores = {"hits": Score()}
+
+    def network(self, setting: Setting) -> nn.Module:
+        return Heads()
+
+    def splits(self, dataset: str, root: Path) -> Splits:
+        return Splits(Waves(0, 80), Waves(80, 20))
+
+    def test_split(self, dataset: str, root: Path) -> Waves:
+        return Waves(100, 20)
+
+    def pair(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return batch["x"], {"sign": (batch["labels"] > 0)[:, 0].long(), "size": batch["labels"].abs()}
+
+    def count(self, targets: dict[str, torch.Tensor]) -> float:
+        return float(targets["size"].sum())
+
+    def loss(self, outputs: tuple[torch.Tensor, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
+        sign = nn.functional.cross_entropy(outputs[0], targets["sign"], reduction="none")
+        size = (outputs[1] - targets["size"])[:, 0].square()
+        weights = targets["size"][:, 0]
+        return ((sign + size) * weights).sum() / weights.sum()
+
+    def metrics(self, setting: Setting) -> Metrics:
+        return {"hits": lambda outputs, targets: (outputs[0].argmax(1) == targets["sign"]).float().mean()}

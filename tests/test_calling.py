@@ -37,6 +37,11 @@ class OneMapping(nn.Module):
 X, SCALE = torch.ones(4, 2), torch.tensor(2.0)
 
 
+class OneArgument(Several):
+    def forward(self, x):
+        return {"logits": self.layer(x), "states": x}
+
+
 @pytest.mark.parametrize("kind", [Several, AnyName])
 def test_a_mapping_goes_to_the_arguments_of_its_names(kind):
     network = taking_batches(kind())
@@ -49,6 +54,11 @@ def test_a_mapping_goes_to_the_arguments_of_its_names(kind):
 def test_a_tuple_goes_to_the_arguments_in_their_order():
     network = taking_batches(Several())
     assert network((X, SCALE)).equal(network.layer(X) * 2)
+
+
+def test_of_an_output_with_logits_these_are_given():
+    network = taking_batches(OneArgument())
+    assert network(X).equal(network.layer(X))
 
 
 def test_other_calls_stay_as_they_are():

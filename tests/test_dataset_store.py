@@ -82,6 +82,7 @@ class Stream(IterableDataset):
         (DataLoader(Stream()), "the loader's data set is a stream"),
         (DataLoader(Samples("tuple"), sampler=WeightedRandomSampler([1.0] * 12, 4)), "by a WeightedRandomSampler"),
         (7, "int has no samples"),
+        ((X, X), "a tuple of 2 tensors is no data set; return a TensorDataset of them"),
     ],
 )
 def test_what_has_no_numbered_samples_is_refused_in_a_sentence(given, says):

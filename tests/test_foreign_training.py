@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from foreign_workload import Regression, r2
+from foreign_workload import TAGS, TOKENS, Regression, Tags, TwoTasks, Waves, r2
+from studies import INLINE
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+import tune_sam
 from tune_sam.flatness import measure_cheaply, quick
 from tune_sam.groups import without_decay
 from tune_sam.optim import SAM
@@ -257,3 +259,35 @@ def test_a_network_begins_with_pretrained_weights_and_keeps_the_rest_of_its_own(
         with pytest.raises(ValueError, match=rf"^weights\(\): .*{says}"):
             trainer(replace(splits, weights=wrong))
     assert replace(splits, weights=pretrained).together().weights is pretrained
+
+
+def test_a_loss_that_is_weighted_is_the_same_however_batches_are_cut():
+    workload = TwoTasks()
+    splits = workload.read("d", None)
+    configuration = Configuration("sam", 0.05, 0.05, 16, 0)
+    found = []
+    for workload.evaluation_batch in (3, 1024):
+        running = Trainer(workload, workload.settings["d"], configuration, splits, epochs=2, device=CPU)
+        found.append({name: value for name, value in running.epoch().metrics.items() if name.startswith("val/")})
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", [Tags, TwoTasks])
+def test_tokens_and_several_targets_are_searched_refitted_and_measured(workload, tmp_path):
+    options = {"home": tmp_path, "executor": INLINE}
+    tune_sam.search(workload, name="one", optimizers=["base", "sam"], trials=1, **options)
+    refit = tune_sam.refit("one", seeds=1, controls=False, **options)
+    found = tune_sam.analyze("one", sample=24, grid=3, **options)
+    assert {one.samples for one in found.flatness.values()} == {24}
+    (tested,) = refit.studies[0].complete("sam")
+    model, scores = tested.load_model().eval(), refit.tests[tested.key]
+    with torch.no_grad():
+        if workload is Tags:
+            counts = TAGS[72:] != -100
+            expected = nn.functional.cross_entropy(model(TOKENS[72:])[counts], TAGS[72:][counts])
+            assert scores["nll"] == pytest.approx(float(expected), rel=1e-4)
+        else:
+            split = Waves(100, 20)
+            right = model(split.x)[0].argmax(1) == (split.y[:, 0] > 0)
+            assert scores["hits"] == pytest.approx(float(right.float().mean()))

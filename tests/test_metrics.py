@@ -35,6 +35,16 @@ def test_tokens_that_are_ignored_count_in_no_score():
     padded[:, 3:] = -100
     kept = told(Classification("abc"), outputs[:, :3].flatten(0, 1), targets[:, :3].flatten())
     assert told(Classification("abc", -100), outputs, padded) == pytest.approx(kept)
+    kept = told(Calibration(), outputs[:, :3].flatten(0, 1), targets[:, :3].flatten())
+    assert told(Calibration(-100), outputs, padded) == pytest.approx(kept)
+
+
+def test_a_function_is_given_outputs_and_targets_of_several_tensors():
+    whole = {"a": torch.arange(6.0), "b": torch.arange(12).reshape(6, 2)}
+    metric = gathering({"sum": lambda outputs, targets: outputs[0].sum() + targets["b"].sum()}, CPU)
+    for part in torch.arange(6).split(4):
+        metric.update((whole["a"][part], whole["b"][part]), {name: tensor[part] for name, tensor in whole.items()})
+    assert numbers(metric.compute()) == {"sum": 15.0 + 66.0}
 
 
 @pytest.mark.slow

@@ -4,22 +4,22 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def taking_batches(network: nn.Module) -> nn.Module:
     """Let a network of several arguments be called with the inputs of a batch alone.
 
-    A mapping is then spread over the arguments of its names and a tuple over the arguments in their order, and of an
-    output with `logits`, as Hugging Face's models have it, these are given. Other calls, and networks that take one
-    argument, stay as they are. The hooks that do it are no part of the state dict.
+    A mapping is then spread over the arguments of its names and a tuple over the arguments in their order. Other calls,
+    and networks that take one argument, stay as they are. Of an output with `logits`, as Hugging Face's models have it,
+    these are given. The hooks that do it are no part of the state dict.
 
     Returns:
         The same network.
     """
     if len(_arguments(network)) > 1 or _takes_any_name(network):
         network.register_forward_pre_hook(_spread, with_kwargs=True)
-        network.register_forward_hook(_logits)
+    network.register_forward_hook(_logits)
     return network
 
 
@@ -35,7 +35,9 @@ def _spread(network: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -
 
 
 def _logits(network: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-    return getattr(output, "logits", output)
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 def _parameters(network: nn.Module) -> list[inspect.Parameter]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from tune_sam.analysis import spectrum
 from tune_sam.analysis.sharpness import AverageCase, WorstCase, average_case, worst_case
@@ -213,7 +214,7 @@ def _record(
     device = next(model.parameters()).device
     return Flatness(
         key=key,
-        samples=found.samples,
+        samples=sum(len(tree_leaves(targets)[0]) for _, targets in batches),
         loss=found.loss,
         size=found.size,
         unused=found.unused,

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from tune_sam.loss import counted
+from tune_sam.store import joined
 
 
 class Metric(Protocol):
@@ -79,18 +81,23 @@ CALIBRATION_BINS = 15
 
 
 class Calibration:
-    """How far a classifier's probabilities can be trusted, from outputs [n, classes] and targets int64 [n].
+    """How far a classifier's probabilities can be trusted, from outputs [n, …, classes] and targets int64 [n, …].
 
     `torchmetrics` has the same and takes seconds to import, which every worker would pay for.
+
+    Args:
+        ignored: value of targets that do not count; all do by default.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: int | None = None) -> None:
+        self._ignored = ignored
         self._nll = torch.zeros((), dtype=torch.float64)
         self._excess = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
         self._samples = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch."""
+        outputs, targets = counted(outputs, targets, self._ignored)
         confidence, predicted = outputs.softmax(1).max(1)
         bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
         excess = confidence.double() - (predicted == targets).double()
@@ -113,18 +120,16 @@ class Calibration:
 
 @dataclass
 class _WholeSplit:
-    """A function of all outputs and targets of a split, as a metric."""
+    """A function of all outputs and targets of a split, each a tensor or a tree of tensors, as a metric."""
 
     function: Callable[[Any, Any], Any]
-    _outputs: list[Tensor] = field(default_factory=list)
-    _targets: list[Tensor] = field(default_factory=list)
+    _batches: list[tuple[Any, Any]] = field(default_factory=list)
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self._outputs.append(outputs.cpu())
-        self._targets.append(targets.cpu())
+    def update(self, outputs: Any, targets: Any) -> None:
+        self._batches.append(tree_map_only(Tensor, Tensor.cpu, (outputs, targets)))
 
     def compute(self) -> Any:
-        return self.function(torch.cat(self._outputs), torch.cat(self._targets))
+        return self.function(*joined(self._batches))
 
 
 @dataclass

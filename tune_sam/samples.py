@@ -4,6 +4,7 @@ from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tune_sam.errors import Refused
 from tune_sam.workload import Splits, Store
@@ -62,9 +63,9 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Spli
             f"{type(train).__name__}; make it one, or leave --label-noise out."
         )
     if (found := _classes(train)) is None:
+        kind = f"{train.y.dtype} of shape {tuple(train.y.shape)}" if isinstance(train.y, Tensor) else "no tensor"
         raise Refused(
-            f"--label-noise {share:g} replaces classes, and the targets here are {train.y.dtype} of shape "
-            f"{tuple(train.y.shape)}; leave --label-noise out."
+            f"--label-noise {share:g} replaces classes, and the targets here are {kind}; leave --label-noise out."
         )
     draw, labels = np.random.default_rng(seed), found.copy()
     classes = np.unique(labels)
@@ -77,4 +78,6 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Spli
 def _classes(store: Store) -> "np.ndarray | None":
     """Give the class of each sample, or None where the targets are no classes."""
     targets = store.y
-    return targets.cpu().numpy() if targets.ndim == 1 and not targets.is_floating_point() else None
+    if not isinstance(targets, Tensor) or targets.ndim > 1 or targets.is_floating_point():
+        return None
+    return targets.cpu().numpy()

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
@@ -80,10 +81,10 @@ class DatasetStore:
         return len(self.dataset)  # type: ignore[arg-type]
 
     @cached_property
-    def y(self) -> Tensor:
+    def y(self) -> Any:
         """The targets of all samples, for which all of them are read."""
         parts = torch.arange(len(self)).split(1024)
-        return torch.cat([targets for _, targets in self.walk(parts)]) if len(self) else torch.empty(0)
+        return joined([targets for _, targets in self.walk(parts)]) if len(self) else torch.empty(0)
 
     def batch(self, indices: Tensor) -> tuple[Any, Any]:
         """Read the samples at `indices` (int64 [n])."""
@@ -135,6 +136,8 @@ def as_store(given: Any, pair: Pair) -> Any:
         return _of_loader(given, pair)
     if isinstance(given, TensorDataset) and len(given.tensors) == 2:
         return TensorStore(*given.tensors)
+    if isinstance(given, tuple) and all(isinstance(part, Tensor) for part in given):
+        raise ValueError(f"a tuple of {len(given)} tensors is no data set; return a TensorDataset of them")
     if isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise ValueError(
             f"{type(given).__name__} has no samples that can be asked for by number; return a map-style Dataset, with "
@@ -183,16 +186,26 @@ def paired(batch: Any) -> tuple[Any, Any]:
     if isinstance(batch, Mapping):
         if target := next((name for name in TARGETS if name in batch), None):
             return {name: value for name, value in batch.items() if name != target}, batch[target]
-        raise ValueError(f"a batch with {', '.join(map(str, batch))} has none of {', '.join(TARGETS)} as its targets")
+        raise ValueError(
+            f"a batch with {', '.join(map(str, batch))} has none of {', '.join(TARGETS)} as its targets; {TELL}"
+        )
     if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) > 1:
         return batch[0] if len(batch) == 2 else tuple(batch[:-1]), batch[-1]
     if getattr(batch, "y", None) is not None:
         return batch, batch.y
-    raise ValueError(f"a batch is a {type(batch).__name__}, of which inputs and targets are not known")
+    raise ValueError(f"a batch is a {type(batch).__name__}, of which inputs and targets are not known; {TELL}")
 
 
 TARGETS = ("labels", "label", "targets", "target", "y")
 """Keys under which a mapping has its targets; the first that is there counts. Hugging Face's models have `labels`."""
+
+
+TELL = "tell inputs and targets apart in pair()"
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Join batches of outputs or targets, each a tensor [n, …] or a tree of tensors such as a mapping."""
+    return tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -263,7 +263,7 @@ class Trainer:
             self.schedule.step()
         return losses[0] if whole else torch.stack(losses).sum()
 
-    def _passed(self, pieces: list[Batch], counted: int) -> Tensor:
+    def _passed(self, pieces: list[Batch], counted: float) -> Tensor:
         """Add a part's gradient of the batch's mean loss, and return its share of that loss.
 
         Args:
@@ -363,7 +363,8 @@ def evaluate(
     Raises:
         ValueError: a metric is no number.
     """
-    loss, counted = torch.zeros((), dtype=torch.float64, device=device), 0
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    counted: float = 0
     with torch.no_grad():
         for inputs, targets in walk(store, torch.arange(len(store), device=device).split(workload.evaluation_batch)):
             if count := workload.count(targets):

@@ -284,7 +284,7 @@ class Criterion:
         """Compute the mean loss of a batch, of shape ()."""
         return self.workload.loss(outputs, targets)
 
-    def count(self, targets: Any) -> int:
+    def count(self, targets: Any) -> float:
         """Count what the loss of a batch is the mean of."""
         return self.workload.count(targets)
 
@@ -434,10 +434,11 @@ class Workload(ABC):
 
         return smoothed_kl(*counted(outputs, targets, self.ignored), self.label_smoothing)
 
-    def count(self, targets: "Tensor") -> int:
+    def count(self, targets: "Tensor") -> float:
         """Count what the loss of a batch is the mean of, so that no number depends on how batches are cut.
 
-        By default the targets' rows; where some targets are ignored, the others.
+        By default the targets' rows; where some targets are ignored, the others. A loss with weights is a mean over the
+        sum of its weights.
         """
         return len(targets) if self.ignored is None else int((targets != self.ignored).sum())
 

@@ -54,6 +54,11 @@ class OtherMetrics(Regression):
     scores = {"auroc": Score()}
 
 
+class NoNumber(Regression):
+    def count(self, targets):
+        return torch.tensor(3.0)
+
+
 class NotOneNumber(Regression):
     def metrics(self, setting):
         return {"r2": lambda outputs, targets: outputs, "mae": lambda *_: 0.0}
@@ -82,9 +87,10 @@ class ReadKnob(NobodysKnob):
         (NoSplits, "splits(): KeyError: 'train'."),
         (OtherSizes, "datasets: 'waves' states 81 training and 20 validation samples, and splits() gives 80 and 20;"),
         (Shaken, "a sample differs from one reading to the next"),
-        (NoTargets, "splits(): a batch with x has none of labels, label, targets, target, y as its targets."),
+        (NoTargets, "splits(): a batch with x has none of labels, label, targets, target, y as its targets; tell "),
         (WrongShapes, "network(): TypeError: linear(): argument 'input' (position 1) must be Tensor, not dict."),
         (NoMean, "loss(): it gave a tensor of shape (4, 1); give the batch's mean, a tensor of shape ()."),
+        (NoNumber, "count(): it gave tensor(3.); give a number, as by int() or float()."),
         (OtherMetrics, "metrics(): it has no 'auroc', which `scores` names, but r2, mae."),
         (NotOneNumber, "metrics(): r2 is not one number; average it, or name its parts."),
         (NoSuchOptimizer, "base_optimizer: there is no 'Lion'; give a class of torch.optim, package.module:Class, or"),

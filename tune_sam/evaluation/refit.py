@@ -436,6 +436,6 @@ def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dic
     store = data.splits().train.to(device)
     metrics = gathering(workload.metrics(workload.setting(trial.dataset, trial.preset)), device)
     if isinstance(metrics, Classification):
-        metrics = Merged((metrics, Calibration()))
+        metrics = Merged((metrics, Calibration(workload.ignored)))
     found = evaluate(network, workload, store, device, metrics)
     return {"loss": found.loss, **found.scores}

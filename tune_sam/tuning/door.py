@@ -124,8 +124,8 @@ def _check_members(workload: Workload, settings: StudySettings, few: Splits) -> 
         network = configured.build(setting)
         outputs = network(inputs)
     with _member(workload, "count()"):
-        if not isinstance(configured.count(targets), int):
-            raise ValueError(f"it gave {configured.count(targets)!r}; give a whole number")
+        if not isinstance(configured.count(targets), (int, float)):
+            raise ValueError(f"it gave {configured.count(targets)!r}; give a number, as by int() or float()")
     with _member(workload, "loss()"):
         loss = configured.loss(outputs, targets)
         if not isinstance(loss, Tensor) or loss.shape != ():
