@@ -59,6 +59,12 @@ def test_captions_say_on_which_side_the_better_is(direction, side, way, tmp_path
     assert f"{side} of the line the row is better" in picture("differences", tmp_path / "differences.png").caption
 
 
+@pytest.mark.parametrize(("objective", "way"), [("val/accuracy", "rises"), ("val/loss", "falls")])
+def test_the_history_is_of_what_trials_are_judged_by(objective, way, tmp_path):
+    TRIALS.assign(objective=objective).to_csv(tmp_path / "history.csv", index=False)
+    assert f"A line that still {way} at its end" in picture("history", tmp_path / "history.png").caption
+
+
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [

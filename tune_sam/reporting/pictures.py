@@ -57,6 +57,9 @@ MORE = {"Right": "Right", "rises": "rises", "above": "above", "upwards": "upward
 LESS = {"Right": "Left", "rises": "falls", "above": "below", "upwards": "downwards"}
 """The same for one of which less is better."""
 
+BY_OBJECTIVE = ("history", "parallel-coordinates")
+"""Figures of what trials are judged by, where that is not the score but the loss."""
+
 ANSWER = ("differences",)
 
 RESULTS = ("seeds", "f1")
@@ -91,11 +94,10 @@ def picture(name: str, file: Path) -> Picture:
 
     from tune_sam.reporting.alternatives import alternative  # these need matplotlib, which a refusal does not wait for
     from tune_sam.reporting.interactive import interactive
-    from tune_sam.reporting.style import less_is_better, score_in
+    from tune_sam.reporting.style import less_is_better, objective_in, score_in
 
     frame = read_csv(file.with_suffix(".csv"))
-    score = score_in(frame)
-    words = LESS if less_is_better(f"val/{score}", frame) else MORE
-    return Picture(
-        name, CAPTIONS[name].format(score=score, **words), file, alternative(name, frame), interactive(name, frame)
-    )
+    value = objective_in(frame) if name in BY_OBJECTIVE else f"val/{score_in(frame)}"
+    words = LESS if less_is_better(value, frame) else MORE
+    caption = CAPTIONS[name].format(score=value.removeprefix("val/"), **words)
+    return Picture(name, caption, file, alternative(name, frame), interactive(name, frame))
