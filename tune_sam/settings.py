@@ -246,6 +246,12 @@ class SearchOptions(RangeOptions):
         description="tpe: TPE samples after the grid; gp: a Gaussian process; qmc: a quasi-random sequence; random. "
         "grid: a grid alone is tried, each combination of the values of ρ, learning rate and batch size.",
     )
+    from_study: Annotated[str | None, Shown("none", "STUDY", "--from")] = Field(
+        default=None,
+        min_length=1,
+        description="A study of the same search, whose finished trials the sampler begins with; they are none of the "
+        "new study's.",
+    )
     scheduler: Scheduler = Field(
         default="asha",
         description="asha: ASHA stops weak trials early; hyperband: Hyperband; median: those below the median at their "
@@ -404,6 +410,7 @@ class SearchKeywords(TypedDict, total=False):
     ranges: Mapping[str, RangeOptions | Mapping[str, Any]] | None
     grid: bool | None
     sampler: Sampler | None
+    from_study: str | None
     scheduler: Scheduler | None
     objective: str | None
     cpus_per_trial: int | None

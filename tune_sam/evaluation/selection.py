@@ -120,6 +120,7 @@ def refit_settings(
         epochs=epochs,
         scheduler="none",
         sampler="grid",
+        from_study=None,
         spaces=spaces,
         trials=max(len(space.grid) for space in spaces.values()),
         objective=f"train/{study.settings.score}",

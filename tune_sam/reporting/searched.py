@@ -1,7 +1,7 @@
 """What was searched, and the configurations that the search chose."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tune_sam.evaluation.claims import Radius, chosen_radii
@@ -12,6 +12,7 @@ from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, Values, cel
 from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES
 from tune_sam.tuning.recipe import PARAMETERS
+from tune_sam.tuning.seeding import count_seeds
 
 EDGE = 0.05
 """A value lies at the edge of its range within this fraction of the range's width, on the range's scale."""
@@ -70,9 +71,20 @@ def searched_section(study: Study) -> Section:
             f"{stop}. "
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
             f"Of {len(ended)} trials that ended: {numbers}.",
+            *_seeded(study),
         ),
         (Table((*header, "budget", *seen), rows), *_failures(trials)),
     )
+
+
+def _seeded(study: Study) -> Iterator[str]:
+    """Say what the sampler began with."""
+    if study.settings.from_study:
+        counts = ", ".join(f"{count} of {optimizer}" for optimizer, count in count_seeds(study).items())
+        yield (
+            f"The sampler began with the finished trials of study {study.settings.from_study} ({counts}), which are "
+            "none of this study's."
+        )
 
 
 def _failures(trials: Sequence[Trial]) -> tuple[Table, ...]:

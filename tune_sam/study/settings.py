@@ -82,6 +82,7 @@ class StudySettings(TrainingSettings):
         stall_timeout: seconds without an epoch after which a trial fails; 0 for no limit.
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
         sampler: `tpe`, `gp`, `qmc` or `random`, or `grid` for the points of the grid alone.
+        from_study: the study whose finished trials the sampler began with, kept in the ledger; None for none.
         scheduler: `asha`, `hyperband`, `median` or `none`.
         objective: what a trial is judged by after its last epoch: `val/loss`, the score as `val/…`, `two` for that
             and `val/sharpness`, or of a refit, which has no validation split, the score as `train/…`.
@@ -104,6 +105,7 @@ class StudySettings(TrainingSettings):
     stall_timeout: float = STALL_TIMEOUT
     seed: int = 0
     sampler: str = "tpe"
+    from_study: str | None = None
     scheduler: str = "asha"
     objective: str = "val/accuracy"
     score: str = "accuracy"

@@ -25,6 +25,7 @@ from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import begun, reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
+from tune_sam.tuning.seeding import Seeded, seeds_in
 from tune_sam.tuning.strategies import pruner, sampler
 
 OWN = "own"
@@ -140,6 +141,7 @@ class Ledger:
         self.space: Space = settings.spaces[optimizer]
         self.budget = settings.budget(optimizer)
         self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
+        self._seeds = seeds_in(self._optuna.user_attrs, study)
         self._running: dict[int, _Running] = {}
         settle(self._optuna, settings)
         # Taken once: later on, RUNNING trials are this launch's own.
@@ -306,7 +308,8 @@ class Ledger:
         """Seed the sampler: its draw depends on seed, optimizer, number and the history, and on no earlier launch."""
         of_study = (self.settings.seed, zlib.crc32(self.optimizer.encode()))
         own, common = (int(np.random.SeedSequence(one).generate_state(1)[0]) for one in ((*of_study, number), of_study))
-        self._optuna.sampler = sampler(self.settings.sampler, own, common)
+        made = sampler(self.settings.sampler, own, common)
+        self._optuna.sampler = Seeded(made, self._seeds, self.space, own) if self._seeds else made
 
     def _pruner(self) -> optuna.pruners.BasePruner:
         # The first rung is the first epoch at the lower rate: before that, large rates look worse than they are.

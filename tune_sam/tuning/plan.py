@@ -66,6 +66,10 @@ def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
         return study, None
+    if settings.from_study:
+        from tune_sam.tuning.seeding import source_of, tell_other_training
+
+        tell_other_training(settings, source_of(settings, home))
     storage = chosen_storage(chosen.storage, home)
     if chosen.tracking_uri:
         client.check(chosen.tracking_uri)
@@ -388,6 +392,8 @@ def store(study: Study) -> None:
     import optuna
     from optuna.exceptions import ExperimentalWarning
 
+    from tune_sam.tuning.seeding import SEEDS, seeds_for
+
     storage = open_storage(study.home)
     remove_logins(storage)
     for optimizer in study.settings.optimizers:
@@ -397,6 +403,8 @@ def store(study: Study) -> None:
             directions=list(study.settings.directions.values()),
             load_if_exists=True,
         )
+        if study.settings.from_study and SEEDS not in made.user_attrs:
+            made.set_user_attr(SEEDS, seeds_for(study.settings, optimizer, study.home))
         made.set_user_attr("record", study.to_record())
         with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
             made.set_metric_names(list(study.settings.directions))  # which Optuna's dashboard shows

@@ -1,0 +1,98 @@
+import shutil
+from statistics import median
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.samplers import TPESampler
+from studies import INLINE
+
+import tune_sam
+from tune_sam.errors import Refused
+from tune_sam.reporting.searched import searched_section
+from tune_sam.space import LogRange, Space
+from tune_sam.study.records import every_study, open_study
+from tune_sam.tuning.seeding import Seeded, count_seeds, distribution_of
+
+OPTIONS = {"dataset": "digits", "optimizers": ["sam"], "epochs": 2, "scheduler": "none", "executor": INLINE}
+SPACE = Space(LogRange(0.001, 1.0), LogRange(1e-4, 1e-1), (32, 64), ())
+
+
+DISTRIBUTIONS = {name: distribution_of(domain) for name, domain in SPACE.domains.items()}
+
+
+def distance(trial, best=0.1):
+    """How many times a trial's ρ is above the best one, or below."""
+    return max(trial.params["rho"] / best, best / trial.params["rho"])
+
+
+def searched_in_memory(sampler, trials):
+    """The trials of a study whose value falls with the distance of ρ from the best one."""
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(trials):
+        trial = study.ask(DISTRIBUTIONS)
+        study.tell(trial, -distance(trial))
+    return study.get_trials()
+
+
+def seeded(seeds, seed=0):
+    return Seeded(TPESampler(n_startup_trials=4, seed=seed), seeds, SPACE, seed)
+
+
+def test_a_sampler_begins_with_what_another_study_found():
+    seeds = searched_in_memory(TPESampler(n_startup_trials=4, seed=1), 30)
+    alone = [searched_in_memory(seeded([], seed), 1)[0] for seed in range(12)]
+    begun = [searched_in_memory(seeded(seeds, seed), 1)[0] for seed in range(12)]
+    assert median(map(distance, begun)) < 4 < median(map(distance, alone))
+
+
+def test_without_another_study_it_suggests_what_it_would():
+    own = searched_in_memory(TPESampler(n_startup_trials=4, seed=0), 8)
+    assert [one.params for one in searched_in_memory(seeded([]), 8)] == [one.params for one in own]
+
+
+@pytest.fixture(scope="module")
+def home(searched):
+    """A home with the study `one`, and `two`, which was seeded with its trials."""
+    tune_sam.search("gcn", **OPTIONS, name="two", trials=1, grid=False, from_study="one", home=searched)
+    return searched
+
+
+def test_trials_of_the_other_study_are_none_of_the_new_one(home):
+    study = open_study("two", home)
+    assert study.counts() == {"complete": 1}
+    assert count_seeds(study) == {"sam": 3}
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([study.experiment_id], "tags.`tune_sam.key` LIKE 'two/%'")
+    assert len(runs) == 1
+    said = " ".join(searched_section(study).sentences)
+    assert "began with the finished trials of study one (3 of sam), which are none of this study's" in said
+
+
+def test_a_resume_suggests_the_same_when_the_other_study_is_gone(home, tmp_path):
+    copy = shutil.copytree(home, tmp_path / "copy")
+    tune_sam.delete("one", home=copy)
+    tune_sam.export("two", tmp_path / "two.tar.gz", home=copy)
+    there, here = (tune_sam.resume("two", home=place, trials=2, executor=INLINE) for place in (copy, home))
+    assert [trial.config for trial in there.records()] == [trial.config for trial in here.records()]
+    assert count_seeds(tune_sam.import_(tmp_path / "two.tar.gz", home=tmp_path / "elsewhere")) == {"sam": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"from_study": "none"}, "there is no study 'none'"),
+        ({"objective": "val/loss"}, "--from one has objective val/accuracy, and this search val/loss"),
+        ({"rho": "0.01:0.1"}, "--from one searched sam with ρ "),
+        ({"params": {"m": 16}}, "--from one searched sam with m as the workload has it, and this search has 16"),
+        ({"optimizers": ["sam", "asam"]}, "--from one did not search asam"),
+        ({"sampler": "random"}, "changes nothing with --sampler random"),
+        ({"dataset": "mutagenicity"}, "--from one has dataset digits, and this search mutagenicity"),
+    ],
+)
+def test_a_study_of_another_search_is_refused_and_nothing_is_made(home, options, said):
+    before = [study.name for study in every_study(home)]
+    with pytest.raises(Refused) as refused:
+        tune_sam.search("gcn", **{**OPTIONS, "from_study": "one", **options}, name="three", home=home)
+    assert said in str(refused.value)
+    assert [study.name for study in every_study(home)] == before

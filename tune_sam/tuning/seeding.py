@@ -1,0 +1,175 @@
+"""What another study found out, for a sampler that begins with it.
+
+The finished trials of that study are kept as an attribute of the new one's ledger, and never as its trials: so they
+count in no budget, table or page, and a resume suggests the same when that study is deleted, or the home is a copy.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from tune_sam.errors import Refused
+from tune_sam.home import Home
+from tune_sam.space import IN_WORDS, Choice, Domain, LogRange, Space
+from tune_sam.study.optuna_internals import trial_from_json, trial_to_json
+from tune_sam.study.reading import reading
+from tune_sam.study.records import Study, open_search
+from tune_sam.study.settings import StudySettings
+from tune_sam.study.storage import open_storage
+
+log = logging.getLogger(__name__)
+
+SEEDS = "seeds"
+"""The attribute of an optimizer's Optuna study that holds the finished trials of another study."""
+
+MODELS = ("tpe", "gp")
+"""The samplers that learn from trials, so that those of another study help them."""
+
+SAME = ("workload", "dataset", "preset", "objective", "score", "score_direction")
+"""The settings that both studies have the same, for otherwise what was good there says nothing here."""
+
+TOLD = ("epochs", "train_subset", "label_noise", "precision")
+"""The settings in which they may differ, which a person is told."""
+
+
+def source_of(settings: StudySettings, home: Home) -> Study:
+    """Find the study whose trials a new one is to be seeded with.
+
+    Args:
+        settings: of the new study; its `from_study` is a name.
+        home: where both live.
+
+    Raises:
+        Refused: there is none, or its trials are of another search; the sentence says what is different.
+    """
+    assert settings.from_study is not None
+    source = open_search(settings.from_study, home)
+    if settings.sampler not in MODELS:
+        raise Refused(
+            f"--from {source.name} changes nothing with --sampler {settings.sampler}, which learns from no trial; give "
+            f"--sampler {' or '.join(MODELS)}, or leave it out."
+        )
+    for name in SAME:
+        theirs, ours = getattr(source.settings, name), getattr(settings, name)
+        if theirs != ours:
+            raise Refused(
+                f"--from {source.name} has {name.replace('_', ' ')} {theirs or 'none'}, and this search "
+                f"{ours or 'none'}; name a study of the same search."
+            )
+    for optimizer, space in settings.spaces.items():
+        if difference := _difference(source.settings.spaces.get(optimizer), space, optimizer):
+            raise Refused(f"--from {source.name} {difference}; give the same ranges, or leave it out.")
+        if not _finished(source, optimizer):
+            raise Refused(f"--from {source.name} has no finished trial of {optimizer} to begin with; leave it out.")
+    return source
+
+
+def seeds_for(settings: StudySettings, optimizer: str, home: Home) -> list[dict[str, Any]]:
+    """Give what a sampler learns from the finished trials of one optimizer, as JSON holds it.
+
+    Raises:
+        Refused: as :func:`source_of`.
+    """
+    return [trial_to_json(trial) | {"user_attrs": {}} for trial in _finished(source_of(settings, home), optimizer)]
+
+
+def seeds_in(attributes: Mapping[str, Any], name: str) -> list[FrozenTrial]:
+    """Read what :func:`seeds_for` gave from the attributes of an optimizer's Optuna study.
+
+    Raises:
+        Refused: they are damaged.
+    """
+    with reading(f"the trials that study {name} was seeded with"):
+        return [trial_from_json(trial) for trial in attributes.get(SEEDS, ())]
+
+
+def count_seeds(study: Study) -> dict[str, int]:
+    """Count the trials of another study that the sampler began with, by optimizer."""
+    storage = open_storage(study.home)
+    return {
+        optimizer: len(storage.get_study_user_attrs(storage.get_study_id_from_name(f"{study.name}/{optimizer}"))[SEEDS])
+        for optimizer in study.settings.optimizers
+    }
+
+
+def tell_other_training(settings: StudySettings, source: Study) -> None:
+    """Say in which ways the other study trained otherwise, so that its scores are not the same as here."""
+    differences = [
+        f"{name.replace('_', ' ')} {getattr(source.settings, name) or 'as it is'}, not {getattr(settings, name)}"
+        for name in TOLD
+        if getattr(source.settings, name) != getattr(settings, name)
+    ]
+    if differences:
+        log.warning(
+            "Study %s trained with %s; the sampler takes its scores as they are.",
+            source.name,
+            " and ".join(differences),
+        )
+
+
+class Seeded(BaseSampler):
+    """Suggests what another sampler would in a study that also had the trials of another one.
+
+    Args:
+        sampler: the other.
+        seeds: finished trials.
+        space: of the study.
+        seed: of what no sampler models.
+    """
+
+    def __init__(self, sampler: BaseSampler, seeds: Sequence[FrozenTrial], space: Space, seed: int) -> None:
+        self._sampler, self._seeds, self._space = sampler, seeds, space
+        self._independent = RandomSampler(seed)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Give all of the space: a point is suggested as a whole."""
+        return {name: distribution_of(domain) for name, domain in self._space.domains.items()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Suggest a point in a study in memory, which has the seeds and the trials so far."""
+        both = optuna.create_study(directions=study.directions, sampler=self._sampler)
+        both.add_trials(self._seeds)
+        known = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        both.add_trials(one for one in study.get_trials(deepcopy=False, states=known) if one.number != trial.number)
+        return both.ask(search_space).params
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw at random what is not in the space."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+
+def distribution_of(domain: Domain) -> BaseDistribution:
+    """Give Optuna's distribution of a domain, as the ledger suggests from it."""
+    if isinstance(domain, Choice):
+        return CategoricalDistribution(domain.values)
+    return FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogRange))
+
+
+def _finished(study: Study, optimizer: str) -> list[FrozenTrial]:
+    storage = open_storage(study.home)
+    return storage.get_all_trials(
+        storage.get_study_id_from_name(f"{study.name}/{optimizer}"),
+        deepcopy=False,
+        states=(TrialState.COMPLETE, TrialState.PRUNED),
+    )
+
+
+def _difference(theirs: Space | None, ours: Space, optimizer: str) -> str:
+    """Say how the space of another study differs; nothing where it is the same."""
+    if theirs is None:
+        return f"did not search {optimizer}"
+    for name in (*ours.domains, *theirs.domains):
+        one, other = theirs.domains.get(name), ours.domains.get(name)
+        if not (one and other and distribution_of(one) == distribution_of(other)):
+            where = [domain or "as the workload has it" for domain in (one, other)]
+            return f"searched {optimizer} with {IN_WORDS.get(name, name)} {where[0]}, and this search has {where[1]}"
+    return ""
