@@ -90,7 +90,7 @@ minutes; and a trial that hangs takes no more than an hour of a night."""
 GRID = 21
 """Points along a side of a loss surface, unless others are asked for."""
 
-Sampler = Literal["tpe", "gp", "qmc", "random", "grid"]
+Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -243,7 +243,8 @@ class SearchOptions(RangeOptions):
     grid: bool = Field(default=True, description="Start with the four-point grid of ρ.")
     sampler: Sampler = Field(
         default="tpe",
-        description="tpe: TPE samples after the grid; gp: a Gaussian process; qmc: a quasi-random sequence; random. "
+        description="tpe: TPE samples after the grid; gp: a Gaussian process; cmaes: CMA-ES; qmc: a "
+        "quasi-random sequence; random. "
         "grid: a grid alone is tried, each combination of the values of ρ, learning rate and batch size.",
     )
     from_study: Annotated[str | None, Shown("none", "STUDY", "--from")] = Field(

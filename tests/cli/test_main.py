@@ -93,6 +93,10 @@ def assert_refused(result, said, tmp_path):
             ["search", "gcn", "--dataset", "digits", "--objective", "two", "--scheduler", "asha"],
             "--scheduler asha compares trials by one number",
         ),
+        (
+            ["search", "gcn", "--dataset", "digits", "--objective", "two", "--sampler", "cmaes"],
+            "--sampler cmaes compares trials by one number",
+        ),
         (["search", "gcn", "--preset", ""], "has no preset ''"),
         (["search", "gcn", "--preset", "report", "--no-grid"], "preset 'report' is a plain grid, and --no-grid would"),
         (

@@ -288,7 +288,7 @@ def test_a_driver_that_died_while_it_asked_leaves_a_trial_that_is_asked_again(st
     assert asked.configuration.rho in SPACE.rho
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random"])
 def test_suggestions_do_not_depend_on_interruptions(tmp_path, sampler):
     """One trial at a time: the straight and the interrupted search ask for the same configurations."""
     found = []

@@ -21,6 +21,7 @@ EDGE = 0.05
 SAMPLERS = {
     "tpe": "Optuna's TPE sampler",
     "gp": "Optuna's Gaussian-process sampler",
+    "cmaes": "CMA-ES over ranges and ordered choices",
     "qmc": "a scrambled Sobol sequence",
     "random": "random sampling",
 }

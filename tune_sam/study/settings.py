@@ -81,7 +81,7 @@ class StudySettings(TrainingSettings):
         trial_timeout: seconds of training, over all its attempts, after which a trial fails; 0 for no limit.
         stall_timeout: seconds without an epoch after which a trial fails; 0 for no limit.
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
-        sampler: `tpe`, `gp`, `qmc` or `random`, or `grid` for the points of the grid alone.
+        sampler: `tpe`, `gp`, `cmaes`, `qmc` or `random`, or `grid` for the points of the grid alone.
         from_study: the study whose finished trials the sampler began with, kept in the ledger; None for none.
         scheduler: `asha`, `hyperband`, `median` or `none`.
         objective: what a trial is judged by after its last epoch: `val/loss`, the score as `val/…`, `two` for that

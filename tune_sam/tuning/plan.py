@@ -147,6 +147,10 @@ def _scheduler(chosen: SearchOptions) -> str:
     """Choose the scheduler: each compares trials by one number, so two objectives have none."""
     if chosen.objective != "two":
         return chosen.scheduler
+    if chosen.sampler == "cmaes":
+        raise Refused(
+            "--sampler cmaes compares trials by one number, and --objective two has two; sample by tpe or gp."
+        )
     if chosen.scheduler != "none" and "scheduler" in chosen.model_fields_set:
         raise Refused(
             f"--scheduler {chosen.scheduler} compares trials by one number, and --objective two has two; leave it "

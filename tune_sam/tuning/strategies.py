@@ -1,8 +1,7 @@
-"""Optuna's samplers and pruners by the names of the options `--sampler` and `--scheduler`.
+"""Samplers and pruners by the names of the options `--sampler` and `--scheduler`.
 
 Each is made anew from a seed for every suggestion, and knows of a study what its records hold, so that a resumed search
-suggests and stops as a straight one. CMA-ES is none of them: Optuna's keeps its state as a pickle in the records, and
-what somebody sends is data here, which is never unpickled.
+suggests and stops as a straight one.
 """
 
 import warnings
@@ -32,6 +31,12 @@ def sampler(name: str, seed: int, of_study: int) -> BaseSampler:
         return _SAMPLERS[name](seed, of_study)
 
 
+def _cmaes(seed: int, of_study: int) -> BaseSampler:
+    from tune_sam.tuning.evolution import EvolutionSampler  # its import takes a second
+
+    return EvolutionSampler(seed, STARTUP)
+
+
 def _qmc(seed: int, of_study: int) -> BaseSampler:
     # What has no place in the sequence, as choices have none, is drawn at random.
     independent = RandomSampler(seed)
@@ -41,6 +46,7 @@ def _qmc(seed: int, of_study: int) -> BaseSampler:
 _SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "tpe": lambda seed, of_study: TPESampler(n_startup_trials=STARTUP, seed=seed),
     "gp": lambda seed, of_study: GPSampler(n_startup_trials=STARTUP, seed=seed),
+    "cmaes": _cmaes,
     "qmc": _qmc,
     "random": lambda seed, of_study: RandomSampler(seed),
     "grid": lambda seed, of_study: RandomSampler(seed),
