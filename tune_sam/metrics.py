@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tune_sam.loss import counted
-from tune_sam.store import joined
+from tune_sam.trees import joined
 
 
 class Metric(Protocol):

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
@@ -19,6 +18,8 @@ from torch.utils.data import (
     TensorDataset,
     default_collate,
 )
+
+from tune_sam.trees import joined, moved
 
 Pair = Callable[[Any], tuple[Any, Any]]
 """From a batch to the network's inputs and the targets."""
@@ -201,19 +202,3 @@ TARGETS = ("labels", "label", "targets", "target", "y")
 
 
 TELL = "tell inputs and targets apart in pair()"
-
-
-def joined(parts: Sequence[Any]) -> Any:
-    """Join batches of outputs or targets, each a tensor [n, …] or a tree of tensors such as a mapping."""
-    return tree_map(lambda *tensors: torch.cat(tensors), *parts)
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """Move the tensors in a batch, or in a part of one, to `device`."""
-    if hasattr(value, "to"):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: moved(part, device) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return tuple(moved(part, device) for part in value)
-    return value

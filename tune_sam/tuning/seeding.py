@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SEEDS = "seeds"
 """The attribute of an optimizer's Optuna study that holds the finished trials of another study."""
 
-MODELS = ("tpe", "gp")
+MODELS = ("tpe", "gp", "cmaes")
 """The samplers that learn from trials, so that those of another study help them."""
 
 SAME = ("workload", "dataset", "preset", "objective", "score", "score_direction")
