@@ -74,6 +74,9 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
             "--trial-timeout soon: a time above 0 such as 90, 30m or 1h30m is possible, or off",
         ),
         ({"stall_timeout": -1}, "--stall-timeout -1: a time above 0"),
+        ({"time_budget": "2 hours"}, "--time-budget 2 hours: a time above 0 such as 90, 30m or 1h30m is possible"),
+        ({"epoch_budget": 0}, "--epoch-budget 0: a whole number from 1 to 1000000 is possible, or off"),
+        ({"epoch_budget": 1.5}, "--epoch-budget 1.5: a whole number"),
         ({"raduis": 1}, "unknown option 'raduis'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 import re
+from datetime import timedelta
 from typing import Any
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -17,7 +18,7 @@ def parse_limit(given: Any) -> float:
     """Return the seconds of a time limit.
 
     Args:
-        given: seconds, or a text such as 90, 30m, 1h30m; `off` for no limit, which YAML reads as False.
+        given: seconds, a timedelta, or a text such as 90, 30m, 1h30m; `off` for no limit, which YAML reads as False.
 
     Returns:
         Seconds above 0, or :data:`OFF`.
@@ -27,6 +28,8 @@ def parse_limit(given: Any) -> float:
     """
     if given is False or str(given).strip().lower() == "off":
         return OFF
+    if isinstance(given, timedelta):
+        given = given.total_seconds()
     try:
         seconds = _seconds(str(given).strip().lower())
     except OverflowError:  # of a number with hundreds of digits

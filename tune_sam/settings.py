@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -77,6 +78,19 @@ def _parse_gpus(given: Any) -> float | Literal["auto"] | None:
     return gpus
 
 
+def _parse_count(given: Any) -> int:
+    """Read a number of which there may be at most so many; 0 for `off`, where there is no limit."""
+    text = str(given).strip().lower()
+    if given is False or text == "off":
+        return 0
+    if given is True or not (text.isdecimal() and 1 <= int(text[:10]) <= MOST):
+        raise ValueError(f"a whole number from 1 to {MOST} is possible, or off")
+    return int(text)
+
+
+MOST = 1_000_000
+"""Trials and epochs that may be asked for: more are a slip of the hand."""
+
 SEEDS = 5
 """Seeds that a refit trains with, unless others are asked for."""
 
@@ -121,6 +135,7 @@ BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)
 ParamsOption = Annotated[dict[str, Annotated[Range | Choice, BeforeValidator(parse_param)]], BeforeValidator(_by_name)]
 GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
 LimitOption = Annotated[float, BeforeValidator(parse_limit), PlainSerializer(written)]
+CountOption = Annotated[int, BeforeValidator(_parse_count), PlainSerializer(lambda count: count or "off")]
 
 
 class RangeOptions(BaseModel):
@@ -187,9 +202,6 @@ def _optimizer_named(given: Any) -> Any:
 
 NAME_BYTES = 200
 """Of a study's name: a folder's may have 255 with what is put behind it."""
-
-MOST = 1_000_000
-"""Trials and epochs that may be asked for: more are a slip of the hand."""
 
 ENVIRONMENT = {name: f"TUNE_SAM_{name.upper()}" for name in ("address", "storage", "tracking_uri", "study_storage")}
 """Options that name a service of a cluster, and the variable that gives each where nobody says another."""
@@ -287,6 +299,16 @@ class SearchOptions(RangeOptions):
         default=STALL_TIMEOUT,
         description="Fail a trial that has ended no epoch for so long, or a measurement that got no further, and "
         "replace its process; off for never.",
+    )
+    time_budget: Annotated[LimitOption, Shown("off", "TIME")] = Field(
+        default=OFF,
+        description="End the search when it has gone on for so long, over all its launches: as 2h, 1h30m, or seconds. "
+        "What trains then ends its epoch and waits for a resume with more.",
+    )
+    epoch_budget: Annotated[CountOption, Shown("off", "N")] = Field(
+        default=0,
+        description="End the search when its trials have trained so many epochs together, those of all optimizers; as "
+        "--time-budget.",
     )
     address: Annotated[str | None, Shown("$TUNE_SAM_ADDRESS, else one is started here, as with local")] = Field(
         default=None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001."
@@ -388,7 +410,20 @@ class SearchOptions(RangeOptions):
         return self.ranges.get(optimizer, RangeOptions()).over(common)
 
 
-class SearchKeywords(TypedDict, total=False):
+class LimitKeywords(TypedDict, total=False):
+    """The limits of a study's time and budgets beside its trials, which a later launch of it may have otherwise."""
+
+    trial_timeout: float | str | timedelta | None
+    stall_timeout: float | str | timedelta | None
+    time_budget: float | str | timedelta | None
+    epoch_budget: int | str | None
+
+
+LIMITS = tuple(LimitKeywords.__annotations__)
+"""The options that limit a study, of a name each."""
+
+
+class SearchKeywords(LimitKeywords, total=False):
     """What the functions that search take as keywords: the fields of :class:`SearchOptions` but `workload`.
 
     A type checker and an editor read these, so they are written out. A test compares them with the fields.
@@ -419,8 +454,6 @@ class SearchKeywords(TypedDict, total=False):
     precision: Literal["bf16", "fp32"] | None
     compile: bool | None
     max_concurrent: int | None
-    trial_timeout: float | str | None
-    stall_timeout: float | str | None
     address: str | None
     storage: str | None
     tracking_uri: str | None
@@ -429,11 +462,12 @@ class SearchKeywords(TypedDict, total=False):
 
 
 def takes_options(function: FunctionT) -> FunctionT:
-    """Write out, in the signature and the docstring of a function, the options that its `**options` takes."""
-    *own, _ = inspect.signature(function).parameters.values()
+    """Write out, in the signature and the docstring of a function, the options that its last parameter takes."""
+    *own, last = inspect.signature(function).parameters.values()
+    (keywords,) = get_args(get_type_hints(function)[last.name])
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in get_type_hints(SearchKeywords).items()
+        for name, annotation in get_type_hints(keywords).items()
     ]
     described = "\n".join(f"        {one.name}: {_description(one.name)}" for one in options)
     function.__signature__ = inspect.signature(function).replace(parameters=[*own, *options])  # type: ignore[attr-defined]

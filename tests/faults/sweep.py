@@ -226,7 +226,7 @@ def faults(home: Path, expected: dict[str, object]) -> list[str]:
     found += [f"{what} is too much" for what in ours.keys() - expected.keys()]
     found += [f"{what} is another" for what in ours.keys() & expected.keys() if not same(ours[what], expected[what])]
     for study in studies(home):
-        budget = sum(study.settings.budget(optimizer) for optimizer in study.settings.optimizers)
+        budget = study.settings.trials_in_all
         trials = study.records()
         found += [f"{study.name} has {len(trials)} trials of {budget}"] * (len(trials) != budget)
         client = MlflowClient(study.tracking_uri)

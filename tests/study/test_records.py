@@ -1,5 +1,5 @@
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +8,7 @@ import pytest
 
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
+from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange, Space, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, best_of_each, note_run, open_study, studies
@@ -96,6 +97,8 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "compile": False,
         "trial_timeout": 0.0,
         "stall_timeout": 3600.0,
+        "time_budget": 0.0,
+        "epoch_budget": 0,
         "objective": "val/accuracy",
         "score": "accuracy",
         "score_direction": "maximize",
@@ -264,12 +267,11 @@ def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_
 def test_another_launch_of_a_study_may_give_trials_other_time_limits(searched):
     study = open_study("one", searched)
     assert (study.settings.trial_timeout, study.settings.stall_timeout) == (0, 3600), "as a search has by default"
-    other = limited(study, trial_timeout="1h30m", stall_timeout="off")
-    assert (other.settings.trial_timeout, other.settings.stall_timeout) == (5400, 0)
+    given = {"trial_timeout": "1h30m", "stall_timeout": "off", "time_budget": timedelta(hours=2), "epoch_budget": "50"}
+    other = limited(study, SearchOptions.read({"workload": "gcn", **given}))
+    assert [getattr(other.settings, name) for name in given] == [5400, 0, 7200, 50]
     refuse_other(study, other.settings)
-    assert limited(other, trial_timeout=None, stall_timeout=None) == other
-    with pytest.raises(Refused, match="--stall-timeout never: a time above 0 such as"):
-        limited(study, stall_timeout="never")
+    assert limited(other, SearchOptions.read({"workload": "gcn", "trial_timeout": None})) == other
 
 
 def test_a_trial_is_found_by_its_optimizer_and_number(searched):

@@ -10,7 +10,10 @@ from tune_sam.cluster.results import delete
 from tune_sam.cluster.watch import Watch
 from tune_sam.home import Home
 from tune_sam.study.records import Study
+from tune_sam.study.spent import Spent
 from tune_sam.tuning.callback import Driver, ending_of
+from tune_sam.tuning.listener import Silent
+from tune_sam.tuning.meter import Meter
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,9 @@ def test_complete_is_what_reached_its_epochs_with_finite_weights(result, ending)
     assert ending_of(result, 10) == ending
 
 
+PRUNED = 4
+"""The epoch after which the ledger stops trials."""
+
 TRIAL = {"optimizer": "sam", "number": 0, "rho": 0.05, "lr": 0.01, "batch_size": 64, "dataset": "digits"}
 
 
@@ -39,10 +45,20 @@ def results(folder):
     return folder / "s" / "ray-12345678" / "sam"
 
 
+class Listener(Silent):
+    put = ()
+
+    def put_back(self, optimizer, number):
+        self.put = optimizer, number
+
+
+METER = Meter(SimpleNamespace(time_budget=0, epoch_budget=0), Spent(), None)
+
+
 class Book:
     """A ledger that only knows checkpoints."""
 
-    optimizer, kept = "sam", ()
+    optimizer, kept, outcome = "sam", (), None
     settings = SimpleNamespace(epochs=10, workload="gcn")
 
     def reported(self, number):
@@ -59,14 +75,31 @@ class Book:
     def end(self, number, outcome):
         self.outcome = outcome
 
+    def suspend(self, number, gpus):
+        self.suspended = number
+
+    def pruned(self, number, epoch):
+        return epoch == PRUNED
+
     def key(self, number):
         return f"s/sam/{number}"
+
+
+@pytest.mark.parametrize("epoch", [PRUNED, PRUNED + 1])
+def test_a_trial_that_its_ledger_did_not_stop_was_interrupted_by_a_budget_and_goes_on_later(tmp_path, epoch):
+    book, listener = Book(), Listener()
+    driver = Driver({"sam": book}, study(tmp_path), listener, Watch(0, 0, None), METER)
+    driver.on_trial_complete(0, [], SimpleNamespace(config=TRIAL, last_result={"epoch": epoch, "diverged": False}))
+    if epoch == PRUNED:
+        assert book.outcome.state == "pruned"
+    else:
+        assert (book.suspended, book.outcome, listener.put) == (0, None, ("sam", 0))
 
 
 def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one_was(tmp_path):
     for noted_again, state in ((False, "failed"), (True, "complete")):
         book = Book()
-        driver = Driver({"sam": book}, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
+        driver = Driver({"sam": book}, study(tmp_path), Listener(), Watch(0, 0, None), METER)
         trial = SimpleNamespace(config=TRIAL, last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5})
         checkpoint = SimpleNamespace(filesystem=LocalFileSystem(), path=str(results(tmp_path) / "c"))
         book.note_checkpoint = lambda *_: 1 / 0
@@ -87,7 +120,7 @@ def test_the_last_checkpoint_stays_and_others_that_may_be_needed_until_it_is_kno
         torch.save({}, place / FILE)
     book = Book()
     book.kept = ("sam/0",)
-    driver = Driver({"sam": book}, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
+    driver = Driver({"sam": book}, study(tmp_path), Listener(), Watch(0, 0, None), METER)
     trial = SimpleNamespace(
         config=TRIAL | {"resume_from": [str(places[0])]},
         last_result={"epoch": 10, "diverged": False, "val/accuracy": 0.5},
@@ -109,7 +142,7 @@ def test_what_a_record_says_of_a_checkpoint_elsewhere_is_never_removed(tmp_path)
     for foreign in (str(mine), "../../../mine", f"{results(tmp_path)}/../../../mine", f"file://{mine}"):
         book = Book()
         book.kept = (foreign,)
-        driver = Driver({"sam": book}, study(tmp_path), SimpleNamespace(ended=lambda *_: None), Watch(0, 0, None))
+        driver = Driver({"sam": book}, study(tmp_path), Listener(), Watch(0, 0, None), METER)
         last = {"epoch": 10, "diverged": False, "val/accuracy": 0.5}
         trial = SimpleNamespace(config=TRIAL | {"resume_from": [foreign]}, last_result=last)
         place = str(results(tmp_path) / "1")

@@ -13,16 +13,18 @@ from tune_sam.space import Choice, Configuration, LogRange, Space, grid
 from tune_sam.study.epochs import epochs_in
 from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings
+from tune_sam.study.spent import Spent
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.callback import TuneSearcher
 from tune_sam.tuning.ledger import OWN, Ledger, Outcome
+from tune_sam.tuning.meter import Meter
 from tune_sam.tuning.plan import store
 from tune_sam.workload import find_workload
 
 SPACE = Space(LogRange(0.001, 1.0), LogRange(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
 
 
-def settings(trials=8, space=SPACE, scheduler="none", seed=0):
+def settings(trials=8, space=SPACE, scheduler="none", seed=0, **limits):
     return StudySettings(
         workload="gcn",
         dataset="digits",
@@ -33,7 +35,12 @@ def settings(trials=8, space=SPACE, scheduler="none", seed=0):
         seed=seed,
         scheduler=scheduler,
         spaces={"sam": space},
+        **limits,
     )
+
+
+def meter():
+    return Meter(settings(), Spent(), None)
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ def test_the_grid_alone_is_its_points(storage):
     assert [run(book).configuration.rho for _ in range(4)] == [0.002, 0.02, 0.2, 0.9]
     assert book.suggest("t") is None
     assert ledger(storage, replace(settings(trials=20), sampler="grid")).open == 0
-    assert replace(settings(trials=3), sampler="grid").budget("sam") == 3
+    assert replace(settings(trials=3), sampler="grid").trials_of("sam") == 3
 
 
 def test_the_grid_comes_first_and_the_budget_is_met(storage):
@@ -323,7 +330,7 @@ def test_a_finished_study_grows_without_repeating_the_grid(storage):
 
 def test_tune_is_given_the_configuration_and_then_the_end(storage):
     book = ledger(storage, settings(trials=1))
-    adapter = TuneSearcher({"sam": book}, study())
+    adapter = TuneSearcher({"sam": book}, study(), meter())
     config = adapter.suggest("tune-7")
     assert TrialConfig.from_tune(config, find_workload("gcn")) == settings().trial(
         Configuration("sam", 0.002, 0.01, 64, 0), number=0, attempt=1, log=study().log_place("sam", 0)
@@ -333,18 +340,30 @@ def test_tune_is_given_the_configuration_and_then_the_end(storage):
     assert adapter.suggest("tune-9") == Searcher.FINISHED
 
 
-def test_the_optimizers_of_a_study_share_the_workers_and_none_waits_for_another(storage):
+@pytest.mark.parametrize("limits", [{"epoch_budget": 5}, {"time_budget": 60.0}])
+def test_where_a_budget_is_spent_no_trial_is_begun_and_those_that_run_are_waited_for(storage, limits):
+    book, spent = ledger(storage), Spent()
+    adapter = TuneSearcher({"sam": book}, study(), Meter(settings(**limits), spent, lambda seconds: None))
+    assert isinstance(adapter.suggest("t"), dict)
+    spent.seconds, spent.epochs = 60.0, {("sam", 0): 2, ("asam", 7): 3}
+    assert adapter.suggest("t") is None
+    book.suspend(0)
+    assert adapter.suggest("t") == Searcher.FINISHED
+    assert ledger(storage).open == 8, "all that it lacks goes on in the next launch"
+
+
+def test_the_optimizers_of_a_study_share_the_workers_and_take_turns(storage):
     optuna.create_study(storage=storage, study_name="s/asam", direction="maximize")
     two = replace(settings(trials=2), optimizers=("sam", "asam"), spaces={"sam": SPACE, "asam": SPACE})
     books = {optimizer: Ledger(storage, "s", optimizer, two) for optimizer in two.optimizers}
-    adapter = TuneSearcher(books, study())
+    adapter = TuneSearcher(books, study(), meter())
 
     def suggested(optimizer, number):
         return TrialConfig.identity(adapter.suggest("t")) == (optimizer, number)
 
     assert suggested("sam", 0)
-    assert suggested("sam", 1)
-    assert suggested("asam", 0), "although trials of sam are running"
+    assert suggested("asam", 0), "they take turns"
+    assert suggested("sam", 1), "although trials of both are running"
     books["sam"].suspend(1)
     assert suggested("sam", 1), "what was interrupted comes first"
     assert suggested("asam", 1)
@@ -357,7 +376,7 @@ def test_the_optimizers_of_a_study_share_the_workers_and_none_waits_for_another(
 
 def test_what_was_put_back_is_asked_for_next_with_its_larger_share(storage):
     book = ledger(storage, settings(trials=3))
-    adapter = TuneSearcher({"sam": book}, study(), {"sam": {64: 0.25}})
+    adapter = TuneSearcher({"sam": book}, study(), meter(), {"sam": {64: 0.25}})
     first, second = adapter.suggest("a"), adapter.suggest("b")
     assert first["gpus_per_trial"] == 0.25
     book.report(0, 1, judged(0.5))

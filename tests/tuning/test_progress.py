@@ -12,7 +12,9 @@ from tune_sam.tuning.progress import Progress, heard_by
 
 def study(records=()):
     settings = SimpleNamespace(
-        budget=lambda optimizer: 4,
+        trials_of=lambda optimizer: 4,
+        time_budget=0,
+        epoch_budget=0,
         epochs=10,
         optimizers=("base", "sam"),
         workload="gcn",
@@ -169,3 +171,17 @@ def test_python_shows_progress_where_somebody_sees_it(monkeypatch, environment, 
     mine = Silent()
     with heard_by(mine, progress=True) as listener:
         assert listener is mine
+
+
+def test_the_time_left_ends_with_the_epochs_that_a_budget_allows(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress, limited = Progress(), study()
+    limited.settings.epoch_budget = 12
+    with progress.following(limited):
+        progress.started("base", 0)
+        for epoch in (1, 2, 3):
+            now[0] = 10.0 * epoch
+            progress.epoch("base", 0, epoch)
+        # 77 more epochs, half of which take twice as long, were nothing to end them: nine are allowed.
+        assert progress.seconds_left() == pytest.approx((37 + 2 * 40) * 10 * 9 / 77)

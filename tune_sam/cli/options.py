@@ -48,10 +48,14 @@ def option(name: str, **more: Any) -> Any:
     )
 
 
-def takes(*names: str) -> Callable[[CommandT], CommandT]:
+def takes(*names: str, **more: Any) -> Callable[[CommandT], CommandT]:
     """Give a command the options of these fields, which it receives as `**options`: None for each that is not given.
 
     In the help they come after the command's arguments and before its other options.
+
+    Args:
+        names: the fields'.
+        more: what this command says of them otherwise; see :func:`option`.
     """
 
     def expand(command: CommandT) -> CommandT:
@@ -59,21 +63,23 @@ def takes(*names: str) -> Callable[[CommandT], CommandT]:
         keyword = inspect.Parameter.KEYWORD_ONLY
         before = [one for one in signature.parameters.values() if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
         after = [one for one in signature.parameters.values() if one.kind is keyword]
-        options = [inspect.Parameter(name, keyword, default=None, annotation=_annotation(name)) for name in names]
+        options = [
+            inspect.Parameter(name, keyword, default=None, annotation=_annotation(name, **more)) for name in names
+        ]
         command.__signature__ = signature.replace(parameters=[*before, *options, *after])  # type: ignore[attr-defined]
         return command
 
     return expand
 
 
-def _annotation(name: str) -> Any:
+def _annotation(name: str, **more: Any) -> Any:
     """Return what typer reads: a flag, number, path or list, or a text that SearchOptions parses."""
     if name in SHARED:
         return SHARED[name]
     field = SearchOptions.model_fields[name]
     types, parsed = _types(field), any(isinstance(one, BeforeValidator) for one in field.metadata)
     simple: Any = None if parsed else next((one for one in (bool, int, float, Path) if types == {one}), None)
-    return Annotated[simple or (list[str] if _repeats(types) else str), option(name)]
+    return Annotated[simple or (list[str] if _repeats(types) else str), option(name, **more)]
 
 
 def _repeats(types: set[Any]) -> bool:
@@ -116,8 +122,6 @@ HomeOption = Annotated[Path | None, option("home")]
 StudyStorageOption = Annotated[str | None, option("study_storage")]
 AddressOption = Annotated[str | None, option("address")]
 ConcurrentOption = Annotated[int | None, option("max_concurrent", min=1)]
-TrialTimeoutOption = Annotated[str | None, option("trial_timeout", show_default="as before")]
-StallTimeoutOption = Annotated[str | None, option("stall_timeout", show_default="as before")]
 DataOption = Annotated[Path | None, option("data")]
 
 SHARED = {

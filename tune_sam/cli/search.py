@@ -16,9 +16,7 @@ from tune_sam.cli.options import (
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
-    StallTimeoutOption,
     StudyArgument,
-    TrialTimeoutOption,
     TrustedOptimizersOption,
     TrustedWorkloadOption,
     WorkloadArgument,
@@ -29,7 +27,7 @@ from tune_sam.cli.output import Output, prints
 from tune_sam.cli.results import show_best
 from tune_sam.cli.tables import show_answer
 from tune_sam.home import Home
-from tune_sam.settings import SAMPLE, SEEDS
+from tune_sam.settings import LIMITS, SAMPLE, SEEDS
 from tune_sam.tuning.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,8 +46,7 @@ OF_A_WHOLE_RUN = (
     "seed",
     "gpus_per_trial",
     "max_concurrent",
-    "trial_timeout",
-    "stall_timeout",
+    *LIMITS,
     "address",
     "storage",
     "tracking_uri",
@@ -78,23 +75,22 @@ def search(workload: WorkloadArgument, *, config: ConfigOption = None, output: O
 
 @prints
 @takes(*PLACES)
+@takes(*LIMITS, show_default="as before")
 def resume(
     study: StudyArgument,
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="New budget of each optimizer, in all, not on top.", show_default="as before"),
     ] = None,
-    trial_timeout: TrialTimeoutOption = None,
-    stall_timeout: StallTimeoutOption = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
     optimizer: TrustedOptimizersOption = None,
     *,
     output: Output,
-    **places: Any,
+    **options: Any,
 ) -> None:
-    """Resume a study that was interrupted, or give it more trials or other time limits.
+    """Resume a study that was interrupted or whose budget was spent, or give it more trials or other limits.
 
     Example: [bold]tune-sam resume gcn-2026-11-24T101500 --trials 40[/bold]
     """
@@ -103,13 +99,12 @@ def resume(
 
         found = run(
             study,
-            home=Home.at(**places),
+            home=Home.at(**{name: options.pop(name) for name in PLACES}),
             trials=trials,
-            trial_timeout=trial_timeout,
-            stall_timeout=stall_timeout,
             max_concurrent=max_concurrent,
             address=address,
             listener=listener,
+            **options,
         )
         answer = _answer_of(found, output, listener)
     show_best(found, output)

@@ -240,12 +240,11 @@ def show_answer(answer: "Answer", out: Console) -> None:
 
 def stage_table(stages: "Sequence[Stage]") -> Table:
     """Make a table of the stages: how much of each is done, and about how long is left."""
-    table = plain_table("stage", "done", "left", "")
+    table = plain_table("stage", "done", "left", "", folds=("",))
     for stage in stages:
         done = f"{stage.done} of {stage.parts} {stage.unit}" if stage.parts else "not begun"
-        over = stage.done >= stage.parts
-        left = "" if over else "unknown" if stage.left is None else f"about {clock(stage.left)}"
-        table.add_row(stage.name, done, left, "running" if stage.going else "")
+        left = "" if stage.is_over else "unknown" if stage.left is None else f"about {clock(stage.left)}"
+        table.add_row(stage.name, done, left, "running" if stage.going else stage.ended)
     return table
 
 

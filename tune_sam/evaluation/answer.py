@@ -20,6 +20,7 @@ from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.scores import written
 from tune_sam.settings import SEEDS
 from tune_sam.study.records import Study
+from tune_sam.study.spent import ended_by
 
 Sign = Literal["yes", "no", "not shown", "not known"]
 
@@ -301,7 +302,10 @@ def _search_more(study: Study, refit: Refit | None, names: Mapping[str, str]) ->
         return None
     trials = math.ceil(settings.trials * FEW / max(few, 1))
     how_many = {0: "No trial", 1: "Only one trial"}.get(few, f"Only {few} trials")
+    budget = ended_by(study)
     complete_of_it = f"{how_many} of {names[fewest]} {'are' if few > 1 else 'is'} complete"
+    if budget:
+        return NextStep(f"{complete_of_it}, for {budget.why}", f"tune-sam resume {study.name} {budget.more}")
     return NextStep(
         f"{complete_of_it}, so search at least {trials} of each optimizer",
         f"tune-sam resume {study.name} --trials {trials}",

@@ -125,6 +125,8 @@ def refit_settings(
         trials=max(len(space.grid) for space in spaces.values()),
         objective=f"train/{study.settings.score}",
         trial_timeout=OFF,  # of the search's trials, which may be shorter
+        time_budget=OFF,
+        epoch_budget=0,
         kind=kind,
         refit_of=study.name,
         choice=asdict(choice),

@@ -17,6 +17,7 @@ from tune_sam.home import Place
 from tune_sam.study.lock import is_going, study_lock
 from tune_sam.study.records import Study, Trial, open_study, refits_of
 from tune_sam.study.settings import ending
+from tune_sam.study.spent import ended_by
 from tune_sam.study.storage import open_storage
 from tune_sam.study.summary import note_summary
 from tune_sam.tracking import previous
@@ -146,10 +147,9 @@ def _examined(study: Study, going: bool) -> list[Diagnosis]:
         Diagnosis(key or "a run without a key", "unknown", None, each[0].status, None, "MLflow alone knows it")
         for key, each in of_trials.items()
     ]
-    open_trials = sum(study.settings.budget(optimizer) for optimizer in study.settings.optimizers) - sum(
-        trial.has_ended for trial in trials
-    )
-    state = "running" if going else "waiting" if open_trials else "complete"
+    open_trials = study.settings.trials_in_all - sum(trial.has_ended for trial in trials)
+    budget = ended_by(study)
+    state = "running" if going else budget.why if budget else "waiting" if open_trials else "complete"
     trouble = silence or (_trouble_of_study(study, content.study, own) if content and own else "")
     return [*found, Diagnosis(study.name, state, None, own.status if own else None, None, trouble)]
 

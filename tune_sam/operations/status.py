@@ -12,6 +12,7 @@ from tune_sam.optimizers import gradients_of
 from tune_sam.study.epochs import SECONDS
 from tune_sam.study.lock import is_going
 from tune_sam.study.records import Study, Trial, open_search, refits_of
+from tune_sam.study.spent import ended_by
 
 STALLED, AT_LEAST = 10, 60.0
 """A trial is called stalled when it has ended no epoch for so many times the longest epoch, and for so many seconds."""
@@ -50,6 +51,7 @@ class Stage:
             measure it; it may also be delivering to MLflow, which takes up to a minute.
         running: the trials that run now.
         failed: why trials failed, by their keys.
+        ended: which budget ended a search before its trials, as the rest of a sentence; empty where none did.
     """
 
     name: str
@@ -60,6 +62,12 @@ class Stage:
     going: bool = False
     running: tuple[Running, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    ended: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is done of it."""
+        return self.done >= self.parts or bool(self.ended)
 
 
 def status(name: str, *, home: Place = None) -> tuple[Stage, ...]:
@@ -117,13 +125,13 @@ def stages(study: Study) -> tuple[Stage, ...]:
 
 def _is_past(study: Study, trainings: Stage) -> bool:
     """Whether a process is at what comes after a study's trainings, all of which have ended."""
-    return trainings.done == trainings.parts and is_going(study.home, study.name)
+    return trainings.is_over and is_going(study.home, study.name)
 
 
 def _trainings(name: str, study: Study) -> Stage:
     trials, settings = study.records(), study.settings
     ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
-    parts = sum(settings.budget(optimizer) for optimizer in settings.optimizers)
+    parts = settings.trials_in_all
     running = sum(trial.state == "running" for trial in trials)
     at_once = running or max(1, (os.cpu_count() or 1) // settings.cpus_per_trial)
     passes = [
@@ -136,9 +144,18 @@ def _trainings(name: str, study: Study) -> Stage:
         for optimizer in settings.optimizers
     ]
     left = sum(times) / at_once if passes or len(ended) == parts else None
-    going = len(ended) < parts and is_going(study.home, study.name)
-    failed = {trial.key: trial.reason for trial in trials if trial.state == "failed"}
-    return Stage(name, len(ended), parts, "trials", left, going, _running(study, trials), failed)
+    budget = ended_by(study)
+    return Stage(
+        name,
+        len(ended),
+        parts,
+        "trials",
+        0.0 if budget else left,
+        len(ended) < parts and not budget and is_going(study.home, study.name),
+        () if budget else _running(study, trials),
+        {trial.key: trial.reason for trial in trials if trial.state == "failed"},
+        budget.why if budget else "",
+    )
 
 
 def _running(study: Study, trials: Sequence[Trial]) -> tuple[Running, ...]:
@@ -163,7 +180,7 @@ def _left(study: Study, optimizer: str, trials: Sequence[Trial], passes: Sequenc
     `passes` has what each pass of a step costs over a whole training, in the study's complete trials.
     """
     ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
-    missing = study.settings.budget(optimizer) - len(ended)
+    missing = study.settings.trials_of(optimizer) - len(ended)
     if missing <= 0:
         return 0.0
     whole = [trial.seconds for trial in trials if trial.state == "complete" and trial.seconds is not None]

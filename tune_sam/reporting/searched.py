@@ -11,6 +11,7 @@ from tune_sam.reporting.sections import Section, Table
 from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, Values, cells, ends, text_of_value
 from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES
+from tune_sam.study.spent import ended_by
 from tune_sam.tuning.recipe import PARAMETERS
 from tune_sam.tuning.seeding import count_seeds
 
@@ -44,7 +45,7 @@ def searched_section(study: Study) -> Section:
         (
             names[optimizer],
             *_tried(space, settings.sampler == "grid", settings.more),
-            str(settings.budget(optimizer)),
+            str(settings.trials_of(optimizer)),
             *(str(counts[optimizer].count(state) or "") for state in seen),
         )
         for optimizer, space in settings.spaces.items()
@@ -73,6 +74,7 @@ def searched_section(study: Study) -> Section:
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
             f"Of {len(ended)} trials that ended: {numbers}.",
             *_seeded(study),
+            *([f"The search ended before its other trials, for {budget.why}."] if (budget := ended_by(study)) else []),
         ),
         (Table((*header, "budget", *seen), rows), *_failures(trials)),
     )

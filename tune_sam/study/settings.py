@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from tune_sam.config import TrainingSettings, TrialConfig
 from tune_sam.durations import OFF
 from tune_sam.optimizers import is_optimizer
-from tune_sam.settings import STALL_TIMEOUT
+from tune_sam.settings import LIMITS, STALL_TIMEOUT
 from tune_sam.space import Configuration, Space
 from tune_sam.study.reading import check_fields
 
@@ -47,7 +47,7 @@ compute, for as many epochs as cost the same, and as matched controls, with the 
 sizes."""
 
 
-CHANGEABLE = ("trials", "trial_timeout", "stall_timeout")
+CHANGEABLE = ("trials", *LIMITS)
 """The settings that another launch of a study may have otherwise: they change no number of any training."""
 
 
@@ -80,6 +80,8 @@ class StudySettings(TrainingSettings):
         trials: of each optimizer, grid points included; it can grow.
         trial_timeout: seconds of training, over all its attempts, after which a trial fails; 0 for no limit.
         stall_timeout: seconds without an epoch after which a trial fails; 0 for no limit.
+        time_budget: seconds of search, over all launches, after which it ends; 0 for no limit.
+        epoch_budget: epochs of all trials together after which the search ends; 0 for no limit.
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
         sampler: `tpe`, `gp`, `cmaes`, `qmc` or `random`, or `grid` for the points of the grid alone.
         from_study: the study whose finished trials the sampler began with, kept in the ledger; None for none.
@@ -103,6 +105,8 @@ class StudySettings(TrainingSettings):
     trials: int
     trial_timeout: float = OFF
     stall_timeout: float = STALL_TIMEOUT
+    time_budget: float = OFF
+    epoch_budget: int = 0
     seed: int = 0
     sampler: str = "tpe"
     from_study: str | None = None
@@ -155,9 +159,14 @@ class StudySettings(TrainingSettings):
         """1 where a higher value is better, -1 where a lower one is."""
         return 1 if self.directions[self.judged_by] == "maximize" else -1
 
-    def budget(self, optimizer: str) -> int:
+    def trials_of(self, optimizer: str) -> int:
         """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points."""
         return min(self.trials, len(self.spaces[optimizer].grid)) if self.sampler == "grid" else self.trials
+
+    @property
+    def trials_in_all(self) -> int:
+        """Trials of all optimizers together."""
+        return sum(map(self.trials_of, self.optimizers))
 
     @property
     def more(self) -> list[str]:

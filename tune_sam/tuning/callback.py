@@ -24,6 +24,7 @@ from tune_sam.study.records import Study
 from tune_sam.study.settings import OUT_OF_MEMORY
 from tune_sam.tuning.ledger import Ledger, Outcome, Suggestion
 from tune_sam.tuning.listener import SearchListener
+from tune_sam.tuning.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +46,18 @@ class Driver(tune.Callback):
         study: that they are of.
         listener: who is told how the search goes.
         watch: says which trials were ended for the time that they took.
+        meter: counts their epochs.
     """
 
     def __init__(
-        self, ledgers: Mapping[str, Ledger], study: Study, listener: SearchListener, watch: Watch[tuple[str, int]]
+        self,
+        ledgers: Mapping[str, Ledger],
+        study: Study,
+        listener: SearchListener,
+        watch: Watch[tuple[str, int]],
+        meter: Meter,
     ) -> None:
-        self.ledgers, self.study, self.listener, self.watch = ledgers, study, listener, watch
+        self.ledgers, self.study, self.listener, self.watch, self.meter = ledgers, study, listener, watch, meter
         self._started: set[tuple[str, int]] = set()
         self._lost: dict[tuple[str, int], str] = {}
         self._deaths: Counter[tuple[str, int, int]] = Counter()
@@ -74,6 +81,7 @@ class Driver(tune.Callback):
         """Keep an epoch's metrics and report it to the listener."""
         (ledger, number), epoch = self._ledger(trial), result["epoch"]
         self.watch.heard((ledger.optimizer, number))
+        self.meter.epoch((ledger.optimizer, number), epoch)
         if result["diverged"]:
             return
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
@@ -109,9 +117,14 @@ class Driver(tune.Callback):
                 delete(self.study, path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End a trial that did not fail."""
+        """End a trial that did not fail, or put it back where a budget of the study interrupts it."""
         self.watch.forget(TrialConfig.identity(trial.config))
-        self._end(trial, ending_of(trial.last_result or {}, self.study.settings.epochs))
+        (ledger, number), result = self._ledger(trial), trial.last_result or {}
+        how = ending_of(result, self.study.settings.epochs)
+        if how[0] == "pruned" and not ledger.pruned(number, result.get("epoch", 0)):
+            self._put_back(trial)
+        else:
+            self._end(trial, how)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that failed, or put it back where nothing is wrong with its training."""
@@ -125,12 +138,12 @@ class Driver(tune.Callback):
         if overdue := self.watch.forget(who):
             self._end(trial, ("failed", overdue))
         elif who not in self._lost and self._died_of_no_fault(trial, error):
-            self._put_back(trial, self._death(trial, error))
+            self._resume(trial, self._death(trial, error))
         elif who not in self._lost and _ran_out_of_memory(error):
             # Tune's own second try would have the same fraction again.
             gpus = gpus_of(trial)
             if 0 < gpus < 1 and not ledger.enlarged(number):
-                self._put_back(trial, f"{gpus:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * gpus))
+                self._resume(trial, f"{gpus:g} of a GPU has too little memory for it", gpus=min(1.0, 2 * gpus))
             else:
                 self._end(trial, ("failed", OUT_OF_MEMORY))
         elif isinstance(error, RayActorError) and not could_not_start(error):
@@ -153,10 +166,15 @@ class Driver(tune.Callback):
         self._deaths[place] += 1
         return error.preempted or self._deaths[place] < DEATHS
 
-    def _put_back(self, trial: Any, why: str, gpus: float | None = None) -> None:
-        """Let the search start a trial again, from its last checkpoint, for nothing is wrong with its training."""
+    def _resume(self, trial: Any, why: str, gpus: float | None = None) -> None:
+        """Let the search start a trial again, for nothing is wrong with its training."""
         ledger, number = self._ledger(trial)
         log.warning("trial %s is resumed%s: %s.", ledger.key(number), f" with {gpus:g}" if gpus else " elsewhere", why)
+        self._put_back(trial, gpus)
+
+    def _put_back(self, trial: Any, gpus: float | None = None) -> None:
+        """Interrupt a trial, which is suggested again and resumed from its last checkpoint."""
+        ledger, number = self._ledger(trial)
         self._forget(self._given(trial).resume_from, needed=ledger.checkpoints(number))
         ledger.suspend(number, gpus)
         self.listener.put_back(ledger.optimizer, number)
@@ -230,27 +248,37 @@ def _metrics(result: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result.items() if name.startswith(METRICS)}
 
 
+def _turn(ledger: Ledger) -> tuple[bool, int]:
+    """Sort an optimizer's ledger by whose turn it is: what was interrupted, then who has begun the fewest trials."""
+    return not ledger.waits, ledger.started
+
+
 class TuneSearcher(Searcher):
-    """Gives the trials of a study to Tune, one optimizer after the other, so that no worker waits for another's.
+    """Gives the trials of a study to Tune. Its optimizers take turns, so that each has had as much whenever it ends.
 
     Endings are told by the driver's callback, which knows why a trial ended.
 
     Args:
-        ledgers: of each optimizer, in the order in which they are searched.
+        ledgers: of each optimizer, in the order in which they take turns.
         study: that they are of.
+        meter: says when a budget of the study is spent.
         fractions: of a GPU for each optimizer and batch size; what the study says by default.
     """
 
     def __init__(
-        self, ledgers: Mapping[str, Ledger], study: Study, fractions: Mapping[str, Mapping[int, float]] | None = None
+        self,
+        ledgers: Mapping[str, Ledger],
+        study: Study,
+        meter: Meter,
+        fractions: Mapping[str, Mapping[int, float]] | None = None,
     ) -> None:
         super().__init__()
-        self.ledgers, self.study = ledgers, study
+        self.ledgers, self.study, self.meter = ledgers, study, meter
         self.fractions = fractions or {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Give the next trial's config; None to wait for those that run, `FINISHED` when all budgets are spent."""
-        for ledger in self.ledgers.values():
+        """Give the next trial's config; None to wait for those that run, `FINISHED` when there are no more."""
+        for ledger in () if self.meter.ends() else sorted(self.ledgers.values(), key=_turn):
             if suggested := ledger.suggest(trial_id):
                 return self._config(ledger, suggested)
         # What runs may be put back, and then it is suggested again.
@@ -282,22 +310,23 @@ class TuneSearcher(Searcher):
 
 
 class TuneScheduler(FIFOScheduler):
-    """Stops a trial where its ledger says so, and ends the process of one that takes too long.
+    """Stops a trial where its ledger or a budget says so, and ends the process of one that takes too long.
 
     The rungs are in Optuna's storage, so a resumed search knows them. A process may hang in native code, where nothing
     interrupts it, so it is killed; Tune takes that for a failure of the trial, and starts another process for the next.
     """
 
-    def __init__(self, ledgers: Mapping[str, Ledger], watch: Watch[tuple[str, int]]) -> None:
+    def __init__(self, ledgers: Mapping[str, Ledger], watch: Watch[tuple[str, int]], meter: Meter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledgers, self.watch = ledgers, watch
+        self.ledgers, self.watch, self.meter = ledgers, watch, meter
         self._looks = Looks()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Record an epoch's value and stop the trial where the ledger says so."""
+        """Record an epoch's value and stop the trial where the ledger says so, or a budget of the study is spent."""
         optimizer, number = TrialConfig.identity(trial.config)
         stop = self.ledgers[optimizer].report(number, result["epoch"], _metrics(result))
-        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+        self.meter.epoch((optimizer, number), result["epoch"])
+        return TrialScheduler.STOP if stop or self.meter.ends() else TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Kill the processes of trials that take too long; Tune asks here at least ten times a second."""

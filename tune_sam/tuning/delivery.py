@@ -19,6 +19,7 @@ from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, find_study, note_run, open_study, refits_of
 from tune_sam.study.settings import Kind, ending
+from tune_sam.study.spent import ended_by
 from tune_sam.study.storage import open_storage
 from tune_sam.study.summary import noted_summary
 from tune_sam.tracking import previous, runs
@@ -214,18 +215,20 @@ class Content:
     def _own_run(self) -> RunContent:
         """Say what MLflow should have of the study as a whole."""
         study, settings = self.study, self.study.settings
-        whole = len(self._ended) >= sum(settings.budget(optimizer) for optimizer in settings.optimizers)
+        whole = len(self._ended) >= settings.trials_in_all
+        budget = None if whole else ended_by(study)
+        over = bool(whole or budget)
         return RunContent(
             key=study.name,
             name=study.name,
             run_id=study.mlflow_run_id,
             # MLflow never changes a parameter, and the search that a refit is of can be renamed: a tag says it.
             params=_told({"workload": settings.workload, **settings.described(), "refit_of": None}),
-            tags=self._parent | {STATE_TAG: "complete" if whole else "running"},
+            tags=self._parent | {STATE_TAG: budget.why if budget else "complete" if whole else "running"},
             points=(),
-            status="FINISHED" if whole else "RUNNING",
+            status="FINISHED" if over else "RUNNING",
             start=_milliseconds(study.created) or 0,
-            end=max((run.end or 0 for run in self._ended.values()), default=None) if whole else None,
+            end=max((run.end or 0 for run in self._ended.values()), default=None) if over else None,
             results={} if settings.refit_of else {**self._of_best(), **self._summary},
             dataset=self._dataset,
         )

@@ -139,7 +139,7 @@ class Ledger:
     def __init__(self, storage: BaseStorage, study: str, optimizer: str, settings: StudySettings) -> None:
         self.study, self.optimizer, self.settings = study, optimizer, settings
         self.space: Space = settings.spaces[optimizer]
-        self.budget = settings.budget(optimizer)
+        self.budget = settings.trials_of(optimizer)
         self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
         self._seeds = seeds_in(self._optuna.user_attrs, study)
         self._running: dict[int, _Running] = {}
@@ -229,6 +229,16 @@ class Ledger:
         return self._running[number].enlarged
 
     @property
+    def started(self) -> int:
+        """Trials that were suggested, by all launches."""
+        return self._started
+
+    @property
+    def waits(self) -> bool:
+        """Whether a trial that was interrupted waits to be suggested again."""
+        return bool(self._interrupted)
+
+    @property
     def running(self) -> int:
         """Trials that were suggested here and have not ended."""
         return len(self._running)
@@ -250,6 +260,11 @@ class Ledger:
         running.trial.set_user_attr(LAST, place)
         running.checkpoints = kept[:2]
         return kept[2:]
+
+    def pruned(self, number: int, epoch: int) -> bool:
+        """Say whether a running trial was to stop after this epoch, or before."""
+        stop_after = self._running[number].stop_after
+        return stop_after is not None and epoch >= stop_after
 
     @_stopping
     def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:

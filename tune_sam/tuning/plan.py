@@ -11,12 +11,11 @@ from typing import Any, Unpack
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import Read
 from tune_sam.cluster.results import chosen_storage
-from tune_sam.durations import parse_limit
 from tune_sam.errors import Refused
 from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
 from tune_sam.provenance import versions
-from tune_sam.settings import ENVIRONMENT, SearchKeywords, SearchOptions, flag_of
+from tune_sam.settings import ENVIRONMENT, LIMITS, SearchKeywords, SearchOptions
 from tune_sam.space import Choice, LogRange, Space, Value, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.old_logins import remove_logins
@@ -28,9 +27,6 @@ from tune_sam.tuning.further import check_declared, check_named, further_domains
 from tune_sam.workload import Workload, find_workload, known_workload
 
 log = logging.getLogger(__name__)
-
-LIMITS = ("trial_timeout", "stall_timeout")
-"""The options that limit a trial's time."""
 
 
 def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchKeywords]) -> Study:
@@ -61,8 +57,7 @@ def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
     study = find_study(chosen.name, home) if chosen.name else None
     if study:
         refuse_other(study, settings)
-        limits = {name: getattr(chosen, name) for name in LIMITS if name in chosen.model_fields_set}
-        study = limited(grown(where_it_is(study, chosen), settings.trials), **limits)
+        study = limited(grown(where_it_is(study, chosen), settings.trials), chosen)
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
         return study, None
@@ -306,20 +301,10 @@ def grown(study: Study, trials: int) -> Study:
     return replace(study, settings=replace(study.settings, trials=trials))
 
 
-def limited(study: Study, **limits: float | str | None) -> Study:
-    """Give the study other time limits, `trial_timeout` or `stall_timeout`; None leaves one as it was.
-
-    Raises:
-        Refused: one is no length of time.
-    """
-    given: dict[str, float] = {}
-    for name, limit in limits.items():
-        if limit is not None:
-            try:
-                given[name] = parse_limit(limit)
-            except ValueError as error:
-                raise Refused(f"{flag_of(name)} {limit}: {error}.") from None
-    return replace(study, settings=replace(study.settings, **given))  # type: ignore[arg-type]
+def limited(study: Study, chosen: SearchOptions) -> Study:
+    """Give the study those of the :data:`LIMITS` that a person chose; the others stay as they were."""
+    given: dict[str, Any] = {name: getattr(chosen, name) for name in LIMITS if name in chosen.model_fields_set}
+    return replace(study, settings=replace(study.settings, **given))
 
 
 def _made_up(settings: StudySettings) -> str:

@@ -17,10 +17,11 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 
-from tune_sam.durations import clock
+from tune_sam.durations import OFF, clock
 from tune_sam.optimizers import gradients_of
 from tune_sam.scores import SPLITS
 from tune_sam.study.records import Study
+from tune_sam.study.spent import noted_seconds
 from tune_sam.tuning.listener import SearchListener, Silent
 
 if TYPE_CHECKING:
@@ -144,8 +145,10 @@ class Progress(SearchListener):
         self._study = study.name
         self.first = self.first or study.name
         self._epochs = study.settings.epochs
+        self._limits = study.settings
+        self._searched = noted_seconds(study) if study.settings.time_budget != OFF else 0.0
         self._judged_by = study.settings.judged_by
-        self._trials = {optimizer: study.settings.budget(optimizer) for optimizer in study.settings.optimizers}
+        self._trials = {optimizer: study.settings.trials_of(optimizer) for optimizer in study.settings.optimizers}
         rows = {optimizer: _Row(sign=study.settings.sign) for optimizer in study.settings.optimizers}
         for trial in study.records():
             if trial.state not in ("waiting", "running"):
@@ -206,13 +209,20 @@ class Progress(SearchListener):
     def seconds_left(self) -> float | None:
         """Return the seconds that the search still takes, from the epochs that were trained since this launch.
 
-        Trials are expected to end as early as those before. None while that is unknown.
+        Trials are expected to end as early as those before, and the search where a budget of the study is spent. None
+        while that is unknown.
         """
-        left = sum(
-            gradients_of(optimizer) * row.epochs_left(self._trials[optimizer], self._epochs)
-            for optimizer, row in self._rows.items()
-        )
-        return self._pace.seconds(left)
+        epochs = {name: row.epochs_left(self._trials[name], self._epochs) for name, row in self._rows.items()}
+        left = self._pace.seconds(sum(gradients_of(optimizer) * epochs[optimizer] for optimizer in epochs))
+        if left is None:
+            return None
+        if self._limits.epoch_budget and (missing := sum(epochs.values())):
+            trained = sum(row.epochs + sum(row.running.values()) for row in self._rows.values())
+            left *= min(1.0, max(0, self._limits.epoch_budget - trained) / missing)
+        if self._limits.time_budget != OFF:
+            gone = self._searched + time.monotonic() - self._begun
+            left = min(left, max(0.0, self._limits.time_budget - gone))
+        return left
 
     def screen(self) -> RenderableType:
         """Return what a terminal shows now."""

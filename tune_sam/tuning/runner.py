@@ -1,7 +1,7 @@
 """Search and resume: the trials of a study, which share the workers; each optimizer has its own, equal budget."""
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -12,13 +12,15 @@ from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
 from tune_sam.cluster.results import probe
 from tune_sam.cluster.signals import interruptible
 from tune_sam.home import Place, inside
-from tune_sam.settings import SearchKeywords, SearchOptions, takes_options
+from tune_sam.settings import LimitKeywords, SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, open_study
 from tune_sam.study.settings import trial_key
+from tune_sam.study.spent import Spent, note_seconds
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener
+from tune_sam.tuning.meter import Meter
 from tune_sam.tuning.plan import grown, limited, planned, store
 from tune_sam.tuning.progress import heard_by
 from tune_sam.workload import Workload
@@ -66,18 +68,18 @@ def search(
         return launch(study, executor, hears, read)
 
 
+@takes_options
 def resume(
     name: str,
     *,
     home: Place = None,
     trials: int | None = None,
-    trial_timeout: float | str | None = None,
-    stall_timeout: float | str | None = None,
     address: str | None = None,
     max_concurrent: int | None = None,
     listener: SearchListener | None = None,
     progress: bool | None = None,
     executor: Executor | None = None,
+    **limits: Unpack[LimitKeywords],
 ) -> Study:
     """Resume a study: trials that were interrupted first, from their last checkpoint, and then the rest.
 
@@ -85,28 +87,31 @@ def resume(
         name: the study's.
         home: where it lives; $TUNE_SAM_HOME, else ~/.tune_sam.
         trials: a new budget of each optimizer, in all, not on top; as before by default.
-        trial_timeout, stall_timeout: new time limits of a trial, in seconds or as 30m, or `off`; as before by default.
         address: Ray cluster to use; one is started here by default.
         max_concurrent: trials at the same time; as many as fit by default.
         listener: follows the search, in place of the screen.
         progress: whether the screen shows how it goes; see :func:`tune_sam.search`.
         executor: what runs the trainings; by default Ray at `address`.
+        limits: each below; as before by default.
 
     Raises:
-        Refused: there is no such study, it has more trials than that already, a limit is no time, or it is being
+        Refused: there is no such study, it has more trials than that already, a limit is none, or it is being
             searched now.
         KeyboardInterrupt: it was interrupted again.
     """
     study = open_study(name, home)
+    chosen = SearchOptions.read({"workload": study.settings.workload, **limits})
     check_offer(study.settings.cpus_per_trial, study.settings.gpu_fraction or 0, address)
     study = grown(study, study.settings.trials if trials is None else trials)
-    study = limited(study, trial_timeout=trial_timeout, stall_timeout=stall_timeout)
+    study = limited(study, chosen)
     with heard_by(listener, progress) as hears:
         return launch(study, executor or RayExecutor(address, max_concurrent), hears)
 
 
 def launch(study: Study, executor: Executor, listener: SearchListener, read: Read | None = None) -> Study:
-    """Train until the budget of every optimizer is spent; what was interrupted is resumed first.
+    """Train until the trials of every optimizer have ended, or a budget of the study is spent.
+
+    What was interrupted is resumed first. What a budget ends is interrupted after the epoch that it is in.
 
     Args:
         study: that was created, perhaps with more trials than before.
@@ -135,18 +140,26 @@ def launch(study: Study, executor: Executor, listener: SearchListener, read: Rea
                     "those of %s.", ledger.budget, study.name, ledger.needed, ledger.optimizer,
                 )  # fmt: skip
         waiting = [ledger for ledger in ledgers if ledger.open]
+        meter = Meter(study.settings, Spent.of(study), partial(note_seconds, study))
         with tracked(study):
             with listener.following(study), ExitStack() as stack:
-                if waiting:
+                if waiting and not meter.ends():
                     with probe(study.own_storage):  # it may have gone since the study was made
                         pass
                     other_nodes = stack.enter_context(executor.opened(listener.stage))
                     listener.stage("Preparing the data")
                     data = stack.enter_context(shared(study, other_nodes, read=read))
                     listener.stage("Starting workers")
-                    _tune(study, {ledger.optimizer: ledger for ledger in waiting}, data, executor, listener)
-                    if any(ledger.open for ledger in waiting):
-                        raise KeyboardInterrupt
+                    _tune(study, {ledger.optimizer: ledger for ledger in waiting}, data, executor, listener, meter)
+            left = sum(ledger.open for ledger in waiting)
+            if left and not (ended := meter.ends()):
+                raise KeyboardInterrupt
+            if left and ended:
+                whole = study.settings.trials_in_all
+                listener.announced(
+                    f"Study {study.name} ends with {whole - left} of its {whole} trials, for {ended.why}; "
+                    f"`tune-sam resume {study.name} {ended.more}` resumes it."
+                )
             listener.stage("Bringing MLflow up to date")
     return study
 
@@ -157,8 +170,9 @@ def _tune(
     data: "Shared",
     executor: Executor,
     listener: SearchListener,
+    meter: Meter,
 ) -> None:
-    """Run the open trials of each optimizer, until they have ended or an interrupt stops them."""
+    """Run the open trials of each optimizer, until they have ended or an interrupt or a budget stops them."""
     from tune_sam.cluster.gpu import gpu_fraction, measured_fractions
     from tune_sam.cluster.watch import Watch
     from tune_sam.trainable import trainable_for
@@ -179,16 +193,17 @@ def _tune(
         (fraction for fractions in measured.values() for fraction in fractions.values()),
         default=gpu_fraction(workload, settings.gpu_fraction),
     )
-    with interruptible():
+    meter.start()
+    with interruptible(), closing(meter):
         executor.train(
             Trainings(
                 name=study.results_folder,
                 storage=inside(study.own_storage, study.name),
                 trainable=trainable_for(workload),
                 data=data,
-                searcher=TuneSearcher(ledgers, study, measured),
-                scheduler=TuneScheduler(ledgers, watch),
-                callback=Driver(ledgers, study, listener, watch),
+                searcher=TuneSearcher(ledgers, study, meter, measured),
+                scheduler=TuneScheduler(ledgers, watch, meter),
+                callback=Driver(ledgers, study, listener, watch, meter),
                 watch=watch,
                 key=partial(trial_key, study.name),
                 cpus=settings.cpus_per_trial,

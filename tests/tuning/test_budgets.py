@@ -1,0 +1,94 @@
+"""Studies that a budget ends before their trials: honestly in every record, and resumed as if nothing had been."""
+
+import pytest
+from mlflow import MlflowClient
+from studies import INLINE, searched_study
+
+import tune_sam
+from tune_sam.cli.tables import stage_table
+from tune_sam.operations.doctor import doctor
+from tune_sam.operations.status import status
+from tune_sam.study.records import open_study
+from tune_sam.study.spent import noted_seconds
+from tune_sam.study.storage import open_storage
+from tune_sam.tuning.listener import Silent
+
+
+class Heard(Silent):
+    """Keeps what is announced, and which trials started."""
+
+    def __init__(self):
+        self.said, self.trials = "", []
+
+    def announced(self, text):
+        self.said = text
+
+    def started(self, optimizer, number):
+        self.trials.append((optimizer, number))
+
+
+@pytest.fixture(scope="module")
+def heard():
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, heard):
+    """The study `one` of `searched`, which ends in the middle of its third trial."""
+    return searched_study(tmp_path_factory.mktemp("ended"), listener=heard, epoch_budget=5)
+
+
+def stage(study):
+    return status(study.name, home=study.home.path)[0]
+
+
+def test_a_budget_of_epochs_ends_a_study_after_so_many_and_its_optimizers_have_had_as_much(ended, heard):
+    assert [trial.epochs for trial in ended.records() if trial.epochs] == [2, 1, 2]
+    assert heard.trials == [("base", 0), ("sam", 0), ("base", 1)]
+    assert heard.said == (
+        "Study one ends with 2 of its 6 trials, for its budget of 5 epochs is spent; "
+        "`tune-sam resume one --epoch-budget 10` resumes it."
+    )
+
+
+def test_what_a_budget_interrupts_is_told_to_nobody_as_an_ending(ended):
+    cut = ended.trial("base/1")
+    assert (cut.state, cut.value, cut.epochs, cut.reason) == ("waiting", None, 1, "")
+    assert cut.checkpoint, "from which it is resumed"
+    storage = open_storage(ended.home)
+    frozen = storage.get_all_trials(storage.get_study_id_from_name("one/base"))
+    assert [trial.state.name for trial in frozen] == ["COMPLETE", "RUNNING"]
+    client = MlflowClient(ended.tracking_uri)
+    assert client.get_run(cut.mlflow_run_id).info.status == "RUNNING"
+    own = client.get_run(ended.mlflow_run_id)
+    assert (own.info.status, own.data.tags["tune_sam.state"]) == ("FINISHED", "its budget of 5 epochs is spent")
+    found = doctor("one", home=ended.home.path)
+    assert {one.trouble for one in found} == {""}
+    assert found[-1].state == "its budget of 5 epochs is spent"
+
+
+def test_the_status_says_which_budget_ended_a_study(ended):
+    found = stage(ended)
+    assert (found.done, found.parts, found.left, found.ended) == (2, 6, 0, "its budget of 5 epochs is spent")
+    assert found.ended in [*stage_table([found]).columns[-1].cells]
+
+
+def test_another_launch_with_the_same_budget_trains_nothing(ended):
+    heard = Heard()
+    tune_sam.resume("one", home=ended.home.path, executor=INLINE, listener=heard)
+    assert heard.trials == []
+    assert "its budget of 5 epochs is spent" in heard.said
+
+
+def test_a_study_that_budgets_ended_is_resumed_as_if_nothing_had_been(tmp_path, searched):
+    home, heard = tmp_path / "home", Heard()
+    searched_study(home, time_budget="0.001s", executor=INLINE, listener=heard)
+    assert "its time budget of 0.001s is spent; `tune-sam resume one --time-budget " in heard.said
+    for limits in ({"time_budget": "off", "epoch_budget": 5}, {"epoch_budget": 8}, {"epoch_budget": "off"}):
+        study = tune_sam.resume("one", home=home, executor=INLINE, **limits)
+    assert noted_seconds(study) > sum(trial.seconds for trial in study.records()), "of all launches"
+    for one, two in zip(study.records(), open_study("one", searched).records(), strict=True):
+        assert (one.config, one.state, one.value, one.epochs) == (two.config, two.state, two.value, two.epochs)
+    own = MlflowClient(study.tracking_uri).get_run(study.mlflow_run_id)
+    assert (own.info.status, own.data.tags["tune_sam.state"]) == ("FINISHED", "complete")
+    assert {one.trouble for one in doctor("one", home=home)} == {""}

@@ -1,0 +1,98 @@
+"""What a search has taken so far, and which of its budgets that ends."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from tune_sam.durations import OFF, written
+from tune_sam.errors import Refused
+from tune_sam.settings import flag_of
+from tune_sam.study.settings import StudySettings
+from tune_sam.study.storage import open_storage
+
+if TYPE_CHECKING:
+    from tune_sam.study.records import Study
+
+_SECONDS = "searched_s"
+"""The attribute of a study's first optimizer that has the seconds in which the study was searched."""
+
+
+class Ended(NamedTuple):
+    """Which budget ended a search before all of its trials had ended.
+
+    Attributes:
+        why: the rest of a sentence about the study.
+        more: the option with which a person gives it more, such as `--time-budget 4h`.
+    """
+
+    why: str
+    more: str
+
+
+@dataclass
+class Spent:
+    """What a search has taken, over all its launches.
+
+    Attributes:
+        seconds: in which a process searched: not those between two launches, nor those before workers start.
+        epochs: of each trial that has begun, by its optimizer and number.
+    """
+
+    seconds: float = 0.0
+    epochs: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study: "Study") -> "Spent":
+        """Read what the ledger of a study has."""
+        epochs = {(trial.optimizer, trial.number): trial.epochs for trial in study.records()}
+        return cls(noted_seconds(study), epochs)
+
+    def ends(self, settings: StudySettings) -> Ended | None:
+        """Say which budget of a study is spent; None while none is."""
+        if OFF < settings.time_budget <= self.seconds:
+            allowed = written(settings.time_budget)
+            return _ended("time_budget", f"its time budget of {allowed} is spent", written(2 * math.ceil(self.seconds)))
+        if 0 < settings.epoch_budget <= (trained := sum(self.epochs.values())):
+            return _ended("epoch_budget", f"its budget of {settings.epoch_budget:,} epochs is spent", 2 * trained)
+        return None
+
+
+def _ended(option: str, why: str, more: object) -> Ended:
+    return Ended(why, f"{flag_of(option)} {more}")
+
+
+def ended_by(study: "Study") -> Ended | None:
+    """Say which budget ended a search; None where none did, and where all of its trials have ended anyway."""
+    settings = study.settings
+    if settings.time_budget == OFF and not settings.epoch_budget:
+        return None
+    ended = sum(trial.has_ended for trial in study.records())
+    return Spent.of(study).ends(settings) if ended < settings.trials_in_all else None
+
+
+def note_seconds(study: "Study", seconds: float) -> None:
+    """Keep the seconds in which a study was searched, by all its launches, in place of earlier ones."""
+    storage = open_storage(study.home)
+    storage.set_study_user_attr(storage.get_study_id_from_name(_keeper(study)), _SECONDS, seconds)
+
+
+def noted_seconds(study: "Study") -> float:
+    """Read what :func:`note_seconds` kept; 0 of a study that an earlier release searched.
+
+    Raises:
+        Refused: it is no number of seconds.
+    """
+    storage = open_storage(study.home)
+    attributes: Mapping[str, object] = storage.get_study_user_attrs(storage.get_study_id_from_name(_keeper(study)))
+    seconds = attributes.get(_SECONDS, 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        raise Refused(
+            f"the record of study {study.name} cannot be read (it was searched for {seconds!r:.60} seconds); put back "
+            "a copy of it."
+        )
+    return float(seconds)
+
+
+def _keeper(study: "Study") -> str:
+    return f"{study.name}/{study.settings.optimizers[0]}"
