@@ -1,5 +1,6 @@
 """How the score of a study is written: an accuracy in percent, any other as it is."""
 
+import math
 from dataclasses import dataclass
 
 SPLITS = {"val": "validation", "train": "training", "test": "test", "gap": "generalisation gap:"}
@@ -33,6 +34,20 @@ def written(score: str) -> Written:
     if score == "accuracy":
         return Written(100, " %", 2, "+.2f", " points")
     return Written(1, "", 4, "+.3g", "")
+
+
+def standard_error(score: str, value: float, samples: int) -> float:
+    """Give the standard error of a score of one training: binomial for an accuracy.
+
+    Args:
+        score: its name, such as `accuracy`.
+        value: the score.
+        samples: that it was measured on.
+
+    Returns:
+        The error; nan of another score, whose error one training does not tell.
+    """
+    return math.sqrt(max(0.0, value * (1 - value)) / samples) if score == "accuracy" else math.nan
 
 
 def nats(score: str) -> str:

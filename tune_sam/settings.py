@@ -310,6 +310,11 @@ class SearchOptions(RangeOptions):
         description="End the search when its trials have trained so many epochs together, those of all optimizers; as "
         "--time-budget.",
     )
+    patience: Annotated[CountOption, Shown("off", "N")] = Field(
+        default=0,
+        description="End the search when no optimizer's best has improved by more than its standard error in its "
+        "last N trials that did not fail (binomial, of an accuracy; by anything, of another score); as --time-budget.",
+    )
     address: Annotated[str | None, Shown("$TUNE_SAM_ADDRESS, else one is started here, as with local")] = Field(
         default=None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001."
     )
@@ -417,6 +422,7 @@ class LimitKeywords(TypedDict, total=False):
     stall_timeout: float | str | timedelta | None
     time_budget: float | str | timedelta | None
     epoch_budget: int | str | None
+    patience: int | str | None
 
 
 LIMITS = tuple(LimitKeywords.__annotations__)

@@ -391,6 +391,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "stall_timeout": 3600.0,
             "time_budget": 0.0,
             "epoch_budget": 0,
+            "patience": 0,
             "cpus_per_trial": 1,
             "gpus_per_trial": None,
             "refit_of": None,

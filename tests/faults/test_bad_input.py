@@ -305,6 +305,7 @@ VALUES = {
     "stall_timeout": NUMBER,
     "time_budget": NUMBER,
     "epoch_budget": NUMBER,
+    "patience": NUMBER,
     "address": PORT,
     "storage": some.one_of(TEXT, some.builds("nosuch://{}".format, TEXT)),
     "tracking_uri": some.one_of(ADDRESS, SQLITE, TEXT),

@@ -1,5 +1,7 @@
 """Studies that a budget ends before their trials: honestly in every record, and resumed as if nothing had been."""
 
+from dataclasses import replace
+
 import pytest
 from mlflow import MlflowClient
 from studies import INLINE, searched_study
@@ -9,9 +11,11 @@ from tune_sam.cli.tables import stage_table
 from tune_sam.operations.doctor import doctor
 from tune_sam.operations.status import status
 from tune_sam.study.records import open_study
-from tune_sam.study.spent import noted_seconds
+from tune_sam.study.settings import StudySettings
+from tune_sam.study.spent import Spent, ended_by, noted_seconds
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.listener import Silent
+from tune_sam.tuning.meter import Meter
 
 
 class Heard(Silent):
@@ -92,3 +96,72 @@ def test_a_study_that_budgets_ended_is_resumed_as_if_nothing_had_been(tmp_path, 
     own = MlflowClient(study.tracking_uri).get_run(study.mlflow_run_id)
     assert (own.info.status, own.data.tags["tune_sam.state"]) == ("FINISHED", "complete")
     assert {one.trouble for one in doctor("one", home=home)} == {""}
+
+
+def idle(values, objective="val/accuracy", direction="maximize", samples=100):
+    settings = StudySettings(
+        workload="gcn", dataset="digits", optimizers=("base",), trials=9, epochs=1, spaces={},
+        objective=objective, score=objective.partition("/")[2], score_direction=direction,
+    )  # fmt: skip
+    spent = Spent(samples=samples)
+    for value in values:
+        spent.end("base", "complete" if value else "pruned", value)
+    return spent.idle(settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [
+        ([], 0),
+        ([None, None], 0),  # there is no best yet
+        ([0.5], 0),
+        ([0.5, 0.54, None, 0.4], 3),  # one standard error of 0.5 is 0.05
+        ([0.5, 0.56], 0),
+        ([0.5, 0.54, 0.56, 0.4], 1),  # together they are more than one
+        ([1.0, 1.0], 1),
+    ],
+)
+def test_an_accuracy_improves_by_more_than_its_standard_error(values, since):
+    assert idle(values) == since
+
+
+def test_a_score_without_a_known_error_improves_by_anything_in_its_direction():
+    assert idle([0.5, 0.499], "val/loss", "maximize") == 0, "a loss is better where it is less, whatever the score"
+    assert idle([0.5, 0.501, 0.5], "val/loss") == 2
+    assert idle([0.5, 0.499], "val/rmse", "minimize") == 0
+    assert idle([0.5, 0.501], "val/r2") == 0
+    assert idle([0.5, 0.501], samples=0) == 0, "of a workload that is not known here"
+
+
+def test_a_study_ends_when_no_optimizer_has_improved_for_so_many_trials_and_failed_ones_do_not_count():
+    settings = StudySettings(
+        workload="gcn", dataset="digits", optimizers=("base", "sam"), trials=9, epochs=1, spaces={}, patience=2
+    )
+    meter = Meter(settings, Spent(samples=100), lambda seconds: None)
+    for state, value in (("complete", 0.5), ("pruned", None), ("failed", None), ("failed", None), ("diverged", None)):
+        for optimizer in settings.optimizers[: 1 if state == "diverged" else 2]:
+            assert meter.ends() is None, "so that budgets stay equal"
+            meter.end(optimizer, state, value)
+    meter.end("sam", "complete", 0.51)
+    why = "no optimizer's best has improved by more than its standard error in its last 2 trials"
+    assert meter.ends() == (why, "--patience 4")
+    meter.end("sam", "complete", 0.9)
+    assert meter.ends() is None, "what ended while others were waited for is an improvement"
+
+
+def test_a_finished_studys_records_tell_how_long_it_has_not_improved(searched):
+    study = open_study("one", searched)
+
+    def ended(patience, trials=9):
+        return ended_by(replace(study, settings=replace(study.settings, patience=patience, trials=trials)))
+
+    assert Spent.of(study).idle(study.settings) == 2, "the grid's points were the best"
+    assert ended(2).more == "--patience 4"
+    assert ended(3) is None
+    assert ended(2, trials=3) is None, "all of its trials have ended"
+
+
+def test_patience_wants_one_best(tmp_path):
+    with pytest.raises(tune_sam.Refused, match="--patience 3 waits for a better best, and trials of --objective two"):
+        tune_sam.search("gcn", dataset="digits", home=tmp_path, objective="two", patience=3, executor=INLINE)
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from tune_sam.errors import NothingComplete
 from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.selection import Choice
 from tune_sam.evaluation.statistics import CONFIDENCE, FEWEST, SIGNIFICANT, Difference, Mean, family, holm
+from tune_sam.scores import standard_error
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
@@ -287,17 +288,14 @@ def chosen_radii(study: Study, optimizers: Sequence[str] | None = None) -> tuple
             tried = [(trial.config.rho, trial.metrics.get(f"val/{score}")) for trial in complete if trial.config]
             points = [(rho, value) for rho, value in tried if rho is not None and value is not None]
             if points:
-                found.append(_radius(optimizer, points, samples if score == "accuracy" else None))
+                found.append(_radius(optimizer, points, standard_error(score, points[0][1], samples)))
     return tuple(found)
 
 
-def _radius(optimizer: str, points: Sequence[tuple[float, float]], samples: int | None) -> Radius:
-    """Judge the ρ and the score of an optimizer's trials, the best trial first; an accuracy is of so many samples."""
+def _radius(optimizer: str, points: Sequence[tuple[float, float]], error: float) -> Radius:
+    """Judge the ρ and the score of an optimizer's trials, the best trial first, whose standard error is given."""
     (value, best), radii = points[0], sorted({rho for rho, _ in points})
-    near = [math.nan]
-    if samples is not None:
-        error = math.sqrt(best * (1 - best) / samples)
-        near = [rho for rho, other in points if other >= best - error]
+    near = [rho for rho, other in points if other >= best - error] or [math.nan]
     end: Literal["smallest", "largest", ""] = ""
     if len(radii) > 1:
         end = "smallest" if value == radii[0] else "largest" if value == radii[-1] else ""

@@ -127,6 +127,7 @@ def refit_settings(
         trial_timeout=OFF,  # of the search's trials, which may be shorter
         time_budget=OFF,
         epoch_budget=0,
+        patience=0,
         kind=kind,
         refit_of=study.name,
         choice=asdict(choice),

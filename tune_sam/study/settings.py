@@ -82,6 +82,7 @@ class StudySettings(TrainingSettings):
         stall_timeout: seconds without an epoch after which a trial fails; 0 for no limit.
         time_budget: seconds of search, over all launches, after which it ends; 0 for no limit.
         epoch_budget: epochs of all trials together after which the search ends; 0 for no limit.
+        patience: trials of each optimizer without a better best after which the search ends; 0 for no limit.
         seed: trial number n trains with seed + n; suggestions come from seed, optimizer and n.
         sampler: `tpe`, `gp`, `cmaes`, `qmc` or `random`, or `grid` for the points of the grid alone.
         from_study: the study whose finished trials the sampler began with, kept in the ledger; None for none.
@@ -107,6 +108,7 @@ class StudySettings(TrainingSettings):
     stall_timeout: float = STALL_TIMEOUT
     time_budget: float = OFF
     epoch_budget: int = 0
+    patience: int = 0
     seed: int = 0
     sampler: str = "tpe"
     from_study: str | None = None

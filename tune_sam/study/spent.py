@@ -1,12 +1,14 @@
 """What a search has taken so far, and which of its budgets that ends."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from tune_sam.durations import OFF, written
 from tune_sam.errors import Refused
+from tune_sam.scores import standard_error
 from tune_sam.settings import flag_of
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
@@ -37,16 +39,60 @@ class Spent:
     Attributes:
         seconds: in which a process searched: not those between two launches, nor those before workers start.
         epochs: of each trial that has begun, by its optimizer and number.
+        values: of each optimizer's trials in the order in which they ended, None for one that gave none. Those that
+            failed are left out: they say nothing of what was tried.
+        samples: of the validation split, which an accuracy is of; 0 if the workload is not known here.
     """
 
     seconds: float = 0.0
     epochs: dict[tuple[str, int], int] = field(default_factory=dict)
+    values: dict[str, list[float | None]] = field(default_factory=dict)
+    samples: int = 0
 
     @classmethod
     def of(cls, study: "Study") -> "Spent":
         """Read what the ledger of a study has."""
-        epochs = {(trial.optimizer, trial.number): trial.epochs for trial in study.records()}
-        return cls(noted_seconds(study), epochs)
+        trials = study.records()
+        found = cls(noted_seconds(study), {(trial.optimizer, trial.number): trial.epochs for trial in trials})
+        for trial in sorted(trials, key=lambda trial: (trial.ended or "", trial.number)):
+            if trial.has_ended:
+                found.end(trial.optimizer, trial.state, trial.value)
+        with suppress(Refused, KeyError):  # a record can be read without the workload that it names
+            found.samples = study.workload.datasets[study.settings.dataset].validation
+        return found
+
+    def end(self, optimizer: str, state: str, value: float | None) -> None:
+        """Count a trial that ended now, with its value if it is complete."""
+        if state != "failed":
+            self.values.setdefault(optimizer, []).append(value)
+
+    def idle(self, settings: StudySettings) -> int:
+        """Count the trials in which no optimizer's best has improved by more than its standard error.
+
+        What counts is an improvement over the last one that did, so that many small ones together are one. Of a score
+        whose error one training does not tell, any improvement counts.
+
+        Returns:
+            Of the optimizer that has the fewest such trials, for the others have been as idle as that.
+        """
+        score = settings.judged_by.partition("/")[2]
+
+        def is_better(value: float, best: float | None) -> bool:
+            if best is None:
+                return True
+            error = standard_error(score, best, self.samples) if self.samples else math.nan
+            return settings.sign * (value - best) > (0.0 if math.isnan(error) else error)
+
+        def idle(values: Sequence[float | None]) -> int:
+            best, since = None, 0
+            for value in values:
+                if value is not None and is_better(value, best):
+                    best, since = value, 0
+                elif best is not None:
+                    since += 1
+            return since
+
+        return min(idle(self.values.get(optimizer, ())) for optimizer in settings.optimizers)
 
     def ends(self, settings: StudySettings) -> Ended | None:
         """Say which budget of a study is spent; None while none is."""
@@ -55,6 +101,10 @@ class Spent:
             return _ended("time_budget", f"its time budget of {allowed} is spent", written(2 * math.ceil(self.seconds)))
         if 0 < settings.epoch_budget <= (trained := sum(self.epochs.values())):
             return _ended("epoch_budget", f"its budget of {settings.epoch_budget:,} epochs is spent", 2 * trained)
+        if 0 < settings.patience <= (idle := self.idle(settings)):
+            last = f"{settings.patience} trials" if settings.patience > 1 else "trial"
+            why = f"no optimizer's best has improved by more than its standard error in its last {last}"
+            return _ended("patience", why, 2 * idle)
         return None
 
 
@@ -65,7 +115,7 @@ def _ended(option: str, why: str, more: object) -> Ended:
 def ended_by(study: "Study") -> Ended | None:
     """Say which budget ended a search; None where none did, and where all of its trials have ended anyway."""
     settings = study.settings
-    if settings.time_budget == OFF and not settings.epoch_budget:
+    if settings.time_budget == OFF and not settings.epoch_budget and not settings.patience:
         return None
     ended = sum(trial.has_ended for trial in study.records())
     return Spent.of(study).ends(settings) if ended < settings.trials_in_all else None

@@ -210,6 +210,8 @@ class Driver(tune.Callback):
                 ledger.key(number),
                 result["unperturbed"],
             )
+        value = outcome.metrics.get(self.study.settings.judged_by) if state == "complete" else None
+        self.meter.end(ledger.optimizer, state, value)
         self.listener.ended(ledger.optimizer, number, outcome)
         if kept and self._is_whole(kept[0]):
             self._forget((*kept[1:], *self._given(trial).resume_from), needed=kept[:1])

@@ -13,7 +13,7 @@ EVERY = 10.0
 
 
 class Meter:
-    """Counts the time and the epochs of a search.
+    """Counts the time, the epochs and the trials of a search.
 
     Args:
         settings: the study's, with its budgets.
@@ -33,6 +33,10 @@ class Meter:
     def epoch(self, trial: tuple[str, int], epoch: int) -> None:
         """Count the epochs of a trial up to this one. Those that are trained again after an interrupt count once."""
         self._spent.epochs[trial] = max(epoch, self._spent.epochs.get(trial, 0))
+
+    def end(self, optimizer: str, state: str, value: float | None) -> None:
+        """Count a trial that ended, with its value if it is complete."""
+        self._spent.end(optimizer, state, value)
 
     def ends(self) -> Ended | None:
         """Say which budget of the study is spent by now; None while none is.

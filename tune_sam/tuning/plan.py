@@ -106,6 +106,7 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
             f"--train-subset {chosen.train_subset} is not possible, {dataset} has {sizes.train} training "
             f"samples{of_classes}; give from {fewest} to {sizes.train}."
         )
+    _refuse_patience(chosen, chosen.objective or "")
     check_declared(workload)
     check_named(chosen, workload)
     spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
@@ -136,6 +137,14 @@ def _judged(chosen: SearchOptions, workload: Workload) -> dict[str, Any]:
         raise Refused(f"--objective {objective} is nothing that {workload.name} has; choose from {possible}, two.")
     score = named if named in workload.scores else first
     return {"objective": objective, "score": score, "score_direction": workload.scores[score].direction}
+
+
+def _refuse_patience(chosen: SearchOptions, objective: str) -> None:
+    if chosen.patience and objective == "two":
+        raise Refused(
+            f"--patience {chosen.patience} waits for a better best, and trials of --objective two have none; leave it "
+            "out, or give one objective."
+        )
 
 
 def _scheduler(chosen: SearchOptions) -> str:
@@ -302,8 +311,13 @@ def grown(study: Study, trials: int) -> Study:
 
 
 def limited(study: Study, chosen: SearchOptions) -> Study:
-    """Give the study those of the :data:`LIMITS` that a person chose; the others stay as they were."""
+    """Give the study those of the :data:`LIMITS` that a person chose; the others stay as they were.
+
+    Raises:
+        Refused: the study has no best that one could have patience with.
+    """
     given: dict[str, Any] = {name: getattr(chosen, name) for name in LIMITS if name in chosen.model_fields_set}
+    _refuse_patience(chosen, study.settings.objective)
     return replace(study, settings=replace(study.settings, **given))
 
 
