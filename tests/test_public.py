@@ -28,6 +28,7 @@ PUBLIC = [
         "status",
         "doctor",
         "check",
+        "compare",
         "delete",
         "enqueue",
         "export",

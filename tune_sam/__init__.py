@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tune_sam.evaluation.refit import Refit
     from tune_sam.operations.analyze import analyze
     from tune_sam.operations.check import check
+    from tune_sam.operations.compare import compare
     from tune_sam.operations.delete import delete
     from tune_sam.operations.doctor import doctor
     from tune_sam.operations.enqueue import enqueue
@@ -45,6 +46,7 @@ _MODULES = {
     "Workload": "workload",
     "analyze": "operations.analyze",
     "check": "operations.check",
+    "compare": "operations.compare",
     "delete": "operations.delete",
     "doctor": "operations.doctor",
     "enqueue": "operations.enqueue",
@@ -79,6 +81,7 @@ __all__ = [
     "__version__",
     "analyze",
     "check",
+    "compare",
     "delete",
     "doctor",
     "enqueue",

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rich.logging import RichHandler
 
 from tune_sam.cli.console import Unwritten, err, open_streams, out, results
-from tune_sam.cli.evaluate import analyze, refit, report
+from tune_sam.cli.evaluate import analyze, compare, refit, report
 from tune_sam.cli.keeping import delete, enqueue, export, import_, rename
 from tune_sam.cli.results import best, logs, optimizers, status, studies, trials, workloads
 from tune_sam.cli.search import resume, run, search
@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (search, resume, run),
-    "Evaluate": (refit, analyze, report),
+    "Evaluate": (refit, analyze, report, compare),
     "Results": (studies, workloads, optimizers, status, best, trials, logs),
     "Keep": (enqueue, rename, export, import_, delete),
     "Services": (check, sync, doctor, ui),

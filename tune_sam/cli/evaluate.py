@@ -1,4 +1,4 @@
-"""Commands that judge what a search found: refit, analyze and report."""
+"""Commands that judge what searches found: refit, analyze, report and compare."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +13,12 @@ from tune_sam.cli.options import (
     ConcurrentOption,
     ControlsOption,
     DataOption,
+    HomeOption,
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
     StudyArgument,
+    StudyStorageOption,
     TrustedOptimizersOption,
     TrustedWorkloadOption,
     beside_the_person,
@@ -24,7 +26,7 @@ from tune_sam.cli.options import (
     takes,
 )
 from tune_sam.cli.output import Output, prints
-from tune_sam.cli.tables import show_flatness, show_refit
+from tune_sam.cli.tables import show_comparison, show_flatness, show_refit
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 from tune_sam.settings import GRID, SAMPLE, SEEDS
@@ -219,6 +221,35 @@ def report(
 
         found = run(study, home=Home.at(**places), output=folder)
     show_page(found, output)
+
+
+@prints
+def compare(
+    studies: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two studies or more.", metavar="STUDY...", autocompletion=studies_like, show_default=False
+        ),
+    ],
+    folder: Annotated[
+        Path | None, typer.Option("--output", help="New folder for a page of it.", show_default="no page")
+    ] = None,
+    workload: TrustedWorkloadOption = None,
+    home: HomeOption = None,
+    study_storage: StudyStorageOption = None,
+    *,
+    output: Output,
+) -> None:
+    """Put studies side by side: the best of each optimizer, what is not the same, and what differs between refits.
+
+    Example: [bold]tune-sam compare gcn-2026-11-24T101500 molecules --output side-by-side[/bold]
+    """
+    from tune_sam.operations.compare import compare as run
+
+    found = run(studies, home=Home.at(home, study_storage), output=folder)
+    output.give(found.to_json(), lambda: show_comparison(found, out), found.table)
+    if folder and output.for_a_person:
+        out.print(str(folder / "index.html"), soft_wrap=True, markup=False)
 
 
 def show_page(report: "Report", output: Output) -> None:

@@ -5,6 +5,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
@@ -20,6 +21,7 @@ from tune_sam.study.logs import printable
 if TYPE_CHECKING:
     from tune_sam.evaluation.analysis import Analysis
     from tune_sam.evaluation.answer import Answer
+    from tune_sam.evaluation.comparison import Comparison
     from tune_sam.evaluation.refit import Refit
     from tune_sam.operations.check import Finding
     from tune_sam.operations.doctor import Diagnosis
@@ -74,6 +76,35 @@ def trial_table(found: "list[Trial]", settings: "StudySettings", title: str | No
 
 def _score(trial: "Trial", metric: str) -> str:
     return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
+
+
+def show_comparison(found: "Comparison", out: Console) -> None:
+    """Print the best of each optimizer of each study, what is not the same, and the differences between refits."""
+    from tune_sam.reporting.comparisons import HEADER
+    from tune_sam.reporting.side_by_side import best_table, difference_rows
+
+    best, study = best_table(found), ""
+    table = plain_table("study: optimizer", *best.header[1:])
+    for row in best.rows:
+        if len(row) == 1:
+            study = str(row[0])
+        else:
+            table.add_row(f"{study}: {row[0]}", *(str(cell) or "–" for cell in row[1:]))
+    show_table(table, out)
+    if found.differing:
+        out.print()
+        table = plain_table("not the same", *(one.name for one in found.studies))
+        for one in found.differing:
+            table.add_row(one.name, *map(escape, one.values))  # a record may say anything
+        show_table(table, out)
+    if found.claims:
+        out.print()
+        table = plain_table(f"test {found.studies[0].settings.score}", *HEADER[1:])
+        for cells_of_row in difference_rows(found):
+            table.add_row(*(cell or "–" for cell in cells_of_row))
+        show_table(table, out)
+    for note in found.notes:
+        out.print(f"\n{note}", soft_wrap=True, markup=False)
 
 
 def diagnosis_table(found: "Sequence[Diagnosis]") -> Table:

@@ -82,7 +82,7 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
     if not own.is_dir():
         raise Refused(f"the files of study {name} are gone, there is no folder {own}; bring it back, or search again.")
     if output is not None:
-        there = _output(Path(output))
+        there = output_folder(Path(output))
         return Report(study, write_page(study, there), there / "index.html", "")
     with page_lock(study.home, name):
         adopt_epochs(study)
@@ -92,8 +92,12 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
         return Report(study, answer, folder / "index.html", _publish(study, folder) or left)
 
 
-def _output(folder: Path) -> Path:
-    """Give the absolute path of a folder that a page may replace."""
+def output_folder(folder: Path) -> Path:
+    """Give the absolute path of a folder that a page may replace.
+
+    Raises:
+        Refused: it has something else than a page in it, or cannot be written.
+    """
     folder = folder.expanduser().absolute()
     try:
         others = sorted(file.name for file in folder.iterdir() if file.name not in PAGE) if folder.exists() else []
@@ -129,7 +133,14 @@ def write_page(study: Study, folder: Path) -> Answer:
     answer = short_answer(study, refit, found)
     with replaced_folder(folder) as unfinished:
         (unfinished / "figures").mkdir()
-        _write(unfinished, study, answer, _sections(study, refit, best, found, unfinished))
+        render(
+            unfinished,
+            _sections(study, refit, best, found, unfinished),
+            title=f"{study.name}: does SAM help?",
+            heading=f"Does sharpness-aware minimization help {study.settings.workload} on {study.settings.dataset}?",
+            subtitle=f"Study {study.name}",
+            answer=answer,
+        )
         study.trials().to_csv(unfinished / "trials.csv", index=False)
         if refit:
             means(refit).to_csv(unfinished / "table.csv", index=False)
@@ -166,7 +177,18 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], found: A
     ]
 
 
-def _write(folder: Path, study: Study, answer: Answer, sections: Sequence[Section]) -> None:
+def render(
+    folder: Path, sections: Sequence[Section], *, title: str, heading: str, subtitle: str, answer: Answer | None = None
+) -> None:
+    """Write sections as `index.html`, which needs no other file, and as `report.md`, into a folder.
+
+    Args:
+        folder: it exists, with the pictures in its `figures/`.
+        sections: in their order.
+        title: of the browser's window.
+        heading, subtitle: at the top.
+        answer: three lines below them, with the figure that shows them; None for none.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     from tune_sam.reporting.interactive import script
@@ -184,7 +206,13 @@ def _write(folder: Path, study: Study, answer: Answer, sections: Sequence[Sectio
     plotly = script() if any(picture.interactive for one in sections for picture in one.pictures) else ""
     for template, file in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
         text = templates.get_template(template).render(
-            study=study, answer=answer, overview=pictures_in(folder, ANSWER), sections=sections, plotly=plotly
+            title=title,
+            heading=heading,
+            subtitle=subtitle,
+            answer=answer,
+            overview=pictures_in(folder, ANSWER) if answer else (),
+            sections=sections,
+            plotly=plotly,
         )
         (folder / file).write_text(text, encoding="utf-8")
 

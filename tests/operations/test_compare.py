@@ -1,0 +1,120 @@
+import csv
+import io
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+from studies import INLINE
+
+import tune_sam
+from tune_sam.cli.main import main
+from tune_sam.errors import Refused
+from tune_sam.evaluation.comparison import compared
+from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.statistics import holm
+
+SEEDS = [0, 1]
+
+
+@pytest.fixture(scope="module")
+def home(refitted):
+    """A home with `one`, and `two` with other optimizers and fewer epochs; both are refitted with two seeds."""
+    options = {"dataset": "digits", "scheduler": "none", "home": refitted, "executor": INLINE, "trials": 1}
+    tune_sam.search("gcn", optimizers=["sam", "asam"], epochs=1, name="two", **options)
+    tune_sam.refit("two", home=refitted, seeds=2, controls=False, executor=INLINE)
+    return refitted
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, home):
+    """The command line in this process: status, output, errors."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(home)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        found = capsys.readouterr()
+        return left.value.code, found.out, found.err
+
+    return call
+
+
+def test_the_best_of_each_optimizer_stands_beside_its_refit(home):
+    found = tune_sam.compare(["one", "two"], home=home)
+    assert [(row.study, row.optimizer) for row in found.rows] == [
+        ("one", "base"),
+        ("one", "sam"),
+        ("two", "sam"),
+        ("two", "asam"),
+    ]
+    study = tune_sam.open_study("one", home)
+    refit = tested_refit(study)
+    for row in found.rows[:2]:
+        best = study.best(row.optimizer)
+        assert (row.config, row.validation) == (best.config, best.metrics["val/accuracy"])
+        assert row.test == refit.summary()[row.row]["test/accuracy"]
+        assert (row.trials, row.lambda_max) == (3, None)
+    assert found.comparable
+    assert {one.name for one in found.differing} >= {"epochs", "trials"}
+    assert any("not the same in" in note and "epochs" in note for note in found.notes)
+
+
+def test_refits_with_the_same_seeds_are_compared_in_pairs_as_one_family(home):
+    found = tune_sam.compare(["one", "two"], home=home)
+    assert [(claim.row.split()[:2], claim.to.split()[:2]) for claim in found.claims] == [
+        (["two:", "sam"], ["one:", "sam"]),
+        (["two:", "asam"], ["one:", "base"]),
+    ]
+    for claim in found.claims:
+        assert claim.difference.mean.n == len(SEEDS)
+    assert [claim.difference.corrected for claim in found.claims] == pytest.approx(
+        holm([claim.difference.p for claim in found.claims]), nan_ok=True
+    )
+
+
+def test_studies_of_other_data_only_stand_side_by_side(home):
+    one, two = (tune_sam.open_study(name, home) for name in ("one", "two"))
+    found = compared([one, replace(two, settings=replace(two.settings, workload="attention"))])
+    assert not found.comparable
+    assert found.claims == ()
+    assert [one.name for one in found.differing if one.excludes] == ["workload"]
+    assert "cannot be compared" in found.notes[0]
+
+
+def test_each_form_has_the_rows(cli):
+    status, said, _ = cli("compare", "one", "two", "--csv")
+    assert status == 0
+    rows = list(csv.DictReader(io.StringIO(said)))
+    assert [row["optimizer"] for row in rows] == ["base", "sam", "sam", "asam"]
+    status, said, _ = cli("compare", "one", "two", "--json")
+    assert status == 0
+    document = json.loads(said)
+    assert [row["test"] for row in document["rows"]] == [float(row["test"]) for row in rows]
+    assert len(document["differences"]) == 2
+    status, said, _ = cli("compare", "one", "two")
+    assert status == 0
+    assert "two: SAM" in said
+
+
+def test_a_page_is_written_that_needs_no_other_file(home, tmp_path, coarse_figures):
+    tune_sam.compare(["one", "two"], home=home, output=tmp_path / "page")
+    written = {file.name for file in (tmp_path / "page").iterdir()}
+    assert written == {"index.html", "report.md", "table.csv", "figures"}
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "What differs between the refits" in page
+    assert "two: ASAM" in page
+    assert page.count("data:image/png") == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("kept")
+    with pytest.raises(Refused, match="has file in it"):
+        tune_sam.compare(["one", "two"], home=home, output=tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["one"], "two studies or more"), (["one", "one"], "each once"), (["one", "none"], "no study 'none'")],
+)
+def test_less_than_two_studies_are_refused(home, names, said):
+    with pytest.raises(Refused, match=said):
+        tune_sam.compare(names, home=home)

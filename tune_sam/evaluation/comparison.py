@@ -1,0 +1,325 @@
+"""Studies side by side: the best of each optimizer, where they cannot be compared, and what differs between refits.
+
+A difference is only of pairs: two rows of the same data in which the same seeds were trained. All of them are one
+family, whose p-values are corrected by Holm's method.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from tune_sam.display import html_table
+from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.claims import Claim, claims, with_flatness
+from tune_sam.evaluation.measured import measured_of
+from tune_sam.evaluation.names import names_of, optimizer_names
+from tune_sam.evaluation.refit import Refit, tested_refit
+from tune_sam.evaluation.statistics import Mean, with_interval
+from tune_sam.scores import written
+from tune_sam.space import Configuration
+from tune_sam.study.records import Study
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+OTHER_DATA = ("workload", "dataset", "score", "score_direction")
+"""The settings in which studies have to agree, for otherwise their scores are of other samples, or other measures."""
+
+TOLD = (
+    "data",
+    "preset",
+    "train_subset",
+    "label_noise",
+    "objective",
+    "epochs",
+    "trials",
+    "sampler",
+    "scheduler",
+    "from_study",
+)
+"""The settings that a difference may come from as well as from the optimizer."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The best of one optimizer of a study.
+
+    Attributes:
+        study, optimizer: whose.
+        name: of the optimizer, as tables call it; where a refit has several of its configurations, which.
+        config: by validation the best of the search, or of a refit that has no search what it trained; None if none
+            is complete.
+        validation: its score on the validation split; None if it was not searched.
+        test: the score of its refit on the test set, over the seeds; None if it is not refitted.
+        gap: test minus training loss of the refit.
+        lambda_max: of the refit's networks that were measured and in which it is resolved.
+        trials, seconds, gradients: of all trials of the optimizer that trained: how many, the seconds of their epochs,
+            and gradients of single samples.
+        row: in the table of the refit; empty if there is none.
+    """
+
+    study: str
+    optimizer: str
+    name: str
+    config: Configuration | None
+    validation: float | None
+    test: Mean | None
+    gap: Mean | None
+    lambda_max: Mean | None
+    trials: int
+    seconds: float
+    gradients: int
+    row: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the row as JSON holds it, flat: of a mean its value, half of its 95 % interval, and how many seeds."""
+        point = self.config.point if self.config else {}
+        means = {"test": self.test, "gap": self.gap, "lambda_max": self.lambda_max}
+        return {
+            "study": self.study,
+            "optimizer": self.optimizer,
+            "row": self.row or None,
+            **{name: point.get(name) for name in ("rho", "lr", "batch_size")},
+            **(self.config.more if self.config else {}),
+            "validation": self.validation,
+            **{
+                f"{name}{end}": getattr(mean, part) if mean else None
+                for name, mean in means.items()
+                for end, part in (("", "value"), ("_half", "half"), ("_n", "n"))
+            },
+            "trials": self.trials,
+            "seconds": self.seconds,
+            "gradients": self.gradients,
+        }
+
+
+@dataclass(frozen=True)
+class Differing:
+    """A setting that is not the same in all studies.
+
+    Attributes:
+        name: as `epochs`.
+        values: of each study, as they are written.
+        excludes: whether it makes scores of other things, so that nothing is compared.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    excludes: bool
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """What several studies found, side by side.
+
+    Attributes:
+        studies: in the order in which they were named.
+        rows: the best of each optimizer of each study.
+        differing: the settings that are not the same in all studies; those that exclude a comparison first.
+        claims: the differences in the test score between rows of two studies with seeds in common, `row` minus `to`;
+            both are named as `STUDY: ROW`.
+        notes: what else a reader has to know, a sentence each.
+    """
+
+    studies: tuple[Study, ...]
+    rows: tuple[Row, ...]
+    differing: tuple[Differing, ...]
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(study.name for study in self.studies)}>"
+
+    def _repr_html_(self) -> str:
+        score = self.studies[0].settings.score
+        how = written(score)
+        columns = ("study", "optimizer", f"validation {score}", f"test {score}{how.unit}")
+        rows = [
+            (row.study, row.name, row.validation, with_interval(row.test, how.factor, how.decimals) if row.test else "")
+            for row in self.rows
+        ]
+        return html_table("The best of each optimizer", columns, rows)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the scores are of the same samples and the same measure."""
+        return not any(one.excludes for one in self.differing)
+
+    def table(self) -> "DataFrame":
+        """Tabulate :attr:`rows`."""
+        import pandas
+
+        return pandas.DataFrame([row.to_json() for row in self.rows])
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all of it as JSON holds it."""
+        return {
+            "studies": [study.name for study in self.studies],
+            "comparable": self.comparable,
+            "differing": [asdict(one) for one in self.differing],
+            "rows": [row.to_json() for row in self.rows],
+            "differences": [_claim(claim) for claim in self.claims],
+            "notes": list(self.notes),
+        }
+
+
+def compared(studies: Sequence[Study]) -> Comparison:
+    """Put searches side by side.
+
+    Raises:
+        Refused: these are not two studies or more, or the record of one names code that is not installed.
+    """
+    names = [study.name for study in studies]
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise Refused(f"compare needs two studies or more, each once, and got {', '.join(names) or 'none'}.")
+    refits = [tested_refit(study) for study in studies]
+    tables = [_table(refit) if refit else None for refit in refits]
+    differing = tuple(_differing(studies, refits))
+    rows = tuple(
+        row for one, refit, table in zip(studies, refits, tables, strict=True) for row in _rows(one, refit, table)
+    )
+    found = () if any(one.excludes for one in differing) else _claims(studies[0].settings.score, rows, tables)
+    return Comparison(tuple(studies), rows, differing, found, tuple(_notes(studies, refits, differing, found)))
+
+
+def _table(refit: Refit) -> "DataFrame":
+    """Tabulate a refit's own rows, without controls and equal compute, with λ_max where it was measured."""
+    measured = measured_of(refit.of, refit)
+    table = with_flatness(refit.table(), measured.table() if measured else None)
+    return table[table["kind"] == "refit"]
+
+
+def _differing(studies: Sequence[Study], refits: Sequence[Refit | None]) -> Iterator[Differing]:
+    """Find what is not the same, in the trainings and in the refits."""
+    for name in (*OTHER_DATA, *TOLD):
+        values = [getattr(study.settings, name) for study in studies]
+        if len(set(values)) > 1:
+            yield Differing(name.replace("_", " "), tuple(map(_written, values)), excludes=name in OTHER_DATA)
+    epochs = [refit and refit.epochs for refit in refits]
+    if len({one for one in epochs if one is not None}) > 1:
+        yield Differing("epochs of the refit", tuple(map(_written, epochs)), excludes=False)
+
+
+def _written(value: Any) -> str:
+    return "–" if value is None else str(value)
+
+
+def _rows(study: Study, refit: Refit | None, table: "DataFrame | None") -> Iterator[Row]:
+    """Give the best of each optimizer; of a refit whose points nothing chose, each of them."""
+    settings = study.settings
+    samples = settings.train_subset or study.workload.datasets[settings.dataset].train
+    trials, optimizers = study.records(), optimizer_names(study)
+    names = names_of(refit) if refit else {}
+    for optimizer in settings.optimizers:
+        own = [trial for trial in trials if trial.optimizer == optimizer and trial.epochs]
+        cost = (len(own), sum(trial.seconds or 0 for trial in own), sum(trial.gradients(samples) for trial in own))
+        try:
+            best = study.best(optimizer)
+        except NothingComplete:
+            best = None
+        found = [] if table is None else list(table[table["optimizer"] == optimizer].groupby("row", sort=False))
+        if refit and not refit.choice.planned:
+            found = found[:1]  # validation chose it
+        for row, part in found or [("", None)]:
+            config = best.config if best else None
+            if refit and refit.choice.planned and part is not None:
+                config = refit.studies[0].trial(str(part["key"].iloc[0])).config
+            yield Row(
+                study.name,
+                optimizer,
+                names.get(str(row), optimizers[optimizer]),
+                config,
+                best.metrics.get(f"val/{settings.score}") if best else None,
+                _mean(part, f"test/{settings.score}"),
+                _mean(part, "gap/loss"),
+                _mean(part, "lambda_max"),
+                *cost,
+                str(row),
+            )
+
+
+def _mean(part: "DataFrame | None", column: str) -> Mean | None:
+    """Average over the seeds; None where it was not measured or is not resolved."""
+    values = [] if part is None or column not in part else part[column].dropna().tolist()
+    return Mean.of(values) if values else None
+
+
+def _claims(score: str, rows: Sequence[Row], tables: "Sequence[DataFrame | None]") -> tuple[Claim, ...]:
+    """Compare each two studies: the same optimizer in both, or else with the base optimizer of the other one."""
+    from pandas import concat
+
+    refitted: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.row:
+            refitted.setdefault(row.study, {}).setdefault(row.optimizer, row)
+    there = [table for table in tables if table is not None]
+    if len(refitted) < 2:
+        return ()
+    of_all = concat([_labelled(table, study) for table, study in zip(there, refitted, strict=True)], ignore_index=True)
+    pairs = [
+        (label(own), label(to))
+        for first, later in combinations(refitted.values(), 2)
+        for optimizer, own in later.items()
+        if (to := first.get(optimizer) or first.get("base"))
+    ]
+    return claims(of_all, pairs, (f"test/{score}",))
+
+
+def _labelled(table: "DataFrame", study: str) -> "DataFrame":
+    return table.assign(row=[f"{study}: {row}" for row in table["row"]])
+
+
+def label(row: Row) -> str:
+    """Name a row of a refit among those of all studies."""
+    return f"{row.study}: {row.row}"
+
+
+def _notes(
+    studies: Sequence[Study], refits: Sequence[Refit | None], differing: Sequence[Differing], found: Sequence[Claim]
+) -> Iterator[str]:
+    """Say where numbers are not what they seem."""
+    if excluding := [one.name for one in differing if one.excludes]:
+        yield (
+            f"These studies cannot be compared, for they have not the same {' and '.join(excluding)}: their scores are "
+            "of other samples, or other measures. They only stand side by side."
+        )
+    elif told := [one.name for one in differing if not one.excludes]:
+        yield (
+            f"The studies are not the same in {' and '.join(told)}: what differs between their scores may come from "
+            "there, and not from the optimizer."
+        )
+    for study, refit in zip(studies, refits, strict=True):
+        if refit is None:
+            yield (
+                f"Study {study.name} is not refitted: the validation score of the best of many trials looks better "
+                f"than it is; `tune-sam refit {study.name}` tests it."
+            )
+        elif refit.stale:
+            yield (
+                f"The refit of study {study.name} is of an earlier best than the one shown, for it was searched on "
+                f"since; `{refit.command}` trains the new one."
+            )
+    if not found and all(refits) and not any(one.excludes for one in differing):
+        seeds = "; ".join(
+            f"{study.name}: {', '.join(map(str, refit.seeds))}"
+            for study, refit in zip(studies, refits, strict=True)
+            if refit
+        )
+        yield f"Their refits have no seed in common ({seeds}), so there are no pairs to compare."
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    difference, mean = claim.difference, claim.difference.mean
+    return {
+        "row": claim.row,
+        "to": claim.to,
+        "measure": claim.measure,
+        "seeds": mean.n,
+        "difference": mean.value,
+        "low": mean.low,
+        "high": mean.high,
+        "p": difference.p,
+        "corrected_p": difference.corrected,
+        "shown": difference.shown,
+    }
