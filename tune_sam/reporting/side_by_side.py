@@ -43,10 +43,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
 def best_table(comparison: Comparison) -> Table:
     """Tabulate the best of each optimizer, below a heading for each study."""
     score = comparison.studies[0].settings.score
+    unit = written(score).unit
     more = sorted({name for study in comparison.studies for name in study.settings.more})
     header = (
         *("", "ρ", "learning rate", "batch size", *more),
-        *(f"validation {score}", f"test {score}", "gap (loss)", "λ_max", "trials", "seconds", "gradients"),
+        *(f"validation {score}{unit}", f"test {score}{unit}", "gap (loss)", "λ_max", "trials", "seconds", "gradients"),
     )
     rows: list[tuple[Cell, ...]] = []
     for study in comparison.studies:
@@ -95,7 +96,7 @@ def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 def _best(comparison: Comparison, folder: Path) -> Section:
     accuracy = comparison.studies[0].settings.score == "accuracy"
-    unit = "Accuracies are in %, losses in nats. " if accuracy else ""
+    unit = "Losses are in nats. " if accuracy else ""
     return Section(
         "The best of each optimizer",
         (
