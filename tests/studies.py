@@ -11,7 +11,11 @@ INLINE = InlineExecutor()
 
 
 def searched_study(
-    home: Path, executor: Executor = INLINE, listener: SearchListener | None = None, name: str = "one", **options: str
+    home: Path,
+    executor: Executor = INLINE,
+    listener: SearchListener | None = None,
+    name: str = "one",
+    **options: object,
 ) -> Study:
     """Search the digits as the study `one`: two optimizers, three complete trials each."""
     return tune_sam.search(

@@ -37,7 +37,7 @@ main()
 @pytest.fixture(scope="module")
 def home(refitted):
     """Study `one` with its refit, and the newer study `two`."""
-    searched_study(refitted, name="two")
+    searched_study(refitted, name="two", train_subset=128)
     return refitted
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import warm
 from studies import INLINE
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -131,27 +132,25 @@ def test_the_smallest_workload_of_the_page_is_searched_as_it_stands(monkeypatch,
     assert [trial.state for trial in names["study"].records()].count("failed") == 0
 
 
+def pytest_of(file):
+    raise SystemExit(pytest.main(["-q", file]))
+
+
 @pytest.mark.slow
 def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_path):
     _, module, _, contract = blocks("own-workload.md")
     (tmp_path / "mlp.py").write_text(module)
     (tmp_path / "test_mlp.py").write_text(contract)
-    tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "test_mlp.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert tested.returncode == 0, tested.stdout
-    assert " passed" in tested.stdout
-    command = re.search(r"^tune-sam search .*$", (DOCS / "own-workload.md").read_text(), re.MULTILINE).group()
-    searched = subprocess.run(
-        [sys.executable, "-c", "from tune_sam.cli.main import main; main()", *command.split()[1:], "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "TUNE_SAM_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)},
-    )
-    assert searched.returncode == 0, searched.stderr
-    best = json.loads(searched.stdout)
+    tested = warm.Command(pytest_of, "test_mlp.py", cwd=tmp_path)
+    said, _ = tested.communicate()
+    assert tested.returncode == 0, said
+    assert " passed" in said
+    line = re.search(r"^tune-sam search .*$", (DOCS / "own-workload.md").read_text(), re.MULTILINE).group()
+    variables = {**os.environ, "TUNE_SAM_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)}
+    searched = warm.command(*line.split()[1:], "--json", env=variables, cwd=tmp_path)
+    out, err = searched.communicate()
+    assert searched.returncode == 0, err
+    best = json.loads(out)
     assert set(best) == {"base", "sam", "asam"}
     assert all(trial["value"] > 0.9 for trial in best.values())
 

@@ -197,8 +197,8 @@ def test_a_study_is_resumed_and_measured_where_its_home_is_now(home, tmp_path, h
     grown = resume("one", home=there, trials=3, executor=InlineExecutor())
     assert grown.counts() == {"complete": 6}
     assert all(Path(trial.checkpoint).is_relative_to(there) for trial in grown.records())
-    measured = analyze("one", home=there, sample=128, top=2, grid=2, executor=InlineExecutor())
-    assert len(measured.flatness) == 4
+    measured = analyze("one", home=there, sample=32, optimizers=["sam"], top=2, grid=2, executor=InlineExecutor())
+    assert len(measured.flatness) == 2
     assert not measured.undelivered
     assert not [one.trouble for one in mend("one", home=there) if one.trouble]
     if how == "copied":

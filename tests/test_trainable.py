@@ -10,11 +10,13 @@ from tune_sam.checkpoint import Checkpoint
 from tune_sam.cluster.gpu import gpu_fraction
 from tune_sam.cluster.sharing import share
 from tune_sam.errors import Refused
-from tune_sam.trainable import SAMTrainable, trainable_for
+from tune_sam.samples import with_train_subset
+from tune_sam.trainable import trainable_for
+from tune_sam.trainables import GCNTrainable
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
-SMALL = {"dataset": "digits", "epochs": 2, "lr": 0.01, "batch_size": 64}
+SMALL = {"dataset": "digits", "train_subset": 128, "epochs": 2, "lr": 0.01, "batch_size": 64}
 CONFIGS = [
     {**SMALL, "optimizer": "sam", "rho": 0.05, "seed": 1},
     {**SMALL, "optimizer": "base", "rho": None, "seed": 2, "batch_size": 128},
@@ -24,7 +26,7 @@ CONFIGS = [
 
 @pytest.fixture(scope="module")
 def data():
-    with share(GCN.splits("digits", None)) as shared:
+    with share(with_train_subset(GCN.splits("digits", None), 128)) as shared:
         yield shared
 
 
@@ -69,7 +71,7 @@ def test_data_other_than_what_the_config_names_are_refused(data):
         def setup(self, config):
             super().setup(config, data)
 
-    with pytest.raises(ValueError, match="1078 training and 179 validation samples, the config names 100 "):
+    with pytest.raises(ValueError, match="128 training and 179 validation samples, the config names 100 "):
         Given({**CONFIGS[0], "train_subset": 100})
 
 
@@ -81,7 +83,7 @@ def test_data_of_another_split_with_as_many_training_samples_are_refused(data):
             def setup(self, config):
                 super().setup(config, other)
 
-        with pytest.raises(ValueError, match="1078 training and 1078 validation samples, the config names 1078 a"):
+        with pytest.raises(ValueError, match="128 training and 128 validation samples, the config names 128 a"):
             Given(CONFIGS[0])
 
 
@@ -143,15 +145,13 @@ def test_without_a_cluster_there_is_no_share(monkeypatch):
 
 
 def meeting_trainable(place):
-    """A trial that ends only if four of them run at the same time. Made in a function, so that it travels by value."""
+    """A trial that ends only if two of them run at the same time. Made in a function, so that it travels by value."""
 
-    class Meeting(SAMTrainable):
-        workload = GCN
-
+    class Meeting(GCNTrainable):
         def step(self):
             (place / f"{os.getpid()}").touch()
             for _ in range(600):
-                if len(list(place.iterdir())) == 4:
+                if len(list(place.iterdir())) == 2:
                     return {
                         **super().step(),
                         "device": str(self.trainer.device),
@@ -159,39 +159,29 @@ def meeting_trainable(place):
                         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
                     }
                 time.sleep(0.1)
-            raise TimeoutError("four trials were not at work at the same time")
+            raise TimeoutError("two trials were not at work at the same time")
 
     return Meeting
 
 
 @pytest.mark.slow
-def test_four_trials_share_one_logical_gpu_and_compute_where_torch_can(cluster, tmp_path):
+def test_in_a_plain_tuner_trials_share_one_logical_gpu_and_compute_where_torch_can(cluster, tmp_path):
     (tmp_path / "meeting").mkdir()
     results = tune.Tuner(
         meeting_trainable(tmp_path / "meeting"),
         param_space={
-            **CONFIGS[0],
-            "seed": tune.grid_search([1, 2, 3, 4]),
-            "gpus_per_trial": 0.25,
+            **CONFIGS[2],
+            "seed": tune.grid_search([1, 2]),
+            "gpus_per_trial": 0.5,
         },
-        tune_config=tune.TuneConfig(max_concurrent_trials=4),
+        tune_config=tune.TuneConfig(max_concurrent_trials=2),
         run_config=tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0),
     ).fit()
     assert not results.errors
-    assert len({result.metrics["pid"] for result in results}) == 4
+    assert len({result.metrics["pid"] for result in results}) == 2
     assert {result.metrics["visible"] for result in results} == {"0"}, "each was on the one GPU"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert {result.metrics["device"] for result in results} == {device}
-
-
-@pytest.mark.slow
-def test_it_runs_in_a_plain_tuner_without_our_search(cluster, tmp_path):
-    from tune_sam.trainables import GCNTrainable
-
-    result = tune.Tuner(
-        GCNTrainable,
-        param_space={"optimizer": "asam", "rho": 0.1, "lr": 0.01, "batch_size": 64, "dataset": "digits", "epochs": 1},
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    ).fit()[0]
-    assert result.metrics["epoch"] == 1
-    assert 0 < result.metrics["val/accuracy"] < 1
+    for result in results:
+        assert result.metrics["epoch"] == 1
+        assert 0 < result.metrics["val/accuracy"] < 1

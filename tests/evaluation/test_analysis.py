@@ -1,8 +1,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import warm
 from studies import INLINE
 
 import tune_sam
@@ -31,7 +30,7 @@ from tune_sam.workload import find_workload
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 
 GCN = find_workload("gcn")
-SAMPLE, SIDE = 100, 9  # 81 points: two parts
+SAMPLE, SIDE = 32, 9  # 81 points: two parts
 FLATNESS = "flatness/lambda_max"
 
 
@@ -210,11 +209,11 @@ def test_a_network_that_cannot_be_measured_is_told_and_nothing_is_logged(another
     best = study.best("sam")
     before = len(latest(study, best))
     with spoiled(best, how), pytest.raises(Refused, match=said) as refused:
-        tune_sam.analyze("one", home=another, sample=50, grid=3, executor=INLINE)
+        tune_sam.analyze("one", home=another, sample=24, grid=3, executor=INLINE)
     assert best.key in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert len(latest(study, best)) == before
-    assert not (another / "studies" / "one" / "flatness" / "50-grid3").exists()
+    assert not (another / "studies" / "one" / "flatness" / "24-grid3").exists()
 
 
 @pytest.mark.slow
@@ -222,11 +221,11 @@ def test_of_all_trials_those_that_can_be_measured_are(another):
     study = open_study("one", another)
     best = study.best("sam")
     with spoiled(best, "nan"):
-        found = tune_sam.analyze("one", home=another, sample=50, every=True, executor=INLINE)
+        found = tune_sam.analyze("one", home=another, sample=24, every=True, executor=INLINE)
         assert list(found.failed) == [best.key]
         assert len(found.trials) == len(found.table()) == 5
         with pytest.raises(Refused, match=f"{best.key} cannot be measured"):
-            tune_sam.analyze("one", home=another, sample=40, optimizers=["sam"], executor=INLINE)
+            tune_sam.analyze("one", home=another, sample=16, optimizers=["sam"], executor=INLINE)
 
 
 def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
@@ -252,15 +251,16 @@ def test_results_that_mlflow_does_not_take_are_delivered_by_the_next_call(search
     def away(uri):
         raise Refused("MLflow at http://away cannot be reached")
 
-    study, trial = analysis.study, analysis.trials[0]
+    study, (_, trial) = analysis.study, analysis.trials
+    options = {"home": searched, "sample": 20, "grid": 3, "optimizers": ["sam"], "executor": INLINE}
     before = len(latest(study, trial))
     with monkeypatch.context() as patched:
         patched.setattr("tune_sam.tracking.client.check", away)
-        found = tune_sam.analyze("one", home=searched, sample=60, grid=3, executor=INLINE)
+        found = tune_sam.analyze("one", **options)
     assert found.undelivered == "MLflow at http://away cannot be reached"
     assert (found.folder / "surfaces.png").exists()
     assert len(latest(study, trial)) == before
-    assert tune_sam.analyze("one", home=searched, sample=60, grid=3, executor=INLINE).undelivered == ""
+    assert tune_sam.analyze("one", **options).undelivered == ""
     assert len(latest(study, trial)) == before + 1
 
 
@@ -293,21 +293,19 @@ def test_an_analysis_delivers_what_mlflow_lacks_as_the_one_process_that_uses_the
     assert held == [True]
 
 
+def measured_in(home):
+    return tune_sam.analyze("one", home=home, sample=SAMPLE, grid=SIDE, executor=INLINE)
+
+
 @pytest.mark.slow
 def test_a_killed_analysis_goes_on_where_it_was(another, analysis):
-    words = ["analyze", "one", "--sample", str(SAMPLE), "--grid", str(SIDE), "--home", str(another), "--json"]
     parts = another / "studies" / "one" / "flatness" / "parts" / str(SAMPLE)
-    first = subprocess.Popen(
-        [sys.executable, "-c", "from tune_sam.cli.main import main; main()", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    first = warm.Command(measured_in, another)
     while not (kept := {file: file.stat().st_mtime_ns for file in parts.glob("*.json")}):
         assert first.poll() is None, "it ended before it was killed"
         time.sleep(0.05)
     first.kill()
-    first.wait()
-    done = tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, executor=INLINE)
+    done = measured_in(another)
     for key, one in analysis.flatness.items():
         for name, measure in one.measures.items():
             assert done.flatness[key].measures[name].value == measure.value, name

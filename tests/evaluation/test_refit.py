@@ -1,4 +1,3 @@
-import shutil
 from dataclasses import replace
 
 import mlflow
@@ -190,7 +189,7 @@ def test_an_existing_refit_gets_its_matched_controls_and_is_not_trained_again(tm
     assert control["optimizer"].unique().tolist() == ["base"]
     assert control["gradients"].tolist() == [gradients / 2 for gradients in sam["gradients"]]
 
-    analysis = tune_sam.analyze("two", home=home, sample=50, grid=3, executor=INLINE)
+    analysis = tune_sam.analyze("two", home=home, sample=24, grid=3, executor=INLINE)
     networks = analysis.table().set_index("key")
     assert list(networks.index) == [
         *(f"two.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")),
@@ -267,25 +266,6 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     refit("one", home=searched, seeds=(77,), executor=INLINE)
     assert trained == [("base",), ("base",)], "the refit, and it at equal compute; no row needs a control"
     assert "no complete trial of sam, which the refit leaves out" in caplog.text
-
-
-@pytest.mark.slow
-def test_a_refit_is_what_analyze_measures(refitted_once, tmp_path):
-    """With the gaps to the test part; `--all` measures the search's trials."""
-    refitted = shutil.copytree(refitted_once, tmp_path / "home")
-    found = tested_refit(open_study("one", refitted))
-    analysis = tune_sam.analyze("one", home=refitted, sample=50, grid=3, executor=INLINE)
-    table = analysis.table().set_index("key")
-    assert list(table.index) == [
-        *(f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")),
-    ], "all seeds"
-    assert analysis.surfaces.keys() == {"base", "sam"}, "one surface of each optimizer"
-    expected = found.table().set_index("key").loc[table.index]
-    pd.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
-    assert (analysis.folder / "surfaces.png").exists()
-    assert {
-        trial.study for trial in tune_sam.analyze("one", home=refitted, sample=50, every=True, executor=INLINE).trials
-    } == {"one"}
 
 
 def test_a_new_login_of_the_search_is_its_refits_too(refitted, found):

@@ -28,7 +28,7 @@ from tune_sam.workload import known_workload, made_workload
 WRITERS = {
     "resume": lambda home: resume("one", home=home, trials=4, executor=INLINE),
     "refit": lambda home: refit("one", home=home, seeds=1, executor=INLINE),
-    "analyze": lambda home: analyze("one", home=home, sample=64, executor=INLINE),
+    "analyze": lambda home: analyze("one", home=home, sample=24, executor=INLINE),
 }
 """What uses all that a record can name: code, a place of results, MLflow."""
 

@@ -192,7 +192,7 @@ def test_a_server_that_lost_its_store_gets_everything_when_that_is_put_back(tmp_
     store, home = tmp_path / "server.db", tmp_path / "home"
     with mlflow_server(f"sqlite:///{store}", tmp_path) as server:
         monkeypatch.setenv("TUNE_SAM_TRACKING_URI", server.uri)
-        searched_study(home, tracking_uri=server.uri)
+        searched_study(home, tracking_uri=server.uri, train_subset=128)
         server.stop()
         shutil.copy(store, tmp_path / "copy.db")
         with suppress(FileNotFoundError):

@@ -129,7 +129,7 @@ def test_a_file_that_another_took_the_place_of_is_not_overwritten(file, tmp_path
 @pytest.mark.usefixtures("impatient")
 def test_a_search_whose_file_is_removed_ends_in_a_sentence_and_resumes(tmp_path):
     with pytest.raises(Stopped, match="is there again with all that it held"):
-        searched_study(tmp_path, listener=Saboteur((tmp_path / "optuna.db").unlink))
+        searched_study(tmp_path, listener=Saboteur((tmp_path / "optuna.db").unlink), train_subset=128)
     assert all(trial.state != "failed" for trial in open_study("one", tmp_path).records())
     resume("one", home=tmp_path, executor=INLINE)
     assert_trained_once(tmp_path)
@@ -139,8 +139,9 @@ def test_a_search_whose_file_is_removed_ends_in_a_sentence_and_resumes(tmp_path)
 @pytest.mark.usefixtures("impatient")
 def test_a_search_whose_file_stays_locked_ends_in_a_sentence_and_resumes(tmp_path):
     others = []
+    lock = Saboteur(lambda: others.append(locked(tmp_path / "optuna.db")))
     with pytest.raises(Stopped, match="locked by another process"):
-        searched_study(tmp_path, listener=Saboteur(lambda: others.append(locked(tmp_path / "optuna.db"))))
+        searched_study(tmp_path, listener=lock, train_subset=128)
     others[0].close()
     assert all(trial.state != "failed" for trial in open_study("one", tmp_path).records())
     resume("one", home=tmp_path, executor=INLINE)

@@ -35,7 +35,7 @@ def home(database, tmp_path):
 
 
 def searched_in(home, listener=None):
-    return searched_study(home.path, listener=listener, study_storage=home.study_storage)
+    return searched_study(home.path, listener=listener, study_storage=home.study_storage, train_subset=128)
 
 
 def test_a_search_survives_a_restart_of_its_database(database, home):

@@ -17,7 +17,7 @@ OPTIONS = {
     "epochs": 1,
     "name": "all",
     "seeds": 2,
-    "sample": 64,
+    "sample": 32,
     "executor": INLINE,
 }
 
@@ -54,7 +54,7 @@ def interrupt(*_, **__):
 
 def test_it_ends_with_a_page_of_everything(done):
     text = done[1].page.read_text()
-    for said in ("too few for an interval", "Measured on 64 samples", "Adam × 2 epochs"):
+    for said in ("too few for an interval", "Measured on 32 samples", "Adam × 2 epochs"):
         assert said in text
     assert "Not measured" not in text
 

@@ -41,10 +41,15 @@ def bare(searched):
 
 
 @pytest.fixture(scope="module")
-def full(refitted):
+def measured(refitted):
+    """What was measured of the refit, and of all trials."""
+    options = {"home": refitted, "sample": 32, "executor": INLINE}
+    return analyze("one", grid=3, **options), analyze("one", every=True, **options)
+
+
+@pytest.fixture(scope="module")
+def full(refitted, measured):
     """The page after a refit and both analyses."""
-    analyze("one", home=refitted, sample=64, grid=3, executor=INLINE)
-    analyze("one", home=refitted, sample=64, every=True, executor=INLINE)
     return report("one", home=refitted).page
 
 
@@ -77,6 +82,18 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
+
+
+def test_a_refit_is_what_analyze_measures(measured, study):
+    """With the gaps to the test set; `--all` measures the search's trials."""
+    of_refit, of_all = measured
+    table = of_refit.table().set_index("key")
+    assert list(table.index) == [f"one.refit/{trial}" for trial in ("base/0", "base/1", "sam/0", "sam/1")], "all seeds"
+    assert of_refit.surfaces.keys() == {"base", "sam"}, "one surface of each optimizer"
+    expected = tested_refit(study).table().set_index("key").loc[table.index]
+    pandas.testing.assert_series_equal(table["gap/loss"], expected["gap/loss"])
+    assert (of_refit.folder / "surfaces.png").exists()
+    assert {trial.study for trial in of_all.trials} == {"one"}
 
 
 def test_a_search_alone_is_told_as_one(bare, study):
@@ -164,8 +181,8 @@ def test_the_commands_are_those_that_made_it(bare, full):
     assert commands == [
         "tune-sam search gcn --config study.yaml --name one",
         "tune-sam refit one --seeds 10000,10001",
-        "tune-sam analyze one --sample 64 --grid 3",
-        "tune-sam analyze one --sample 64 --all",
+        "tune-sam analyze one --sample 32 --grid 3",
+        "tune-sam analyze one --sample 32 --all",
         "tune-sam report one",
     ]
     assert [line for line in bare.splitlines() if line.startswith("tune-sam ")] == [commands[0], commands[-1]]
@@ -275,7 +292,7 @@ def test_a_figure_that_is_gone_is_named(full, refitted):
         for file in files:
             file.unlink()
         try:
-            with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one --sample 64 --all "):
+            with pytest.raises(Refused, match=r"gap-flatness.png is gone, .*; tune-sam analyze one --sample 32 --all "):
                 report("one", home=refitted)
         finally:
             for file, content in zip(files, kept, strict=True):
@@ -289,7 +306,7 @@ def test_an_analysis_that_does_not_say_what_it_drew_is_told(full, refitted):
     kept = file.read_text()
     file.write_text(json.dumps({name: part for name, part in json.loads(kept).items() if name != "figures"}))
     try:
-        with pytest.raises(Refused, match="of an earlier version.*; tune-sam analyze one --sample 64 --all draws"):
+        with pytest.raises(Refused, match="of an earlier version.*; tune-sam analyze one --sample 32 --all draws"):
             report("one", home=refitted)
     finally:
         file.write_text(kept)
@@ -346,7 +363,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
         scheduler="none",
         executor=INLINE,
     )
-    analyze("sizes", home=refitted, sample=64, grid=3, executor=INLINE)
+    analyze("sizes", home=refitted, sample=32, grid=3, executor=INLINE)
     found = refit("sizes", home=refitted, seeds=2, each_batch_size=True, executor=INLINE)
     assert len(found.table().query("kind != 'control'")) == 2 * (2 * 2) + 2
     rows = found.table().query("kind != 'control'").drop_duplicates("row")
@@ -360,7 +377,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
     compared = pairs(found.table(), found.choice, "use")
     assert [(sizes[row], sizes[to]) for row, to in compared] == [(64, 64), (128, 128)]
     report("sizes", home=refitted)  # before the refit is analysed
-    measured = analyze("sizes", home=refitted, sample=64, grid=3, executor=INLINE).table()
+    measured = analyze("sizes", home=refitted, sample=32, grid=3, executor=INLINE).table()
     measured = measured[measured["study"] == "sizes.refit"]
     assert len(measured) == 8, "two seeds of each configuration"
     page = report("sizes", home=refitted).page
@@ -372,7 +389,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
     assert rows["64", "SAM"][2] == "0.05"
     commands = page.with_name("report.md").read_text()
     assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in commands
-    assert "tune-sam analyze sizes --sample 64 --grid 3" in commands
+    assert "tune-sam analyze sizes --sample 32 --grid 3" in commands
 
 
 def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, study, monkeypatch):

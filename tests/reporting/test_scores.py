@@ -25,7 +25,7 @@ def home(request, tmp_path_factory):
     home = tmp_path_factory.mktemp("regression")
     options = {"home": home, "executor": INLINE}
     tune_sam.search(
-        Regression, name="one", optimizers=["base", "sam"], trials=5, epochs=2, objective=request.param,
+        Regression, name="one", optimizers=["base", "sam"], trials=3, epochs=2, objective=request.param,
         scheduler="none", **options,
     )  # fmt: skip
     tune_sam.refit("one", seeds=3, **options)

@@ -17,21 +17,6 @@ class TestAttentionOnFewDigits(WorkloadContract):
     workload, dataset, samples = "attention", "digits", 128
 
 
-@pytest.mark.slow
-class TestGCNOnDigits(WorkloadContract):
-    workload, dataset = "gcn", "digits"
-
-
-@pytest.mark.slow
-class TestWideResNetOnDigits(WorkloadContract):
-    workload, dataset = "wideresnet", "digits"
-
-
-@pytest.mark.slow
-class TestAttentionOnDigits(WorkloadContract):
-    workload, dataset = "attention", "digits"
-
-
 @pytest.mark.data
 @pytest.mark.usefixtures("real_data")
 class TestGCN(WorkloadContract):

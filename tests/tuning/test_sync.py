@@ -1,7 +1,6 @@
 """What the ledger has is what MLflow gets: while a study is searched, afterwards, and after any death."""
 
 import json
-import multiprocessing
 import random
 import shutil
 import signal
@@ -13,6 +12,7 @@ from dataclasses import replace
 import mlflow
 import optuna
 import pytest
+import warm
 from services import free_port, wait_for
 
 from tune_sam.errors import Refused
@@ -217,17 +217,11 @@ def drive(study, accepted):
 
 def die(target, args, ready, after):
     """Run a function in a process of its own and kill it some seconds after it is at work."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["mlflow.store.tracking.sqlalchemy_store", "optuna", "pytest", "tune_sam.tuning.delivery"]
-    )
-    process = context.Process(target=target, args=args, daemon=True)
-    process.start()
-    wait_for(lambda: ready() or process.exitcode is not None, "it is at work")
+    process = warm.Command(target, *args)
+    wait_for(lambda: ready() or process.returncode is not None, "it is at work")
     time.sleep(after)
     process.kill()
-    process.join()
-    assert process.exitcode in (-signal.SIGKILL, 0)  # it may have been through
+    assert process.wait() in (-signal.SIGKILL, 0)  # it may have been through
 
 
 @pytest.mark.slow
