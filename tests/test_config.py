@@ -67,6 +67,11 @@ def test_every_setting_of_trainings_is_an_option_of_a_search():
     assert {field.name for field in fields(TrainingSettings)} <= set(SearchOptions.model_fields)
 
 
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (3, 3), (2.0, 2)])
+def test_a_process_has_a_thread_for_each_of_its_cpus_and_one_at_least(cpus, threads):
+    assert replace(TRIAL, cpus_per_trial=cpus).threads == threads
+
+
 def test_resources_are_read_of_an_incomplete_config_too():
     assert TrialConfig.resources({}) == (1, None)
     assert TrialConfig.resources(replace(TRIAL, cpus_per_trial=3).to_tune()) == (3, 0.25)

@@ -68,6 +68,12 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
         ({"gpus_per_trial": float("inf")}, "--gpus-per-trial inf"),
         ({"gpus_per_trial": float("nan")}, "--gpus-per-trial nan"),
         ({"cpus_per_trial": 0}, "--cpus-per-trial 0"),
+        (
+            {"cpus_per_trial": 1.5},
+            "--cpus-per-trial 1.5: a whole number of CPUs is possible, or a fraction of one from",
+        ),
+        ({"cpus_per_trial": 0.001}, "--cpus-per-trial 0.001: a whole"),
+        ({"cpus_per_trial": "nan"}, "--cpus-per-trial nan: a whole"),
         ({"max_concurrent": 0}, "--max-concurrent 0"),
         (
             {"trial_timeout": "soon"},

@@ -22,7 +22,7 @@ class TrainingSettings:
         label_noise: share of the training labels that another class replaces, drawn once for all; None for none.
         precision: `bf16` or `fp32`; None for `bf16` on CUDA and `fp32` on the CPU.
         compile: whether networks run through `torch.compile`.
-        cpus_per_trial: CPUs of a trial, and threads of its process.
+        cpus_per_trial: CPUs of a trial, or the fraction of one.
     """
 
     dataset: str
@@ -32,7 +32,12 @@ class TrainingSettings:
     label_noise: float | None = None
     precision: str | None = None
     compile: bool = False
-    cpus_per_trial: int = 1
+    cpus_per_trial: float = 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of a trial's process: one for each of its CPUs, and one on a fraction of a CPU."""
+        return max(1, int(self.cpus_per_trial))
 
 
 @dataclass(frozen=True, kw_only=True)

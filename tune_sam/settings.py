@@ -78,6 +78,20 @@ def _parse_gpus(given: Any) -> float | Literal["auto"] | None:
     return gpus
 
 
+def _parse_cpus(given: Any) -> float:
+    try:
+        cpus = float(given)
+    except (TypeError, ValueError, OverflowError):
+        cpus = 0.0
+    if not (LEAST_CPU <= cpus < 1 or (1 <= cpus <= MOST and cpus.is_integer())):
+        raise ValueError(f"a whole number of CPUs is possible, or a fraction of one from {LEAST_CPU} to 1")
+    return int(cpus) if cpus.is_integer() else cpus
+
+
+LEAST_CPU = 0.01
+"""Of a CPU a trial asks for so much at least: a hundred of them on one would get nowhere."""
+
+
 def _parse_count(given: Any) -> int:
     """Read a number of which there may be at most so many; 0 for `off`, where there is no limit."""
     text = str(given).strip().lower()
@@ -134,6 +148,7 @@ RangeOption = Annotated[LogRange | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
 ParamsOption = Annotated[dict[str, Annotated[Range | Choice, BeforeValidator(parse_param)]], BeforeValidator(_by_name)]
 GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
+CpusOption = Annotated[float, BeforeValidator(_parse_cpus)]
 LimitOption = Annotated[float, BeforeValidator(parse_limit), PlainSerializer(written)]
 CountOption = Annotated[int, BeforeValidator(_parse_count), PlainSerializer(lambda count: count or "off")]
 
@@ -280,7 +295,10 @@ class SearchOptions(RangeOptions):
     ranges: dict[str, RangeOptions] = Field(
         default={}, description="Ranges of single optimizers, by their names; they come before those given to all."
     )
-    cpus_per_trial: int = Field(default=1, ge=1, description="CPUs, and threads, of a trial.")
+    cpus_per_trial: Annotated[CpusOption, Shown(metavar="N|FRACTION")] = Field(
+        default=1,
+        description="CPUs, and threads, of a trial; or a fraction of a CPU, as 0.5 for two trials of a thread on each.",
+    )
     gpus_per_trial: Annotated[GpusOption, Shown("the workload's, where there are GPUs", "FRACTION|auto")] = Field(
         default=None, description="GPU fraction of a trial; auto measures what a step of each batch size takes."
     )
@@ -455,7 +473,7 @@ class SearchKeywords(LimitKeywords, total=False):
     from_study: str | None
     scheduler: Scheduler | None
     objective: str | None
-    cpus_per_trial: int | None
+    cpus_per_trial: float | None
     gpus_per_trial: float | str | None
     precision: Literal["bf16", "fp32"] | None
     compile: bool | None

@@ -142,7 +142,7 @@ class SAMTrainable(tune.Trainable):
             trial.configuration,
             splits,
             epochs=trial.epochs,
-            threads=int(trial.cpus_per_trial),
+            threads=trial.threads,
             precision=trial.precision,
             compile=trial.compile,
         )

@@ -19,6 +19,9 @@ from tune_sam.errors import Refused
         ({"CPU": 16, "GPU": 2}, 1, 0.4, 4),  # what is left of two GPUs does not make one more share
         ({"CPU": 16, "GPU": 3}, 1, 2, 1),
         ({"CPU": 4}, 1, 0.25, 0),
+        ({"CPU": 2}, 0.5, 0, 4),
+        ({"CPU": 2}, 0.1, 0, 20),
+        ({"CPU": 2, "GPU": 1}, 0.5, 0.25, 4),
     ],
 )
 def test_trials_that_fit_on_a_node(node, cpus, gpus, fits):

@@ -118,11 +118,11 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
-def check_offer(cpus: int, gpus: float, address: str | None) -> None:
+def check_offer(cpus: float, gpus: float, address: str | None) -> None:
     """Check that some node has the CPUs and GPUs of one trial; Tune would wait for ever for what none has.
 
     Args:
-        cpus, gpus: of one trial; a fraction of a GPU is below 1.
+        cpus, gpus: of one trial; a fraction of one is below 1.
         address: of the cluster that is asked; without one, this machine is, before Ray starts on it.
 
     Raises:
@@ -139,12 +139,12 @@ def check_offer(cpus: int, gpus: float, address: str | None) -> None:
             raise Refused(f"{option} {asked:g} cannot be met, {where} has {offered:g} {what}s; ask for less.")
     if not any(fitting_trials(node, cpus, gpus) for node in nodes):
         raise Refused(
-            f"--cpus-per-trial {cpus} with --gpus-per-trial {gpus:g} cannot be met by any one node; ask for "
+            f"--cpus-per-trial {cpus:g} with --gpus-per-trial {gpus:g} cannot be met by any one node; ask for "
             "less of one."
         )
 
 
-def concurrency(cpus: int, gpus: float, asked: int | None) -> int:
+def concurrency(cpus: float, gpus: float, asked: int | None) -> int:
     """Trials that run at the same time on the connected cluster: as many as fit, or fewer if fewer were asked for.
 
     Raises:
@@ -152,7 +152,7 @@ def concurrency(cpus: int, gpus: float, asked: int | None) -> int:
     """
     fitting = sum(fitting_trials(node, cpus, gpus) for node in _nodes())
     if not fitting:
-        raise Refused(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one trial; ask for less of one.")
+        raise Refused(f"no node of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for one trial; ask for less of one.")
     return min(asked or fitting, fitting)
 
 
@@ -179,9 +179,9 @@ def _local_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def fitting_trials(node: dict[str, float], cpus: int, gpus: float) -> int:
+def fitting_trials(node: dict[str, float], cpus: float, gpus: float) -> int:
     """Count the trials of so many CPUs and GPUs that a node has room for."""
-    by_cpu = int(node.get("CPU", 0) // cpus)
+    by_cpu = int(node.get("CPU", 0) / cpus + 1e-9)
     if not gpus:
         return by_cpu
     # A fraction is of one GPU: what two GPUs have left over does not add up.

@@ -42,8 +42,7 @@ class Trainings:
         callback: is told of every event.
         watch: is told of the time that passes, where the scheduler cannot end a trial that takes too long.
         key: a trial's key, by its optimizer and its number; a function that can be pickled.
-        cpus: of one trial.
-        gpus: of one trial; a fraction where several share one.
+        cpus, gpus: of one trial; a fraction where several share one.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Trainings:
     callback: "tune.Callback"
     watch: Watch[tuple[str, int]]
     key: Callable[[str, int], str]
-    cpus: int
+    cpus: float
     gpus: float
 
 
@@ -89,13 +88,13 @@ class Executor(Protocol):
         ...
 
     def call(
-        self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float, stall_timeout: float = OFF
+        self, calls: Sequence[Callable[[], Any]], cpus: float, gpus: float, stall_timeout: float = OFF
     ) -> Iterator[tuple[int, Any]]:
         """Call each with these resources; give each index with what came of it, or a :class:`Failure`, as they end.
 
         Args:
             calls: of functions without arguments.
-            cpus, gpus: of each; a fraction of a GPU is below 1.
+            cpus, gpus: of each; a fraction of one is below 1.
             stall_timeout: seconds without a sign of life, such as :func:`tune_sam.cluster.pulse.alive` gives, after
                 which one is taken to hang, and ended if that can be done; 0 for no limit.
 
@@ -153,7 +152,7 @@ class RayExecutor:
             raise error.__context__ or error from None
 
     def call(
-        self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float, stall_timeout: float = OFF
+        self, calls: Sequence[Callable[[], Any]], cpus: float, gpus: float, stall_timeout: float = OFF
     ) -> Iterator[tuple[int, Any]]:
         """Make each call a Ray task."""
         import ray
@@ -215,7 +214,7 @@ class InlineExecutor:
             trial.run(trials)
 
     def call(
-        self, calls: Sequence[Callable[[], Any]], cpus: int, gpus: float, stall_timeout: float = OFF
+        self, calls: Sequence[Callable[[], Any]], cpus: float, gpus: float, stall_timeout: float = OFF
     ) -> Iterator[tuple[int, Any]]:
         """Call one after the other."""
         for index, function in enumerate(calls):

@@ -129,7 +129,7 @@ def prepare_worker(study: Study) -> "torch.device":
     """Set up the process of a task as that of a trial, and give its device."""
     from tune_sam.training import default_device, prepare_process
 
-    prepare_process(study.settings.cpus_per_trial)
+    prepare_process(study.settings.threads)
     return default_device()
 
 

@@ -133,7 +133,7 @@ def _trainings(name: str, study: Study) -> Stage:
     ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
     parts = settings.trials_in_all
     running = sum(trial.state == "running" for trial in trials)
-    at_once = running or max(1, (os.cpu_count() or 1) // settings.cpus_per_trial)
+    at_once = running or max(1, int((os.cpu_count() or 1) / settings.cpus_per_trial))
     passes = [
         trial.seconds / gradients_of(trial.optimizer)
         for trial in trials

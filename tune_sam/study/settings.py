@@ -202,7 +202,7 @@ class StudySettings(TrainingSettings):
             raise ValueError(f"its optimizers are {', '.join(found.optimizers)}, and its spaces those of others")
         if found.objective not in ("two", "val/loss", f"val/{found.score}", f"train/{found.score}"):
             raise ValueError(f"its objective is {found.objective!r}, which this release does not know")
-        if min(found.trials, found.epochs, found.cpus_per_trial) < 1:
+        if min(found.trials, found.epochs) < 1 or not found.cpus_per_trial > 0:
             raise ValueError("it has no trials, epochs or CPUs")
         for name, value in given.items():
             if isinstance(value, str) and not value.isprintable():
