@@ -392,6 +392,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "time_budget": 0.0,
             "epoch_budget": 0,
             "patience": 0,
+            "from_study": None,
             "cpus_per_trial": 1,
             "gpus_per_trial": None,
             "refit_of": None,

@@ -100,6 +100,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "time_budget": 0.0,
         "epoch_budget": 0,
         "patience": 0,
+        "from_study": None,
         "objective": "val/accuracy",
         "score": "accuracy",
         "score_direction": "maximize",
