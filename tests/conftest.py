@@ -131,16 +131,11 @@ def refitted(refitted_once, tmp_path_factory):
 def cluster():
     """A Ray of four CPUs and one GPU that is only counted. It stays up while the next test wants it, too."""
     if not ray.is_initialized():
-        with without_attendants():
-            ray.init(
-                address="local",
-                num_cpus=4,
-                num_gpus=1,
-                include_dashboard=False,
-                log_to_driver=False,
-                # Workers import the tests' own workloads by their names, as they would a user's.
-                runtime_env={"env_vars": {"PYTHONPATH": odd_workload.PYTHONPATH}},
-            )
+        with without_attendants(), pytest.MonkeyPatch.context() as patch:
+            # Workers import the tests' own workloads by their names, as they would a user's. In a runtime environment
+            # of Ray's it would reach no worker that Ray starts at once, and others would have to be started.
+            patch.setenv("PYTHONPATH", odd_workload.PYTHONPATH)
+            ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 
 
 @pytest.hookimpl(trylast=True)
@@ -163,6 +158,16 @@ WITH_RAY = {
 """Files whose tests start a Ray in their own process: one process takes them all."""
 
 
+LONGEST = (
+    "tests/test_clusters.py",
+    "tests/faults/test_trainings.py",
+    "tests/test_install.py",
+    "tests/faults/test_secrets.py",
+    "tests/test_docs.py",
+)
+"""Other files that take over a minute, for much of which they wait: begun early, they end while others still run."""
+
+
 class ByFile(LoadScopeScheduling):
     """Gives each file to one process. pytest-xdist 3.8 finds no `xdist_group` in the ids of pytest 9.2."""
 
@@ -177,11 +182,17 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the tests with Ray, which take longest; those that share one Ray are neighbours."""
-    items.sort(key=lambda item: (_file(item) not in WITH_RAY, "cluster" in item.fixturenames))
+    """Begin with the tests that take longest, first those with Ray; those that share one Ray are neighbours."""
+    items.sort(key=lambda item: (_rank(_file(item)), "cluster" in item.fixturenames))
     for item in items:
         if "cluster" in item.fixturenames and _file(item) not in WITH_RAY:
             raise pytest.UsageError(f"{item.nodeid} needs Ray; add its file to WITH_RAY")
+
+
+def _rank(file):
+    if file in WITH_RAY:
+        return 0
+    return LONGEST.index(file) + 1 if file in LONGEST else len(LONGEST) + 1
 
 
 def _file(item):

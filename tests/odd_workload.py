@@ -84,6 +84,7 @@ class Heavy(GCN):
     """The digits with a network that a quarter of a GPU cannot hold."""
 
     name = "heavy"
+    gpus_per_trial = 0.25
 
     def network(self, setting):
         if gpus_here() < 0.5:
