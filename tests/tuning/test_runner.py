@@ -12,7 +12,7 @@ from dataclasses import replace
 import odd_workload
 import pytest
 import torch
-from services import mlflow_server
+import warm
 from studies import INLINE
 
 import tune_sam
@@ -27,8 +27,6 @@ from tune_sam.study.records import open_study, studies
 from tune_sam.study.settings import ENDINGS
 from tune_sam.study.storage import open_storage
 from tune_sam.training import Trainer, default_device, evaluate
-from tune_sam.tuning.delivery import sync
-from tune_sam.tuning.listener import Silent
 from tune_sam.tuning.plan import where_it_is
 from tune_sam.workload import find_workload
 
@@ -90,15 +88,17 @@ def study(request, tmp_path_factory):
     os.environ["PYTHONPATH"] = odd_workload.PYTHONPATH
     config = tmp_path_factory.mktemp("config") / "odd.yaml"
     config.write_text(f"epochs: 4\ntrials: {TRIALS}\nseed: 3\n")
-    return tune_sam.search(
-        ODD,
-        config=config,
-        dataset="digits",
-        optimizers=["sam"],
-        name="odd",
-        home=tmp_path_factory.mktemp("home"),
-        executor=INLINE if request.param == "inline" else None,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune_sam.tuning.callback.DEATHS", 2)  # so that one process dies less
+        return tune_sam.search(
+            ODD,
+            config=config,
+            dataset="digits",
+            optimizers=["sam"],
+            name="odd",
+            home=tmp_path_factory.mktemp("home"),
+            executor=INLINE if request.param == "inline" else None,
+        )
 
 
 def test_every_ending_is_the_same_in_every_ledger(study):
@@ -324,16 +324,9 @@ def test_without_git_or_outside_our_repository_there_is_no_commit(monkeypatch, t
 
 @pytest.mark.slow
 def test_a_locked_study_is_refused(study):
-    code = f"import odd_workload, tune_sam; tune_sam.resume('odd', home={str(study.home.path)!r}, trials=20)"
     with study_lock(study.home, "odd"):
-        run = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": odd_workload.PYTHONPATH},
-        )
-    assert "study odd is in use by another process" in run.stderr
+        _, said = command(study.home.path, "resume", "odd", "--workload", ODD, "--trials", "20").communicate()
+    assert "study odd is in use by another process" in " ".join(said.split())
     assert open_study("odd", study.home.path).settings.trials == TRIALS
 
 
@@ -369,7 +362,7 @@ def test_a_preset_is_a_plain_grid_of_its_own_model(tmp_path):
 
 @pytest.mark.slow
 def test_a_finished_study_grows(tmp_path):
-    options = dict(dataset="digits", optimizers=["base"], name="grow", home=tmp_path, epochs=2, scheduler="none")
+    options = dict(dataset="digits", optimizers=["base"], train_subset=128, name="grow", home=tmp_path, epochs=2)
     before = tune_sam.search("gcn", trials=2, executor=INLINE, **options).records()
     study = tune_sam.resume("grow", home=tmp_path, trials=4, executor=INLINE)
     assert study.records()[:2] == before
@@ -424,29 +417,21 @@ def answers(url):
         return False
 
 
-def command(home, *words, stderr=subprocess.DEVNULL):
+def command(home, *words):
     """The command line as its own process, in a session of its own, as a terminal would start it."""
-    script = "from tune_sam.cli.main import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *words, "--home", str(home)],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": odd_workload.PYTHONPATH},
-    )
+    variables = {**os.environ, "PYTHONPATH": odd_workload.PYTHONPATH}
+    return warm.command(*words, "--home", home, env=variables)
+
+
+def smallest(name, home):
+    options = {"dataset": "digits", "optimizers": ["base"], "trials": 1, "epochs": 1, "train_subset": 128}
+    tune_sam.search("gcn", name=name, home=home, executor=INLINE, **options)
 
 
 @pytest.mark.slow
 def test_two_searches_that_begin_in_one_fresh_home_both_run(tmp_path):
-    code = """
-import sys, tune_sam
-from tune_sam.cluster.executor import InlineExecutor
-options = {"dataset": "digits", "optimizers": ["base"], "trials": 1, "epochs": 1, "executor": InlineExecutor()}
-tune_sam.search("gcn", name=sys.argv[1], home=sys.argv[2], **options)
-"""
-    both = [subprocess.Popen([sys.executable, "-c", code, name, tmp_path]) for name in ("one", "two")]
-    assert [search.wait() for search in both] == [0, 0]
+    both = [warm.Command(smallest, name, tmp_path) for name in ("one", "two")]
+    assert [search.wait() for search in both] == [0, 0], [search.communicate() for search in both]
     records = [trial for name in ("one", "two") for trial in open_study(name, tmp_path).records()]
     assert [trial.state for trial in records] == ["complete"] * 2
     assert len({trial.mlflow_run_id for trial in records}) == 2
@@ -464,16 +449,20 @@ def wait_until(process, condition):
 
 
 CUT = (
-    *("search", "gcn", "--dataset", "digits", "--optimizer", "sam", "--trials", "3", "--epochs", "12"),
-    *("--max-concurrent", "1", "--name", "cut"),
+    *("search", "odd_workload:Slow", "--dataset", "digits", "--batch-size", "64", "--train-subset", "128"),
+    *("--optimizer", "sam", "--trials", "3", "--epochs", "12", "--max-concurrent", "1", "--name", "cut"),
 )
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """The study of `CUT`, searched without an interrupt, and without Ray."""
-    options = dict(dataset="digits", optimizers=["sam"], trials=3, epochs=12, max_concurrent=1)
-    return tune_sam.search("gcn", name="cut", home=tmp_path_factory.mktemp("straight"), executor=INLINE, **options)
+    options = dict(dataset="digits", batch_size=64, train_subset=128, optimizers=["sam"], trials=3, epochs=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(odd_workload.Slow, "SECONDS", 0)
+        return tune_sam.search(
+            "odd_workload:Slow", name="cut", home=tmp_path_factory.mktemp("straight"), executor=INLINE, **options
+        )
 
 
 @pytest.mark.slow
@@ -486,12 +475,12 @@ def straight(tmp_path_factory):
             "Interrupted; resume it with `tune-sam resume cut`.",
             lambda home: tune_sam.resume("cut", home=home, executor=INLINE),
         ),
-        (signal.SIGKILL, -9, "", lambda home: command(home, "resume", "cut").wait()),
+        (signal.SIGKILL, -9, "", lambda home: command(home, "resume", "cut", "--workload", "odd_workload:Slow").wait()),
     ],
     ids=["SIGTERM", "SIGKILL"],
 )
 def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_path, sent, status, said, resumed):
-    first = command(tmp_path / "cut", *CUT, stderr=subprocess.PIPE)
+    first = command(tmp_path / "cut", *CUT)
     # Its results, not its records: to read these again and again would take the time that it needs.
     wait_until(first, lambda: list(tmp_path.glob("cut/studies/cut/ray-*/sam-0001.*/checkpoint_*")))
     first.send_signal(sent)
@@ -512,52 +501,22 @@ def test_an_interrupted_search_goes_on_and_ends_as_a_straight_one(straight, tmp_
 
 
 @pytest.mark.slow
-def test_a_search_does_not_wait_for_a_tracking_server_that_is_away(tmp_path, monkeypatch):
-    """Killed after the first epoch and started again after the end: every metric is there afterwards, once."""
-    monkeypatch.setattr("tune_sam.tuning.delivery.PATIENCE", 1)  # at the end, when there is nothing else to do
-
-    class Kills(Silent):
-        def epoch(self, optimizer, number, epoch):
-            if (number, epoch) == (0, 1):
-                server.kill()
-
-    with mlflow_server(f"sqlite:///{tmp_path / 'm.db'}", tmp_path) as server:
-        study = tune_sam.search(
-            "gcn",
-            dataset="digits",
-            optimizers=["base"],
-            trials=2,
-            epochs=4,
-            name="away",
-            scheduler="none",
-            tracking_uri=server.uri,
-            home=tmp_path,
-            executor=INLINE,
-            listener=Kills(),
-        )
-        assert study.counts() == {"complete": 2}
-        assert sync("away", home=study.home, patience=1) > 0
-        server.start()
-        assert sync("away", home=study.home) == 0
-        assert_agreement(open_study("away", tmp_path), 2)
-
-
-@pytest.mark.slow
 def test_a_search_for_two_objectives_ends_with_a_front(tmp_path):
     study = tune_sam.search(
         "gcn",
         dataset="digits",
         optimizers=["base", "sam"],
-        trials=5,
+        trials=3,
         epochs=2,
+        train_subset=256,
         objective="two",
         name="two",
         home=tmp_path,
         executor=INLINE,
     )
-    assert_agreement(study, 5)
+    assert_agreement(study, 3)
     assert study.settings.scheduler == "none"
-    assert study.counts() == {"complete": 10}
+    assert study.counts() == {"complete": 6}
     front = study.pareto()
     assert front[0].value == study.best().value == max(trial.value for trial in study.records())
     flattest = min(study.records(), key=lambda trial: trial.metrics["val/sharpness"])
