@@ -118,6 +118,7 @@ minutes; and a trial that hangs takes no more than an hour of a night."""
 GRID = 21
 """Points along a side of a loss surface, unless others are asked for."""
 
+Budget = Literal["trials", "compute"]
 Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
 
@@ -240,6 +241,11 @@ class SearchOptions(RangeOptions):
         description="Optimizers to search, each with its own budget, by name or as package.module:Class.",
     )
     trials: int = Field(default=20, ge=1, le=MOST, description="Trials of each optimizer, grid points included.")
+    budget: Budget = Field(
+        default="trials",
+        description="What optimizers have equally much of. compute: gradient evaluations of whole trials; --trials are "
+        "then those of the costliest optimizer, and others have as many as cost the same: base 24 where sam has 12.",
+    )
     epochs: Annotated[int | None, Shown("the workload's")] = Field(
         default=None, ge=1, le=MOST, description="Epochs of a trial."
     )
@@ -455,6 +461,7 @@ class SearchKeywords(LimitKeywords, total=False):
 
     optimizers: Sequence[str] | None
     trials: int | None
+    budget: Budget | None
     epochs: int | None
     dataset: str | None
     preset: str | None

@@ -391,6 +391,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "stall_timeout": 3600.0,
             "time_budget": 0.0,
             "epoch_budget": 0,
+            "budget": "trials",
             "patience": 0,
             "from_study": None,
             "cpus_per_trial": 1,

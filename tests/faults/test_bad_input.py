@@ -284,6 +284,7 @@ PORT = some.sampled_from(["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:65536",
 VALUES = {
     "optimizers": TEXT,
     "trials": NUMBER,
+    "budget": TEXT,
     "epochs": NUMBER,
     "dataset": TEXT,
     "preset": TEXT,

@@ -99,6 +99,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "stall_timeout": 3600.0,
         "time_budget": 0.0,
         "epoch_budget": 0,
+        "budget": "trials",
         "patience": 0,
         "from_study": None,
         "objective": "val/accuracy",

@@ -10,6 +10,7 @@ import tune_sam
 from tune_sam.cli.tables import stage_table
 from tune_sam.operations.doctor import doctor
 from tune_sam.operations.status import status
+from tune_sam.reporting.searched import searched_section
 from tune_sam.study.records import open_study
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.spent import Spent, ended_by, noted_seconds
@@ -165,3 +166,47 @@ def test_patience_wants_one_best(tmp_path):
     with pytest.raises(tune_sam.Refused, match="--patience 3 waits for a better best, and trials of --objective two"):
         tune_sam.search("gcn", dataset="digits", home=tmp_path, objective="two", patience=3, executor=INLINE)
     assert not list(tmp_path.iterdir())
+
+
+OF_COMPUTE = StudySettings(
+    workload="gcn", dataset="digits", optimizers=("base", "sam", "look-sam"), trials=12, epochs=1, spaces={},
+    budget="compute",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("trials", "of_each"), [(12, (24, 12, 20)), (20, (40, 20, 33)), (1, (2, 1, 1))])
+def test_a_budget_of_compute_is_as_many_trials_as_cost_those_of_the_costliest(trials, of_each):
+    settings = replace(OF_COMPUTE, trials=trials)
+    assert tuple(map(settings.trials_of, settings.optimizers)) == of_each
+    assert settings.trials_in_all == sum(of_each)
+    alone = replace(settings, optimizers=("look-sam",))
+    assert alone.trials_of("look-sam") == trials
+
+
+def test_studies_of_equal_trials_have_no_word_of_compute_in_mlflow():
+    """As those of earlier releases have none."""
+    assert OF_COMPUTE.described()["budget"] == "compute"
+    assert "budget" not in replace(OF_COMPUTE, budget="trials").described()
+
+
+def test_a_grid_has_no_budget_of_compute(tmp_path):
+    with pytest.raises(tune_sam.Refused, match="--budget compute changes nothing where the points of a grid are tried"):
+        tune_sam.search("gcn", dataset="digits", home=tmp_path, sampler="grid", budget="compute", executor=INLINE)
+
+
+@pytest.fixture(scope="module")
+def of_compute(tmp_path_factory):
+    """Its budget of one trial of SAM, which two of the base optimizer cost."""
+    heard, options = Heard(), {"optimizers": ["base", "sam"], "trials": 1, "epochs": 1, "budget": "compute"}
+    home = tmp_path_factory.mktemp("compute")
+    return tune_sam.search("gcn", dataset="digits", home=home, executor=INLINE, listener=heard, **options), heard
+
+
+def test_optimizers_of_equal_compute_take_turns_by_it(of_compute):
+    study, heard = of_compute
+    assert heard.trials == [("base", 0), ("sam", 0), ("base", 1)]
+    assert (stage(study).done, stage(study).parts) == (3, 3)
+    assert "Budgets are equal in compute" in " ".join(searched_section(study).sentences)
+    with pytest.raises(tune_sam.Refused, match=f"study {study.name} exists with budget compute, not trials"):
+        tune_sam.search("gcn", dataset="digits", home=study.home.path, name=study.name, trials=1, epochs=1,
+                        optimizers=["base", "sam"])  # fmt: skip

@@ -64,7 +64,7 @@ def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, *
                 escape(settings.workload),  # a record may say anything
                 escape(settings.dataset),
                 " ".join(settings.optimizers),
-                str(settings.trials),
+                " ".join(map(str, dict.fromkeys(map(settings.trials_of, settings.optimizers)))),
                 states,
                 escape(study.created[:16].replace("T", " ")),
             )

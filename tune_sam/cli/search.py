@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 OF_A_WHOLE_RUN = (
     "optimizers",
     "trials",
+    "budget",
     "epochs",
     "dataset",
     "label_noise",

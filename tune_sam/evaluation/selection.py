@@ -128,6 +128,7 @@ def refit_settings(
         time_budget=OFF,
         epoch_budget=0,
         patience=0,
+        budget="trials",
         kind=kind,
         refit_of=study.name,
         choice=asdict(choice),

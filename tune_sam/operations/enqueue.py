@@ -63,7 +63,8 @@ def budget_for(trial: Trial, home: Place = None) -> int:
 
     study = open_search(trial.study, home)
     ledger = optuna.load_study(study_name=f"{study.name}/{trial.optimizer}", storage=open_storage(study.home))
-    return max(study.settings.trials, trials_needed(ledger))
+    trials, needed = study.settings.trials, trials_needed(ledger)
+    return trials if needed <= study.settings.trials_of(trial.optimizer) else max(trials, needed)
 
 
 def _chosen(study: Study, optimizer: str | None) -> str:

@@ -10,7 +10,7 @@ from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, Values, cells, ends, text_of_value
 from tune_sam.study.records import Study, Trial
-from tune_sam.study.settings import STATES
+from tune_sam.study.settings import STATES, StudySettings
 from tune_sam.study.spent import ended_by
 from tune_sam.tuning.recipe import PARAMETERS
 from tune_sam.tuning.seeding import count_seeds
@@ -72,12 +72,22 @@ def searched_section(study: Study) -> Section:
             f"{settings.workload} on {settings.dataset}{subset}{noise}, {settings.epochs} epochs a trial, by {how}; "
             f"{stop}. "
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
+            *_equal(settings),
             f"Of {len(ended)} trials that ended: {numbers}.",
             *_seeded(study),
             *([f"The search ended before its other trials, for {budget.why}."] if (budget := ended_by(study)) else []),
         ),
         (Table((*header, "budget", *seen), rows), *_failures(trials)),
     )
+
+
+def _equal(settings: StudySettings) -> Iterator[str]:
+    """Say what optimizers had equally much of, where it is not trials."""
+    if settings.budget == "compute":
+        yield (
+            "Budgets are equal in compute: each optimizer has as many trials as take the gradient evaluations of "
+            f"{settings.trials} of the costliest one, if all are trained to their ends."
+        )
 
 
 def _seeded(study: Study) -> Iterator[str]:

@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from tune_sam.config import TrainingSettings, TrialConfig
 from tune_sam.durations import OFF
-from tune_sam.optimizers import is_optimizer
-from tune_sam.settings import LIMITS, STALL_TIMEOUT
+from tune_sam.optimizers import gradients_of, is_optimizer
+from tune_sam.settings import LIMITS, STALL_TIMEOUT, Budget
 from tune_sam.space import Configuration, Space
 from tune_sam.study.reading import check_fields
 
@@ -77,7 +77,9 @@ class StudySettings(TrainingSettings):
         workload: name of a workload, or `package.module:Class`.
         data: the folder that holds the data set; None for the one of the home, whichever home that is.
         optimizers: in the order in which they are searched.
-        trials: of each optimizer, grid points included; it can grow.
+        trials: of each optimizer, grid points included; with a budget of `compute`, of the costliest. It can grow.
+        budget: what optimizers have equally much of: `trials`, or `compute`, gradient evaluations; see
+            :meth:`trials_of`.
         trial_timeout: seconds of training, over all its attempts, after which a trial fails; 0 for no limit.
         stall_timeout: seconds without an epoch after which a trial fails; 0 for no limit.
         time_budget: seconds of search, over all launches, after which it ends; 0 for no limit.
@@ -104,6 +106,7 @@ class StudySettings(TrainingSettings):
     data: str | None = None
     optimizers: tuple[str, ...]
     trials: int
+    budget: Budget = "trials"
     trial_timeout: float = OFF
     stall_timeout: float = STALL_TIMEOUT
     time_budget: float = OFF
@@ -162,8 +165,17 @@ class StudySettings(TrainingSettings):
         return 1 if self.directions[self.judged_by] == "maximize" else -1
 
     def trials_of(self, optimizer: str) -> int:
-        """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points."""
-        return min(self.trials, len(self.spaces[optimizer].grid)) if self.sampler == "grid" else self.trials
+        """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points.
+
+        With a budget of `compute`, an optimizer has as many as take the gradient evaluations of the costliest one's,
+        or just fewer, if all are trained to their ends.
+        """
+        if self.sampler == "grid":
+            return min(self.trials, len(self.spaces[optimizer].grid))
+        if self.budget == "trials":
+            return self.trials
+        costliest = max(map(gradients_of, self.optimizers))
+        return int(self.trials * costliest / gradients_of(optimizer) + 1e-9)  # 10 * 1.2 is a bit less than 12
 
     @property
     def trials_in_all(self) -> int:
@@ -177,7 +189,9 @@ class StudySettings(TrainingSettings):
 
     def described(self) -> dict[str, Any]:
         """Give the settings that are one value and can neither grow nor change, for tags and a description."""
-        left_out = ("workload", "asked", "data", "score_direction", *CHANGEABLE)
+        left_out = ["workload", "asked", "data", "score_direction", *CHANGEABLE]
+        if self.budget == "trials":  # as every study of an earlier release had it, whose run has no word of it
+            left_out.append("budget")
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         return {
             name: value for name, value in values.items() if isinstance(value, (str, int, float)) and value is not False

@@ -250,9 +250,9 @@ def _metrics(result: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result.items() if name.startswith(METRICS)}
 
 
-def _turn(ledger: Ledger) -> tuple[bool, int]:
-    """Sort an optimizer's ledger by whose turn it is: what was interrupted, then who has begun the fewest trials."""
-    return not ledger.waits, ledger.started
+def _turn(ledger: Ledger) -> tuple[bool, float]:
+    """Sort an optimizer's ledger by whose turn it is: what was interrupted, then who has begun least of its budget."""
+    return not ledger.waits, ledger.started / ledger.budget
 
 
 class TuneSearcher(Searcher):

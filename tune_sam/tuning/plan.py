@@ -177,6 +177,10 @@ def _refuse_what_a_grid_lacks(chosen: SearchOptions, points: int) -> None:
                     f"--param {name}={given} changes nothing where a grid alone is tried; give values, as in "
                     f"--param {name}={given.low:g},{given.high:g}, or leave it out."
                 )
+    if chosen.budget != "trials":
+        raise Refused(
+            f"--budget {chosen.budget} changes nothing where the points of a grid are tried, each once; leave it out."
+        )
     if "trials" in chosen.model_fields_set and chosen.trials != points:
         raise Refused(
             f"--trials {chosen.trials} does not go with a grid of {points} points, which is tried alone; "
