@@ -1,13 +1,16 @@
 """What ends a driver from outside: it is said in a sentence with the way to resume, and nothing is lost."""
 
+import os
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+import odd_workload
 import psutil
 import pytest
+import warm
 from faults.damage import truncated
 from services import wait_for
 
@@ -25,8 +28,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 """Without what `nohup` or a shell in the background ignores."""
 RESUME = "resume it with `tune-sam resume cut`."
 SEARCH = (
-    "search", "gcn", "--dataset", "digits", "--optimizer", "sam", "--trials", "1", "--epochs", "40",
-    "--max-concurrent", "1", "--scheduler", "none", "--name", "cut",
+    "search", "odd_workload:Slow", "--dataset", "digits", "--batch-size", "64", "--train-subset", "64",
+    "--optimizer", "sam", "--trials", "1", "--epochs", "40", "--max-concurrent", "1", "--scheduler", "none",
+    "--name", "cut",
 )  # fmt: skip
 
 
@@ -36,10 +40,7 @@ class Driver:
     def __init__(self, home, *words):
         self.home = home
         self.before = self.epochs()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", IN_A_TERMINAL, *words, "--home", str(home)],
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+        self.process = warm.command(*words, "--home", home, env={**os.environ, "PYTHONPATH": odd_workload.PYTHONPATH})
 
     def epochs(self):
         """The epochs that its study's trials have trained, by whomever."""
@@ -90,10 +91,10 @@ def test_whatever_ends_a_driver_is_said_once_with_the_way_to_resume(tmp_path):
         else:
             assert status == 1
             assert f"tune-sam: Ray's {what} on this machine has ended, and with it the workers; {RESUME}" in err
-        words = ("resume", "cut")
+        words = ("resume", "cut", "--workload", "odd_workload:Slow")
         if what == "GCS":
             truncated(Path(open_study("cut", tmp_path).checkpoints()["cut/sam/0"][0]))
-    assert Driver(tmp_path, "resume", "cut", "--json").ended()[0] == 0
+    assert Driver(tmp_path, *words, "--json").ended()[0] == 0
     study = open_study("cut", tmp_path)
     assert [list(study.history(trial)) for trial in study.records()] == [list(range(1, 41))]
     assert not [one.trouble for one in diagnose("cut", home=tmp_path) if one.trouble]
