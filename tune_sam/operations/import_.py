@@ -48,13 +48,14 @@ def import_(file: str | Path, *, name: str | None = None, home: Place = None) ->
     """
     place = Home.at(home)
     source = folder_of(file, "FILE")
-    with place.made(), tempfile.TemporaryDirectory(prefix="import-", dir=place.path) as folder:
+    with place.made(), _folder(place) as folder:
         content = _unpacked(source, Path(folder))
         with reading(f"archive {source}", "have it exported again"):
             new_names = _new_names(content, name)
             studies = [_study(one, new_names, place) for one in content["studies"]]
             if studies[0].settings.kind != "search":
                 raise ValueError("its first study is no search")
+        _remove_unfinished(studies, place)
         _refuse_taken(studies, place)
         try:
             with ExitStack() as locks:
@@ -64,6 +65,8 @@ def import_(file: str | Path, *, name: str | None = None, home: Place = None) ->
                     _made(study, one, Path(folder) / "files", new_names, source)
                     for study, one in zip(studies, content["studies"], strict=True)
                 ]
+                for study in reversed(studies):  # the search at last: while it has no record, there is none of it
+                    store(study)
                 for study in studies:
                     deliver(study, PATIENCE, restore=True)
         except BaseException:
@@ -72,6 +75,19 @@ def import_(file: str | Path, *, name: str | None = None, home: Place = None) ->
                     delete(study.name, home=place)
             raise
     return studies[0]
+
+
+@contextmanager
+def _folder(place: Home) -> Iterator[str]:
+    """Make a folder to unpack into, and remove those of imports that were killed: one at a time is at it in a home."""
+    for left in place.path.glob(f"{UNPACKED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=UNPACKED, dir=place.path) as folder:
+        yield folder
+
+
+UNPACKED = ".import-"
+"""How the names of such folders begin."""
 
 
 @contextmanager
@@ -139,19 +155,44 @@ def _study(part: dict[str, Any], names: dict[str, str], place: Home) -> Study:
     return replace(study, tracking_uri=with_login(study.tracking_uri), folder=study.results_folder)
 
 
+def _remove_unfinished(studies: list[Study], place: Home) -> None:
+    """Remove what an import of the same studies left that was killed: ledgers without a record, and what is with them.
+
+    Raises:
+        Refused: another process is making them.
+    """
+    begun = _begun(place)
+    if begun.get(studies[0].name) is False:
+        for study in reversed(studies):
+            if begun.get(study.name) is False:
+                delete(study.name, home=place)  # with refits of it that have their record already
+
+
+def _begun(place: Home) -> dict[str, bool]:
+    """Say of each name in the ledger whether there is a record of a study."""
+    found: dict[str, bool] = {}
+    for full_name, attributes in attributes_of_studies(open_storage(place)).items():
+        name = full_name.rpartition("/")[0]
+        found[name] = found.get(name, False) or isinstance(attributes, ValueError) or "record" in attributes
+    return found
+
+
 def _refuse_taken(studies: list[Study], place: Home) -> None:
-    taken = {full_name.rpartition("/")[0] for full_name in attributes_of_studies(open_storage(place))}
+    begun = _begun(place)
     for study in studies:
-        if study.name in taken or place.study(study.name).exists():
+        folder = place.study(study.name)
+        used = folder.exists() and any(entry.suffix != ".lock" for entry in folder.iterdir())
+        if study.name in begun or used:
             raise Refused(f"there is a study {study.name} in {place.path}; give the new one another --name.")
 
 
 def _made(study: Study, part: dict[str, Any], files: Path, names: dict[str, str], source: Path) -> Study:
-    """Make one study: its ledger, its files, its run in MLflow, and at last its record."""
+    """Make all of one study but its record: its ledger, its files and its run in MLflow."""
     with reading(f"archive {source}", "have it exported again"):
         write_ledger(study, part["ledger"])
         study.records()
     own = study.home.study(study.name)
+    own.mkdir(parents=True, exist_ok=True)  # a lock in a database makes none
     for name in (*FOLDERS, study.results_folder):
         unpacked = files / part["name"] / name
         if not unpacked.is_dir():
@@ -161,9 +202,7 @@ def _made(study: Study, part: dict[str, Any], files: Path, names: dict[str, str]
         if name != "report" or part["name"] == study.name:  # a page says the name in many places; `report` writes it
             unpacked.rename(own / name)
     run = study_run(study.name, study.settings, study.home, study.tracking_uri)
-    made = replace(study, experiment_id=run.experiment_id, mlflow_run_id=run.run_id)
-    store(made)
-    return made
+    return replace(study, experiment_id=run.experiment_id, mlflow_run_id=run.run_id)
 
 
 def rename_in_files(folder: Path, names: dict[str, str]) -> None:

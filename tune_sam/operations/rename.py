@@ -97,6 +97,8 @@ def _tags(study: Study, names: dict[str, str]) -> dict[str, dict[str, str]]:
 def _move_files(study: Study, names: dict[str, str]) -> None:
     """Move what a study's folder has to the new one, its results first; the page and locks stay."""
     old, new = study.home.study(study.name), study.home.study(names[study.name])
+    for folder in (old, new):
+        folder.mkdir(parents=True, exist_ok=True)  # a lock in a database makes none
     for entry in sorted(old.iterdir(), key=lambda entry: not entry.name.startswith("ray-")):
         if entry.suffix != ".lock" and entry.name != "report":
             entry.rename(new / entry.name)

@@ -336,13 +336,17 @@ def _run_ids(store: Store, experiments: list[str], tags: Mapping[str, str]) -> l
     return [run.info.run_id for run in _all_pages(store.search_runs, experiments, _condition(tags))]
 
 
+PAGE = 1000
+"""Runs or experiments that are asked for at once."""
+
+
 def _all_pages(search: Any, experiments: list[str] | None = None, condition: str = "") -> Iterator[Any]:
     """Give what a store finds, page after page, without what was deleted."""
     from mlflow.entities import ViewType
 
     asked, token = ([experiments, condition] if experiments else []), None
     while True:
-        page = search(*asked, ViewType.ACTIVE_ONLY, page_token=token)
+        page = search(*asked, ViewType.ACTIVE_ONLY, max_results=PAGE, page_token=token)  # a server wants to be told
         yield from page
         if not (token := page.token):
             return
