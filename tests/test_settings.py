@@ -24,6 +24,11 @@ def test_what_is_given_directly_comes_on_top_of_the_file(tmp_path):
     assert (options.trials, options.epochs, options.lr) == (3, 7, LogRange(0.001, 0.1))
 
 
+def test_a_file_may_switch_limits_off_in_yamls_own_word(tmp_path):
+    options = read(yaml="stall_timeout: off\nepoch_budget: off\n", tmp_path=tmp_path)
+    assert (options.stall_timeout, options.epoch_budget) == (0, 0)
+
+
 def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
     file = "ranges:\n  sam: {rho: 0.01:0.5, batch_size: [64, 128]}\n"
     options = read({"rho": "0.1:1", "batch_size": "32"}, file, tmp_path)

@@ -149,7 +149,7 @@ RangeOption = Annotated[LogRange | Values, BeforeValidator(parse_values)]
 BatchSizesOption = Annotated[tuple[int, ...], BeforeValidator(parse_batch_sizes)]
 ParamsOption = Annotated[dict[str, Annotated[Range | Choice, BeforeValidator(parse_param)]], BeforeValidator(_by_name)]
 GpusOption = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_gpus)]
-CpusOption = Annotated[float, BeforeValidator(_parse_cpus)]
+CpusOption = Annotated[float, BeforeValidator(_parse_cpus), PlainSerializer(lambda cpus: cpus)]
 LimitOption = Annotated[float, BeforeValidator(parse_limit), PlainSerializer(written)]
 CountOption = Annotated[int, BeforeValidator(_parse_count), PlainSerializer(lambda count: count or "off")]
 
@@ -164,7 +164,9 @@ class RangeOptions(BaseModel):
     def _plain_value(cls, given: Any, info: ValidationInfo) -> Any:
         """Take the numbers of NumPy and torch for Python's, and refuse what no option can be."""
         value = given.tolist() if hasattr(given, "tolist") else given
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+        name = info.field_name or ""
+        is_off = value is False and name in LIMITS  # as YAML reads it
+        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool and not is_off:
             raise ValueError("yes and no, or true and false, are no value of this option")
         if isinstance(value, (str, Path)) and (wrong := unusable(str(value))):
             raise ValueError(wrong)

@@ -305,7 +305,8 @@ def _search_more(study: Study, refit: Refit | None, names: Mapping[str, str]) ->
     budget = ended_by(study)
     complete_of_it = f"{how_many} of {names[fewest]} {'are' if few > 1 else 'is'} complete"
     if budget:
-        return NextStep(f"{complete_of_it}, for {budget.why}", f"tune-sam resume {study.name} {budget.more}")
+        why = f"{complete_of_it}, and the search ended, for {budget.why}"
+        return NextStep(why, f"tune-sam resume {study.name} {budget.more}")
     return NextStep(
         f"{complete_of_it}, so search at least {trials} of each optimizer",
         f"tune-sam resume {study.name} --trials {trials}",
