@@ -34,6 +34,7 @@ TOLD = (
     "objective",
     "epochs",
     "trials",
+    "budget",
     "sampler",
     "scheduler",
     "from_study",
