@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -14,6 +11,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 import pytest
+import warm
 from services import S3, Postgres, mlflow_server, postgres, s3
 from studies import INLINE
 
@@ -27,23 +25,15 @@ from tune_sam.tuning.delivery import sync
 MARK = "NobodyMayReadThis"
 FORMS = [MARK.encode(), MARK.encode().hex().encode()]
 """As it is, and as Tune writes its pickles into JSON."""
-MAIN = "from tune_sam.cli.main import main; main()"
-MANY = """
-import sys
-import tune_sam
-from tune_sam.cli.main import main
-from tune_sam.cluster.executor import InlineExecutor
 
-tune_sam.resume("s", trials=2, executor=InlineExecutor())
-for words in ["trials s --json", "best s", "studies", "status s", "doctor s", "report s", "best s --yaml"]:
-    sys.argv = ["tune-sam", *words.split()]
-    try:
-        main()
-    except SystemExit as left:
-        print(left.code, file=sys.stderr)
-        if left.code:
-            raise
-"""
+
+def many():
+    """Type several commands that go on with the study and read it."""
+    tune_sam.resume("s", trials=2, executor=INLINE)
+    for words in ["trials s --json", "best s", "studies", "status s", "doctor s", "report s", "best s --yaml"]:
+        with pytest.raises(SystemExit) as left:
+            warm.type_in(*words.split())
+        assert not left.value.code, words
 
 
 SMALL = {"dataset": "digits", "optimizers": ["base"], "trials": 1, "epochs": 1, "train_subset": 128}
@@ -180,26 +170,18 @@ def command_lines(process):
     return found
 
 
-def run(folder, program, *words, **variables):
-    """A program in a process of its own: its status, what it prints, and its children's command lines."""
-    output = folder / "output"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *words],
-        cwd=folder,
-        env={**os.environ, "TUNE_SAM_HOME": str(folder / "home"), **variables},
-        stdout=output.open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def run(folder, function, *words, **variables):
+    """A function in a process of its own: its status, what it prints, and its children's command lines."""
+    variables = {**os.environ, "TUNE_SAM_HOME": str(folder / "home"), **variables}
+    process = warm.Command(function, *words, env=variables, cwd=folder)
     lines = set()
     try:
         while process.poll() is None:
             lines |= command_lines(process)
             time.sleep(0.2)
-        return process.wait(), output.read_text(), lines
+        return process.wait(), "".join(process.communicate()), lines
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
 
 
 def rows(database, name):
@@ -216,7 +198,7 @@ def made(site, tmp_path_factory):
     """A search that is given the addresses with their logins, and what it printed and showed."""
     folder = tmp_path_factory.mktemp("made")
     asked = ["gcn", "--dataset", "digits", "--optimizer", "base", "--epochs", "1", "--scheduler", "none", "--name", "s"]
-    status, said, lines = run(folder, MAIN, "search", *asked, "--trials", "1", **site.given())
+    status, said, lines = run(folder, warm.type_in, "search", *asked, "--trials", "1", **site.given())
     assert status == 0, said
     assert any("ray" in line for line in lines), "workers were looked at"
     return folder, said, lines
@@ -226,7 +208,7 @@ def made(site, tmp_path_factory):
 def test_logins_in_the_services_own_files_are_found_and_none_is_kept_or_shown(site, made, tmp_path):
     folder, *said = made
     person = tmp_path / "person"
-    status, output, lines = run(folder, MANY, **site.in_files(person))
+    status, output, lines = run(folder, many, **site.in_files(person))
     assert status == 0, output
     assert output.count('"state": "complete"') == 2, "what the first process left is resumed"
     assert "lacks" not in output, "MLflow takes everything"
