@@ -100,7 +100,22 @@ def test_every_ending_has_its_rank():
     assert about([diverged, no_memory, late, complete]) == 3
 
 
-def test_one_dimension_and_what_has_no_order_are_drawn_at_random():
+def test_it_searches_a_single_dimension():
+    def last(sampler):
+        study = optuna.create_study()
+        for number in range(64):
+            study.sampler = sampler(number)
+            trial = study.ask()
+            lr = trial.suggest_float("lr", 0.001, 1, log=True)
+            trial.suggest_categorical("schedule", ["steps", "cosine"])
+            study.tell(trial, abs(math.log(lr / BEST["lr"])))
+        return np.mean([trial.value for trial in study.trials[-16:]])
+
+    found, chance = last(lambda seed: EvolutionSampler(seed, STARTUP)), last(RandomSampler)
+    assert found < 0.4 * chance, (found, chance)
+
+
+def test_what_has_no_order_is_drawn_at_random():
     study = optuna.create_study()
     for number in range(12):
         study.sampler = EvolutionSampler(number, STARTUP)

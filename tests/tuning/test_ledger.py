@@ -175,6 +175,42 @@ def test_the_sampler_leaves_a_region_that_diverges():
     assert max(shares) < 0.5, shares
 
 
+@pytest.mark.parametrize("ending", ["diverged", "memory", "stopped"])
+def test_a_gaussian_process_leaves_a_region_where_no_trial_is_complete(ending):
+    """What was reported before the end looks better there than anywhere else."""
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
+    book = ledger(storage, replace(settings(trials=24), sampler="gp"))
+    ended = {
+        "diverged": outcome("diverged", epochs=1),
+        "memory": replace(outcome("failed", epochs=1), reason=OUT_OF_MEMORY),
+        "stopped": outcome("pruned", 0.99, epochs=1),
+    }[ending]
+    there = []
+    for _ in range(24):
+        asked = book.suggest("t")
+        rho = asked.configuration.rho
+        there.append(rho > 0.1)
+        if ending != "memory" and rho > 0.1:
+            book.report(asked.number, 1, judged(0.99))
+        value = 1 - abs(math.log10(rho / 0.09)) / 3
+        book.end(asked.number, ended if rho > 0.1 else outcome("complete", value))
+    assert sum(there[12:]) < 5, there
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes"])
+def test_a_sampler_knows_the_trials_of_all_brackets(sampler):
+    """Where Hyperband stops none, what is suggested is the same as without it."""
+    found = []
+    for scheduler in ("none", "hyperband"):
+        storage = optuna.storages.InMemoryStorage()
+        optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
+        book = ledger(storage, replace(settings(trials=18, scheduler=scheduler), sampler=sampler))
+        asked = [run(book, 1 - number / 100).configuration for number in range(18)]
+        found.append(asked)
+    assert found[0] == found[1]
+
+
 def test_halving_stops_the_worse_half_at_each_rung_and_never_at_the_end(storage):
     book = ledger(storage, settings(trials=4, scheduler="asha"))
     one, two = book.suggest("a"), book.suggest("b")

@@ -12,7 +12,8 @@ from tune_sam.errors import Refused
 from tune_sam.reporting.searched import searched_section
 from tune_sam.space import LogRange, Space
 from tune_sam.study.records import every_study, open_study
-from tune_sam.tuning.seeding import Seeded, count_seeds, distribution_of
+from tune_sam.tuning.history import InMemory, distribution_of
+from tune_sam.tuning.seeding import count_seeds
 
 OPTIONS = {"dataset": "digits", "optimizers": ["sam"], "epochs": 2, "scheduler": "none", "executor": INLINE}
 SPACE = Space(LogRange(0.001, 1.0), LogRange(1e-4, 1e-1), (32, 64), ())
@@ -28,26 +29,33 @@ def distance(trial, best=0.1):
 
 def searched_in_memory(sampler, trials):
     """The trials of a study whose value falls with the distance of ρ from the best one."""
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study = optuna.create_study(direction="maximize")
     for _ in range(trials):
+        study.sampler = sampler(study.get_trials())
         trial = study.ask(DISTRIBUTIONS)
         study.tell(trial, -distance(trial))
     return study.get_trials()
 
 
+def alone(seed):
+    made = TPESampler(n_startup_trials=4, seed=seed)
+    return lambda trials: made
+
+
 def seeded(seeds, seed=0):
-    return Seeded(TPESampler(n_startup_trials=4, seed=seed), seeds, SPACE, seed)
+    made = TPESampler(n_startup_trials=4, seed=seed)
+    return lambda trials: InMemory(made, [*seeds, *trials], SPACE, seed)
 
 
 def test_a_sampler_begins_with_what_another_study_found():
-    seeds = searched_in_memory(TPESampler(n_startup_trials=4, seed=1), 30)
-    alone = [searched_in_memory(seeded([], seed), 1)[0] for seed in range(12)]
+    seeds = searched_in_memory(alone(1), 30)
+    without = [searched_in_memory(seeded([], seed), 1)[0] for seed in range(12)]
     begun = [searched_in_memory(seeded(seeds, seed), 1)[0] for seed in range(12)]
-    assert median(map(distance, begun)) < 4 < median(map(distance, alone))
+    assert median(map(distance, begun)) < 4 < median(map(distance, without))
 
 
 def test_without_another_study_it_suggests_what_it_would():
-    own = searched_in_memory(TPESampler(n_startup_trials=4, seed=0), 8)
+    own = searched_in_memory(alone(0), 8)
     assert [one.params for one in searched_in_memory(seeded([]), 8)] == [one.params for one in own]
 
 

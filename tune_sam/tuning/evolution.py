@@ -19,8 +19,13 @@ from optuna.search_space import intersection_search_space
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from tune_sam.tuning.history import is_hopeless
+
 STEP = 1 / 6
 """Standard deviation of the first generation, as a fraction of each range; it is about the best trial before it."""
+
+DIMENSIONS = 2
+"""The fewest that :class:`cmaes.CMA` takes; where the space has one, another is added that means nothing."""
 
 
 class EvolutionSampler(BaseSampler):
@@ -38,11 +43,10 @@ class EvolutionSampler(BaseSampler):
         self._random = RandomSampler(seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Choose what CMA-ES searches: nothing before the first generation, nor a single dimension."""
+        """Choose what CMA-ES searches: nothing before the first generation."""
         ended = _ended(study)
         space = intersection_search_space(ended) if len(ended) >= self._startup else {}
-        ordered = {name: one for name, one in space.items() if not one.single() and _is_ordered(one)}
-        return ordered if len(ordered) > 1 else {}
+        return {name: one for name, one in space.items() if not one.single() and _is_ordered(one)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -53,15 +57,20 @@ class EvolutionSampler(BaseSampler):
         ended = _ended(study)
         before, since = ended[: self._startup], ended[self._startup :]
         best = min(before, key=_rank(study))
-        bounds = np.tile([0.0, 1.0], (len(search_space), 1))
-        search = CMA(_place(best, search_space), STEP, bounds, seed=self._seed)
+        missing = max(DIMENSIONS - len(search_space), 0)
+        mean = np.append(_place(best, search_space), [0.5] * missing)
+        search = CMA(mean, STEP, np.tile([0.0, 1.0], (len(mean), 1)), seed=self._seed)
+
+        def place(trial: FrozenTrial) -> "np.ndarray":
+            # In a dimension that is none, chance alone places a trial: a fixed place would make the steps too small.
+            return np.append(_place(trial, search_space), [search.ask()[-1] for _ in range(missing)])
+
         size = search.population_size
         for begin in range(0, len(since) - size + 1, size):
             ranked = sorted(since[begin : begin + size], key=_rank(study))
-            search.tell([(_place(one, search_space), float(rank)) for rank, one in enumerate(ranked)])
-        return {
-            name: _value(float(at), one) for (name, one), at in zip(search_space.items(), search.ask(), strict=True)
-        }
+            search.tell([(place(one), float(rank)) for rank, one in enumerate(ranked)])
+        point = search.ask()[: len(search_space)]
+        return {name: _value(float(at), one) for (name, one), at in zip(search_space.items(), point, strict=True)}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -73,7 +82,7 @@ class EvolutionSampler(BaseSampler):
 def _ended(study: Study) -> list[FrozenTrial]:
     """List the trials whose ending says something about their configuration, in the order in which they ended."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    telling = [trial for trial in ended if trial.state != TrialState.FAIL or _is_violated(trial)]
+    telling = [trial for trial in ended if trial.state != TrialState.FAIL or is_hopeless(trial)]
     return sorted(telling, key=lambda trial: (trial.datetime_complete, trial.number))
 
 
@@ -82,7 +91,7 @@ def _rank(study: Study) -> Callable[[FrozenTrial], tuple[float, ...]]:
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
 
     def rank(trial: FrozenTrial) -> tuple[float, ...]:
-        if _is_violated(trial) or not (trial.values or trial.intermediate_values):
+        if is_hopeless(trial):
             return (2,)
         if trial.state == TrialState.COMPLETE:
             return (0, sign * trial.values[0])
@@ -90,11 +99,6 @@ def _rank(study: Study) -> Callable[[FrozenTrial], tuple[float, ...]]:
         return (1, -step, sign * value)
 
     return rank
-
-
-def _is_violated(trial: FrozenTrial) -> bool:
-    """Say whether a trial diverged or had no memory."""
-    return any(value > 0 for value in trial.constraints.values())
 
 
 def _is_ordered(distribution: BaseDistribution) -> bool:

@@ -25,8 +25,9 @@ from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import begun, reopened
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
-from tune_sam.tuning.seeding import Seeded, seeds_in
-from tune_sam.tuning.strategies import pruner, sampler
+from tune_sam.tuning.history import InMemory, trials_before
+from tune_sam.tuning.seeding import seeds_in
+from tune_sam.tuning.strategies import TELLING, pruner, sampler
 
 OWN = "own"
 """The attribute of a trial that a person enqueued, which comes before grid points that wait."""
@@ -324,7 +325,12 @@ class Ledger:
         of_study = (self.settings.seed, zlib.crc32(self.optimizer.encode()))
         own, common = (int(np.random.SeedSequence(one).generate_state(1)[0]) for one in ((*of_study, number), of_study))
         made = sampler(self.settings.sampler, own, common)
-        self._optuna.sampler = Seeded(made, self._seeds, self.space, own) if self._seeds else made
+        if self._seeds or self.settings.sampler in TELLING:
+            trials = [*self._seeds, *trials_before(self._optuna, number)]
+            tell = TELLING.get(self.settings.sampler)
+            told = tell(trials, self._optuna.directions) if tell else trials
+            made = InMemory(made, told, self.space, own)
+        self._optuna.sampler = made
 
     def _pruner(self) -> optuna.pruners.BasePruner:
         # The first rung is the first epoch at the lower rate: before that, large rates look worse than they are.

@@ -5,22 +5,20 @@ count in no budget, table or page, and a resume suggests the same when that stud
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.space import IN_WORDS, Choice, Domain, LogRange, Space
+from tune_sam.space import IN_WORDS, Space
 from tune_sam.study.optuna_internals import trial_from_json, trial_to_json
 from tune_sam.study.reading import reading
 from tune_sam.study.records import Study, open_search
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
+from tune_sam.tuning.history import distribution_of
 
 log = logging.getLogger(__name__)
 
@@ -110,48 +108,6 @@ def tell_other_training(settings: StudySettings, source: Study) -> None:
             source.name,
             " and ".join(differences),
         )
-
-
-class Seeded(BaseSampler):
-    """Suggests what another sampler would in a study that also had the trials of another one.
-
-    Args:
-        sampler: the other.
-        seeds: finished trials.
-        space: of the study.
-        seed: of what no sampler models.
-    """
-
-    def __init__(self, sampler: BaseSampler, seeds: Sequence[FrozenTrial], space: Space, seed: int) -> None:
-        self._sampler, self._seeds, self._space = sampler, seeds, space
-        self._independent = RandomSampler(seed)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Give all of the space: a point is suggested as a whole."""
-        return {name: distribution_of(domain) for name, domain in self._space.domains.items()}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Suggest a point in a study in memory, which has the seeds and the trials so far."""
-        both = optuna.create_study(directions=study.directions, sampler=self._sampler)
-        both.add_trials(self._seeds)
-        known = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        both.add_trials(one for one in study.get_trials(deepcopy=False, states=known) if one.number != trial.number)
-        return both.ask(search_space).params
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Draw at random what is not in the space."""
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
-
-
-def distribution_of(domain: Domain) -> BaseDistribution:
-    """Give Optuna's distribution of a domain, as the ledger suggests from it."""
-    if isinstance(domain, Choice):
-        return CategoricalDistribution(domain.values)
-    return FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogRange))
 
 
 def _finished(study: Study, optimizer: str) -> list[FrozenTrial]:

@@ -10,6 +10,10 @@ from collections.abc import Callable
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from tune_sam.tuning.history import as_complete
 
 STARTUP = 8
 """Trials before the sampler models anything: the four of the grid and as many at random."""
@@ -56,6 +60,13 @@ _SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "random": lambda seed, of_study: RandomSampler(seed),
     "grid": lambda seed, of_study: RandomSampler(seed),
 }
+
+TELLING: dict[str, Callable[[list[FrozenTrial], list[StudyDirection]], list[FrozenTrial]]] = {
+    "gp": as_complete,
+    "cmaes": lambda trials, directions: trials,
+}
+"""What the samplers are told of all trials so far that would not see these in Optuna's study: a Gaussian process
+reads complete trials alone, and CMA-ES would have those of one bracket of Hyperband's."""
 
 
 def pruner(name: str, first: int, epochs: int) -> BasePruner:
