@@ -206,8 +206,13 @@ def test_a_sampler_knows_the_trials_of_all_brackets(sampler):
         storage = optuna.storages.InMemoryStorage()
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
         book = ledger(storage, replace(settings(trials=18, scheduler=scheduler), sampler=sampler))
-        asked = [run(book, 1 - number / 100).configuration for number in range(18)]
-        found.append(asked)
+        configurations = []
+        for number in range(18):
+            asked = book.suggest("t")
+            assert not book.report(asked.number, 1, judged(0.5))  # with the first report, Hyperband has brackets
+            configurations.append(asked.configuration)
+            book.end(asked.number, outcome("complete", 1 - number / 100))
+        found.append(configurations)
     assert found[0] == found[1]
 
 
