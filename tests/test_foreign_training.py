@@ -238,6 +238,41 @@ def test_groups_have_options_of_their_own_and_what_is_in_none_is_frozen(splits, 
     assert moved == {"layers.2.weight", "layers.2.bias"}
 
 
+@pytest.mark.parametrize("optimizer", ["base", "sam"])
+def test_what_is_in_no_group_is_as_if_it_had_no_gradient(splits, optimizer):
+    """It takes no part in the norm that is clipped, in a perturbation, or in the curvature."""
+    found = []
+    for groups in (lambda network: [{"params": list(network.layers[2].parameters())}], _frozen_by_hand):
+        workload = other_base(BaseOptimizer("SGD", {}), groups)
+        configuration = Configuration(optimizer, None if optimizer == "base" else 0.05, 0.05, 20, 0)
+        setting = replace(SETTING, clip_norm=0.1)
+        running = Trainer(workload, setting, configuration, splits, epochs=3, device=CPU)
+        running.epoch()
+        measured = measure_cheaply(
+            "k", running.model, workload.criterion, [splits.train.batch(torch.arange(80))], configuration
+        )
+        found.append((weights(running).tolist(), measured.size, measured.measures["lambda_max"].value))
+    assert found[0] == found[1]
+    assert found[0][1] == 17
+
+
+def _frozen_by_hand(network):
+    network.layers[0].requires_grad_(False)
+
+
+def test_a_group_may_scale_the_learning_rate(splits):
+    workload = other_base(
+        BaseOptimizer("SGD", {}),
+        lambda network: [
+            {"params": list(network.layers[0].parameters()), "lr_scale": 0.1},
+            {"params": list(network.layers[2].parameters())},
+        ],
+    )
+    for lr in (0.05, 0.5):
+        running = Trainer(workload, SETTING, Configuration("base", None, lr, 20, 0), splits, epochs=3, device=CPU)
+        assert [group["lr"] for group in running.optimizer.param_groups] == pytest.approx([0.1 * lr, lr])
+
+
 def test_norms_biases_and_embeddings_are_without_decay():
     network = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 3), nn.LayerNorm(3))
     network[1].weight.requires_grad_(True)

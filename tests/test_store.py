@@ -86,6 +86,20 @@ def test_label_noise_replaces_a_share_of_the_training_labels_and_no_other():
     assert with_label_noise(clean, None) is clean
 
 
+def test_labels_that_do_not_count_stay_as_they_are():
+    clean = Splits(TensorStore(torch.zeros(100, 1), torch.arange(100) % 4 - 1), store([2]))
+    noisy = with_label_noise(clean, 0.4, ignored=-1)
+    changed = noisy.train.y != clean.train.y
+    assert int(changed.sum()) == 30
+    assert set(noisy.train.y[changed].tolist()) == set(clean.train.y[changed].tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("classes", "share"), [([50], 0.2), ([5, 5], 0.01)])
+def test_a_share_that_changes_no_label_is_refused(classes, share):
+    with pytest.raises(Refused, match=rf"--label-noise {share:g} changes none of {sum(classes)} training labels of"):
+        with_label_noise(Splits(store(classes), store([2])), share)
+
+
 def test_a_store_whose_labels_cannot_be_replaced_is_refused():
     class Own:
         y = torch.tensor([0, 1])

@@ -39,12 +39,23 @@ def _is_norm(module: "nn.Module") -> bool:
     return "norm" in type(module).__name__.lower()
 
 
-def grouped(make: "Callable[[Any], Optimizer]", groups: Iterable[Mapping[str, Any]]) -> "Callable[[Any], Optimizer]":
+def freeze_others(network: "nn.Module", groups: Iterable[Mapping[str, Any]]) -> None:
+    """Take no gradients of the parameters that are in none of the groups."""
+    kept = {id(parameter) for group in groups for parameter in group["params"]}
+    for parameter in network.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
+
+
+def grouped(
+    make: "Callable[[Any], Optimizer]", groups: Iterable[Mapping[str, Any]], lr: float
+) -> "Callable[[Any], Optimizer]":
     """Let an optimizer have groups, whatever parameters it is made of.
 
     Args:
         make: makes an optimizer of parameters, of named ones, or of groups of either.
-        groups: with `params`, and with options. A parameter that is in none of them is not trained.
+        groups: with `params`, and with options; `lr_scale` is a factor of `lr`.
+        lr: the training's learning rate.
 
     Raises:
         ValueError: a parameter is in two groups.
@@ -55,7 +66,7 @@ def grouped(make: "Callable[[Any], Optimizer]", groups: Iterable[Mapping[str, An
         for parameter in group["params"]:
             if place.setdefault(id(parameter), index) != index:
                 raise ValueError("parameter_groups(): a parameter is in two groups; put it into one")
-    options = [{name: value for name, value in group.items() if name != "params"} for group in listed]
+    options = [_options(group, lr) for group in listed]
 
     def make_grouped(given: Any) -> "Optimizer":
         items = list(given)
@@ -71,3 +82,8 @@ def grouped(make: "Callable[[Any], Optimizer]", groups: Iterable[Mapping[str, An
         return make(made)
 
     return make_grouped
+
+
+def _options(group: Mapping[str, Any], lr: float) -> dict[str, Any]:
+    scaled = {"lr": lr * group["lr_scale"]} if "lr_scale" in group else {}
+    return {name: value for name, value in group.items() if name not in ("params", "lr_scale")} | scaled

@@ -41,7 +41,7 @@ def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Spl
     return replace(splits, train=splits.train.subset(torch.from_numpy(chosen)))
 
 
-def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Splits:
+def with_label_noise(splits: Splits, share: float | None, seed: int = 0, ignored: int | None = None) -> Splits:
     """Replace a share of the training labels by another class, drawn uniformly, the same for all trials.
 
     Validation labels stay, so that a search judges trials by the truth.
@@ -50,9 +50,10 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Spli
         splits: of a workload; the training split is a dataclass with a field `y`, as :class:`TensorStore` is.
         share: of the training labels, above 0 and below 1; None changes none.
         seed: of the draw, not of a trial.
+        ignored: value of targets that do not count, which stay as they are.
 
     Raises:
-        Refused: the training split is no such dataclass, or its targets are no classes.
+        Refused: the training split is no such dataclass, its targets are no classes, or the share is of no label.
     """
     if share is None:
         return splits
@@ -68,8 +69,14 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0) -> Spli
             f"--label-noise {share:g} replaces classes, and the targets here are {kind}; leave --label-noise out."
         )
     draw, labels = np.random.default_rng(seed), found.copy()
-    classes = np.unique(labels)
-    chosen = draw.choice(len(labels), round(share * len(labels)), replace=False)
+    counted = np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
+    classes, wrong = np.unique(labels[counted]), round(share * len(counted))
+    if len(classes) < 2 or not wrong:
+        raise Refused(
+            f"--label-noise {share:g} changes none of {len(counted)} training labels of {len(classes)} classes; give a "
+            "larger share, or leave it out."
+        )
+    chosen = draw.choice(counted, wrong, replace=False)
     shift = draw.integers(1, len(classes), len(chosen))
     labels[chosen] = classes[(np.searchsorted(classes, labels[chosen]) + shift) % len(classes)]
     return replace(splits, train=replace(train, y=torch.from_numpy(labels)))

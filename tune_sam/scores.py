@@ -37,7 +37,9 @@ def written(score: str) -> Written:
 
 
 def standard_error(score: str, value: float, samples: int) -> float:
-    """Give the standard error of a score of one training: binomial for an accuracy.
+    """Give the standard error of a score of one training: binomial for an accuracy, after Agresti and Coull (1998).
+
+    Two hits and two misses are added, without which it would be 0 where all or none of the samples are hits.
 
     Args:
         score: its name, such as `accuracy`.
@@ -47,7 +49,10 @@ def standard_error(score: str, value: float, samples: int) -> float:
     Returns:
         The error; nan of another score, whose error one training does not tell.
     """
-    return math.sqrt(max(0.0, value * (1 - value)) / samples) if score == "accuracy" else math.nan
+    if score != "accuracy":
+        return math.nan
+    share = (value * samples + 2) / (samples + 4)
+    return math.sqrt(share * (1 - share) / (samples + 4))
 
 
 def nats(score: str) -> str:

@@ -165,7 +165,9 @@ class SAMTrainable(tune.Trainable):
         if root == Home.at().data:  # a folder that a person named is only read
             self.workload.fetch(dataset, root)
         self.workload.check_data(dataset, root)
-        splits = with_label_noise(with_train_subset(self.workload.read(dataset, root), samples), noise)
+        splits = with_label_noise(
+            with_train_subset(self.workload.read(dataset, root), samples), noise, ignored=self.workload.ignored
+        )
         self._data = self._own.enter_context(share(splits.together() if together else splits))
 
 

@@ -348,16 +348,24 @@ class Workload(ABC):
         :func:`tune_sam.groups.without_decay` makes those that transformers are usually trained with.
 
         Returns:
-            Groups with `params` and options of the base optimizer; parameters in none of them are not trained. None,
-            the default, for all parameters with the same options.
+            Groups with `params` and options of the base optimizer, or with `lr_scale`, by which the training's learning
+            rate is multiplied. Parameters in none of them are frozen: they are not trained, clipped or perturbed, and
+            no curvature is measured along them. None, the default, for all parameters with the same options.
         """
         return None
 
     def build(self, setting: Setting) -> "nn.Module":
-        """Build a fresh network that can be called with the inputs of a batch, whatever arguments it takes."""
-        from tune_sam.calling import taking_batches
+        """Build a fresh network that can be called with the inputs of a batch, whatever arguments it takes.
 
-        return taking_batches(self.network(setting))
+        What is in no group is frozen.
+        """
+        from tune_sam.calling import taking_batches
+        from tune_sam.groups import freeze_others
+
+        network = self.network(setting)
+        if (groups := self.parameter_groups(network)) is not None:
+            freeze_others(network, groups)
+        return taking_batches(network)
 
     def fetch(self, dataset: str, root: Path) -> None:
         """Download what is missing of a data set into `root`, a folder of the home; by default nothing is.

@@ -120,6 +120,7 @@ def idle(values, objective="val/accuracy", direction="maximize", samples=100):
         ([0.5, 0.56], 0),
         ([0.5, 0.54, 0.56, 0.4], 1),  # together they are more than one
         ([1.0, 1.0], 1),
+        ([0.99, 1.0], 1),  # one more of a hundred, where the binomial error itself would be 0.01 and 0
     ],
 )
 def test_an_accuracy_improves_by_more_than_its_standard_error(values, since):

@@ -64,7 +64,9 @@ def shared(
     if splits is None:
         ensure_data(study)
         splits = study.workload.read(settings.dataset, study.data)
-    splits = with_label_noise(with_train_subset(splits, settings.train_subset), settings.label_noise)
+    splits = with_label_noise(
+        with_train_subset(splits, settings.train_subset), settings.label_noise, ignored=study.workload.ignored
+    )
     if settings.kind != "search":
         splits = splits.together()
     if sample:

@@ -28,7 +28,7 @@ from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
 from tune_sam.tuning.plan import create
-from tune_sam.workload import Workload, known_workload
+from tune_sam.workload import DataSet, Workload, known_workload
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -163,6 +163,12 @@ class Refit:
     def samples(self) -> int:
         """The number of samples that were trained on, of the training and the validation split together."""
         return _trained_samples(self.studies[0].settings)
+
+    @property
+    def wrong_labels(self) -> float:
+        """The share of the samples whose labels `--label-noise` replaced: those of the validation split are right."""
+        settings = self.studies[0].settings
+        return (settings.label_noise or 0) * (1 - _sizes(settings).validation / self.samples)
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -357,8 +363,12 @@ def refit_study(
 
 
 def _trained_samples(settings: StudySettings) -> int:
-    sizes = known_workload(settings.workload).datasets[settings.dataset]
+    sizes = _sizes(settings)
     return (settings.train_subset or sizes.train) + sizes.validation
+
+
+def _sizes(settings: StudySettings) -> DataSet:
+    return known_workload(settings.workload).datasets[settings.dataset]
 
 
 def significant_digits(configs: Sequence[Configuration]) -> int:

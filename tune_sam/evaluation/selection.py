@@ -1,7 +1,7 @@
 """The choice of a refit: which configurations of a search are trained again, with which seeds."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
@@ -42,7 +42,7 @@ class Choice:
         if self.planned:
             settings = study.settings
             return [Configuration.at(optimizer, point, settings.seed) for point in settings.spaces[optimizer].grid]
-        best = [trial.config for trial in study.complete(optimizer) if trial.config]
+        best = _different([trial.config for trial in study.complete(optimizer) if trial.config])
         if not self.each_batch_size:
             return best[: self.top]
         of_size: dict[int, Configuration] = {}
@@ -57,6 +57,14 @@ class Choice:
             with suppress(NothingComplete):
                 found[optimizer] = self.of(study, optimizer)
         return found
+
+
+def _different(configurations: Iterable[Configuration]) -> list[Configuration]:
+    """Leave out configurations that differ in their seeds alone, which a refit would take for one."""
+    first: dict[tuple[object, ...], Configuration] = {}
+    for one in configurations:
+        first.setdefault(tuple(one.point.items()), one)
+    return list(first.values())
 
 
 def chosen_configurations(study: Study, choice: Choice, by: str) -> dict[str, list[Configuration]]:
