@@ -17,6 +17,7 @@ from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import FEWEST
+from tune_sam.optimizers import climbs
 from tune_sam.scores import written
 from tune_sam.settings import SEEDS
 from tune_sam.study.records import Study
@@ -130,7 +131,7 @@ class _Best:
 
 def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
     try:
-        trial = next(trial for trial in study.complete() if trial.optimizer != "base" and trial.config)
+        trial = next(trial for trial in study.complete() if climbs(trial.optimizer) and trial.config)
     except (NothingComplete, StopIteration):
         return None
     assert trial.config
@@ -139,7 +140,7 @@ def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
         table = refit.table()
         same = (table["kind"] == "refit") & (table["optimizer"] == trial.optimizer)
         for name, value in trial.config.point.items():
-            same &= table[name] == value
+            same &= table[name] == value if name in table else False  # another's further hyperparameter
         row = next(iter(table[same]["row"]), "")
     return _Best(trial.optimizer, str(row))
 
