@@ -119,6 +119,7 @@ def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch,
     try_out(find_workload(options.workload), settings, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_smallest_workload_of_the_page_is_searched_as_it_stands(monkeypatch, tmp_path):
     smallest, *_ = blocks("own-workload.md")
     monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path))

@@ -2,7 +2,6 @@
 
 import shutil
 import sqlite3
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -38,8 +37,7 @@ MADE_AT = "/srv/tune-sam/home"
 def earlier(tmp_path_factory):
     """The earlier release's home, where nothing has opened it yet."""
     home = tmp_path_factory.mktemp("earlier") / "home"
-    with tarfile.open(FIXTURE) as archive:
-        archive.extractall(home, filter="data")
+    shutil.unpack_archive(FIXTURE, home)
     return home
 
 

@@ -85,6 +85,7 @@ def test_another_launch_with_the_same_budget_trains_nothing(ended):
     assert "its budget of 5 epochs is spent" in heard.said
 
 
+@pytest.mark.slow
 def test_a_study_that_budgets_ended_is_resumed_as_if_nothing_had_been(tmp_path, searched):
     home, heard = tmp_path / "home", Heard()
     searched_study(home, time_budget="0.001s", executor=INLINE, listener=heard)

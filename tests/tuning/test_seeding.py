@@ -77,6 +77,7 @@ def test_trials_of_the_other_study_are_none_of_the_new_one(home):
     assert "began with the finished trials of study one (3 of sam), which are none of this study's" in said
 
 
+@pytest.mark.slow
 def test_a_resume_suggests_the_same_when_the_other_study_is_gone(home, tmp_path):
     copy = shutil.copytree(home, tmp_path / "copy")
     tune_sam.delete("one", home=copy)
