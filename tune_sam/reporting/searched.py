@@ -13,7 +13,6 @@ from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES, StudySettings
 from tune_sam.study.spent import ended_by
 from tune_sam.tuning.recipe import PARAMETERS
-from tune_sam.tuning.seeding import count_seeds
 
 EDGE = 0.05
 """A value lies at the edge of its range within this fraction of the range's width, on the range's scale."""
@@ -93,6 +92,8 @@ def _equal(settings: StudySettings) -> Iterator[str]:
 def _seeded(study: Study) -> Iterator[str]:
     """Say what the sampler began with."""
     if study.settings.from_study:
+        from tune_sam.tuning.seeding import count_seeds  # it needs Optuna, which a refusal does not wait for
+
         counts = ", ".join(f"{count} of {optimizer}" for optimizer, count in count_seeds(study).items())
         yield (
             f"The sampler began with the finished trials of study {study.settings.from_study} ({counts}), which are "
