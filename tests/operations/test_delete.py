@@ -21,6 +21,7 @@ def active_runs(home):
     return client.search_runs(experiments, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000)
 
 
+@pytest.mark.slow
 def test_a_study_goes_with_its_refits_and_leaves_others_as_they_were(refitted):
     tune_sam.search(
         "gcn", dataset="digits", optimizers=["base"], trials=1, epochs=2, name="two", home=refitted, executor=INLINE
