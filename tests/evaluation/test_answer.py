@@ -136,6 +136,27 @@ def enough(study, monkeypatch):
     return study
 
 
+def as_found(study, monkeypatch, **changed):
+    """Give the best trial of the study's SAM another configuration, and make it the best of all."""
+    best = study.best("sam")
+    first = replace(best, config=replace(best.config, **changed), optimizer=changed.get("optimizer", "sam"))
+    monkeypatch.setattr(Study, "complete", lambda self, optimizer=None: [first, best])
+
+
+def test_the_best_trial_can_have_a_hyperparameter_that_no_refitted_row_has(study, monkeypatch):
+    as_found(study, monkeypatch, more={"m": 16})
+    found = table(*ROWS)
+    answer = short_answer(study, refit_of(found), answered(found))
+    assert answer.help.sentence.startswith("SAM against Adam")
+
+
+def test_an_own_optimizer_without_a_radius_is_not_what_the_lines_speak_of(study, monkeypatch):
+    as_found(study, monkeypatch, optimizer="own_optimizers:Plain", rho=None)
+    found = table(*ROWS)
+    answer = short_answer(study, refit_of(found), answered(found))
+    assert answer.help.sentence.startswith("SAM against Adam")
+
+
 def test_the_next_step_is_what_is_missing_first(enough):
     found = table(*ROWS)
     full = answered(found)

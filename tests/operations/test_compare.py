@@ -1,14 +1,12 @@
 import csv
 import io
 import json
-import sys
 from dataclasses import replace
 
 import pytest
 from studies import INLINE
 
 import tune_sam
-from tune_sam.cli.main import main
 from tune_sam.errors import Refused
 from tune_sam.evaluation.comparison import compared
 from tune_sam.evaluation.refit import tested_refit
@@ -24,20 +22,6 @@ def home(refitted):
     tune_sam.search("gcn", optimizers=["sam", "asam"], epochs=1, name="two", **options)
     tune_sam.refit("two", home=refitted, seeds=2, controls=False, executor=INLINE)
     return refitted
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys, home):
-    """The command line in this process: status, output, errors."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(home)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        found = capsys.readouterr()
-        return left.value.code, found.out, found.err
-
-    return call
 
 
 def test_the_best_of_each_optimizer_stands_beside_its_refit(home):

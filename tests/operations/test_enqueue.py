@@ -1,10 +1,7 @@
-import sys
-
 import pytest
 from studies import INLINE
 
 import tune_sam
-from tune_sam.cli.main import main
 from tune_sam.errors import Refused
 from tune_sam.study.records import open_study
 from tune_sam.tuning.listener import SearchListener
@@ -24,7 +21,7 @@ def first_trial_enqueues(home):
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory):
+def home(tmp_path_factory):
     """A home with the study `mine`, whose second trial is a person's, and whose last grid point waits for ever."""
     home = tmp_path_factory.mktemp("mine") / "home"
     tune_sam.search(
@@ -43,32 +40,18 @@ def mine(tmp_path_factory):
     return home
 
 
-@pytest.fixture
-def cli(monkeypatch, capsys, mine):
-    """The command line in this process: status, output, errors."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["tune-sam", *words, "--home", str(mine)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        found = capsys.readouterr()
-        return left.value.code, found.out, found.err
-
-    return call
-
-
-def test_a_running_search_takes_a_persons_point_before_grid_points_that_wait(mine):
-    trials = open_study("mine", mine).records()
+def test_a_running_search_takes_a_persons_point_before_grid_points_that_wait(home):
+    trials = open_study("mine", home).records()
     assert trials[3].config.point == POINT
     assert [trial.state for trial in trials] == ["complete", "complete", "waiting", "complete"]
     assert trials[3].started <= trials[1].started
 
 
-def test_a_finished_study_tries_a_persons_point_with_a_larger_budget(cli, mine):
+def test_a_finished_study_tries_a_persons_point_with_a_larger_budget(cli, home):
     status, said, _ = cli("enqueue", "mine", "--rho", "0.2", "--lr", "0.03", "--batch-size", "32", "--param", "m=32")
     assert status == 0
     assert "mine/sam/4: `tune-sam resume mine --trials 4` tries it" in said
-    study = tune_sam.resume("mine", home=mine, trials=4, executor=INLINE)
+    study = tune_sam.resume("mine", home=home, trials=4, executor=INLINE)
     assert study.trial("sam/4").state == "complete"
     assert study.trial("sam/4").config.point == {"rho": 0.2, "lr": 0.03, "batch_size": 32, "m": 32}
     assert study.trial("sam/2").state == "waiting"
@@ -94,13 +77,13 @@ def test_a_finished_study_tries_a_persons_point_with_a_larger_budget(cli, mine):
         ),
     ],
 )
-def test_a_point_that_cannot_be_tried_is_refused_in_one_sentence(cli, mine, words, said):
-    before = len(open_study("mine", mine).records())
+def test_a_point_that_cannot_be_tried_is_refused_in_one_sentence(cli, home, words, said):
+    before = len(open_study("mine", home).records())
     status, out, err = cli("enqueue", "mine", *words)
     assert (status, out) == (2, "")
     assert said in err
     assert len(err.strip().splitlines()) == 1
-    assert len(open_study("mine", mine).records()) == before
+    assert len(open_study("mine", home).records()) == before
 
 
 def test_a_point_of_one_of_several_optimizers_names_it(searched):

@@ -1,4 +1,5 @@
-import numpy as np
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -49,8 +50,8 @@ def test_a_node_carries_its_pixel_and_where_it_is(store, image):
 
 
 def test_a_mirror_image_has_other_nodes(store, monkeypatch):
-    mirrored = np.column_stack([IMAGES.images[:, :, ::-1].reshape(-1, 64), IMAGES.target])
-    monkeypatch.setattr(digits, "table", lambda: mirrored)
+    mirrored = SimpleNamespace(data=IMAGES.images[:, :, ::-1].reshape(-1, 64), target=IMAGES.target)
+    monkeypatch.setattr(digits, "load_digits", lambda: mirrored)
     other = digits.grid_graphs()
     for image in range(0, 1797, 300):
         nodes, theirs = (graphs.x[64 * image : 64 * (image + 1)] for graphs in (store, other))

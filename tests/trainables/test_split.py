@@ -3,9 +3,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
-from tune_sam.split import set_aside, split
 from tune_sam.trainables.data.split import stratified
 from tune_sam.trainables.gcn import GCN
 
@@ -53,21 +51,3 @@ def test_a_split_is_the_same_every_time_and_no_ones_random_state_matters(dataset
 
 def test_another_seed_is_another_split(dataset):
     assert (stratified(LABELS[dataset], seed=1).test != stratified(LABELS[dataset]).test).any()
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("classes", [None, 1, 3, 7])
-def test_samples_are_set_aside_as_scikit_learn_does(classes, seed):
-    random = np.random.default_rng(seed)
-    samples, aside = random.integers(60, 300), random.integers(10, 50)
-    labels = classes and random.integers(0, classes, samples)
-    ours = set_aside(samples, aside, labels, seed)
-    theirs = train_test_split(np.arange(samples), test_size=int(aside), stratify=labels, random_state=seed)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.tolist() == other.tolist()
-
-
-@pytest.mark.parametrize(("labels", "test"), [([0, 0, 0, 0, 1, 1], 1), ([0, 0, 0, 0, 0, 1], 2)])
-def test_a_split_in_which_a_class_would_have_no_share_is_refused(labels, test):
-    with pytest.raises(ValueError, match="cannot each have a share of 2 classes"):
-        split(6, validation=2, test=test, labels=labels)

@@ -90,3 +90,9 @@ def test_a_plain_grid_has_every_combination_of_the_values():
     base = space("base", sampler="grid", rho="0.05", lr="0.003")
     assert base.grid == ({"lr": 0.003, "batch_size": 64},)
     assert len(space("sam", sampler="grid", batch_size="16,32").grid) == 8  # four of ρ at two sizes
+
+
+def test_label_noise_needs_classes_that_the_workload_states(tmp_path):
+    given = {"workload": "foreign_workload:Regression", "label_noise": 0.2, "home": tmp_path}
+    with pytest.raises(Refused, match=r"--label-noise 0\.2 replaces classes, and waves states none of waves"):
+        planned(SearchOptions.read(given))

@@ -5,12 +5,9 @@ test set). The data need no download. Each architecture has them in its own form
 reading order, grid graphs.
 """
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from tune_sam.store import TensorStore
@@ -54,22 +51,10 @@ def grid_graphs() -> GraphStore:
     )
 
 
-def table() -> NDArray[np.float64]:
-    """Read the file: a row for each digit, its 64 pixels from 0 to 16 and its class.
-
-    It is read from the package's folder, for the import of scikit-learn takes a second.
-    """
-    package = find_spec("sklearn")
-    assert package is not None, "it is installed with this package"
-    assert package.origin is not None
-    rows: NDArray[np.float64] = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
-    return rows
-
-
 def _load() -> tuple[Tensor, Tensor]:
     """Read the pixels [1797, 64], 0 to 1, and the classes [1797]."""
-    rows = table()
-    return torch.tensor(rows[:, :-1] / 16, dtype=torch.float32), torch.tensor(rows[:, -1].astype(np.int64))
+    digits = load_digits()
+    return torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target.astype(np.int64))
 
 
 def _features(pixels: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tune_sam.split import set_aside
+from sklearn.model_selection import train_test_split
 
 SPLIT_SEED = 0
 """Seed of every split. Splits do not depend on a trial's seed."""
@@ -29,8 +28,9 @@ def stratified(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> Indices:
         labels: class of each sample, [n].
         seed: of the split, not of a trial.
     """
+    everything = np.arange(len(labels))
     kept = int(0.7 * len(labels))
-    rest, test = set_aside(len(labels), len(labels) - kept, labels, seed)
+    rest, test = train_test_split(everything, train_size=kept, stratify=labels, random_state=seed)
     train, validation = held_out(labels[rest], kept // 7, seed)
     return Indices(np.sort(rest[train]), np.sort(rest[validation]), np.sort(test))
 
@@ -48,5 +48,5 @@ def held_out(
     Returns:
         The indices of both, ascending.
     """
-    train, held = set_aside(len(labels), validation, labels, seed)
+    train, held = train_test_split(np.arange(len(labels)), test_size=validation, stratify=labels, random_state=seed)
     return np.sort(train), np.sort(held)

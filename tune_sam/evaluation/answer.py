@@ -17,7 +17,6 @@ from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import FEWEST
-from tune_sam.optimizers import climbs
 from tune_sam.scores import written
 from tune_sam.settings import SEEDS
 from tune_sam.study.records import Study
@@ -131,7 +130,7 @@ class _Best:
 
 def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
     try:
-        trial = next(trial for trial in study.complete() if climbs(trial.optimizer) and trial.config)
+        trial = next(trial for trial in study.complete() if trial.config and trial.config.rho is not None)
     except (NothingComplete, StopIteration):
         return None
     assert trial.config

@@ -98,8 +98,8 @@ class Radius:
         optimizer: whose.
         value: ρ of its best trial.
         low, high: the smallest and the largest ρ among its complete trials whose validation accuracy is within one
-            standard error of the best one's (binomial, of the validation split's size); nan where the score is no
-            accuracy, whose error one training does not tell.
+            standard error of the best one's (binomial, see :func:`tune_sam.scores.standard_error`); nan where the score
+            is no accuracy, whose error one training does not tell.
         tried: the number of values of ρ among its complete trials.
         end: `smallest` or `largest` if `value` is that among the values tried, so that a better one may lie beyond;
             empty otherwise.

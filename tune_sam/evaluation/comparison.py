@@ -116,6 +116,7 @@ class Comparison:
 
     Attributes:
         studies: in the order in which they were named.
+        refits: of each, once it is tested; None where there is none.
         rows: the best of each optimizer of each study.
         differing: the settings that are not the same in all studies; those that exclude a comparison first.
         claims: the differences in the test score between rows of two studies with seeds in common, `row` minus `to`;
@@ -124,6 +125,7 @@ class Comparison:
     """
 
     studies: tuple[Study, ...]
+    refits: tuple[Refit | None, ...]
     rows: tuple[Row, ...]
     differing: tuple[Differing, ...]
     claims: tuple[Claim, ...]
@@ -174,14 +176,15 @@ def compared(studies: Sequence[Study]) -> Comparison:
     names = [study.name for study in studies]
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise Refused(f"compare needs two studies or more, each once, and got {', '.join(names) or 'none'}.")
-    refits = [tested_refit(study) for study in studies]
+    refits = tuple(map(tested_refit, studies))
     tables = [_table(refit) if refit else None for refit in refits]
     differing = tuple(_differing(studies, refits))
     rows = tuple(
         row for one, refit, table in zip(studies, refits, tables, strict=True) for row in _rows(one, refit, table)
     )
     found = () if any(one.excludes for one in differing) else _claims(studies[0].settings.score, rows, tables)
-    return Comparison(tuple(studies), rows, differing, found, tuple(_notes(studies, refits, differing, found)))
+    notes = tuple(_notes(studies, refits, differing, found))
+    return Comparison(tuple(studies), refits, rows, differing, found, notes)
 
 
 def _table(refit: Refit) -> "DataFrame":

@@ -4,7 +4,6 @@ from math import isfinite
 from pathlib import Path
 
 from tune_sam.evaluation.comparison import Comparison, Row, label
-from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.files import replaced_folder
 from tune_sam.reporting.comparisons import HEADER, claim_rows
@@ -142,8 +141,8 @@ def _draw(comparison: Comparison, folder: Path) -> None:
 
     names = claim_names(comparison)
     parts = []
-    for study in comparison.studies if comparison.comparable else ():
-        if refit := tested_refit(study):
+    for study, refit in zip(comparison.studies, comparison.refits, strict=True) if comparison.comparable else ():
+        if refit:
             table = refit.table()
             labels = [names.get(f"{study.name}: {row}") for row in table["row"]]
             parts.append(table.assign(label=labels)[[one is not None for one in labels]])

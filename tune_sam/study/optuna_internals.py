@@ -1,9 +1,8 @@
 """The one module that touches Optuna's private API.
 
 Optuna's ask-and-tell interface has no way to resume a trial that another process has begun, to begin another than the
-first of those that wait, to see what an enqueued
-trial will be given, or to close a database. `setup.cfg` bounds the release, and tests/study/test_optuna_internals.py
-says what a newer one has moved.
+first of those that wait, to see what an enqueued trial will be given, or to close a database. `setup.cfg` bounds the
+release, and tests/study/test_optuna_internals.py says what a newer one has moved.
 """
 
 import json

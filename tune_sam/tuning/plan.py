@@ -107,6 +107,11 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
             f"samples{of_classes}; give from {fewest} to {sizes.train}."
         )
     _refuse_patience(chosen, chosen.objective or "")
+    if chosen.label_noise and not sizes.classes:
+        raise Refused(
+            f"--label-noise {chosen.label_noise:g} replaces classes, and {workload.name} states none of {dataset}; "
+            "give its DataSet the number of its `classes`, or leave --label-noise out."
+        )
     check_declared(workload)
     check_named(chosen, workload)
     spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
