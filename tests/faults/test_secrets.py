@@ -160,9 +160,13 @@ def site(tmp_path_factory, searched_once):
 
 
 def command_lines(process):
-    """Of a process' children, as everybody on the machine can read them."""
+    """Of a process' children, as everybody on the machine can read them; of one that has just ended, none."""
     found = set()
-    for child in psutil.Process(process.pid).children(recursive=True):
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return found
+    for child in children:
         try:
             found.add(" ".join(child.cmdline()))
         except psutil.Error:
