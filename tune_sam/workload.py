@@ -598,9 +598,11 @@ class Workload(ABC):
             rho: the range that is searched.
 
         Returns:
-            The published values for `asam-all`, where there are any; else four that are spread over the range.
+            The published values for `asam-all` that lie in the range, where there are any; else four that are spread
+            over it.
         """
-        return self.published_rho if optimizer == "asam-all" and self.published_rho else rho.spread(4)
+        published = self.published_rho if optimizer == "asam-all" else ()
+        return tuple(value for value in published if value in rho) or rho.spread(4)
 
 
 KEPT = {*vars(Workload), *NEEDED} - {"label_smoothing"}

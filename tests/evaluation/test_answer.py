@@ -11,7 +11,10 @@ from tune_sam.evaluation.answer import answer_of, next_step, short_answer
 from tune_sam.evaluation.claims import Answers, Radius, at_equal_loss, claims
 from tune_sam.evaluation.names import row_names
 from tune_sam.evaluation.selection import Choice
+from tune_sam.settings import SearchOptions
+from tune_sam.space import LogRange
 from tune_sam.study.records import Study, open_study
+from tune_sam.tuning.plan import define
 
 NAMES = {"base": "Adam", "sam": "SAM", "asam": "ASAM"}
 NOISE = np.array([0.0, 0.01, -0.01, 0.005, -0.005])
@@ -172,9 +175,51 @@ def test_the_next_step_is_what_is_missing_first(enough):
         "tune-sam refit one --seeds 5",
         "tune-sam refit one --seeds 0,1,2,3,4",
         "tune-sam analyze one",
-        "tune-sam search gcn --dataset digits --optimizer base --optimizer sam --rho 0.005:0.05",
+        "tune-sam search gcn --optimizer base --optimizer sam --epochs 2 --dataset digits --scheduler none --trials 3 "
+        "--rho 0.005:0.05",
     ]
     assert next_step(enough, refit_of(found), full) is None
+
+
+LARGEST = (Radius("asam-all", 0.1, 0.1, 0.1, 6, "largest"),)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"seed": 7, "lr": "0.002:0.02", "batch_size": "32,64", "scheduler": "median", "label_noise": 0.1},
+            "--epochs 20 --seed 7 --label-noise 0.1 --scheduler median --rho 0.1:1 --lr 0.002:0.02 --batch-size 32,64",
+        ),
+        (
+            {"sampler": "grid", "lr": "0.002,0.02"},
+            "--epochs 20 --sampler grid --rho 0.1334,0.2371,0.4217,0.7499 --lr 0.002,0.02",
+        ),
+        (
+            {"preset": "report"},
+            "--epochs 20 --preset report-network --sampler grid --scheduler none --rho 0.1334,0.2371,0.4217,0.7499",
+        ),
+    ],
+)
+def test_a_search_beyond_the_range_is_otherwise_the_same(study, monkeypatch, given, words):
+    given = {"optimizers": ["base", "sam", "asam-all"], "epochs": 20, **given}
+    settings = define(SearchOptions.read({"workload": "gcn", **given}), study.home)
+    enough = [replace(study.best(), optimizer=optimizer) for optimizer in settings.optimizers for _ in range(5)]
+    monkeypatch.setattr(Study, "records", lambda self: enough)
+    found = table(*ROWS)
+    step = next_step(replace(study, settings=settings), refit_of(found), replace(answered(found), radii=LARGEST))
+    begin, _, rest = step.command.partition(" --optimizer asam-all ")
+    assert begin == "tune-sam search gcn --optimizer base"
+    assert sorted(rest.split()) == sorted(words.split())
+
+
+def test_a_base_optimizer_of_other_ranges_is_not_searched_beside_it(enough):
+    spaces = {**enough.settings.spaces, "base": replace(enough.settings.spaces["base"], lr=LogRange(0.01, 0.02))}
+    other = replace(enough, settings=replace(enough.settings, spaces=spaces))
+    found = table(*ROWS)
+    radii = (Radius("sam", 0.05, 0.05, 0.05, 6, "largest"),)
+    step = next_step(other, refit_of(found), replace(answered(found), radii=radii))
+    assert step.command.startswith("tune-sam search gcn --optimizer sam --epochs 2 ")
 
 
 def test_rows_have_plain_names():

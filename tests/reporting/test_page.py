@@ -254,7 +254,7 @@ def test_the_options_make_the_same_study_again(full, study):
             "seed": 7,
         },
         {"gpus_per_trial": 0, "data": "/elsewhere"},
-        {"objective": "two"},
+        {"objective": "two", "sampler": "random"},
         {"objective": "val/loss"},
         {"sampler": "grid", "rho": "0.05", "lr": "0.001,0.01", "batch_size": "16,32"},
         {

@@ -7,7 +7,7 @@ corrected for all of them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -19,8 +19,11 @@ from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.scores import written
 from tune_sam.settings import SEEDS
+from tune_sam.space import LogRange, Point, Space, Values, ends
 from tune_sam.study.records import Study
+from tune_sam.study.settings import StudySettings
 from tune_sam.study.spent import ended_by
+from tune_sam.tuning.recipe import as_command
 
 Sign = Literal["yes", "no", "not shown", "not known"]
 
@@ -330,15 +333,54 @@ def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep |
 
 def _search_beyond(study: Study, radii: Sequence[Radius], names: Mapping[str, str]) -> NextStep | None:
     """Ask for other values of ρ where the best one is the smallest or the largest that was tried."""
-    settings = study.settings
     radius = next((radius for radius in radii if radius.end), None)
     if radius is None:
         return None
     low, high = (
         (radius.value / BEYOND, radius.value) if radius.end == "smallest" else (radius.value, radius.value * BEYOND)
     )
+    settings = _with_range(study, radius.optimizer, LogRange(float(f"{low:.3g}"), float(f"{high:.3g}")))
+    if settings is None:
+        return None
     return NextStep(
         f"The best ρ of {names[radius.optimizer]} is the {radius.end} that was tried, so search beyond it",
-        f"tune-sam search {settings.workload} --dataset {settings.dataset} --optimizer base "
-        f"--optimizer {radius.optimizer} --rho {low:.3g}:{high:.3g}",
+        as_command(settings, study.home),
     )
+
+
+def _with_range(study: Study, optimizer: str, rho: LogRange) -> StudySettings | None:
+    """Give the settings of the same search in another range of ρ, which is one optimizer's scale.
+
+    Beside that optimizer it has the base optimizer alone, where both were searched in the same ranges, as on a command
+    line. A plain grid has values of ρ that are spread over the range.
+
+    Returns:
+        The settings; None if a preset that is a plain grid has a network that nothing else has.
+    """
+    settings, presets = study.settings, study.workload.presets
+    preset = settings.preset
+    if preset and presets[preset].options.get("sampler") == "grid":  # to which no other values of ρ can be given
+        setting = presets[preset].setting
+        others = (None, *(name for name, one in presets.items() if one.options.get("sampler") != "grid"))
+        same = [name for name in others if study.workload.setting(settings.dataset, name) == setting]
+        if not same:
+            return None
+        preset = same[0]
+    space, base, alone = settings.spaces[optimizer], settings.spaces.get("base"), settings.sampler == "grid"
+    values = Values(rho.spread(4) if alone else study.workload.rho_grid(optimizer, rho))
+    points = [{**point, "rho": value} for point in space.grid for value in values.points]
+    spaces = {optimizer: replace(space, rho=ends(values) if alone else rho, grid=_each_once(points))}
+    if base and _same_but_for_ascent(base, space):
+        spaces = {"base": base, **spaces}
+    return replace(settings, optimizers=tuple(spaces), spaces=spaces, preset=preset, from_study=None)
+
+
+def _same_but_for_ascent(base: Space, space: Space) -> bool:
+    """Whether the base optimizer was searched as another one was, as far as both have the same hyperparameters."""
+    shared = {name: space.domains.get(name) for name in base.domains}
+    points = [{name: point.get(name) for name in base.domains} for point in space.grid]
+    return shared == base.domains and _each_once(points) == base.grid
+
+
+def _each_once(points: Sequence[Point]) -> tuple[Point, ...]:
+    return tuple(point for index, point in enumerate(points) if point not in points[:index])

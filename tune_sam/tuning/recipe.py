@@ -1,11 +1,13 @@
 """A study's settings as the options of a search that would make the same again."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from tune_sam.home import Home
-from tune_sam.settings import SearchOptions
-from tune_sam.space import Choice, Domain, Values
+from tune_sam.settings import SearchOptions, flag_of
+from tune_sam.space import Choice, Domain, Value, Values, text_of_value
 from tune_sam.study.settings import StudySettings
 from tune_sam.workload import known_workload
 
@@ -19,9 +21,63 @@ def as_yaml(settings: StudySettings, home: Home) -> str:
     return yaml.safe_dump(as_options(settings, home), sort_keys=False, allow_unicode=True)
 
 
+def as_command(settings: StudySettings, home: Home) -> str:
+    """Write what :func:`as_options` gives as a command, without the options that have their defaults.
+
+    Args:
+        settings: of a study whose optimizers have the same ranges but for ρ, which one of them has: on a command line
+            a range is all optimizers'.
+        home: where the study is to be made.
+    """
+    options, defaults = as_options(settings, home), _defaults(settings)
+    ranges = options.pop("ranges").values()
+    params = {name: value for of_one in ranges for name, value in of_one.get("params", {}).items()}
+    options |= {name: value for of_one in ranges for name, value in of_one.items() if name != "params"}
+    words = [word for name, value in options.items() if value != defaults[name] for word in _words(name, value)]
+    own = {name: value for name, value in params.items() if value != defaults["params"].get(name)}
+    return shlex.join(["tune-sam", "search", settings.workload, *words, *_words("params", own)])
+
+
+def _words(option: str, value: Any) -> list[str]:
+    """Write an option as the words of a command line."""
+    flag = flag_of(option)
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if option == "params":
+        texts = [f"{name}={_joined(one) if isinstance(one, list) else one}" for name, one in value.items()]
+    else:
+        texts = value if option == "optimizers" else [_joined(value) if isinstance(value, list) else str(value)]
+    return [word for text in texts for word in (flag, text)]
+
+
+def _joined(values: Sequence[Value]) -> str:
+    return ",".join(map(text_of_value, values))
+
+
+def _defaults(settings: StudySettings) -> dict[str, Any]:
+    """Give what the options stand for that nobody gives, written as :func:`as_options` does."""
+    workload, preset = known_workload(settings.workload), settings.preset
+    samples = settings.train_subset or workload.datasets[settings.dataset].train
+    of_workload = {
+        "dataset": workload.default_dataset,
+        "epochs": workload.setting(settings.dataset, preset).epochs,
+        "objective": f"val/{next(iter(workload.scores))}",
+        "lr": str(workload.lr),
+        "batch_size": [size for size in workload.batch_size if size <= samples],
+        "params": {
+            name: _written(domain)
+            for optimizer in settings.optimizers
+            for name, domain in workload.hyperparameters_of(optimizer).items()
+        },
+    }
+    of_preset = workload.presets[preset].options if preset else {}
+    given = SearchOptions.model_validate({"workload": settings.workload, **of_preset}).model_dump(mode="json")
+    return {**of_workload, **{name: one for name, one in given.items() if name in of_preset or name not in of_workload}}
+
+
 def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
     """Turn a study's settings into the options of a search in `home` that would make the same again."""
-    resolved = ("workload", "trials", "sampler", "spaces", "data")
+    resolved = ("workload", "trials", "spaces", "data")
     names = [field.name for field in fields(settings) if field.name in SearchOptions.model_fields]
     values = {name: getattr(settings, name) for name in names if name not in resolved}
     written = SearchOptions.model_construct(**values).model_dump(mode="json", include=set(values))
@@ -29,7 +85,6 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
     if settings.data not in (None, str(home.data)):
         found["data"] = settings.data
     if settings.sampler == "grid":
-        found["sampler"] = "grid"
         preset = known_workload(settings.workload).presets.get(settings.preset or "")
         if preset is None or preset.options.get("sampler") != "grid":  # of such a preset the grid is its own
             found["ranges"] = {optimizer: _of_grid(settings, optimizer) for optimizer in settings.optimizers}

@@ -1,0 +1,89 @@
+"""A study's options as a command, which the command line reads back."""
+
+import shlex
+
+import pytest
+
+from tune_sam.cli.app import app
+from tune_sam.home import Home
+from tune_sam.settings import SearchOptions
+from tune_sam.space import Choice, LogRange, Range
+from tune_sam.trainables.gcn import GCN
+from tune_sam.tuning.plan import define
+from tune_sam.tuning.recipe import as_command
+
+
+class Declared(GCN):
+    """The digits with further hyperparameters, one of SAM's alone."""
+
+    name = "declared"
+    datasets = {"digits": GCN.datasets["digits"]}
+    hyperparameters = {
+        "weight_decay": LogRange(1e-5, 1e-2),
+        "norm": Choice("batch", "layer"),
+        "slope": {"sam": Range(0, 0.3)},
+    }
+
+
+class Read(Exception):
+    """Carries what a command line gave the search."""
+
+
+def settings_of(command, home):
+    """What the search of a command would be."""
+
+    def search(workload, *, config, listener, **options):
+        raise Read({"workload": workload, **options})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune_sam.tuning.runner.search", search)
+        with pytest.raises(Read) as found:
+            app(shlex.split(command)[1:], standalone_mode=False)
+    return define(SearchOptions.read(found.value.args[0]), home)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home")
+
+
+DECLARED = {"workload": "test_recipe:Declared", "trials": 7}
+BOTH = {"workload": "gcn", "optimizers": ["base", "sam"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"optimizers": ["base"]}, "--optimizer base"),
+        (
+            {"optimizers": ["sam"], "rho": "0.01:0.5", "trials": 40, "epochs": 7, "seed": 3, "dataset": "digits"},
+            "--optimizer sam --epochs 7 --dataset digits --seed 3 --trials 40 --rho 0.01:0.5",
+        ),
+        ({"preset": "report-network", "epochs": 3, "rho": "0.01:0.1"}, "--preset report-network --epochs 3"),
+        ({"train_subset": 100, "objective": "two", "sampler": "random"}, "--train-subset 100 --objective two"),
+        ({"sampler": "grid", "rho": "0.05", "lr": "0.001,0.01"}, "--sampler grid --lr 0.001,0.01 --rho 0.05"),
+        ({**DECLARED, "params": {"norm": "layer", "slope": "0.1:0.2"}}, "--param norm=layer --param slope=0.1:0.2"),
+        ({**DECLARED, "trials": 20, "sampler": "gp", "params": {"m": "16,32"}}, "--sampler gp --param m=16,32"),
+        (
+            {
+                **{"lr": "0.001:0.1", "batch_size": "32,64", "label_noise": 0.2, "train_subset": 500, "compile": True},
+                **{"scheduler": "median", "sampler": "qmc", "objective": "val/loss", "budget": "compute"},
+                **{"time_budget": "1h30m", "stall_timeout": "off", "patience": 5, "epoch_budget": 900},
+                **{"cpus_per_trial": 0.5, "gpus_per_trial": "auto", "precision": "fp32", "grid": False},
+            },
+            "--compile --no-grid --time-budget 1h30m --stall-timeout off --batch-size 32,64",
+        ),
+    ],
+)
+def test_a_command_has_what_differs_from_the_defaults_and_makes_the_same_study(given, words, home):
+    settings = define(SearchOptions.read({**BOTH, **given}), home)
+    command = as_command(settings, home)
+    assert set(words.split()) <= set(command.split())
+    assert settings_of(command, home) == settings
+
+
+def test_a_command_leaves_the_defaults_out(home):
+    settings = define(SearchOptions.read({**DECLARED, "optimizers": ["base", "sam"]}), home)
+    assert as_command(settings, home) == (
+        "tune-sam search test_recipe:Declared --optimizer base --optimizer sam --trials 7 --rho 0.001:1"
+    )
