@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,6 +20,7 @@ from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.names import optimizer_names as names_of_study
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.operations.refit import refit
+from tune_sam.operations.status import stages
 from tune_sam.optim import SAM
 from tune_sam.optimizers import (
     OURS,
@@ -30,6 +32,7 @@ from tune_sam.optimizers import (
     optimizers,
     scale_of,
 )
+from tune_sam.reporting.compute import compute_section
 from tune_sam.reporting.results import configurations_section
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Configuration
@@ -140,7 +143,7 @@ def test_one_that_a_person_names_is_searched_refitted_and_registered(tmp_path):
     assert names_of_study(study) == {"base": "Adam", HALF: "Half of SAM", "look-sam": "LookSAM"}
     assert study.best(HALF).config.optimizer == HALF
     # 25 steps of 40 samples, of which each fifth has two passes
-    assert [study.best(name).gradients(0) for name in names] == [1000, 2000, 1200]
+    assert [study.gradients(study.best(name), 0) for name in names] == [1000, 2000, 1200]
     # and each optimizer has the base optimizer at its own cost
     assert [child.name for child in found.studies[:3]] == ["one.refit", "one.twice", "one.1.2-times"]
     assert list(names_of(tested_refit(study)).values())[:5] == [
@@ -168,6 +171,22 @@ def test_a_study_is_not_resumed_with_code_that_its_record_names_alone(tmp_path, 
     with pytest.raises(Refused, match="give --optimizer own_optimizers:Half"):
         tune_sam.resume("one", home=home, trials=2, executor=INLINE)
     assert open_study("one", home).best().config.optimizer == HALF
+
+
+def test_what_a_study_cost_is_told_when_the_class_of_its_own_optimizer_is_gone(tmp_path, monkeypatch):
+    home, names = tmp_path / "home", ["base", "own_optimizers:Dear"]
+    options = {"dataset": "digits", "epochs": 1, "train_subset": 200, "batch_size": [64], "grid": False}
+    tune_sam.search(
+        "gcn", optimizers=names, trials=1, budget="compute", name="one", home=home, executor=INLINE, **options
+    )
+    monkeypatch.delitem(sys.modules, "own_optimizers")
+    study = open_study("one", home)
+    assert [study.settings.trials_of(name) for name in names] == [3, 1], "as many of base as cost the same"
+    assert study.counts() == {"complete": 4}
+    assert stages(study)[0].left == 0
+    (trial,) = study.records("own_optimizers:Dear")
+    assert study.gradients(replace(trial, metrics={}), 200) == 3 * 200, "which counted none, as where it diverged"
+    assert [str(row[0]) for row in compute_section(study, None, {}).tables[0].rows][1:] == ["Adam", names[1]]
 
 
 def test_the_page_of_the_optimizers_has_what_they_say_of_themselves():

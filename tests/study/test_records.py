@@ -267,6 +267,26 @@ def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_
         refuse_other(before, replace(study.settings, data="/other"))
 
 
+def test_a_study_of_an_earlier_release_takes_what_an_optimizers_step_costs_from_the_optimizer(searched):
+    now_asked = open_study("one", searched).settings
+    assert now_asked.gradients == {"base": 1, "sam": 2}
+    record = {name: value for name, value in now_asked.to_json().items() if name != "gradients"}
+    before = StudySettings.from_json(record)
+    assert [before.gradients_of(optimizer) for optimizer in before.optimizers] == [1, 2]
+    study = replace(open_study("one", searched), settings=before)
+    refuse_other(study, now_asked)
+    with pytest.raises(Refused, match="exists with optimizers that took another number of gradients in a step; give"):
+        refuse_other(open_study("one", searched), replace(now_asked, gradients={"base": 1, "sam": 3}))
+
+
+@pytest.mark.parametrize("gradients", [{"sam": 0}, {"sam": -1.5}, {"sam": float("nan")}, {"sam": "2"}, [2]])
+def test_a_record_whose_steps_cost_nothing_is_damaged(study, gradients):
+    record = study.to_record()
+    record["settings"]["gradients"] = gradients
+    with pytest.raises(Refused, match="gradients"):
+        Study.from_record("one", study.home, record)
+
+
 def test_another_launch_of_a_study_may_give_trials_other_time_limits(searched):
     study = open_study("one", searched)
     assert (study.settings.trial_timeout, study.settings.stall_timeout) == (0, 3600), "as a search has by default"

@@ -13,6 +13,7 @@ from tune_sam.tuning.progress import Progress, heard_by
 def study(records=()):
     settings = SimpleNamespace(
         trials_of=lambda optimizer: 4,
+        gradients_of={"base": 1, "sam": 2}.get,
         time_budget=0,
         epoch_budget=0,
         epochs=10,

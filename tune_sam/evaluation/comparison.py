@@ -217,7 +217,11 @@ def _rows(study: Study, refit: Refit | None, table: "DataFrame | None") -> Itera
     names = names_of(refit) if refit else {}
     for optimizer in settings.optimizers:
         own = [trial for trial in trials if trial.optimizer == optimizer and trial.epochs]
-        cost = (len(own), sum(trial.seconds or 0 for trial in own), sum(trial.gradients(samples) for trial in own))
+        cost = (
+            len(own),
+            sum(trial.seconds or 0 for trial in own),
+            sum(study.gradients(trial, samples) for trial in own),
+        )
         try:
             best = study.best(optimizer)
         except NothingComplete:

@@ -1,6 +1,6 @@
 """Refits: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +21,6 @@ from tune_sam.evaluation.selection import (
     seeds_in,
 )
 from tune_sam.evaluation.statistics import Mean, with_interval
-from tune_sam.optimizers import gradients_of
 from tune_sam.scores import written
 from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
@@ -196,14 +195,14 @@ class Refit:
                     "batch_size": config.batch_size,
                     **config.more,
                     "epochs": trial.epochs,
-                    "base_epochs": base_epochs(trial.optimizer, trial.epochs),
+                    "base_epochs": _base_epochs(study.settings, trial.optimizer),
                     "seed": config.seed,
                     "key": trial.key,
                     "train/loss": trial.metrics["train/loss"],
                     f"train/{self.score}": trial.metrics[f"train/{self.score}"],
                     **scores(study, trial, test),
                     "seconds": trial.seconds,
-                    "gradients": trial.gradients(samples),
+                    "gradients": study.gradients(trial, samples),
                 }
 
     def _ending(self, study: Study) -> str:
@@ -216,20 +215,20 @@ class Refit:
 COSTS = ("seconds", "gradients")
 
 
-def base_epochs(optimizer: str, epochs: int) -> int:
-    """Say for how many epochs the base optimizer costs what an optimizer costs for so many."""
-    return round(gradients_of(optimizer) * epochs)
+def _base_epochs(settings: StudySettings, optimizer: str) -> int:
+    """Say for how many epochs the base optimizer costs what a refit's training with an optimizer costs."""
+    return round(settings.gradients_of(optimizer) * settings.epochs)
 
 
-def equal_epochs(optimizers: Iterable[str], epochs: int) -> list[int]:
+def equal_epochs(settings: StudySettings) -> list[int]:
     """List for how many epochs the base optimizer is trained at equal compute, once for each cost, the most first.
 
     Args:
-        optimizers: that are refitted. Beside `base` alone it is trained for twice the epochs, which is what SAM costs.
-        epochs: of the refit; nothing else has this cost.
+        settings: of a refit, whose own epochs nothing else is trained for. Beside `base` alone it is trained for twice
+            the epochs, which is what SAM costs.
     """
-    others = [optimizer for optimizer in optimizers if optimizer != "base"] or ["sam"]
-    return sorted({base_epochs(optimizer, epochs) for optimizer in others} - {epochs}, reverse=True)
+    others = [optimizer for optimizer in settings.optimizers if optimizer != "base"] or ["sam"]
+    return sorted({_base_epochs(settings, optimizer) for optimizer in others} - {settings.epochs}, reverse=True)
 
 
 SUFFIX: dict[Kind, str] = {"refit": "refit", "equal-compute": "twice", "control": "controls"}
@@ -251,7 +250,7 @@ def tested_refit(study: Study) -> Refit | None:
 def _tested(study: Study, latest: Study) -> Refit | None:
     points, epochs = configurations(latest.settings), latest.settings.epochs
     best = points.get("base", [])[:1]
-    equal = [found for more in equal_epochs(points, epochs) for found in _of_base(study, "equal-compute", more, best)]
+    equal = [found for more in equal_epochs(latest.settings) for found in _of_base(study, "equal-compute", more, best)]
     controls = _of_base(study, "control", epochs, control_points(points))
     tests: dict[str, dict[str, float]] = {}
     made, seeds = [], seeds_in(latest.settings)

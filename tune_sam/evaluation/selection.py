@@ -130,6 +130,7 @@ def refit_settings(
         sampler="grid",
         from_study=None,
         spaces=spaces,
+        gradients={optimizer: study.settings.gradients_of(optimizer) for optimizer in chosen},
         trials=max(len(space.grid) for space in spaces.values()),
         objective=f"train/{study.settings.score}",
         trial_timeout=OFF,  # of the search's trials, which may be shorter

@@ -173,7 +173,7 @@ def _refit(
             f"with `tune-sam resume {study.name} --trials N`."
         )
     made = [refit_study(study, "refit", epochs, chosen, shared_seeds, choice)]
-    for more in equal_epochs(chosen, epochs) if "base" in chosen else ():
+    for more in equal_epochs(made[0].settings) if "base" in chosen else ():
         best = {"base": chosen["base"][:1]}
         suffix = "" if more == 2 * epochs else f"{more / epochs:.3g}-times"
         made.append(refit_study(study, "equal-compute", more, best, shared_seeds, choice, suffix))

@@ -8,7 +8,6 @@ from statistics import fmean
 
 from tune_sam.evaluation.refit import test_results
 from tune_sam.home import Place
-from tune_sam.optimizers import gradients_of
 from tune_sam.study.epochs import SECONDS
 from tune_sam.study.lock import is_going
 from tune_sam.study.records import Study, Trial, open_search, refits_of
@@ -135,7 +134,7 @@ def _trainings(name: str, study: Study) -> Stage:
     running = sum(trial.state == "running" for trial in trials)
     at_once = running or max(1, int((os.cpu_count() or 1) / settings.cpus_per_trial))
     passes = [
-        trial.seconds / gradients_of(trial.optimizer)
+        trial.seconds / settings.gradients_of(trial.optimizer)
         for trial in trials
         if trial.state == "complete" and trial.seconds is not None
     ]
@@ -186,6 +185,6 @@ def _left(study: Study, optimizer: str, trials: Sequence[Trial], passes: Sequenc
     whole = [trial.seconds for trial in trials if trial.state == "complete" and trial.seconds is not None]
     if not passes:
         return 0.0
-    each = fmean(whole) if whole else gradients_of(optimizer) * fmean(passes)
+    each = fmean(whole) if whole else study.settings.gradients_of(optimizer) * fmean(passes)
     trained = sum(trial.epochs / study.settings.epochs for trial in trials if trial not in ended)
     return (missing - trained) * each

@@ -37,7 +37,7 @@ def _costs(study: Study, refit: Refit | None, names: Mapping[str, str]) -> Table
         for optimizer in settings.optimizers:
             own = [trial for trial in trials if trial.optimizer == optimizer]
             epochs = sum(trial.epochs for trial in own)
-            gradients = sum(trial.gradients(samples) for trial in own)
+            gradients = sum(study.gradients(trial, samples) for trial in own)
             seconds = (trial.seconds for trial in own)
             rows.append(_cost(optimizers[optimizer], len(own), epochs, samples, seconds, gradients))
     if refit:

@@ -13,7 +13,6 @@ from tune_sam.evaluation.analysis import LINE, Analysis
 from tune_sam.evaluation.claims import Answers, Claim, Question
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
-from tune_sam.optimizers import gradients_of
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import name_of, save
 from tune_sam.scores import nats, per_squared_weight
@@ -289,7 +288,7 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
         if history := study.history(trial):
             frame = pd.DataFrame.from_dict(history, orient="index").reindex(columns=[*columns, GRADIENTS])
             frame = frame.rename_axis("epoch").reset_index().assign(optimizer=trial.optimizer)
-            estimated = frame["epoch"] * samples * gradients_of(trial.optimizer)
+            estimated = frame["epoch"] * samples * settings.gradients_of(trial.optimizer)
             frame = frame.assign(gradients=frame[GRADIENTS].fillna(estimated).astype(float))
             parts.append(frame.drop(columns=GRADIENTS))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

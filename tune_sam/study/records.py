@@ -14,7 +14,7 @@ from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.logins import of_results, same_place, with_login, without_login
-from tune_sam.optimizers import gradients_of, known_optimizer
+from tune_sam.optimizers import known_optimizer
 from tune_sam.space import Configuration
 from tune_sam.study.checkpoints import checkpoints_in
 from tune_sam.study.epochs import GRADIENTS, adopted_attribute, epochs_in
@@ -135,15 +135,6 @@ class Trial:
     def has_ended(self) -> bool:
         """Whether nothing more will be trained in it."""
         return self.state in ENDINGS
-
-    def gradients(self, samples: int) -> int:
-        """Give the gradients of single samples that it took.
-
-        Args:
-            samples: that it trains on in an epoch, from which they are estimated where they were not counted: before
-                its end, where it diverged, and in an earlier release.
-        """
-        return round(self.metrics.get(GRADIENTS) or self.epochs * samples * gradients_of(self.optimizer))
 
     @property
     def log_command(self) -> str:
@@ -461,6 +452,17 @@ class Study:
         adopted = storage.get_study_user_attrs(study).get(adopted_attribute(trial.number), {})
         return {int(number): metrics for number, metrics in adopted.items()}
 
+    def gradients(self, trial: Trial, samples: int) -> int:
+        """Give the gradients of single samples that a trial took.
+
+        Args:
+            trial: of the study.
+            samples: that it trains on in an epoch, from which they are estimated where they were not counted: before
+                its end, where it diverged, and in an earlier release.
+        """
+        estimated = trial.epochs * samples * self.settings.gradients_of(trial.optimizer)
+        return round(trial.metrics.get(GRADIENTS) or estimated)
+
     def adopt(self, trial: Trial, history: dict[int, dict[str, float]]) -> None:
         """Keep the metrics of each epoch of an ended trial that release 0.1 trained."""
         storage = open_storage(self.home)
@@ -538,7 +540,7 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """Give what `tune-sam studies --json` prints: the settings without spaces, and how the trials stand."""
         settings = self.settings.to_json()
-        left_out = ("spaces", "choice", "asked", "data", "trials")
+        left_out = ("spaces", "gradients", "choice", "asked", "data", "trials")
         return {
             "name": self.name,
             **{name: value for name, value in settings.items() if name not in left_out},

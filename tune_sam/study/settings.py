@@ -1,6 +1,7 @@
 """What makes a study what it is, and the words for how its trials end."""
 
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
@@ -95,6 +96,8 @@ class StudySettings(TrainingSettings):
         score_direction: which way it is better.
         gpus_per_trial: GPUs, or the fraction of one; `auto` measures it; None leaves it to the workload.
         spaces: the search space of each optimizer.
+        gradients: that a step of each optimizer takes on average, as its entry said when the study was made; empty of a
+            study of an earlier release, see :meth:`gradients_of`.
         refit_of: the study whose configurations are trained again here, on the training and validation splits
             together; None for a search.
         choice: which of them, as :class:`tune_sam.evaluation.selection.Choice` has it; None for a search.
@@ -121,6 +124,7 @@ class StudySettings(TrainingSettings):
     score_direction: Direction = "maximize"
     gpus_per_trial: float | Literal["auto"] | None = None
     spaces: dict[str, Space]
+    gradients: dict[str, float] = field(default_factory=dict)
     refit_of: str | None = None
     choice: dict[str, Any] | None = None
     asked: str | None = None
@@ -164,6 +168,14 @@ class StudySettings(TrainingSettings):
         """1 where a higher value is better, -1 where a lower one is."""
         return 1 if self.directions[self.judged_by] == "maximize" else -1
 
+    def gradients_of(self, optimizer: str) -> float:
+        """Say how many gradients a step takes on average: 1 for base, 2 for SAM.
+
+        What the study's record does not say, which is of an earlier release, is what the optimizer says today; see
+        :func:`tune_sam.optimizers.gradients_of`.
+        """
+        return self.gradients.get(optimizer) or gradients_of(optimizer)
+
     def trials_of(self, optimizer: str) -> int:
         """Trials of one optimizer: the same for all, unless the grid alone is tried and has fewer points.
 
@@ -174,8 +186,8 @@ class StudySettings(TrainingSettings):
             return min(self.trials, len(self.spaces[optimizer].grid))
         if self.budget == "trials":
             return self.trials
-        costliest = max(map(gradients_of, self.optimizers))
-        return int(self.trials * costliest / gradients_of(optimizer) + 1e-9)  # 10 * 1.2 is a bit less than 12
+        costliest = max(map(self.gradients_of, self.optimizers))
+        return int(self.trials * costliest / self.gradients_of(optimizer) + 1e-9)  # 10 * 1.2 is a bit less than 12
 
     @property
     def trials_in_all(self) -> int:
@@ -218,6 +230,8 @@ class StudySettings(TrainingSettings):
             raise ValueError(f"its objective is {found.objective!r}, which this release does not know")
         if min(found.trials, found.epochs) < 1 or not found.cpus_per_trial > 0:
             raise ValueError("it has no trials, epochs or CPUs")
+        if not all(0 < gradients < math.inf for gradients in found.gradients.values()):
+            raise ValueError(f"its gradients of a step are {found.gradients}, and not all numbers above 0")
         for name, value in given.items():
             if isinstance(value, str) and not value.isprintable():
                 raise ValueError(f"its {name!r} is {value!r:.60}, with characters that cannot be shown")

@@ -14,6 +14,7 @@ from tune_sam.cluster.results import chosen_storage
 from tune_sam.errors import Refused
 from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
+from tune_sam.optimizers import find_optimizer
 from tune_sam.provenance import versions
 from tune_sam.settings import ENVIRONMENT, LIMITS, SearchKeywords, SearchOptions
 from tune_sam.space import Choice, LogRange, Space, Value, Values, ends, grid
@@ -127,6 +128,7 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
         "epochs": chosen.epochs or workload.setting(dataset, chosen.preset).epochs,
         "scheduler": _scheduler(chosen),
         "spaces": spaces,
+        "gradients": {optimizer: find_optimizer(optimizer).gradients for optimizer in chosen.optimizers},
         **_judged(chosen, workload),
     }
     return StudySettings(**given | resolved)
@@ -273,12 +275,16 @@ def refuse_other(study: Study, settings: StudySettings) -> None:
     """Refuse options that describe another study than the one of that name."""
     kept = {**asdict(study.settings), "data": str(study.data)}
     asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
+    if not kept["gradients"]:  # of an earlier release
+        del kept["gradients"]
     for name, before in kept.items():
         wanted = asked[name]
         if name not in CHANGEABLE and wanted != before:
             what = (
                 "another search space"
                 if name == "spaces"
+                else "optimizers that took another number of gradients in a step"
+                if name == "gradients"
                 else f"{name.replace('_', ' ')} {_shown(before)}, not {_shown(wanted)}"
             )
             raise Refused(f"study {study.name} exists with {what}; give another --name, or the same options.")

@@ -18,7 +18,6 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from tune_sam.durations import OFF, clock
-from tune_sam.optimizers import gradients_of
 from tune_sam.scores import SPLITS
 from tune_sam.study.records import Study
 from tune_sam.study.spent import noted_seconds
@@ -145,7 +144,7 @@ class Progress(SearchListener):
         self._study = study.name
         self.first = self.first or study.name
         self._epochs = study.settings.epochs
-        self._limits = study.settings
+        self._settings = study.settings
         self._searched = noted_seconds(study) if study.settings.time_budget != OFF else 0.0
         self._judged_by = study.settings.judged_by
         self._trials = {optimizer: study.settings.trials_of(optimizer) for optimizer in study.settings.optimizers}
@@ -177,7 +176,7 @@ class Progress(SearchListener):
         """Show how many epochs a trial has."""
         self._stage = ""
         self._rows[optimizer].running[number] = epoch
-        self._pace.add(gradients_of(optimizer))
+        self._pace.add(self._settings.gradients_of(optimizer))
 
     def put_back(self, optimizer: str, number: int) -> None:
         """Take a trial away from those that run."""
@@ -213,15 +212,17 @@ class Progress(SearchListener):
         while that is unknown.
         """
         epochs = {name: row.epochs_left(self._trials[name], self._epochs) for name, row in self._rows.items()}
-        left = self._pace.seconds(sum(gradients_of(optimizer) * epochs[optimizer] for optimizer in epochs))
+        left = self._pace.seconds(
+            sum(self._settings.gradients_of(optimizer) * epochs[optimizer] for optimizer in epochs)
+        )
         if left is None:
             return None
-        if self._limits.epoch_budget and (missing := sum(epochs.values())):
+        if self._settings.epoch_budget and (missing := sum(epochs.values())):
             trained = sum(row.epochs + sum(row.running.values()) for row in self._rows.values())
-            left *= min(1.0, max(0, self._limits.epoch_budget - trained) / missing)
-        if self._limits.time_budget != OFF:
+            left *= min(1.0, max(0, self._settings.epoch_budget - trained) / missing)
+        if self._settings.time_budget != OFF:
             gone = self._searched + time.monotonic() - self._begun
-            left = min(left, max(0.0, self._limits.time_budget - gone))
+            left = min(left, max(0.0, self._settings.time_budget - gone))
         return left
 
     def screen(self) -> RenderableType:
