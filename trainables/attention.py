@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.space import LogRange
 from tune_sam.trainables.data import mitbih
-from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
+from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Score, Setting, Splits, Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,6 +69,7 @@ class Attention(Workload):
         ),
     }
     presets = {"report": Preset(BEATS, AS_PUBLISHED)}
+    scores = {"accuracy": Score(), "macro_f1": Score()}
     base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "weight_decay": 5e-4})
     rho = {"sam": LogRange(0.003, 0.1), "asam": LogRange(0.001, 1), "asam-all": LogRange(0.1, 5)}
     published = Path(__file__).with_name("published.yaml")

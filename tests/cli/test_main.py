@@ -123,7 +123,7 @@ def assert_refused(result, said, tmp_path):
         (["search", "gcn", "--dataset", "digits", "--gpus-per-trial", "inf"], "--gpus-per-trial inf"),
         (["search", "gcn", "--dataset", "digits", "--gpus-per-trial", "1.5"], "--gpus-per-trial 1.5"),
         (["search", "gcn", "--dataset", "digits", "--name", "x" * 300], "at most 80 characters"),
-        (["search", "gcn", "--dataset", "digits", "--rho", "0.5:0.9", "--optimizer", "asam-all"], "is not in 0.5:0.9"),
+        (["search", "gcn", "--dataset", "digits", "--lr", "0.05:0.1", "--optimizer", "base"], "is not in 0.05:0.1"),
         (["search", "gcn", "--dataset", "digits", "--cpus-per-trial", "4096"], "--cpus-per-trial 4096 cannot be met"),
         (["search", "gcn", "--dataset", "digits", "--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
         (["search", "gcn", "--dataset", "digits", "--tracking-uri", "sqlite:///relative.db"], "sqlite:///relative.db"),

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from studies import INLINE
 
+import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.trainables.data import digits, mitbih
 from tune_sam.trainables.networks.attention import SequenceClassifier, positional_encoding
@@ -349,3 +351,12 @@ def test_the_interpatient_parts_hold_the_beats_of_their_records(real_data, beats
         assert np.array_equal(part.y.numpy(), beats.labels[of_records])
         assert torch.bincount(part.y, minlength=5).tolist() == classes
     assert WORKLOAD.settings["mitbih-interpatient"] == WORKLOAD.settings["mitbih"]
+
+
+def test_a_search_may_judge_by_the_f1_of_unbalanced_classes(tmp_path):
+    options = {"dataset": "digits", "epochs": 1, "train_subset": 100, "home": tmp_path / "home", "executor": INLINE}
+    study = tune_sam.search("attention", optimizers=["sam"], trials=2, objective="val/macro_f1", **options)
+    first, second = study.complete()
+    assert first.value == first.metrics["val/macro_f1"] >= second.metrics["val/macro_f1"]
+    assert first.value != first.metrics["val/accuracy"], "by which a search judges that is not told otherwise"
+    assert next(iter(WORKLOAD.scores)) == "accuracy"
