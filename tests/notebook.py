@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import tune_sam
+from tune_sam.cluster.executor import RayExecutor
 from tune_sam.space import LogRange
 from tune_sam.workload import BaseOptimizer, DataSet, Setting, Splits, Workload
 
@@ -26,10 +27,10 @@ class Blobs(Workload):
         return nn.Linear(2, 2)
 
     def splits(self, dataset: str, root: Path) -> Splits:
-        return Splits(blobs(60, 0), blobs(20, 1))
+        return Splits(PARTS[0], PARTS[1])
 
     def test_split(self, dataset: str, root: Path) -> TensorDataset:
-        return blobs(20, 2)
+        return PARTS[2]
 
 
 def blobs(samples: int, seed: int) -> TensorDataset:
@@ -38,9 +39,13 @@ def blobs(samples: int, seed: int) -> TensorDataset:
     return TensorDataset(noise + 2 * targets[:, None], targets)
 
 
+PARTS = [blobs(samples, seed) for seed, samples in enumerate((60, 20, 20))]
+
+
 if __name__ == "__main__":
     home = Path(sys.argv[1])
-    study = tune_sam.search(Blobs, name="blobs", home=home, optimizers=["base", "sam"], trials=1, progress=False)
-    refit = tune_sam.refit("blobs", home=home, seeds=1, progress=False)
-    found = tune_sam.analyze("blobs", home=home, sample=20, grid=3, progress=False)
+    with RayExecutor().opened(print):  # one Ray for all three
+        study = tune_sam.search(Blobs, name="blobs", home=home, optimizers=["sam"], trials=1, progress=False)
+        refit = tune_sam.refit("blobs", home=home, seeds=1, controls=False, progress=False)
+        found = tune_sam.analyze("blobs", home=home, sample=20, grid=3, progress=False)
     print(json.dumps([[trial.state for trial in study.records()], len(refit.tests), len(found.flatness)]))

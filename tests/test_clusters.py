@@ -4,17 +4,17 @@ of them real, and each of them going away at some time."""
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import odd_workload
 import pytest
+import warm
+from ray.job_submission import JobSubmissionClient
 from services import mlflow_server, postgres, ray_nodes, s3, wait_for
 
 from tune_sam.operations.doctor import diagnose, mend
@@ -24,7 +24,6 @@ from tune_sam.tuning.delivery import sync
 
 pytestmark = pytest.mark.slow
 
-MAIN = "from tune_sam.cli.main import main; main()"
 OPTIONS = ("--dataset", "digits", "--scheduler", "none")
 DIGITS = ("gcn", *OPTIONS)
 SLOW = ("odd_workload:Slow", *OPTIONS, "--batch-size", "64")
@@ -70,19 +69,11 @@ def site(tmp_path_factory):
 @contextmanager
 def begun(home, *words):
     """The command line in a process of its own, which does not outlive the test."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words, "--home", str(home)],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = warm.command(*words, "--home", home)
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
 
 
 def done(home, *words, status=0):
@@ -93,36 +84,26 @@ def done(home, *words, status=0):
     return out, err
 
 
-IN_TURN = """
-import sys
-from tune_sam.cli.main import main
-for line in sys.stdin.read().splitlines():
-    sys.argv = ["tune-sam", *line.split()]
-    try:
-        main()
-    except SystemExit as left:
-        assert not left.code, line
-"""
+def in_turn(*commands):
+    """Run several command lines in this process, which imports Ray once, and end it."""
+    for words in commands:
+        try:
+            warm.type_in(*words)
+        except SystemExit as left:
+            if left.code:
+                raise
+    raise SystemExit(0)
 
 
 def done_in_turn(home, *commands):
-    """What several command lines print, typed one after the other into one process, for its imports take longest."""
-    lines = "\n".join(" ".join([*words, "--home", str(home)]) for words in commands)
-    ended = subprocess.run(
-        [sys.executable, "-c", IN_TURN], input=lines, text=True, capture_output=True, timeout=400, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-def documents(text):
-    """The JSON documents of a text, one after the other."""
-    found, decoder = [], json.JSONDecoder()
-    while text := text.lstrip():
-        document, end = decoder.raw_decode(text)
-        found.append(document)
-        text = text[end:]
-    return found
+    """The JSON document that each prints."""
+    process = warm.Command(in_turn, *((*words, "--home", home) for words in commands))
+    try:
+        out, err = process.communicate(timeout=400)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return [json.loads(document) for document in re.split(r"(?<=^[\]}])\n", out, flags=re.MULTILINE) if document]
 
 
 def all_agree(home, name, looked=diagnose):
@@ -158,6 +139,41 @@ def steps(study, trial):
     return sorted(point.step for point in history)
 
 
+@pytest.fixture(scope="module")
+def four(site, tmp_path_factory):
+    """Four trials of half a GPU each, while whose search the tracking server is away for half a minute."""
+    home = tmp_path_factory.mktemp("four")
+    words = ("--optimizer", "base", "--trials", "4", "--epochs", "30", "--gpus-per-trial", "0.5", "--name", "four")
+    with begun(home, "search", *SLOW, *words) as search:
+        wait_for(lambda: sum(epochs("four", home)) > 10, "trials run", limit=200)
+        site.tracking.kill()
+        before, gone = sum(epochs("four", home)), time.monotonic()
+        wait_for(lambda: time.monotonic() > gone + 30, "half a minute")
+        after = sum(epochs("four", home))
+        site.tracking.start()
+        _, err = search.communicate(timeout=400)
+    assert search.returncode == 0, err
+    sync("four", home=home)
+    return SimpleNamespace(home=home, study=open_study("four", home), before=before, after=after)
+
+
+def test_four_trials_share_the_gpus_of_two_nodes(four):
+    trials = four.study.records()
+    assert four.study.counts() == {"complete": 4}
+    assert max(trial.started for trial in trials) < min(trial.ended for trial in trials), "all ran at the same time"
+    assert sorted(Counter(trial.node for trial in trials).values()) == [2, 2]
+    assert all(trial.checkpoint.startswith("s3://results/ray/four/") for trial in trials)
+    assert four.study.best().load_model() is not None
+    assert len(all_agree(four.home, "four")) == 4 + 1
+    assert not list(four.home.glob("optuna.db")) + list(four.home.glob("mlflow.db")), "nothing of it is in the home"
+
+
+def test_a_tracking_server_that_is_away_for_half_a_minute_is_not_waited_for(four):
+    assert four.after > four.before + 10, "it goes on meanwhile"
+    for trial in four.study.records():
+        assert steps(four.study, trial) == list(range(1, 31))
+
+
 def test_check_tries_everything_on_every_node(site, tmp_path):
     out, _ = done(tmp_path, "check", "gcn", "--dataset", "digits", "--json")
     tried = json.loads(out)
@@ -177,30 +193,15 @@ def test_check_tries_everything_on_every_node(site, tmp_path):
     assert site.database.password not in out
 
 
-def test_four_trials_share_the_gpus_of_two_nodes(site, tmp_path):
-    words = ("--optimizer", "base", "--trials", "4", "--epochs", "12", "--gpus-per-trial", "0.5", "--name", "four")
-    done(tmp_path, "search", *SLOW, *words)
-    study = open_study("four", tmp_path)
-    trials = study.records()
-    assert study.counts() == {"complete": 4}
-    assert max(trial.started for trial in trials) < min(trial.ended for trial in trials), "all ran at the same time"
-    assert sorted(Counter(trial.node for trial in trials).values()) == [2, 2]
-    assert all(trial.checkpoint.startswith("s3://results/ray/four/") for trial in trials)
-    assert study.best().load_model() is not None
-    assert len(all_agree(tmp_path, "four")) == 4 + 1
-    assert not list(tmp_path.glob("optuna.db")) + list(tmp_path.glob("mlflow.db")), "nothing of it is in the home"
-
-
 def test_rays_client_drives_a_search_and_measures_its_networks(site, tmp_path, monkeypatch):
     monkeypatch.setenv("TUNE_SAM_ADDRESS", site.cluster.client_address)
     words = ("--optimizer", "sam", "--trials", "2", "--epochs", "2", "--gpus-per-trial", "0.5", "--name", "client")
-    printed = done_in_turn(
+    checked, _, measured = done_in_turn(
         tmp_path,
         ("check", "gcn", "--dataset", "digits", "--json"),
-        ("search", *DIGITS, *words, "--json"),
+        ("search", *DIGITS, *words, "--train-subset", "128", "--json"),
         ("analyze", "client", "--all", "--sample", "64", "--json"),
     )
-    checked, _, measured = documents(printed)
     assert not [one for one in checked if one["trouble"]]
     assert len({one["where"] for one in checked}) == 1 + 2
     study = open_study("client", tmp_path)
@@ -227,45 +228,20 @@ def test_a_killed_driver_is_followed_by_one_on_another_machine(site, tmp_path):
         assert steps(study, trial) == list(range(1, 7))
 
 
-def test_a_tracking_server_that_is_away_for_half_a_minute_is_not_waited_for(site, tmp_path):
-    words = ("--optimizer", "base", "--trials", "2", "--epochs", "30", "--name", "away")
-    with begun(tmp_path, "search", *SLOW, *words) as search:
-        wait_for(lambda: sum(epochs("away", tmp_path)) > 5, "trials run", limit=200)
-        site.tracking.kill()
-        before, gone = sum(epochs("away", tmp_path)), time.monotonic()
-        wait_for(lambda: time.monotonic() > gone + 30, "half a minute")
-        assert sum(epochs("away", tmp_path)) > before + 10, "it goes on meanwhile"
-        site.tracking.start()
-        _, err = search.communicate(timeout=400)
-    assert search.returncode == 0, err
-    sync("away", home=tmp_path)
-    study = open_study("away", tmp_path)
-    assert study.counts() == {"complete": 2}
-    assert len(all_agree(tmp_path, "away")) == 2 + 1
-    for trial in study.records():
-        assert steps(study, trial) == list(range(1, 31))
-
-
 def test_a_job_on_the_cluster_goes_on_where_it_was(site, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", site.cluster.dashboard)
-    command = ("search", *DIGITS, "--optimizer", "base", "--epochs", "1", "--name", "job", "--home", str(tmp_path))
+    small = ("--optimizer", "base", "--epochs", "1", "--train-subset", "128", "--name", "job")
+    command = ("search", *DIGITS, *small, "--home", str(tmp_path))
     for trials in ("1", "2"):
-        submitted = subprocess.run(
-            [sys.executable, "-c", MAIN, "submit", *command, "--trials", trials],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-        assert submitted.stdout.startswith("tune-sam-job-")
-        assert site.database.password not in submitted.stdout + submitted.stderr
+        submitted = warm.command("submit", *command, "--trials", trials)
+        out, err = submitted.communicate(timeout=400)
+        assert submitted.returncode == 0, out + err
+        assert out.startswith("tune-sam-job-")
+        assert site.database.password not in out + err
         assert open_study("job", tmp_path).counts() == {"complete": int(trials)}
-    listed = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "job", "list"], capture_output=True, text=True, check=True
-    )
-    assert "--name job" in listed.stdout
-    assert "postgresql" not in listed.stdout.partition("runtime_env")[0]
+    commands = [job.entrypoint for job in JobSubmissionClient(site.cluster.dashboard).list_jobs() if job.entrypoint]
+    assert any("--name job" in command for command in commands)
+    assert not [command for command in commands if "postgresql" in command]
 
 
 @pytest.mark.parametrize(
@@ -310,22 +286,18 @@ def test_a_service_that_refuses_is_named_before_a_trial_starts(
         assert site.database.password not in text
 
 
-def test_trials_of_a_node_that_dies_go_on_elsewhere(site, tmp_path, monkeypatch):
-    settings = {"PYTHONPATH": odd_workload.PYTHONPATH, **site.objects.environment}
-    with ray_nodes(1, settings=settings) as cluster:
-        node = cluster.add(1)
-        for name, value in (cluster.environment | {"TUNE_SAM_ADDRESS": cluster.address}).items():
-            monkeypatch.setenv(name, value)
-        words = ("--optimizer", "base", "--trials", "2", "--epochs", "12", "--name", "node")
-        with begun(tmp_path, "search", *SLOW, *words) as search:
-            wait_for(
-                lambda: len(reached := epochs("node", tmp_path)) == 2 and min(reached) >= 3,
-                "both nodes train",
-                limit=300,
-            )
-            cluster.kill(node)
-            then = {trial.number: trial for trial in frozen(open_study("node", tmp_path), "base")}
-            _, err = search.communicate(timeout=400)
+# Last, for the site has one node less from then on.
+def test_trials_of_a_node_that_dies_go_on_elsewhere(site, tmp_path):
+    words = ("--optimizer", "base", "--trials", "2", "--epochs", "12", "--gpus-per-trial", "0.6", "--name", "node")
+    with begun(tmp_path, "search", *SLOW, *words) as search:
+        wait_for(
+            lambda: len(reached := epochs("node", tmp_path)) == 2 and min(reached) >= 3,
+            "both nodes train",
+            limit=300,
+        )
+        site.cluster.kill(site.cluster.nodes[1])
+        then = {trial.number: trial for trial in frozen(open_study("node", tmp_path), "base")}
+        _, err = search.communicate(timeout=400)
     assert search.returncode == 0, err
     study = open_study("node", tmp_path)
     assert study.counts() == {"complete": 2}

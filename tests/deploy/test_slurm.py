@@ -17,7 +17,10 @@ from services import wait_for
 from tune_sam.study.records import open_study
 
 FILE = Path(__file__).parents[2] / "deploy" / "slurm.sbatch"
-SEARCH = ("search", "gcn", "--dataset", "digits", "--optimizer", "base", "--scheduler", "none", "--trials", "2")
+SEARCH = (
+    "search", "gcn", "--dataset", "digits", "--optimizer", "base", "--scheduler", "none", "--trials", "2",
+    "--train-subset", "64",
+)  # fmt: skip
 NODES = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
 
 ON_REQUEST = pytest.mark.skipif(
