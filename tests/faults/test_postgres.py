@@ -11,6 +11,7 @@ from faults.sabotage import Saboteur, assert_trained_once
 from services import postgres
 from studies import INLINE, searched_study
 
+import tune_sam
 from tune_sam.errors import Refused, Stopped
 from tune_sam.home import Home
 from tune_sam.study.lock import study_lock
@@ -45,6 +46,21 @@ def test_a_search_survives_a_restart_of_its_database(database, home):
 
     searched_in(home, Saboteur(restart))
     assert_trained_once(home)
+
+
+def test_a_persons_point_is_tried_next_by_a_search_that_is_going_on_and_by_one_that_is_resumed(home):
+    tried = []
+
+    def enqueue(rho):
+        tried.append(tune_sam.enqueue("one", optimizer="sam", rho=rho, lr=0.02, batch_size=64, home=home))
+
+    searched_in(home, Saboteur(lambda: enqueue(0.1)))
+    enqueue(0.2)
+    study = resume("one", home=home, executor=INLINE, trials=4)
+    assert [study.trial(trial.key).state for trial in tried] == ["complete", "complete"]
+    assert [study.trial(trial.key).config.rho for trial in tried] == [0.1, 0.2]
+    assert [trial.state for trial in study.records("sam")].count("complete") == 4
+    assert len(study.records("base")) == 4
 
 
 def test_a_search_whose_database_stays_away_ends_in_a_sentence_and_resumes(database, home, monkeypatch):

@@ -57,6 +57,28 @@ def test_refits_with_the_same_seeds_are_compared_in_pairs_as_one_family(home):
     )
 
 
+@pytest.mark.slow
+def test_refits_without_a_common_seed_are_not_compared_and_it_is_said(home, tmp_path, cli, coarse_figures):
+    options = {"dataset": "digits", "train_subset": 128, "home": home, "executor": INLINE, "trials": 1, "epochs": 1}
+    tune_sam.search("gcn", optimizers=["sam"], name="three", **options)
+    tune_sam.refit("three", home=home, seeds=[5, 6, 7], controls=False, executor=INLINE)
+    found = tune_sam.compare(["one", "two", "three"], home=home, output=tmp_path / "page")
+    assert [note for note in found.notes if "seed in common" in note] == [
+        f"The refits of {name} and three have no seed in common ({name}: 10000, 10001; three: 5, 6, 7), so there are "
+        "no pairs of them to compare."
+        for name in ("one", "two")
+    ]
+    assert not any("three" in claim.row for claim in found.claims)
+    alone = tune_sam.compare(["two", "three"], home=home, output=tmp_path / "page")
+    assert alone.claims == ()
+    assert "What differs between the refits" not in (tmp_path / "page" / "index.html").read_text()
+    status, said, _ = cli("compare", "two", "three")
+    assert status == 0
+    assert said.count("no seed in common") == 1
+    assert "interval" not in said
+    assert found.to_json()["rows"][-1]["test"] is not None
+
+
 def test_studies_of_other_data_only_stand_side_by_side(home):
     one, two = (tune_sam.open_study(name, home) for name in ("one", "two"))
     found = compared([one, replace(two, settings=replace(two.settings, workload="attention"))])

@@ -25,6 +25,7 @@ from tune_sam.settings import SearchOptions
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import open_study, studies
 from tune_sam.study.settings import ENDINGS
+from tune_sam.study.spent import ended_by
 from tune_sam.study.storage import open_storage
 from tune_sam.training import Trainer, default_device, evaluate
 from tune_sam.tuning.plan import where_it_is
@@ -383,6 +384,25 @@ def test_a_search_in_which_every_trial_fails_ends_with_status_1(cluster, tmp_pat
     study = open_study("broken", tmp_path)
     assert {trial.reason for trial in study.records()} == {"RuntimeError: no batch works"}
     assert_agreement(study, 2)
+
+
+@pytest.mark.slow
+def test_a_time_budget_ends_a_search_on_a_cluster_and_what_trained_is_resumed_from_there(cluster, tmp_path):
+    options = {"dataset": "digits", "batch_size": 64, "train_subset": 128, "optimizers": ["base"], "scheduler": "none"}
+    options |= {"trials": 2, "epochs": 3, "max_concurrent": 1, "time_budget": "0.3s"}
+    study = tune_sam.search("odd_workload:Slow", name="ended", home=tmp_path, **options)
+    assert ended_by(study).why == "its time budget of 0.3s is spent"
+    before = study.records()
+    trained = sum(trial.epochs for trial in before)
+    assert "waiting" in study.counts()
+    assert 0 < trained < 6
+    study = tune_sam.resume("ended", home=tmp_path, time_budget="off", executor=INLINE)
+    assert_agreement(study, 2)
+    assert study.counts() == {"complete": 2}
+    for trial, cut in zip(study.records(), before, strict=False):
+        assert [*study.history(trial)] == [1, 2, 3], "each epoch once"
+        assert trial.metrics["compute/gradients"] == 3 * 128, "none was trained anew"
+        assert trial.mlflow_run_id == cut.mlflow_run_id
 
 
 @pytest.mark.slow

@@ -87,14 +87,30 @@ def test_a_resume_suggests_the_same_when_the_other_study_is_gone(home, tmp_path)
     assert count_seeds(tune_sam.import_(tmp_path / "two.tar.gz", home=tmp_path / "elsewhere")) == {"sam": 3}
 
 
+def test_a_search_for_two_objectives_begins_with_one_for_the_same_two(tmp_path):
+    options = {**OPTIONS, "epochs": 1, "train_subset": 100, "objective": "two", "home": tmp_path / "home"}
+    both = tune_sam.search("gcn", **{**options, "optimizers": ["base", "sam"]}, name="both", trials=2)
+    study = tune_sam.search("gcn", **options, name="new", trials=2, grid=False, from_study="both")
+    assert count_seeds(study) == {"sam": 2}, "of the optimizer that both search"
+    assert study.counts() == {"complete": 2}
+    assert study.pareto()
+    with pytest.raises(Refused, match="--from both did not search asam"):
+        tune_sam.search("gcn", **{**options, "optimizers": ["sam", "asam"]}, name="more", from_study="both")
+    with pytest.raises(Refused, match="--from both has objective two, and this search val/accuracy"):
+        tune_sam.search("gcn", **{**options, "objective": None}, name="more", from_study="both")
+    assert [one.name for one in every_study(tmp_path / "home")] == [both.name, study.name]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"from_study": "none"}, "there is no study 'none'"),
         ({"objective": "val/loss"}, "--from one has objective val/accuracy, and this search val/loss"),
+        ({"objective": "two"}, "--from one has objective val/accuracy, and this search two"),
         ({"rho": "0.01:0.1"}, "--from one searched sam with ρ "),
         ({"params": {"m": 16}}, "--from one searched sam with m as the workload has it, and this search has 16"),
         ({"optimizers": ["sam", "asam"]}, "--from one did not search asam"),
+        ({"optimizers": ["asam"]}, "--from one did not search asam"),
         ({"sampler": "random"}, "changes nothing with --sampler random"),
         ({"dataset": "mutagenicity"}, "--from one has dataset digits, and this search mutagenicity"),
     ],

@@ -183,7 +183,7 @@ def compared(studies: Sequence[Study]) -> Comparison:
         row for one, refit, table in zip(studies, refits, tables, strict=True) for row in _rows(one, refit, table)
     )
     found = () if any(one.excludes for one in differing) else _claims(studies[0].settings.score, rows, tables)
-    notes = tuple(_notes(studies, refits, differing, found))
+    notes = tuple(_notes(studies, refits, differing))
     return Comparison(tuple(studies), refits, rows, differing, found, notes)
 
 
@@ -283,9 +283,7 @@ def label(row: Row) -> str:
     return f"{row.study}: {row.row}"
 
 
-def _notes(
-    studies: Sequence[Study], refits: Sequence[Refit | None], differing: Sequence[Differing], found: Sequence[Claim]
-) -> Iterator[str]:
+def _notes(studies: Sequence[Study], refits: Sequence[Refit | None], differing: Sequence[Differing]) -> Iterator[str]:
     """Say where numbers are not what they seem."""
     if excluding := [one.name for one in differing if one.excludes]:
         yield (
@@ -308,13 +306,15 @@ def _notes(
                 f"The refit of study {study.name} is of an earlier best than the one shown, for it was searched on "
                 f"since; `{refit.command}` trains the new one."
             )
-    if not found and all(refits) and not any(one.excludes for one in differing):
-        seeds = "; ".join(
-            f"{study.name}: {', '.join(map(str, refit.seeds))}"
-            for study, refit in zip(studies, refits, strict=True)
-            if refit
-        )
-        yield f"Their refits have no seed in common ({seeds}), so there are no pairs to compare."
+    if excluding:
+        return
+    for first, later in combinations(filter(None, refits), 2):
+        if not set(first.seeds) & set(later.seeds):
+            seeds = "; ".join(f"{one.of.name}: {', '.join(map(str, one.seeds))}" for one in (first, later))
+            yield (
+                f"The refits of {first.of.name} and {later.of.name} have no seed in common ({seeds}), so there are no "
+                "pairs of them to compare."
+            )
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
