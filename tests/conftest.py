@@ -2,7 +2,7 @@ import logging
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import odd_workload
@@ -10,11 +10,12 @@ import pytest
 import ray
 import sqlalchemy
 import torch
+import warm
 from filelock import FileLock
 from studies import INLINE, searched_study
 from xdist.scheduler import LoadScopeScheduling
 
-from tune_sam.cluster.ray_internals import without_attendants
+from tune_sam.cluster.ray_internals import without_attendants, workers_started_by
 from tune_sam.operations.refit import refit
 
 pytest.register_assert_rewrite("tune_sam.testing")
@@ -127,11 +128,17 @@ def refitted(refitted_once, tmp_path_factory):
     return Path(shutil.copytree(refitted_once, tmp_path_factory.mktemp("refitted") / "home"))
 
 
+@pytest.fixture(autouse=True)
+def workers_are_forked(monkeypatch):
+    """Of a Ray that a test starts in its own process: from the process that has the imports of the command lines."""
+    monkeypatch.setattr("tune_sam.cluster.connection.served", lambda: nullcontext(warm.forking()))
+
+
 @pytest.fixture
 def cluster():
     """A Ray of four CPUs and one GPU that is only counted. It stays up while the next test wants it, too."""
     if not ray.is_initialized():
-        with without_attendants(), pytest.MonkeyPatch.context() as patch:
+        with without_attendants(), workers_started_by(warm.forking()), pytest.MonkeyPatch.context() as patch:
             # Workers import the tests' own workloads by their names, as they would a user's. In a runtime environment
             # of Ray's it would reach no worker that Ray starts at once, and others would have to be started.
             patch.setenv("PYTHONPATH", odd_workload.PYTHONPATH)

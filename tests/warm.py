@@ -14,15 +14,18 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
+
+from tune_sam.cluster import forks
 
 IMPORTED = [
+    *forks.IMPORTED,
     "mlflow.store.tracking.sqlalchemy_store",
     "optuna",
-    "pandas",
     "pytest",
-    "torch._dynamo",
     "torch_geometric.nn",
     "tune_sam.cli.main",
     "tune_sam.tuning.delivery",
@@ -52,9 +55,7 @@ class Command:
         self._printed = folder / "out", folder / "err"
         variables = dict(os.environ if env is None else env)
         place = cwd or Path.cwd()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
-        self._process = context.Process(
+        self._process = _context().Process(
             target=_call, args=(function, args, variables, place, self._printed), daemon=True
         )
         self._process.start()
@@ -121,4 +122,41 @@ def _call(
     os.environ.clear()
     os.environ.update(env)
     sys.path[:0] = [place for place in env.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
-    function(*args)
+    words = _forks_of_this()
+    with patch("tune_sam.cluster.connection.served", lambda: nullcontext(words)):
+        function(*args)
+
+
+def _forks_of_this() -> list[str]:
+    """Start a process that forks the workers of a Ray from here, with these imports; it ends with this one."""
+    address = _address()
+    alive, held = os.pipe()
+    if os.fork() == 0:
+        os.close(held)
+        os.setsid()
+        forks.serve(address, [], alive)
+        os._exit(0)
+    os.close(alive)
+    return forks.words(address)
+
+
+@cache
+def forking() -> list[str]:
+    """Start a process that forks workers for any Ray of this process; give the words that ask it for one."""
+    address = _address()
+    _context().Process(target=_serve, args=(address,), daemon=True).start()
+    return forks.words(address)
+
+
+def _serve(address: str) -> None:
+    forks.serve(address, [], multiprocessing.parent_process().sentinel)
+
+
+def _address() -> str:
+    return str(Path(tempfile.mkdtemp(prefix="forks-"), "forks"))
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context

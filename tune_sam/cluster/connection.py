@@ -7,9 +7,10 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from tune_sam.cluster.forks import served
 from tune_sam.cluster.local import Watch, start
 from tune_sam.cluster.ray_internals import own_processes, session_folder, without_rays_lines
 from tune_sam.errors import Refused
@@ -59,20 +60,21 @@ def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bo
             yield not _alone
         return
     stage(f"Connecting to Ray at {address}" if address else "Starting Ray")
-    _join(address) if address else start()
-    # Interrupted and failed trials are told by the study, in its own words.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    _alone = not address
-    try:
-        with (
-            without_rays_lines(),
-            Watch(own_processes()).watching(),
-            session_folder() if (address or "").startswith(CLIENT) else nullcontext(),
-        ):
-            yield bool(address)
-    finally:
-        _alone = False
-        ray.shutdown()
+    with ExitStack() as stack:
+        _join(address) if address else start(stack.enter_context(served()))
+        stack.callback(ray.shutdown)
+        # Interrupted and failed trials are told by the study, in its own words.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        _alone = not address
+        try:
+            with (
+                without_rays_lines(),
+                Watch(own_processes()).watching(),
+                session_folder() if (address or "").startswith(CLIENT) else nullcontext(),
+            ):
+                yield bool(address)
+        finally:
+            _alone = False
 
 
 def _join(address: str) -> None:

@@ -165,7 +165,7 @@ class RayExecutor:
         # default.
         task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_capped)
         pending = {
-            task.remote(function, gpus, Pulse(partial(signs.note, index), stall_timeout / 10)): index
+            task.remote(function, cpus, gpus, Pulse(partial(signs.note, index), stall_timeout / 10)): index
             for index, function in enumerate(calls)
         }
         while pending:
@@ -227,11 +227,14 @@ class InlineExecutor:
             yield index, outcome
 
 
-def _capped(function: Callable[[], Any], gpus: float, pulse: Pulse) -> Any:
-    """In a worker: call a function that is given a fraction of a GPU."""
+def _capped(function: Callable[[], Any], cpus: float, gpus: float, pulse: Pulse) -> Any:
+    """In a worker: call a function that is given some CPUs and a fraction of a GPU."""
+    import torch
+
     from tune_sam.cluster.gpu import cap_gpu_memory
 
     with pulse.beating():
+        torch.set_num_threads(max(1, int(cpus)))  # where torch was imported before Ray said how many there are
         cap_gpu_memory(gpus)
         return function()
 

@@ -3,14 +3,14 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread, current_thread, main_thread
 from typing import TYPE_CHECKING
 
-from tune_sam.cluster.ray_internals import SOCKETS, without_attendants
+from tune_sam.cluster.ray_internals import SOCKETS, without_attendants, workers_started_by
 from tune_sam.errors import Refused, Stopped
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ SHORT = ("/tmp", "/var/tmp")
 """Where Ray's folder is made in place of one that it cannot use."""
 
 
-def start() -> None:
+def start(words: Sequence[str]) -> None:
     """Start a Ray on this machine, and connect to it.
+
+    Args:
+        words: that start its workers; see :func:`tune_sam.cluster.forks.served`.
 
     Raises:
         Refused: there is no folder for its sockets.
@@ -34,7 +37,7 @@ def start() -> None:
 
     folder = sockets_folder()
     try:
-        with without_attendants():
+        with without_attendants(), workers_started_by(words):
             ray.init(
                 address="local",
                 include_dashboard=False,

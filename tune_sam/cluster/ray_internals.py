@@ -5,10 +5,12 @@
 
 import re
 import secrets
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import list2cmdline
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -56,12 +58,14 @@ def without_snapshots() -> Iterator[None]:
 def without_logins_handed_on() -> Iterator[None]:
     """Keep Tune from giving this process' login at AWS to its workers in their command lines, which everybody can read.
 
-    Workers of a Ray that is started here have it from their parent, and nodes elsewhere have their own.
+    Workers of a Ray that is started here have it from their parent, and nodes elsewhere have their own. Tune also sets
+    a variable for a library that trains elsewhere. With none to set, a trial is trained by a worker that waits already;
+    with one, Ray starts a worker for that environment.
     """
     from ray.tune.execution import class_cache
 
     others = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
-    with patch.object(class_cache, "ENV_VARS_TO_PROPAGATE", others):
+    with patch.multiple(class_cache, ENV_VARS_TO_PROPAGATE=others, DEFAULT_ENV_VARS={}):
         yield
 
 
@@ -92,6 +96,27 @@ def without_attendants() -> Iterator[None]:
         # Then the agent, without which no node runs, has only the part that the node itself needs.
         patch("ray._private.utils.get_dashboard_dependency_error", lambda: ImportError("the dashboard is not wanted")),
     ):
+        yield
+
+
+@contextmanager
+def workers_started_by(words: Sequence[str]) -> Iterator[None]:
+    """Have a Ray that is started here start its workers by another program than the interpreter.
+
+    Args:
+        words: of the program and its first arguments; what Ray would give the interpreter follows them.
+    """
+    from ray._private import ray_constants, services
+
+    start = services.start_ray_process
+    by_default, by_program = (f"--python_worker_command={list2cmdline(own)} " for own in ([sys.executable], words))
+
+    def started(command: list[str], process_type: str, *args: Any, **options: Any) -> Any:
+        if process_type == ray_constants.PROCESS_TYPE_RAYLET:
+            command = [word.replace(by_default, by_program, 1) for word in command]
+        return start(command, process_type, *args, **options)
+
+    with patch("ray._private.services.start_ray_process", started):
         yield
 
 

@@ -1,0 +1,135 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+import warm
+
+from tune_sam.cluster import forks
+from tune_sam.cluster.connection import connected
+
+WORKER = """
+import json, os, signal, sys
+print(json.dumps({
+    "imported": "torch" in sys.modules,
+    "words": sys.argv[1:],
+    "folder": os.getcwd(),
+    "variable": os.environ.get("TUNE_SAM_SHOWN"),
+    "path": [sys.path[0], os.environ.get("PYTHONPATH") in sys.path],
+    "umask": os.umask(0),
+    "blocked": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []),
+    "group": os.getpgid(0) == os.getpid(),
+    "parent": os.getppid(),
+}))
+sys.stdout.flush()
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """What Ray gives the interpreter to start a worker: its two scripts and arguments."""
+    script = tmp_path / "ray" / "default_worker.py"
+    script.parent.mkdir()
+    script.write_text(WORKER)
+    (tmp_path / "ray" / "setup_worker.py").write_text("import sys; print('an environment is made', sys.argv[1:])")
+    return [str(script.with_name("setup_worker.py")), str(script), "--worker-id=7", "--language=PYTHON"]
+
+
+def ran(command, folder, **variables):
+    """The end of the process, and what it or the worker that it asked for printed."""
+    read, write = os.pipe()
+    with open(read) as printed:
+        ended = subprocess.run(
+            command,
+            stdout=write,
+            cwd=folder,
+            env={**os.environ, **variables},
+            preexec_fn=lambda: (os.umask(0o27), signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})),
+            timeout=60,
+        )
+        os.close(write)
+        return ended.returncode, printed.read()
+
+
+def test_a_worker_is_a_fork_with_the_imports_and_everything_that_ray_gave_it(worker, tmp_path):
+    given = {"TUNE_SAM_SHOWN": "ρ", "PYTHONPATH": str(tmp_path / "mine")}
+    status, said = ran([*warm.forking(), *worker], tmp_path, **given)
+    found = json.loads(said)
+    assert status == 0, "of the process that asked for it"
+    assert found.pop("parent") != os.getpid()
+    assert found == {
+        "imported": True,
+        "words": ["--worker-id=7"],
+        "folder": str(tmp_path),
+        "variable": "ρ",
+        "path": [str(tmp_path / "ray"), True],
+        "umask": 0o27,
+        "blocked": True,
+        "group": True,
+    }
+
+
+def test_without_a_server_the_interpreter_runs_what_it_would_have_run(worker, tmp_path):
+    status, said = ran([*forks.words(str(tmp_path / "nobody")), *worker], tmp_path)
+    assert (status, said) == (0, f"an environment is made {worker[1:]}\n")
+
+
+def test_a_worker_of_a_runtime_environment_is_started_in_it(worker, tmp_path):
+    asked = [*worker, '--serialized-runtime-env-context={"env_vars": {"A": "1"}}']
+    status, said = ran([*warm.forking(), *asked], tmp_path)
+    assert (status, said) == (0, f"an environment is made {asked[1:]}\n")
+
+
+def test_a_server_that_cannot_import_something_serves(worker, tmp_path):
+    code = f"from tune_sam.cluster.forks import serve; serve({str(tmp_path / 'socket')!r}, ['no_such_module', 'json'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as server:
+        while not (tmp_path / "socket").exists():
+            assert server.poll() is None
+        status, said = ran([*forks.words(str(tmp_path / "socket")), *worker], tmp_path)
+        assert status == 0
+        assert json.loads(said)["parent"] == server.pid
+        server.stdin.close()
+        assert server.wait(10) == 0, "its standard input has ended"
+
+
+def test_it_ends_with_its_driver_even_where_that_is_killed(tmp_path):
+    code = """
+        import time
+        from tune_sam.cluster import forks
+        forks.IMPORTED = ()
+        with forks.served() as words:
+            print(words[-2], flush=True)
+            time.sleep(60)
+    """
+    driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    with driver:
+        socket = Path(driver.stdout.readline().strip())
+        (server,) = psutil.Process(driver.pid).children()
+        while not socket.exists():
+            assert server.is_running()
+        driver.kill()
+    psutil.wait_procs([server], timeout=10)
+    assert not server.is_running()
+    assert not socket.parent.exists()
+
+
+@pytest.mark.slow
+def test_a_ray_that_is_started_here_forks_its_workers(monkeypatch):
+    import ray
+
+    monkeypatch.setattr("tune_sam.cluster.connection.served", forks.served)
+
+    def known():
+        return "torch" in sys.modules, os.getppid()
+
+    with connected(None):
+        imported, parent = ray.get(ray.remote(known).remote())
+        assert imported
+        assert psutil.Process(parent).ppid() == os.getpid(), "the process that serves is the driver's"
+    assert not psutil.pid_exists(parent)
