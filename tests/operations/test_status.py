@@ -15,6 +15,7 @@ from tune_sam.operations.status import stages
 from tune_sam.reporting.page import report
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study
+from tune_sam.study.spent import noted_seconds
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 
@@ -46,6 +47,21 @@ def test_the_time_left_is_that_of_the_trials_before(study):
     assert (stage.done, stage.parts) == (6, 10)
     seconds = [fmean(trial.seconds for trial in study.records(optimizer)) for optimizer in ("base", "sam")]
     assert stage.left == pytest.approx(2 * sum(seconds) / os.cpu_count())
+
+
+def test_the_time_left_is_no_longer_than_budgets_leave(study):
+    grown = replace(study.settings, trials=1000)
+    left = by_name(replace(study, settings=grown))["search"].left
+    spent = noted_seconds(study)
+
+    def of(**limits):
+        return by_name(replace(study, settings=replace(grown, **limits)))["search"].left
+
+    assert of(time_budget=spent + 3) == pytest.approx(3)
+    assert of(epoch_budget=12 + 10) == pytest.approx(left * 10 / (2 * 1994)), (
+        "six trials had two epochs, 1994 have none"
+    )
+    assert of(time_budget=spent + 1e9, epoch_budget=10**9) == left
 
 
 def test_what_an_interrupted_trial_has_done_is_not_left(study, monkeypatch):

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from tune_sam.study.records import open_study
+from tune_sam.study.spent import note_seconds
 from tune_sam.tuning.ledger import Outcome
 from tune_sam.tuning.listener import Silent
 from tune_sam.tuning.progress import Progress, heard_by
@@ -186,3 +188,30 @@ def test_the_time_left_ends_with_the_epochs_that_a_budget_allows(monkeypatch):
             progress.epoch("base", 0, epoch)
         # 77 more epochs, half of which take twice as long, were nothing to end them: nine are allowed.
         assert progress.seconds_left() == pytest.approx((37 + 2 * 40) * 10 * 9 / 77)
+
+
+def test_epochs_that_a_trial_was_trained_for_before_an_interrupt_are_spent(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress, limited = Progress(), study([old(0, "waiting", 8), old(1, "waiting", 2)])
+    limited.settings.epoch_budget = 13
+    with progress.following(limited):
+        progress.started("base", 0)
+        progress.epoch("base", 0, 9)
+        now[0] = 10.0
+        progress.epoch("base", 0, 10)
+        # 70 epochs more and half as many again would be left, of which one is allowed: 10 and 2 are trained.
+        assert progress.seconds_left() == pytest.approx((30 + 2 * 40) * 10 / 70)
+
+
+def test_the_time_left_is_no_longer_than_a_budget_of_time_leaves(clock, searched):
+    one = open_study("one", searched)
+    note_seconds(one, 100.0)
+    limited = replace(one, settings=replace(one.settings, trials=40, time_budget=130.0))
+    progress = Progress()
+    with progress.following(limited):
+        progress.started("sam", 3)
+        progress.epoch("sam", 3, 1)
+        clock.now = 10.0
+        progress.epoch("sam", 3, 2)
+        assert progress.seconds_left() == pytest.approx(20), "130 seconds, of which 100 were spent before, and 10 now"

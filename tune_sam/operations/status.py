@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import fmean
 
+from tune_sam.durations import OFF
 from tune_sam.evaluation.refit import test_results
 from tune_sam.home import Place
 from tune_sam.study.epochs import SECONDS
 from tune_sam.study.lock import is_going
 from tune_sam.study.records import Study, Trial, open_search, refits_of
-from tune_sam.study.spent import ended_by
+from tune_sam.study.settings import StudySettings
+from tune_sam.study.spent import Spent, ended_by, noted_seconds
 
 STALLED, AT_LEAST = 10, 60.0
 """A trial is called stalled when it has ended no epoch for so many times the longest epoch, and for so many seconds."""
@@ -89,7 +91,8 @@ def stages(study: Study) -> tuple[Stage, ...]:
     """List the stages of a search, its refits and what is made of them, in the order in which `tune-sam run` does them.
 
     The time left takes each optimizer's mean over its complete trials, or, before it has one, the others' by the passes
-    of a step. So it is too long where trials are pruned. It takes as many trainings at a time as run now, or as this
+    of a step. So it is too long where trials are pruned. It is no longer than the study's budgets of time and epochs
+    leave. It takes as many trainings at a time as run now, or as this
     machine has room for.
     """
     own, children = study.home.study(study.name), refits_of(study)
@@ -129,7 +132,7 @@ def _is_past(study: Study, trainings: Stage) -> bool:
 
 def _trainings(name: str, study: Study) -> Stage:
     trials, settings = study.records(), study.settings
-    ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
+    ended = [trial for trial in trials if trial.has_ended]
     parts = settings.trials_in_all
     running = sum(trial.state == "running" for trial in trials)
     at_once = running or max(1, int((os.cpu_count() or 1) / settings.cpus_per_trial))
@@ -138,11 +141,14 @@ def _trainings(name: str, study: Study) -> Stage:
         for trial in trials
         if trial.state == "complete" and trial.seconds is not None
     ]
-    times = [
-        _left(study, optimizer, [trial for trial in trials if trial.optimizer == optimizer], passes)
-        for optimizer in settings.optimizers
-    ]
-    left = sum(times) / at_once if passes or len(ended) == parts else None
+    own = {optimizer: [trial for trial in trials if trial.optimizer == optimizer] for optimizer in settings.optimizers}
+    missing = {optimizer: _missing(settings, optimizer, of_it) for optimizer, of_it in own.items()}
+    left = None
+    if passes or len(ended) == parts:
+        times = (missing[optimizer] * _each(settings, optimizer, of_it, passes) for optimizer, of_it in own.items())
+        seconds = noted_seconds(study) if settings.time_budget != OFF else 0.0
+        spent = Spent(seconds, {(trial.optimizer, trial.number): trial.epochs for trial in trials})
+        left = spent.leaves(settings, sum(times) / at_once, sum(missing.values()) * settings.epochs)
     budget = ended_by(study)
     return Stage(
         name,
@@ -173,18 +179,19 @@ def _running(study: Study, trials: Sequence[Trial]) -> tuple[Running, ...]:
     return tuple(found)
 
 
-def _left(study: Study, optimizer: str, trials: Sequence[Trial], passes: Sequence[float]) -> float:
-    """Seconds of training that an optimizer has before it; nothing if no trial tells how long one takes.
+def _missing(settings: StudySettings, optimizer: str, trials: Sequence[Trial]) -> float:
+    """Count the whole trainings that an optimizer has before it; of a trial that runs or waits, what it has not."""
+    begun = [trial for trial in trials if not trial.has_ended]
+    missing = settings.trials_of(optimizer) - (len(trials) - len(begun))
+    return missing - sum(trial.epochs / settings.epochs for trial in begun) if missing > 0 else 0.0
+
+
+def _each(settings: StudySettings, optimizer: str, trials: Sequence[Trial], passes: Sequence[float]) -> float:
+    """Expect the seconds of a whole training; 0 if no trial tells.
 
     `passes` has what each pass of a step costs over a whole training, in the study's complete trials.
     """
-    ended = [trial for trial in trials if trial.state not in ("waiting", "running")]
-    missing = study.settings.trials_of(optimizer) - len(ended)
-    if missing <= 0:
-        return 0.0
     whole = [trial.seconds for trial in trials if trial.state == "complete" and trial.seconds is not None]
     if not passes:
         return 0.0
-    each = fmean(whole) if whole else study.settings.gradients_of(optimizer) * fmean(passes)
-    trained = sum(trial.epochs / study.settings.epochs for trial in trials if trial not in ended)
-    return (missing - trained) * each
+    return fmean(whole) if whole else settings.gradients_of(optimizer) * fmean(passes)

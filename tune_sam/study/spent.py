@@ -94,6 +94,18 @@ class Spent:
 
         return min(idle(self.values.get(optimizer, ())) for optimizer in settings.optimizers)
 
+    def leaves(self, settings: StudySettings, seconds: float, epochs: float) -> float:
+        """Give the seconds after which a search ends, be it that a budget of time or of epochs is spent before.
+
+        Args:
+            settings: the study's.
+            seconds: that its trials still take.
+            epochs: that they are still trained for in these.
+        """
+        if settings.epoch_budget and epochs:
+            seconds *= min(1.0, max(0, settings.epoch_budget - sum(self.epochs.values())) / epochs)
+        return seconds if settings.time_budget == OFF else min(seconds, max(0.0, settings.time_budget - self.seconds))
+
     def ends(self, settings: StudySettings) -> Ended | None:
         """Say which budget of a study is spent; None while none is."""
         if OFF < settings.time_budget <= self.seconds:

@@ -20,7 +20,7 @@ from rich.table import Table
 from tune_sam.durations import OFF, clock
 from tune_sam.scores import SPLITS
 from tune_sam.study.records import Study
-from tune_sam.study.spent import noted_seconds
+from tune_sam.study.spent import Spent, noted_seconds
 from tune_sam.tuning.listener import SearchListener, Silent
 
 if TYPE_CHECKING:
@@ -146,10 +146,12 @@ class Progress(SearchListener):
         self._epochs = study.settings.epochs
         self._settings = study.settings
         self._searched = noted_seconds(study) if study.settings.time_budget != OFF else 0.0
+        self._trained: dict[tuple[str, int], int] = {}
         self._judged_by = study.settings.judged_by
         self._trials = {optimizer: study.settings.trials_of(optimizer) for optimizer in study.settings.optimizers}
         rows = {optimizer: _Row(sign=study.settings.sign) for optimizer in study.settings.optimizers}
         for trial in study.records():
+            self._trained[trial.optimizer, trial.number] = trial.epochs
             if trial.state not in ("waiting", "running"):
                 rows[trial.optimizer].end(trial.number, trial.state, trial.value, trial.epochs)
         self._begun, self._pace = time.monotonic(), _Pace()
@@ -176,6 +178,7 @@ class Progress(SearchListener):
         """Show how many epochs a trial has."""
         self._stage = ""
         self._rows[optimizer].running[number] = epoch
+        self._trained[optimizer, number] = max(epoch, self._trained.get((optimizer, number), 0))
         self._pace.add(self._settings.gradients_of(optimizer))
 
     def put_back(self, optimizer: str, number: int) -> None:
@@ -217,13 +220,8 @@ class Progress(SearchListener):
         )
         if left is None:
             return None
-        if self._settings.epoch_budget and (missing := sum(epochs.values())):
-            trained = sum(row.epochs + sum(row.running.values()) for row in self._rows.values())
-            left *= min(1.0, max(0, self._settings.epoch_budget - trained) / missing)
-        if self._settings.time_budget != OFF:
-            gone = self._searched + time.monotonic() - self._begun
-            left = min(left, max(0.0, self._settings.time_budget - gone))
-        return left
+        spent = Spent(self._searched + time.monotonic() - self._begun, self._trained)
+        return spent.leaves(self._settings, left, sum(epochs.values()))
 
     def screen(self) -> RenderableType:
         """Return what a terminal shows now."""
