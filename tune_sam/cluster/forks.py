@@ -42,6 +42,9 @@ SIZE = 4
 
 DONE = b"1"
 
+Worker = tuple[dict[str, object], list[int]]
+"""A worker's command with its surroundings, and its three standard files."""
+
 
 @contextmanager
 def served() -> Iterator[list[str]]:
@@ -88,28 +91,32 @@ def serve(address: str, modules: Sequence[str], alive: int = 0) -> None:
             with suppress(Exception):  # its worker meets it again, and says what it is
                 importlib.import_module(name)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system forgets those that have ended
-        while True:
-            ready, _, _ = select.select([listening.fileno(), alive], [], [])
-            if alive in ready:
-                break
-            connection, _ = listening.accept()
-            with connection, suppress(OSError, ValueError):
-                asked, files = _received(connection)
-                if os.fork() == 0:
-                    listening.close()
-                    connection.close()
-                    _become(asked, files)
-                    sys.exit()
-                for file in files:
-                    os.close(file)
-                connection.sendall(DONE)
+        worker = _asked(listening, alive)
+    if worker:
+        _become(*worker)
+        return
     with suppress(OSError):  # the driver has removed them, if it ended by itself
         os.unlink(address)
-        os.rmdir(os.path.dirname(address))
+        os.rmdir(Path(address).parent)
 
 
-def _received(connection: socket.socket) -> tuple[dict[str, object], list[int]]:
-    """Receive a worker's command, its surroundings and its three standard files."""
+def _asked(listening: socket.socket, alive: int) -> Worker | None:
+    """Fork a worker for whoever asks; return in each worker with what it is to be, and here with None at the end."""
+    while True:
+        ready, _, _ = select.select([listening.fileno(), alive], [], [])
+        if alive in ready:
+            return None
+        connection, _ = listening.accept()
+        with connection, suppress(OSError, ValueError):
+            asked, files = _received(connection)
+            if os.fork() == 0:
+                return asked, files
+            for file in files:
+                os.close(file)
+            connection.sendall(DONE)
+
+
+def _received(connection: socket.socket) -> Worker:
     first, files, _, _ = socket.recv_fds(connection, SIZE, 3)
     length = int.from_bytes(first)
     text = b"".join(iter(lambda: connection.recv(1 << 16), b""))
