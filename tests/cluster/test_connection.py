@@ -44,7 +44,7 @@ def test_a_cluster_runs_as_many_as_fit_or_fewer_if_asked(cluster):
 
 
 def test_one_node_must_have_both(monkeypatch):
-    monkeypatch.setattr(connection, "_is_connected", lambda: True)
+    monkeypatch.setattr(connection, "is_there", lambda _: True)
     monkeypatch.setattr(connection, "connected", lambda _: nullcontext())
     monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 8}, {"CPU": 2, "GPU": 1}])
     connection.check_offer(2, 0.5, None)

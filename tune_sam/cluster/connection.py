@@ -130,7 +130,7 @@ def check_offer(cpus: float, gpus: float, address: str | None) -> None:
     Raises:
         Refused: none has.
     """
-    if named(address) or _is_connected():
+    if is_there(address):
         with connected(address):
             nodes, where = _nodes(), "the cluster's largest node"
     else:
@@ -164,9 +164,10 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _is_connected() -> bool:
+def is_there(address: str | None) -> bool:
+    """Whether there is a Ray to connect to: one that is named, or that this process is connected to."""
     # Asking Ray would import it, and a refusal should not take that long.
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    return bool(named(address)) or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
 
 
 def _local_gpus() -> int:

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tune_sam.cluster.connection import Stage, concurrency, connected
+from tune_sam.cluster.connection import Stage, concurrency, connected, is_there
+from tune_sam.cluster.forks import served
 from tune_sam.cluster.pulse import Pulse
 from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, Signs, without_logins_handed_on, without_snapshots
 from tune_sam.cluster.watch import Looks, Watch
@@ -68,6 +69,10 @@ class Failure:
 class Executor(Protocol):
     """Runs trainings, and calls of functions."""
 
+    def ahead(self) -> AbstractContextManager[Any]:
+        """Begin, for as long as the context lasts, what :meth:`opened` will need and nobody need wait for."""
+        ...
+
     def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Hold what it needs for as long as the context lasts; give whether other nodes may take part.
 
@@ -115,6 +120,10 @@ class RayExecutor:
 
     address: str | None = None
     max_concurrent: int | None = None
+
+    def ahead(self) -> AbstractContextManager[Any]:
+        """Import what the workers of a Ray that will be started here need."""
+        return nullcontext() if is_there(self.address) else served()
 
     def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Connect to the cluster, or start one."""
@@ -200,6 +209,10 @@ class InlineExecutor:
     The numbers are those that Ray's workers give. What ends a process there ends this one. So nothing here can end an
     epoch that hangs; one that ends, but took longer than the study's time limits allow, fails its trial.
     """
+
+    def ahead(self) -> AbstractContextManager[Any]:
+        """Begin nothing."""
+        return nullcontext()
 
     def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Hold nothing: this process is there."""

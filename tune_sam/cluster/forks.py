@@ -46,13 +46,21 @@ Worker = tuple[dict[str, object], list[int]]
 """A worker's command with its surroundings, and its three standard files."""
 
 
+standing: list[str] = []
+"""What :func:`served` yields while the process runs."""
+
+
 @contextmanager
 def served() -> Iterator[list[str]]:
-    """Run the process for as long as the context lasts; it ends with this one, however that ends.
+    """Run the process for as long as the context lasts, unless it runs; it ends with this one, however that ends.
 
     Yields:
         The words that stand before a worker's command, in place of the interpreter.
     """
+    global standing
+    if standing or sys.platform != "linux":  # elsewhere, what torch has imported may not live through a fork
+        yield standing or [sys.executable]
+        return
     folder = tempfile.mkdtemp(prefix="tune_sam-")
     address = str(Path(folder, "forks"))
     server = subprocess.Popen(
@@ -63,8 +71,10 @@ def served() -> Iterator[list[str]]:
         start_new_session=True,  # a terminal's Ctrl-C is for the driver
     )
     try:
-        yield words(address)
+        standing = words(address)
+        yield standing
     finally:
+        standing = []
         server.kill()
         server.communicate()
         shutil.rmtree(folder, ignore_errors=True)

@@ -63,7 +63,7 @@ def run(
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
-    with heard_by(listener, progress) as hears:
+    with heard_by(listener, progress) as hears, executor.ahead():
         hears.stage("Checking options, data and services")
         study, read = planned(chosen)
         name, home = study.name, study.home

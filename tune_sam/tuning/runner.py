@@ -62,7 +62,7 @@ def search(
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
-    with heard_by(listener, progress) as hears:
+    with heard_by(listener, progress) as hears, executor.ahead():
         hears.stage("Checking options, data and services")
         study, read = planned(chosen)
         return launch(study, executor, hears, read)
