@@ -55,11 +55,11 @@ def standard_error(score: str, value: float, samples: int) -> float:
     return math.sqrt(share * (1 - share) / (samples + 4))
 
 
-def nats(score: str) -> str:
-    """Give the unit of a loss: that of a classifier is in nats, others have their own."""
-    return " (nats)" if score == "accuracy" else ""
+def of_loss(unit: str) -> str:
+    """Write the unit of a loss behind its name; nothing where it has none."""
+    return f" ({unit})" if unit else ""
 
 
-def per_squared_weight(score: str) -> str:
-    """Give the unit of an eigenvalue of the Hessian, or of its trace."""
-    return " (nats per squared weight)" if nats(score) else " (loss per squared weight)"
+def per_squared_weight(unit: str) -> str:
+    """Write the unit of an eigenvalue of the Hessian, or of its trace, for a loss of this unit."""
+    return f" ({unit or 'loss'} per squared weight)"

@@ -469,6 +469,8 @@ def test_figures_of_another_score_have_its_name_and_no_unit(score):
     assert "validation loss" in [axis.get_ylabel() for axis in by_loss.axes]
     gaps = data.assign(measure="trace", value=data["lr"], **{"gap/loss": data["val/loss"]})
     assert flatness_figures.gaps_and_flatness(gaps).axes[0].get_ylabel() == "generalisation gap: loss"
+    in_nats = flatness_figures.gaps_and_flatness(gaps.assign(loss_unit="nats"))
+    assert in_nats.axes[0].get_ylabel().replace("\n", " ") == "generalisation gap: loss (nats)", "of a classifier"
 
 
 def test_the_best_few_stand_out():

@@ -44,7 +44,21 @@ def test_the_page_speaks_of_the_score_and_of_no_accuracy(home):
     words = re.sub(r"\(figures/[^)]*\)", "", page)  # the names of files
     score = open_study("one", home).settings.score
     assert f"in test {score}" in words
+    assert open_study("one", home).loss_unit == ""
     assert not re.search("accurac|percentage points|nats", words)
+
+
+def test_the_losses_of_a_classifier_are_in_nats_whatever_it_is_judged_by(tmp_path):
+    options = {"home": tmp_path / "home", "executor": INLINE}
+    tune_sam.search(
+        "attention", dataset="digits", name="one", optimizers=["base", "sam"], trials=2, epochs=2, train_subset=100,
+        objective="val/macro_f1", **options,
+    )  # fmt: skip
+    tune_sam.refit("one", seeds=1, controls=False, **options)
+    page = report("one", home=tmp_path / "home").page.with_name("report.md").read_text()
+    assert "Losses in nats, means with 95 % intervals" in page
+    assert re.search(r"Validation loss after the last epoch: \w+ [\d.]+ nats, \w+ [\d.]+ nats", page)
+    assert open_study("one", tmp_path / "home").loss_unit == "nats"
 
 
 def test_gaps_are_above_zero_where_the_test_is_worse(home):

@@ -14,7 +14,7 @@ from tune_sam.display import text_of
 from tune_sam.durations import clock
 from tune_sam.errors import masked
 from tune_sam.evaluation.statistics import with_interval
-from tune_sam.scores import nats, written
+from tune_sam.scores import of_loss, written
 from tune_sam.space import cells
 from tune_sam.study.logs import printable
 
@@ -38,14 +38,14 @@ FLATNESS = {
         "lambda_max_over_lambda_5": "λ_max/λ_5",
         "trace": "trace",
     },
-    "Worst rise of the loss that was found{nats}, a lower bound": {
+    "Worst rise of the loss that was found{unit}, a lower bound": {
         "worst_case": "ρ = 0.05",
         "worst_case_adaptive": "ρ = 0.05, by |w|",
         "worst_case_own_rho": "own ρ, own scale",
     },
-    "Average rise of the loss{nats}": {"average_case": "σ = 0.05", "average_case_adaptive": "σ = 0.05, by |w|"},
+    "Average rise of the loss{unit}": {"average_case": "σ = 0.05", "average_case_adaptive": "σ = 0.05, by |w|"},
 }
-"""The columns of what `analyze` prints, by the measures' names; `{nats}` is the unit of a classifier's loss."""
+"""The columns of what `analyze` prints, by the measures' names; `{unit}` is the unit of a classifier's loss."""
 
 
 def trial_table(found: "list[Trial]", settings: "StudySettings", title: str | None = None) -> Table:
@@ -128,7 +128,7 @@ def finding_table(found: "Sequence[Finding]") -> Table:
 
 def show_flatness(analysis: "Analysis", out: Console) -> None:
     """Print a table of the curvature and one of the sharpness; a number that has not converged is not shown."""
-    some, unit = next(iter(analysis.flatness.values())), nats(analysis.study.settings.score)
+    some, unit = next(iter(analysis.flatness.values())), of_loss(analysis.study.loss_unit)
     out.print(
         f"{analysis.study.name}: {some.samples:,} training samples, {some.size:,} parameters",
         soft_wrap=True,
@@ -146,7 +146,7 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
         }
         if not shown:
             continue
-        out.print(f"\n{title.format(nats=unit)}", style="italic")  # not the table's own, which folds to its width
+        out.print(f"\n{title.format(unit=unit)}", style="italic")  # not the table's own, which folds to its width
         table = plain_table("trial", *shown.values())
         for trial in analysis.trials:
             measures = analysis.flatness[trial.key].measures

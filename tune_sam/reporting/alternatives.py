@@ -12,6 +12,7 @@ from tune_sam.reporting.style import (
     counts_in,
     further_in,
     less_is_better,
+    loss_unit_in,
     name_of,
     objective_in,
     optimizers_in,
@@ -59,9 +60,9 @@ def _of_each(frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> dict[s
     return {label: float(of(frame[frame["optimizer"] == name])) for name, label in _labels(frame).items()}
 
 
-def _unit(column: str, score: str) -> str:
+def _unit(column: str, frame: pd.DataFrame) -> str:
     if column.endswith(("loss", "sharpness")):
-        return " nats" if score == "accuracy" else ""
+        return f" {loss_unit_in(frame)}".rstrip()
     return written(column.partition("/")[2]).unit
 
 
@@ -127,8 +128,8 @@ def _trials(frame: pd.DataFrame) -> str:
     value, hollow = objective_in(frame), int((~counts_in(frame)).sum())
     bests = {str(best["label"]): float(best[value]) for best in _bests(frame)}
     hollows = f", {hollow} of them not complete" if hollow else ""
-    found = ranked(bests, _unit(value, score_in(frame)), least=less_is_better(value, frame))
-    return f"{len(frame)} trials{hollows}. Best {name_of(value, score_in(frame)).partition(' (')[0]}: {found}."
+    found = ranked(bests, _unit(value, frame), least=less_is_better(value, frame))
+    return f"{len(frame)} trials{hollows}. Best {name_of(value, loss_unit_in(frame)).partition(' (')[0]}: {found}."
 
 
 def _configurations(frame: pd.DataFrame) -> str:
@@ -155,7 +156,7 @@ def _importance(frame: pd.DataFrame) -> str:
 
 def _pareto(frame: pd.DataFrame) -> str:
     score = score_in(frame)
-    value, how, unit = f"val/{score}", written(score), _unit("val/sharpness", score)
+    value, how, unit = f"val/{score}", written(score), _unit("val/sharpness", frame)
     rows = frame.dropna(subset=[value, "val/sharpness"])
     good = rows.loc[rows[value].idxmin() if less_is_better(value, frame) else rows[value].idxmax()]
     flat = rows.loc[rows["val/sharpness"].idxmin()]
@@ -176,8 +177,8 @@ def _last(frame: pd.DataFrame, column: str) -> str:
         return ""
     values = _of_each(found, lambda rows: rows[rows["epoch"] == rows["epoch"].max()][column].mean())
     return _sentence(
-        f"{name_of(column, score_in(frame)).partition(' (')[0]} after the last epoch",
-        ranked(values, _unit(column, score_in(frame)), least=less_is_better(column, frame)),
+        f"{name_of(column, loss_unit_in(frame)).partition(' (')[0]} after the last epoch",
+        ranked(values, _unit(column, frame), least=less_is_better(column, frame)),
     )
 
 
@@ -205,7 +206,7 @@ def _landscape(frame: pd.DataFrame) -> str:
     finite = frame[np.isfinite(frame["loss"])]
     bottom = _of_each(finite[np.isclose(finite["x"], 0) & np.isclose(finite["y"], 0)], lambda rows: rows["loss"].mean())
     top = _of_each(finite, lambda rows: rows["loss"].max())
-    unit = _unit("loss", score_in(frame))
+    unit = _unit("loss", frame)
     return f"Loss at the minimum: {ranked(bottom, unit, least=True)}. Highest loss on the grid: {ranked(top, unit)}."
 
 
@@ -214,7 +215,7 @@ def _near(frame: pd.DataFrame) -> str:
     for number, along, across in ((1, "x", "y"), (2, "y", "x")):
         rows = frame[np.isclose(frame[across], 0) & (frame[along].abs() <= NEAR + 1e-9) & np.isfinite(frame["loss"])]
         rises = _of_each(rows, lambda one: one["loss"].max() - one["loss"].min())
-        said.append(f"along direction {number}: {ranked(rises, _unit('loss', score_in(frame)))}")
+        said.append(f"along direction {number}: {ranked(rises, _unit('loss', frame))}")
     return f"Rise of the loss within {NEAR:g} filter norms of the minimum, {'; '.join(said)}."
 
 
@@ -224,7 +225,7 @@ def _lines(frame: pd.DataFrame) -> str:
         between,
         lambda one: one["loss"].max() - max(one.sort_values("position")["loss"].iloc[[0, -1]]),
     )
-    found = ranked(barriers, _unit("loss", score_in(frame)))
+    found = ranked(barriers, _unit("loss", frame))
     return f"Height of the barrier from the minimum of {frame['start'].iloc[0]} to that of: {found}."
 
 

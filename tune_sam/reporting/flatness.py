@@ -132,7 +132,7 @@ def _correlations(measured: Measured, study: Study) -> Table:
 
     table, rows = measured.table(), []
     columns = [*CONFIGURATION, *(name for name in study.settings.more if name in table)]
-    for name, what in measures_of(study.settings.score).items():
+    for name, what in measures_of(study.loss_unit).items():
         if name not in table:
             continue
         some = table[table[f"{name}_resolved"].astype(bool)].dropna(subset=[name, "gap/loss"])

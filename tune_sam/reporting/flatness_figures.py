@@ -14,11 +14,11 @@ from tune_sam.reporting.style import (
     draw_points,
     firsts_of_rows,
     legend,
+    loss_unit_in,
     name_of,
     need,
     optimizers_in,
     panels,
-    score_in,
     set_scale,
     shown,
     style_of,
@@ -101,7 +101,7 @@ def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
         if rows.empty:
             without_values(figure, axis)
     for axis in firsts_of_rows(axes):
-        axis.set_ylabel(wrapped(name_of(gap, score_in(frame)), 26))
+        axis.set_ylabel(wrapped(name_of(gap, loss_unit_in(frame)), 26))
     legend(figure, names, lines=False, hollow=why_hollow(frame))
     return figure
 

@@ -19,15 +19,14 @@ from tune_sam.reporting.style import (
     further_in,
     is_scale,
     log_ticks,
+    loss_unit_in,
     name_of,
     objective_in,
     optimizers_in,
-    score_in,
     shown,
     spans,
     style_of,
 )
-from tune_sam.scores import nats
 from tune_sam.space import text_of_value
 
 HEIGHT = 460
@@ -53,7 +52,7 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
     logarithmic = spans(frame["loss"])
     finite = frame["loss"][np.isfinite(frame["loss"])]
     low, high = (np.log10(finite.min()), np.log10(finite.max())) if logarithmic else (finite.min(), finite.max())
-    unit, data = nats(score_in(frame)), []
+    unit, data = loss_unit_in(frame), []
     hover = f"loss %{{z:.3g}}{' nats' if unit else ''}<extra>%{{fullData.name}}</extra>"
     for place, name in enumerate(names):
         table = frame[frame["optimizer"] == name].pivot_table(index="y", columns="x", values="loss", dropna=False)
@@ -135,7 +134,7 @@ def parallel_coordinates(frame: pd.DataFrame) -> dict[str, Any]:
     if "state" in frame:
         states = list(dict.fromkeys(frame["state"]))
         columns.append(_choices("state", frame["state"].map({state: at for at, state in enumerate(states)}), states))
-    label = name_of(value, score_in(frame)).partition(" (")[0]
+    label = name_of(value, loss_unit_in(frame)).partition(" (")[0]
     columns.append(_axis(label, frame[value], logarithmic=False))
     return {
         "data": [

@@ -21,11 +21,11 @@ from tune_sam.reporting.style import (
     legend,
     limits,
     log_ticks,
+    loss_unit_in,
     need,
     optimizers_in,
     panels,
     plain_ticks,
-    score_in,
     set_scale,
     short,
     spans,
@@ -33,7 +33,7 @@ from tune_sam.reporting.style import (
     without_values,
     wrapped,
 )
-from tune_sam.scores import nats, per_squared_weight
+from tune_sam.scores import of_loss, per_squared_weight
 
 FLATTEST = 1e-9
 """Fraction of the highest spectral density below which nothing is drawn: the smoothing kernel's tail lies there."""
@@ -176,7 +176,7 @@ def lines(frame: pd.DataFrame) -> Figure:
         axis.set(ylabel=_loss(frame))
     set_scale(axes[0], "y", frame["loss"])
     if cut:
-        axes[1].set(ylim=(0, ABOVE * minima.max()), ylabel=f"near the minima{nats(score_in(frame))}")
+        axes[1].set(ylim=(0, ABOVE * minima.max()), ylabel=f"near the minima{of_loss(loss_unit_in(frame))}")
     axes[-1].set_xlabel(wrapped(f"on the line: {style_of(start, everyone).label} at 0, the other minimum at 1", 46))
     legend(figure, names, lines=True)
     return figure
@@ -211,7 +211,7 @@ def spectral_densities(frame: pd.DataFrame) -> Figure:
         if len(marked) and np.isfinite(largest := marked[frame["optimizer"] == name].iloc[0]):
             axis.axvline(largest, color=style.colour, linestyle="--", linewidth=1.4)
             axis.set_title(f"λ_max = {short(largest)}", color=style.colour, loc="right", fontsize=TEXT)
-    axes[-1].set_xlabel(f"eigenvalue λ of the Hessian{per_squared_weight(score_in(frame))}")
+    axes[-1].set_xlabel(f"eigenvalue λ of the Hessian{per_squared_weight(loss_unit_in(frame))}")
     axes[-1].set_xlim(*limits([*rows["eigenvalue"], *marked], pad=0.03))
     axes[-1].xaxis.set_major_locator(MaxNLocator(6))
     return figure
@@ -219,7 +219,7 @@ def spectral_densities(frame: pd.DataFrame) -> Figure:
 
 def _loss(frame: pd.DataFrame) -> str:
     """Name the axis of a loss, with its unit."""
-    return f"loss{nats(score_in(frame))}"
+    return f"loss{of_loss(loss_unit_in(frame))}"
 
 
 def visible_density(frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,10 +15,9 @@ from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import name_of, save
-from tune_sam.scores import nats, per_squared_weight
+from tune_sam.scores import of_loss, per_squared_weight
 from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
-from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 LOSSES = ("train/loss", "val/loss")
 
 
-def measures_of(score: str) -> dict[str, str]:
-    """Name the measures that figures and tables show, with their units; the loss of a classifier is in nats."""
-    unit, per = nats(score), per_squared_weight(score)
+def measures_of(loss_unit: str) -> dict[str, str]:
+    """Name the measures that figures and tables show, with their units, which are those of the loss."""
+    unit, per = of_loss(loss_unit), per_squared_weight(loss_unit)
     return {
         "lambda_max": f"largest eigenvalue{per}",
         "trace": f"trace{per}",
@@ -52,10 +51,10 @@ def draw(analysis: Analysis, folder: Path) -> None:
     trials = analysis.trials
     frame, surface = _measured(analysis), _surface(analysis.surfaces, analysis.plan.grid)
     chosen = frame[frame["study"] == analysis.study.name]  # without the controls of a refit
-    sizes = _of_batch_sizes(chosen, analysis.study.settings.score)
+    sizes = _of_batch_sizes(chosen, analysis.study.loss_unit)
     _save(
         folder,
-        analysis.study.settings,
+        analysis.study,
         {
             "contours": (landscape_figures.contours, surface),
             "surfaces": (landscape_figures.surfaces, surface),
@@ -83,7 +82,7 @@ def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
     ended, curves = trials_with_values(study), _curves(study, trials)
     _save(
         folder,
-        study.settings,
+        study,
         {
             "history": (search_figures.history, _if_varied(ended, "number")),
             "over-rho": (search_figures.over_rho, _if_varied(ended, "rho")),
@@ -117,11 +116,16 @@ def trials_with_values(study: Study) -> pd.DataFrame:
     return table[table[judged_by].notna()][columns].assign(objective=judged_by).reset_index(drop=True)
 
 
-def scored(frame: pd.DataFrame, settings: StudySettings) -> pd.DataFrame:
-    """Add the study's `score` and its `direction`, by which figures read the data; an accuracy needs neither."""
+def scored(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Add the study's `score`, its `direction` and the `loss_unit`, by which figures read the data.
+
+    A study that is judged by accuracy needs none of them.
+    """
+    settings = study.settings
     if settings.score == "accuracy":
         return frame
-    return frame.assign(score=settings.score, direction=settings.score_direction)
+    unit = {"loss_unit": study.loss_unit} if study.loss_unit else {}
+    return frame.assign(score=settings.score, direction=settings.score_direction, **unit)
 
 
 def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
@@ -137,7 +141,7 @@ def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
     table = table.assign(label=table["row"].map(names))
     _save(
         folder,
-        refit.of.settings,
+        refit.of,
         {
             "differences": (claim_figures.differences, differences(found, names)),
             "seeds": (refit_figures.seeds, _if_varied(table, "row")),
@@ -194,12 +198,12 @@ def _by_class(table: pd.DataFrame) -> pd.DataFrame:
 
 def _save(
     folder: Path,
-    settings: StudySettings,
+    study: Study,
     drawings: Mapping[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]],
 ) -> None:
     for name, (figure, frame) in drawings.items():
         if len(frame):
-            known = scored(frame, settings)
+            known = scored(frame, study)
             save(figure(known), known, folder / name)
 
 
@@ -224,19 +228,19 @@ def _measured(analysis: Analysis) -> pd.DataFrame:
                 error=table[f"{name}_error"],
                 resolved=table[f"{name}_resolved"],
             )
-            for name, title in measures_of(score).items()
+            for name, title in measures_of(analysis.study.loss_unit).items()
             if name in table
         ],
         ignore_index=True,
     )
 
 
-def _of_batch_sizes(measured: pd.DataFrame, score: str) -> pd.DataFrame:
+def _of_batch_sizes(measured: pd.DataFrame, unit: str) -> pd.DataFrame:
     """Select the largest eigenvalue, the worst case and the gap of each trial."""
     found = measured[measured["name"].isin(["lambda_max", "worst_case"])]
     gaps = measured[measured["name"] == "lambda_max"].assign(
         name="gap/loss",
-        measure=name_of("gap/loss", score),
+        measure=name_of("gap/loss", unit),
         value=lambda of: of["gap/loss"],
         error=float("nan"),
         resolved=True,

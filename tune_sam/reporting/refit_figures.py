@@ -12,6 +12,7 @@ from tune_sam.reporting.style import (
     GREY,
     TEXT,
     legend,
+    loss_unit_in,
     name_of,
     need,
     optimizers_in,
@@ -57,7 +58,7 @@ def seeds(frame: pd.DataFrame) -> Figure:
             fontsize=TEXT,
         )
     axis.set_yticks(range(len(labels)), [wrapped(label, 18) for label in labels])
-    axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel=name_of(value, score))
+    axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel=name_of(value, loss_unit_in(frame)))
     axis.annotate("gradients", (1.01, -0.6), xycoords=("axes fraction", "data"), va="center", fontsize=TEXT, color=GREY)
     axis.set_title("small: seeds, large: mean", loc="left", fontsize=TEXT, color=GREY)
     axis.xaxis.set_major_locator(MaxNLocator(5))

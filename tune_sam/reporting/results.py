@@ -56,10 +56,10 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
     rows += ours
     sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
     score = study.settings.score
-    sentences.append(
-        f"{'Losses in nats, accuracies in %, means' if score == 'accuracy' else 'Means'} with 95 % intervals over the "
-        "seeds; the gap is test minus training loss."
-    )
+    units = [f"losses in {study.loss_unit}"] if study.loss_unit else []
+    units += ["accuracies in %"] if score == "accuracy" else []
+    means = f"{', '.join([*units, 'means'])} with 95 % intervals over the seeds"
+    sentences.append(f"{means[:1].upper()}{means[1:]}; the gap is test minus training loss.")
     if score == "accuracy" or (refit and "test/nll" in refit.table()):
         sentences[-1] += (
             " NLL is the negative log-likelihood of the test set, without the loss's smoothing, and ECE the expected "

@@ -31,6 +31,7 @@ from tune_sam.reporting.style import (
     less_is_better,
     limits,
     log_ticks,
+    loss_unit_in,
     name_of,
     need,
     objective_in,
@@ -72,7 +73,7 @@ def over_rho(frame: pd.DataFrame) -> Figure:
         for name in names:
             one = shown(frame[frame["optimizer"] == name], column)
             _spread(axis, one, column, style_of(name, names))
-        axis.set_ylabel(wrapped(name_of(column, score), 20))
+        axis.set_ylabel(wrapped(name_of(column, loss_unit_in(frame)), 20))
         if column == "val/loss":
             set_scale(axis, "y", frame[column])
     axes[1].set_xlabel("radius ρ (each optimizer measures it its own way)")
@@ -104,7 +105,7 @@ def history(frame: pd.DataFrame) -> Figure:
             x, y = [*complete["number"] + 1, one["number"].max() + 1], [*best, best.iloc[-1]]
             axis.step(x, y, where="post", linestyle=style.line, color=style.colour, linewidth=1.8)
             ends.append((x[-1], y[-1], style))
-    axis.set(xlabel="trial", ylabel=name_of(value, score_in(frame)))
+    axis.set(xlabel="trial", ylabel=name_of(value, loss_unit_in(frame)))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     set_scale(axis, "y", frame[value])
     label_ends(axis, ends)
@@ -163,7 +164,9 @@ def parallel_coordinates(frame: pd.DataFrame) -> Figure:
             axis.plot(len(row) - 1, row[-1], style.marker, color=style.colour, markerfacecolor="white", zorder=5)
         for row in table[own & good].to_numpy():
             axis.plot(range(len(row)), row, style.line, color=style.colour, alpha=0.95, linewidth=2, zorder=3)
-    axis.set_xticks(range(len(axes_names)), [wrapped(name_of(column, score_in(frame)), 11) for column in axes_names])
+    axis.set_xticks(
+        range(len(axes_names)), [wrapped(name_of(column, loss_unit_in(frame)), 11) for column in axes_names]
+    )
     axis.set(xlim=(-0.55, len(axes_names) - 0.85), ylim=(-0.2, 1.05), yticks=[])
     axis.tick_params(axis="x", length=0)
     axis.grid(False)
@@ -284,7 +287,9 @@ def rates_and_radii(frame: pd.DataFrame) -> Figure:
         looks: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "none"}
         marks.append(Line2D([], [], markersize=6, label=hollow, **looks))
     figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False, fontsize=TEXT)
-    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label=name_of(value, score_in(frame)), shrink=0.9)
+    bar = figure.colorbar(
+        ScalarMappable(norm, "cividis"), ax=axes, label=name_of(value, loss_unit_in(frame)), shrink=0.9
+    )
     plain_ticks(bar.ax, "y", isinstance(norm, LogNorm), low, high)
     return figure
 
@@ -313,7 +318,9 @@ def pareto(frame: pd.DataFrame) -> Figure:
     for name in names:
         one = rows[rows["optimizer"] == name]
         draw_points(axis, one["val/sharpness"], one[value], one, style_of(name, names))
-    axis.set(xlabel=wrapped(name_of("val/sharpness", score), 46), ylabel=name_of(value, score))
+    axis.set(
+        xlabel=wrapped(name_of("val/sharpness", loss_unit_in(frame)), 46), ylabel=name_of(value, loss_unit_in(frame))
+    )
     set_scale(axis, "x", rows["val/sharpness"])
     legend(figure, names, counts=rows["optimizer"].value_counts(), lines=False, hollow=why_hollow(rows))
     return figure
@@ -339,7 +346,7 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
             training = _curve(axis, one, f"train/{metric}", "epoch", style, 0.9)
             validation = _curve(axis, one, f"val/{metric}", "epoch", style, 2.0)
             ends += [end for end in (validation or training,) if end]
-        axis.set_ylabel(name_of(f"train/{metric}", score).removeprefix("training "))
+        axis.set_ylabel(name_of(f"train/{metric}", loss_unit_in(frame)).removeprefix("training "))
         if metric == "loss":
             set_scale(axis, "y", pd.concat([frame["train/loss"], frame["val/loss"]]))
         label_ends(axis, ends)
@@ -369,7 +376,7 @@ def accuracy_and_compute(frame: pd.DataFrame) -> Figure:
     ]
     if not ends:
         return without_values(figure, axis)
-    axis.set(xlabel="gradients of a sample", ylabel=name_of(value, score), xlim=(0, None))
+    axis.set(xlabel="gradients of a sample", ylabel=name_of(value, loss_unit_in(frame)), xlim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     label_ends(axis, ends)

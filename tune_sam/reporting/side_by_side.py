@@ -94,8 +94,8 @@ def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def _best(comparison: Comparison, folder: Path) -> Section:
-    accuracy = comparison.studies[0].settings.score == "accuracy"
-    unit = "Losses are in nats. " if accuracy else ""
+    units = {study.loss_unit for study in comparison.studies}
+    unit = "Losses are in nats. " if units == {"nats"} else ""
     return Section(
         "The best of each optimizer",
         (
@@ -150,5 +150,5 @@ def _draw(comparison: Comparison, folder: Path) -> None:
         table = pandas.concat(parts, ignore_index=True)
         score = comparison.studies[0].settings.score
         frame = table[["label", "optimizer", "kind", f"test/{score}", "gradients"]]
-        frame = scored(frame, comparison.studies[0].settings)
+        frame = scored(frame, comparison.studies[0])
         save(seeds(frame), frame, folder / "seeds")

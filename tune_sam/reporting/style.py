@@ -33,7 +33,7 @@ from PIL import Image
 
 from tune_sam.files import replaced_file
 from tune_sam.optimizers import label_of
-from tune_sam.scores import SPLITS, nats, written
+from tune_sam.scores import SPLITS, of_loss, written
 
 DPI = 150
 """Of every PNG."""
@@ -116,25 +116,36 @@ def style_of(name: str, names: Sequence[str]) -> Style:
     return Style(label, *OTHERS[others.index(name) % len(OTHERS)])
 
 
-def name_of(column: str, score: str) -> str:
+def name_of(column: str, unit: str) -> str:
     """Say what a column is called, with its unit.
 
     Args:
         column: of the data.
-        score: of the study; the loss of a classifier is in nats.
+        unit: of the study's losses, see :func:`loss_unit_in`.
     """
     if column == "val/sharpness":
-        return f"worst rise of the validation loss found, ρ = 0.05{nats(score)}"
+        return f"worst rise of the validation loss found, ρ = 0.05{of_loss(unit)}"
     split, _, metric = column.partition("/")
     if split not in SPLITS or not metric:
         return NAMES.get(column, column)
-    unit = nats(score) if metric == "loss" else " (%)" if written(metric).factor == 100 else ""
-    return f"{SPLITS[split]} {metric}{unit}"
+    behind = of_loss(unit) if metric == "loss" else " (%)" if written(metric).factor == 100 else ""
+    return f"{SPLITS[split]} {metric}{behind}"
+
+
+OF_STUDY = ("score", "direction", "loss_unit")
+"""Columns that say something of the study that the data are of, the same in each row."""
 
 
 def score_in(frame: pd.DataFrame) -> str:
     """Name the score of the study that the data are of: their `score`, and `accuracy` where they have none."""
     return str(frame["score"].iloc[0]) if "score" in frame and len(frame) else "accuracy"
+
+
+def loss_unit_in(frame: pd.DataFrame) -> str:
+    """Give the unit of the losses: their `loss_unit`; where they have none, nats of a study judged by accuracy."""
+    if "loss_unit" in frame and len(frame):
+        return str(frame["loss_unit"].iloc[0])
+    return "nats" if score_in(frame) == "accuracy" else ""
 
 
 def wrapped(text: str, width: int) -> str:
@@ -320,7 +331,7 @@ def objective_in(frame: pd.DataFrame) -> str:
 
 def further_in(frame: pd.DataFrame) -> list[str]:
     """List the columns of a table of trials that are further hyperparameters with more than one value."""
-    known = {"optimizer", "number", "state", "epochs", "rho", "lr", "batch_size", "objective", "score", "direction"}
+    known = {"optimizer", "number", "state", "epochs", "rho", "lr", "batch_size", "objective", *OF_STUDY}
     return [name for name in frame if name.isidentifier() and name not in known and frame[name].nunique() > 1]
 
 

@@ -287,6 +287,18 @@ class Study:
         return known_workload(self.settings.workload)
 
     @property
+    def loss_unit(self) -> str:
+        """The unit of its losses: `nats` of a classifier, by whatever it is judged; empty of a loss of its own kind.
+
+        A workload is a classifier where its targets are classes, or an accuracy may judge it.
+
+        Raises:
+            Refused: as for :attr:`workload`.
+        """
+        workload = self.workload
+        return "nats" if "accuracy" in workload.scores or workload.datasets[self.settings.dataset].classes else ""
+
+    @property
     def results(self) -> str:
         """Folder or URI of Ray's results, for who reads them; it has a folder for each attempt of a trial.
 
