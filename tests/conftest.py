@@ -131,8 +131,7 @@ def refitted(refitted_once, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def workers_are_forked(monkeypatch):
     """Of a Ray that a test starts in its own process: from the process that has the imports of the command lines."""
-    for module in ("connection", "executor"):
-        monkeypatch.setattr(f"tune_sam.cluster.{module}.served", lambda: nullcontext(warm.forking()))
+    monkeypatch.setattr("tune_sam.cluster.connection.served", lambda: nullcontext(warm.forking()))
 
 
 @pytest.fixture

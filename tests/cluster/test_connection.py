@@ -1,6 +1,7 @@
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
+import psutil
 import pytest
 import ray
 
@@ -63,3 +64,29 @@ def test_this_machine_is_asked_before_ray_starts():
 def test_a_cluster_that_does_not_answer_is_named(address):
     with pytest.raises(Refused, match=f"no Ray cluster answers at --address {address} "):
         connection.check_offer(1, 0, address)
+
+
+@pytest.mark.slow
+def test_a_ray_that_is_begun_ahead_is_connected_to_or_ended():
+    ray.shutdown()  # of the tests before
+    with connection.ahead(None) as begin:
+        begin()
+        connection.check_offer(1, 0, None)  # of this machine, whether Ray has started or not
+        with connection.connected(None) as others:
+            assert not others
+            assert ray.get(ray.remote(lambda: 7).remote()) == 7
+        assert not ray.is_initialized()
+    mine = psutil.Process()
+    before = set(mine.children(recursive=True))
+    with suppress(Refused), connection.ahead(None) as begin:
+        begin()
+        raise Refused("the workload cannot be trained")
+    assert not ray.is_initialized()
+    _, left = psutil.wait_procs(set(mine.children(recursive=True)) - before, timeout=10)
+    assert not left
+
+
+def test_nothing_is_begun_ahead_of_a_cluster_that_is_named(monkeypatch):
+    monkeypatch.setattr(connection, "Start", lambda _: pytest.fail("a Ray is started here"))
+    with connection.ahead("127.0.0.1:1") as begin:
+        begin()

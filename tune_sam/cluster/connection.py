@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from tune_sam.cluster.forks import served
-from tune_sam.cluster.local import Watch, start
+from tune_sam.cluster.local import Start, Watch, start
 from tune_sam.cluster.ray_internals import own_processes, session_folder, without_rays_lines
 from tune_sam.errors import Refused
 
@@ -32,6 +32,41 @@ Stage = Callable[[str], None]
 _alone = False
 """Whether the connection is to a Ray that :func:`connected` started, and which has no nodes but this one."""
 
+_start: Start | None = None
+"""Of a Ray that starts here, or has, which nobody has connected to yet."""
+
+
+@contextmanager
+def ahead(address: str | None) -> Iterator[Callable[[], None]]:
+    """Let what a Ray that is started here takes long for go on beside other work.
+
+    Workers' imports begin at once.
+
+    Args:
+        address: that :func:`connected` will be given; nothing is begun where it names a cluster.
+
+    Yields:
+        What starts Ray itself, which a command does once its options are right: it takes a second to end, too. The next
+        :func:`connected` waits for it and uses it. What is not used ends with the context.
+    """
+    if is_there(address):
+        yield lambda: None
+        return
+    with served() as words, ExitStack() as stack:
+
+        def begin() -> None:
+            global _start
+            _set_quiet()
+            _start = Start(words)
+            stack.callback(forget, _start)
+
+        def forget(started: Start) -> None:
+            global _start
+            _start = None
+            started.end()
+
+        yield begin
+
 
 @contextmanager
 def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bool]:
@@ -48,20 +83,25 @@ def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bo
         Refused: no cluster answers at `address`.
         Stopped: Ray cannot be started here, or one of its processes here has ended.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    _set_quiet()
     import ray
     from ray.util import client
 
     address = named(address)
-    global _alone
-    if ray.is_initialized():
+    global _alone, _start
+    begun, _start = _start, None
+    if not begun and ray.is_initialized():
         with session_folder() if client.ray.is_connected() else nullcontext():
             yield not _alone
         return
     stage(f"Connecting to Ray at {address}" if address else "Starting Ray")
     with ExitStack() as stack:
-        _join(address) if address else start(stack.enter_context(served()))
+        if address:
+            _join(address)
+        elif begun:
+            begun.wait()
+        else:
+            start(stack.enter_context(served()))
         stack.callback(ray.shutdown)
         # Interrupted and failed trials are told by the study, in its own words.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -75,6 +115,11 @@ def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bo
                 yield bool(address)
         finally:
             _alone = False
+
+
+def _set_quiet() -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def _join(address: str) -> None:
@@ -167,7 +212,7 @@ def _nodes() -> list[dict[str, float]]:
 def is_there(address: str | None) -> bool:
     """Whether there is a Ray to connect to: one that is named, or that this process is connected to."""
     # Asking Ray would import it, and a refusal should not take that long.
-    return bool(named(address)) or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    return bool(named(address)) or (not _start and "ray" in sys.modules and sys.modules["ray"].is_initialized())
 
 
 def _local_gpus() -> int:

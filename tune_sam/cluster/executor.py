@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tune_sam.cluster.connection import Stage, concurrency, connected, is_there
-from tune_sam.cluster.forks import served
+from tune_sam.cluster.connection import Stage, ahead, concurrency, connected
 from tune_sam.cluster.pulse import Pulse
 from tune_sam.cluster.ray_internals import DRIVER_STAYS_HERE, Signs, without_logins_handed_on, without_snapshots
 from tune_sam.cluster.watch import Looks, Watch
@@ -69,8 +68,8 @@ class Failure:
 class Executor(Protocol):
     """Runs trainings, and calls of functions."""
 
-    def ahead(self) -> AbstractContextManager[Any]:
-        """Begin, for as long as the context lasts, what :meth:`opened` will need and nobody need wait for."""
+    def ahead(self) -> AbstractContextManager[Callable[[], None]]:
+        """Begin what :meth:`opened` will need and nobody need wait for; more of it when the function is called."""
         ...
 
     def opened(self, stage: Stage) -> AbstractContextManager[bool]:
@@ -121,9 +120,9 @@ class RayExecutor:
     address: str | None = None
     max_concurrent: int | None = None
 
-    def ahead(self) -> AbstractContextManager[Any]:
-        """Import what the workers of a Ray that will be started here need."""
-        return nullcontext() if is_there(self.address) else served()
+    def ahead(self) -> AbstractContextManager[Callable[[], None]]:
+        """Begin the workers' imports, and start Ray when the function is called, if one is to be started here."""
+        return ahead(self.address)
 
     def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Connect to the cluster, or start one."""
@@ -210,9 +209,9 @@ class InlineExecutor:
     epoch that hangs; one that ends, but took longer than the study's time limits allow, fails its trial.
     """
 
-    def ahead(self) -> AbstractContextManager[Any]:
+    def ahead(self) -> AbstractContextManager[Callable[[], None]]:
         """Begin nothing."""
-        return nullcontext()
+        return nullcontext(lambda: None)
 
     def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Hold nothing: this process is there."""

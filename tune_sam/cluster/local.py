@@ -52,6 +52,49 @@ def start(words: Sequence[str]) -> None:
         ) from None
 
 
+class Start:
+    """The start of a Ray on this machine beside other work: most of its seconds are waits.
+
+    Args:
+        words: that start its workers.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        import ray  # noqa: F401  # in this thread, for two that import one package can meet half of it
+
+        self._done, self._over = Event(), Event()
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._run, args=(words,), name="tune_sam-start", daemon=True)
+        self._thread.start()
+
+    def _run(self, words: Sequence[str]) -> None:
+        try:
+            start(words)
+        except Exception as error:
+            self._error = error
+        self._done.set()
+        self._over.wait()  # the system ends Ray's processes with the thread that has started them
+
+    def wait(self) -> None:
+        """Wait until it has started.
+
+        Raises:
+            Refused, Stopped: as :func:`start` does.
+        """
+        self._done.wait()
+        if self._error:
+            raise self._error
+
+    def end(self) -> None:
+        """End that Ray, if it runs still."""
+        import ray
+
+        self._done.wait()
+        ray.shutdown()
+        self._over.set()
+        self._thread.join()
+
+
 def sockets_folder() -> Path:
     """Choose the folder in which Ray makes its sockets and logs.
 

@@ -63,9 +63,9 @@ def run(
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
-    with heard_by(listener, progress) as hears, executor.ahead():
+    with heard_by(listener, progress) as hears, executor.ahead() as begin:
         hears.stage("Checking options, data and services")
-        study, read = planned(chosen)
+        study, read = planned(chosen, begin)
         name, home = study.name, study.home
         with executor.opened(hears.stage):  # once for all that follows
             launch(study, executor, hears, read)

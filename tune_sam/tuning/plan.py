@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -47,8 +48,12 @@ def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchK
     return study
 
 
-def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
+def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> tuple[Study, Read | None]:
     """Create the study that the options describe, or open the one of that name with their budget.
+
+    Args:
+        chosen: the options.
+        right: called when they are found right, before the study's workload is tried and its records are made.
 
     Returns:
         The study; and of a new one its data, which were read to try the workload out.
@@ -61,6 +66,7 @@ def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
         study = limited(grown(where_it_is(study, chosen), settings.trials), chosen)
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
+        right()
         return study, None
     if settings.from_study:
         from tune_sam.tuning.seeding import source_of, tell_other_training
@@ -71,6 +77,7 @@ def planned(chosen: SearchOptions) -> tuple[Study, Read | None]:
         client.check(chosen.tracking_uri)
     name = chosen.name or _made_up(settings)
     _refuse_without_records(name, home)
+    right()
     with home.made():
         read = _tried(settings, home)
         study = create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage)

@@ -62,9 +62,9 @@ def search(
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
     executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
-    with heard_by(listener, progress) as hears, executor.ahead():
+    with heard_by(listener, progress) as hears, executor.ahead() as begin:
         hears.stage("Checking options, data and services")
-        study, read = planned(chosen)
+        study, read = planned(chosen, begin)
         return launch(study, executor, hears, read)
 
 
