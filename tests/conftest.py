@@ -5,18 +5,12 @@ import sqlite3
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-import odd_workload
 import pytest
-import ray
-import sqlalchemy
-import torch
 import warm
-from filelock import FileLock
-from studies import INLINE, searched_study
+from once import made_once
 from xdist.scheduler import LoadScopeScheduling
 
-from tune_sam.cluster.ray_internals import without_attendants, workers_started_by
-from tune_sam.operations.refit import refit
+# What takes seconds to import is imported where it is needed: the process that only hands out the tests needs none.
 
 pytest.register_assert_rewrite("tune_sam.testing")
 
@@ -24,6 +18,8 @@ pytest.register_assert_rewrite("tune_sam.testing")
 @pytest.fixture(autouse=True)
 def numbers_below_the_smallest_normal_one():
     """A training in the test's own process takes them for zero from then on; the next test must not."""
+    import torch
+
     yield
     torch.set_flush_denormal(False)
 
@@ -31,6 +27,8 @@ def numbers_below_the_smallest_normal_one():
 @pytest.fixture(autouse=True)
 def one_thread():
     """Processes of tests share the machine, and a training leaves the threads that it had."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -65,50 +63,44 @@ def real_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def tables_of_mlflow_are_made_once():
+def tables_of_mlflow_are_made_once(tmp_path_factory):
     """New databases in files copy the first one's tables: MLflow makes them by all migrations of its history."""
+    import sqlalchemy
     from mlflow.store.db import utils
 
-    made, make = sqlite3.connect(":memory:", check_same_thread=False), utils._initialize_tables
+    make = utils._initialize_tables
+
+    def first(file):
+        make(engine := sqlalchemy.create_engine(f"sqlite:///{file}"))
+        engine.dispose()
 
     def copied(engine):
-        if engine.url.drivername != "sqlite" or not engine.url.database:
+        empty = engine.url.drivername == "sqlite" and not sqlalchemy.inspect(engine).get_table_names()
+        if not empty or not engine.url.database:
             make(engine)
             return
-        if not made.execute("SELECT 1 FROM sqlite_master").fetchone():
-            make(engine)
-            with closing(sqlite3.connect(engine.url.database)) as first:
-                first.backup(made)
-        elif not sqlalchemy.inspect(engine).get_table_names():
-            with closing(sqlite3.connect(engine.url.database)) as new:
-                made.backup(new)
-        else:
-            make(engine)
+        made = made_once(tmp_path_factory, "tables.db", first)
+        with closing(sqlite3.connect(made)) as ours, closing(sqlite3.connect(engine.url.database)) as new:
+            ours.backup(new)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "_initialize_tables", copied)
         yield
-    made.close()
-
-
-def made_once(tmp_path_factory, name, make):
-    """A home that is made once for all processes of the tests, and only copied from then on."""
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with FileLock(root / f"{name}.lock"):
-        if not (root / name).exists():
-            make(root / f"{name}-unfinished")
-            (root / f"{name}-unfinished").rename(root / name)
-    return root / name
 
 
 @pytest.fixture(scope="session")
 def searched_once(tmp_path_factory):
+    from studies import searched_study
+
     return made_once(tmp_path_factory, "searched", searched_study)
 
 
 @pytest.fixture(scope="session")
 def refitted_once(tmp_path_factory, searched_once):
+    from studies import INLINE
+
+    from tune_sam.operations.refit import refit
+
     def make(home):
         shutil.copytree(searched_once, home)
         refit("one", home=home, seeds=2, executor=INLINE)
@@ -137,6 +129,11 @@ def workers_are_forked(monkeypatch):
 @pytest.fixture
 def cluster():
     """A Ray of four CPUs and one GPU that is only counted. It stays up while the next test wants it, too."""
+    import odd_workload
+    import ray
+
+    from tune_sam.cluster.ray_internals import without_attendants, workers_started_by
+
     if not ray.is_initialized():
         with without_attendants(), workers_started_by(warm.forking()), pytest.MonkeyPatch.context() as patch:
             # Workers import the tests' own workloads by their names, as they would a user's. In a runtime environment
@@ -149,6 +146,8 @@ def cluster():
 def pytest_runtest_teardown(item, nextitem):
     """Stop the Ray of `cluster` where the next test has no use for it."""
     if "cluster" in item.fixturenames and "cluster" not in getattr(nextitem, "fixturenames", ()):
+        import ray
+
         ray.shutdown()
 
 

@@ -17,10 +17,11 @@ def searched_study(
     name: str = "one",
     **options: object,
 ) -> Study:
-    """Search the digits as the study `one`: two optimizers, three complete trials each."""
+    """Search 256 of the digits as the study `one`: two optimizers, three complete trials each."""
     return tune_sam.search(
         "gcn",
         dataset="digits",
+        train_subset=256,
         optimizers=["base", "sam"],
         trials=3,
         epochs=2,

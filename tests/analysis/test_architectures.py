@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from tune_sam.analysis import spectrum
 from tune_sam.analysis.sharpness import average_case, worst_case
 
-TOKENS, WIDTH = 6, 8
+TOKENS, WIDTH = 6, 6
 
 
 class Head(nn.Module):

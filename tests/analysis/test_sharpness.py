@@ -55,7 +55,7 @@ def test_worst_case_of_a_quadratic_is_the_best_of_all_directions(scale, eigenval
     model, hessian, gradient, w = quadratic(eigenvalues, slope)
     angle, radius = np.meshgrid(np.linspace(0, 2 * np.pi, 4001), np.linspace(0, rho, 401))
     epsilon = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1) * scaled(scale, w)
-    rise = epsilon @ gradient + np.einsum("...i,ij,...j->...", epsilon, hessian, epsilon) / 2
+    rise = epsilon @ gradient + ((epsilon @ hessian) * epsilon).sum(axis=-1) / 2
 
     found = worst_case(model, Quadratic.loss, Quadratic.batches(), rho, steps=50, scale=scale)
 

@@ -59,7 +59,10 @@ def test_every_table_is_also_json_and_comma_separated_values(run, words, count):
 
 
 def test_a_search_ends_with_the_answer_and_the_next_command(run):
-    same = "--dataset digits --optimizer base --optimizer sam --trials 3 --epochs 2 --scheduler none --name one"
+    same = (
+        "--dataset digits --train-subset 256 --optimizer base --optimizer sam --trials 3 --epochs 2 --scheduler none "
+        "--name one"
+    )
     printed_lines = run("search", "gcn", *same.split()).splitlines()
     begun = next(index for index, line in enumerate(printed_lines) if "Help?" in line)
     answer = "\n".join(printed_lines[begun:])

@@ -175,8 +175,8 @@ def test_the_next_step_is_what_is_missing_first(enough):
         "tune-sam refit one --seeds 5",
         "tune-sam refit one --seeds 0,1,2,3,4",
         "tune-sam analyze one",
-        "tune-sam search gcn --optimizer base --optimizer sam --epochs 2 --dataset digits --scheduler none --trials 3 "
-        "--rho 0.005:0.05",
+        "tune-sam search gcn --optimizer base --optimizer sam --epochs 2 --dataset digits --train-subset 256 "
+        "--scheduler none --trials 3 --rho 0.005:0.05",
     ]
     assert next_step(enough, refit_of(found), full) is None
 

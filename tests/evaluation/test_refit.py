@@ -17,6 +17,7 @@ from tune_sam.home import Home
 from tune_sam.metrics import Calibration, Classification, Merged
 from tune_sam.operations.refit import refit, refit_grid
 from tune_sam.reporting.page import report
+from tune_sam.samples import with_train_subset
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_study, studies
 from tune_sam.training import Trainer, evaluate
@@ -63,7 +64,7 @@ def test_the_same_seeds_train_the_best_configuration_of_each(refitted, found):
 @pytest.mark.slow
 def test_training_and_test_are_what_a_trainer_gives(refitted, found):
     """Without Ray: on training and validation part together, then once on the test part."""
-    splits = GCN.splits("digits", None)
+    splits = with_train_subset(GCN.splits("digits", None), 256)  # which the study has
     test = GCN.test_split("digits", None)
     for trial in (found.studies[0].records("sam")[1], found.studies[1].records("base")[0]):
         trainer = Trainer(
@@ -98,7 +99,7 @@ def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
     gradients = {row: means["gradients"].value for row, means in summary.items()}
     base, sam, twice = gradients
     assert twice == f"{base} twice"
-    samples = GCN.datasets["digits"].train + GCN.datasets["digits"].validation
+    samples = 256 + GCN.datasets["digits"].validation
     assert gradients[base] == 2 * samples  # of two epochs
     assert gradients[twice] == gradients[sam] == 2 * gradients[base], "whatever the batch sizes are"
 

@@ -18,7 +18,14 @@ SEEDS = [0, 1]
 @pytest.fixture(scope="module")
 def home(refitted):
     """A home with `one`, and `two` with other optimizers and fewer epochs; both are refitted with two seeds."""
-    options = {"dataset": "digits", "scheduler": "none", "home": refitted, "executor": INLINE, "trials": 1}
+    options = {
+        "dataset": "digits",
+        "train_subset": 256,
+        "scheduler": "none",
+        "home": refitted,
+        "executor": INLINE,
+        "trials": 1,
+    }
     tune_sam.search("gcn", optimizers=["sam", "asam"], epochs=1, name="two", **options)
     tune_sam.refit("two", home=refitted, seeds=2, controls=False, executor=INLINE)
     return refitted

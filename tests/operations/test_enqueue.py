@@ -27,6 +27,7 @@ def home(tmp_path_factory):
     tune_sam.search(
         "gcn",
         dataset="digits",
+        train_subset=256,
         optimizers=["sam"],
         trials=3,
         epochs=1,

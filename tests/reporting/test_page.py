@@ -18,6 +18,7 @@ from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.operations.analyze import analyze
 from tune_sam.operations.refit import refit
+from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.page import report
 from tune_sam.reporting.pictures import CAPTIONS, MORE
@@ -130,9 +131,12 @@ def test_a_single_refit_says_nothing_of_others(full):
     assert "refits of this study" not in full.read_text()
 
 
-def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare):
+def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare, study, tmp_path):
     sizes = find_workload("gcn").datasets["digits"]
-    assert f"{sizes.train:,} samples train, {sizes.validation:,} validate and {sizes.test:,} are the test set." in bare
+    held = f"{sizes.validation:,} validate and {sizes.test:,} are the test set."
+    assert f"of digits, 256 samples train, {held}" in bare
+    whole = replace(study, settings=replace(study.settings, train_subset=None))
+    assert f"{sizes.train:,} samples train, {held}" in again_section(whole, None, None, None, tmp_path).sentences[0]
     assert "Passes were in fp32 on CPU." in bare
 
 

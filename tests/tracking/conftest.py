@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from once import made_once
 from services import free_port
 
 from tune_sam.tracking.runs import open_study_run
@@ -33,15 +34,20 @@ assert (list(logging.root.handlers), logging.root.level) == before
 @pytest.fixture(scope="session")
 def first_contact(tmp_path_factory):
     """A database that a fresh process has made, its artifact root, and all that the process printed."""
-    folder = tmp_path_factory.mktemp("first")
-    database, artifacts = folder / "mlflow.db", folder / "artifacts"
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST_CONTACT, f"sqlite:///{database}", str(artifacts)],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return database, artifacts, done.stdout
+
+    def make(folder):
+        folder.mkdir()
+        artifacts = folder.with_name("first-artifacts")  # whose place is in the database
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_CONTACT, f"sqlite:///{folder / 'mlflow.db'}", str(artifacts)],
+            cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        (folder / "printed").write_text(done.stdout)
+        assert done.returncode == 0, done.stdout
+
+    folder = made_once(tmp_path_factory, "first", make)
+    return folder / "mlflow.db", folder.with_name("first-artifacts"), (folder / "printed").read_text()
 
 
 @pytest.fixture

@@ -205,9 +205,9 @@ def test_a_sampler_knows_the_trials_of_all_brackets(sampler):
     for scheduler in ("none", "hyperband"):
         storage = optuna.storages.InMemoryStorage()
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
-        book = ledger(storage, replace(settings(trials=18, scheduler=scheduler), sampler=sampler))
+        book = ledger(storage, replace(settings(trials=14, scheduler=scheduler), sampler=sampler))
         configurations = []
-        for number in range(18):
+        for number in range(14):
             asked = book.suggest("t")
             assert not book.report(asked.number, 1, judged(0.5))  # with the first report, Hyperband has brackets
             configurations.append(asked.configuration)
@@ -343,18 +343,18 @@ def test_suggestions_do_not_depend_on_interruptions(tmp_path, sampler):
     for interrupt in (False, True):
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / f'{interrupt}.db'}")
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
-        book = ledger(storage, replace(settings(trials=14), sampler=sampler))
+        book = ledger(storage, replace(settings(trials=12), sampler=sampler))
         configurations = []
-        for number in range(14):
+        for number in range(12):
             asked = book.suggest("t")
             if interrupt and number % 3 == 1:
-                book = ledger(storage, replace(settings(trials=14), sampler=sampler))
+                book = ledger(storage, replace(settings(trials=12), sampler=sampler))
                 asked = book.suggest("t")
             configurations.append(asked.configuration)
             book.end(asked.number, outcome("complete", 1 / (1 + abs(math.log(asked.configuration.rho / 0.05)))))
         found.append(configurations)
     assert found[0] == found[1]
-    assert len(set(found[0])) == 14
+    assert len(set(found[0])) == 12
 
 
 def test_a_finished_study_grows_without_repeating_the_grid(storage):
