@@ -1,8 +1,10 @@
+import gc
 import logging
 import os
 import shutil
 import sqlite3
 from contextlib import closing, nullcontext
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,16 @@ def real_data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_SAM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_built_once():
+    """Typer builds all commands for each command line, which takes longer than most of what one does in a test."""
+    import typer.main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -214,6 +226,11 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if limit := config.getoption("--quick-limit"):
         config.pluginmanager.register(QuickLimit(limit))
+
+
+def pytest_unconfigure():
+    """Let all that is left go with the process: pytest would look through it five times for what nobody refers to."""
+    gc.freeze()
 
 
 class QuickLimit:

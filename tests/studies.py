@@ -15,13 +15,14 @@ def searched_study(
     executor: Executor = INLINE,
     listener: SearchListener | None = None,
     name: str = "one",
+    train_subset: int | None = 256,
     **options: object,
 ) -> Study:
-    """Search 256 of the digits as the study `one`: two optimizers, three complete trials each."""
+    """Search a few of the digits as the study `one`: two optimizers, three complete trials each."""
     return tune_sam.search(
         "gcn",
         dataset="digits",
-        train_subset=256,
+        train_subset=train_subset,
         optimizers=["base", "sam"],
         trials=3,
         epochs=2,

@@ -79,14 +79,13 @@ def test_another_seed_gives_other_numbers(splits):
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_an_interrupted_training_goes_on_bitwise(splits, configuration, tmp_path):
     straight = trainer(splits, configuration)
-    expected = [metrics(straight.epoch()) for _ in range(4)]
-    first = trainer(splits, configuration)
-    found = [metrics(first.epoch()) for _ in range(2)]
-    torch.save(first.state_dict(), tmp_path / "state.pt")
+    for _ in range(2):
+        straight.epoch()
+    torch.save(straight.state_dict(), tmp_path / "state.pt")
     second = trainer(splits, configuration)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    found += [metrics(second.epoch()) for _ in range(2)]
-    assert found == expected
+    for _ in range(2):
+        assert metrics(second.epoch()) == metrics(straight.epoch())
     assert second.finished
     for one, two in zip(straight.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, two)

@@ -34,6 +34,7 @@ def test_a_trial_without_memory_goes_on_once_with_twice_its_share(cluster, tmp_p
     study = tune_sam.search(
         "odd_workload:Hungry",
         dataset="digits",
+        train_subset=128,
         optimizers=["sam"],
         sampler="grid",
         rho="0.05",
@@ -66,6 +67,7 @@ def test_a_training_that_cannot_even_be_built_has_a_second_attempt_too(cluster, 
     study = tune_sam.search(
         "odd_workload:Heavy",
         dataset="digits",
+        train_subset=128,
         optimizers=["sam"],
         trials=1,
         epochs=1,

@@ -30,7 +30,7 @@ def test_each_runs_in_a_plain_tuner_with_its_share_of_a_gpu(cluster, tmp_path):
                 "batch_size": 64,
                 "dataset": "digits",
                 "epochs": 2,
-                "train_subset": 256,
+                "train_subset": 64,
             },
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
             run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
