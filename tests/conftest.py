@@ -182,8 +182,10 @@ LONGEST = (
     "tests/test_install.py",
     "tests/faults/test_secrets.py",
     "tests/test_docs.py",
+    "tests/tuning/test_ledger.py",
+    "tests/reporting/test_page.py",
 )
-"""Other files that take over a minute, for much of which they wait: begun early, they end while others still run."""
+"""Other files that take long, for much of which they wait: begun early, they end while others still run."""
 
 
 class ByFile(LoadScopeScheduling):

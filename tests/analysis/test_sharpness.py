@@ -53,7 +53,7 @@ def quadratic(eigenvalues, slope_at_w=0.0, seed=0):
 @pytest.mark.parametrize(("rho", "slope"), [(0.3, 0.5), (2.0, 0.5), (1.0, 0.05)])
 def test_worst_case_of_a_quadratic_is_the_best_of_all_directions(scale, eigenvalues, rho, slope):
     model, hessian, gradient, w = quadratic(eigenvalues, slope)
-    angle, radius = np.meshgrid(np.linspace(0, 2 * np.pi, 4001), np.linspace(0, rho, 401))
+    angle, radius = np.meshgrid(np.linspace(0, 2 * np.pi, 2001), np.linspace(0, rho, 401))
     epsilon = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1) * scaled(scale, w)
     rise = epsilon @ gradient + ((epsilon @ hessian) * epsilon).sum(axis=-1) / 2
 

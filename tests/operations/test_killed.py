@@ -2,11 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
+import warm
 from mlflow import MlflowClient
 from services import mlflow_server, postgres, s3
 from studies import INLINE
@@ -16,18 +16,18 @@ from tune_sam.home import Home
 from tune_sam.operations.doctor import diagnose
 from tune_sam.study.records import every_study
 
-KILLED = """
-import importlib, os, signal, sys
-import tune_sam
-module, where, function, *words, home = sys.argv[1:]
-def kill(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(importlib.import_module(module), where, kill)
-from tune_sam.home import Home
-place = Home.at(home, os.environ["STUDIES"], None, os.environ["TRACKING"])
-options = {"name": words.pop()} if function == "import_" else {}
-getattr(tune_sam, function)(*words, home=place, **options)
-"""
+
+def killed_at(module, where, function, *words):
+    """Call a public function in this process, which kills itself where that calls another one."""
+
+    def kill(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(import_module(module), where, kill)
+    *words, home = words
+    place = Home.at(home, os.environ["STUDIES"], None, os.environ["TRACKING"])
+    options = {"name": words.pop()} if function == "import_" else {}
+    getattr(tune_sam, function)(*words, home=place, **options)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def site(tmp_path_factory):
             tune_sam.search(
                 "gcn",
                 dataset="digits",
+                train_subset=128,
                 optimizers=["base"],
                 trials=2,
                 epochs=1,
@@ -61,15 +62,9 @@ def site(tmp_path_factory):
 
 def killed(site, module, where, function, *words):
     """Call a public function in a process that is killed where it calls another one."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, module, where, function, *words, str(site.home.path)],
-        env=os.environ,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = warm.Command(killed_at, module, where, function, *words, str(site.home.path))
+    said = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, said
 
 
 def troubles(site, name):

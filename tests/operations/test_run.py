@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("coarse_figures")]
 
 OPTIONS = {
     "dataset": "digits",
+    "train_subset": 256,
     "optimizers": ["base", "sam"],
     "trials": 1,
     "epochs": 1,

@@ -225,8 +225,6 @@ def test_mlflow_has_the_page(full, study):
     }
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("coarse_figures")
 def test_a_page_that_mlflow_does_not_take_is_kept(full, refitted, monkeypatch):
     monkeypatch.setattr("tune_sam.reporting.page.publish", refuse)
     found = report("one", home=refitted)
@@ -358,6 +356,7 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
         name="sizes",
         home=refitted,
         dataset="digits",
+        train_subset=256,
         optimizers=["sam", "base"],
         sampler="grid",
         rho="0.05",

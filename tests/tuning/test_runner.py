@@ -21,6 +21,7 @@ from tune_sam.errors import Refused
 from tune_sam.metrics import Classification
 from tune_sam.provenance import source_commit
 from tune_sam.reporting.page import report
+from tune_sam.samples import with_train_subset
 from tune_sam.settings import SearchOptions
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import open_study, studies
@@ -95,6 +96,7 @@ def study(request, tmp_path_factory):
             ODD,
             config=config,
             dataset="digits",
+            train_subset=256,
             optimizers=["sam"],
             name="odd",
             home=tmp_path_factory.mktemp("home"),
@@ -202,7 +204,8 @@ def test_the_loaded_model_gives_the_recorded_numbers(study):
 def test_a_trial_has_the_numbers_of_the_same_training_without_ray(study):
     best = study.best()
     workload = find_workload(ODD)
-    trainer = Trainer(workload, workload.settings["digits"], best.config, workload.splits("digits", None), epochs=4)
+    splits = with_train_subset(workload.splits("digits", None), 256)
+    trainer = Trainer(workload, workload.settings["digits"], best.config, splits, epochs=4)
     while not trainer.finished:
         trainer.epoch()
     assert {k: v for k, v in trainer.last.metrics.items() if k != "time/epoch_s"} == {
@@ -285,7 +288,8 @@ def test_results_do_not_move(study, before, wanted):
 
 @pytest.mark.slow
 def test_a_name_is_gone_on_with_only_as_what_it_is(study):
-    same = dict(dataset="digits", optimizers=["sam"], name="odd", home=study.home.path, trials=TRIALS, epochs=4, seed=3)
+    same = dict(dataset="digits", train_subset=256, optimizers=["sam"], trials=TRIALS, epochs=4, seed=3)
+    same |= dict(name="odd", home=study.home.path)
     assert tune_sam.search(ODD, **same).counts() == study.counts(), "nothing is left to do"
     for option, value in {"epochs": 5, "seed": 4, "rho": "0.01:1", "scheduler": "none"}.items():
         with pytest.raises(Refused, match=f"exists with {option if option != 'rho' else 'another search space'}"):
