@@ -101,6 +101,19 @@ def tables_of_mlflow_are_made_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tables_of_mlflow(tmp_path_factory, tables_of_mlflow_are_made_once):
+    """A database of MLflow's with nothing in it, to copy for a server: one that makes its own takes long to start."""
+    import sqlalchemy
+    from mlflow.store.db import utils
+
+    file = tmp_path_factory.mktemp("mlflow") / "tables.db"
+    engine = sqlalchemy.create_engine(f"sqlite:///{file}")
+    utils._initialize_tables(engine)
+    engine.dispose()
+    return file
+
+
+@pytest.fixture(scope="session")
 def searched_once(tmp_path_factory):
     from studies import searched_study
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 
 import mlflow
 import pytest
@@ -188,15 +188,15 @@ def test_a_run_of_a_study_that_was_deleted_is_restored(home):
 
 
 @pytest.mark.slow
-def test_a_server_that_lost_its_store_gets_everything_when_that_is_put_back(tmp_path, monkeypatch):
+def test_a_server_that_lost_its_store_gets_everything_when_that_is_put_back(tmp_path, monkeypatch, tables_of_mlflow):
     store, home = tmp_path / "server.db", tmp_path / "home"
+    shutil.copy(tables_of_mlflow, store)
     with mlflow_server(f"sqlite:///{store}", tmp_path) as server:
         monkeypatch.setenv("TUNE_SAM_TRACKING_URI", server.uri)
         searched_study(home, tracking_uri=server.uri, train_subset=128)
         server.stop()
         shutil.copy(store, tmp_path / "copy.db")
-        with suppress(FileNotFoundError):
-            store.unlink()
+        shutil.copy(tables_of_mlflow, store)
         server.start()
         assert sync("one", home=home) == 7, "it has nothing of the study"
         assert "has no run" in troubles(home)["one"]

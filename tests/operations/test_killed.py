@@ -1,6 +1,7 @@
 """Rename, export, import and delete with real services, each killed in the middle."""
 
 import os
+import shutil
 import signal
 from importlib import import_module
 from types import SimpleNamespace
@@ -31,14 +32,15 @@ def killed_at(module, where, function, *words):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, tables_of_mlflow):
     """A home whose study `one` is in Postgres, with its results in S3 and its runs on an MLflow server."""
     folder = tmp_path_factory.mktemp("site")
     with postgres(folder) as database, s3(folder) as objects, pytest.MonkeyPatch.context() as patch:
         for name, value in objects.environment.items():
             patch.setenv(name, value)
         objects.create("results")
-        with mlflow_server(database.create("mlflow"), folder) as tracking:
+        shutil.copy(tables_of_mlflow, folder / "mlflow.db")
+        with mlflow_server(f"sqlite:///{folder}/mlflow.db", folder) as tracking:
             studies = database.create("studies")
             patch.setenv("STUDIES", studies)
             patch.setenv("TRACKING", tracking.uri)
