@@ -1,5 +1,6 @@
 """Where batches come from: samples in memory as tensors, or a data set of torch that is asked for them one by one."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -100,6 +101,7 @@ class DatasetStore:
             batch_sampler=[part.tolist() for part in parts],
             collate_fn=self.collate,
             num_workers=self.workers,
+            worker_init_fn=_keep_inherited,
             generator=torch.Generator(),  # else it draws from the caller's
         )
         return map(self._on_device, loader)
@@ -119,6 +121,15 @@ class DatasetStore:
     def _on_device(self, batch: Any) -> tuple[Any, Any]:
         inputs, targets = self.pair(batch)
         return moved(inputs, self.device), moved(targets, self.device)
+
+
+def _keep_inherited(_: int) -> None:
+    """In a worker: collect nothing that the process it was forked from had.
+
+    Another thread there may have held a lock of SQLite's in that moment, which nobody here releases: to close a
+    connection then waits for ever.
+    """
+    gc.freeze()
 
 
 def as_store(given: Any, pair: Pair) -> Any:
