@@ -75,6 +75,28 @@ def test_a_worker_is_a_fork_with_the_imports_and_everything_that_ray_gave_it(wor
     }
 
 
+def test_flags_of_the_interpreter_are_no_words_of_the_worker(worker, tmp_path):
+    """Ray hands them on, such as of a Python that is run with $PYTHONNOUSERSITE."""
+    setup, *own = worker
+    status, said = ran([*warm.forking(), setup, "-S", "-s", *own], tmp_path)
+    assert status == 0
+    assert json.loads(said)["words"] == ["--worker-id=7"]
+
+
+def test_a_worker_has_the_drivers_own_package_where_another_one_is_installed(worker, tmp_path, monkeypatch):
+    other = tmp_path / "installed"
+    (other / "tune_sam").mkdir(parents=True)
+    (other / "tune_sam" / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(other))
+    monkeypatch.setattr(forks, "IMPORTED", ("tune_sam.errors",))
+    Path(worker[1]).write_text("import sys; print(sys.modules['tune_sam.errors'].__file__)")
+    with forks.served() as words:
+        while not Path(words[-2]).exists():
+            pass
+        status, said = ran([*words, *worker], tmp_path)
+    assert (status, said) == (0, f"{Path(forks.__file__).parents[1] / 'errors.py'}\n")
+
+
 def test_without_a_server_the_interpreter_runs_what_it_would_have_run(worker, tmp_path):
     status, said = ran([*forks.words(str(tmp_path / "nobody")), *worker], tmp_path)
     assert (status, said) == (0, f"an environment is made {worker[1:]}\n")

@@ -42,6 +42,9 @@ SIZE = 4
 
 DONE = b"1"
 
+SITE_FLAGS = ("-S", "-s")
+"""Flags of the interpreter that Ray gives before a worker's script; :func:`served` has run the server with them."""
+
 Worker = tuple[dict[str, object], list[int]]
 """A worker's command with its surroundings, and its three standard files."""
 
@@ -64,7 +67,7 @@ def served() -> Iterator[list[str]]:
     folder = tempfile.mkdtemp(prefix="tune_sam-")
     address = str(Path(folder, "forks"))
     server = subprocess.Popen(
-        [sys.executable, __file__, "serve", address, *IMPORTED],
+        [sys.executable, *_site_flags(), __file__, "serve", address, *IMPORTED],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -78,6 +81,11 @@ def served() -> Iterator[list[str]]:
         server.kill()
         server.communicate()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _site_flags() -> list[str]:
+    """Give those of :data:`SITE_FLAGS` that this interpreter runs with; Ray has its workers run with them, too."""
+    return [flag for flag, given in zip(SITE_FLAGS, (sys.flags.no_site, sys.flags.no_user_site), strict=True) if given]
 
 
 def words(address: str) -> list[str]:
@@ -164,7 +172,7 @@ def launch(address: str, interpreter: str, command: list[str]) -> None:
         command: as Ray gives it: a script that makes a runtime environment, the worker's own, and its arguments.
     """
     if Path(command[0]).name == "setup_worker.py" and not any(word.startswith(CONTEXT) for word in command):
-        own = [word for word in command[1:] if not word.startswith("--language=")]
+        own = [word for word in command[1:] if word not in SITE_FLAGS and not word.startswith("--language=")]
         with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
             text = json.dumps(_surroundings(own)).encode()
@@ -193,8 +201,12 @@ def _surroundings(command: list[str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this file's folder, whose modules are nobody's by their bare names
+    if not sys.flags.safe_path:
+        del sys.path[0]  # this file's folder, whose modules are nobody's by their bare names
     if sys.argv[1] == "serve":
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        importlib.import_module("tune_sam")  # the driver's own, whatever other one is installed
+        del sys.path[0]
         serve(sys.argv[2], sys.argv[3:])
     else:
         launch(sys.argv[2], sys.argv[3], sys.argv[4:])
