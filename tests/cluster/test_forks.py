@@ -83,6 +83,12 @@ def test_flags_of_the_interpreter_are_no_words_of_the_worker(worker, tmp_path):
     assert json.loads(said)["words"] == ["--worker-id=7"]
 
 
+def test_each_worker_draws_its_own_numbers_where_nobody_gave_a_seed(worker, tmp_path):
+    Path(worker[1]).write_text("import random, numpy; print(numpy.random.random(), random.random())")
+    (_, first), (_, second) = (ran([*warm.forking(), *worker], tmp_path) for _ in range(2))
+    assert not set(first.split()) & set(second.split())
+
+
 def test_a_worker_has_the_drivers_own_package_where_another_one_is_installed(worker, tmp_path, monkeypatch):
     other = tmp_path / "installed"
     (other / "tune_sam").mkdir(parents=True)

@@ -157,6 +157,8 @@ def _become(asked: dict[str, object], files: Sequence[int]) -> None:
         Path("/proc/self/oom_score_adj").write_text(asked["oom"])  # type: ignore[arg-type]
     os.environ.clear()
     os.environ.update(asked["variables"])  # type: ignore[call-overload]
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # by the system, as at its import; forks would all draw the same numbers
     sys.argv = list(asked["command"])  # type: ignore[call-overload]
     own = [str(Path(sys.argv[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.path[:] = [*own, *(place for place in sys.path if place not in own)]
