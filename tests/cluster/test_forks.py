@@ -152,12 +152,17 @@ def test_a_ray_that_is_started_here_forks_its_workers(monkeypatch):
     import ray
 
     monkeypatch.setattr("tune_sam.cluster.connection.served", forks.served)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     def known():
-        return "torch" in sys.modules, os.getppid()
+        imported = "torch" in sys.modules
+        import torch
+
+        return imported, torch.get_num_threads(), os.getppid()
 
     with connected(None):
-        imported, parent = ray.get(ray.remote(known).remote())
+        imported, threads, parent = ray.get(ray.remote(known).remote())
         assert imported
+        assert threads == 1, "Ray gives a task one CPU"
         assert psutil.Process(parent).ppid() == os.getpid(), "the process that serves is the driver's"
     assert not psutil.pid_exists(parent)

@@ -71,6 +71,7 @@ def served() -> Iterator[list[str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={"OMP_NUM_THREADS": "1", **os.environ},  # as libraries come; trainings and tasks then say how many
         start_new_session=True,  # a terminal's Ctrl-C is for the driver
     )
     try:
