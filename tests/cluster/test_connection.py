@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from tune_sam.cluster import connection
-from tune_sam.errors import Refused
+from tune_sam.errors import Refused, Stopped
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,21 @@ def test_a_ray_that_is_begun_ahead_is_connected_to_or_ended():
     assert not ray.is_initialized()
     _, left = psutil.wait_procs(set(mine.children(recursive=True)) - before, timeout=10)
     assert not left
+
+
+def test_a_ray_that_cannot_be_started_ahead_is_told_where_it_is_needed_and_nowhere_else(monkeypatch):
+    ray.shutdown()  # of the tests before
+
+    def fails(**_):
+        raise RuntimeError("the node timed out")
+
+    monkeypatch.setattr(ray, "init", fails)
+    with connection.ahead(None) as begin:
+        begin()
+    with connection.ahead(None) as begin:
+        begin()
+        with pytest.raises(Stopped, match="started on this machine .the node timed out"), connection.connected(None):
+            pytest.fail("there is no Ray")
 
 
 def test_nothing_is_begun_ahead_of_a_cluster_that_is_named(monkeypatch):

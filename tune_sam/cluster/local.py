@@ -63,14 +63,14 @@ class Start:
         import ray  # noqa: F401  # in this thread, for two that import one package can meet half of it
 
         self._done, self._over = Event(), Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._thread = Thread(target=self._run, args=(words,), name="tune_sam-start", daemon=True)
         self._thread.start()
 
     def _run(self, words: Sequence[str]) -> None:
         try:
             start(words)
-        except Exception as error:
+        except BaseException as error:  # Stopped is no Exception
             self._error = error
         self._done.set()
         self._over.wait()  # the system ends Ray's processes with the thread that has started them
