@@ -53,7 +53,7 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
 
     Args:
         chosen: the options.
-        right: called when they are found right, before the study's workload is tried and its records are made.
+        right: called when those of a new study are found right, before its workload is tried and its records are made.
 
     Returns:
         The study; and of a new one its data, which were read to try the workload out.
@@ -66,7 +66,6 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
         study = limited(grown(where_it_is(study, chosen), settings.trials), chosen)
     check_offer(settings.cpus_per_trial, settings.gpu_fraction or 0, chosen.address)
     if study:
-        right()
         return study, None
     if settings.from_study:
         from tune_sam.tuning.seeding import source_of, tell_other_training
