@@ -47,8 +47,9 @@ study = tune_sam.search(
     "gcn", dataset="digits", optimizers=["sam"], trials=int(trials), epochs=int(epochs), name="study",
     home=folder, tracking_uri=uri, listener=First(),
 )
-print("trials", len(study.trials()), "errors", sum(trial.state == "failed" for trial in study.trials()),
-      "best", study.best()["sam"].value)
+trials = study.records("sam")
+failed = sum(trial.state == "failed" for trial in trials)
+print("trials", len(trials), "errors", failed, "best", study.best("sam").value)
 """
 
 
