@@ -16,6 +16,20 @@ from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite("tune_sam.testing")
 
+REAL_DATA = "TUNE_SAM_REAL_DATA"
+"""The variable that names the folder of real data to this process and those that it hands tests to."""
+
+if "TUNE_SAM_DATA" in os.environ:
+    os.environ[REAL_DATA] = os.environ.pop("TUNE_SAM_DATA")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Show the folder of real data to the tests of them alone; a study of another test would be of that folder."""
+    os.environ.pop("TUNE_SAM_DATA", None)
+    if "real_data" in item.fixturenames and REAL_DATA in os.environ:
+        os.environ["TUNE_SAM_DATA"] = os.environ[REAL_DATA]
+
 
 @pytest.fixture(autouse=True)
 def numbers_below_the_smallest_normal_one():
@@ -54,7 +68,7 @@ def coarse_figures():
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory):
     """The folder that holds the three real data sets; for tests marked `data`. Beats are cached for this run alone."""
-    if not (named := os.environ.get("TUNE_SAM_DATA")):
+    if not (named := os.environ.get(REAL_DATA)):
         pytest.skip("$TUNE_SAM_DATA names no folder of real data")
     root = Path(named)
     for folder in ("Mutagenicity/raw", "mitdb", "cifar-10-batches-py"):
