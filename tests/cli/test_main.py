@@ -255,6 +255,7 @@ def test_nothing_is_downloaded_for_a_request_that_is_refused(run, tmp_path, monk
     assert_refused(run("search", "gcn", *words), words[1], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_download_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     def fail(root):
         raise Refused("Mutagenicity could not be downloaded (no route); give --data a folder that holds it.")

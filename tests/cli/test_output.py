@@ -58,6 +58,7 @@ def test_every_table_is_also_json_and_comma_separated_values(run, words, count):
         assert len(document) == len(rows)
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_the_answer_and_the_next_command(run):
     same = (
         "--dataset digits --train-subset 256 --optimizer base --optimizer sam --trials 3 --epochs 2 --scheduler none "

@@ -86,6 +86,7 @@ def test_a_ray_that_is_begun_ahead_is_connected_to_or_ended():
     assert not left
 
 
+@pytest.mark.slow
 def test_a_ray_that_cannot_be_started_ahead_is_told_where_it_is_needed_and_nowhere_else(monkeypatch):
     ray.shutdown()  # of the tests before
 
