@@ -2,13 +2,16 @@
 #
 #   make demo TORCH=cpu    takes torch's CPU wheels, for machines without an NVIDIA GPU
 #   PYTHON=python3.12      another interpreter, 3.11 or newer
+#   CONSTRAINTS=lowest     the oldest releases that it works with, in a .venv-lowest of their own
 
 PYTHON ?= python3
-VENV ?= .venv
+CONSTRAINTS ?= newest
+VENV ?= .venv$(if $(filter lowest,$(CONSTRAINTS)),-lowest)
 TORCH ?= default
 BIN := $(VENV)/bin
+RELEASES := constraints$(if $(filter lowest,$(CONSTRAINTS)),-lowest).txt
 
-.PHONY: demo install dev test test-all test-crash test-soak lint clean
+.PHONY: demo install dev check test test-all test-crash test-soak lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/tune-sam run gcn --name demo --dataset digits --trials 6 --epochs 10 --seeds 3 --sample 512
@@ -16,6 +19,10 @@ demo: $(VENV)/installed
 install: $(VENV)/installed
 
 dev: $(VENV)/dev
+
+# Everything that a change has to pass.
+check:
+	.ci/run
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
@@ -58,17 +65,17 @@ endif
 	@touch $@
 
 # uv knows where torch's CPU wheels are; pip, which installs the rest, then finds torch already there.
-$(VENV)/torch: $(VENV)/python constraints.txt
+$(VENV)/torch: $(VENV)/python $(RELEASES)
 ifeq ($(TORCH),cpu)
 	@$(BIN)/pip install --quiet uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c constraints.txt torch torchvision
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c $(RELEASES) torch torchvision
 endif
 	@touch $@
 
 $(VENV)/installed: $(VENV)/torch setup.cfg
-	@$(BIN)/pip install --quiet -c constraints.txt -e .
+	@$(BIN)/pip install --quiet -c $(RELEASES) -e '.[all]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/torch setup.cfg
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install --quiet -c $(RELEASES) -e '.[dev]'
 	@touch $@ $(VENV)/installed

@@ -132,3 +132,8 @@ def test_a_retry_finds_what_the_one_before_left():
 def test_the_cluster_has_the_release_of_ray_that_is_installed():
     cluster = yaml.safe_load(FILE.read_text())["spec"]["rayClusterSpec"]
     assert f"ray=={cluster['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
+
+
+def test_the_image_is_made_of_that_release():
+    cluster = yaml.safe_load(FILE.read_text())["spec"]["rayClusterSpec"]
+    assert f"ARG RAY={cluster['rayVersion']}\n" in (ROOT / "Dockerfile").read_text()

@@ -169,18 +169,20 @@ def batch(tmp_path):
         "tune-sam": "trap 'exit 130' TERM; echo $RAY_AUTH_MODE $TUNE_SAM_ADDRESS \"$@\" >> log; "
                     "[ $DO = wait ] || exit $DO; while true; do sleep 0.1; done",
         "scontrol": "echo scontrol \"$@\" >> log",
+        "apptainer": "echo $1 $2 $3 >> log; shift 3; \"$@\"",
     }  # fmt: skip
     for name, script in scripts.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
         (tmp_path / name).chmod(0o755)
 
-    def run(what):
+    def run(what, **more):
         environment = {
             "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "DO": what,
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NUM_NODES": "1",
             "SLURM_CPUS_PER_TASK": "1",
+            **more,
         }
         job = subprocess.Popen(["bash", FILE, "search", "gcn", "--name", "a b"], cwd=tmp_path, env=environment)
         if what == "wait":
@@ -206,6 +208,12 @@ def test_the_job_ends_as_tune_sam_does_and_fails_where_it_did_not_run(batch, wha
     ended, log = batch(what)
     assert ended == status
     assert not [line for line in log if line.startswith("scontrol")]
+
+
+def test_an_image_is_run_where_one_is_named(batch):
+    ended, log = batch("0", TUNE_SAM_IMAGE="image.sif")
+    assert ended == 0
+    assert log == ["exec --nv image.sif", "token auto search gcn --name a b", "ray ends"]
 
 
 @pytest.mark.slow
