@@ -1,0 +1,442 @@
+"""Every number of results/README.md, and of the results in README.md, is recomputed from the files beside it.
+
+What the pages say in numbers is written here once more, as f-strings around the cells that the numbers come from. Each
+must stand in its page to the digit; and of the rest of a page no fraction is allowed but :data:`SETTINGS`.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tune_sam.evaluation.claims import at_equal_loss, claims
+from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, with_interval
+
+ROOT = Path(__file__).parents[1]
+
+SETTINGS = (
+    *("2.14.1", "2.8.1", "2.60.0", "5.0.0"),  # versions
+    *("80.41", "81.11", "94.64", "94.26", "95.43 / 95.97"),  # the published study's
+    *("ρ = 0.05", "σ = 0.05", "(ρ = 0.01)", "(ρ = 0.02)", "is below 0.05"),
+    *("at a rate of 0.0004 to", "at 0.01,", "rate was 0.01;", "chose 0.001 to 0.003."),
+    *("0.0015, 0.0045 and 0.0135", "0.0005 to 0.0045", "rate 0.0135", "0.001 to 1;"),
+    "9.2 s with SGD and 18.2 s with ASAM",  # timed by hand
+)
+"""Fractions that are no results: what was chosen, what others published, and what no file holds."""
+
+NAMES = {"base": "Adam", "sam": "SAM", "asam": "ASAM", "asam-all": "ASAM on all"}
+CLIMBING = ("sam", "asam", "asam-all")
+FLAT = {"lambda_max": 0, "trace": 0, "worst_case": 3, "average_case": 5}
+"""Measures of flatness, and their decimals."""
+
+
+@cache
+def file(name: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results" / name)
+
+
+def mean(rows: pd.DataFrame, column: str, decimals: int, unit: float = 1) -> str:
+    return with_interval(Mean.of(rows[column].tolist()), unit, decimals)
+
+
+def percent(rows: pd.DataFrame, column: str = "test/accuracy") -> str:
+    return mean(rows, column, 2, 100)
+
+
+def probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2g}"
+
+
+def interval(found: Mean, decimals: int, unit: float = 1) -> str:
+    return f"{unit * found.low:+.{decimals}f} to {unit * found.high:+.{decimals}f}"
+
+
+def table_row(*cells: str) -> str:
+    return " ".join(f"| {cell}" if cell else "|" for cell in cells) + " |"
+
+
+@cache
+def molecules() -> dict[tuple[str, str], pd.DataFrame]:
+    """The trainings of each row, by optimizer and kind, beside what was measured of their networks.
+
+    Kinds are `refit`, `twice`, which is Adam at equal compute, and `control`, of the optimizer's row.
+    """
+    of = file("gcn/trainings.csv").merge(file("gcn/refit-flatness.csv")[["key", *FLAT]], on="key", how="left")
+    rows = {row: part.sort_values("seed") for row, part in of.groupby("row")}
+    found = {(part["optimizer"].iloc[0], "refit"): part for part in rows.values() if part["kind"].iloc[0] == "refit"}
+    controls = {part["matched"].iloc[0]: part for part in rows.values() if part["kind"].iloc[0] == "control"}
+    found |= {(one, "control"): controls[found[one, "refit"]["matched"].iloc[0]] for one in CLIMBING}
+    return found | {("base", "twice"): rows["base lr=0.00112 batch=64 twice"]}
+
+
+def compared(measures: tuple[str, ...], to: str, kind: str) -> dict[tuple[str, str], Difference]:
+    """The differences of one question, by optimizer and measure; `to` is an optimizer, or `own`."""
+    of = molecules()
+    pairs = [(of[one, "refit"]["row"].iloc[0], of[one if to == "own" else to, kind]["row"].iloc[0]) for one in CLIMBING]
+    table = pd.concat(of.values())
+    return {(one.optimizer, one.measure): one.difference for one in claims(table, pairs, measures)}
+
+
+def of_both_pages() -> Iterator[str]:
+    beats = file("attention/trainings.csv")
+    for optimizer, published in zip(NAMES, ("80.41", "", "", "81.11"), strict=True):
+        rows = molecules()[optimizer, "refit"]
+        yield table_row(published, percent(rows), mean(rows, "lambda_max", 0))
+    for optimizer, published in (("base", "94.64"), ("asam-all", "94.26")):
+        yield f"| {published} | {percent(beats[beats['optimizer'] == optimizer])}"
+
+
+def of_the_first_page() -> Iterator[str]:
+    of = molecules()
+    asam, control = (of["asam", kind]["lambda_max"].mean() for kind in ("refit", "control"))
+    yield f"λ_max is {asam / control:.2f} of Adam's at the same learning"
+    worst = max(one.corrected for one in compared(("lambda_max",), "base", "refit").values())
+    assert worst < 0.01
+    yield "(p < 0.01 by Holm's method)"
+    shares = [share for one in ("sam", "asam") for share in shares_of(one)]
+    yield f"λ_max is {min(shares):.1f} to {max(shares):.1f} of Adam's"
+
+
+def of_the_molecules() -> Iterator[str]:
+    of = molecules()
+    adam, twice = of["base", "refit"], of["base", "twice"]
+    seconds = file("gcn/seconds.csv").groupby("row")["seconds"].mean()
+    for optimizer, kind in [
+        *((one, "refit") for one in NAMES),
+        ("base", "twice"),
+        *((one, "control") for one in CLIMBING),
+    ]:
+        rows = of[optimizer, kind]
+        row = rows["row"].iloc[0]
+        yield table_row(
+            f"control of {optimizer}, {row.removesuffix(' control')}" if kind == "control" else row,
+            mean(rows, "train/loss", 3),
+            percent(rows, "train/accuracy"),
+            mean(rows, "test/loss", 3),
+            percent(rows),
+            mean(rows, "gap/loss", 3),
+            f"{seconds[row]:.0f}" if row in seconds else "",
+            f"{rows['gradients'].mean():,.0f}",
+        )
+    questions = {
+        "What should I use? | SAM | Adam": ("base", "refit"),
+        "What does it cost? | SAM | Adam for 400 epochs": ("base", "twice"),
+        "What does ρ do? | SAM | its control": ("own", "control"),
+    }
+    for begins, to in questions.items():
+        for (optimizer, _), found in compared(("test/accuracy",), *to).items():
+            yield table_row(*(begins.split(" | ") if optimizer == "sam" else ("", NAMES[optimizer], "")), *cells(found))
+    longer = Difference.of(twice["test/accuracy"].tolist(), adam["test/accuracy"].tolist())
+    yield table_row("Adam for 400 epochs", "Adam", *cells(longer)).removesuffix(" |") + ", alone |"
+    by_rho = compared(("test/accuracy",), "own", "control")
+    yield f"by more than {max(abs(100 * one.mean.value) for one in by_rho.values()):.1f} points"
+    yield f"rises to {100 * twice['train/accuracy'].mean():.2f} % and its gap to {twice['gap/loss'].mean():.3f}."
+    every = of["asam-all", "refit"]
+    below = [100 * rows["test/accuracy"].mean() - one for rows, one in ((adam, 80.41), (every, 81.11))]
+    yield f"lie {below[0]:.1f} points (Adam) and {below[1]:.1f} points (its SAM) below"
+    asam = by_rho["asam", "test/accuracy"].mean
+    yield f"that of its control, {100 * asam.value:+.2f} points ({interval(asam, 2, 100)})"
+
+
+def cells(found: Difference) -> tuple[str, ...]:
+    return (
+        f"{100 * found.mean.value:+.2f}",
+        interval(found.mean, 2, 100),
+        f"{found.deviations:+.1f}",
+        probability(found.corrected),
+    )
+
+
+def of_their_flatness() -> Iterator[str]:
+    of = molecules()
+    searched = file("gcn/flatness.csv")
+    adam = searched[searched["optimizer"] == "base"].sort_values("lr")
+    slow, fast = adam.iloc[0], adam.iloc[-1]
+    assert (f"{slow['lr']:.4f}", f"{fast['lr']:.2f}") == ("0.0004", "0.01")
+    yield f"falls from {slow['lambda_max']:.0f} at a rate of 0.0004 to {fast['lambda_max']:.0f} at 0.01,"
+    for optimizer, kind in [*((one, "refit") for one in NAMES), *((one, "control") for one in CLIMBING)]:
+        rows = of[optimizer, kind]
+        yield table_row(
+            f"{'control of ' if kind == 'control' else ''}{NAMES[optimizer]}",
+            *(mean(rows, name, decimals) for name, decimals in FLAT.items()),
+            mean(rows, "train/loss", 3),
+        )
+    found = compared(tuple(FLAT), "own", "control")
+    pairs = [tuple(of[one, kind]["row"].iloc[0] for kind in ("refit", "control")) for one in CLIMBING]
+    ratios = {one.optimizer: one for one in at_equal_loss(pd.concat(of.values()), pairs)}
+    for optimizer in CLIMBING:
+        ratio = ratios[optimizer]
+        yield table_row(
+            NAMES[optimizer],
+            *(
+                f"{one.mean.value:+.{decimals}f}, {interval(one.mean, decimals)}, {probability(one.corrected)}"
+                for name, decimals in FLAT.items()
+                for one in (found[optimizer, name],)
+            ),
+            f"× {ratio.factor:.2f}, {ratio.low:.2f} to {ratio.high:.2f}, {probability(ratio.corrected)}"
+            if ratio.overlap
+            else "the losses do not overlap",
+        )
+    level = {key: rows["lambda_max"].mean() for key, rows in of.items()}
+    yield f"λ_max is {level['asam', 'refit'] / level['asam', 'control']:.2f} of its control's**, its trace a third"
+    assert f"{of['asam', 'refit']['trace'].mean() / of['asam', 'control']['trace'].mean():.2f}" == "0.33"
+    yield f"λ_max is, at {ratios['sam'].factor:.2f} of its control's"
+    yield f"Its ρ of {of['sam', 'refit']['rho'].iloc[0]:.4f} lies"
+    best = compared(("lambda_max",), "base", "refit")
+    assert all(one.shown for one in best.values())
+    change = {one: best[one, "lambda_max"].mean.value for one in CLIMBING}
+    by_rates = {one: level["base", "refit"] - level[one, "control"] for one in CLIMBING}
+    yield f"({change['sam']:.0f}, {change['asam']:.0f} and {change['asam-all']:.0f} in λ_max, each shown)"
+    yield (
+        f"at {level['sam', 'control']:.0f}, {level['asam', 'control']:.0f} and {level['asam-all', 'control']:.0f} in "
+        f"place of {level['base', 'refit']:.0f}: {by_rates['sam']:.0f} of SAM's {-change['sam']:.0f}, "
+        f"{by_rates['asam']:.0f} of ASAM's {-change['asam']:.0f} and {by_rates['asam-all']:.0f} of the "
+        f"{-change['asam-all']:.0f} of ASAM on all."
+    )
+    networks = file("gcn/refit-flatness.csv").merge(file("gcn/trainings.csv")[["key", "row"]], on="key")
+    ties = [
+        Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), networks["row"].tolist())
+        for name in FLAT
+    ]
+    yield (
+        f"over the {len(networks)} networks is {ties[0].tau:+.2f} with λ_max, {ties[1].tau:+.2f} with the trace, "
+        f"{ties[2].tau:+.2f} with the worst and {ties[3].tau:+.2f} with the average case"
+    )
+    yield f"is shown (p = {', '.join(f'{one.p:.2f}' for one in ties)})"
+    yield (
+        f"it is {', '.join(f'{one.within:+.2f}' for one in ties[:3])} and {ties[3].within:+.2f} "
+        f"(p = {', '.join(f'{one.within_p:.2f}' for one in ties)})"
+    )
+
+
+# Batch sizes
+
+
+SIZES = (16, 32, 64, 128, 256)
+
+
+@cache
+def cell(optimizer: str, size: int) -> pd.DataFrame:
+    """The networks of an optimizer and a batch size, at the rate that validation chose."""
+    of = file("gcn-batch-size/flatness.csv")
+    return of[(of["optimizer"] == optimizer) & (of["batch_size"] == size)].sort_values("seed")
+
+
+def shares_of(optimizer: str) -> list[float]:
+    """λ_max by that of Adam, at each size."""
+    return [cell(optimizer, size)["lambda_max"].mean() / cell("base", size)["lambda_max"].mean() for size in SIZES]
+
+
+def slopes(optimizer: str, column: str = "lambda_max") -> list[float]:
+    """The exponent of a measure over the batch size, of each seed."""
+    of = pd.concat([cell(optimizer, size) for size in SIZES])
+    return [
+        np.polyfit(np.log2(one["batch_size"]), np.log2(one[column]), 1)[0] for _, one in of.groupby("seed", sort=True)
+    ]
+
+
+def over_sizes(column: str) -> dict[str, Difference]:
+    """SAM's and ASAM's difference to Adam, averaged over the sizes first."""
+    averages = {
+        one: np.mean([cell(one, size)[column].to_numpy() for size in SIZES], axis=0).tolist()
+        for one in ("base", "sam", "asam")
+    }
+    optimizers = ("sam", "asam")
+    found = family([Difference.of(averages[one], averages["base"]) for one in optimizers])
+    return dict(zip(optimizers, found, strict=True))
+
+
+def at_each_size(column: str) -> dict[tuple[str, int], Difference]:
+    """The ten differences to Adam."""
+    keys = [(one, size) for one in ("sam", "asam") for size in SIZES]
+    found = [Difference.of(cell(one, size)[column].tolist(), cell("base", size)[column].tolist()) for one, size in keys]
+    return dict(zip(keys, family(found), strict=True))
+
+
+def half(found: Mean, decimals: int, unit: float = 1) -> str:
+    return f"{unit * found.value:+.{decimals}f} ± {unit * found.half:.{decimals}f}"
+
+
+def factor(found: Mean) -> str:
+    return f"{2**found.value:.2f} ({2**found.low:.2f} to {2**found.high:.2f})"
+
+
+def of_the_batch_sizes() -> Iterator[str]:
+    for size in SIZES:
+        for optimizer in ("base", "sam", "asam"):
+            rows = cell(optimizer, size)
+            (rate,) = set(rows["lr"])
+            yield table_row(
+                str(size) if optimizer == "base" else " ",
+                NAMES[optimizer],
+                f"{rate}",
+                mean(rows, "lambda_max", 1),
+                mean(rows, "worst_case", 3),
+                mean(rows, "gap/loss", 4),
+                percent(rows, "train/accuracy"),
+                percent(rows),
+            ).replace("|   |", "| |")
+    sam, asam = shares_of("sam"), shares_of("asam")
+    yield f"SAM's λ_max is {min(sam):.2f} to {max(sam):.2f} of Adam's, ASAM's {min(asam):.2f} to {max(asam):.2f}."
+    single = at_each_size("lambda_max")
+    others = [one.corrected for (_, size), one in single.items() if size != 32]
+    yield f"at 32 (p = {single['sam', 32].corrected:.3f} and {single['asam', 32].corrected:.3f})"
+    yield f"corrected p of {min(others):.2f} to {max(others):.2f}."
+    whole = over_sizes("lambda_max")
+    assert f"{whole['sam'].corrected:.1g}" == f"{whole['asam'].corrected:.1g}"
+    yield (
+        f"SAM {half(whole['sam'].mean, 1)}, ASAM {half(whole['asam'].mean, 1)} (corrected p = "
+        f"{whole['sam'].corrected:.1g} each)"
+    )
+    rise = {one: Mean.of(slopes(one)) for one in ("base", "sam", "asam")}
+    yield (
+        f"multiplies λ_max by {factor(rise['asam'])} for ASAM, {factor(rise['sam'])} for SAM and "
+        f"{factor(rise['base'])} for Adam"
+    )
+    steeper = family([Difference.of(slopes(one), slopes("base")) for one in ("sam", "asam")])
+    less, more = steeper
+    yield (
+        f"the factor is {factor(more.mean)[:-1]}, corrected p = {probability(more.corrected)}) for ASAM and "
+        f"{factor(less.mean)[:-1]}, p = {less.corrected:.1g}) for SAM."
+    )
+    yield (f"{asam[0]:.2f} and {asam[1]:.2f} at 16 and 32, {asam[2]:.2f}, {asam[3]:.2f} and {asam[4]:.2f} from 64 on")
+    worst = Mean.of(slopes("sam", "worst_case"))
+    yield f"(factor {2**worst.value:.2f}, {2**worst.low:.2f} to {2**worst.high:.2f})"
+    gap, fitted, tested = (over_sizes(name) for name in ("gap/loss", "train/accuracy", "test/accuracy"))
+    assert f"{gap['sam'].corrected:.2f}" == f"{gap['asam'].corrected:.2f}"
+    yield (
+        f"ASAM {half(gap['asam'].mean, 3)}, SAM {half(gap['sam'].mean, 3)} "
+        f"(corrected p = {gap['sam'].corrected:.2f} each)"
+    )
+    yield (
+        f"training accuracy {half(fitted['asam'].mean, 2, 100)} points (p = {fitted['asam'].corrected:.2f}); SAM "
+        f"{half(fitted['sam'].mean, 2, 100)}."
+    )
+    yield (
+        f"ASAM {half(tested['asam'].mean, 2, 100)} points against Adam (corrected p = {tested['asam'].corrected:.2f}), "
+        f"SAM {half(tested['sam'].mean, 2, 100)} ({tested['sam'].corrected:.1f})"
+    )
+    least = min(one.corrected for one in at_each_size("test/accuracy").values())
+    yield f"the smallest corrected p is {least:.1f})"
+    networks = file("gcn-batch-size/flatness.csv")
+    names = ("trace", "lambda_max", "worst_case")
+    rows = [f"{one.optimizer} {one.batch_size}" for one in networks.itertuples()]
+    ties = [Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), rows) for name in names]
+    said = [f"{one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})" for one in ties]
+    yield f"goes with the trace, {said[0]}, hardly with λ_max, {said[1]}, or the worst case, {said[2]}."
+    within = {
+        one: Correlation.of(part["lambda_max"].tolist(), part["gap/loss"].tolist()).tau
+        for one, part in networks.groupby("optimizer")
+    }
+    assert f"{within['base']:.2f}" == f"{within['sam']:.2f}"
+    yield f"{within['base']:.2f} for Adam and SAM, {within['asam']:.2f} for ASAM"
+
+
+# Heartbeats
+
+
+def of_the_beats() -> Iterator[str]:
+    of = file("attention/trainings.csv")
+    rows = {one: of[of["optimizer"] == one] for one in ("base", "asam-all")}
+    for optimizer, name in (("base", "SGD"), ("asam-all", "ASAM on all, ρ = 1")):
+        one = rows[optimizer]
+        yield table_row(
+            name,
+            mean(one, "train/loss", 3),
+            percent(one, "train/accuracy"),
+            mean(one, "test/loss", 3),
+            percent(one),
+            f"{one['seconds'].mean():,.0f}",
+            f"{one['gradients'].mean():,.0f}",
+        )
+    slower = Difference.of(*(rows[one]["test/accuracy"].tolist() for one in ("asam-all", "base")))
+    yield f"more slowly, {half(slower.mean, 2, 100)} points (p = {slower.p:.3f})"
+    f1 = {one: part["test/macro_f1"].mean() for one, part in rows.items()}
+    yield f"macro-F1 is {f1['base']:.2f} and {f1['asam-all']:.2f}."
+
+
+# The search of the molecules
+
+
+def of_the_search() -> Iterator[str]:
+    trials, networks = file("gcn/trials.csv"), file("gcn/flatness.csv")
+    complete = trials[trials["state"] == "complete"]
+    yield f"{len(complete)} of {len(trials)} trials ran to their end"
+    for optimizer, name in (("base", "base (Adam)"), *((one, one) for one in CLIMBING)):
+        of = complete[complete["optimizer"] == optimizer].sort_values("number")
+        best = of.loc[of["value"].idxmax()]
+        flat = networks[networks["optimizer"] == optimizer]
+        yield table_row(
+            name,
+            f"{best['value']:.3f}",
+            "–" if optimizer == "base" else f"{best['rho']:.3g}",
+            f"{best['lr']:.3g}",
+            str(best["batch_size"]),
+            f"{flat['lambda_max'].min():.0f} to {flat['lambda_max'].max():.0f} ({len(flat)})",
+            f"{flat['gap/loss'].mean():.3f}",
+        )
+    accuracy = complete["value"].max()
+    yield f"near 0.84 has a standard error of about {(0.84 * 0.16 / 433) ** 0.5:.3f}"
+    assert abs(accuracy - 0.84) < 0.011
+    yield f"no trial above {complete[complete['optimizer'] == 'sam']['rho'].max():.4f} is complete"
+    level = networks.groupby("optimizer")["lambda_max"].mean()
+    yield (
+        f"a mean λ_max of {level['sam']:.0f}, {level['asam']:.0f} and {level['asam-all']:.0f} against "
+        f"{level['base']:.0f} with Adam alone"
+    )
+    ties = [Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist()) for name in list(FLAT)[:3]]
+    within = [f"{one.low:+.2f} to {one.high:+.2f}" for one in ties]
+    yield (
+        f"over the {len(networks)} networks is {ties[0].tau:+.2f} with λ_max (95 % interval {within[0]}), "
+        f"{ties[1].tau:+.2f} with the trace ({within[1]}), {ties[2].tau:+.2f} with the worst case ({within[2]})"
+    )
+
+
+FIRST, RESULTS = ROOT / "README.md", ROOT / "results" / "README.md"
+
+PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
+    FIRST: (of_both_pages, of_the_first_page),
+    RESULTS: (*(of_both_pages, of_the_molecules, of_their_flatness, of_the_batch_sizes, of_the_beats, of_the_search),),
+}
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code, in one line; of the first page what comes before its link to the results."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    if page == FIRST:
+        text = text[: text.index("[Results](results/README.md)")]
+    return re.sub(r"\s+", " ", re.sub(r"`[^`]*`", "", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_says_is_what_its_files_hold(page):
+    text = prose(page)
+
+    missing = [said for part in PAGES[page] for said in part() if said not in text]
+
+    assert not missing, "\n".join(missing)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_has_no_number_without_a_source(page):
+    text = prose(page)
+
+    for said in [*(said for part in PAGES[page] for said in part()), *SETTINGS]:
+        text = text.replace(said, " ")
+
+    assert not [text[max(0, one.start() - 40) : one.end() + 20] for one in re.finditer(r"[+±-]?\d+\.\d+", text)]
+
+
+@pytest.mark.parametrize("folder", ["gcn", "gcn-batch-size", "attention"])
+def test_a_table_of_means_is_of_its_trainings(folder):
+    table, trainings = file(f"{folder}/table.csv").set_index("row"), file(f"{folder}/trainings.csv")
+
+    for row, part in trainings.groupby("row"):
+        for column in (name for name in table if f"{name}_half" in table):
+            found = Mean.of(part[column].tolist())
+            assert table.loc[row, column] == pytest.approx(found.value, rel=1e-9, abs=1e-12)
+            assert table.loc[row, f"{column}_half"] == pytest.approx(found.half, rel=1e-9, abs=1e-12)
