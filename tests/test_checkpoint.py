@@ -11,7 +11,7 @@ from tune_sam.training import Trainer
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
-TRIAL = TrialConfig(dataset="digits", epochs=2, configuration=Configuration("sam", 0.05, 0.01, 64, 3))
+TRIAL = TrialConfig(dataset="digits", epochs=2, split_seed=3, configuration=Configuration("sam", 0.05, 0.01, 64, 3))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_a_checkpoint_says_what_it_is_the_state_of(trainer, tmp_path):
     found = Checkpoint.read(tmp_path)
     assert (found.workload, found.dataset, found.preset, found.epoch) == ("gcn", "digits", None, 1)
     assert found.configuration == TRIAL.configuration
-    assert found.versions == versions()
+    assert (found.split_seed, found.versions) == (3, versions())
     for ours, theirs in zip(found.training["model"].values(), trainer.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
 

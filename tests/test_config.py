@@ -15,6 +15,7 @@ TRIAL = TrialConfig(
     epochs=3,
     train_subset=100,
     label_noise=0.2,
+    split_seed=3,
     precision="bf16",
     compile=True,
     cpus_per_trial=2,

@@ -66,6 +66,16 @@ def test_a_reused_actor_reads_other_data_where_its_config_names_them():
     actor.stop()
 
 
+def test_a_reused_actor_reads_another_split_where_its_config_names_one():
+    ours, other = ({**CONFIGS[0], "split_seed": seed} for seed in (0, 3))
+    actor = trainable_for(GCN)(ours)
+    assert actor.reset(other)
+    expected = with_train_subset(GCN.split_by(3).splits("digits", None), 128)
+    assert torch.equal(actor.trainer.splits.train.x, expected.train.x)
+    assert torch.equal(actor.trainer.splits.validation.y, expected.validation.y)
+    actor.stop()
+
+
 def test_data_other_than_what_the_config_names_are_refused(data):
     class Given(trainable_for(GCN)):
         def setup(self, config):

@@ -47,7 +47,7 @@ class Attention(Workload):
     datasets = {
         "mitbih": DataSet(train=14_152, validation=1_572, test=3_935, classes=5),
         INTERPATIENT: DataSet(train=38_235, validation=10_802, test=49_690, classes=5),
-        "digits": DataSet(train=1078, validation=179, test=540, classes=10),
+        "digits": DataSet(train=1078, validation=179, test=540, classes=10, by_seed=True),
     }
     settings = {
         "mitbih": BEATS,
@@ -95,18 +95,18 @@ class Attention(Workload):
     def splits(self, dataset: str, root: Path) -> Splits:
         import torch
 
-        sequences, indices = _sequences(dataset, root)
+        sequences, indices = _sequences(dataset, root, self.split_seed)
         return Splits(*(sequences.subset(torch.from_numpy(part)) for part in (indices.train, indices.validation)))
 
     def test_split(self, dataset: str, root: Path) -> "TensorStore":
         import torch
 
-        sequences, indices = _sequences(dataset, root)
+        sequences, indices = _sequences(dataset, root, self.split_seed)
         return sequences.subset(torch.from_numpy(indices.test))
 
 
-def _sequences(dataset: str, root: Path) -> "tuple[TensorStore, Indices]":
-    """Read all sequences of a data set, and split them."""
+def _sequences(dataset: str, root: Path, split_seed: int) -> "tuple[TensorStore, Indices]":
+    """Read all sequences of a data set, and split them: the digits by a seed, the beats as they were published."""
     import torch
 
     from tune_sam.store import TensorStore
@@ -115,7 +115,7 @@ def _sequences(dataset: str, root: Path) -> "tuple[TensorStore, Indices]":
 
     if dataset == "digits":
         sequences = digits.sequences()
-        return sequences, stratified(sequences.y.numpy())
+        return sequences, stratified(sequences.y.numpy(), split_seed)
     beats = mitbih.load(root)
     indices = mitbih.interpatient(beats) if dataset == INTERPATIENT else mitbih.published(beats)
     return TensorStore(torch.tensor(beats.signals), torch.tensor(beats.labels)), indices

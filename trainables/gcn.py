@@ -40,8 +40,8 @@ class GCN(Workload):
 
     name = "gcn"
     datasets = {
-        "mutagenicity": DataSet(train=2602, validation=433, test=1302, classes=2),
-        "digits": DataSet(train=1078, validation=179, test=540, classes=10),
+        "mutagenicity": DataSet(train=2602, validation=433, test=1302, classes=2, by_seed=True),
+        "digits": DataSet(train=1078, validation=179, test=540, classes=10, by_seed=True),
     }
     settings = {
         "mutagenicity": _molecules(layers=5),
@@ -80,18 +80,18 @@ class GCN(Workload):
     def splits(self, dataset: str, root: Path) -> Splits:
         import torch
 
-        graphs, indices = _graphs(dataset, root)
+        graphs, indices = _graphs(dataset, root, self.split_seed)
         return Splits(*(graphs.subset(torch.from_numpy(part)) for part in (indices.train, indices.validation)))
 
     def test_split(self, dataset: str, root: Path) -> "GraphStore":
         import torch
 
-        graphs, indices = _graphs(dataset, root)
+        graphs, indices = _graphs(dataset, root, self.split_seed)
         return graphs.subset(torch.from_numpy(indices.test))
 
 
-def _graphs(dataset: str, root: Path) -> "tuple[GraphStore, Indices]":
-    """Read all graphs of a data set, and split them."""
+def _graphs(dataset: str, root: Path, split_seed: int) -> "tuple[GraphStore, Indices]":
+    """Read all graphs of a data set, and split them by a seed."""
     from tune_sam.trainables.data import digits
     from tune_sam.trainables.data.split import stratified
 
@@ -102,4 +102,4 @@ def _graphs(dataset: str, root: Path) -> "tuple[GraphStore, Indices]":
             f"atoms in place of {mutagenicity.GRAPHS} with {mutagenicity.ATOMS}; train on fewer with --train-subset, "
             "or make a workload of your own, as docs/own-workload.md says."
         )
-    return graphs, stratified(graphs.y.numpy())
+    return graphs, stratified(graphs.y.numpy(), split_seed)

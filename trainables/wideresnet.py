@@ -38,7 +38,7 @@ class WideResNet(Workload):
     name = "wideresnet"
     datasets = {
         "cifar10": DataSet(train=45_000, validation=5_000, test=10_000, classes=10),
-        "digits": DataSet(train=1078, validation=179, test=540, classes=10),
+        "digits": DataSet(train=1078, validation=179, test=540, classes=10, by_seed=True),
     }
     settings = {
         "cifar10": _cifar(depth=22, width=8, epochs=50),
@@ -97,7 +97,7 @@ class WideResNet(Workload):
             parts = held_out(images.y.numpy(), self.datasets[dataset].validation)
         else:
             images = digits.images()
-            indices = stratified(images.y.numpy())
+            indices = stratified(images.y.numpy(), self.split_seed)
             parts = indices.train, indices.validation
         return Splits(*(images.subset(torch.from_numpy(part)) for part in parts))
 
@@ -110,4 +110,4 @@ class WideResNet(Workload):
         if dataset == "cifar10":
             return cifar10.load(root, train=False)
         images = digits.images()
-        return images.subset(torch.from_numpy(stratified(images.y.numpy()).test))
+        return images.subset(torch.from_numpy(stratified(images.y.numpy(), self.split_seed).test))

@@ -13,8 +13,8 @@ from tune_sam.provenance import versions
 from tune_sam.space import Configuration
 from tune_sam.training import Trainer
 
-FORMAT = 2
-"""Of the file. Format 1, of tune_sam 0.1, had data set, preset and training alone."""
+FORMAT = 3
+"""Of the file. Format 1, of tune_sam 0.1, had data set, preset and training alone; format 2 had no split seed."""
 
 FILE = "training.pt"
 """The file in a checkpoint's folder."""
@@ -34,6 +34,7 @@ class Checkpoint:
         workload: the workload's name; empty in format 1.
         configuration: the trial's; None in format 1.
         epoch: epochs trained so far.
+        split_seed: with which the data were split.
         versions: of the packages that trained it, by the names of :func:`tune_sam.provenance.versions`.
     """
 
@@ -43,6 +44,7 @@ class Checkpoint:
     workload: str = ""
     configuration: Configuration | None = None
     epoch: int = 0
+    split_seed: int = 0
     versions: dict[str, str] | None = None
 
     @classmethod
@@ -60,6 +62,7 @@ class Checkpoint:
             workload=trainer.workload.name,
             configuration=trial.configuration,
             epoch=trainer.done,
+            split_seed=trial.split_seed,
             versions=versions(),
         )
 

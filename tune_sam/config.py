@@ -20,6 +20,7 @@ class TrainingSettings:
         epochs: of each training, which also set the schedule.
         train_subset: training samples that are used; None for all.
         label_noise: share of the training labels that another class replaces, drawn once for all; None for none.
+        split_seed: with which the workload draws its splits.
         precision: `bf16` or `fp32`; None for `bf16` on CUDA and `fp32` on the CPU.
         compile: whether networks run through `torch.compile`.
         cpus_per_trial: CPUs of a trial, or the fraction of one.
@@ -30,6 +31,7 @@ class TrainingSettings:
     epochs: int
     train_subset: int | None = None
     label_noise: float | None = None
+    split_seed: int = 0
     precision: str | None = None
     compile: bool = False
     cpus_per_trial: float = 1

@@ -271,6 +271,12 @@ class SearchOptions(RangeOptions):
         description="Share of the training labels that another class replaces at random, the same for all trials; "
         "validation and test labels stay.",
     )
+    split_seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="Seed by which the data are split into training, validation and test, where no split is published.",
+    )
     name: Annotated[str | None, Shown("made of the workload and the time")] = Field(
         default=None, max_length=80, description="Name of the study."
     )
@@ -470,6 +476,7 @@ class SearchKeywords(LimitKeywords, total=False):
     data: str | Path | None
     train_subset: int | None
     label_noise: float | None
+    split_seed: int | None
     name: str | None
     seed: int | None
     rho: RangeGiven

@@ -158,23 +158,22 @@ class SAMTrainable(tune.Trainable):
     def _read(self, trial: TrialConfig) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
-        self._read_from = dataset, root, samples, noise, together = _source(trial)
+        self._read_from = dataset, root, split_seed, samples, noise, together = _source(trial)
         if self._given:
             self._data = self._given
             return
         if root == Home.at().data:  # a folder that a person named is only read
             self.workload.fetch(dataset, root)
         self.workload.check_data(dataset, root)
-        splits = with_label_noise(
-            with_train_subset(self.workload.read(dataset, root), samples), noise, ignored=self.workload.ignored
-        )
+        splits = self.workload.split_by(split_seed).read(dataset, root)
+        splits = with_label_noise(with_train_subset(splits, samples), noise, ignored=self.workload.ignored)
         self._data = self._own.enter_context(share(splits.together() if together else splits))
 
 
-def _source(trial: TrialConfig) -> tuple[str, Path, int | None, float | None, bool]:
+def _source(trial: TrialConfig) -> tuple[str, Path, int, int | None, float | None, bool]:
     """Give what a trial's data depend on."""
     root = Path(trial.data or os.environ.get("TUNE_SAM_DATA") or Home.at().data)
-    return trial.dataset, root, trial.train_subset, trial.label_noise, trial.together
+    return trial.dataset, root, trial.split_seed, trial.train_subset, trial.label_noise, trial.together
 
 
 def trainable_for(workload: Workload | str) -> type[SAMTrainable]:

@@ -37,12 +37,20 @@ NEEDED = ("name", "datasets", "settings", "base_optimizer", "lr", "batch_size")
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: the number of samples in each split, and of classes; None where its targets are no classes."""
+    """A data set and its splits.
+
+    Attributes:
+        train, validation, test: samples of each split.
+        classes: how many there are; None where its targets are no classes.
+        by_seed: whether :attr:`Workload.split_seed` draws the splits, so that a person may choose others by
+            `--split-seed`; by default they are given, as those that others published are.
+    """
 
     train: int
     validation: int
     test: int
     classes: int | None = None
+    by_seed: bool = False
 
 
 @dataclass(frozen=True)
@@ -318,6 +326,8 @@ class Workload(ABC):
             study.
         evaluation_batch: samples that are evaluated at a time, 1024 by default. It limits memory, and changes results
             by rounding alone.
+        split_seed: with which `splits` and `test_split` draw those of a data set that says `by_seed`; 0 by default, a
+            person's `--split-seed` by :meth:`split_by`.
     """
 
     name: ClassVar[str]
@@ -337,6 +347,7 @@ class Workload(ABC):
     ignored: ClassVar[int | None] = None
     label_smoothing: ClassVar[float] = 0.1
     evaluation_batch: ClassVar[int] = 1024
+    split_seed: int = 0
 
     @abstractmethod
     def network(self, setting: Setting) -> "nn.Module":
@@ -529,6 +540,14 @@ class Workload(ABC):
 
     def _settings(self) -> list[Setting]:
         return [*self.settings.values(), *(preset.setting for preset in self.presets.values())]
+
+    def split_by(self, seed: int) -> Self:
+        """Copy the workload with another :attr:`split_seed`; with the one that it has, give it itself."""
+        if seed == self.split_seed:
+            return self
+        found = copy.copy(self)
+        found.split_seed = seed
+        return found
 
     @property
     def default_dataset(self) -> str:

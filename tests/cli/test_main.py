@@ -379,6 +379,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "epochs": 10,
             "train_subset": None,
             "label_noise": None,
+            "split_seed": 0,
             "optimizers": ["base"],
             "seed": 0,
             "sampler": "tpe",

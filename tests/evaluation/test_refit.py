@@ -7,6 +7,7 @@ import torch
 from studies import INLINE
 
 import tune_sam
+from tune_sam.checkpoint import Checkpoint
 from tune_sam.cluster.tasks import result_of
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.claims import answers
@@ -315,6 +316,26 @@ def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(ref
     there = refit_grid("gcn", config=file, name="other", home=tmp_path / "home", seeds=2, executor=INLINE)
     numbers = [name for name in found.table() if name.startswith(("train/", "test/", "gap/")) or name == "row"]
     pd.testing.assert_frame_equal(there.table()[numbers], found.table()[numbers])
+
+
+@pytest.mark.slow
+def test_one_command_trains_a_configuration_on_another_split_and_tests_it_there(searched, tmp_path):
+    config = tmp_path / "one.yaml"
+    config.write_text("dataset: digits\ntrain_subset: 128\noptimizers: [base]\nsampler: grid\nlr: 0.01\nepochs: 1\n")
+    given = {"config": config, "name": "split", "home": searched, "seeds": 1, "executor": INLINE}
+    of = refit_grid("gcn", split_seed=3, **given)
+    (trial,) = of.studies[0].records()
+
+    workload, setting, cpu = GCN.split_by(3), GCN.setting("digits"), torch.device("cpu")
+    splits = with_train_subset(workload.read("digits", None), 128).together()
+    training = Trainer(workload, setting, trial.config, splits, epochs=1, threads=1, device=cpu)
+
+    assert trial.metrics["train/loss"] == training.epoch().metrics["train/loss"]
+    tested = evaluate(training.model.eval(), GCN, workload.read_test("digits", None), cpu, GCN.metrics(setting))
+    assert of.tests[trial.key]["loss"] == tested.loss
+    assert of.of.settings.split_seed == Checkpoint.read(trial.checkpoint).split_seed == 3
+    with pytest.raises(Refused, match="split seed"):
+        refit_grid("gcn", split_seed=4, **given)
 
 
 # Last, for the refit that it makes is the latest from then on.

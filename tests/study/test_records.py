@@ -92,6 +92,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "preset": None,
         "train_subset": None,
         "label_noise": None,
+        "split_seed": 0,
         "sampler": "tpe",
         "precision": None,
         "compile": False,

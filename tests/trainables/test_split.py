@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 
 from tune_sam.trainables.data.split import stratified
 from tune_sam.trainables.gcn import GCN
+from tune_sam.workload import find_workload
 
 LABELS = {
     "digits": load_digits().target,
@@ -51,3 +52,15 @@ def test_a_split_is_the_same_every_time_and_no_ones_random_state_matters(dataset
 
 def test_another_seed_is_another_split(dataset):
     assert (stratified(LABELS[dataset], seed=1).test != stratified(LABELS[dataset]).test).any()
+
+
+@pytest.mark.parametrize("name", ["wideresnet", "attention", "gcn"])
+def test_a_workload_splits_the_digits_by_the_seed_that_it_is_given(name):
+    workload = find_workload(name)
+    assert workload.split_by(0) is workload
+    for seed in (0, 3):
+        of_seed = workload.split_by(seed)
+        splits, test = of_seed.read("digits", None), of_seed.read_test("digits", None)
+        parts = astuple(stratified(LABELS["digits"], seed))
+        for store, part in zip((splits.train, splits.validation, test), parts, strict=True):
+            assert (store.y.numpy() == LABELS["digits"][part]).all()

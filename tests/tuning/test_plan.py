@@ -99,6 +99,12 @@ def test_a_plain_grid_has_every_combination_of_the_values():
     assert len(space("sam", sampler="grid", batch_size="16,32").grid) == 8  # four of ρ at two sizes
 
 
+def test_a_split_that_others_published_is_not_drawn_by_another_seed(tmp_path):
+    given = {"workload": "attention", "split_seed": 2, "home": tmp_path}
+    with pytest.raises(Refused, match=r"--split-seed 2 is not possible, the splits of mitbih are given; leave it out"):
+        planned(SearchOptions.read(given))
+
+
 def test_label_noise_needs_classes_that_the_workload_states(tmp_path):
     given = {"workload": "foreign_workload:Regression", "label_noise": 0.2, "home": tmp_path}
     with pytest.raises(Refused, match=r"--label-noise 0\.2 replaces classes, and waves states none of waves"):

@@ -68,7 +68,14 @@ BOTH = {"workload": "gcn", "optimizers": ["base", "sam"]}
             {
                 **{"lr": "0.001:0.1", "batch_size": "32,64", "label_noise": 0.2, "train_subset": 500, "compile": True},
                 **{"scheduler": "median", "sampler": "qmc", "objective": "val/loss", "budget": "compute"},
-                **{"time_budget": "1h30m", "stall_timeout": "off", "patience": 5, "epoch_budget": 900},
+                **{
+                    "dataset": "digits",
+                    "split_seed": 4,
+                    "time_budget": "1h30m",
+                    "stall_timeout": "off",
+                    "patience": 5,
+                    "epoch_budget": 900,
+                },
                 **{"cpus_per_trial": 0.5, "gpus_per_trial": "auto", "precision": "fp32", "grid": False},
             },
             "--compile --no-grid --time-budget 1h30m --stall-timeout off --batch-size 32,64",

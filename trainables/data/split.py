@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 SPLIT_SEED = 0
-"""Seed of every split. Splits do not depend on a trial's seed."""
+"""Seed of every split that a workload's `split_seed` does not draw. Splits do not depend on a trial's seed."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tune_sam.cli.options import (
     RefitEpochsOption,
     SampleOption,
     SeedsOption,
+    SplitSeedOption,
     StudyArgument,
     StudyStorageOption,
     TrustedOptimizersOption,
@@ -80,6 +81,7 @@ def refit(
         str | None, typer.Option(help="With --preset or --config, the name of the study.", show_default="of both")
     ] = None,
     data: DataOption = None,
+    split_seed: SplitSeedOption = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
@@ -95,7 +97,7 @@ def refit(
     """
     asked = parse_seeds(seeds)
     of_searches = {"--top": top, "--each-batch-size": each_batch_size or None}
-    of_grids = {"--name": name, "--data": data}
+    of_grids = {"--name": name, "--data": data, "--split-seed": split_seed}
     planned = preset is not None or config is not None
     for option, value in (of_searches if planned else of_grids).items():
         if value is not None:
@@ -118,7 +120,7 @@ def refit(
             "listener": listener,
         }
         found = (
-            refit_grid(study, preset=preset, config=config, name=name, data=data, **common)
+            refit_grid(study, preset=preset, config=config, name=name, data=data, split_seed=split_seed, **common)
             if planned
             else run(study, top=top or 1, each_batch_size=each_batch_size, **common)
         )

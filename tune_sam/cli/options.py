@@ -123,6 +123,7 @@ StudyStorageOption = Annotated[str | None, option("study_storage")]
 AddressOption = Annotated[str | None, option("address")]
 ConcurrentOption = Annotated[int | None, option("max_concurrent", min=1)]
 DataOption = Annotated[Path | None, option("data")]
+SplitSeedOption = Annotated[int | None, option("split_seed")]
 
 SHARED = {
     "max_concurrent": ConcurrentOption,

@@ -23,7 +23,7 @@ from tune_sam.study.records import Study
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-OTHER_DATA = ("workload", "dataset", "score", "score_direction")
+OTHER_DATA = ("workload", "dataset", "split_seed", "score", "score_direction")
 """The settings in which studies have to agree, for otherwise their scores are of other samples, or other measures."""
 
 TOLD = (

@@ -99,6 +99,7 @@ def refit_grid(
     name: str | None = None,
     home: Place = None,
     data: str | Path | None = None,
+    split_seed: int | None = None,
     seeds: int | Sequence[int] = SEEDS,
     epochs: int | None = None,
     controls: bool = True,
@@ -120,6 +121,7 @@ def refit_grid(
         home, seeds, epochs, controls, register, address, max_concurrent, listener, progress, executor: as for
             :func:`refit`.
         data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
+        split_seed: by which the data are split, where no split is published; that of `config` by default, else 0.
 
     Raises:
         Refused: as for :func:`refit` and :func:`tune_sam.search`, or it is no plain grid.
@@ -139,6 +141,7 @@ def refit_grid(
         storage=place.named_storage,
         tracking_uri=place.named_tracking_uri,
         data=data,
+        split_seed=split_seed,
         address=address,
         name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
     )

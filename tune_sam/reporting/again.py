@@ -39,12 +39,13 @@ def again_section(
             seeds += " The search was resumed after its refit, whose command would choose other configurations now."
     commands += [*(measured.command for measured in (close, wide) if measured), f"tune-sam report {study.name}"]
     sizes = study.workload.datasets[settings.dataset]
+    split = f", split by seed {settings.split_seed}" if sizes.by_seed else ""
     return Section(
         "How to make it again",
         (
             f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with "
             f"{os.cpu_count()} CPUs and Python {platform.python_version()}. Its data are in {study.data}: of "
-            f"{settings.dataset}, {settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} "
+            f"{settings.dataset}{split}, {settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} "
             f"validate and {sizes.test:,} are the test set.",
             seeds.strip(),
             "study.yaml, beside this page and below, holds the options of the study.",

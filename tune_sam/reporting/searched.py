@@ -64,12 +64,13 @@ def searched_section(study: Study) -> Section:
     )
     stop = SCHEDULERS[settings.scheduler]
     subset = f", on {settings.train_subset:,} training samples" if settings.train_subset else ""
+    split = f", split by seed {settings.split_seed}" if settings.split_seed else ""
     noise = f", of whose labels {100 * settings.label_noise:g} % are wrong" if settings.label_noise else ""
     return Section(
         "What was searched",
         (
-            f"{settings.workload} on {settings.dataset}{subset}{noise}, {settings.epochs} epochs a trial, by {how}; "
-            f"{stop}. "
+            f"{settings.workload} on {settings.dataset}{split}{subset}{noise}, {settings.epochs} epochs a trial, by "
+            f"{how}; {stop}. "
             f"A trial is judged by the {' and the '.join(settings.directions)} of its last epoch.",
             *_equal(settings),
             f"Of {len(ended)} trials that ended: {numbers}.",

@@ -284,7 +284,7 @@ class Study:
         Raises:
             Refused: its record names code that is neither installed nor named by the person.
         """
-        return known_workload(self.settings.workload)
+        return known_workload(self.settings.workload).split_by(self.settings.split_seed)
 
     @property
     def loss_unit(self) -> str:

@@ -204,6 +204,8 @@ class StudySettings(TrainingSettings):
         left_out = ["workload", "asked", "data", "score_direction", *CHANGEABLE]
         if self.budget == "trials":  # as every study of an earlier release had it, whose run has no word of it
             left_out.append("budget")
+        if self.split_seed == 0:  # likewise
+            left_out.append("split_seed")
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         return {
             name: value for name, value in values.items() if isinstance(value, (str, int, float)) and value is not False

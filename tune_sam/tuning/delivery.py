@@ -300,8 +300,9 @@ def _dataset(study: Study) -> DataSetInput | None:
         else {"train": train + sizes.validation, "test": sizes.test}
     )
     profile = splits | ({"classes": sizes.classes} if sizes.classes else {})
-    what = json.dumps([settings.workload, settings.dataset, settings.label_noise, profile])
-    return DataSetInput(settings.dataset, hashlib.sha256(what.encode()).hexdigest()[:8], profile)
+    what = [settings.workload, settings.dataset, settings.label_noise, profile]
+    what += [settings.split_seed] if settings.split_seed else []  # as it was before there was another
+    return DataSetInput(settings.dataset, hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8], profile)
 
 
 def _parent(study: Study) -> dict[str, str]:

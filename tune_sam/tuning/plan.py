@@ -88,7 +88,8 @@ def _tried(settings: StudySettings, home: Home) -> Read:
     """Try the workload of a new study out, with its data, which are fetched where they are the home's."""
     from tune_sam.tuning.door import try_out
 
-    workload, root = find_workload(settings.workload), Path(settings.data or home.data)
+    workload = find_workload(settings.workload).split_by(settings.split_seed)
+    root = Path(settings.data or home.data)
     if settings.data is None:
         _fetch(workload, settings.dataset, root, home)
     return Read(try_out(workload, settings, root))
@@ -118,6 +119,11 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
         raise Refused(
             f"--label-noise {chosen.label_noise:g} replaces classes, and {workload.name} states none of {dataset}; "
             "give its DataSet the number of its `classes`, or leave --label-noise out."
+        )
+    if chosen.split_seed and not sizes.by_seed:
+        raise Refused(
+            f"--split-seed {chosen.split_seed} is not possible, the splits of {dataset} are given; leave it out, or "
+            "draw them by `split_seed` in the workload and let its DataSet say `by_seed`."
         )
     check_declared(workload)
     check_named(chosen, workload)

@@ -28,7 +28,7 @@ SEEDS = "seeds"
 MODELS = ("tpe", "gp", "cmaes")
 """The samplers that learn from trials, so that those of another study help them."""
 
-SAME = ("workload", "dataset", "preset", "objective", "score", "score_direction")
+SAME = ("workload", "dataset", "split_seed", "preset", "objective", "score", "score_direction")
 """The settings that both studies have the same, for otherwise what was good there says nothing here."""
 
 TOLD = ("epochs", "train_subset", "label_noise", "precision")
