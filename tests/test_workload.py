@@ -85,7 +85,8 @@ def test_a_description_has_the_promised_fields():
     ]
     assert found["parameters"] == 125_442
     assert found["presets"]["report"]["parameters"] == 92_546
-    assert found["datasets"]["mutagenicity"] == {"train": 2602, "validation": 433, "test": 1302, "classes": 2}
+    sizes = {"train": 2602, "validation": 433, "test": 1302, "classes": 2}
+    assert found["datasets"]["mutagenicity"] == {**sizes, "by_seed": True}
     assert (found["base_optimizer"], found["epochs"], found["batch_size"], found["lr"]) == ("Adam", 200, 64, 0.01)
     assert set(found["ranges"]) == set(optimizer_names())
     assert found["ranges"]["base"]["rho"] is None
