@@ -157,7 +157,8 @@ CountOption = Annotated[int, BeforeValidator(_parse_count), PlainSerializer(lamb
 class RangeOptions(BaseModel):
     """A person's own ranges, in place of the workload's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What checks options is built where some are given: most commands take none.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

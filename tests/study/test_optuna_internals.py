@@ -1,13 +1,14 @@
 """Optuna's private API, of which study/optuna_internals.py alone makes use: what a newer release has moved."""
 
 import re
+import sqlite3
 from pathlib import Path
 
 import optuna
 import pytest
 
 import tune_sam
-from tune_sam.study.optuna_internals import begun, close, enqueued_point, reopened
+from tune_sam.study.optuna_internals import NEWEST_SCHEMA, begun, close, enqueued_point, opened, reopened
 
 MOVED = "this release of Optuna has moved {}: mend tune_sam/study/optuna_internals.py, and the bound in setup.cfg"
 
@@ -50,6 +51,17 @@ def test_a_storage_lets_go_of_its_file(tmp_path):
     assert hasattr(storage, "engine"), MOVED.format("RDBStorage.engine")
     close(storage)
     assert storage.engine.pool.checkedout() == 0, MOVED.format("what keeps a connection of RDBStorage")
+
+
+def test_a_database_is_opened_as_optuna_opens_it(tmp_path):
+    file = tmp_path / "optuna.db"
+    own = optuna.storages.RDBStorage(f"sqlite:///{file}")
+    assert own.get_head_version() == NEWEST_SCHEMA, MOVED.format("the version of its tables, NEWEST_SCHEMA")
+    storage = opened(f"sqlite:///{file}", lambda: sqlite3.connect(file))
+    assert vars(storage).keys() == vars(own).keys() - {"_version_manager"}, MOVED.format("what a storage holds")
+    study = optuna.create_study(storage=storage, study_name="s")
+    study.tell(study.ask(), 1.0)
+    assert optuna.load_study(storage=own, study_name="s").best_value == 1.0
 
 
 def test_no_other_module_touches_it():

@@ -31,7 +31,6 @@ from tune_sam.cli.tables import show_comparison, show_flatness, show_refit
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 from tune_sam.settings import GRID, SAMPLE, SEEDS
-from tune_sam.tuning.progress import Progress
 
 if TYPE_CHECKING:
     from tune_sam.reporting.page import Report
@@ -105,6 +104,8 @@ def refit(
                 f"{option}{'' if value is True else f' {value}'} goes with "
                 f"{'a search' if planned else '--preset or --config'} alone; leave it out."
             )
+    from tune_sam.tuning.progress import Progress
+
     with resumable(lambda: "what is done is kept, and the same command resumes"), Progress(err) as listener:
         from tune_sam.operations.refit import refit as run
         from tune_sam.operations.refit import refit_grid
@@ -170,6 +171,8 @@ def analyze(
     for option, value in (("--top", top), ("--grid", grid)):
         if every and value is not None:
             raise Refused(f"--all and {option} {value} exclude each other; leave one out.")
+    from tune_sam.tuning.progress import Progress
+
     with resumable(lambda: "what is done is kept, and the same command resumes"), Progress(err) as listener:
         from tune_sam.operations.analyze import analyze as run
 
@@ -217,6 +220,8 @@ def report(
 
     Example: [bold]tune-sam report gcn-2026-11-24T101500[/bold]
     """
+    from tune_sam.tuning.progress import Progress
+
     with Progress(err) as listener:
         listener.stage("Writing the page")
         from tune_sam.reporting.page import report as run

@@ -20,12 +20,12 @@ from tune_sam.cli.tables import (
     stage_table,
     trial_table,
 )
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.space import domain_from_json
 
 if TYPE_CHECKING:
-    from tune_sam.study.records import Study, Trial
+    from tune_sam.study.records import Study
 
 
 @prints
@@ -278,14 +278,11 @@ def logs(
 
 def show_best(study: "Study", output: Output) -> None:
     """Print the best trial of each optimizer; exit with status 1 where none is complete."""
-    from tune_sam.study.records import trial_frame
+    from tune_sam.study.records import best_of_each, trial_frame
 
-    found: dict[str, Trial | None] = {}
-    for optimizer in study.settings.optimizers:
-        try:
-            found[optimizer] = study.best(optimizer)
-        except NothingComplete:
-            found[optimizer] = None
+    records = study.records()
+    best = {trial.optimizer: trial for trial in best_of_each(study.ranked(records))}
+    found = {optimizer: best.get(optimizer) for optimizer in study.settings.optimizers}
     complete = [trial for trial in found.values() if trial]
     judged_by = study.settings.judged_by
     title = f"{study.name}: best {judged_by} of each optimizer"
@@ -298,7 +295,7 @@ def show_best(study: "Study", output: Output) -> None:
     if missing:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
     if output.for_a_person:
-        show_failures(failures(study.records()), err)
+        show_failures(failures(records), err)
     if not complete:
         raise SystemExit(1)
 

@@ -28,11 +28,11 @@ from tune_sam.cli.results import show_best
 from tune_sam.cli.tables import show_answer
 from tune_sam.home import Home
 from tune_sam.settings import LIMITS, SAMPLE, SEEDS
-from tune_sam.tuning.progress import Progress
 
 if TYPE_CHECKING:
     from tune_sam.evaluation.answer import Answer
     from tune_sam.study.records import Study
+    from tune_sam.tuning.progress import Progress
 
 OF_A_WHOLE_RUN = (
     "optimizers",
@@ -64,6 +64,8 @@ def search(workload: WorkloadArgument, *, config: ConfigOption = None, output: O
 
     Example: [bold]tune-sam search gcn --optimizer base --optimizer sam --trials 12 --epochs 30[/bold]
     """
+    from tune_sam.tuning.progress import Progress
+
     listener = Progress(err)
     with resumable(lambda: _resume(listener.first)), listener:
         from tune_sam.tuning.runner import search as run
@@ -95,6 +97,8 @@ def resume(
 
     Example: [bold]tune-sam resume gcn-2026-11-24T101500 --trials 40[/bold]
     """
+    from tune_sam.tuning.progress import Progress
+
     with resumable(lambda: _resume(study)), Progress(err) as listener:
         from tune_sam.tuning.runner import resume as run
 
@@ -130,6 +134,8 @@ def run(
     Example: [bold]tune-sam run gcn --name molecules --trials 20 --seeds 5[/bold]
     """
     asked = parse_seeds(seeds)
+    from tune_sam.tuning.progress import Progress
+
     listener = Progress(err)
     with resumable(lambda: _run_again(listener.first)), listener:
         from tune_sam.operations.run import run as run_all
@@ -149,7 +155,7 @@ def run(
     _show_answer(answer)
 
 
-def _answer_of(study: "Study", output: Output, listener: Progress) -> "Answer | None":
+def _answer_of(study: "Study", output: Output, listener: "Progress") -> "Answer | None":
     """Give what a study says by now, if a person reads it."""
     if not output.for_a_person:
         return None

@@ -19,7 +19,6 @@ from tune_sam.cli.options import (
 from tune_sam.cli.output import Output, prints
 from tune_sam.errors import NothingComplete
 from tune_sam.home import Home
-from tune_sam.tuning.progress import Progress
 
 
 @prints
@@ -45,6 +44,7 @@ def check(
     Example: [bold]tune-sam check gcn --address auto --storage s3://BUCKET/PATH --tracking-uri http://HOST:5000[/bold]
     """
     from tune_sam.cli.tables import finding_table, show_table
+    from tune_sam.tuning.progress import Progress
 
     with Progress(err) as listener:
         listener.stage("Trying services, Ray and the nodes")
@@ -62,6 +62,8 @@ def sync(study: StudyArgument, **places: Any) -> None:
 
     Example: [bold]tune-sam sync gcn-2026-11-24T101500[/bold]
     """
+    from tune_sam.tuning.progress import Progress
+
     with Progress(err) as listener:
         listener.stage("Bringing MLflow up to date")
         from tune_sam.tuning.delivery import sync as run
@@ -89,6 +91,7 @@ def doctor(
     Example: [bold]tune-sam doctor gcn-2026-11-24T101500 --fix[/bold]
     """
     from tune_sam.cli.tables import diagnosis_table, show_table
+    from tune_sam.tuning.progress import Progress
 
     with Progress(err) as listener:
         listener.stage("Comparing Optuna, MLflow and checkpoints")

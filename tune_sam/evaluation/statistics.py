@@ -5,7 +5,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev, variance
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
 from tune_sam.errors import Refused
 
@@ -123,6 +122,8 @@ class Difference:
 
 def holm(p: Sequence[float]) -> list[float]:
     """Correct the p-values of a family by Holm's method; nan stays nan and does not count."""
+    from unittest.mock import patch
+
     from statsmodels.stats.multitest import multipletests
 
     judged = [one for one in p if math.isfinite(one)]

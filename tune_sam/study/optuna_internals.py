@@ -1,12 +1,13 @@
 """The one module that touches Optuna's private API.
 
 Optuna's ask-and-tell interface has no way to resume a trial that another process has begun, to begin another than the
-first of those that wait, to see what an enqueued trial will be given, or to close a database. `setup.cfg` bounds the
-release, and tests/study/test_optuna_internals.py says what a newer one has moved.
+first of those that wait, to see what an enqueued trial will be given, or to open a database without looking for tables
+of earlier releases, or to close one. `setup.cfg` bounds the release, and tests/study/test_optuna_internals.py says what
+a newer one has moved.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,41 @@ def enqueued_point(frozen: "FrozenTrial") -> dict[str, Any]:
     """Read the values that a trial which has not begun was enqueued with; none if it was not."""
     point: dict[str, Any] = frozen.system_attrs.get("fixed_params", {})
     return point
+
+
+NEWEST_SCHEMA = "v3.2.0.a"
+"""The version of the tables of this release of Optuna, as the table `alembic_version` has it."""
+
+
+def opened(url: str, connect: Callable[[], Any]) -> "RDBStorage | None":
+    """Open a database that has Optuna's tables.
+
+    Optuna itself asks alembic for their version, which takes longer to import than all else that a query needs.
+
+    Args:
+        url: the database's, as SQLAlchemy has it.
+        connect: makes a connection to it.
+
+    Returns:
+        The storage; None if its tables are not of this release, so that Optuna can say what is wrong with them.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: it cannot be used, or has no such tables.
+    """
+    from optuna.storages import RDBStorage
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.orm import scoped_session, sessionmaker
+
+    storage = RDBStorage.__new__(RDBStorage)
+    engine_kwargs = {"creator": connect}
+    storage.url, storage.engine_kwargs, storage.skip_compatibility_check = url, engine_kwargs, True
+    storage.heartbeat_interval = storage.grace_period = None
+    storage.heartbeat_stale_trial_callback = storage.failed_trial_callback = None
+    storage.engine = create_engine(url, **engine_kwargs)
+    storage.scoped_session = scoped_session(sessionmaker(bind=storage.engine))
+    with storage.engine.connect() as connection:
+        version = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return storage if version == NEWEST_SCHEMA else None
 
 
 def close(storage: "RDBStorage") -> None:

@@ -515,10 +515,15 @@ class Study:
             Refused: the optimizer is not one of the study's.
             NothingComplete: no trial is complete.
         """
-        complete = [trial for trial in self.records(optimizer) if trial.value is not None]
+        complete = self.ranked(self.records(optimizer))
         if not complete:
             which = f"complete trial of {optimizer}" if optimizer else "complete trial"
             raise NothingComplete(f"study {self.name} has no {which} yet; run `tune-sam resume {self.name}`.")
+        return complete
+
+    def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Take the complete ones of some of its trials, the best value first; of equal ones the earlier."""
+        complete = [trial for trial in trials if trial.value is not None]
         return sorted(complete, key=lambda trial: -self.settings.sign * (trial.value or 0))
 
     def pareto(self, optimizer: str | None = None) -> list[Trial]:

@@ -15,7 +15,7 @@ from tune_sam.files import replaced_file
 from tune_sam.home import Home
 from tune_sam.study import sqlite
 from tune_sam.study.lock import confirm_locks
-from tune_sam.study.optuna_internals import close
+from tune_sam.study.optuna_internals import close, opened
 from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def open_storage(home: Home) -> "RDBStorage":
 
 def _file(file: Path) -> "RDBStorage":
     """Open a file of Optuna's. Its tables must be there: one that lacks them has lost its studies."""
+    connect = partial(sqlite.connect, file)
     with _in_a_sentence(partial(sqlite.trouble_of, file=file), f"Optuna's file {file}", f"sqlite:///{file}"):
-        storage = _storage(file, partial(sqlite.connect, file), skip_table_creation=True, skip_compatibility_check=True)
-        if storage.get_current_version() != _newest_version(storage):
-            _storage(file, partial(sqlite.connect, file), skip_table_creation=True)  # which says what is wrong
+        # One of another release, Optuna refuses with what is wrong.
+        storage = opened(f"sqlite:///{file}", connect) or _storage(file, connect, skip_table_creation=True)
     return _watched(storage, partial(sqlite.trouble_of, file=file), Home(file.parent))
 
 
@@ -66,19 +66,6 @@ def _storage(file: Path, connect: Callable[[], sqlite3.Connection], **options: A
         engine_kwargs={"creator": connect},
         **options,
     )
-
-
-_newest: list[str] = []
-
-
-def _newest_version(storage: "RDBStorage") -> str:
-    """Give the schema's version of this release of Optuna, which takes a tenth of a second to find, and is found once.
-
-    A page opens the storage a hundred times.
-    """
-    if not _newest:
-        _newest.append(storage.get_head_version())
-    return _newest[0]
 
 
 @cache
