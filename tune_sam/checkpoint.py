@@ -1,17 +1,22 @@
-"""What a training is resumed from and its network is loaded from: one file, in a format with a version."""
+"""What a training is resumed from and its network is loaded from: one file, in a format with a version.
+
+torch is imported where a checkpoint is written or read: whether one is whole, a command says without it.
+"""
 
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 from zipfile import ZipFile
-
-import torch
 
 from tune_sam.config import TrialConfig
 from tune_sam.provenance import versions
 from tune_sam.space import Configuration
-from tune_sam.training import Trainer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tune_sam.training import Trainer
 
 FORMAT = 3
 """Of the file. Format 1, of tune_sam 0.1, had data set, preset and training alone; format 2 had no split seed."""
@@ -48,7 +53,7 @@ class Checkpoint:
     versions: dict[str, str] | None = None
 
     @classmethod
-    def of(cls, trainer: Trainer, trial: TrialConfig) -> Self:
+    def of(cls, trainer: "Trainer", trial: TrialConfig) -> Self:
         """Take the state of a training.
 
         Args:
@@ -67,13 +72,13 @@ class Checkpoint:
         )
 
     @property
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> "dict[str, Tensor]":
         """The state dict of the network that was evaluated: the model's, or that of its moving average."""
         if average := self.training.get("average"):
             return {
                 name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")
             }
-        model: dict[str, torch.Tensor] = self.training["model"]
+        model: dict[str, Tensor] = self.training["model"]
         return model
 
     def save(self, folder: str | Path) -> None:
@@ -82,6 +87,8 @@ class Checkpoint:
         Raises:
             OSError: it cannot be written, as on a full disk.
         """
+        import torch
+
         # Not `asdict` of all: it would copy every tensor.
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         configuration = asdict(self.configuration) if self.configuration else None
@@ -97,6 +104,8 @@ class Checkpoint:
             Damaged: it is no checkpoint, or not what was written.
             ValueError: its format is of a later release.
         """
+        import torch
+
         with (Path(folder) / FILE).open("rb") as file:
             check_whole(file)
             try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pyarrow.fs import FileSystem
 
+from tune_sam.checkpoint import FILE, Damaged, check_whole
 from tune_sam.errors import Refused, masked, shorten
 from tune_sam.home import Home, absolute, inside
 
@@ -103,8 +104,6 @@ def state_of(checkpoint: str) -> Literal["whole", "damaged", "gone"]:
     Raises:
         Refused: the storage does not answer.
     """
-    from tune_sam.checkpoint import FILE, Damaged, check_whole  # needs torch, which a refusal does not wait for
-
     try:
         filesystem, path = FileSystem.from_uri(inside(checkpoint, FILE))
         with filesystem.open_input_file(path) as file:
