@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as some
 
 import tune_sam
 from tune_sam.cli.main import main
+from tune_sam.cluster import connection
 from tune_sam.errors import Refused
 from tune_sam.settings import SearchOptions, flag_of
 from tune_sam.tuning import plan
@@ -34,6 +36,7 @@ def place(tmp_path_factory):
             raise Refused(TAKEN)
 
         patch.setattr(plan, "create", take)  # what is no bad input ends here
+        patch.setattr(connection, "Start", Mock())  # and needs no Ray
         yield folder
 
 
