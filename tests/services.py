@@ -404,7 +404,7 @@ class RayNodes:
         if not self.nodes:
             role = ["--head", "--port", self._port, "--temp-dir", self._folder, *self._client, *self._dashboard]
         program = Program(f"node{len(self.nodes)}", [
-            sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--node-ip-address", host,
+            sys.executable, "-m", "ray_node", "start", *role, "--node-ip-address", host,
             "--num-cpus", cpus, "--num-gpus", gpus, "--object-store-memory", 100_000_000,
             "--dashboard-agent-listen-port", free_port(), "--min-worker-port", 0, "--max-worker-port", 0,
             "--disable-usage-stats", "--block",

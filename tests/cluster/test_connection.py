@@ -1,4 +1,5 @@
 import os
+import signal
 from contextlib import nullcontext, suppress
 
 import psutil
@@ -6,6 +7,7 @@ import pytest
 import ray
 
 from tune_sam.cluster import connection
+from tune_sam.cluster.signals import interruptible
 from tune_sam.errors import Refused, Stopped
 
 
@@ -69,12 +71,14 @@ def test_a_cluster_that_does_not_answer_is_named(address):
 @pytest.mark.slow
 def test_a_ray_that_is_begun_ahead_is_connected_to_or_ended():
     ray.shutdown()  # of the tests before
-    with connection.ahead(None) as begin:
+    with interruptible(), connection.ahead(None) as begin:
         begin()
         connection.check_offer(1, 0, None)  # of this machine, whether Ray has started or not
         with connection.connected(None) as others:
             assert not others
             assert ray.get(ray.remote(lambda: 7).remote()) == 7
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
         assert not ray.is_initialized()
     mine = psutil.Process()
     before = set(mine.children(recursive=True))

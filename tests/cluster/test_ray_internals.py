@@ -1,11 +1,13 @@
 """What we use of Ray beyond its promises, and what would be noticed if a release moved it."""
 
+import ctypes
 import inspect
 import sys
 from types import SimpleNamespace
 
 import pytest
 import ray._private.utils
+import ray._raylet
 import ray.train._internal.storage
 from ray import tune
 from ray._private.node import Node
@@ -17,7 +19,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.trainable import trainable
 
-from tune_sam.cluster.ray_internals import death_of, failure_of
+from tune_sam.cluster.ray_internals import ENDINGS_TAKEN, death_of, failure_of
 
 
 def _set_in(one):
@@ -38,6 +40,9 @@ def test_this_release_of_ray_has_what_we_use_of_its_inside():
         ),
         "ray.tune.trainable.trainable has no DEFAULT_STORAGE_PATH, where the contract's trainables would write": (
             hasattr(trainable, "DEFAULT_STORAGE_PATH")
+        ),
+        "Ray's library has no InstallFailureSignalHandler, so SIGTERM prints C++ while a driver connects": (
+            hasattr(ctypes.CDLL(ray._raylet.__file__), ENDINGS_TAKEN)
         ),
         "TuneController has no checkpoint, so Tune writes its state, whole, every few seconds": (
             hasattr(TuneController, "checkpoint")

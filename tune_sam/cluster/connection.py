@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tune_sam.cluster.forks import served
 from tune_sam.cluster.local import Start, Watch, start
-from tune_sam.cluster.ray_internals import own_processes, session_folder, without_rays_lines
+from tune_sam.cluster.ray_internals import leave_endings_alone, own_processes, session_folder, without_rays_lines
 from tune_sam.errors import Refused
 
 QUIET = {
@@ -94,6 +94,7 @@ def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bo
         with session_folder() if client.ray.is_connected() else nullcontext():
             yield not _alone
         return
+    leave_endings_alone()
     stage(f"Connecting to Ray at {address}" if address else "Starting Ray")
     with ExitStack() as stack:
         if address:

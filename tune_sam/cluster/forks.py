@@ -128,11 +128,14 @@ def _asked(listening: socket.socket, alive: int) -> Worker | None:
         connection, _ = listening.accept()
         with connection, suppress(OSError, ValueError):
             asked, files = _received(connection)
-            if os.fork() == 0:
-                return asked, files
-            for file in files:
-                os.close(file)
-            connection.sendall(DONE)
+            try:
+                if (child := os.fork()) == 0:
+                    return asked, files
+            except OSError:  # there are too many processes
+                child = None
+            _close(files)
+            if child:
+                connection.sendall(DONE)
 
 
 def _received(connection: socket.socket) -> Worker:
@@ -140,8 +143,14 @@ def _received(connection: socket.socket) -> Worker:
     length = int.from_bytes(first)
     text = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     if len(files) != 3 or len(text) != length:
+        _close(files)
         raise ValueError("it ended before it had asked")
     return json.loads(text), files
+
+
+def _close(files: Sequence[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _become(asked: dict[str, object], files: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread, current_thread, main_thread
 from typing import TYPE_CHECKING
 
-from tune_sam.cluster.ray_internals import SOCKETS, without_attendants, workers_started_by
+from tune_sam.cluster.ray_internals import SOCKETS, leave_endings_alone, without_attendants, workers_started_by
 from tune_sam.errors import Refused, Stopped
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class Start:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        import ray  # noqa: F401  # in this thread, for two that import one package can meet half of it
-
+        leave_endings_alone()  # imports Ray, in this thread, for two that import one package can meet half of it
         self._done, self._over = Event(), Event()
         self._error: BaseException | None = None
         self._thread = Thread(target=self._run, args=(words,), name="tune_sam-start", daemon=True)

@@ -3,8 +3,11 @@
 `setup.cfg` bounds Ray from above for this module's sake.
 """
 
+import ctypes
+import os
 import re
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +26,10 @@ SOCKETS = len("/session_2026-11-27_02-36-31_123456_1234567/sockets/plasma_store"
 DRIVER_STAYS_HERE: dict[str, Any] = {"_remote": False}
 """An argument of `ray.tune.run`. Over Ray's client Tune would send searcher and callbacks to the head by default, where
 their databases are not."""
+
+
+ENDINGS_TAKEN = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
+"""What Ray's library calls `ray::RayLog::InstallFailureSignalHandler(const char *, bool)`."""
 
 
 @contextmanager
@@ -97,6 +104,23 @@ def without_attendants() -> Iterator[None]:
         patch("ray._private.utils.get_dashboard_dependency_error", lambda: ImportError("the dashboard is not wanted")),
     ):
         yield
+
+
+def leave_endings_alone() -> None:
+    """Keep Ray from taking SIGTERM from this process as it connects, for which its own handler prints C++ and aborts.
+
+    Its library sets that once a process, in the middle of its start and in whichever thread that is. It is asked to do
+    so here, before, and then the handler that was there is set again: by Python's C interface, for the handler may be
+    none of Python's.
+    """
+    import ray._raylet
+
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype = put.restype = ctypes.c_void_p
+    put.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    own = get(signal.SIGTERM)
+    getattr(ctypes.CDLL(ray._raylet.__file__), ENDINGS_TAKEN)(os.fsencode(sys.executable), False)
+    put(signal.SIGTERM, own)
 
 
 @contextmanager
