@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
+from tune_sam.extras import need
 from tune_sam.space import LogRange
 from tune_sam.trainables.data import mutagenicity
 from tune_sam.workload import AS_PUBLISHED, BaseOptimizer, DataSet, Preset, Setting, Splits, Workload
@@ -74,6 +75,7 @@ class GCN(Workload):
             mutagenicity.download(root)
 
     def check_data(self, dataset: str, root: Path) -> None:
+        need("torch_geometric", "graphs")  # which the network is made of, whatever the data
         if dataset == "mutagenicity":
             mutagenicity.check(root)
 

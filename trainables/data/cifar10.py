@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
+from tune_sam.extras import need
 from tune_sam.trainables.data import files
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def download(root: Path) -> None:
     Raises:
         Refused: the download failed.
     """
+    need("torchvision", "images")
     from torchvision.datasets import CIFAR10
 
     def fetch(folder: Path) -> None:
@@ -68,6 +70,7 @@ def load(root: Path, train: bool) -> "ImageStore":
     Raises:
         Refused: a file is missing or damaged.
     """
+    need("torchvision", "images")
     import numpy as np
     import torch
     from torchvision.datasets import CIFAR10

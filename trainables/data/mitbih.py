@@ -24,6 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from tune_sam.errors import Refused
+from tune_sam.extras import need
 from tune_sam.trainables.data import files
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def download(root: Path) -> None:
     Raises:
         Refused: the download failed.
     """
+    need("wfdb", "beats")
     import wfdb
 
     def fetch(folder: Path) -> None:
@@ -310,6 +312,7 @@ def _read_record(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], ND
         The signal in mV at 125 Hz, the samples of its R peaks, the beats' classes, and the number of annotations that
         are no beats.
     """
+    need("wfdb", "beats")
     import wfdb
     from scipy.signal import resample_poly
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
+from tune_sam.extras import need
 from tune_sam.trainables.data import files
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def download(root: Path) -> None:
     Raises:
         Refused: the download failed.
     """
+    need("torch_geometric", "graphs")
     from torch_geometric.datasets import TUDataset
 
     def fetch(folder: Path) -> None:
@@ -105,6 +107,7 @@ def load(root: Path) -> "GraphStore":
     Raises:
         Refused: the files hold neither the published graphs nor those that a person says are their own.
     """
+    need("torch_geometric", "graphs")
     from torch_geometric.io import read_tu_data
 
     from tune_sam.trainables.data.graphs import GraphStore

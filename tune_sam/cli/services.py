@@ -141,7 +141,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser once it is there.")] = False,
     optuna: Annotated[
-        bool, typer.Option("--optuna", help="Optuna's dashboard in place of MLflow's pages; needs the extra dashboard.")
+        bool, typer.Option("--optuna", help="Optuna's dashboard in place of MLflow's pages; needs the extra ui.")
     ] = False,
     home: HomeOption = None,
 ) -> None:

@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 
 from tune_sam.cluster.signals import interruptible
 from tune_sam.errors import Refused
+from tune_sam.extras import need
 from tune_sam.home import Home
 from tune_sam.study.records import studies
 from tune_sam.tracking.local import ailment_of
@@ -77,8 +77,7 @@ def optuna_dashboard(home: Home, port: int, ready: Callable[[str], None]) -> Non
     Raises:
         Refused: it is not installed, there is no study in the home, or the server ends.
     """
-    if find_spec("optuna_dashboard") is None:
-        raise Refused("Optuna's dashboard is not installed; install it with `pip install tune-sam[dashboard]`.")
+    need("optuna_dashboard", "ui")
     if not home.study_storage and not home.optuna_file.exists():
         raise Refused(f"there is no study in {home.path} yet; make one with `tune-sam search`, or give --home.")
     serve(
