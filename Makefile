@@ -11,7 +11,7 @@ TORCH ?= default
 BIN := $(VENV)/bin
 RELEASES := constraints$(if $(filter lowest,$(CONSTRAINTS)),-lowest).txt
 
-.PHONY: demo install dev check test test-all test-crash test-soak lint clean
+.PHONY: demo install dev check test test-all test-crash test-soak lint docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/tune-sam run gcn --name demo --dataset digits --trials 6 --epochs 10 --seeds 3 --sample 512
@@ -49,8 +49,12 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+# The site, in site/: a warning, such as a link that leads nowhere, is an error. It reads the code and needs none of it.
+docs: $(VENV)-docs/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-docs site
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -70,6 +74,12 @@ ifeq ($(TORCH),cpu)
 	@$(BIN)/pip install --quiet uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c $(RELEASES) torch torchvision
 endif
+	@touch $@
+
+$(VENV)-docs/installed: setup.cfg
+	@$(PYTHON) -m venv $(VENV)-docs
+	@$(VENV)-docs/bin/pip install --quiet $$($(PYTHON) -c \
+	  'import configparser; c = configparser.ConfigParser(); c.read("setup.cfg"); print(c["options.extras_require"]["docs"])')
 	@touch $@
 
 $(VENV)/installed: $(VENV)/torch setup.cfg

@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyhessian_peer import counted_products, eig_is_back, peer
+from pyhessian_peer import counted_products, eig_is_back
 from torch import Tensor, nn
 
 from tune_sam.analysis import spectrum
+from tune_sam.analysis.peer import peer
 from tune_sam.space import Configuration
 from tune_sam.trainables.data import mutagenicity
 from tune_sam.training import Trainer

@@ -60,7 +60,8 @@ class LogRange(_Interval):
     """A log-uniform range, both ends included.
 
     Args:
-        low, high: its ends, above 0.
+        low: its lower end, above 0.
+        high: its upper end.
         default: where the grid has it; the middle in logarithms by default.
     """
 
@@ -82,7 +83,8 @@ class Range(_Interval):
     """A uniform range on a linear scale, both ends included.
 
     Args:
-        low, high: its ends.
+        low: its lower end.
+        high: its upper end.
         default: where the grid has it; the middle by default.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from curvature_cases import CASES, dense
-from pyhessian_peer import eig_is_back, peer
+from pyhessian_peer import eig_is_back
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import tune_sam.analysis.curvature
 from tune_sam.analysis import Estimate, Hessian, spectrum, top_eigenvalues
+from tune_sam.analysis.peer import peer
 from tune_sam.loss import smoothed_kl
 from tune_sam.workload import find_workload
 

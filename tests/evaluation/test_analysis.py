@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 import torch
 import warm
+from rich.console import Console
 from studies import INLINE
 
 import tune_sam
 from tune_sam.analysis import spectrum
 from tune_sam.analysis.evaluation import mean_loss
 from tune_sam.analysis.landscape import grid, losses, random_directions
+from tune_sam.cli.tables import show_flatness
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.analysis import SEED
 from tune_sam.flatness import batch_size, batches_of
@@ -36,7 +38,7 @@ FLATNESS = "flatness/lambda_max"
 
 @pytest.fixture(scope="module")
 def analysis(searched):
-    return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, executor=INLINE)
+    return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, verify=True, executor=INLINE)
 
 
 @pytest.fixture
@@ -234,6 +236,18 @@ def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
     drawn = pd.read_csv(analysis.folder / "lines.csv").set_index("position")["loss"]
     for place, model in ((0, start), (1, end)):
         assert drawn[place] == pytest.approx(mean_loss(model, GCN.loss, sample())[0], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_pyhessian_stands_beside_the_best_network_of_each_optimizer(analysis, capsys):
+    assert set(analysis.checks) == {trial.key for trial in analysis.trials}
+    for check in analysis.checks.values():
+        assert abs(check["difference"]) < 1e-2
+        assert abs(check["trace_difference"]) < 4
+    show_flatness(analysis, Console(width=200))
+    said = capsys.readouterr().out
+    assert f"One batch of {SAMPLE} samples, ours beside PyHessian's" in said
+    assert "standard errors apart" in said
 
 
 @pytest.mark.slow

@@ -158,6 +158,9 @@ def analyze(
     every: Annotated[
         bool, typer.Option("--all", help="Measure every complete trial by the cheap measures, without surfaces.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare λ_max and the trace of one batch with what PyHessian finds.")
+    ] = False,
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
     *,
@@ -184,11 +187,17 @@ def analyze(
             sample=sample,
             grid=grid or GRID,
             every=every,
+            verify=verify,
             address=address,
             listener=listener,
         )
     output.give(
-        {key: one.to_json() for key, one in found.flatness.items()}, lambda: show_flatness(found, out), found.table
+        {
+            key: one.to_json() | ({"by_pyhessian": found.checks[key]} if key in found.checks else {})
+            for key, one in found.flatness.items()
+        },
+        lambda: show_flatness(found, out),
+        found.table,
     )
     err.print(f"Figures and their data are in {found.folder}.", soft_wrap=True, markup=False)
     if found.failed:

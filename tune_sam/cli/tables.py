@@ -155,6 +155,26 @@ def show_flatness(analysis: "Analysis", out: Console) -> None:
                 *(text_of(measures.get(name)) for name in shown),
             )
         show_table(table, out)
+    if analysis.checks:
+        show_checks(analysis, out)
+
+
+def show_checks(analysis: "Analysis", out: Console) -> None:
+    """Print what this package and PyHessian say about one batch, side by side."""
+    samples = {int(check["samples"]) for check in analysis.checks.values()}
+    out.print(f"\nOne batch of {', '.join(map(str, samples))} samples, ours beside PyHessian's", style="italic")
+    table = plain_table("trial", "λ_max", "PyHessian's", "difference", "trace", "PyHessian's", "standard errors apart")
+    for key, one in analysis.checks.items():
+        table.add_row(
+            key.partition("/")[2],
+            f"{one['largest']:.5g}",
+            f"{one['largest_peer']:.5g}",
+            f"{one['difference']:+.1e}",
+            f"{one['trace']:.4g} ± {one['trace_error']:.1g}",
+            f"{one['trace_peer']:.4g} ± {one['trace_peer_error']:.1g}",
+            f"{one['trace_difference']:+.1f}",
+        )
+    show_table(table, out)
 
 
 NARROW = 12

@@ -32,6 +32,14 @@ ENDINGS_TAKEN = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
 """What Ray's library calls `ray::RayLog::InstallFailureSignalHandler(const char *, bool)`."""
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """List what Ray raises where a process lacks the cluster's token: nothing before 2.52, which has no tokens."""
+    from ray import exceptions
+
+    found = getattr(exceptions, "AuthenticationError", None)
+    return (found,) if found else ()
+
+
 @contextmanager
 def session_folder() -> Iterator[None]:
     """Give Tune a folder for what it keeps beside its driver, which Ray's client, unlike a session, does not have."""

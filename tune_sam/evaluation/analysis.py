@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ class Extent:
     sample: int = SAMPLE
     grid: int = GRID
     every: bool = False
+    verify: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,10 @@ class Plan(Extent):
         """Name the file with the line from the first trial's network to another's."""
         return self._kept(trial.study) / f"{_short(trial)}-from-{_short(self.trials[0])}.json"
 
+    def check_file(self, trial: Trial) -> Path:
+        """Name the file with what PyHessian says about one batch of a trial's network."""
+        return self._kept(trial.study) / f"{_short(trial)}-by-pyhessian.json"
+
     @property
     def _of(self) -> str:
         return f"{'all-' if self.every else ''}{self.sample}"
@@ -115,6 +120,8 @@ class Analysis:
             trials are measured, and without networks of another shape than the first.
         failed: why other trials could not be measured, by their keys.
         undelivered: why MLflow does not have the numbers; empty if it has.
+        checks: what PyHessian says about one batch of each optimizer's best network, as
+            :meth:`tune_sam.analysis.peer.CrossCheck.to_json` gives it, by the trial's key; empty unless asked for.
     """
 
     plan: Plan
@@ -123,6 +130,7 @@ class Analysis:
     lines: dict[str, list[float]]
     failed: dict[str, str]
     undelivered: str = ""
+    checks: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Analysis {self._in_words()}>"
@@ -263,6 +271,11 @@ def _tasks(plan: Plan) -> list[Task]:
     numbers = [
         Task(trial.key, plan.number_file(trial), _flatness, (plan.study, trial, plan.every)) for trial in plan.trials
     ]
+    if plan.verify:
+        numbers += [
+            Task(f"{trial.key}, by PyHessian", plan.check_file(trial), _checked, (plan.study, trial))
+            for trial in best_of_each(plan.trials)
+        ]
     if plan.every:
         return numbers
     surfaces = [
@@ -288,6 +301,13 @@ def _flatness(study: Study, trial: Trial, cheap: bool, workload: Workload, data:
     model, loss, batches = _prepared(study, trial, workload, data)
     assert trial.config
     return (measure_cheaply if cheap else measure)(trial.key, model, loss, batches, trial.config).to_json()
+
+
+def _checked(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dict[str, float]:
+    from tune_sam.analysis.peer import cross_check
+
+    model, loss, batches = _prepared(study, trial, workload, data)
+    return cross_check(model, loss, batches[0]).to_json()
 
 
 def _losses(
@@ -353,7 +373,9 @@ def _read(plan: Plan, failed: dict[str, str]) -> Analysis:
         }
     )
     lines = {} if plan.every else {trial.optimizer: result_of(plan.line_file(trial)) for trial in best[1:]}
-    return Analysis(plan, found, surfaces, {optimizer: line for optimizer, line in lines.items() if line}, failed)
+    checks = {trial.key: result_of(plan.check_file(trial)) for trial in best} if plan.verify else {}
+    between = {optimizer: line for optimizer, line in lines.items() if line}
+    return Analysis(plan, found, surfaces, between, failed, checks=checks)
 
 
 def provenance(analysis: Analysis) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def analyze(
     sample: int = SAMPLE,
     grid: int = GRID,
     every: bool = False,
+    verify: bool = False,
     address: str | None = None,
     listener: SearchListener | None = None,
     progress: bool | None = None,
@@ -50,6 +51,8 @@ def analyze(
             directions, and their scale is that of the first optimizer's best network. From that one the line to each
             other best network is measured too.
         every: measure every complete trial of the search instead, by the cheap measures and without surfaces.
+        verify: also measure one batch with each optimizer's best network by PyHessian, another's program, to see
+            whether both say the same: see `checks` of the result.
         address: Ray cluster to use; one is started here by default.
         listener: is told as measurements are done, in place of the screen.
         progress: whether the screen shows how it goes; see :func:`tune_sam.search`.
@@ -59,7 +62,9 @@ def analyze(
         Refused: there is no such study, it is in use, or a network cannot be measured; of `every`, if none can.
         NothingComplete: no trial is complete.
     """
-    extent = Extent(optimizers=tuple(dict.fromkeys(optimizers)), top=top, sample=sample, grid=grid, every=every)
+    extent = Extent(
+        optimizers=tuple(dict.fromkeys(optimizers)), top=top, sample=sample, grid=grid, every=every, verify=verify
+    )
     with (
         heard_by(listener, progress) as hears,
         measured(name, home, extent, address, executor, hears) as analysis,
