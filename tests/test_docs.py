@@ -58,6 +58,10 @@ def test_a_command_of_a_page_has_the_options_that_it_is_given(words):
     get_command(app).commands[name].make_context(name, rest)
 
 
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
 def imports():
     """Each import from our own packages that a page shows."""
     for page in (ROOT / "README.md", *ROOT.glob("*/*.md")):

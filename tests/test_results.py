@@ -405,10 +405,10 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks of code, in one line; of the first page what comes before its link to the results."""
+    """A page without its blocks of code, in one line; of the first page its results, to the link to theirs."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     if page == FIRST:
-        text = text[: text.index("[Results](results/README.md)")]
+        text = text[text.index("## Results") : text.index("[Results](results/README.md)")]
     return re.sub(r"\s+", " ", re.sub(r"`[^`]*`", "", text))
 
 
