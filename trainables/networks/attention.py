@@ -19,6 +19,11 @@ class SequenceClassifier(nn.Module):
         dropout: probability, in the encoder.
         head: hidden units of the head's linear layers, with ReLU after each.
         classes: outputs.
+        position_dropout: probability, of what the first encoder layer is given.
+        attention_dropout: probability, of the attention weights; `dropout` by default.
+        epsilon: of the encoder's layer norms.
+        projection_gain: by which the initial weights of queries, keys and values are multiplied. torch draws the three
+            matrices as one, by Xavier's rule; √2 gives those that the rule draws for each alone.
     """
 
     positions: Tensor
@@ -33,15 +38,26 @@ class SequenceClassifier(nn.Module):
         dropout: float,
         head: Sequence[int],
         classes: int,
+        position_dropout: float = 0.0,
+        attention_dropout: float | None = None,
+        epsilon: float = 1e-5,
+        projection_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.project = nn.Linear(1, width)
         # The architecture determines it, so a checkpoint need not hold it.
         self.register_buffer("positions", positional_encoding(length, width), persistent=False)
+        self.of_positions = nn.Dropout(position_dropout) if position_dropout else nn.Identity()
         # torch's own layer computes scaled_dot_product_attention as long as nobody asks for the attention weights.
-        self.encoder = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True) for _ in range(layers)
-        )
+        encoder = [
+            nn.TransformerEncoderLayer(width, heads, feedforward, dropout, layer_norm_eps=epsilon, batch_first=True)
+            for _ in range(layers)
+        ]
+        for layer in encoder:
+            layer.self_attn.dropout = dropout if attention_dropout is None else attention_dropout
+            with torch.no_grad():
+                layer.self_attn.in_proj_weight.mul_(projection_gain)
+        self.encoder = nn.ModuleList(encoder)
         self.norm = nn.LayerNorm(width)
         sizes = (length * width, *head)
         hidden = [
@@ -53,7 +69,7 @@ class SequenceClassifier(nn.Module):
 
     def forward(self, sequences: Tensor) -> Tensor:
         """Compute logits [n, classes] of sequences [n, L]."""
-        x = self.project(sequences[:, :, None]) + self.positions
+        x = self.of_positions(self.project(sequences[:, :, None]) + self.positions)
         for layer in self.encoder:
             x = layer(x)
         logits: Tensor = self.head(self.norm(x).flatten(1))

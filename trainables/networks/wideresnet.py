@@ -16,12 +16,13 @@ class WideResNet(nn.Module):
         width: factor k of the channels.
         channels: of the images.
         classes: outputs.
+        head_gain: by which the initial weights of the last layer are multiplied; with 0 it begins at zero.
 
     Raises:
         ValueError: the depth is not 6 n + 4.
     """
 
-    def __init__(self, depth: int, width: int, channels: int, classes: int) -> None:
+    def __init__(self, depth: int, width: int, channels: int, classes: int, head_gain: float = 1.0) -> None:
         super().__init__()
         units, rest = divmod(depth - 4, 6)
         if rest or units < 1:
@@ -38,6 +39,8 @@ class WideResNet(nn.Module):
         self.norm = nn.BatchNorm2d(widths[3])
         self.head = nn.Linear(widths[3], classes)
         self.apply(_initialise)
+        with torch.no_grad():
+            self.head.weight.mul_(head_gain)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [n, classes] of images [n, channels, height, width]."""
