@@ -1,18 +1,19 @@
 """The versions that a number depends on."""
 
 import subprocess
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Collect the versions that a number depends on, as tags of an MLflow run."""
-    tags = {
-        f"version.{package}": version(package)
-        for package in ("tune-sam", "torch", "torchvision", "torch-geometric", "wfdb", "scipy", "ray", "optuna")
-    }
+    """Collect the versions that a number depends on, as tags of an MLflow run; none of what is not installed."""
+    tags = {}
+    for package in ("tune-sam", "torch", "torchvision", "torch-geometric", "wfdb", "scipy", "ray", "optuna"):
+        with suppress(PackageNotFoundError):  # the Trainer alone runs without Ray, and from a source tree
+            tags[f"version.{package}"] = version(package)
     if commit := source_commit():
         tags["mlflow.source.git.commit"] = commit
     return tags
