@@ -13,7 +13,6 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-import pytorch_optimizer
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -175,6 +174,8 @@ def test_first_step_climbs_by_epsilon(cls: type[SharpnessAware]) -> None:
 
 @pytest.mark.parametrize(("cls", "adaptive"), [(SAM, False), (ASAMAll, True)])
 def test_trajectory_of_pytorch_optimizer(cls: type[SharpnessAware], adaptive: bool) -> None:
+    import pytorch_optimizer  # not everywhere where the other tests are run
+
     ours = plain_net().double()
     theirs = copy.deepcopy(ours)
     options: dict[str, Any] = {"rho": 0.3, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import pytorch_optimizer
 import torch
 from test_optim import (
     CLOSE,
@@ -156,6 +155,8 @@ def test_m_sharpness_is_the_formula(cls: type[SharpnessAware], m: int) -> None:
 
 
 def test_trajectory_of_pytorch_optimizers_gsam() -> None:
+    import pytorch_optimizer  # not everywhere where the other tests are run
+
     ours = plain_net().double()
     theirs = copy.deepcopy(ours)
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}

@@ -60,6 +60,12 @@ class Case:
         train = DRAWN[name](samples, draw)
         return cls(name, workload, setting, Splits(train, train.subset(torch.arange(0))))
 
+    @property
+    def without_dropout(self) -> "Case":
+        """The case of a network that drops nothing: a compiled one draws what it drops otherwise."""
+        kept = {name: 0.0 for name in self.setting.network if name == "dropout"}
+        return replace(self, setting=replace(self.setting, network={**self.setting.network, **kept}))
+
     def trainer(self, optimizer: str, *, seed: int = 0, compile: bool = False, precision: str | None = None) -> Trainer:
         """Begin a training with an optimizer."""
         configuration = Configuration(optimizer, RHO[optimizer], self.setting.lr, self.setting.batch_size, seed)

@@ -73,7 +73,8 @@ def _check(case: Case, trainers: list[Trainer], steps: int = 3, close: float = 0
     for index in {0, len(trainers) - 1}:
         expected = torch.stack(list(_alone(case, trainers[0], trainers[index].model.eval(), given)))
         if not torch.allclose(found[:, index], expected, rtol=close):
-            raise ValueError(f"packed, network {index} has the losses {found[:, index].tolist()}, alone {expected.tolist()}")
+            packed = found[:, index].tolist()
+            raise ValueError(f"packed, network {index} has the losses {packed}, alone {expected.tolist()}")
 
 
 def _alone(case: Case, one: Trainer, model: nn.Module, given: list[Any]) -> Iterator[Tensor]:

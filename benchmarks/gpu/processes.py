@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
-from threading import BrokenBarrierError
 
 import torch
 
@@ -84,22 +83,25 @@ def _result(future: "Future[Done]") -> Done:
 
 def _run(job: Job) -> Done:
     assert _READY is not None  # the process has begun
-    cap_gpu_memory(job.fraction)
     try:
+        cap_gpu_memory(job.fraction)
         case = Case.of(job.network, tiny=job.tiny)
         trainer = case.trainer(job.optimizer)
         step = stepping(trainer)
         for _ in range(5):
             step()
-        _READY.wait(PATIENCE)
+    except BaseException:
+        _READY.abort()  # the others need not wait for it
+        raise
+    _READY.wait(PATIENCE)
+    try:
         if job.greedy:
             take_all()
         steps = rate(step, job.seconds)
         loss = float(trainer.step(next(trainer.batches())))
-        return Done(rate=steps * case.setting.batch_size, loss=loss, reserved=reserved())
-    except (torch.OutOfMemoryError, BrokenBarrierError) as error:
-        _READY.abort()  # the others need not wait for it
+    except torch.OutOfMemoryError as error:
         return Done(reserved=reserved(), error=first_line(error))
+    return Done(rate=steps * case.setting.batch_size, loss=loss, reserved=reserved())
 
 
 def take_all() -> None:

@@ -52,8 +52,9 @@ def table(rows: Sequence[Row]) -> str:
     """Lay rows out in columns, those of the first row that has them first."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [columns, *([_text(row.get(name, "")) for name in columns] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+    widths = [max(len(shown[column]) for shown in cells) for column in range(len(columns))]
+    laid_out = (zip(shown, widths, strict=True) for shown in cells)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in shown).rstrip() for shown in laid_out)
 
 
 def line(row: Row) -> str:

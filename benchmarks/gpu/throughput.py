@@ -53,6 +53,7 @@ def throughput(
     *,
     output: Path,
     ways: Sequence[Way] = WAYS,
+    optimizers: Sequence[str] = OPTIMIZERS,
     seconds: float = 4,
     minutes: float = 8,
     tiny: bool = False,
@@ -62,7 +63,8 @@ def throughput(
     Args:
         networks: to measure, in this order.
         output: folder of the JSON.
-        ways: how each is run.
+        ways: how each is run; its losses must be those of the first.
+        optimizers: that step each; the others are compared with the first.
         seconds: that each is repeated for.
         minutes: after which nothing more is begun; what is left out is said.
         tiny: small networks, for a machine without a GPU.
@@ -74,29 +76,31 @@ def throughput(
     rows = []
     for name in networks:
         case = Case.of(name, tiny=tiny)
-        for row in _measured(case, ways, seconds, most, end):
+        for row in _measured(case, ways, optimizers, seconds, most, end):
             print(line(row), flush=True)
             rows.append(row)
     give("throughput", rows, output, precision=precision, peak=most)
     return rows
 
 
-def _measured(case: Case, ways: Sequence[Way], seconds: float, most: float, end: float) -> Iterator[dict[str, Any]]:
-    """Measure a network, way by way, each way's base first."""
+def _measured(
+    case: Case, ways: Sequence[Way], optimizers: Sequence[str], seconds: float, most: float, end: float
+) -> Iterator[dict[str, Any]]:
+    """Measure a network, way by way."""
     expected: dict[str, list[float]] = {}
-    costs = {optimizer: operations(case.trainer(optimizer)) for optimizer in OPTIMIZERS}
+    costs = {optimizer: operations(case.trainer(optimizer)) for optimizer in optimizers}
     for way in ways:
         base = 0.0
-        for optimizer in OPTIMIZERS:
+        for optimizer in optimizers:
             row: dict[str, Any] = {"network": case.name, "optimizer": optimizer, "way": way.name}
             if time.monotonic() > end:
                 yield row | {"check": "not measured: no time was left"}
                 continue
             try:
                 with way.chosen():
-                    trainer = case.trainer(optimizer, compile=way.compile)
-                    losses = first_losses(trainer)
+                    losses = first_losses(case.without_dropout.trainer(optimizer, compile=way.compile))
                     wrong = difference(losses, expected.setdefault(optimizer, losses))
+                    trainer = case.trainer(optimizer, compile=way.compile)
                     step = stepping(trainer)
                     for _ in range(3):  # a graph is recorded with a shape's second batch
                         step()

@@ -23,7 +23,8 @@ def batches(trainer: Trainer) -> Iterator[list]:
 
 
 def first_losses(trainer: Trainer, steps: int = 3) -> list[float]:
-    """Take a training's first steps, and give their losses."""
+    """Take a training's first steps, and give their losses; augmentation is drawn from the process' own generators."""
+    torch.manual_seed(0)
     trainer.model.train()
     return [float(trainer.step(batch)) for batch in islice(batches(trainer), steps)]
 

@@ -8,14 +8,14 @@ from torchvision import transforms
 
 from tune_sam.trainables.data import cifar10
 from tune_sam.trainables.data.images import ImageStore, crop_and_flip, cutout
-from tune_sam.workload import find_workload
+from tune_sam.trainables.wideresnet import WideResNet
 
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")),
 ]
 ON_EACH_DEVICE = pytest.mark.parametrize("device", DEVICES)
-WIDERESNET = find_workload("wideresnet")
+WIDERESNET = WideResNet()
 SETTING = WIDERESNET.settings["cifar10"]
 UNLIKELY = 1e-3  # the seeds are fixed, so what passes once passes always
 PAD, HEIGHT, WIDTH = 2, 6, 5
