@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 from .cases import NETWORKS
+from .parts import DATA, MEGABYTES
 
 
 def main() -> int:
     """Run a part, and give 1 where something did not hold."""
     chosen = _parser().parse_args()
+    if chosen.part in ("pack", "unpack"):
+        return _carry(chosen)
     if chosen.part == "check":
         from .check import check
 
@@ -24,6 +27,21 @@ def main() -> int:
 
     rows = sharing(chosen.networks, output=chosen.output, minutes=chosen.minutes, tiny=chosen.tiny)
     return int(any("failed" in row["check"] for row in rows))
+
+
+def _carry(chosen: argparse.Namespace) -> int:
+    """Pack or unpack data, and give 1 where files are still missing."""
+    from .parts import pack, unpack
+
+    if chosen.part == "pack":
+        for path in pack(chosen.data, chosen.folder, chosen.dataset or (*DATA,), chosen.megabytes):
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+        return 0
+    missing = unpack(chosen.parts, chosen.data)
+    for number, files in sorted(missing.items()):
+        print(f"part {number} is missing, with {len(files)} files: {', '.join(files[:3])}{' …' * (len(files) > 3)}")
+    print(f"{chosen.data} is {'not whole yet' if missing else 'whole'}")
+    return int(bool(missing))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--no-compile", dest="compile", action="store_false", help="leave out what takes a compiler a minute"
             )
+    one = parts.add_parser("pack", help="Pack data sets into parts that can be carried.")
+    one.add_argument("data", type=Path, help="folder that holds the data sets")
+    one.add_argument("folder", type=Path, help="that the parts are written to")
+    one.add_argument("--dataset", action="append", choices=DATA, help="only this one; may be given several times")
+    one.add_argument("--megabytes", type=float, default=MEGABYTES, help="of a part at most")
+    one = parts.add_parser("unpack", help="Lay out parts, and say what is missing.")
+    one.add_argument("data", type=Path, help="folder that gets the data sets")
+    one.add_argument("parts", type=Path, nargs="+", help="one or more")
     return parser
 
 

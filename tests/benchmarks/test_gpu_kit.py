@@ -1,12 +1,15 @@
 """The kit for a lent GPU, on the CPU at tiny sizes: what it computes there is for the GPU to say."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from gpu import parts
 from gpu.check import check
 from gpu.packed import packed_rate
 from gpu.sharing import sharing
@@ -92,3 +95,52 @@ runpy.run_module("benchmarks.gpu", run_name="__main__")
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "no time was left" in done.stdout
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with a few pictures, a record and a raw file, as the data sets have them."""
+    draw = np.random.default_rng(0)
+    folder = tmp_path / "data"
+    for name in parts.DATA.values():
+        (folder / name).mkdir(parents=True)
+    for name in ("data_batch_1", "test_batch"):
+        pixels = draw.integers(256, size=(7, 3072), dtype=np.uint8)
+        content = {"data": pixels, "labels": [*range(7)], "filenames": ["a.png"] * 7}
+        (folder / parts.DATA["cifar10"] / name).write_bytes(pickle.dumps(content))
+    (folder / parts.DATA["mitbih"] / "100.dat").write_bytes(draw.bytes(30_000))
+    (folder / parts.DATA["mutagenicity"] / "Mutagenicity_A.txt").write_text("1, 2\n" * 100)
+    return folder
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_data_are_the_same_once_all_parts_are_there(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "SHEET", 3)
+    packed = parts.pack(data, tmp_path / "parts", megabytes=0.05)
+    assert len(packed) == 2
+    assert all(path.stat().st_size < 0.06e6 for path in packed)
+    there = tmp_path / "there"
+    missing = parts.unpack(packed[:1], there)
+    assert missing.keys() == {2}
+    assert len(contents(there)) + len(missing[2]) == 4
+    assert parts.unpack(packed[1:], there) == {}
+    assert contents(there) == contents(data)
+
+
+def test_a_damaged_part_is_refused(data, tmp_path):
+    [packed] = parts.pack(data, tmp_path / "parts", ["mutagenicity"])
+    content = bytearray(packed.read_bytes())
+    content[content.index(b"Mutagenicity_A.txt/whole.xz") + 40] ^= 1
+    packed.write_bytes(content)
+    with pytest.raises(ValueError, match="carry that part again"):
+        parts.unpack([packed], tmp_path / "there")
+
+
+def test_a_file_that_was_changed_there_is_laid_out_again(data, tmp_path):
+    packed = parts.pack(data, tmp_path / "parts")
+    (data / parts.DATA["mitbih"] / "100.dat").write_bytes(b"changed")
+    assert parts.unpack(packed, data) == {}
+    assert (data / parts.DATA["mitbih"] / "100.dat").stat().st_size == 30_000
