@@ -77,14 +77,14 @@ class WideResNet(Workload):
 
         Digits stay as they are: mirrored, or without their middle, they would be other digits.
         """
-        from tune_sam.trainables.data.images import crop_and_flip, cutout
+        from tune_sam.trainables.data.images import Places
 
         options = setting.augmentation
         if not options:
             return inputs
         black = inputs.new_tensor([-mean / std for mean, std in zip(cifar10.MEAN, cifar10.STD, strict=True)])
-        cropped = crop_and_flip(inputs, options["pad"], black)
-        return cutout(cropped, options["cutout"], options["cutout_probability"])
+        cropped = Places.crop_and_flip(inputs, options["pad"])
+        return cropped.cutout(options["cutout"], options["cutout_probability"]).taken(inputs, black)
 
     def fetch(self, dataset: str, root: Path) -> None:
         if dataset == "cifar10" and not (root / cifar10.FOLDER).exists():

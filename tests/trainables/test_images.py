@@ -7,7 +7,7 @@ from scipy.stats import chi2_contingency, chisquare
 from torchvision import transforms
 
 from tune_sam.trainables.data import cifar10
-from tune_sam.trainables.data.images import ImageStore, crop_and_flip, cutout
+from tune_sam.trainables.data.images import ImageStore, Places
 from tune_sam.trainables.wideresnet import WideResNet
 
 DEVICES = [
@@ -39,6 +39,16 @@ def pictures(count, height=32, width=32, seed=0):
         cifar10.MEAN,
         cifar10.STD,
     )
+
+
+def crop_and_flip(images, pad, border):
+    return Places.crop_and_flip(images, pad).taken(images, border)
+
+
+def cutout(images, size, probability):
+    n, channels, height, width = images.shape
+    everything = torch.arange(n * height * width, device=images.device).view(n, height, width)
+    return Places(everything).cutout(size, probability).taken(images, torch.ones(channels, device=images.device))
 
 
 def is_channels_last(images):
@@ -237,6 +247,31 @@ def test_with_probability_0_nothing_is_cut():
 
 
 # -- the whole
+
+
+def test_the_same_seed_makes_the_same_images_as_one_change_after_another():
+    """The published runs' numbers: the draws, their order, and what they do to normalised images, bit by bit."""
+    store = pictures(60)
+    images, _ = store.batch(torch.arange(60))
+    mean, std = (255 * torch.tensor(of) for of in (cifar10.MEAN, cifar10.STD))
+    assert torch.equal(images, ((store.x - mean) / std).permute(0, 3, 1, 2))
+    torch.manual_seed(12)
+    found = WIDERESNET.augment(images, SETTING)
+    torch.manual_seed(12)
+    down, right = torch.randint(-4, 5, (2, 60, 1))
+    flip = torch.rand(60, 1) < 0.5
+    top, left = (torch.randint(32, (60, 1)) - 8 for _ in range(2))
+    cut = torch.rand(60, 1, 1) < 0.5
+    black = torch.tensor([-mean / std for mean, std in zip(cifar10.MEAN, cifar10.STD, strict=True)])
+    for index, image in enumerate(images):
+        padded = black[:, None, None].repeat(1, 40, 40)
+        padded[:, 4:36, 4:36] = image
+        row, column = 4 + int(down[index]), 4 + int(right[index])
+        expected = padded[:, row : row + 32, column : column + 32]
+        expected = expected.flip(2) if flip[index] else expected
+        if cut[index]:
+            expected = reference_cutout(expected, 16, int(top[index]) + 8, int(left[index]) + 8)
+        assert torch.equal(found[index], expected)
 
 
 def reference_augmentation():
