@@ -5,6 +5,7 @@ must stand in its page to the digit; and of the rest of a page no fraction is al
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.main import get_command
 
+from tune_sam.cli.app import app
 from tune_sam.evaluation.claims import at_equal_loss, claims
 from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, with_interval
+from tune_sam.home import Home
+from tune_sam.settings import SearchOptions
+from tune_sam.tuning.plan import define
 
 ROOT = Path(__file__).parents[1]
 
@@ -440,3 +446,22 @@ def test_a_table_of_means_is_of_its_trainings(folder):
             found = Mean.of(part[column].tolist())
             assert table.loc[row, column] == pytest.approx(found.value, rel=1e-9, abs=1e-12)
             assert table.loc[row, f"{column}_half"] == pytest.approx(found.half, rel=1e-9, abs=1e-12)
+
+
+def commands():
+    """The commands of trainings.sh, as words; what a name of a study or a file is made of is not looked at."""
+    for line in (ROOT / "results" / "trainings.sh").read_text().splitlines():
+        yield from (shlex.split(part.split("|")[0]) for part in line.split(" && ") if part.startswith("tune-sam "))
+
+
+def test_a_command_that_takes_hours_makes_a_study_of_its_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
+    files = set()
+    for _, name, *rest in commands():
+        given = get_command(app).commands[name].make_context(name, rest).params
+        file = given.get("config")
+        if file and (ROOT / file).exists():  # or it is made by the command before
+            files.add(file)
+            options = {"workload": given.get("workload") or given["study"], "home": tmp_path}
+            define(SearchOptions.read(options, ROOT / file), Home(tmp_path))
+    assert len(files) > 10

@@ -440,7 +440,9 @@ class SearchOptions(RangeOptions):
         Raises:
             Refused: what was given does not go with them.
         """
-        return self.read({**defaults, **{name: getattr(self, name) for name in self.model_fields_set}})
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        limits = self.model_dump(include=self.model_fields_set & {*LIMITS})  # as they are typed: 0 is `off`
+        return self.read({**defaults, **given, **limits})
 
     def ranges_of(self, optimizer: str) -> RangeOptions:
         """Give the person's ranges for one optimizer: its own, else those given for all."""

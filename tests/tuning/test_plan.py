@@ -1,9 +1,10 @@
 import pytest
 
 from tune_sam.errors import Refused
+from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
-from tune_sam.tuning.plan import planned, search_space
+from tune_sam.tuning.plan import define, planned, search_space
 from tune_sam.workload import find_workload
 
 
@@ -97,6 +98,12 @@ def test_a_plain_grid_has_every_combination_of_the_values():
     base = space("base", sampler="grid", rho="0.05", lr="0.003")
     assert base.grid == ({"lr": 0.003, "batch_size": 64},)
     assert len(space("sam", sampler="grid", batch_size="16,32").grid) == 8  # four of ρ at two sizes
+
+
+def test_a_limit_that_is_off_stays_off_with_a_preset(tmp_path):
+    given = {"workload": "gcn", "preset": "report-network", "stall_timeout": "off", "patience": "off"}
+    settings = define(SearchOptions.read(given), Home(tmp_path))
+    assert (settings.stall_timeout, settings.patience) == (0, 0)
 
 
 def test_a_split_that_others_published_is_not_drawn_by_another_seed(tmp_path):

@@ -1,0 +1,27 @@
+#!/bin/sh
+# The commands of the trainings in this folder that take hours, from the root of the repository: a study a line, each of
+# which may be interrupted and run again. The first lines begin first where two run at a time.
+set -e
+tune-sam refit attention --config results/attention/published.yaml --name beats-50 --seeds 2 --no-controls && tune-sam analyze beats-50 --sample 512 --grid 5 && tune-sam report beats-50
+tune-sam run gcn --config results/digits/all.yaml --name digits-all --refit-epochs 30 --seeds 5 --sample 512
+tune-sam run gcn --config results/digits/noise-0.2.yaml --name digits-noise-0.2 --refit-epochs 30 --seeds 5 --sample 512
+tune-sam run gcn --config results/digits/noise-0.4.yaml --name digits-noise-0.4 --refit-epochs 30 --seeds 5 --sample 512
+tune-sam run gcn --config results/digits/train-323.yaml --name digits-train-323 --refit-epochs 30 --seeds 5 --sample 512
+tune-sam run gcn --config results/digits/train-108.yaml --name digits-train-108 --refit-epochs 30 --seeds 5 --sample 512
+tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-1 --split-seed 1 --seeds 1 --no-controls
+tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-2 --split-seed 2 --seeds 1 --no-controls
+tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-3 --split-seed 3 --seeds 1 --no-controls
+tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-4 --split-seed 4 --seeds 1 --no-controls
+tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-5 --split-seed 5 --seeds 1 --no-controls
+tune-sam refit gcn --config results/gcn-rho/sweep.yaml --name rho-sweep --seeds 5 && tune-sam analyze rho-sweep --sample 512 --grid 3 && tune-sam report rho-sweep
+tune-sam run gcn --config results/gcn-wide/study.yaml --name molecules-wide --refit-epochs 200 --seeds 5 --sample 512
+tune-sam run gcn --config results/gcn-few/train-260.yaml --name few-260 --refit-epochs 200 --seeds 5 --no-controls --sample 512
+tune-sam run gcn --config results/gcn-few/train-781.yaml --name few-781 --refit-epochs 200 --seeds 5 --no-controls --sample 512
+tune-sam run gcn --config results/gcn-noise/noise-0.2.yaml --name noise-0.2 --refit-epochs 200 --seeds 5 --no-controls --sample 512
+tune-sam run gcn --config results/gcn-noise/noise-0.4.yaml --name noise-0.4 --refit-epochs 200 --seeds 5 --no-controls --sample 512
+tune-sam search wideresnet --config results/images/study.yaml --name images-search && tune-sam best images-search --yaml | sed '/^train_subset/d' > results/images/best.yaml && tune-sam refit wideresnet --config results/images/best.yaml --name images --epochs 30 --seeds 3 --no-controls && tune-sam analyze images --sample 512 --grid 3 && tune-sam report images
+tune-sam refit gcn --config results/gcn-batch-size/matched.yaml --name batch-size-matched --seeds 5 --no-controls && tune-sam analyze batch-size-matched --sample 512 --grid 3 && tune-sam report batch-size-matched
+tune-sam search gcn --config results/gcn-batch-size/study.yaml --name batch-size && tune-sam refit batch-size --each-batch-size --epochs 96 --seeds 5 --no-controls && tune-sam analyze batch-size --sample 512 --grid 3 && tune-sam report batch-size
+tune-sam refit attention --config results/attention/check-fp32.yaml --name beats-check-fp32 --seeds 1 --no-controls
+tune-sam refit attention --config results/attention/check-bf16.yaml --name beats-check-bf16 --seeds 1 --no-controls
+tune-sam refit attention --config results/attention/interpatient.yaml --name beats-interpatient --seeds 1 --no-controls
