@@ -30,6 +30,7 @@ from pydantic.fields import FieldInfo
 
 from tune_sam.durations import OFF, parse_limit, written
 from tune_sam.errors import Refused, shorten
+from tune_sam.extras import need
 from tune_sam.home import unusable
 from tune_sam.logins import of_results, plain, remember, without_login
 from tune_sam.optimizers import find_optimizer, optimizer_names
@@ -121,6 +122,7 @@ GRID = 21
 Budget = Literal["trials", "compute"]
 Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
+Logger = Literal["tensorboard", "csv", "wandb"]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -201,6 +203,10 @@ class RangeOptions(BaseModel):
 def _listed(given: Any) -> Any:
     listed = given.split(",") if isinstance(given, str) else given
     return [_optimizer_named(one) for one in listed] if isinstance(listed, (list, tuple)) else listed
+
+
+def _separate(given: Any) -> Any:
+    return given.split(",") if isinstance(given, str) else given
 
 
 def _named(given: Any) -> Any:
@@ -348,8 +354,16 @@ class SearchOptions(RangeOptions):
         description="End the search when no optimizer's best has improved by more than its standard error in its "
         "last N trials that did not fail (binomial, of an accuracy; by anything, of another score); as --time-budget.",
     )
+    log: Annotated[tuple[Logger, ...], BeforeValidator(_separate), Shown("none", "tensorboard|csv|wandb")] = Field(
+        default=(),
+        description="Log each epoch there, too, beside MLflow: below HOME/studies/STUDY, or to Weights & Biases.",
+    )
     address: Annotated[str | None, Shown("$TUNE_SAM_ADDRESS, else one is started here, as with local")] = Field(
         default=None, description="Ray cluster to use: auto, HOST:PORT or ray://HOST:10001."
+    )
+    dashboard: bool = Field(
+        default=False,
+        description="Serve Ray's dashboard while a Ray that is started here runs; needs the extra cluster.",
     )
     storage: Annotated[str | None, Shown("$TUNE_SAM_STORAGE, else in the home")] = Field(
         default=None, repr=False, description="Folder or URI for Ray's results, such as s3://BUCKET/PATH."
@@ -363,6 +377,22 @@ class SearchOptions(RangeOptions):
     study_storage: Annotated[str | None, Shown("$TUNE_SAM_STUDY_STORAGE, else a file in the home")] = Field(
         default=None, repr=False, description="Postgres for Optuna's records, as postgresql://USER@HOST/DATABASE."
     )
+
+    @field_validator("log")
+    @classmethod
+    def _installed(cls, log: tuple[Logger, ...]) -> tuple[Logger, ...]:
+        if "wandb" in log:
+            need("wandb", "wandb")
+        return log
+
+    @field_validator("dashboard")
+    @classmethod
+    def _of_a_ray_here(cls, dashboard: bool, info: ValidationInfo) -> bool:
+        if dashboard and info.data.get("address") not in (None, "local"):
+            raise ValueError(f"the cluster at {info.data['address']} has a dashboard of its own; leave one of them out")
+        if dashboard:
+            need("aiohttp_cors", "cluster")
+        return dashboard
 
     @field_validator("name")
     @classmethod
@@ -497,7 +527,9 @@ class SearchKeywords(LimitKeywords, total=False):
     precision: Literal["bf16", "fp32"] | None
     compile: bool | None
     max_concurrent: int | None
+    log: str | Sequence[Logger] | None
     address: str | None
+    dashboard: bool | None
     storage: str | None
     tracking_uri: str | None
     home: str | Path | None

@@ -13,6 +13,7 @@ from pathlib import Path
 from tune_sam.cluster.forks import served
 from tune_sam.cluster.local import Start, Watch, start
 from tune_sam.cluster.ray_internals import (
+    dashboard_address,
     leave_endings_alone,
     own_processes,
     refusals,
@@ -43,13 +44,14 @@ _start: Start | None = None
 
 
 @contextmanager
-def ahead(address: str | None) -> Iterator[Callable[[], None]]:
+def ahead(address: str | None, dashboard: bool = False) -> Iterator[Callable[[], None]]:
     """Let what a Ray that is started here takes long for go on beside other work.
 
     Workers' imports begin at once.
 
     Args:
         address: that :func:`connected` will be given; nothing is begun where it names a cluster.
+        dashboard: whether that Ray serves its dashboard.
 
     Yields:
         What starts Ray itself, which a command does once its options are right: it takes a second to end, too. The next
@@ -63,7 +65,7 @@ def ahead(address: str | None) -> Iterator[Callable[[], None]]:
         def begin() -> None:
             global _start
             _set_quiet()
-            _start = Start(words)
+            _start = Start(words, dashboard)
             stack.callback(forget, _start)
 
         def forget(started: Start) -> None:
@@ -75,12 +77,13 @@ def ahead(address: str | None) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bool]:
+def connected(address: str | None, stage: Stage = lambda _: None, dashboard: bool = False) -> Iterator[bool]:
     """Connect to Ray: the cluster at `address`, the one already connected to, or a new one here.
 
     Args:
         address: of the cluster; None starts one here.
         stage: is told what is waited for.
+        dashboard: whether a Ray that is started here serves its dashboard.
 
     Yields:
         Whether the cluster may have nodes beside this one, now or later: whether it is not a new one here.
@@ -108,7 +111,9 @@ def connected(address: str | None, stage: Stage = lambda _: None) -> Iterator[bo
         elif begun:
             begun.wait()
         else:
-            start(stack.enter_context(served()))
+            start(stack.enter_context(served()), dashboard)
+        if dashboard:
+            stage(f"Ray's dashboard is at {dashboard_address()}")
         stack.callback(ray.shutdown)
         # Interrupted and failed trials are told by the study, in its own words.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

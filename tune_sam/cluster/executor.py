@@ -39,7 +39,7 @@ class Trainings:
         data: that all of them train on.
         searcher: gives the configs, until there are no more.
         scheduler: says where a trial stops early.
-        callback: is told of every event.
+        callbacks: are told of every event, one after the other.
         watch: is told of the time that passes, where the scheduler cannot end a trial that takes too long.
         key: a trial's key, by its optimizer and its number; a function that can be pickled.
         cpus, gpus: of one trial; a fraction where several share one.
@@ -51,7 +51,7 @@ class Trainings:
     data: "Shared"
     searcher: "Searcher"
     scheduler: "TrialScheduler"
-    callback: "tune.Callback"
+    callbacks: "tuple[tune.Callback, ...]"
     watch: Watch[tuple[str, int]]
     key: Callable[[str, int], str]
     cpus: float
@@ -115,18 +115,20 @@ class RayExecutor:
     Attributes:
         address: of the cluster; one is started here by default.
         max_concurrent: trainings at the same time; as many as fit by default.
+        dashboard: whether a cluster that is started here serves Ray's dashboard.
     """
 
     address: str | None = None
     max_concurrent: int | None = None
+    dashboard: bool = False
 
     def ahead(self) -> AbstractContextManager[Callable[[], None]]:
         """Begin the workers' imports, and start Ray when the function is called, if one is to be started here."""
-        return ahead(self.address)
+        return ahead(self.address, self.dashboard)
 
     def opened(self, stage: Stage) -> AbstractContextManager[bool]:
         """Connect to the cluster, or start one."""
-        return connected(self.address, stage)
+        return connected(self.address, stage, self.dashboard)
 
     def train(self, trainings: Trainings) -> None:
         """Run Tune over the trainings."""
@@ -150,7 +152,7 @@ class RayExecutor:
                     trial_dirname_creator=lambda trial: TrialConfig.folder(trial.config),
                     # Every epoch, so that a crash loses one at most.
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True),
-                    callbacks=[trainings.callback],
+                    callbacks=list(trainings.callbacks),
                     raise_on_failed_trial=False,
                     verbose=0,
                     **DRIVER_STAYS_HERE,
@@ -283,24 +285,22 @@ class _Trial:
 
     def run(self, trials: list[Any]) -> None:
         """Train it to its end."""
-        callback: Any = self.trainings.callback
         with tempfile.TemporaryDirectory(prefix="tune_sam-") as folder:
             self._errors = Path(folder)
-            callback.on_trial_start(0, trials, self)
+            self._tell("on_trial_start", trials)
             try:
                 self._train()
             except Exception as error:
                 self._keep(error)
-                callback.on_trial_error(0, trials, self)
+                self._tell("on_trial_error", trials)
             else:
-                callback.on_trial_complete(0, trials, self)
+                self._tell("on_trial_complete", trials)
 
     def _train(self) -> None:
         from ray.tune.schedulers import TrialScheduler
 
         data = self.trainings.data
         scheduler: Any = self.trainings.scheduler
-        callback: Any = self.trainings.callback
 
         class Given(self.trainings.trainable):  # type: ignore[name-defined, misc]
             """The trainable with its data, as `tune.with_parameters` gives them to Ray's workers."""
@@ -324,8 +324,12 @@ class _Trial:
                     raise TimeoutError(overdue)
                 self.last_result = result
                 stop = result["done"] or scheduler.on_trial_result(None, self, result) == TrialScheduler.STOP
-                callback.on_trial_result(0, [], self, result)
-                callback.on_checkpoint(0, [], self, self._saved(training))
+                self._tell("on_trial_result", [], result)
+                self._tell("on_checkpoint", [], self._saved(training))
+
+    def _tell(self, event: str, trials: list[Any], *what: Any) -> None:
+        for callback in self.trainings.callbacks:
+            getattr(callback, event)(0, trials, self, *what)
 
     def _saved(self, training: "tune.Trainable") -> "tune.Checkpoint":
         """Save a checkpoint of the training where its results are."""

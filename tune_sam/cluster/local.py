@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread, current_thread, main_thread
@@ -23,11 +23,12 @@ SHORT = ("/tmp", "/var/tmp")
 """Where Ray's folder is made in place of one that it cannot use."""
 
 
-def start(words: Sequence[str]) -> None:
+def start(words: Sequence[str], dashboard: bool = False) -> None:
     """Start a Ray on this machine, and connect to it.
 
     Args:
         words: that start its workers; see :func:`tune_sam.cluster.forks.served`.
+        dashboard: whether it serves Ray's dashboard.
 
     Raises:
         Refused: there is no folder for its sockets.
@@ -37,10 +38,10 @@ def start(words: Sequence[str]) -> None:
 
     folder = sockets_folder()
     try:
-        with without_attendants(), workers_started_by(words):
+        with nullcontext() if dashboard else without_attendants(), workers_started_by(words):
             ray.init(
                 address="local",
-                include_dashboard=False,
+                include_dashboard=dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _temp_dir=str(folder),
@@ -57,18 +58,19 @@ class Start:
 
     Args:
         words: that start its workers.
+        dashboard: whether it serves Ray's dashboard.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], dashboard: bool = False) -> None:
         leave_endings_alone()  # imports Ray, in this thread, for two that import one package can meet half of it
         self._done, self._over = Event(), Event()
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, args=(words,), name="tune_sam-start", daemon=True)
+        self._thread = Thread(target=self._run, args=(words, dashboard), name="tune_sam-start", daemon=True)
         self._thread.start()
 
-    def _run(self, words: Sequence[str]) -> None:
+    def _run(self, words: Sequence[str], dashboard: bool) -> None:
         try:
-            start(words)
+            start(words, dashboard)
         except BaseException as error:  # Stopped is no Exception
             self._error = error
         self._done.set()

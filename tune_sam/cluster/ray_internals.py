@@ -40,6 +40,13 @@ def refusals() -> tuple[type[Exception], ...]:
     return (found,) if found else ()
 
 
+def dashboard_address() -> str:
+    """Give the address of the dashboard of the Ray that this process is connected to."""
+    from ray._private.worker import get_dashboard_url
+
+    return f"http://{get_dashboard_url()}"
+
+
 @contextmanager
 def session_folder() -> Iterator[None]:
     """Give Tune a folder for what it keeps beside its driver, which Ray's client, unlike a session, does not have."""

@@ -62,7 +62,7 @@ def run(
     """
     check_seeds(seeds)  # before the search, which takes long
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
+    executor = executor or RayExecutor(chosen.address, chosen.max_concurrent, chosen.dashboard)
     with heard_by(listener, progress) as hears, executor.ahead() as begin:
         hears.stage("Checking options, data and services")
         study, read = planned(chosen, begin)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from tune_sam.config import TrainingSettings, TrialConfig
 from tune_sam.durations import OFF
 from tune_sam.optimizers import gradients_of, is_optimizer
-from tune_sam.settings import LIMITS, STALL_TIMEOUT, Budget
+from tune_sam.settings import LIMITS, STALL_TIMEOUT, Budget, Logger
 from tune_sam.space import Configuration, Space
 from tune_sam.study.reading import check_fields
 
@@ -48,7 +48,7 @@ compute, for as many epochs as cost the same, and as matched controls, with the 
 sizes."""
 
 
-CHANGEABLE = ("trials", *LIMITS)
+CHANGEABLE = ("trials", "log", *LIMITS)
 """The settings that another launch of a study may have otherwise: they change no number of any training."""
 
 
@@ -94,6 +94,7 @@ class StudySettings(TrainingSettings):
             and `val/sharpness`, or of a refit, which has no validation split, the score as `train/…`.
         score: the metric of the workload that comparisons are made by.
         score_direction: which way it is better.
+        log: loggers of each epoch beside MLflow.
         gpus_per_trial: GPUs, or the fraction of one; `auto` measures it; None leaves it to the workload.
         spaces: the search space of each optimizer.
         gradients: that a step of each optimizer takes on average, as its entry said when the study was made; empty of a
@@ -122,6 +123,7 @@ class StudySettings(TrainingSettings):
     objective: str = "val/accuracy"
     score: str = "accuracy"
     score_direction: Direction = "maximize"
+    log: tuple[Logger, ...] = ()
     gpus_per_trial: float | Literal["auto"] | None = None
     spaces: dict[str, Space]
     gradients: dict[str, float] = field(default_factory=dict)
@@ -223,7 +225,12 @@ class StudySettings(TrainingSettings):
             ValueError, KeyError, TypeError, AttributeError: it is not that, and the text says why not.
         """
         spaces = {optimizer: Space.from_json(space) for optimizer, space in data["spaces"].items()}
-        given = {**data, "optimizers": tuple(data["optimizers"]), "spaces": spaces}
+        given = {
+            **data,
+            "optimizers": tuple(data["optimizers"]),
+            "log": tuple(data.get("log", ())),
+            "spaces": spaces,
+        }
         check_fields(cls, given)
         found = cls(**given)
         if not found.optimizers or not set(found.optimizers) == set(spaces) or not all(map(is_optimizer, spaces)):

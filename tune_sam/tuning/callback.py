@@ -85,7 +85,7 @@ class Driver(tune.Callback):
         if result["diverged"]:
             return
         if result["done"]:  # the scheduler reported every other epoch; Tune does not show it the last one
-            ledger.report(number, epoch, _metrics(result))
+            ledger.report(number, epoch, metrics_of(result))
         self.listener.epoch(ledger.optimizer, number, epoch)
 
     def on_checkpoint(
@@ -194,7 +194,7 @@ class Driver(tune.Callback):
             state=state,
             reason=reason,
             epochs=result.get("epoch") or ledger.reported(number),
-            metrics=_metrics(result),
+            metrics=metrics_of(result),
             seconds=result.get("seconds"),
             node=result.get("node"),
             pid=result.get("pid"),
@@ -246,7 +246,8 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, torch.OutOfMemoryError)
 
 
-def _metrics(result: dict[str, Any]) -> dict[str, float]:
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """Choose the numbers of a result that the ledger gets."""
     return {name: value for name, value in result.items() if name.startswith(METRICS)}
 
 
@@ -326,7 +327,7 @@ class TuneScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record an epoch's value and stop the trial where the ledger says so, or a budget of the study is spent."""
         optimizer, number = TrialConfig.identity(trial.config)
-        stop = self.ledgers[optimizer].report(number, result["epoch"], _metrics(result))
+        stop = self.ledgers[optimizer].report(number, result["epoch"], metrics_of(result))
         self.meter.epoch((optimizer, number), result["epoch"])
         return TrialScheduler.STOP if stop or self.meter.ends() else TrialScheduler.CONTINUE
 

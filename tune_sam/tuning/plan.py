@@ -338,12 +338,14 @@ def grown(study: Study, trials: int) -> Study:
 
 
 def limited(study: Study, chosen: SearchOptions) -> Study:
-    """Give the study those of the :data:`LIMITS` that a person chose; the others stay as they were.
+    """Give the study the loggers and those of the :data:`LIMITS` that a person chose; the others stay as they were.
 
     Raises:
         Refused: the study has no best that one could have patience with.
     """
-    given: dict[str, Any] = {name: getattr(chosen, name) for name in LIMITS if name in chosen.model_fields_set}
+    given: dict[str, Any] = {
+        name: getattr(chosen, name) for name in ("log", *LIMITS) if name in chosen.model_fields_set
+    }
     _refuse_patience(chosen, study.settings.objective)
     return replace(study, settings=replace(study.settings, **given))
 

@@ -46,7 +46,9 @@ def _words(option: str, value: Any) -> list[str]:
     if option == "params":
         texts = [f"{name}={_joined(one) if isinstance(one, list) else one}" for name, one in value.items()]
     else:
-        texts = value if option == "optimizers" else [_joined(value) if isinstance(value, list) else str(value)]
+        texts = (
+            value if option in ("optimizers", "log") else [_joined(value) if isinstance(value, list) else str(value)]
+        )
     return [word for text in texts for word in (flag, text)]
 
 
@@ -81,7 +83,7 @@ def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
     names = [field.name for field in fields(settings) if field.name in SearchOptions.model_fields]
     values = {name: getattr(settings, name) for name in names if name not in resolved}
     written = SearchOptions.model_construct(**values).model_dump(mode="json", include=set(values))
-    found = {name: value for name, value in written.items() if value is not None and value is not False}
+    found = {name: value for name, value in written.items() if value is not None and value is not False and value != []}
     if settings.data not in (None, str(home.data)):
         found["data"] = settings.data
     if settings.sampler == "grid":

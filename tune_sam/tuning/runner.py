@@ -61,7 +61,7 @@ def search(
         KeyboardInterrupt: it was interrupted; :func:`resume` resumes it.
     """
     chosen = SearchOptions.read({"workload": workload, **options}, config)
-    executor = executor or RayExecutor(chosen.address, chosen.max_concurrent)
+    executor = executor or RayExecutor(chosen.address, chosen.max_concurrent, chosen.dashboard)
     with heard_by(listener, progress) as hears, executor.ahead() as begin:
         hears.stage("Checking options, data and services")
         study, read = planned(chosen, begin)
@@ -177,6 +177,7 @@ def _tune(
     from tune_sam.cluster.watch import Watch
     from tune_sam.trainable import trainable_for
     from tune_sam.tuning.callback import Driver, TuneScheduler, TuneSearcher
+    from tune_sam.tuning.loggers import logging_aside
 
     settings = study.settings
     workload = study.workload
@@ -194,7 +195,7 @@ def _tune(
         default=gpu_fraction(workload, settings.gpu_fraction),
     )
     meter.start()
-    with interruptible(), closing(meter):
+    with interruptible(), closing(meter), logging_aside(study) as asides:
         executor.train(
             Trainings(
                 name=study.results_folder,
@@ -203,7 +204,7 @@ def _tune(
                 data=data,
                 searcher=TuneSearcher(ledgers, study, meter, measured),
                 scheduler=TuneScheduler(ledgers, watch, meter),
-                callback=Driver(ledgers, study, listener, watch, meter),
+                callbacks=(Driver(ledgers, study, listener, watch, meter), *asides),
                 watch=watch,
                 key=partial(trial_key, study.name),
                 cpus=settings.cpus_per_trial,

@@ -1,0 +1,54 @@
+"""Ray's loggers beside a search: what they are given, and that none stands in its way."""
+
+import csv
+
+import pytest
+from ray.tune.logger import CSVLoggerCallback
+from studies import INLINE, searched_study
+
+import tune_sam
+from tune_sam.errors import Refused
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    home = tmp_path_factory.mktemp("logged") / "home"
+    return searched_study(home, log=["csv", "tensorboard"])
+
+
+def test_each_epoch_of_each_trial_is_a_row(logged):
+    for trial in logged.records():
+        file = logged.home.study("one") / "csv" / f"{trial.optimizer}-{trial.number}" / "progress.csv"
+        rows = list(csv.DictReader(file.open()))
+        assert [row["training_iteration"] for row in rows] == ["1", "2"]
+        assert float(rows[-1]["val/accuracy"]) == trial.value
+
+
+def test_tensorboard_has_the_curves_of_each_trial(logged):
+    for trial in logged.records():
+        folder = logged.home.study("one") / "tensorboard" / f"{trial.optimizer}-{trial.number}"
+        written = b"".join(file.read_bytes() for file in folder.glob("events.out.tfevents.*"))
+        assert written.count(b"ray/tune/val/accuracy") >= 2
+
+
+def test_a_study_remembers_its_loggers(logged):
+    assert tune_sam.open_study("one", logged.home).settings.log == ("csv", "tensorboard")
+
+
+def test_a_logger_that_fails_is_named_and_the_search_goes_on(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError("no such place")
+
+    monkeypatch.setattr(CSVLoggerCallback, "log_trial_result", fail)
+    study = tune_sam.search(
+        "gcn", dataset="digits", train_subset=256, optimizers=["base"], trials=1, epochs=1, log="csv", home=tmp_path,
+        executor=INLINE,
+    )  # fmt: skip
+    assert [trial.state for trial in study.records()] == ["complete"]
+    assert "--log csv logs no more of this search (no such place); the search goes on." in caplog.text
+
+
+def test_a_logger_that_is_not_installed_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"wandb is not installed; install it with `pip install 'tune-sam\[wandb\]'"):
+        searched_study(tmp_path, log="wandb")
+    assert list(tmp_path.iterdir()) == []

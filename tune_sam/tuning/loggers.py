@@ -1,0 +1,132 @@
+"""Loggers that people have beside MLflow: Ray's own, on a thread of their own, so that no training waits for one.
+
+They are given what the ledger is given, and nothing is read back from them.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from ray import tune
+
+from tune_sam.config import TrialConfig
+from tune_sam.settings import Logger
+from tune_sam.study.records import Study
+from tune_sam.tuning.callback import metrics_of
+
+log = logging.getLogger(__name__)
+
+PROJECT = "tune_sam"
+"""The project of the runs at Weights & Biases, unless $WANDB_PROJECT_NAME names another."""
+
+PATIENCE = 120.0
+"""Seconds that loggers have at a search's end for what they have not written yet."""
+
+
+class _Trial:
+    """What Ray's loggers read of Tune's own trial, with our configuration and below our home."""
+
+    checkpoint = None
+
+    def __init__(self, study: Study, folder: Path, config: Mapping[str, Any], name: str) -> None:
+        self.local_path, self.config, self.evaluated_params = str(folder), dict(config), dict(config)
+        self.trial_id, self.experiment_dir_name, self._name = f"{study.name}-{name}", study.name, name
+
+    def init_local_path(self) -> None:
+        Path(self.local_path).mkdir(parents=True, exist_ok=True)
+
+    def __str__(self) -> str:
+        return self._name
+
+
+class Aside(tune.Callback):
+    """Passes each event of a trial on to a logger of Ray's, in another thread.
+
+    A logger that raises logs no more; the search goes on.
+
+    Args:
+        kind: as `--log` names it.
+        logger: of Ray's.
+        study: whose trials it logs.
+    """
+
+    def __init__(self, kind: Logger, logger: Any, study: Study) -> None:
+        self._kind, self._logger, self._study = kind, logger, study
+        self._trials: dict[tuple[str, int], _Trial] = {}
+        self._events: SimpleQueue[tuple[str, tuple[Any, ...]] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name=f"tune_sam-{kind}", daemon=True)
+        self._thread.start()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that a trial starts."""
+        self._note("log_trial_start", self._seen(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note an epoch's metrics; the step is the epoch."""
+        epoch = result["epoch"]
+        self._note("log_trial_result", epoch, self._seen(trial), {"training_iteration": epoch, **metrics_of(result)})
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that a trial has ended, or waits."""
+        self._note("log_trial_end", self._seen(trial), False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that a trial has failed."""
+        self._note("log_trial_end", self._seen(trial), True)
+
+    def close(self) -> None:
+        """Wait until all is logged, for a while."""
+        self._note("on_experiment_end", list(self._trials.values()))
+        self._events.put(None)
+        self._thread.join(PATIENCE)
+
+    def _seen(self, trial: Any) -> _Trial:
+        who = TrialConfig.identity(trial.config)
+        if who not in self._trials:
+            name = "{}-{}".format(*who)
+            folder = self._study.home.study(self._study.name) / self._kind / name
+            found = TrialConfig.from_tune(trial.config, self._study.workload).configuration
+            config = {"optimizer": found.optimizer, **found.point, "seed": found.seed}
+            self._trials[who] = _Trial(self._study, folder, config, name)
+        return self._trials[who]
+
+    def _note(self, event: str, *given: Any) -> None:
+        self._events.put((event, given))
+
+    def _run(self) -> None:
+        while noted := self._events.get():
+            event, given = noted
+            try:
+                getattr(self._logger, event)(*given)
+            except Exception as error:
+                log.warning("--log %s logs no more of this search (%s); the search goes on.", self._kind, error)
+                return
+
+
+@contextmanager
+def logging_aside(study: Study) -> Iterator[tuple[Aside, ...]]:
+    """Have a study's loggers at hand, and let them finish at the end."""
+    asides = tuple(Aside(kind, _made(kind, study), study) for kind in study.settings.log)
+    try:
+        yield asides
+    finally:
+        for aside in asides:
+            aside.close()
+
+
+def _made(kind: Logger, study: Study) -> Any:
+    if kind == "wandb":
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        made = WandbLoggerCallback(project=PROJECT, group=study.name, resume="allow")
+        made.setup()
+        return made
+    from ray.tune.logger import CSVLoggerCallback, TBXLoggerCallback
+
+    return CSVLoggerCallback() if kind == "csv" else TBXLoggerCallback()
