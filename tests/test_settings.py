@@ -284,3 +284,16 @@ def test_a_password_is_masked_wherever_it_stands_in_a_uri(text, shown):
 def test_options_never_show_a_password():
     chosen = SearchOptions(workload="gcn", tracking_uri="http://u:secret@h", storage="s3://k:secret@b")
     assert "secret" not in repr(chosen)
+
+
+def test_a_cluster_elsewhere_has_a_dashboard_of_its_own():
+    with pytest.raises(Refused, match=r"--dashboard True: the cluster at auto has a dashboard of its own"):
+        SearchOptions.read({"workload": "gcn", "address": "auto", "dashboard": True})
+    assert SearchOptions.read({"workload": "gcn", "address": "local", "dashboard": True}).dashboard
+
+
+def test_loggers_are_given_by_name():
+    assert SearchOptions.read({"workload": "gcn", "log": "csv,tensorboard"}).log == ("csv", "tensorboard")
+    assert SearchOptions.read({"workload": "gcn", "log": ["csv"]}).log == ("csv",)
+    with pytest.raises(Refused, match="--log visdom: input should be 'tensorboard', 'csv' or 'wandb'"):
+        SearchOptions.read({"workload": "gcn", "log": "visdom"})

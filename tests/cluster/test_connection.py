@@ -5,7 +5,6 @@ from contextlib import nullcontext, suppress
 import psutil
 import pytest
 import ray
-from services import answers, wait_for
 
 from tune_sam.cluster import connection
 from tune_sam.cluster.signals import interruptible
@@ -111,11 +110,3 @@ def test_nothing_is_begun_ahead_of_a_cluster_that_is_named(monkeypatch):
     monkeypatch.setattr(connection, "Start", lambda _: pytest.fail("a Ray is started here"))
     with connection.ahead("127.0.0.1:1") as begin:
         begin()
-
-
-@pytest.mark.slow
-def test_a_ray_that_is_started_here_serves_its_dashboard_on_request():
-    said = []
-    with connection.connected(None, said.append, dashboard=True):
-        (address,) = (line.removeprefix("Ray's dashboard is at ") for line in said if "dashboard" in line)
-        wait_for(lambda: answers(f"{address}/api/version"), "the dashboard answers")
