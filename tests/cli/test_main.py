@@ -396,6 +396,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "budget": "trials",
             "patience": 0,
             "from_study": None,
+            "log": [],
             "cpus_per_trial": 1,
             "gpus_per_trial": None,
             "refit_of": None,

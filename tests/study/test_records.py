@@ -103,6 +103,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "budget": "trials",
         "patience": 0,
         "from_study": None,
+        "log": (),
         "objective": "val/accuracy",
         "score": "accuracy",
         "score_direction": "maximize",
