@@ -4,7 +4,7 @@ import torch
 from tune_sam.errors import Refused
 from tune_sam.samples import with_label_noise, with_train_subset
 from tune_sam.store import TensorStore
-from tune_sam.workload import Splits
+from tune_sam.workload import Splits, find_workload
 
 
 def store(counts):
@@ -84,6 +84,17 @@ def test_label_noise_replaces_a_share_of_the_training_labels_and_no_other():
     assert noisy.validation is clean.validation
     assert noisy.train.x is clean.train.x
     assert with_label_noise(clean, None) is clean
+
+
+def test_few_graphs_with_wrong_labels_keep_their_nodes_and_a_refit_adds_right_ones():
+    whole = find_workload("gcn").read("digits", None)
+    few = with_train_subset(whole, 108)
+    noisy = with_label_noise(few, 0.4)
+    assert int((noisy.train.y != few.train.y).sum()) == 43
+    assert noisy.train.x is few.train.x
+    refitted = noisy.together().train
+    assert len(refitted) == 108 + len(whole.validation)
+    assert refitted.y[108:].equal(whole.validation.y)
 
 
 def test_labels_that_do_not_count_stay_as_they_are():
