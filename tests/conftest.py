@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,17 @@ def coarse_figures():
     """Figures of few dots, for tests that need them to be there and do not look at them: most of their time is dots."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tune_sam.reporting.style.DPI", 30)
+        yield
+
+
+@pytest.fixture(scope="module")
+def coarse_measures():
+    """Sharpness of few steps, for tests that need it to be measured in this process: most of an analysis is ascents."""
+    from tune_sam import flatness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flatness, "worst_case", partial(flatness.worst_case, steps=2, restarts=1))
+        patch.setattr(flatness, "average_case", partial(flatness.average_case, pairs=2))
         yield
 
 

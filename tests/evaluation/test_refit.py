@@ -26,7 +26,7 @@ from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import find_workload
 
-pytestmark = pytest.mark.usefixtures("coarse_figures")
+pytestmark = pytest.mark.usefixtures("coarse_figures", "coarse_measures")
 
 GCN = find_workload("gcn")
 SEEDS = (FIRST_SEED, FIRST_SEED + 1)
