@@ -3,10 +3,12 @@
 import argparse
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -37,17 +39,52 @@ class Row:
         return median(self.ours) / median(self.peer)
 
 
+def timed(run: Callable[[], object]) -> float:
+    """Take the CPU seconds of a call."""
+    gc.collect()
+    begun = time.process_time()
+    run()
+    return time.process_time() - begun
+
+
 def in_turns(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Take the CPU seconds of each side, `repeats` times in turns, after one call of each that does not count."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
         for name, run in sides.items():
-            gc.collect()
-            begun = time.process_time()
-            run()
+            seconds = timed(run)
             if repeat:
-                taken[name].append(time.process_time() - begun)
+                taken[name].append(seconds)
     return taken
+
+
+def apart_in_turns(sides: Mapping[str, Callable[[], Callable[[], object]]], repeats: int) -> dict[str, list[float]]:
+    """Do as :func:`in_turns`, each side in a fork of this process, where its function prepares it.
+
+    A :class:`tune_sam.training.Trainer` changes its process, so that a peer's own process is what its users have.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    context = multiprocessing.get_context("fork")
+    with ExitStack() as stack:
+        pools = {name: stack.enter_context(context.Pool(1, _prepare, (make,))) for name, make in sides.items()}
+        for repeat in range(repeats + 1):
+            for name, pool in pools.items():
+                seconds = pool.apply(_prepared)
+                if repeat:
+                    taken[name].append(seconds)
+    return taken
+
+
+_run: Callable[[], object]
+
+
+def _prepare(make: Callable[[], Callable[[], object]]) -> None:
+    global _run
+    _run = make()
+
+
+def _prepared() -> float:
+    return timed(_run)
 
 
 def parser(about: str | None, repeats: int) -> argparse.ArgumentParser:
