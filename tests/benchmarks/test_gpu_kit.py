@@ -7,13 +7,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from gpu import parts
 from gpu.check import check
 from gpu.packed import packed_rate
+from gpu.rows import Rows, rows
 from gpu.sharing import sharing
 from gpu.throughput import WAYS, throughput
+from studies import INLINE
+
+from tune_sam.operations.refit import refit_grid
+from tune_sam.trainables.gcn import GCN
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,3 +151,35 @@ def test_a_file_that_was_changed_there_is_laid_out_again(data, tmp_path):
     (data / parts.DATA["mitbih"] / "100.dat").write_bytes(b"changed")
     assert parts.unpack(packed, data) == {}
     assert (data / parts.DATA["mitbih"] / "100.dat").stat().st_size == 30_000
+
+
+DIGITS = Rows(GCN(), 0.01, dataset="digits", preset=None, epochs=2, train_subset=128)
+GRID = {
+    "dataset": "digits",
+    "optimizers": ["base", "asam-all"],
+    "sampler": "grid",
+    "epochs": 2,
+    "train_subset": 128,
+    "lr": [0.01],
+    "batch_size": [64],
+    "ranges": {"asam-all": {"rho": "0.01"}},
+}
+
+
+def trained(tmp_path, **options):
+    of = {"data": tmp_path, "folder": tmp_path / "checkpoints", "output": tmp_path / "there", "seeds": 1}
+    return rows("digits", DIGITS, **{**of, **options})
+
+
+def test_rows_resume_and_are_entered_as_a_refit(tmp_path):
+    assert not trained(tmp_path, minutes=0)
+    assert not (tmp_path / "there" / "digits-trainings.json").exists()
+    assert trained(tmp_path)
+    file = tmp_path / "there" / "digits-trainings.json"
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    options = {"config": tmp_path / "grid.yaml", "name": "lent", "home": tmp_path / "home", "seeds": 1}
+    entered = refit_grid("gcn", trained=file, **options)
+    here = refit_grid("gcn", executor=INLINE, **{**options, "home": tmp_path / "other"})
+    numbers = ["row", "seed", "train/loss", "test/loss", "test/accuracy", "test/ece", "gradients"]
+    assert len(entered.table()) == 3
+    pd.testing.assert_frame_equal(entered.table()[numbers], here.table()[numbers])
