@@ -19,6 +19,7 @@ from gpu.sharing import sharing
 from gpu.throughput import WAYS, throughput
 from studies import INLINE
 
+from tune_sam.errors import Refused
 from tune_sam.operations.refit import refit_grid
 from tune_sam.trainables.gcn import GCN
 
@@ -95,7 +96,7 @@ class Blocked:
         if name.partition(".")[0] in {WITHOUT}:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
-import benchmarks.gpu.check, benchmarks.gpu.sharing
+import benchmarks.gpu.check, benchmarks.gpu.rows, benchmarks.gpu.sharing
 sys.argv = ["gpu", "throughput", "gcn", "--no-compile", "--tiny", "--minutes", "0", "--output", {str(tmp_path)!r}]
 runpy.run_module("benchmarks.gpu", run_name="__main__")
 """
@@ -180,6 +181,9 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path):
     options = {"config": tmp_path / "grid.yaml", "name": "lent", "home": tmp_path / "home", "seeds": 1}
     entered = refit_grid("gcn", trained=file, **options)
     here = refit_grid("gcn", executor=INLINE, **{**options, "home": tmp_path / "other"})
+    with pytest.raises(Refused, match="no training of base lr=0.01 batch=64 with seed 10001 for 2 epochs"):
+        refit_grid("gcn", trained=file, **{**options, "seeds": 2})
+    assert entered.studies[0].settings.trials == 1
     numbers = ["row", "seed", "train/loss", "test/loss", "test/accuracy", "test/ece", "gradients"]
     assert len(entered.table()) == 3
     pd.testing.assert_frame_equal(entered.table()[numbers], here.table()[numbers])

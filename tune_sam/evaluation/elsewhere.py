@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tune_sam.trained
 from tune_sam.cluster.tasks import write_result
 from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import row_name, test_file
@@ -14,10 +14,12 @@ from tune_sam.study.reading import reading
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.storage import open_storage
-from tune_sam.trained import Trained
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.plan import store
+
+if TYPE_CHECKING:
+    from tune_sam.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Elsewhere:
     """
 
     file: Path
-    trainings: Sequence[Trained]
+    trainings: "Sequence[Trained]"
 
     @classmethod
     def read(cls, file: Path) -> "Elsewhere":
@@ -39,13 +41,15 @@ class Elsewhere:
         Raises:
             Refused: it is not there, or no such file.
         """
+        from tune_sam.trained import read
+
         with reading(f"the trainings in {file}", "have them written again"):
             try:
-                return cls(file, tune_sam.trained.read(file))
+                return cls(file, read(file))
             except OSError as error:
                 raise Refused(f"--trained {file} cannot be read ({error.strerror}); give another file.") from None
 
-    def find(self, settings: StudySettings, configuration: Configuration) -> Trained:
+    def find(self, settings: StudySettings, configuration: Configuration) -> "Trained":
         """Find the training of a study with a configuration.
 
         Raises:
