@@ -4,7 +4,9 @@ import json
 import pickle
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -44,9 +46,9 @@ def test_a_network_is_measured_in_each_way_with_each_optimizer(tmp_path, uncompi
     ]
     assert {row["check"] for row in rows} == {"same losses"}
     assert all(row["samples/s"] > 0 and row["of the peak"] > 0 for row in rows)
-    written = json.loads((tmp_path / "throughput.json").read_text())
-    assert written["rows"] == rows
-    assert torch.__version__.startswith(written["machine"]["versions"]["version.torch"])
+    content = json.loads((tmp_path / "throughput.json").read_text())
+    assert content["rows"] == rows
+    assert torch.__version__.startswith(content["machine"]["versions"]["version.torch"])
 
 
 @pytest.mark.parametrize("network", ["wideresnet", "attention"])
@@ -167,13 +169,22 @@ GRID = {
 }
 
 
+def written(file):
+    return json.loads(file.read_text())["rows"]
+
+
 def trained(tmp_path, **options):
     of = {"data": tmp_path, "folder": tmp_path / "checkpoints", "output": tmp_path / "there", "seeds": 1}
     return rows("digits", DIGITS, **{**of, **options})
 
 
-def test_rows_resume_and_are_entered_as_a_refit(tmp_path):
-    assert not trained(tmp_path, minutes=0)
+@pytest.mark.slow
+def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
+    monkeypatch.setattr("tune_sam.operations.refit.log_models", lambda *_: "")  # takes longer than all the rest
+    with monkeypatch.context() as patch:  # a second passes whenever somebody looks, and there is time for one epoch
+        patch.setattr("gpu.rows.time", SimpleNamespace(monotonic=count().__next__))
+        assert not trained(tmp_path, minutes=4.5 / 60)
+    assert [row["epochs"] for row in written(tmp_path / "there" / "digits-rows.json")] == ["1 of 2", "0 of 2", "0 of 4"]
     assert not (tmp_path / "there" / "digits-trainings.json").exists()
     assert trained(tmp_path)
     file = tmp_path / "there" / "digits-trainings.json"
