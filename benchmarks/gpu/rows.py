@@ -46,7 +46,7 @@ class Rows:
     workload: Workload
     rho: float
     dataset: str | None = None
-    preset: str | None = "report"
+    preset: str | None = "report-network"
     epochs: int | None = None
     train_subset: int | None = None
 

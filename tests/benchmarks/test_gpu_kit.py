@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +17,19 @@ import yaml
 from gpu import parts
 from gpu.check import check
 from gpu.packed import packed_rate
-from gpu.rows import Rows, rows
+from gpu.rows import FIRST_SEED, PUBLISHED, Rows, rows
 from gpu.sharing import sharing
 from gpu.throughput import WAYS, throughput
 from studies import INLINE
 
 from tune_sam.errors import Refused
+from tune_sam.evaluation import selection
 from tune_sam.operations.refit import refit_grid
+from tune_sam.settings import SearchOptions
+from tune_sam.space import Configuration
 from tune_sam.trainables.gcn import GCN
+from tune_sam.trained import MADE_BY
+from tune_sam.tuning.plan import define, home_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,3 +204,22 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
     numbers = ["row", "seed", "train/loss", "test/loss", "test/accuracy", "test/ece", "gradients"]
     assert len(entered.table()) == 3
     pd.testing.assert_frame_equal(entered.table()[numbers], here.table()[numbers])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_files_of_the_rows_describe_what_is_trained(name, tmp_path):
+    """So that a refit by such a file finds its trainings, those of twice the epochs included."""
+    (tmp_path / "mitdb").mkdir()
+    chosen = SearchOptions.read({"workload": name, "home": tmp_path}, ROOT / "benchmarks" / "gpu" / f"{name}.yaml")
+    settings = define(chosen, home_of(chosen))
+    points = {optimizer: space.grid for optimizer, space in settings.spaces.items()}
+    trials = list(PUBLISHED[name].trials([FIRST_SEED + settings.seed], compile=False))
+    refit = replace(settings, kind="refit")
+    assert FIRST_SEED == selection.FIRST_SEED
+    assert [trial.configuration.point for trial in trials[:2]] == [
+        Configuration.at(optimizer, point).point for optimizer, [point] in points.items()
+    ]
+    for trial in trials[:2]:
+        asked = refit.trial(trial.configuration)
+        assert {one: getattr(asked, one) for one in MADE_BY} == {one: getattr(trial, one) for one in MADE_BY}
+    assert trials[2] == replace(trials[0], epochs=2 * settings.epochs)
