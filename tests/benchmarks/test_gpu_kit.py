@@ -22,8 +22,10 @@ from gpu.sharing import sharing
 from gpu.throughput import WAYS, throughput
 from studies import INLINE
 
+from tune_sam.cluster.tasks import made_by
 from tune_sam.errors import Refused
 from tune_sam.evaluation import selection
+from tune_sam.evaluation.refit import test_file
 from tune_sam.operations.refit import refit_grid
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Configuration
@@ -194,6 +196,10 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
     assert not (tmp_path / "there" / "digits-trainings.json").exists()
     assert trained(tmp_path)
     file = tmp_path / "there" / "digits-trainings.json"
+    content = json.loads(file.read_text())
+    for one in content["trainings"]:
+        one |= {"device": "NVIDIA H100", "versions": {"version.torch": "2.11.0"}}
+    file.write_text(json.dumps(content))
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
     options = {"config": tmp_path / "grid.yaml", "name": "lent", "home": tmp_path / "home", "seeds": 1}
     entered = refit_grid("gcn", trained=file, **options)
@@ -201,6 +207,10 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
     with pytest.raises(Refused, match="no training of base lr=0.01 batch=64 with seed 10001 for 2 epochs"):
         refit_grid("gcn", trained=file, **{**options, "seeds": 2})
     assert entered.studies[0].settings.trials == 1
+    for study in entered.studies:
+        for trial in study.records():
+            assert (trial.device, trial.state) == ("NVIDIA H100", "complete")
+            assert made_by(test_file(study, trial.optimizer, trial.number)) == {"version.torch": "2.11.0"}
     numbers = ["row", "seed", "train/loss", "test/loss", "test/accuracy", "test/ece", "gradients"]
     assert len(entered.table()) == 3
     pd.testing.assert_frame_equal(entered.table()[numbers], here.table()[numbers])
