@@ -6,7 +6,6 @@ with the same number of threads. A training carries its own random state and lea
 
 import ctypes
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -445,7 +444,8 @@ def _keep_freed_memory() -> None:
     It gives large tensors' memory back to the system at once, which clears each page anew for the next ones: half of
     the time in which the GCN is evaluated in batches of 512 graphs.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(option, KEPT_BYTES)
 

@@ -161,7 +161,7 @@ def test_the_sampler_leaves_a_region_that_diverges():
     """The best ρ lies just below the edge past which every training diverges."""
     shares = []
     for seed in range(3):
-        storage = optuna.storages.InMemoryStorage()  # quicker, and what is sampled is the same
+        storage = optuna.storages.RDBStorage("sqlite://")  # in memory
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
         book = ledger(storage, settings(trials=60, seed=seed))
         diverged = []
@@ -178,7 +178,7 @@ def test_the_sampler_leaves_a_region_that_diverges():
 @pytest.mark.parametrize("ending", ["diverged", "memory", "stopped"])
 def test_a_gaussian_process_leaves_a_region_where_no_trial_is_complete(ending):
     """What was reported before the end looks better there than anywhere else."""
-    storage = optuna.storages.InMemoryStorage()
+    storage = optuna.storages.RDBStorage("sqlite://")
     optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
     book = ledger(storage, replace(settings(trials=20), sampler="gp"))
     ended = {
@@ -203,7 +203,7 @@ def test_a_sampler_knows_the_trials_of_all_brackets(sampler):
     """Where Hyperband stops none, what is suggested is the same as without it."""
     found = []
     for scheduler in ("none", "hyperband"):
-        storage = optuna.storages.InMemoryStorage()
+        storage = optuna.storages.RDBStorage("sqlite://")
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
         book = ledger(storage, replace(settings(trials=14, scheduler=scheduler), sampler=sampler))
         configurations = []
@@ -453,7 +453,7 @@ def test_the_sampler_leaves_a_batch_size_that_does_not_fit():
     """The largest batches are the best, as far as they fit."""
     tried = []
     for seed in range(3):
-        storage = optuna.storages.InMemoryStorage()  # quicker, and what is sampled is the same
+        storage = optuna.storages.RDBStorage("sqlite://")  # in memory
         optuna.create_study(storage=storage, study_name="s/sam", direction="maximize")
         book, sizes = ledger(storage, settings(trials=40, seed=seed)), []
         for _ in range(40):

@@ -1,4 +1,4 @@
-"""The one module that touches Optuna's private API.
+"""The one module that touches Optuna's private API, beside the one of its tables, :mod:`optuna_storage`.
 
 Optuna's ask-and-tell interface has no way to resume a trial that another process has begun, to begin another than the
 first of those that wait, to see what an enqueued trial will be given, or to open a database without looking for tables

@@ -18,7 +18,7 @@ from tune_sam.space import is_number, text_of_value
 from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, find_study, note_run, open_study, refits_of
-from tune_sam.study.settings import Kind, ending
+from tune_sam.study.settings import Kind, ending, trial_key
 from tune_sam.study.spent import ended_by
 from tune_sam.study.storage import open_storage
 from tune_sam.study.summary import noted_summary
@@ -262,9 +262,9 @@ class Content:
         note_run(self._storage, key, run_id)
 
     def _run(self, optimizer: str, frozen: "FrozenTrial") -> RunContent:
+        if ended := self._ended.get(trial_key(self.study.name, optimizer, frozen.number)):
+            return ended
         trial = self.study.trial_of(optimizer, frozen, going=True)
-        if trial.key in self._ended:
-            return self._ended[trial.key]
         adopted = self._adopted[trial.key.rpartition("/")[0]].get(adopted_attribute(trial.number), {})
         run = trial_run(self.study, trial, frozen.user_attrs, self._runs.get(trial.key), adopted)
         run = replace(run, dataset=self._dataset)

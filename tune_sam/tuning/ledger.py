@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from tune_sam.config import TrialConfig
@@ -24,6 +24,7 @@ from tune_sam.space import MAX_SEED, Choice, Configuration, Domain, LogRange, Sp
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
 from tune_sam.study.optuna_internals import begun, reopened
+from tune_sam.study.optuna_storage import Transactions
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.tuning.history import InMemory, trials_before
 from tune_sam.tuning.seeding import seeds_in
@@ -127,8 +128,8 @@ def _stopping(
 class Ledger:
     """The trials of one optimizer of a study, in Optuna's storage.
 
-    A trial is in the storage before it runs, each of its epochs is there before the next, and it ends there once. So
-    whatever kills the driver, the next one finds what was interrupted and gives it out first.
+    A trial is in the storage before it runs, each of its epochs is there before the next, and it ends there once, each
+    in one transaction. So whatever kills the driver, the next one finds what was interrupted and gives it out first.
 
     Args:
         storage: Optuna's.
@@ -137,11 +138,14 @@ class Ledger:
         settings: the study's.
     """
 
-    def __init__(self, storage: BaseStorage, study: str, optimizer: str, settings: StudySettings) -> None:
+    def __init__(self, storage: RDBStorage, study: str, optimizer: str, settings: StudySettings) -> None:
         self.study, self.optimizer, self.settings = study, optimizer, settings
         self.space: Space = settings.spaces[optimizer]
         self.budget = settings.trials_of(optimizer)
-        self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=storage, pruner=self._pruner())
+        self._storage = Transactions(storage, f"{study}/{optimizer}")
+        self._optuna = optuna.load_study(
+            study_name=f"{study}/{optimizer}", storage=self._storage, pruner=self._pruner()
+        )
         self._seeds = seeds_in(self._optuna.user_attrs, study)
         self._running: dict[int, _Running] = {}
         settle(self._optuna, settings)
@@ -149,6 +153,9 @@ class Ledger:
         self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
         # Counted from here on: Tune asks for a trial ten times a second, and nobody else starts one of a locked study.
         self._started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
+        self._storage.retried(self._enqueue_grid)
+
+    def _enqueue_grid(self) -> None:
         for point in self.space.grid[: self.budget]:
             # Where points of a person's own take the places of the grid's, these would wait for ever.
             if len(self._optuna.get_trials(deepcopy=False)) < self.budget:
@@ -174,24 +181,34 @@ class Ledger:
     @_stopping
     def suggest(self, tune_trial_id: str) -> Suggestion | None:
         """Suggest the next trial: one that was interrupted, else a new one; None when the budget is spent."""
-        frozen = self._interrupted.pop() if self._interrupted else None
-        if frozen:
+        if self._interrupted:
+            frozen = self._interrupted.pop()
             self._reseed(frozen.number)
-            trial = reopened(self._optuna, frozen)
-        else:
-            if self._started >= self.budget:
-                return None
-            self._reseed(self._started)
-            own = own_points(self._optuna)
-            trial = begun(self._optuna, own[0]) if own else self._optuna.ask()
-            self._started += 1
+            with self._storage.transaction():
+                return self._launch(reopened(self._optuna, frozen), tune_trial_id)
+        if self._started >= self.budget:
+            return None
+        self._storage.refresh()
+        suggestion = self._storage.retried(lambda: self._launch(self._begun(), tune_trial_id))
+        self._started += 1
+        return suggestion
+
+    def _begun(self) -> optuna.Trial:
+        """Begin a new trial: the first that a person enqueued, or that of the grid or the sampler."""
+        self._reseed(self._started)
+        own = own_points(self._optuna)
+        return begun(self._optuna, own[0]) if own else self._optuna.ask()
+
+    def _launch(self, trial: optuna.Trial, tune_trial_id: str) -> Suggestion:
+        """Give a trial what it lacks before it runs."""
         configuration = self._suggest(trial)
         known = trial.user_attrs
+        steps = self._storage.get_trial(trial.number).intermediate_values
         self._running[trial.number] = _Running(
             trial,
             epochs=set(epochs_in(known)),
             # Release 0.1 kept no epochs here, but the objective's values, or with two objectives the last epoch.
-            reported=(frozen.last_step or known.get("epoch", 0)) if frozen else 0,
+            reported=max(steps, default=known.get("epoch", 0)),
             checkpoints=checkpoints_in(known),
             stop_after=known.get("stop_after"),
             enlarged="gpus" in known,
@@ -204,14 +221,8 @@ class Ledger:
         trial.set_user_attr("tune_trial_id", tune_trial_id)
         trial.set_user_attr("launched", now())
         trial.set_user_attr("versions", versions())
-        trial.set_user_attr("attempt", attempt)  # last: with it, the others are there
+        trial.set_user_attr("attempt", attempt)
         return Suggestion(trial.number, configuration, attempt, checkpoints_in(known), known.get("gpus"))
-
-    def note_elsewhere(self, number: int, made: dict[str, str], machine: dict[str, Any]) -> None:
-        """Keep that a running trial is trained elsewhere: with which versions, and on which machine."""
-        trial = self._running[number].trial
-        trial.set_user_attr("versions", made)
-        trial.set_user_attr("machine", machine)
 
     def sample(self) -> TrialConfig:
         """Give a trial that stands for all in what a step takes of a device."""
@@ -262,9 +273,10 @@ class Ledger:
         """
         running = self._running[number]
         kept = (place, *(before for before in running.checkpoints if before != place))
-        if len(kept) > 1:
-            running.trial.set_user_attr(BEFORE, kept[1])
-        running.trial.set_user_attr(LAST, place)
+        with self._storage.transaction():
+            if len(kept) > 1:
+                running.trial.set_user_attr(BEFORE, kept[1])
+            running.trial.set_user_attr(LAST, place)
         running.checkpoints = kept[:2]
         return kept[2:]
 
@@ -279,7 +291,10 @@ class Ledger:
 
         Of an epoch that is trained again after an interrupt, the first metrics stay.
         """
-        running = self._running[number]
+        with self._storage.transaction():
+            return self._report(self._running[number], epoch, metrics)
+
+    def _report(self, running: _Running, epoch: int, metrics: Mapping[str, float]) -> bool:
         if epoch not in running.epochs:
             running.trial.set_user_attr(*epoch_attribute(epoch, metrics))
             running.epochs.add(epoch)
@@ -309,17 +324,18 @@ class Ledger:
 
     @_stopping
     def end(self, number: int, outcome: Outcome) -> None:
-        """End a trial. Its record is kept before its state, so that a trial which has ended has a record."""
+        """End a trial: its record and its state in one."""
         trial = self._running.pop(number).trial
         record = {**asdict(outcome), "reason": masked(outcome.reason), "ended": now()}
-        trial.set_user_attr("record", record)
-        # TPE never sees a FAIL and would sample there again; a violated constraint it avoids.
-        if outcome.state == "diverged":
-            trial.set_constraint("diverged", 1.0)
-        elif outcome.reason == OUT_OF_MEMORY:
-            trial.set_constraint("memory", 1.0)
-        trial.set_user_attr("state", outcome.state)
-        _close(self._optuna, self.settings, trial.number, record)
+        with self._storage.transaction():
+            trial.set_user_attr("record", record)
+            # TPE never sees a FAIL and would sample there again; a violated constraint it avoids.
+            if outcome.state == "diverged":
+                trial.set_constraint("diverged", 1.0)
+            elif outcome.reason == OUT_OF_MEMORY:
+                trial.set_constraint("memory", 1.0)
+            trial.set_user_attr("state", outcome.state)
+            _close(self._optuna, self.settings, trial.number, record)
 
     def _suggest(self, trial: optuna.Trial) -> Configuration:
         point = {name: _suggested(trial, name, domain) for name, domain in self.space.domains.items()}
@@ -367,7 +383,7 @@ def trials_needed(study: optuna.Study) -> int:
 
 
 def settle(study: optuna.Study, settings: StudySettings) -> None:
-    """Close the trials of one optimizer whose driver died between the record and the state."""
+    """Close the trials of one optimizer whose driver, of an earlier release, died between the record and the state."""
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if "state" in frozen.user_attrs:
             _close(study, settings, frozen.number, frozen.user_attrs["record"])
