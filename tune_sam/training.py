@@ -6,6 +6,7 @@ with the same number of threads. A training carries its own random state and lea
 
 import ctypes
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -444,8 +445,7 @@ def _keep_freed_memory() -> None:
     It gives large tensors' memory back to the system at once, which clears each page anew for the next ones: half of
     the time in which the GCN is evaluated in batches of 512 graphs.
     """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(option, KEPT_BYTES)
 

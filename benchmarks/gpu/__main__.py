@@ -13,6 +13,20 @@ def main() -> int:
     chosen = _parser().parse_args()
     if chosen.part in ("pack", "unpack"):
         return _carry(chosen)
+    if chosen.part == "rows":
+        from .rows import PUBLISHED, rows
+
+        done = rows(
+            chosen.network,
+            PUBLISHED[chosen.network],
+            data=chosen.data,
+            folder=chosen.folder,
+            output=chosen.output,
+            seeds=chosen.seeds,
+            compile=chosen.compile,
+            minutes=chosen.minutes,
+        )
+        return int(not done)
     if chosen.part == "check":
         from .check import check
 
@@ -67,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--no-compile", dest="compile", action="store_false", help="leave out what takes a compiler a minute"
             )
+    one = part("rows", "Train and test the published study's rows; the same command resumes what a call leaves.")
+    one.add_argument("network", choices=("wideresnet", "attention"))
+    one.add_argument("--data", type=Path, required=True, help="folder that holds the data set")
+    one.add_argument("--folder", type=Path, default=Path("gpu-checkpoints"), help="that keeps what is trained")
+    one.add_argument(
+        "--seeds", type=int, default=1, help="of each row; more of them in a later call train the new ones"
+    )
+    one.add_argument("--compile", action="store_true", help="run networks through torch.compile")
+    one.add_argument("--minutes", type=float, default=8, help="after which no epoch is begun")
     one = parts.add_parser("pack", help="Pack data sets into parts that can be carried.")
     one.add_argument("data", type=Path, help="folder that holds the data sets")
     one.add_argument("folder", type=Path, help="that the parts are written to")

@@ -33,7 +33,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A network at the published study's setting, and samples of the published size.
+    """A network as a search trains it, and samples of the published size.
 
     Attributes:
         name: of the network, one of :data:`NETWORKS`.
@@ -51,7 +51,7 @@ class Case:
     def of(cls, name: str, *, tiny: bool = False) -> "Case":
         """Make the case of a network, or one that a CPU trains in a moment."""
         workload: Workload = {"wideresnet": WideResNet, "attention": Attention, "gcn": GCN}[name]()
-        setting = workload.setting(workload.default_dataset, "report")
+        setting = workload.setting(workload.default_dataset)
         if tiny:
             setting = replace(setting, network={**setting.network, **TINY[name]}, batch_size=8)
         # Whole batches alone: a last one of another size would be compiled, too.
@@ -63,8 +63,8 @@ class Case:
     @property
     def without_dropout(self) -> "Case":
         """The case of a network that drops nothing: a compiled one draws what it drops otherwise."""
-        kept = {name: 0.0 for name in self.setting.network if name == "dropout"}
-        return replace(self, setting=replace(self.setting, network={**self.setting.network, **kept}))
+        none = {name: 0.0 for name in self.setting.network if name == "dropout"}
+        return replace(self, setting=replace(self.setting, network={**self.setting.network, **none}))
 
     def trainer(self, optimizer: str, *, seed: int = 0, compile: bool = False, precision: str | None = None) -> Trainer:
         """Begin a training with an optimizer."""

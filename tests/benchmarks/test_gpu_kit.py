@@ -4,16 +4,34 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from gpu import parts
 from gpu.check import check
 from gpu.packed import packed_rate
+from gpu.rows import FIRST_SEED, PUBLISHED, Rows, rows
 from gpu.sharing import sharing
 from gpu.throughput import WAYS, throughput
+from studies import INLINE
+
+from tune_sam.cluster.tasks import made_by
+from tune_sam.errors import Refused
+from tune_sam.evaluation import selection
+from tune_sam.evaluation.refit import test_file
+from tune_sam.operations.refit import refit_grid
+from tune_sam.settings import SearchOptions
+from tune_sam.space import Configuration
+from tune_sam.trainables.gcn import GCN
+from tune_sam.trained import MADE_BY
+from tune_sam.tuning.plan import define, home_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,9 +54,9 @@ def test_a_network_is_measured_in_each_way_with_each_optimizer(tmp_path, uncompi
     ]
     assert {row["check"] for row in rows} == {"same losses"}
     assert all(row["samples/s"] > 0 and row["of the peak"] > 0 for row in rows)
-    written = json.loads((tmp_path / "throughput.json").read_text())
-    assert written["rows"] == rows
-    assert torch.__version__.startswith(written["machine"]["versions"]["version.torch"])
+    content = json.loads((tmp_path / "throughput.json").read_text())
+    assert content["rows"] == rows
+    assert torch.__version__.startswith(content["machine"]["versions"]["version.torch"])
 
 
 @pytest.mark.parametrize("network", ["wideresnet", "attention"])
@@ -88,7 +106,7 @@ class Blocked:
         if name.partition(".")[0] in {WITHOUT}:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
-import benchmarks.gpu.check, benchmarks.gpu.sharing
+import benchmarks.gpu.check, benchmarks.gpu.rows, benchmarks.gpu.sharing
 sys.argv = ["gpu", "throughput", "gcn", "--no-compile", "--tiny", "--minutes", "0", "--output", {str(tmp_path)!r}]
 runpy.run_module("benchmarks.gpu", run_name="__main__")
 """
@@ -144,3 +162,74 @@ def test_a_file_that_was_changed_there_is_laid_out_again(data, tmp_path):
     (data / parts.DATA["mitbih"] / "100.dat").write_bytes(b"changed")
     assert parts.unpack(packed, data) == {}
     assert (data / parts.DATA["mitbih"] / "100.dat").stat().st_size == 30_000
+
+
+DIGITS = Rows(GCN(), 0.01, dataset="digits", preset=None, epochs=2, train_subset=128)
+GRID = {
+    "dataset": "digits",
+    "optimizers": ["base", "asam-all"],
+    "sampler": "grid",
+    "epochs": 2,
+    "train_subset": 128,
+    "lr": [0.01],
+    "batch_size": [64],
+    "ranges": {"asam-all": {"rho": "0.01"}},
+}
+
+
+def written(file):
+    return json.loads(file.read_text())["rows"]
+
+
+def trained(tmp_path, **options):
+    of = {"data": tmp_path, "folder": tmp_path / "checkpoints", "output": tmp_path / "there", "seeds": 1}
+    return rows("digits", DIGITS, **{**of, **options})
+
+
+@pytest.mark.slow
+def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
+    monkeypatch.setattr("tune_sam.operations.refit.log_models", lambda *_: "")  # takes longer than all the rest
+    with monkeypatch.context() as patch:  # a second passes whenever somebody looks, and there is time for one epoch
+        patch.setattr("gpu.rows.time", SimpleNamespace(monotonic=count().__next__))
+        assert not trained(tmp_path, minutes=4.5 / 60)
+    assert [row["epochs"] for row in written(tmp_path / "there" / "digits-rows.json")] == ["1 of 2", "0 of 2", "0 of 4"]
+    assert not (tmp_path / "there" / "digits-trainings.json").exists()
+    assert trained(tmp_path)
+    file = tmp_path / "there" / "digits-trainings.json"
+    content = json.loads(file.read_text())
+    for one in content["trainings"]:
+        one |= {"device": "NVIDIA H100", "versions": {"version.torch": "2.11.0"}}
+    file.write_text(json.dumps(content))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    options = {"config": tmp_path / "grid.yaml", "name": "lent", "home": tmp_path / "home", "seeds": 1}
+    entered = refit_grid("gcn", trained=file, **options)
+    here = refit_grid("gcn", executor=INLINE, **{**options, "home": tmp_path / "other"})
+    with pytest.raises(Refused, match="no training of base lr=0.01 batch=64 with seed 10001 for 2 epochs"):
+        refit_grid("gcn", trained=file, **{**options, "seeds": 2})
+    assert entered.studies[0].settings.trials == 1
+    for study in entered.studies:
+        for trial in study.records():
+            assert (trial.device, trial.state) == ("NVIDIA H100", "complete")
+            assert made_by(test_file(study, trial.optimizer, trial.number)) == {"version.torch": "2.11.0"}
+    numbers = ["row", "seed", "train/loss", "test/loss", "test/accuracy", "test/ece", "gradients"]
+    assert len(entered.table()) == 3
+    pd.testing.assert_frame_equal(entered.table()[numbers], here.table()[numbers])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_files_of_the_rows_describe_what_is_trained(name, tmp_path):
+    """So that a refit by such a file finds its trainings, those of twice the epochs included."""
+    (tmp_path / "mitdb").mkdir()
+    chosen = SearchOptions.read({"workload": name, "home": tmp_path}, ROOT / "benchmarks" / "gpu" / f"{name}.yaml")
+    settings = define(chosen, home_of(chosen))
+    points = {optimizer: space.grid for optimizer, space in settings.spaces.items()}
+    trials = list(PUBLISHED[name].trials([FIRST_SEED + settings.seed], compile=False))
+    refit = replace(settings, kind="refit")
+    assert FIRST_SEED == selection.FIRST_SEED
+    assert [trial.configuration.point for trial in trials[:2]] == [
+        Configuration.at(optimizer, point).point for optimizer, [point] in points.items()
+    ]
+    for trial in trials[:2]:
+        asked = refit.trial(trial.configuration)
+        assert {one: getattr(asked, one) for one in MADE_BY} == {one: getattr(trial, one) for one in MADE_BY}
+    assert trials[2] == replace(trials[0], epochs=2 * settings.epochs)

@@ -93,9 +93,14 @@ def run_tasks(
             if isinstance(outcome, Failure):
                 failed[task.what] = outcome.reason
             else:
-                write_whole(task.file, json.dumps({"made": made, "result": outcome}))
+                write_result(task.file, outcome, made)
             listener.task(task.what, done, len(tasks))
     return failed
+
+
+def write_result(file: Path, result: Any, made: dict[str, str]) -> None:
+    """Keep what a task returned, with the versions of the packages that it ran with."""
+    write_whole(file, json.dumps({"made": made, "result": result}))
 
 
 def result_of(file: Path) -> Any:

@@ -62,6 +62,8 @@ def log_models(refit: Refit, register: str | None = None) -> str:
     samples = cache(lambda: _samples(study))
     try:
         for optimizer, trial in modelled(study).items():
+            if not trial.checkpoint:  # it was trained elsewhere, and its network is not here
+                continue
             if not trial.mlflow_run_id:
                 return f"MLflow has no run of {trial.key} yet, whose network is a model"
             name = optimizer.rpartition(":")[2]  # of package.module:Class, which MLflow does not take, the class

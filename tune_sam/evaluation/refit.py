@@ -256,9 +256,9 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     made, seeds = [], seeds_in(latest.settings)
     for child in (latest, *equal, *controls):
         tested = {
-            trial.key: result_of(_test_file(child, trial))
+            trial.key: result_of(test_file(child, trial.optimizer, trial.number))
             for trial in child.records()
-            if _test_file(child, trial).exists()
+            if test_file(child, trial.optimizer, trial.number).exists()
         }
         shared = _seeds_of_all(child, tested)
         if child in controls and not seeds <= shared:
@@ -309,14 +309,15 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     """Read losses, accuracies and gaps on the test set of a refit's tested trainings, by their keys."""
     found = {}
     for trial in study.records():
-        file = _test_file(study, trial)
+        file = test_file(study, trial.optimizer, trial.number)
         if file.exists():
             found[trial.key] = scores(study, trial, result_of(file))
     return found
 
 
-def _test_file(study: Study, trial: Trial) -> Path:
-    return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
+def test_file(study: Study, optimizer: str, number: int) -> Path:
+    """Name the file with the test results of a training, by its optimizer and its number there."""
+    return study.home.study(study.name) / "test" / f"{optimizer}-{number}.json"
 
 
 def scores(study: Study, trial: Trial, test: dict[str, float]) -> dict[str, float]:
@@ -399,7 +400,10 @@ def test_all(
                 f"the training {trial.key} is {trial.state}{why}, so there is no mean over all "
                 "seeds; choose other seeds with --seeds."
             )
-    parts = [Task(f"{trial.key}, test", _test_file(study, trial), _test, (study, trial)) for trial in trials]
+    parts = [
+        Task(f"{trial.key}, test", test_file(study, trial.optimizer, trial.number), _test, (study, trial))
+        for trial in trials
+    ]
     with study_lock(study.home, study.name):
         failed = run_tasks(
             study,
@@ -431,20 +435,11 @@ def _test_data(study: Study, other_nodes: bool) -> "Iterator[Shared]":
 
 def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dict[str, float]:
     """Test a training's network in a worker, at the precision that it was trained with."""
-    from tune_sam.metrics import Calibration, Classification, Merged, gathering
-    from tune_sam.training import evaluate, outputs
+    from tune_sam.trained import tested
 
     device = prepare_worker(study)
     model = trial.load_model(workload).to(device)
-
-    def network(inputs: Any) -> Any:
-        return outputs(model, inputs, trial.precision or "fp32", device)
-
     assert trial.config is not None  # it is complete
     workload = workload.configured(trial.config)
-    store = data.splits().train.to(device)
-    metrics = gathering(workload.metrics(workload.setting(trial.dataset, trial.preset)), device)
-    if isinstance(metrics, Classification):
-        metrics = Merged((metrics, Calibration(workload.ignored)))
-    found = evaluate(network, workload, store, device, metrics)
-    return {"loss": found.loss, **found.scores}
+    setting = workload.setting(trial.dataset, trial.preset)
+    return tested(model, workload, setting, data.splits().train, trial.precision or "fp32", device)

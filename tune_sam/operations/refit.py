@@ -1,12 +1,14 @@
 """Refit: train the best configurations again, test them, and log what came of it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.errors import Refused
+from tune_sam.evaluation.elsewhere import Elsewhere
 from tune_sam.evaluation.models import check_name, log_models
 from tune_sam.evaluation.refit import Refit, cost_in_words, equal_epochs, refit_study, scores, test_all
 from tune_sam.evaluation.selection import (
@@ -16,12 +18,14 @@ from tune_sam.evaluation.selection import (
     chosen_seeds,
     configurations,
     control_points,
+    refit_settings,
 )
 from tune_sam.evaluation.summary import log_summary
 from tune_sam.home import Home, Place
 from tune_sam.settings import SEEDS
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_search
+from tune_sam.study.settings import Kind
 from tune_sam.tracking.runs import publish
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.plan import plan
@@ -99,6 +103,7 @@ def refit_grid(
     name: str | None = None,
     home: Place = None,
     data: str | Path | None = None,
+    trained: Path | None = None,
     split_seed: int | None = None,
     seeds: int | Sequence[int] = SEEDS,
     epochs: int | None = None,
@@ -121,6 +126,8 @@ def refit_grid(
         home, seeds, epochs, controls, register, address, max_concurrent, listener, progress, executor: as for
             :func:`refit`.
         data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
+        trained: a file of trainings that were made and tested elsewhere, as `benchmarks/gpu` writes it, which are
+            entered in place of being made; their networks are not here.
         split_seed: by which the data are split, where no split is published; that of `config` by default, else 0.
 
     Raises:
@@ -130,6 +137,9 @@ def refit_grid(
     if preset is None and config is None:
         raise Refused("a refit without a search needs the points that it trains; give a preset or a config.")
     check_seeds(seeds)
+    if trained and register:
+        raise Refused(f"--register {register} needs networks, and {trained} has none; leave it out.")
+    given = Elsewhere.read(trained) if trained else None
     named_after = preset or (config.stem if config else "grid")
     place = Home.at(home)
     study = plan(
@@ -147,7 +157,7 @@ def refit_grid(
     )
     executor = executor or RayExecutor(address, max_concurrent)
     with heard_by(listener, progress) as hears:
-        return _refit(study, Choice(planned=True), seeds, epochs, controls, register, address, executor, hears)
+        return _refit(study, Choice(planned=True), seeds, epochs, controls, register, address, executor, hears, given)
 
 
 def _refit(
@@ -160,6 +170,7 @@ def _refit(
     address: str | None,
     executor: Executor,
     listener: SearchListener,
+    trained: Elsewhere | None = None,
 ) -> Refit:
     study.refuse_unnamed()
     study.refuse_unnamed_optimizers()
@@ -175,20 +186,28 @@ def _refit(
             f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
             f"with `tune-sam resume {study.name} --trials N`."
         )
-    made = [refit_study(study, "refit", epochs, chosen, shared_seeds, choice)]
-    for more in equal_epochs(made[0].settings) if "base" in chosen else ():
-        best = {"base": chosen["base"][:1]}
+    settings = refit_settings(study, "refit", epochs, chosen, shared_seeds, choice)
+    parts: list[tuple[Kind, int, dict[str, list[Configuration]], str]] = [("refit", epochs, chosen, "")]
+    for more in equal_epochs(settings) if "base" in chosen else ():
         suffix = "" if more == 2 * epochs else f"{more / epochs:.3g}-times"
-        made.append(refit_study(study, "equal-compute", more, best, shared_seeds, choice, suffix))
-    if controls and (points := control_points(configurations(made[0].settings))):
-        base = [Configuration.at("base", point) for point in points]
-        made.append(refit_study(study, "control", epochs, {"base": base}, shared_seeds, choice))
+        parts.append(("equal-compute", more, {"base": chosen["base"][:1]}, suffix))
+    if controls and (points := control_points(configurations(settings))):
+        parts.append(("control", epochs, {"base": [Configuration.at("base", point) for point in points]}, ""))
+    if trained:
+        for kind, length, some, _ in parts:
+            trained.refuse_missing(refit_settings(study, kind, length, some, shared_seeds, choice))
+    made = [
+        refit_study(study, kind, length, some, shared_seeds, choice, suffix) for kind, length, some, suffix in parts
+    ]
     listener.announced(cost_in_words(made, shared_seeds))
     tests: dict[str, dict[str, float]] = {}
-    with executor.opened(listener.stage):  # once for all
+    with nullcontext() if trained else executor.opened(listener.stage):  # once for all
         for child in made:
-            launch(child, executor, listener)
-        for child in made:
+            if trained:
+                trained.enter(child, listener)
+            else:
+                launch(child, executor, listener)
+        for child in made:  # what was entered is tested already
             tests |= test_all(child, shared_seeds, executor, listener)
     listener.stage("Bringing MLflow up to date")
     found = Refit(study, tuple(made), tests, shared_seeds, "")

@@ -224,6 +224,12 @@ class Ledger:
         trial.set_user_attr("attempt", attempt)
         return Suggestion(trial.number, configuration, attempt, checkpoints_in(known), known.get("gpus"))
 
+    def note_elsewhere(self, number: int, made: dict[str, str], machine: dict[str, Any]) -> None:
+        """Keep that a running trial is trained elsewhere: with which versions, and on which machine."""
+        trial = self._running[number].trial
+        trial.set_user_attr("versions", made)
+        trial.set_user_attr("machine", machine)
+
     def sample(self) -> TrialConfig:
         """Give a trial that stands for all in what a step takes of a device."""
         point = {name: domain.start for name, domain in self.space.domains.items()}
