@@ -21,7 +21,9 @@ from gpu.rows import FIRST_SEED, PUBLISHED, Rows, rows
 from gpu.sharing import sharing
 from gpu.throughput import WAYS, throughput
 from studies import INLINE
+from typer.testing import CliRunner
 
+from tune_sam.cli.app import app
 from tune_sam.cluster.tasks import made_by
 from tune_sam.errors import Refused
 from tune_sam.evaluation import selection
@@ -202,6 +204,8 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
     file.write_text(json.dumps(content))
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
     options = {"config": tmp_path / "grid.yaml", "name": "lent", "home": tmp_path / "home", "seeds": 1}
+    asked = ["--config", str(options["config"]), "--name", "lent", "--seeds", "1", "--home", str(options["home"])]
+    assert CliRunner().invoke(app, ["refit", "gcn", *asked, "--trained", str(file)]).exit_code == 0
     entered = refit_grid("gcn", trained=file, **options)
     here = refit_grid("gcn", executor=INLINE, **{**options, "home": tmp_path / "other"})
     with pytest.raises(Refused, match="no training of base lr=0.01 batch=64 with seed 10001 for 2 epochs"):

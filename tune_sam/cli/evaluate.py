@@ -81,6 +81,13 @@ def refit(
     ] = None,
     data: DataOption = None,
     split_seed: SplitSeedOption = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --preset or --config, enter the trainings in this file, which benchmarks/gpu made elsewhere.",
+            show_default="none",
+        ),
+    ] = None,
     max_concurrent: ConcurrentOption = None,
     address: AddressOption = None,
     workload: TrustedWorkloadOption = None,
@@ -96,7 +103,7 @@ def refit(
     """
     asked = parse_seeds(seeds)
     of_searches = {"--top": top, "--each-batch-size": each_batch_size or None}
-    of_grids = {"--name": name, "--data": data, "--split-seed": split_seed}
+    of_grids = {"--name": name, "--data": data, "--split-seed": split_seed, "--trained": trained}
     planned = preset is not None or config is not None
     for option, value in (of_searches if planned else of_grids).items():
         if value is not None:
@@ -120,8 +127,9 @@ def refit(
             "max_concurrent": max_concurrent,
             "listener": listener,
         }
+        of_grid: dict[str, Any] = {"data": data, "split_seed": split_seed, "trained": trained}
         found = (
-            refit_grid(study, preset=preset, config=config, name=name, data=data, split_seed=split_seed, **common)
+            refit_grid(study, preset=preset, config=config, name=name, **of_grid, **common)
             if planned
             else run(study, top=top or 1, each_batch_size=each_batch_size, **common)
         )
