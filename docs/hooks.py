@@ -25,11 +25,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, and every file that a page links to."""
     for page in PAGES:
         files.append(File.generated(config, page, abs_src_path=str(ROOT / page)))
-    for page in [file for file in files if file.src_uri.endswith(".md")]:
+    pages = [file for file in files if file.src_uri.endswith(".md")]
+    for page in pages:  # which grow by those that they link to
         for link in LINK.findall(Path(page.abs_src_path or "").read_text()):
             target = _target(page.src_uri, link)
             if (ROOT / target).is_file() and not files.get_file_from_path(_place(target)):
-                files.append(File.generated(config, _place(target), abs_src_path=str(ROOT / target)))
+                files.append(found := File.generated(config, _place(target), abs_src_path=str(ROOT / target)))
+                pages += [found] * target.endswith(".md")
     return files
 
 
@@ -51,7 +53,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def _target(page: str, link: str) -> str:
     """Name what a page links to, from the root of the repository."""
-    folder = posixpath.dirname(page if page in PAGES else f"docs/{page}")
+    folder = posixpath.dirname(f"docs/{page}" if (ROOT / "docs" / page).is_file() else page)
     return posixpath.normpath(posixpath.join(folder, link))
 
 
