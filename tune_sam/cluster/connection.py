@@ -16,7 +16,6 @@ from tune_sam.cluster.ray_internals import (
     dashboard_address,
     leave_endings_alone,
     own_processes,
-    refusals,
     session_folder,
     without_rays_lines,
 )
@@ -141,12 +140,13 @@ def _join(address: str) -> None:
         Refused: none answers there, or it does not take this process.
     """
     import ray
+    from ray.exceptions import AuthenticationError
 
     try:
         _knock(address)
         with warnings.catch_warnings(action="ignore"):  # the client says twice that nobody answers
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except refusals() as error:
+    except AuthenticationError as error:
         raise Refused(
             f"the Ray cluster at --address {address} refuses this process ({str(error).splitlines()[0]}); "
             "give it RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN."

@@ -32,14 +32,6 @@ ENDINGS_TAKEN = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
 """What Ray's library calls `ray::RayLog::InstallFailureSignalHandler(const char *, bool)`."""
 
 
-def refusals() -> tuple[type[Exception], ...]:
-    """List what Ray raises where a process lacks the cluster's token: nothing before 2.52, which has no tokens."""
-    from ray import exceptions
-
-    found = getattr(exceptions, "AuthenticationError", None)
-    return (found,) if found else ()
-
-
 def dashboard_address() -> str:
     """Give the address of the dashboard of the Ray that this process is connected to."""
     from ray._private.worker import get_dashboard_url

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_sam.cluster.ray_internals import refusals
 from tune_sam.errors import Refused, masked
 from tune_sam.logins import of_results, remember, without_login
 from tune_sam.settings import ENVIRONMENT
@@ -154,12 +153,13 @@ def _study_of(command: Sequence[str]) -> str:
 def _client(dashboard: str | None) -> "JobSubmissionClient":
     where = masked(dashboard or os.environ.get("RAY_API_SERVER_ADDRESS") or "the default address")
     try:
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise Refused(f"jobs need Ray's own client ({_first_line(error)}); install tune-sam[cluster].") from None
     try:
         return JobSubmissionClient(dashboard)
-    except refusals() as error:
+    except AuthenticationError as error:
         raise Refused(
             f"the Ray dashboard at {where} refuses this process ({_first_line(error)}); give it "
             "RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN."
