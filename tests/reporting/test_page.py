@@ -133,7 +133,7 @@ def test_a_single_refit_says_nothing_of_others(full):
 
 def test_the_page_says_how_the_data_were_split_and_at_which_precision(bare, study, tmp_path):
     sizes = find_workload("gcn").datasets["digits"]
-    held = f"{sizes.validation:,} validate and {sizes.test:,} are the test set."
+    held = f"{sizes.validation:,} validate and {sizes.test:,} are the test set, split by seed 0."
     assert f"of digits, 256 samples train, {held}" in bare
     whole = replace(study, settings=replace(study.settings, train_subset=None))
     assert f"{sizes.train:,} samples train, {held}" in again_section(whole, None, None, None, tmp_path).sentences[0]

@@ -45,8 +45,8 @@ def again_section(
         (
             f"The study was made at {study.created}, this page at {now()} on {platform.platform()} with "
             f"{os.cpu_count()} CPUs and Python {platform.python_version()}. Its data are in {study.data}: of "
-            f"{settings.dataset}{split}, {settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} "
-            f"validate and {sizes.test:,} are the test set.",
+            f"{settings.dataset}, {settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} "
+            f"validate and {sizes.test:,} are the test set{split}.",
             seeds.strip(),
             "study.yaml, beside this page and below, holds the options of the study.",
         ),
