@@ -94,3 +94,9 @@ def test_in_bf16_padding_changes_no_output_and_no_gradient(pool, monkeypatch):
         found.append((out, *torch.autograd.grad(GCN.loss(out, classes), list(model.parameters()))))
     for plain, padded in zip(*found, strict=True):
         assert (padded - plain).norm() <= 2**-8 * plain.norm()
+
+
+def test_torch_compile_changes_no_output():
+    graphs, _ = a_batch()
+    model = GCN.network(SETTING).eval()
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(graphs), model(graphs))

@@ -52,7 +52,7 @@ class GraphClassifier(nn.Module):
         adjacent = adjacency(graphs.edge_index, len(x))
         for convolution in self.convolutions[:-1]:
             x = torch.relu(_convolved(convolution, adjacent @ x, x))
-        nodes = graphs.num_nodes
+        nodes = len(graphs.x)
         logits: Tensor = self.head(self.pooled(self.convolutions[-1], (adjacent @ x)[:nodes], x[:nodes], graphs))
         return logits
 
