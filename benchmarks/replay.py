@@ -6,11 +6,13 @@ import resource
 import time
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import psutil
 from ray import tune
 
-CHECKPOINT = "state.json"
+CHECKPOINT = "training.pt"
+"""The file of a checkpoint, an archive as torch makes them, so that `tune-sam doctor` finds it whole."""
 
 
 def accuracy(rho: float, lr: float, batch_size: int, epoch: int) -> float:
@@ -45,11 +47,13 @@ class Replay(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write how far it is."""
-        Path(checkpoint_dir, CHECKPOINT).write_text(json.dumps({"done": self.done}))
+        with ZipFile(Path(checkpoint_dir, CHECKPOINT), "w") as file:
+            file.writestr("state.json", json.dumps({"done": self.done}))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Read how far it was."""
-        self.done = json.loads(Path(checkpoint, CHECKPOINT).read_text())["done"]
+        with ZipFile(Path(checkpoint, CHECKPOINT)) as file:
+            self.done = json.loads(file.read("state.json"))["done"]
 
 
 class Meter:
