@@ -114,7 +114,7 @@ def test_a_trial_of_the_ledger_is_a_run_of_mlflow(study):
             "tune_sam.key": trial.key, "tune_sam.state": "complete", "tune_sam.precision": "fp32",
             "tune_sam.optimizer": "sam", "tune_sam.seed": str(trial.number), "tune_sam.dataset": "digits",
             "tune_sam.tune_trial_id": "tune", "tune_sam.epoch": "10", "tune_sam.epochs": "10",
-            "tune_sam.compile": "False", "tune_sam.cpus_per_trial": "1",
+            "tune_sam.compile": "False", "tune_sam.cpus_per_trial": "1", "tune_sam.split_seed": "0",
         }  # fmt: skip
         assert study.versions.items() <= run.data.tags.items()
     assert open_study("one", study.home.path).versions == study.versions != {}
