@@ -226,3 +226,20 @@ def test_each_test_that_the_page_of_faults_names_is_there():
     assert len(named) > 40
     for file, test in named:
         assert f"def {test}" in (ROOT / file).read_text() if test else (ROOT / file).exists(), (file, test)
+
+
+@pytest.mark.slow
+def test_the_model_of_ones_own_on_the_first_page_is_searched(monkeypatch, tmp_path):
+    (tmp_path / "wine.py").write_text(blocks("own-workload.md")[0].partition("\nstudy = ")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tune_sam, "search", partial(tune_sam.search, executor=INLINE))
+    (lines,) = blocks("../README.md")
+    names = {}
+    exec(compile(lines.replace("trials=12", "trials=1"), "README.md", "exec"), names)
+    assert [trial.state for trial in names["study"].records()] == ["complete"] * 3
+
+
+def test_the_optimizers_of_their_page_are_built():
+    for code in blocks("optimizers.md"):
+        exec(compile(code, "optimizers.md", "exec"), {"__name__": "half"})
