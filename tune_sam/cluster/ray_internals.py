@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from subprocess import list2cmdline
 from typing import TYPE_CHECKING, Any
@@ -120,13 +121,12 @@ def leave_endings_alone() -> None:
     so here, before, and then the handler that was there is set again: by Python's C interface, for the handler may be
     none of Python's.
     """
-    import ray._raylet
-
+    library = import_module("ray._raylet").__file__
     get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
     get.restype = put.restype = ctypes.c_void_p
     put.argtypes = [ctypes.c_int, ctypes.c_void_p]
     own = get(signal.SIGTERM)
-    getattr(ctypes.CDLL(ray._raylet.__file__), ENDINGS_TAKEN)(os.fsencode(sys.executable), False)
+    getattr(ctypes.CDLL(library), ENDINGS_TAKEN)(os.fsencode(sys.executable), False)
     put(signal.SIGTERM, own)
 
 
