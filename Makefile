@@ -2,7 +2,7 @@
 #
 #   make demo TORCH=cpu    takes torch's CPU wheels, for machines without an NVIDIA GPU
 #   PYTHON=python3.12      another interpreter, 3.11 or newer
-#   CONSTRAINTS=lowest     the oldest releases that it works with, in a .venv-lowest of their own
+#   CONSTRAINTS=lowest     the oldest releases that setup.cfg allows, in a .venv-lowest of their own
 
 PYTHON ?= python3
 CONSTRAINTS ?= newest

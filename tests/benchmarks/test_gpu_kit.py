@@ -27,7 +27,7 @@ from tune_sam.cli.app import app
 from tune_sam.cluster.tasks import made_by
 from tune_sam.errors import Refused
 from tune_sam.evaluation import selection
-from tune_sam.evaluation.refit import test_file
+from tune_sam.evaluation.refit import file_of_test
 from tune_sam.operations.refit import refit_grid
 from tune_sam.settings import SearchOptions
 from tune_sam.space import Configuration
@@ -214,7 +214,7 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
     for study in entered.studies:
         for trial in study.records():
             assert (trial.device, trial.state) == ("NVIDIA H100", "complete")
-            assert made_by(test_file(study, trial.optimizer, trial.number)) == {"version.torch": "2.11.0"}
+            assert made_by(file_of_test(study, trial.optimizer, trial.number)) == {"version.torch": "2.11.0"}
     numbers = ["row", "seed", "train/loss", "test/loss", "test/accuracy", "test/ece", "gradients"]
     assert len(entered.table()) == 3
     pd.testing.assert_frame_equal(entered.table()[numbers], here.table()[numbers])

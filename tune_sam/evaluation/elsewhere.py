@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.cluster.tasks import write_result
 from tune_sam.errors import Refused
-from tune_sam.evaluation.refit import row_name, test_file
+from tune_sam.evaluation.refit import row_name, file_of_test
 from tune_sam.space import Configuration
 from tune_sam.study.lock import study_lock
 from tune_sam.study.reading import reading
@@ -96,7 +96,7 @@ class Elsewhere:
                         for epoch, metrics in enumerate(one.epochs, start=1):
                             ledger.report(number, epoch, metrics)
                         # First: a training that has ended is tested.
-                        write_result(test_file(study, ledger.optimizer, number), dict(one.test), dict(one.versions))
+                        write_result(file_of_test(study, ledger.optimizer, number), dict(one.test), dict(one.versions))
                         outcome = Outcome(
                             state="complete",
                             reason="",

@@ -256,9 +256,9 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     made, seeds = [], seeds_in(latest.settings)
     for child in (latest, *equal, *controls):
         tested = {
-            trial.key: result_of(test_file(child, trial.optimizer, trial.number))
+            trial.key: result_of(file_of_test(child, trial.optimizer, trial.number))
             for trial in child.records()
-            if test_file(child, trial.optimizer, trial.number).exists()
+            if file_of_test(child, trial.optimizer, trial.number).exists()
         }
         shared = _seeds_of_all(child, tested)
         if child in controls and not seeds <= shared:
@@ -309,13 +309,13 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     """Read losses, accuracies and gaps on the test set of a refit's tested trainings, by their keys."""
     found = {}
     for trial in study.records():
-        file = test_file(study, trial.optimizer, trial.number)
+        file = file_of_test(study, trial.optimizer, trial.number)
         if file.exists():
             found[trial.key] = scores(study, trial, result_of(file))
     return found
 
 
-def test_file(study: Study, optimizer: str, number: int) -> Path:
+def file_of_test(study: Study, optimizer: str, number: int) -> Path:
     """Name the file with the test results of a training, by its optimizer and its number there."""
     return study.home.study(study.name) / "test" / f"{optimizer}-{number}.json"
 
@@ -401,7 +401,7 @@ def test_all(
                 "seeds; choose other seeds with --seeds."
             )
     parts = [
-        Task(f"{trial.key}, test", test_file(study, trial.optimizer, trial.number), _test, (study, trial))
+        Task(f"{trial.key}, test", file_of_test(study, trial.optimizer, trial.number), _test, (study, trial))
         for trial in trials
     ]
     with study_lock(study.home, study.name):
