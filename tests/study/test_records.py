@@ -103,7 +103,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "budget": "trials",
         "patience": 0,
         "from_study": None,
-        "log": (),
+        "log": [],
         "objective": "val/accuracy",
         "score": "accuracy",
         "score_direction": "maximize",

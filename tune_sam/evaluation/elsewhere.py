@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.cluster.tasks import write_result
 from tune_sam.errors import Refused
-from tune_sam.evaluation.refit import row_name, file_of_test
+from tune_sam.evaluation.refit import file_of_test, row_name
 from tune_sam.space import Configuration
 from tune_sam.study.lock import study_lock
 from tune_sam.study.reading import reading

@@ -561,7 +561,6 @@ class Study:
         return {
             "name": self.name,
             **{name: value for name, value in settings.items() if name not in left_out},
-            "optimizers": list(self.settings.optimizers),
             "trials_asked": self.settings.trials,
             "counts": self.counts(),
             "created": self.created,

@@ -215,7 +215,8 @@ class StudySettings(TrainingSettings):
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings as JSON holds them."""
-        return {**asdict(self), "spaces": {optimizer: space.to_json() for optimizer, space in self.spaces.items()}}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return plain | {"spaces": {optimizer: space.to_json() for optimizer, space in self.spaces.items()}}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "StudySettings":
