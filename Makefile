@@ -28,9 +28,9 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest
 
 # Also the slow tests, and those of the real data sets in the folder that TUNE_SAM_DATA names. In one go with the quick
-# ones, which share their homes.
+# ones, which share their homes; in a process more than `make test` has, for some of the slow ones wait.
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -m "" --durations=30
+	$(BIN)/python -m pytest -n 3 -m "" --durations=30
 
 # A whole study that is killed at KILLS random moments and ends as one that is not: half an hour, or hours where the
 # machine has other work.
