@@ -175,7 +175,7 @@ def refitted(refitted_once, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def workers_are_forked(monkeypatch):
     """Of a Ray that a test starts in its own process: from the process that has the imports of the command lines."""
-    monkeypatch.setattr("tune_sam.cluster.connection.served", lambda: nullcontext(warm.forking()))
+    monkeypatch.setattr("tune_sam.cluster.connection.served", lambda: nullcontext(warm.Forking()))
 
 
 @pytest.fixture
@@ -276,12 +276,14 @@ def pytest_unconfigure():
 
 
 class QuickLimit:
-    """Fails a run, not a test, where quick tests are no longer quick: over the limit twice, the second time alone.
+    """Fails a run, not a test, where quick tests are no longer quick.
 
-    Once is no proof, for a machine that the tests share with others may stand still for a second.
+    Once is no proof: a machine that the tests share with others may stand still for a second, and the first test that
+    imports a package pays for all. What is over the limit is run alone, twice in one process; the second time counts.
     """
 
-    AGAIN = "TUNE_SAM_TESTS_AGAIN"
+    ALONE = "TUNE_SAM_TESTS_ALONE"
+    TWICE = "import sys, pytest; pytest.main(sys.argv[1:]); sys.exit(pytest.main(sys.argv[1:]))"
 
     def __init__(self, seconds):
         self.seconds, self.over = seconds, {}
@@ -298,13 +300,13 @@ class QuickLimit:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _are_quick_alone(self):
-        if self.AGAIN in os.environ:
+        if self.ALONE in os.environ:
             return False
         words = ["-n", "0", "-q", "--quick-limit", str(self.seconds), *self.over]
-        again = subprocess.run(
-            [sys.executable, "-m", "pytest", *words], env=os.environ | {self.AGAIN: "1"}, stdout=subprocess.DEVNULL
+        alone = subprocess.run(
+            [sys.executable, "-c", self.TWICE, *words], env=os.environ | {self.ALONE: "1"}, stdout=subprocess.DEVNULL
         )
-        return again.returncode == pytest.ExitCode.OK
+        return alone.returncode == pytest.ExitCode.OK
 
     def pytest_terminal_summary(self, terminalreporter):
         if self.over:

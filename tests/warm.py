@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -146,6 +146,16 @@ def forking() -> list[str]:
     address = _address()
     _context().Process(target=_serve, args=(address,), daemon=True).start()
     return forks.words(address)
+
+
+class Forking(Sequence[str]):
+    """Those words, for which the process is started when somebody looks at them: a search that is refused does not."""
+
+    def __getitem__(self, index):
+        return forking()[index]
+
+    def __len__(self):
+        return len(forking())
 
 
 def _serve(address: str) -> None:
