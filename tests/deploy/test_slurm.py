@@ -109,7 +109,8 @@ def submit(text, folder, *command, stop_at=""):
         job.wait()
         _forget(folder)
     if status != (130 if stop_at else 0):
-        raise subprocess.CalledProcessError(status, command, (folder / "log").read_text())
+        print((folder / "log").read_text())
+        raise subprocess.CalledProcessError(status, command)
 
 
 def _forget(folder):

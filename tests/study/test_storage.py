@@ -1,8 +1,13 @@
+import _thread
 import multiprocessing
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
 import psycopg
 import pytest
+from optuna.study import StudyDirection
 from services import postgres
 
 from tune_sam.errors import Refused
@@ -62,6 +67,19 @@ def test_one_process_drives_a_study_and_a_killed_one_frees_it(home):
 def _open(home, opened):
     open_storage(home)
     opened.put(1)
+
+
+def test_an_interrupt_while_a_statement_waits_is_an_interrupt(tmp_path):
+    storage = open_storage(Home(tmp_path))
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], "one")
+    with closing(sqlite3.connect(tmp_path / "optuna.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        Timer(0.2, _thread.interrupt_main).start()
+        with pytest.raises(KeyboardInterrupt):
+            storage.set_study_user_attr(study, "key", "value")
+        other.execute("ROLLBACK")
+    storage.set_study_user_attr(study, "key", "value")
+    assert storage.get_study_user_attrs(study) == {"key": "value"}
 
 
 @pytest.mark.slow

@@ -121,12 +121,14 @@ def leave_endings_alone() -> None:
     so here, before, and then the handler that was there is set again: by Python's C interface, for the handler may be
     none of Python's.
     """
-    library = import_module("ray._raylet").__file__
+    library = ctypes.CDLL(import_module("ray._raylet").__file__)
+    if (taken := getattr(library, ENDINGS_TAKEN, None)) is None:
+        return  # a Ray whose library names it otherwise: it starts as it would without this
     get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
     get.restype = put.restype = ctypes.c_void_p
     put.argtypes = [ctypes.c_int, ctypes.c_void_p]
     own = get(signal.SIGTERM)
-    getattr(ctypes.CDLL(library), ENDINGS_TAKEN)(os.fsencode(sys.executable), False)
+    taken(os.fsencode(sys.executable), False)
     put(signal.SIGTERM, own)
 
 

@@ -373,7 +373,8 @@ def _read(plan: Plan, failed: dict[str, str]) -> Analysis:
         }
     )
     lines = {} if plan.every else {trial.optimizer: result_of(plan.line_file(trial)) for trial in best[1:]}
-    checks = {trial.key: result_of(plan.check_file(trial)) for trial in best} if plan.verify else {}
+    files = {trial.key: plan.check_file(trial) for trial in best} if plan.verify else {}
+    checks = {key: result_of(file) for key, file in files.items() if file.exists()}  # else its check failed
     between = {optimizer: line for optimizer, line in lines.items() if line}
     return Analysis(plan, found, surfaces, between, failed, checks=checks)
 

@@ -109,8 +109,10 @@ def _watched(storage: "RDBStorage", trouble: Callable[[BaseException], str], hom
 
     @event.listens_for(storage.engine, "handle_error")
     def explain(context: Any) -> Refused | None:
-        # Optuna handles the former, and SQLAlchemy the latter: it connects again.
-        if isinstance(context.sqlalchemy_exception, IntegrityError) or context.is_pre_ping:
+        # The first is none of the database's, such as an interrupt. Optuna handles the second, and SQLAlchemy the last:
+        # it connects again.
+        error = context.sqlalchemy_exception
+        if error is None or isinstance(error, IntegrityError) or context.is_pre_ping:
             return None
         return Refused(trouble(context.original_exception))
 
