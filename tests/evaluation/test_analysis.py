@@ -224,8 +224,9 @@ def test_of_all_trials_those_that_can_be_measured_are(another):
     study = open_study("one", another)
     best = study.best("sam")
     with spoiled(best, "nan"):
-        found = tune_sam.analyze("one", home=another, sample=24, every=True, executor=INLINE)
-        assert list(found.failed) == [best.key]
+        found = tune_sam.analyze("one", home=another, sample=24, every=True, verify=True, executor=INLINE)
+        assert set(found.failed) == {best.key, f"{best.key}, by PyHessian"}
+        assert list(found.checks) == [study.best("base").key]
         assert len(found.trials) == len(found.table()) == 5
         with pytest.raises(Refused, match=f"{best.key} cannot be measured"):
             tune_sam.analyze("one", home=another, sample=16, optimizers=["sam"], executor=INLINE)
