@@ -60,10 +60,16 @@ def the_log_as_it_was():
 
 
 @pytest.fixture(scope="module")
-def coarse_figures():
-    """Figures of few dots, for tests that need them to be there and do not look at them: most of their time is dots."""
+def blank_figures():
+    """Files of figures in which nothing is drawn, for tests that need them to be there and do not look at them."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def saved(_, file, **options):
+        Image.new("RGB", (4, 3), "white").save(file, options["format"])
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tune_sam.reporting.style.DPI", 30)
+        patch.setattr(Figure, "savefig", saved)
         yield
 
 

@@ -20,7 +20,7 @@ from tune_sam.tracking.relocation import relocate_artifacts
 from tune_sam.tuning.delivery import adopt_epochs, sync
 from tune_sam.tuning.runner import resume
 
-pytestmark = pytest.mark.usefixtures("coarse_figures", "coarse_measures")
+pytestmark = pytest.mark.usefixtures("blank_figures", "coarse_measures")
 
 FIXTURE = Path(__file__).with_name("fixtures") / "home-0.1.tar.xz"
 """Made by tune_sam 0.1 at /srv/tune-sam/home.

@@ -247,7 +247,7 @@ def search(home, name="one", **options):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, coarse_figures):
+def home(tmp_path_factory, blank_figures):
     """A home with the study `one`, searched, refitted and reported."""
     found = tmp_path_factory.mktemp("home") / "home"
     search(found, optimizers=["base", "sam"], params={**PARAMS, "m": "4"})

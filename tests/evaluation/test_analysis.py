@@ -29,7 +29,7 @@ from tune_sam.study.records import Study, open_study
 from tune_sam.tuning.listener import Silent
 from tune_sam.workload import find_workload
 
-pytestmark = pytest.mark.usefixtures("coarse_figures")
+pytestmark = pytest.mark.usefixtures("blank_figures", "coarse_measures")
 
 GCN = find_workload("gcn")
 SAMPLE, SIDE = 32, 9  # 81 points: two parts

@@ -10,6 +10,7 @@ import tune_sam
 from tune_sam.checkpoint import Checkpoint
 from tune_sam.cluster.tasks import result_of
 from tune_sam.errors import NothingComplete, Refused
+from tune_sam.evaluation.answer import answer_of_refit
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import refit_study, row_name, significant_digits, tested_refit
@@ -26,7 +27,7 @@ from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.recipe import as_yaml
 from tune_sam.workload import find_workload
 
-pytestmark = pytest.mark.usefixtures("coarse_figures", "coarse_measures")
+pytestmark = pytest.mark.usefixtures("blank_figures", "coarse_measures")
 
 GCN = find_workload("gcn")
 SEEDS = (FIRST_SEED, FIRST_SEED + 1)
@@ -307,6 +308,7 @@ def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
     page = report("reported-report", home=searched).page.with_name("report.md").read_text()
     assert "refit odd_workload:Reported --config study.yaml --name reported-report --epochs 1 --seeds 10000," in page
     assert "Nothing was searched." in page
+    assert "Nothing was searched: the configurations were given." in str(answer_of_refit(every))
 
 
 @pytest.mark.slow

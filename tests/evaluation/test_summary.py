@@ -78,7 +78,7 @@ def test_numbers_that_change_are_the_latest_ones(study):
     assert not troubles(study)
 
 
-@pytest.mark.usefixtures("coarse_figures")
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_the_ledger_has_the_numbers_although_mlflow_does_not_take_the_page(study, monkeypatch):
     def refuse(*_):

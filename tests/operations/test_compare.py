@@ -65,7 +65,7 @@ def test_refits_with_the_same_seeds_are_compared_in_pairs_as_one_family(home):
 
 
 @pytest.mark.slow
-def test_refits_without_a_common_seed_are_not_compared_and_it_is_said(home, tmp_path, cli, coarse_figures):
+def test_refits_without_a_common_seed_are_not_compared_and_it_is_said(home, tmp_path, cli, blank_figures):
     options = {"dataset": "digits", "train_subset": 128, "home": home, "executor": INLINE, "trials": 1, "epochs": 1}
     tune_sam.search("gcn", optimizers=["sam"], name="three", **options)
     tune_sam.refit("three", home=home, seeds=[5, 6, 7], controls=False, executor=INLINE)
@@ -110,7 +110,7 @@ def test_each_form_has_the_rows(cli):
     assert "two: SAM" in said
 
 
-def test_a_page_is_written_that_needs_no_other_file(home, tmp_path, coarse_figures):
+def test_a_page_is_written_that_needs_no_other_file(home, tmp_path, blank_figures):
     tune_sam.compare(["one", "two"], home=home, output=tmp_path / "page")
     written = {file.name for file in (tmp_path / "page").iterdir()}
     assert written == {"index.html", "report.md", "table.csv", "figures"}

@@ -8,7 +8,7 @@ from tune_sam.operations.run import run
 from tune_sam.study.records import refits_of
 from tune_sam.tuning.listener import Silent
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("coarse_figures", "coarse_measures")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures", "coarse_measures")]
 
 OPTIONS = {
     "dataset": "digits",

@@ -17,7 +17,7 @@ from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study
 from tune_sam.study.spent import noted_seconds
 
-pytestmark = pytest.mark.usefixtures("coarse_figures")
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture

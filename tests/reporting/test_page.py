@@ -32,7 +32,7 @@ from tune_sam.tuning.recipe import as_options
 from tune_sam.tuning.runner import search
 from tune_sam.workload import find_workload
 
-pytestmark = pytest.mark.usefixtures("coarse_figures", "coarse_measures")
+pytestmark = pytest.mark.usefixtures("blank_figures", "coarse_measures")
 
 
 @pytest.fixture(scope="module")

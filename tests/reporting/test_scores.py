@@ -17,7 +17,7 @@ from tune_sam.evaluation.statistics import Difference, Mean, family
 from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study
 
-pytestmark = [pytest.mark.usefixtures("coarse_figures", "coarse_measures"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("blank_figures", "coarse_measures"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=["val/r2", "val/mae"])

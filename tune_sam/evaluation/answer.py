@@ -117,7 +117,7 @@ def short_answer(study: Study, refit: Refit | None, found: Answers) -> Answer:
     best = _best_by_validation(study, refit)
     return Answer(
         _help(study, refit, found, names, best),
-        _rho(found.radii, optimizers, best),
+        _rho(refit, found.radii, optimizers, best),
         _flatter(study, refit, found, names, best),
         next_step(study, refit, found),
     )
@@ -188,8 +188,10 @@ def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str,
     )
 
 
-def _rho(radii: Sequence[Radius], optimizers: Mapping[str, str], best: _Best | None) -> Line:
+def _rho(refit: Refit | None, radii: Sequence[Radius], optimizers: Mapping[str, str], best: _Best | None) -> Line:
     if best is None or not radii:
+        if refit and refit.choice.planned:
+            return _line("Which ρ?", "not known", "Nothing was searched: the configurations were given.")
         return _line("Which ρ?", "not known", "No trial of an optimizer that has a ρ is complete.")
     first = next((radius for radius in radii if radius.optimizer == best.optimizer), radii[0])
     sign: Sign = "not known" if first.tried < 2 else "not shown" if first.end else "yes"
