@@ -2,10 +2,9 @@ import gc
 import logging
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 
@@ -108,42 +107,14 @@ def commands_are_built_once():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def tables_of_mlflow_are_made_once(tmp_path_factory):
-    """New databases in files copy the first one's tables: MLflow makes them by all migrations of its history."""
-    import sqlalchemy
-    from mlflow.store.db import utils
+def tables_of_mlflow(tmp_path_factory):
+    """A database of MLflow's with nothing in it, which new ones in files are copies of."""
+    import databases
 
-    make = utils._initialize_tables
-
-    def first(file):
-        make(engine := sqlalchemy.create_engine(f"sqlite:///{file}"))
-        engine.dispose()
-
-    def copied(engine):
-        empty = engine.url.drivername == "sqlite" and not sqlalchemy.inspect(engine).get_table_names()
-        if not empty or not engine.url.database:
-            make(engine)
-            return
-        made = made_once(tmp_path_factory, "tables.db", first)
-        with closing(sqlite3.connect(made)) as ours, closing(sqlite3.connect(engine.url.database)) as new:
-            ours.backup(new)
-
+    made = made_once(tmp_path_factory, "tables.db", databases.make_tables)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "_initialize_tables", copied)
-        yield
-
-
-@pytest.fixture(scope="session")
-def tables_of_mlflow(tmp_path_factory, tables_of_mlflow_are_made_once):
-    """A database of MLflow's with nothing in it, to copy for a server: one that makes its own takes long to start."""
-    import sqlalchemy
-    from mlflow.store.db import utils
-
-    file = tmp_path_factory.mktemp("mlflow") / "tables.db"
-    engine = sqlalchemy.create_engine(f"sqlite:///{file}")
-    utils._initialize_tables(engine)
-    engine.dispose()
-    return file
+        patch.setenv(databases.TABLES, str(made))
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ IMPORTED = [
     *forks.IMPORTED,
     "mlflow.store.tracking.sqlalchemy_store",
     "optuna",
+    "databases",
     "pytest",
     "torch_geometric.nn",
     "tune_sam.cli.main",
