@@ -48,7 +48,7 @@ class PatientConnection(sqlite3.Connection):
     def __init__(self, database: str, *options: Any, **more: Any) -> None:
         super().__init__(database, *options, **more)
         self.file = Path(unquote(urlsplit(database).path))
-        self._identity = _identity(self.file)
+        self._identity = identity(self.file)
 
     def cursor(self, *_: Any) -> "PatientCursor":  # type: ignore[override]
         """Give a cursor that waits."""
@@ -60,7 +60,7 @@ class PatientConnection(sqlite3.Connection):
 
     def patiently(self, attempt: Callable[[], Any]) -> Any:
         """Do something as soon as other processes let it."""
-        if not self.in_transaction and _identity(self.file) != self._identity:
+        if not self.in_transaction and identity(self.file) != self._identity:
             raise _Gone(self._restored())
         return patience.patiently(attempt, _is_busy, f"Optuna's file {self.file} is locked by another process")
 
@@ -134,7 +134,8 @@ def _is_busy(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _BUSY
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def identity(file: Path) -> tuple[int, int] | None:
+    """Tell a file from another that has its name later: device and inode; None if there is none."""
     try:
         status = os.stat(file)
     except OSError:

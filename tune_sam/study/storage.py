@@ -4,7 +4,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +36,7 @@ def open_storage(home: Home) -> "RDBStorage":
     Raises:
         Refused: Optuna's file or the database of --study-storage cannot be used.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _keep_quiet()
     if home.study_storage:
         return _database(home.study_storage)
     file = home.optuna_file
@@ -46,11 +44,23 @@ def open_storage(home: Home) -> "RDBStorage":
         with FileLock(home.path / "optuna.lock"):
             if not file.exists():
                 _make_file(file)
-    return _file(file)
+    return _file(file, sqlite.identity(file))
 
 
-def _file(file: Path) -> "RDBStorage":
-    """Open a file of Optuna's. Its tables must be there: one that lacks them has lost its studies."""
+@cache
+def _keep_quiet() -> None:
+    """Leave out Optuna's lines on each trial. Once, for that looks through all loggers of the process."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@lru_cache(maxsize=4)
+def _file(file: Path, identity: tuple[int, int] | None) -> "RDBStorage":
+    """Open a file of Optuna's. Its tables must be there: one that lacks them has lost its studies.
+
+    One storage for a process and a file, for each compiles all SQL anew. Another file of this name is another file.
+    """
     connect = partial(sqlite.connect, file)
     with _in_a_sentence(partial(sqlite.trouble_of, file=file), f"Optuna's file {file}", f"sqlite:///{file}"):
         # One of another release, Optuna refuses with what is wrong.
