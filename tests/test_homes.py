@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,27 @@ MADE_AT = "/srv/tune-sam/home"
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory):
+def earlier(tmp_path_factory, tables_of_mlflow):
     """The earlier release's home, where nothing has opened it yet."""
     home = tmp_path_factory.mktemp("earlier") / "home"
     shutil.unpack_archive(FIXTURE, home)
+    theirs = (home / "mlflow.db").rename(home.with_name("theirs.db"))
+    _fill(shutil.copy(tables_of_mlflow, home / "mlflow.db"), theirs)
     return home
+
+
+def _fill(database, theirs):
+    """Fill the tables of the MLflow that is installed, which refuses those of another, with what theirs hold."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("ATTACH ? AS theirs", [str(theirs)])
+
+        def columns(schema, table):
+            return {name for _, name, *_ in connection.execute(f"PRAGMA {schema}.table_info({table})")}
+
+        for (table,) in connection.execute("SELECT name FROM theirs.sqlite_master WHERE type = 'table'").fetchall():
+            if table != "alembic_version" and connection.execute(f"SELECT 1 FROM theirs.{table}").fetchone():
+                shared = ", ".join(f'"{name}"' for name in columns("main", table) & columns("theirs", table))
+                connection.execute(f"INSERT OR REPLACE INTO {table} ({shared}) SELECT {shared} FROM theirs.{table}")
 
 
 @pytest.fixture

@@ -40,12 +40,12 @@ def _check(value, kind, where):
     if isinstance(kind, dict):
         names = {name.rstrip("!"): part for name, part in kind.items()}
         _check_fields(value, names, [name[:-1] for name in kind if name.endswith("!")], where)
-    elif isinstance(kind, list) or kind.startswith("List["):
+    elif isinstance(kind, list) or kind.startswith(("List[", "list[")):
         part = kind[0] if isinstance(kind, list) else kind[5:-1]
         _expect(value, list, where)
         for number, one in enumerate(value):
             _check(one, part, f"{where}[{number}]")
-    elif kind == "texts" or kind.startswith("Dict["):
+    elif kind == "texts" or kind.startswith(("Dict[", "dict[")):
         _expect(value, dict, where)
         for name, one in value.items():
             _expect(one, str, f"{where}.{name}")

@@ -9,10 +9,12 @@ import psycopg
 import pytest
 from optuna.study import StudyDirection
 from services import postgres
+from sqlalchemy import make_url
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.study.lock import is_going, study_lock
+from tune_sam.study.postgres import with_driver
 from tune_sam.study.records import every_study
 from tune_sam.study.storage import exists, open_storage, try_out
 
@@ -143,6 +145,11 @@ def test_a_process_that_looks_often_holds_few_connections(database, tmp_path):
     with psycopg.connect(database.url("few")) as connection:
         held = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'few'").fetchone()[0]
     assert held <= 3, "one of the storage, one of this test, and at most one that is about to close"
+
+
+@pytest.mark.parametrize(("scheme", "driver"), [("postgresql", "psycopg"), ("postgresql+asyncpg", "asyncpg")])
+def test_the_driver_is_the_one_that_cluster_brings_unless_another_is_named(scheme, driver):
+    assert make_url(with_driver(f"{scheme}://me:postgresql:@h/d")).get_driver_name() == driver
 
 
 @pytest.mark.parametrize("storage", ["sqlite:////tmp/x.db", "mysql://u:p@h/d", "/a/file"])

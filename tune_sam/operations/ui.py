@@ -12,6 +12,7 @@ from tune_sam.cluster.signals import interruptible
 from tune_sam.errors import Refused
 from tune_sam.extras import need
 from tune_sam.home import Home
+from tune_sam.study.postgres import with_driver
 from tune_sam.study.records import studies
 from tune_sam.tracking.local import ailment_of
 from tune_sam.tracking.relocation import relocate_artifacts
@@ -80,6 +81,7 @@ def optuna_dashboard(home: Home, port: int, ready: Callable[[str], None]) -> Non
     need("optuna_dashboard", "ui")
     if not home.study_storage and not home.optuna_file.exists():
         raise Refused(f"there is no study in {home.path} yet; make one with `tune-sam search`, or give --home.")
+    database = with_driver(home.study_storage) if home.study_storage else f"sqlite:///{home.optuna_file}"
     serve(
         ("-c", _DASHBOARD, HOST, str(port)),
         port,
@@ -87,7 +89,7 @@ def optuna_dashboard(home: Home, port: int, ready: Callable[[str], None]) -> Non
         lambda: "/dashboard",
         ready,
         # No argument, for it may hold a login, and who runs what can be seen.
-        {"TUNE_SAM_DASHBOARD": home.study_storage or f"sqlite:///{home.optuna_file}"},
+        {"TUNE_SAM_DASHBOARD": database},
     )
 
 

@@ -1,5 +1,6 @@
 """Connections to Postgres, its advisory locks, and what it says when it cannot be used."""
 
+import re
 import threading
 import time
 import zlib
@@ -28,6 +29,11 @@ CONNECTING = {
 Result = TypeVar("Result")
 
 
+def with_driver(url: str) -> str:
+    """Name the driver that [cluster] brings in an address that names none: SQLAlchemy below 2.1 takes another."""
+    return re.sub("^postgresql:", "postgresql+psycopg:", url)
+
+
 def engine_of(url: str) -> "Engine":
     """Make an engine for a database; nothing is connected yet.
 
@@ -39,6 +45,7 @@ def engine_of(url: str) -> "Engine":
 
     try:
         # A connection that is closed is closed, and not kept for the next, which would get one that was lost.
+        url = with_driver(url)
         return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=CONNECTING)
     except ImportError as error:
         raise Refused(

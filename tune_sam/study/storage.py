@@ -16,7 +16,7 @@ from tune_sam.home import Home
 from tune_sam.study import sqlite
 from tune_sam.study.lock import confirm_locks
 from tune_sam.study.optuna_internals import close, opened
-from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there
+from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there, with_driver
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -89,7 +89,8 @@ def _database(url: str) -> "RDBStorage":
         # Two processes that make the tables at once fail; no study has a slash.
         with advisory_lock(url, "/tables", patience=60), _in_a_sentence(_untrusted(url), where, masked(url)):
             storage = optuna.storages.RDBStorage(
-                url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1, "connect_args": CONNECTING}
+                with_driver(url),
+                engine_kwargs={"pool_pre_ping": True, "pool_size": 1, "connect_args": CONNECTING},
             )
     except Timeout:
         raise Refused(
