@@ -38,6 +38,20 @@ def test_sums_over_neighbours_are_bitwise_those_of_pyg():
     assert torch.equal(of_ours, of_theirs)
 
 
+def test_edges_are_sorted_once_and_anew_when_they_have_changed():
+    edges, x = torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.eye(3)
+    pattern = adjacency(edges, 3)
+    assert adjacency(edges, 3) is pattern
+    assert adjacency(edges.clone(), 3) is not pattern
+    padded = adjacency(edges, 4) @ torch.eye(4)
+    assert torch.equal(padded[:3, :3], pattern @ x)
+    edges[0, 0] = 2
+    assert (adjacency(edges, 3) @ x).tolist() == [[0, 0, 1], [0, 0, 1], [0, 1, 0]]
+    with torch.inference_mode():
+        made_there = edges.clone()
+        assert torch.equal(adjacency(made_there, 3) @ x, adjacency(edges, 3) @ x)
+
+
 def test_sums_over_graphs_are_bitwise_those_of_pyg():
     graphs, _ = a_batch()
     means = (membership(graphs.batch, graphs.ptr) @ graphs.x) / graphs.ptr.diff()[:, None]
