@@ -1,5 +1,6 @@
 import _thread
 import multiprocessing
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -76,9 +77,13 @@ def test_an_interrupt_while_a_statement_waits_is_an_interrupt(tmp_path):
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "one")
     with closing(sqlite3.connect(tmp_path / "optuna.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        Timer(0.2, _thread.interrupt_main).start()
-        with pytest.raises(KeyboardInterrupt):
-            storage.set_study_user_attr(study, "key", "value")
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+        try:
+            Timer(0.2, _thread.interrupt_main).start()
+            with pytest.raises(KeyboardInterrupt):
+                storage.set_study_user_attr(study, "key", "value")
+        finally:
+            signal.signal(signal.SIGINT, before)
         other.execute("ROLLBACK")
     storage.set_study_user_attr(study, "key", "value")
     assert storage.get_study_user_attrs(study) == {"key": "value"}
