@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import warm
@@ -60,12 +61,14 @@ def the_log_as_it_was():
 
 @pytest.fixture(scope="module")
 def blank_figures():
-    """Files of figures in which nothing is drawn, for tests that need them to be there and do not look at them."""
+    """Files of figures of one colour each, that of their texts, for tests that do not look at what is drawn."""
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
     from PIL import Image
 
-    def saved(_, file, **options):
-        Image.new("RGB", (4, 3), "white").save(file, options["format"])
+    def saved(figure, file, **options):
+        texts = "".join(text.get_text() for text in figure.findobj(Text))
+        Image.new("RGB", (4, 3), f"#{crc32(texts.encode()) & 0xFFFFFF:06x}").save(file, options["format"])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", saved)

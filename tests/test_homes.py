@@ -39,9 +39,15 @@ def earlier(tmp_path_factory, tables_of_mlflow):
     """The earlier release's home, where nothing has opened it yet."""
     home = tmp_path_factory.mktemp("earlier") / "home"
     shutil.unpack_archive(FIXTURE, home)
-    theirs = (home / "mlflow.db").rename(home.with_name("theirs.db"))
-    _fill(shutil.copy(tables_of_mlflow, home / "mlflow.db"), theirs)
+    if _version(home / "mlflow.db") != _version(tables_of_mlflow):
+        theirs = (home / "mlflow.db").rename(home.with_name("theirs.db"))
+        _fill(shutil.copy(tables_of_mlflow, home / "mlflow.db"), theirs)
     return home
+
+
+def _version(database):
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute("SELECT version_num FROM alembic_version").fetchall()
 
 
 def _fill(database, theirs):

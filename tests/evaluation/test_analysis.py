@@ -29,7 +29,7 @@ from tune_sam.study.records import Study, open_study
 from tune_sam.tuning.listener import Silent
 from tune_sam.workload import find_workload
 
-pytestmark = pytest.mark.usefixtures("blank_figures", "coarse_measures")
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 GCN = find_workload("gcn")
 SAMPLE, SIDE = 32, 9  # 81 points: two parts
@@ -230,6 +230,19 @@ def test_of_all_trials_those_that_can_be_measured_are(another):
         assert len(found.trials) == len(found.table()) == 5
         with pytest.raises(Refused, match=f"{best.key} cannot be measured"):
             tune_sam.analyze("one", home=another, sample=16, optimizers=["sam"], executor=INLINE)
+
+
+@pytest.mark.slow
+def test_a_cross_check_that_fails_takes_no_measurement_with_it(another, monkeypatch):
+    def fails(*_):
+        raise ValueError("it knows no such layer")
+
+    monkeypatch.setattr("tune_sam.analysis.peer.cross_check", fails)
+    best = open_study("one", another).best("sam")
+    found = tune_sam.analyze("one", home=another, sample=24, grid=3, optimizers=["sam"], verify=True, executor=INLINE)
+    assert found.failed == {f"{best.key}, by PyHessian": "it knows no such layer"}
+    assert found.checks == {}
+    assert list(found.flatness) == [best.key]
 
 
 def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):

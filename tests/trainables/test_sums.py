@@ -47,9 +47,15 @@ def test_edges_are_sorted_once_and_anew_when_they_have_changed():
     assert torch.equal(padded[:3, :3], pattern @ x)
     edges[0, 0] = 2
     assert (adjacency(edges, 3) @ x).tolist() == [[0, 0, 1], [0, 0, 1], [0, 1, 0]]
+
+
+def test_edges_that_were_met_in_inference_mode_serve_a_gradient():
+    edges, x = torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.eye(3, requires_grad=True)
     with torch.inference_mode():
-        made_there = edges.clone()
-        assert torch.equal(adjacency(made_there, 3) @ x, adjacency(edges, 3) @ x)
+        found = adjacency(edges, 3) @ x
+        assert torch.equal(adjacency(edges.clone(), 3) @ x, found)
+    (adjacency(edges, 3) @ x).sum().backward()
+    assert torch.equal(x.grad, torch.ones(3, 3))
 
 
 def test_sums_over_graphs_are_bitwise_those_of_pyg():

@@ -50,17 +50,16 @@ def adjacency(edge_index: Tensor, nodes: int) -> Pattern:
     """Give the pattern that sums, for each node, those from which an edge (int64 [2, E], from and to) leads to it.
 
     It is made once for edges that are there: sorting them takes a fifth of the time of a measurement, which passes over
-    the same batches hundreds of times.
+    the same batches hundreds of times. So change them, if at all, as torch notices it, and not through `.data`.
     """
-    if torch.compiler.is_compiling() or edge_index.is_inference():  # which do not tell whether it has changed since
+    # What is made in inference mode serves no gradient, and what was made there does not tell whether it has changed.
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or edge_index.is_inference():
         return _sorted(edge_index, nodes)
-    found = _PATTERNS.setdefault(edge_index, {})
     state = nodes, edge_index._version
-    if state not in found:
-        found.clear()
-        found[state] = _sorted(edge_index, nodes)
-    pattern: Pattern = found[state]
-    return pattern
+    known: tuple[Any, Pattern] | None = _PATTERNS.get(edge_index)
+    if known is None or known[0] != state:
+        known = _PATTERNS[edge_index] = state, _sorted(edge_index, nodes)
+    return known[1]
 
 
 def _sorted(edge_index: Tensor, nodes: int) -> Pattern:

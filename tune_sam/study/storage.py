@@ -1,5 +1,6 @@
 """Where Optuna keeps the studies, and who drives one: a SQLite file in the home, or a Postgres that many reach."""
 
+import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ def open_storage(home: Home) -> "RDBStorage":
         with FileLock(home.path / "optuna.lock"):
             if not file.exists():
                 _make_file(file)
-    return _file(file, sqlite.identity(file))
+    return _file(file, sqlite.identity(file), os.getpid())
 
 
 @cache
@@ -56,10 +57,11 @@ def _keep_quiet() -> None:
 
 
 @lru_cache(maxsize=4)
-def _file(file: Path, identity: tuple[int, int] | None) -> "RDBStorage":
+def _file(file: Path, identity: tuple[int, int] | None, process: int) -> "RDBStorage":
     """Open a file of Optuna's. Its tables must be there: one that lacks them has lost its studies.
 
-    One storage for a process and a file, for each compiles all SQL anew. Another file of this name is another file.
+    One storage for a process and a file, for each compiles all SQL anew. Another file of this name is another file, and
+    a fork another process, which must not use its parent's connections.
     """
     connect = partial(sqlite.connect, file)
     with _in_a_sentence(partial(sqlite.trouble_of, file=file), f"Optuna's file {file}", f"sqlite:///{file}"):
@@ -125,6 +127,7 @@ def _watched(storage: "RDBStorage", trouble: Callable[[BaseException], str], hom
         error = context.sqlalchemy_exception
         if error is None or isinstance(error, IntegrityError) or context.is_pre_ping:
             return None
+        _file.cache_clear()  # the next one that opens it connects anew, and sees what a person has mended
         return Refused(trouble(context.original_exception))
 
     @event.listens_for(storage.engine, "commit")
@@ -177,6 +180,7 @@ def try_out(home: Home) -> None:
     study = storage.create_new_study([StudyDirection.MAXIMIZE], name)
     try:
         storage.set_study_user_attr(study, "content", content)
+        _file.cache_clear()  # to read it by another connection
         if open_storage(home).get_study_user_attrs(study) != {"content": content}:
             raise Refused("what is read from Optuna's storage is not what was written; look at the database.")
     finally:
