@@ -42,9 +42,6 @@ SEED = 0
 CHUNK = 64
 """Points of a loss surface that one task evaluates."""
 
-CHECKED = ", by PyHessian"
-"""How the cross-check of a trial is called, after the trial. Where it fails, what it was to check is still given."""
-
 LINE = tuple(round(-0.5 + 0.05 * step, 2) for step in range(41))
 """Places on the line between two minima, which lie at 0 and 1."""
 
@@ -231,9 +228,10 @@ def measured(
             "Measuring flatness",
         )
         kept = tuple(trial for trial in plan.trials if trial.key not in failed)
-        broken = {what: reason for what, reason in failed.items() if not what.endswith(CHECKED)}
+        # Where a cross-check fails, what it was to check is still given.
+        broken = failed.keys() - {_check_of(trial) for trial in plan.trials}
         if broken and not (extent.every and kept):
-            what, reason = next(iter(broken.items()))
+            what, reason = next((what, reason) for what, reason in failed.items() if what in broken)
             raise Refused(f"{what} cannot be measured: {reason}")
         yield _read(replace(plan, trials=kept), failed)
 
@@ -277,7 +275,7 @@ def _tasks(plan: Plan) -> list[Task]:
     ]
     if plan.verify:
         numbers += [
-            Task(f"{trial.key}{CHECKED}", plan.check_file(trial), _checked, (plan.study, trial))
+            Task(_check_of(trial), plan.check_file(trial), _checked, (plan.study, trial))
             for trial in best_of_each(plan.trials)
         ]
     if plan.every:
@@ -297,6 +295,10 @@ def _tasks(plan: Plan) -> list[Task]:
         for trial in best_of_each(plan.trials)[1:]
     ]
     return numbers + surfaces + lines
+
+
+def _check_of(trial: Trial) -> str:
+    return f"{trial.key}, by PyHessian"
 
 
 def _flatness(study: Study, trial: Trial, cheap: bool, workload: Workload, data: "Shared") -> dict[str, Any]:
@@ -377,10 +379,9 @@ def _read(plan: Plan, failed: dict[str, str]) -> Analysis:
         }
     )
     lines = {} if plan.every else {trial.optimizer: result_of(plan.line_file(trial)) for trial in best[1:]}
+    # One that is not there has failed, or was of another trial, whose network then could not be measured.
     files = {trial.key: plan.check_file(trial) for trial in best} if plan.verify else {}
-    checks = {
-        key: result_of(file) for key, file in files.items() if file.exists()
-    }  # else its check failed, or is another's
+    checks = {key: result_of(file) for key, file in files.items() if file.exists()}
     between = {optimizer: line for optimizer, line in lines.items() if line}
     return Analysis(plan, found, surfaces, between, failed, checks=checks)
 

@@ -45,8 +45,8 @@ def engine_of(url: str) -> "Engine":
 
     try:
         # A connection that is closed is closed, and not kept for the next, which would get one that was lost.
-        url = with_driver(url)
-        return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=CONNECTING)
+        named = with_driver(url)
+        return create_engine(named, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=CONNECTING)
     except ImportError as error:
         raise Refused(
             f"--study-storage {masked(url)} needs the package {error.name}; install tune-sam[cluster]."
