@@ -11,6 +11,9 @@ TORCH ?= default
 BIN := $(VENV)/bin
 RELEASES := constraints$(if $(filter lowest,$(CONSTRAINTS)),-lowest).txt
 
+# Where this is set, each process that a test starts would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo install dev check test test-all test-crash test-soak bench lint docs clean
 
 demo: $(VENV)/installed

@@ -20,6 +20,7 @@ WORKLOADS = {
     "folder:Folder": ("val/accuracy", 128),
     "fine_tuning:FineTuning": ("val/accuracy", 64),
 }
+LARGER = ("transformer:Parity", "folder:Folder", "fine_tuning:FineTuning")
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,9 @@ def test_each_file_of_the_folder_is_tested():
     assert {name.partition(":")[0] for name in WORKLOADS} == {file.stem for file in EXAMPLES.glob("*.py")}
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if one in LARGER else []) for one in WORKLOADS]
+)
 def test_each_is_searched(name, tmp_path):
     objective, subset = WORKLOADS[name]
     study = tune_sam.search(

@@ -327,6 +327,7 @@ def test_parallel_coordinates_have_an_axis_for_each_that_varies(home):
     assert len(labels) == len(axes) - 2  # the optimizer and the state are colours and lines there
 
 
+@pytest.mark.slow
 def test_networks_of_different_shapes_are_measured_each_in_directions_of_its_own(home):
     with measured("one", home, Extent(grid=3), None, INLINE, Silent()) as found:
         assert found.surfaces.keys() == {"base", "sam"}

@@ -54,6 +54,7 @@ BODIES = {
     "encoder": lambda: nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True),
     "checkpointed": Checkpointed,
 }
+LARGER = ("lstm", "gru", "encoder")
 
 
 def dense_hessian(model, loss_fn, batches):
@@ -77,7 +78,9 @@ def dense_hessian(model, loss_fn, batches):
         return torch.autograd.functional.hessian(mean, flat)
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize(
+    "body", [pytest.param(body, marks=pytest.mark.slow if body in LARGER else []) for body in BODIES]
+)
 def test_their_largest_eigenvalue_is_that_of_the_dense_hessian(body):
     torch.manual_seed(0)
     model = Head(BODIES[body]()).double().eval()

@@ -25,11 +25,12 @@ from tune_sam.loss import smoothed_kl
 from tune_sam.workload import find_workload
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-KIND = pytest.mark.parametrize("kind", CASES)
+KINDS = [pytest.param(kind, marks=[] if kind == "gcn" else pytest.mark.slow) for kind in CASES]
+KIND = pytest.mark.parametrize("kind", KINDS)
 SHARP = {"steps": 200, "tol": 1e-9, "probes": 1}
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=KINDS)
 def known(request):
     """A small model and its eigenvalues, ascending. The two ends are exact to a rounding, which LAPACK's are not.
 

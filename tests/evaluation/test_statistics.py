@@ -69,6 +69,7 @@ def test_the_effect_size_is_in_standard_deviations_of_the_seeds():
     assert difference.deviations == pytest.approx((6 - 9.5 / 3) / math.sqrt((4 + np.var([1, 3.5, 5], ddof=1)) / 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizers", "seeds"), [(3, 5), (8, 5)])
 def test_without_any_difference_a_question_shows_one_in_at_most_five_percent_of_studies(optimizers, seeds):
     """1,000 studies: each row's accuracies against the same base row, over seeds that shift all rows together."""

@@ -116,6 +116,7 @@ def test_in_bf16_padding_changes_no_output_and_no_gradient(pool, monkeypatch):
         assert (padded - plain).norm() <= 2**-8 * plain.norm()
 
 
+@pytest.mark.slow
 def test_torch_compile_changes_no_output():
     graphs, _ = a_batch()
     model = GCN.network(SETTING).eval()

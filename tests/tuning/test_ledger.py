@@ -21,6 +21,9 @@ from tune_sam.tuning.meter import Meter
 from tune_sam.tuning.plan import store
 from tune_sam.workload import find_workload
 
+GP = pytest.param("gp", marks=pytest.mark.slow)
+"""A Gaussian process is fitted anew for each suggestion."""
+
 SPACE = Space(LogRange(0.001, 1.0), LogRange(1e-4, 1e-1), (32, 64, 128), grid((0.002, 0.02, 0.2, 0.9), (0.01,), (64,)))
 
 
@@ -175,6 +178,7 @@ def test_the_sampler_leaves_a_region_that_diverges():
     assert max(shares) < 0.5, shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["diverged", "memory", "stopped"])
 def test_a_gaussian_process_leaves_a_region_where_no_trial_is_complete(ending):
     """What was reported before the end looks better there than anywhere else."""
@@ -198,7 +202,7 @@ def test_a_gaussian_process_leaves_a_region_where_no_trial_is_complete(ending):
     assert sum(there[12:]) < 4, there
 
 
-@pytest.mark.parametrize("sampler", ["gp", "cmaes"])
+@pytest.mark.parametrize("sampler", [GP, "cmaes"])
 def test_a_sampler_knows_the_trials_of_all_brackets(sampler):
     """Where Hyperband stops none, what is suggested is the same as without it."""
     found = []
@@ -336,7 +340,7 @@ def test_a_driver_that_died_while_it_asked_leaves_a_trial_that_is_asked_again(st
     assert asked.configuration.rho in SPACE.rho
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", GP, "cmaes", "qmc", "random"])
 def test_suggestions_do_not_depend_on_interruptions(tmp_path, sampler):
     """One trial at a time: the straight and the interrupted search ask for the same configurations."""
     found = []
