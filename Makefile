@@ -51,7 +51,9 @@ test-soak: $(VENV)/dev
 BENCH ?= bench
 DATA ?= $(TUNE_SAM_DATA)
 PARTS := recipe replay turns pyhessian_peer
-PROGRAMS := $(filter-out $(PARTS),$(basename $(notdir $(wildcard benchmarks/*.py))))
+# These search for half an hour; by hand.
+LONG := grid
+PROGRAMS := $(filter-out $(PARTS) $(LONG),$(basename $(notdir $(wildcard benchmarks/*.py))))
 OF_DATA := $(foreach one,$(PROGRAMS),$(if $(shell grep -e '"--data"' benchmarks/$(one).py),$(one)))
 bench: $(VENV)/dev
 	@mkdir -p $(BENCH)
