@@ -206,6 +206,14 @@ def test_the_numbers_lie_beside_the_page(full, bare, study):
     assert trials["val/accuracy"].tolist() == study.trials()["val/accuracy"].tolist()
 
 
+def test_no_file_of_numbers_says_where_the_home_is(full, refitted):
+    of_analyses = [file for file in refitted.glob("studies/*/flatness/*/*.csv") if file.name == "flatness.csv"]
+    beside = list(full.parent.glob("*.csv"))
+    assert (len(beside), len(of_analyses)) == (3, 2)
+    for file in (*beside, *of_analyses):
+        assert str(refitted) not in file.read_text()
+
+
 def test_html_and_markdown_say_the_same(full):
     markdown = full.with_name("report.md").read_text()
     cells = [

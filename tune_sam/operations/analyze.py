@@ -11,7 +11,7 @@ from tune_sam.evaluation.summary import log_summary
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.settings import GRID, SAMPLE
-from tune_sam.study.records import open_search
+from tune_sam.study.records import PLACES, open_search
 from tune_sam.tracking.runs import publish
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.progress import heard_by
@@ -73,7 +73,7 @@ def analyze(
         from tune_sam.reporting.plots import draw  # needs matplotlib, which a refusal does not wait for
 
         with replaced_folder(analysis.folder) as folder:
-            analysis.table().to_csv(folder / "flatness.csv", index=False)
+            analysis.table().drop(columns=[*PLACES]).to_csv(folder / "flatness.csv", index=False)
             draw(analysis, folder)
             figures = sorted(file.stem for file in folder.glob("*.png"))
             about = {**provenance(analysis), "figures": figures}

@@ -25,7 +25,7 @@ from tune_sam.reporting.results import configurations_section, means, results_se
 from tune_sam.reporting.searched import chosen_section, searched_section
 from tune_sam.reporting.sections import Cell, Link, Section
 from tune_sam.study.lock import page_lock
-from tune_sam.study.records import Study, Trial, best_of_each, open_search
+from tune_sam.study.records import PLACES, Study, Trial, best_of_each, open_search
 from tune_sam.tracking.runs import publish
 from tune_sam.tuning.delivery import adopt_epochs
 
@@ -141,7 +141,7 @@ def write_page(study: Study, folder: Path) -> Answer:
             subtitle=f"Study {study.name}",
             answer=answer,
         )
-        study.trials().to_csv(unfinished / "trials.csv", index=False)
+        study.trials().drop(columns=[*PLACES], errors="ignore").to_csv(unfinished / "trials.csv", index=False)
         if refit:
             means(refit).to_csv(unfinished / "table.csv", index=False)
             refit.table().to_csv(unfinished / "trainings.csv", index=False)

@@ -54,6 +54,10 @@ CONFIGURATION = {"rho": "ρ", "lr": "lr", "batch_size": "batch size"}
 """What a representation calls the values of a trial's configuration; a further one is called by its name."""
 
 
+PLACES = ("checkpoint", "log")
+"""Columns of a table of trials that say where something lies now; a file that may be moved or passed on has none."""
+
+
 @dataclass(frozen=True, repr=False)
 class Trial:
     """One training with one configuration.
