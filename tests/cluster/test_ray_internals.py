@@ -10,8 +10,10 @@ import ray._private.utils
 import ray._raylet
 import ray.train._internal.storage
 from ray import tune
+from ray._private import grpc_utils
 from ray._private.node import Node
 from ray.air.execution._internal import RayActorManager
+from ray.core.generated import ray_client_pb2_grpc
 from ray.exceptions import RayActorError
 from ray.experimental import internal_kv
 from ray.tune.execution import class_cache
@@ -34,6 +36,9 @@ def test_this_release_of_ray_has_what_we_use_of_its_inside():
         ),
         "ray.tune.run has no argument _remote, so a driver over Ray's client would run on the head": (
             "_remote" in inspect.signature(tune.run).parameters
+        ),
+        "Ray has no init_grpc_channel or no ClusterInfo, by which a client's server is asked whether it takes us": (
+            hasattr(grpc_utils, "init_grpc_channel") and "ClusterInfo" in inspect.getsource(ray_client_pb2_grpc)
         ),
         "RayActorError has no actor_init_failed, so a process that cannot start looks like one that died": (
             hasattr(RayActorError, "actor_init_failed") or "actor_init_failed" in inspect.getsource(RayActorError)

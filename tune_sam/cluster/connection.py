@@ -14,6 +14,7 @@ from tune_sam.cluster.forks import served
 from tune_sam.cluster.local import Start, Watch, start
 from tune_sam.cluster.ray_internals import (
     dashboard_address,
+    knock_as_client,
     leave_endings_alone,
     own_processes,
     session_folder,
@@ -144,6 +145,8 @@ def _join(address: str) -> None:
 
     try:
         _knock(address)
+        if address.startswith(CLIENT):
+            knock_as_client(address.removeprefix(CLIENT).partition("?")[0])
         with warnings.catch_warnings(action="ignore"):  # the client says twice that nobody answers
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:

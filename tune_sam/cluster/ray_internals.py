@@ -40,6 +40,29 @@ def dashboard_address() -> str:
     return f"http://{get_dashboard_url()}"
 
 
+def knock_as_client(server: str) -> None:
+    """Ask the server of Ray's client whether it takes this process, for which Ray itself goes on for half a minute.
+
+    Args:
+        server: HOST:PORT.
+
+    Raises:
+        AuthenticationError: it does not. What else is wrong is for the connection itself to find.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
+    from ray.exceptions import AuthenticationError
+
+    asked = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+    with init_grpc_channel(server) as channel:
+        try:
+            ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(asked, timeout=5)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                raise AuthenticationError(error.details()) from None
+
+
 @contextmanager
 def session_folder() -> Iterator[None]:
     """Give Tune a folder for what it keeps beside its driver, which Ray's client, unlike a session, does not have."""

@@ -104,7 +104,8 @@ def check(
         if workload and not found[-1].trouble:
             of, dataset, root = prepared_data(chosen, home)
             data = stack.enter_context(share(of.read(dataset, root), other_nodes=other_nodes))
-        return (*found, *_of_nodes(absolute(storage), uri, home.study_storage, data, other_nodes))
+        written_to = None if found[0].trouble else absolute(storage)  # which may take long to be refused once more
+        return (*found, *_of_nodes(written_to, uri, home.study_storage, data, other_nodes))
 
 
 def driver_findings(options: SearchOptions, home: Home, storage: str, uri: str | None) -> Iterator[Finding]:
@@ -155,9 +156,9 @@ def _refuse_network(file: Path) -> None:
 
 
 def _of_nodes(
-    storage: str, uri: str | None, study_storage: str | None, data: "Shared | None", other_nodes: bool
+    storage: str | None, uri: str | None, study_storage: str | None, data: "Shared | None", other_nodes: bool
 ) -> list[Finding]:
-    """Collect what each node finds. All are asked at once."""
+    """Collect what each node finds. All are asked at once; no storage is tried that the driver cannot write to."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -172,8 +173,8 @@ def _of_nodes(
     found: list[Finding] = []
     with ExitStack() as stack:
         written = None
-        with suppress(Refused):  # it was told already that nothing can be written there
-            written = stack.enter_context(results.probe(storage))
+        with suppress(Refused):  # it could be written to a moment ago
+            written = stack.enter_context(results.probe(storage)) if storage else None
         until = time.time() + ANSWER
         asked = {
             name: on(
