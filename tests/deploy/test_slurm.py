@@ -84,7 +84,7 @@ def check(text):
             raise ValueError(f"sbatch has no option --{option}")
 
 
-def submit(text, folder, *command, stop_at=""):
+def submit(text, folder, *command, stop_at="", **variables):
     """Run the file as a job of two nodes with a CPU each. Raise if it fails, or is not stopped by what stops it."""
     check(text)
     for name, script in (("cluster", CLUSTER), ("node", NODE), ("srun", SRUN), ("scontrol", SCONTROL), ("job", text)):
@@ -96,7 +96,7 @@ def submit(text, folder, *command, stop_at=""):
     environment |= {
         "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}", "STOP_AT": stop_at,
         "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "1",
-        "TUNE_SAM_HOME": str(folder / "home"),
+        "TUNE_SAM_HOME": str(folder / "home"), **variables,
     }  # fmt: skip
     with (folder / "log").open("w") as log:
         job = subprocess.Popen(
@@ -248,5 +248,7 @@ def test_a_job_whose_time_is_up_goes_on_when_it_was_requeued(nodes, tmp_path):
 def test_a_job_that_cannot_run_is_rejected(nodes, good, broken, tmp_path):
     text = FILE.read_text()
     assert good in text
+    # No head comes up, for which the other node waits half a minute by default.
+    waits = {"RAY_py_gcs_connect_timeout_s": "5"}
     with pytest.raises(subprocess.CalledProcessError):
-        submit(text.replace(good, broken), tmp_path, *SEARCH, "--epochs", "1", "--name", "s")
+        submit(text.replace(good, broken), tmp_path, *SEARCH, "--epochs", "1", "--name", "s", **waits)
