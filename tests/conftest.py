@@ -198,10 +198,13 @@ WITH_RAY = {
 
 LONGEST = (
     "tests/test_clusters.py",
-    "tests/faults/test_trainings.py",
     "tests/test_install.py",
-    "tests/faults/test_secrets.py",
+    "tests/deploy/test_slurm.py",
     "tests/test_docs.py",
+    "tests/faults/test_secrets.py",
+    "tests/test_homes.py",
+    "tests/faults/test_trainings.py",
+    "tests/test_notebook.py",
     "tests/tuning/test_ledger.py",
     "tests/reporting/test_page.py",
 )

@@ -17,8 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -126,14 +125,6 @@ class Program:
     def _runs(self) -> bool:
         assert self._process.poll() is None, f"{self.name} ended with {self._process.returncode}{tail(self.log)}"
         return True
-
-
-@contextmanager
-def at_once(*services: AbstractContextManager) -> Iterator[list]:
-    """Start several services beside each other: each takes seconds, of which it waits many."""
-    with ExitStack() as stack, ThreadPoolExecutor() as threads:
-        starts = [threads.submit(stack.enter_context, service) for service in services]
-        yield [start.result() for start in starts]
 
 
 def _session(process: psutil.Process) -> int | None:

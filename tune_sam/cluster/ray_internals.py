@@ -51,10 +51,11 @@ def knock_as_client(server: str) -> None:
     """
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
+    from ray.core.generated import ray_client_pb2_grpc
     from ray.exceptions import AuthenticationError
 
-    asked = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+    messages: Any = import_module("ray.core.generated.ray_client_pb2")  # whose names are made as it is imported
+    asked = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
     with init_grpc_channel(server) as channel:
         try:
             ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(asked, timeout=5)
