@@ -94,12 +94,28 @@ for command in ("studies", "best s", "trials s", "status s", "doctor s", "report
 """Commands that read a study, in one process: their imports take longest."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("mine", "installed"), [("regular", "editable"), ("namespace", "wheel")], indirect=["mine"])
-def test_a_whole_study_runs_beside_a_users_folders(mine, wheel, installed):
-    site = wheel if installed == "wheel" else None
-    tune_sam = [Path(sys.executable).with_name("tune-sam")]
-    small = "--dataset digits --optimizer base --trials 1 --epochs 1 --seeds 1 --sample 64"
-    told = run([*tune_sam, "run", "gcn", *small.split(), "--name", "s", "--home", "home", "--json"], mine, site)
-    assert Path(json.loads(told)["page"]).read_text().startswith("<!doctype html>")
+SMALL = (
+    "gcn", "--dataset", "digits", "--optimizer", "base", "--trials", "1", "--epochs", "1", "--name", "s",
+    "--home", "home", "--json",
+)  # fmt: skip
+
+
+def type_in(mine, site, *words):
+    """Type a command of ours that makes a study, then those that read it; give the JSON document that it prints."""
+    told = run([Path(sys.executable).with_name("tune-sam"), *words], mine, site)
     assert "best s, " in run([sys.executable, "-c", OTHERS], mine, site)
+    return json.loads(told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mine", ["namespace"], indirect=True)
+def test_a_whole_study_runs_from_a_wheel_beside_a_users_folders(mine, wheel):
+    told = type_in(mine, wheel, "run", *SMALL, "--seeds", "1", "--sample", "64")
+    assert Path(told["page"]).read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mine", ["regular"], indirect=True)
+def test_workers_and_driver_of_a_tree_that_is_developed_leave_a_users_packages_alone(mine):
+    """Of a search: its workers find our modules as those of a whole study do."""
+    assert type_in(mine, None, "search", *SMALL).keys() == {"base"}
