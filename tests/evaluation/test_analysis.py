@@ -37,7 +37,7 @@ FLATNESS = "flatness/lambda_max"
 
 
 @pytest.fixture(scope="module")
-def analysis(searched, coarse_measures):
+def analysis(searched):
     return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, verify=True, executor=INLINE)
 
 
