@@ -1,6 +1,7 @@
 """What the ledger has is what MLflow gets: while a study is searched, afterwards, and after any death."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -235,6 +236,26 @@ def test_kill_9_loses_and_doubles_nothing(seed, study, tmp_path):
     epochs = len(study.history(study.records()[0]))
     assert epochs - last in (0, 1), "the last may have been killed before it was noted"
     assert_once(study, key, epochs)
+
+
+def leave_a_commit_halfway(file):
+    """End in the middle of a commit to a database, a part of which is in the file already."""
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA cache_size = 1")
+    connection.execute("CREATE TABLE halfway (x)")
+    connection.executemany("INSERT INTO halfway VALUES (?)", [("x" * 1000,)] * 1000)
+    os._exit(0)
+
+
+def test_what_a_process_left_of_a_commit_is_undone_and_holds_nothing_up(study):
+    train(study)
+    file = study.home.path / "mlflow.db"
+    assert warm.Command(leave_a_commit_halfway, file).wait() == 0
+    assert file.with_name("mlflow.db-journal").stat().st_size
+    assert sync("one", home=study.home.path) == 0
+    assert_once(study, "one/sam/0", 10)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM halfway").fetchone() == (0,)
 
 
 def test_a_trial_that_is_read_while_it_begins_is_delivered_later(study):

@@ -29,7 +29,7 @@ def ailment_of(file: Path, *, every_page: bool = False) -> str:
     if not file.stat().st_size:
         return EMPTY
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
+        with closing(_reading(file)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
                 return EMPTY
             said = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if every_page else "ok"
@@ -42,9 +42,18 @@ def ailment_of(file: Path, *, every_page: bool = False) -> str:
 
 def schema_of(file: Path) -> str:
     """Give the version of the schema that a database has; nothing if it says none."""
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
+    with closing(_reading(file)) as connection:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else ""
+
+
+def _reading(file: Path) -> sqlite3.Connection:
+    """Connect to a database that is there.
+
+    As one who may write: whoever may not is refused all of it after a process was killed in the middle of a commit,
+    which has to be undone first. Where this user may not write to the file, SQLite reads it all the same.
+    """
+    return sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=20)
 
 
 def set_aside(file: Path) -> Path:
