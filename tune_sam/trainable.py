@@ -1,9 +1,12 @@
-"""The Trainer under Ray Tune: one step is one epoch."""
+"""The Trainer under Ray Tune: one step is one epoch.
+
+What trains is imported by the trial, for a driver that only names the class needs no torch.
+"""
 
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 from ray import tune
@@ -14,9 +17,10 @@ from tune_sam.cluster.logs import TrialLog
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
 from tune_sam.home import Home
-from tune_sam.samples import with_label_noise, with_train_subset
-from tune_sam.training import Epoch, Trainer, device_name
 from tune_sam.workload import Workload, find_workload
+
+if TYPE_CHECKING:
+    from tune_sam.training import Epoch
 
 
 class SAMTrainable(tune.Trainable):
@@ -67,6 +71,8 @@ class SAMTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train one epoch and give its metrics."""
+        from tune_sam.training import device_name
+
         # A training that was interrupted after its last epoch has nothing to train, only its last result to give again.
         with self._log.noting(self.trial.stall_timeout):
             last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
@@ -115,7 +121,7 @@ class SAMTrainable(tune.Trainable):
         self._data.forget()
         self._log.close()
 
-    def _sharpness(self, last: Epoch) -> dict[str, float]:
+    def _sharpness(self, last: "Epoch") -> dict[str, float]:
         """Of the network at the end of its training, if that is asked for."""
         if not self.trial.sharpness or not self.trainer.finished or last.diverged:
             return {}
@@ -124,6 +130,8 @@ class SAMTrainable(tune.Trainable):
         return {"val/sharpness": quick(self.trainer)}
 
     def _begin(self, trial: TrialConfig) -> None:
+        from tune_sam.training import Trainer
+
         self.trial = trial
         splits = self._data.splits()
         sizes = self.workload.datasets[trial.dataset]
@@ -165,6 +173,8 @@ class SAMTrainable(tune.Trainable):
         if root == Home.at().data:  # a folder that a person named is only read
             self.workload.fetch(dataset, root)
         self.workload.check_data(dataset, root)
+        from tune_sam.samples import with_label_noise, with_train_subset
+
         splits = self.workload.split_by(split_seed).read(dataset, root)
         splits = with_label_noise(with_train_subset(splits, samples), noise, ignored=self.workload.ignored)
         self._data = self._own.enter_context(share(splits.together() if together else splits))

@@ -1,5 +1,10 @@
-import pytest
+import subprocess
+import sys
 
+import pytest
+import warm
+
+from tune_sam.cluster.sharing import Shared
 from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
@@ -116,3 +121,26 @@ def test_label_noise_needs_classes_that_the_workload_states(tmp_path):
     given = {"workload": "foreign_workload:Regression", "label_noise": 0.2, "home": tmp_path}
     with pytest.raises(Refused, match=r"--label-noise 0\.2 replaces classes, and waves states none of waves"):
         planned(SearchOptions.read(given))
+
+
+@pytest.mark.slow
+def test_a_driver_that_has_no_torch_plans_a_study_without(tmp_path):
+    """What needs it is done in a fork of the process that workers are forked from."""
+    code = f"""
+import sys
+from pathlib import Path
+from tune_sam.cluster import forks
+from tune_sam.settings import SearchOptions
+from tune_sam.trainable import trainable_for
+from tune_sam.tuning.callback import Driver
+from tune_sam.tuning.plan import planned
+
+forks.standing = {list(warm.forking())!r}
+study, read = planned(SearchOptions.read({{"workload": "gcn", "dataset": "digits", "home": {str(tmp_path)!r}}}))
+read.taken()(Path({str(tmp_path / "data")!r}))
+trainable_for(study.workload)
+print(study.settings.trials, "torch" in sys.modules, "sklearn" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "20 False False\n", done.stderr
+    assert len(Shared(tmp_path / "data").splits().train) == 1078

@@ -1,13 +1,16 @@
 """A study's data: there, read once, and shared with all of its trials."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_sam.cluster.beside import Call, NoAnswer, offered
 from tune_sam.study.records import Study
-from tune_sam.workload import Splits
+from tune_sam.study.settings import StudySettings
+from tune_sam.workload import Splits, Workload
 
 if TYPE_CHECKING:
     from tune_sam.cluster.sharing import Shared
@@ -27,19 +30,19 @@ def ensure_data(study: Study) -> None:
 
 
 class Read:
-    """A study's splits as its workload gives them, which are kept until they are taken, once.
+    """A study's data, read before it has a folder, which are kept until they are taken, once.
 
     Args:
-        splits: that were read.
+        write: writes them to a file; see :func:`tune_sam.cluster.sharing.sharing`.
     """
 
-    def __init__(self, splits: Splits) -> None:
-        self._splits: Splits | None = splits
+    def __init__(self, write: Callable[[Path], None]) -> None:
+        self._write: Callable[[Path], None] | None = write
 
-    def taken(self) -> Splits | None:
-        """Give the splits and forget them; None if they were taken."""
-        splits, self._splits = self._splits, None
-        return splits
+    def taken(self) -> Callable[[Path], None] | None:
+        """Give what writes them and forget it; None if it was taken."""
+        write, self._write = self._write, None
+        return write
 
 
 @contextmanager
@@ -54,26 +57,58 @@ def shared(
         study: whose.
         other_nodes: whether they may be needed on other nodes.
         sample: so many of its training samples, chosen once; all by default.
-        read: its data, where they were read already.
+        read: its data, all of them, where they were read already.
     """
-    from tune_sam.cluster.sharing import share
-    from tune_sam.samples import with_label_noise, with_train_subset
+    from tune_sam.cluster.sharing import sharing
 
-    settings = study.settings
-    splits = read.taken() if read else None
-    if splits is None:
+    write = read.taken() if read else None
+    if write is None:
         ensure_data(study)
-        splits = study.workload.read(settings.dataset, study.data)
-    splits = with_label_noise(
-        with_train_subset(splits, settings.train_subset), settings.label_noise, ignored=study.workload.ignored
-    )
-    if settings.kind != "search":
-        splits = splits.together()
+        write = partial(_write, study.workload, study.settings, study.data, sample)
+    with sharing(write, folder=data_folder(study), other_nodes=other_nodes) as data:
+        del write
+        yield data
+
+
+def _write(workload: Workload, settings: StudySettings, root: Path, sample: int | None, file: Path) -> None:
+    """Write what :func:`shared` shares, beside this process where that spares it torch."""
+    if offered():
+        with suppress(NoAnswer):
+            Call(f"{__name__}:written", workload, settings, root, sample, file).result()
+            return
+    written(workload, settings, root, sample, file)
+
+
+def written(workload: Workload, settings: StudySettings, root: Path, sample: int | None, file: Path) -> None:
+    """Read the data of a study, and write to a file what its trials train on.
+
+    Args:
+        workload: the study's, split by its seed.
+        settings: the study's.
+        root: folder of the data set, which is there.
+        sample: so many of the training samples, chosen once; None for all.
+        file: to write.
+    """
+    from tune_sam.cluster.sharing import save
+    from tune_sam.samples import with_train_subset
+
+    splits = prepared(workload.read(settings.dataset, root), workload, settings)
     if sample:
         splits = with_train_subset(splits, min(sample, len(splits.train)))
-    with share(splits, folder=data_folder(study), other_nodes=other_nodes) as data:
-        del splits
-        yield data
+    save(splits, file)
+
+
+def prepared(splits: Splits, workload: Workload, settings: StudySettings) -> Splits:
+    """Give the splits of a workload as a study's trials train on them: a part, with noise, or together.
+
+    Raises:
+        Refused: the study's subset or its noise cannot be had of these data.
+    """
+    from tune_sam.samples import with_label_noise, with_train_subset
+
+    subset = with_train_subset(splits, settings.train_subset)
+    noisy = with_label_noise(subset, settings.label_noise, ignored=workload.ignored)
+    return noisy if settings.kind == "search" else noisy.together()
 
 
 def data_folder(study: Study) -> Path:

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +51,7 @@ Worker = tuple[dict[str, object], list[int]]
 
 
 standing: list[str] = []
-"""What :func:`served` yields while the process runs."""
+"""What :func:`served` yields while the process runs; its last but one is the socket's address."""
 
 
 @contextmanager
@@ -185,25 +186,58 @@ def launch(address: str, interpreter: str, command: list[str]) -> None:
     """
     if Path(command[0]).name == "setup_worker.py" and not any(word.startswith(CONTEXT) for word in command):
         own = [word for word in command[1:] if word not in SITE_FLAGS and not word.startswith("--language=")]
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(address)
-            text = json.dumps(_surroundings(own)).encode()
-            socket.send_fds(connection, [len(text).to_bytes(SIZE)], [0, 1, 2])
-            connection.sendall(text)
-            connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError), _asking(address, own, (0, 1, 2)) as connection:
             if connection.recv(1) == DONE:
                 return
     os.execv(interpreter, [interpreter, *command])
 
 
+@contextmanager
+def _asking(address: str, command: Sequence[str], files: Sequence[int]) -> Iterator[socket.socket]:
+    """Ask for a fork that runs a command; :data:`DONE` comes when it is there."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        text = json.dumps(_surroundings(command)).encode()
+        socket.send_fds(connection, [len(text).to_bytes(SIZE)], files)
+        connection.sendall(text)
+        connection.shutdown(socket.SHUT_WR)
+        yield connection
+
+
+def fork(command: Sequence[str], files: Sequence[int]) -> None:
+    """Ask the process that :func:`served` runs for a fork, which comes when its imports are done; wait for nothing.
+
+    Args:
+        command: a Python file and its arguments.
+        files: three, that are its standard ones.
+
+    Raises:
+        OSError: nobody serves, or not yet after some seconds.
+    """
+    if not standing:
+        raise ConnectionError("nobody serves")
+    until = time.monotonic() + START
+    while True:
+        try:
+            with _asking(standing[-2], command, files):
+                return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+START = 5.0
+"""Seconds in which the process that serves must have made its socket, which is the first thing it does."""
+
 CONTEXT = "--serialized-runtime-env-context="
 
 
-def _surroundings(command: list[str]) -> dict[str, object]:
+def _surroundings(command: Sequence[str]) -> dict[str, object]:
     umask = os.umask(0)
     os.umask(umask)
     return {
-        "command": command,
+        "command": list(command),
         "folder": os.getcwd(),
         "variables": dict(os.environ),
         "umask": umask,

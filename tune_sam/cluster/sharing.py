@@ -8,17 +8,16 @@ be written, and a write reaches every trial. The store carries the file to nodes
 
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import ray
-import torch
 from filelock import FileLock
-from ray import cloudpickle
 
 from tune_sam.files import replaced_file
 from tune_sam.workload import Splits
@@ -69,6 +68,8 @@ class Shared:
 
 
 def _mapped(path: Path) -> Splits:
+    import torch
+
     # Our own file, and a workload's stores are its own classes, which torch does not know.
     splits: Splits = torch.load(path, mmap=True, weights_only=False)
     return splits
@@ -87,8 +88,33 @@ def share(splits: Splits, *, folder: Path | None = None, other_nodes: bool = Fal
         other_nodes: also put them into Ray's object store, for nodes that do not see that folder; that is a second
             copy on this node.
     """
+    write = partial(save, splits)
+    del splits
+    with sharing(write, folder=folder, other_nodes=other_nodes) as data:
+        del write
+        yield data
+
+
+@contextmanager
+def sharing(
+    write: Callable[[Path], None], *, folder: Path | None = None, other_nodes: bool = False
+) -> Iterator[Shared]:
+    """Share splits, as :func:`share` does, that a function writes to a file.
+
+    Args:
+        write: is called with the file's path, and forgotten.
+        folder, other_nodes: as of :func:`share`.
+    """
     with tempfile.TemporaryDirectory(prefix="tune_sam-", dir=folder) as own:
         path = Path(own) / f"tune_sam-{secrets.token_hex(8)}.pt"
-        torch.save(splits, path, pickle_module=cloudpickle)
-        del splits
+        write(path)
+        del write
         yield Shared(path, ray.put(np.fromfile(path, np.uint8)) if other_nodes else None)
+
+
+def save(splits: Splits, file: Path | IO[bytes]) -> None:
+    """Write splits as :class:`Shared` reads them."""
+    import torch
+    from ray import cloudpickle
+
+    torch.save(splits, file, pickle_module=cloudpickle)

@@ -184,6 +184,15 @@ def connect(uri: str, artifact_root: str | None = None) -> Store:
     return SqlAlchemyStore(uri, artifact_root or "./mlruns")
 
 
+def import_store(uri: str) -> None:
+    """Import what :func:`connect` needs, which takes a second or two, where there is time for it."""
+    _quieten()
+    if uri.partition(":")[0] in _SERVER:
+        from mlflow.store.tracking import rest_store  # noqa: F401
+    else:
+        from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+
+
 def connect_to_read(uri: str) -> Store:
     """Open the store below MLflow's client, and leave a file of SQLite as it is: it may be somebody else's.
 

@@ -2,12 +2,12 @@
 
 import errno
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -243,6 +243,10 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
     """Whether a GPU's memory was too little, for a training or already for building it in a new process."""
     if could_not_start(error):
         return "torch.OutOfMemoryError" in str(error)
+    if "torch" not in sys.modules:  # which reading an error of torch's would have imported
+        return False
+    import torch
+
     return isinstance(error, torch.OutOfMemoryError)
 
 

@@ -1,18 +1,22 @@
-"""A workload tried in the driver, before Ray starts and anything is written: a step with each optimizer.
+"""A workload tried, in the driver or beside it, before anything is written: a step with each optimizer.
 
 A training that cannot begin fails in a worker, a minute later and once for each trial. Here it is one sentence, which
 names the member of the workload to mend.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tune_sam.cluster.data import prepared
+from tune_sam.cluster.sharing import save
 from tune_sam.errors import Refused
 from tune_sam.metrics import gathering, numbers
 from tune_sam.space import Configuration
@@ -23,6 +27,17 @@ from tune_sam.workload import Splits, Workload
 
 SAMPLES = 4
 """Samples of the step: more would take seconds with a large network on the CPU."""
+
+
+def tried(workload: Workload, settings: StudySettings, root: Path) -> bytes:
+    """Try a workload out, and give the data that its trials train on as the bytes of the file that is shared.
+
+    Args and errors are those of :func:`try_out`. It has all CPUs, as in a driver; the process that forks has one thread.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    file = BytesIO()
+    save(prepared(try_out(workload, settings, root), workload, settings), file)
+    return file.getvalue()
 
 
 def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:

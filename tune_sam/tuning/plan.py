@@ -5,12 +5,15 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+from tune_sam.cluster.beside import Call, NoAnswer, offered
 from tune_sam.cluster.connection import check_offer
-from tune_sam.cluster.data import Read
+from tune_sam.cluster.data import Read, prepared
 from tune_sam.cluster.results import chosen_storage
 from tune_sam.errors import Refused
 from tune_sam.home import Home, absolute, folder_of
@@ -78,21 +81,35 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
     _refuse_without_records(name, home)
     right()
     with home.made():
-        read = _tried(settings, home)
+        read = _tried(settings, home, chosen.tracking_uri or home.tracking_uri)
         study = create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage)
     _tell_sizes_left_out(chosen, settings)  # last, for who is refused is told one thing
     return study, read
 
 
-def _tried(settings: StudySettings, home: Home) -> Read:
-    """Try the workload of a new study out, with its data, which are fetched where they are the home's."""
-    from tune_sam.tuning.door import try_out
+def _tried(settings: StudySettings, home: Home, uri: str) -> Read:
+    """Try the workload of a new study out, with its data, which are fetched where they are the home's.
 
+    Where that happens beside this process, what the study's records need is imported here meanwhile.
+    """
     workload = find_workload(settings.workload).split_by(settings.split_seed)
     root = Path(settings.data or home.data)
     if settings.data is None:
         _fetch(workload, settings.dataset, root, home)
-    return Read(try_out(workload, settings, root))
+    if offered():
+        with suppress(NoAnswer):
+            call = Call("tune_sam.tuning.door:tried", workload, settings, root)
+            client.import_store(uri)
+            content = call.result()
+            return Read(partial(_write, content))
+    from tune_sam.cluster.sharing import save
+    from tune_sam.tuning.door import try_out
+
+    return Read(partial(save, prepared(try_out(workload, settings, root), workload, settings)))
+
+
+def _write(content: bytes, file: Path) -> None:
+    file.write_bytes(content)
 
 
 def home_of(chosen: SearchOptions) -> Home:
