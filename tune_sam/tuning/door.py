@@ -32,7 +32,7 @@ SAMPLES = 4
 def tried(workload: Workload, settings: StudySettings, root: Path) -> bytes:
     """Try a workload out, and give the data that its trials train on as the bytes of the file that is shared.
 
-    Args and errors are those of :func:`try_out`. It has all CPUs, as in a driver; the process that forks has one thread.
+    Args and errors are those of :func:`try_out`. It has all CPUs, as a driver has; a fork would have one thread.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     file = BytesIO()
