@@ -49,6 +49,7 @@ class TrialConfig(TrainingSettings):
     Attributes:
         configuration: optimizer, ρ, learning rate, batch size and seed.
         together: whether the validation split is trained on, too, and not evaluated, as in a refit.
+        train_alone: whether the validation split is neither, as in a refit on few samples or on wrong labels.
         sharpness: whether `val/sharpness` is measured after the last epoch.
         gpus_per_trial: GPUs, or the fraction of one; None for the workload's where the cluster has GPUs.
         data: folder that holds the data set; None for $TUNE_SAM_DATA, else ~/.tune_sam/data.
@@ -62,6 +63,7 @@ class TrialConfig(TrainingSettings):
 
     configuration: Configuration
     together: bool = False
+    train_alone: bool = False
     sharpness: bool = False
     gpus_per_trial: float | None = None
     data: str | None = None

@@ -138,6 +138,8 @@ class SAMTrainable(tune.Trainable):
         expected = trial.train_subset or sizes.train, sizes.validation
         if trial.together:
             expected = sum(expected), 0
+        elif trial.train_alone:
+            expected = expected[0], 0
         found = len(splits.train), len(splits.validation)
         if found != expected:
             raise ValueError(
@@ -166,7 +168,7 @@ class SAMTrainable(tune.Trainable):
     def _read(self, trial: TrialConfig) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
-        self._read_from = dataset, root, split_seed, samples, noise, together = _source(trial)
+        self._read_from = dataset, root, split_seed, samples, noise, together, alone = _source(trial)
         if self._given:
             self._data = self._given
             return
@@ -177,13 +179,15 @@ class SAMTrainable(tune.Trainable):
 
         splits = self.workload.split_by(split_seed).read(dataset, root)
         splits = with_label_noise(with_train_subset(splits, samples), noise, ignored=self.workload.ignored)
-        self._data = self._own.enter_context(share(splits.together() if together else splits))
+        splits = splits.together() if together else splits.alone() if alone else splits
+        self._data = self._own.enter_context(share(splits))
 
 
-def _source(trial: TrialConfig) -> tuple[str, Path, int, int | None, float | None, bool]:
+def _source(trial: TrialConfig) -> tuple[str, Path, int, int | None, float | None, bool, bool]:
     """Give what a trial's data depend on."""
     root = Path(trial.data or os.environ.get("TUNE_SAM_DATA") or Home.at().data)
-    return trial.dataset, root, trial.split_seed, trial.train_subset, trial.label_noise, trial.together
+    chosen = trial.split_seed, trial.train_subset, trial.label_noise
+    return trial.dataset, root, *chosen, trial.together, trial.train_alone
 
 
 def trainable_for(workload: Workload | str) -> type[SAMTrainable]:

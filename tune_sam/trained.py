@@ -21,7 +21,17 @@ from tune_sam.workload import Setting, Store, Workload
 FORMAT = 1
 """Of the file."""
 
-MADE_BY = ("dataset", "preset", "epochs", "train_subset", "label_noise", "split_seed", "compile", "together")
+MADE_BY = (
+    "dataset",
+    "preset",
+    "epochs",
+    "train_subset",
+    "label_noise",
+    "split_seed",
+    "compile",
+    "together",
+    "train_alone",
+)
 """What of a trial's config makes its numbers, beside its configuration."""
 
 

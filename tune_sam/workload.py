@@ -230,10 +230,13 @@ class Splits:
 
     def together(self) -> "Splits":
         """Join both to one training split, as for a refit."""
+        return replace(self.alone(), train=self.train.joined(self.validation))
+
+    def alone(self) -> "Splits":
+        """Leave the validation split out, as for a refit on a part of the training split."""
         import torch
 
-        empty = self.validation.subset(torch.arange(0))
-        return replace(self, train=self.train.joined(self.validation), validation=empty)
+        return replace(self, validation=self.validation.subset(torch.arange(0)))
 
 
 class Given(Mapping[str, Value]):

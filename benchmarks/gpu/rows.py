@@ -64,7 +64,8 @@ class Rows:
                     train_subset=self.train_subset,
                     compile=compile,
                     configuration=Configuration(optimizer, rho, setting.lr, setting.batch_size, seed),
-                    together=True,
+                    together=not self.train_subset,
+                    train_alone=bool(self.train_subset),
                 )
 
 
@@ -105,7 +106,8 @@ def rows(
     trials = list(of.trials(range(FIRST_SEED, FIRST_SEED + seeds), compile))
     dataset = trials[0].dataset
     of.workload.check_data(dataset, data)
-    splits = with_train_subset(of.workload.read(dataset, data), of.train_subset).together().to(default_device())
+    splits = with_train_subset(of.workload.read(dataset, data), of.train_subset)
+    splits = (splits.alone() if of.train_subset else splits.together()).to(default_device())
     trainings = [Training(of.workload, trial, folder / name / _label(trial)) for trial in trials]
     for one in trainings:
         one.train(splits, end)

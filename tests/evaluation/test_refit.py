@@ -65,7 +65,7 @@ def test_the_same_seeds_train_the_best_configuration_of_each(refitted, found):
 
 @pytest.mark.slow
 def test_training_and_test_are_what_a_trainer_gives(refitted, found):
-    """Without Ray: on training and validation part together, then once on the test part."""
+    """Without Ray: on the study's training samples, then once on the test part."""
     splits = with_train_subset(GCN.splits("digits", None), 256)  # which the study has
     test = GCN.test_split("digits", None)
     for trial in (found.studies[0].records("sam")[1], found.studies[1].records("base")[0]):
@@ -73,7 +73,7 @@ def test_training_and_test_are_what_a_trainer_gives(refitted, found):
             GCN,
             GCN.settings["digits"],
             trial.config,
-            splits.together(),
+            splits.alone(),
             epochs=trial.epochs,
             device=torch.device("cpu"),
         )
@@ -101,9 +101,21 @@ def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
     gradients = {row: means["gradients"].value for row, means in summary.items()}
     base, sam, twice = gradients
     assert twice == f"{base} twice"
-    samples = 256 + GCN.datasets["digits"].validation
-    assert gradients[base] == 2 * samples  # of two epochs
+    assert gradients[base] == 2 * 256  # of two epochs
     assert gradients[twice] == gradients[sam] == 2 * gradients[base], "whatever the batch sizes are"
+
+
+def test_a_refit_of_a_study_on_few_samples_or_wrong_labels_has_no_more_or_right_ones(found):
+    def of(**settings):
+        return replace(
+            found, studies=tuple(replace(one, settings=replace(one.settings, **settings)) for one in found.studies)
+        )
+
+    assert all(study.settings.train_alone for study in found.studies)
+    assert (found.samples, found.wrong_labels) == (256, 0)
+    assert of(label_noise=0.2).wrong_labels == 0.2
+    earlier = of(label_noise=0.2, train_alone=False)
+    assert (earlier.samples, earlier.wrong_labels) == (435, pytest.approx(0.2 * 256 / 435))
 
 
 def test_mlflow_has_the_test_results_beside_the_training(found):
@@ -329,7 +341,7 @@ def test_one_command_trains_a_configuration_on_another_split_and_tests_it_there(
     (trial,) = of.studies[0].records()
 
     workload, setting, cpu = GCN.split_by(3), GCN.setting("digits"), torch.device("cpu")
-    splits = with_train_subset(workload.read("digits", None), 128).together()
+    splits = with_train_subset(workload.read("digits", None), 128).alone()
     training = Trainer(workload, setting, trial.config, splits, epochs=1, threads=1, device=cpu)
 
     assert trial.metrics["train/loss"] == training.epoch().metrics["train/loss"]

@@ -94,6 +94,7 @@ def test_a_study_is_read_back_as_it_was_made(study):
         "label_noise": None,
         "split_seed": 0,
         "sampler": "tpe",
+        "train_alone": False,
         "precision": None,
         "compile": False,
         "trial_timeout": 0.0,

@@ -99,7 +99,7 @@ def written(workload: Workload, settings: StudySettings, root: Path, sample: int
 
 
 def prepared(splits: Splits, workload: Workload, settings: StudySettings) -> Splits:
-    """Give the splits of a workload as a study's trials train on them: a part, with noise, or together.
+    """Give the splits of a workload as a study's trials train on them: a part, with noise, one or both splits.
 
     Raises:
         Refused: the study's subset or its noise cannot be had of these data.
@@ -108,7 +108,7 @@ def prepared(splits: Splits, workload: Workload, settings: StudySettings) -> Spl
 
     subset = with_train_subset(splits, settings.train_subset)
     noisy = with_label_noise(subset, settings.label_noise, ignored=workload.ignored)
-    return noisy if settings.kind == "search" else noisy.together()
+    return noisy.together() if settings.together else noisy.alone() if settings.train_alone else noisy
 
 
 def data_folder(study: Study) -> Path:

@@ -401,7 +401,7 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
             others,
             plan.number_file(plan.trials[0]).parent,
         )
-    split = "training split" if settings.kind == "search" else "training and validation splits"
+    split = "training and validation splits" if settings.together else "training split"
     return {
         "study": plan.study.to_json(),
         "samples": some.samples,

@@ -1,4 +1,4 @@
-"""Refits: the best configurations of a study, trained on train + validation with several seeds, and tested once."""
+"""Refits: the best configurations of a study, trained again with several seeds, and tested once."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,14 +160,15 @@ class Refit:
 
     @property
     def samples(self) -> int:
-        """The number of samples that were trained on, of the training and the validation split together."""
+        """The number of samples that each training had."""
         return _trained_samples(self.studies[0].settings)
 
     @property
     def wrong_labels(self) -> float:
-        """The share of the samples whose labels `--label-noise` replaced: those of the validation split are right."""
+        """The share of the samples whose labels `--label-noise` replaced; those of the validation split are right."""
         settings = self.studies[0].settings
-        return (settings.label_noise or 0) * (1 - _sizes(settings).validation / self.samples)
+        right = _sizes(settings).validation if settings.together else 0
+        return (settings.label_noise or 0) * (1 - right / self.samples)
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -250,8 +251,11 @@ def tested_refit(study: Study) -> Refit | None:
 def _tested(study: Study, latest: Study) -> Refit | None:
     points, epochs = configurations(latest.settings), latest.settings.epochs
     best = points.get("base", [])[:1]
-    equal = [found for more in equal_epochs(latest.settings) for found in _of_base(study, "equal-compute", more, best)]
-    controls = _of_base(study, "control", epochs, control_points(points))
+    alone = latest.settings.train_alone
+    equal = [
+        other for more in equal_epochs(latest.settings) for other in _of_base(study, "equal-compute", best, more, alone)
+    ]
+    controls = _of_base(study, "control", control_points(points), epochs, alone)
     tests: dict[str, dict[str, float]] = {}
     made, seeds = [], seeds_in(latest.settings)
     for child in (latest, *equal, *controls):
@@ -270,14 +274,10 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
 
 
-def _of_base(study: Study, kind: Kind, epochs: int, points: list[Point]) -> list[Study]:
+def _of_base(study: Study, kind: Kind, points: list[Point], epochs: int, alone: bool) -> list[Study]:
     """Find the latest study of a kind that trains the base optimizer with just these points, alone in a list."""
-    found = [
-        other
-        for other in refits_of(study, kind)
-        if (other.settings.epochs, configurations(other.settings)["base"]) == (epochs, points)
-    ]
-    return found[-1:]
+    wanted = {"base": points}, epochs, alone
+    return [other for other in refits_of(study, kind) if _trains(other.settings) == wanted][-1:]
 
 
 def cost_in_words(studies: Sequence[Study], seeds: Sequence[int]) -> str:
@@ -347,7 +347,7 @@ def refit_study(
     settings = refit_settings(study, kind, epochs, chosen, seeds, choice)
     for known in refits_of(study, kind):
         before = known.settings
-        if (configurations(before), before.epochs) == (configurations(settings), epochs):
+        if _trains(before) == _trains(settings):
             all_seeds = sorted({*seeds_in(before), *seeds})
             return replace(
                 known,
@@ -362,9 +362,13 @@ def refit_study(
     return create(name, settings, study.home, study.mlflow, study.own_storage)
 
 
+def _trains(settings: StudySettings) -> tuple[object, ...]:
+    """Give what tells the studies of one kind apart that refits of a search have made."""
+    return configurations(settings), settings.epochs, settings.train_alone
+
+
 def _trained_samples(settings: StudySettings) -> int:
-    sizes = _sizes(settings)
-    return (settings.train_subset or sizes.train) + sizes.validation
+    return settings.trained_samples(_sizes(settings))
 
 
 def _sizes(settings: StudySettings) -> DataSet:

@@ -142,6 +142,7 @@ def refit_settings(
         refit_of=study.name,
         choice=asdict(choice),
         asked=now(),
+        train_alone=bool(study.settings.train_subset or study.settings.label_noise),
     )
 
 
@@ -205,6 +206,7 @@ def best_alone(study: Study) -> StudySettings:
         refit_of=None,
         choice=None,
         asked=None,
+        train_alone=False,
     )
 
 

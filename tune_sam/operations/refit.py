@@ -51,6 +51,8 @@ def refit(
 ) -> Refit:
     """Train the best configurations of a study again, on train + validation, and test each training once.
 
+    A study on a part of the training split, or on wrong labels, is trained again on just these.
+
     The best configuration of each optimizer is the best by validation. All have the same seeds, so that initialisation
     and order of the samples agree and differences are paired. The base optimizer is also trained for as many epochs as
     cost what each other costs, twice as many for SAM, and with the learning rate and the batch size of each other row,

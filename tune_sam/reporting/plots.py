@@ -284,8 +284,7 @@ def _line(lines: Mapping[str, Sequence[float]], start: Trial) -> pd.DataFrame:
 def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     """Tabulate loss, score and cost of each epoch of the best trial of each optimizer."""
     settings = study.settings
-    sizes = study.workload.datasets[settings.dataset]
-    samples = (settings.train_subset or sizes.train) + (sizes.validation if settings.kind != "search" else 0)
+    samples = settings.trained_samples(study.workload.datasets[settings.dataset])
     columns = [*LOSSES, *(f"{split}/{settings.score}" for split in ("train", "val"))]
     parts = []
     for trial in best_of_each(trials):

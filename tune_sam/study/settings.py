@@ -11,6 +11,7 @@ from tune_sam.optimizers import gradients_of, is_optimizer
 from tune_sam.settings import LIMITS, STALL_TIMEOUT, Budget, Logger
 from tune_sam.space import Configuration, Space
 from tune_sam.study.reading import check_fields
+from tune_sam.workload import DataSet
 
 
 class Ending(NamedTuple):
@@ -99,10 +100,11 @@ class StudySettings(TrainingSettings):
         spaces: the search space of each optimizer.
         gradients: that a step of each optimizer takes on average, as its entry said when the study was made; empty of a
             study of an earlier release, see :meth:`gradients_of`.
-        refit_of: the study whose configurations are trained again here, on the training and validation splits
-            together; None for a search.
+        refit_of: the study whose configurations are trained again here; None for a search.
         choice: which of them, as :class:`tune_sam.evaluation.selection.Choice` has it; None for a search.
         asked: when this refit was asked for last, ISO 8601, UTC; None for a search.
+        train_alone: of a refit, whether it leaves the validation split out, of which it would have more samples than
+            its search was given, or right labels; an earlier release never did.
     """
 
     kind: Kind = "search"
@@ -130,6 +132,7 @@ class StudySettings(TrainingSettings):
     refit_of: str | None = None
     choice: dict[str, Any] | None = None
     asked: str | None = None
+    train_alone: bool = False
 
     @property
     def gpu_fraction(self) -> float | None:
@@ -147,11 +150,25 @@ class StudySettings(TrainingSettings):
         return TrialConfig(
             **shared,
             configuration=configuration,
-            together=self.kind != "search",
+            together=self.together,
+            train_alone=self.train_alone,
             sharpness="val/sharpness" in self.directions,
             stall_timeout=self.stall_timeout,
             **{"gpus_per_trial": self.gpu_fraction} | attempt,
         )
+
+    @property
+    def together(self) -> bool:
+        """Whether trainings have the validation split to train on, too."""
+        return self.kind != "search" and not self.train_alone
+
+    def trained_samples(self, sizes: DataSet) -> int:
+        """Count the samples that a training has.
+
+        Args:
+            sizes: of the study's data set, as its workload states them.
+        """
+        return (self.train_subset or sizes.train) + (sizes.validation if self.together else 0)
 
     @property
     def directions(self) -> dict[str, Direction]:

@@ -293,12 +293,8 @@ def _dataset(study: Study) -> DataSetInput | None:
         sizes = study.workload.datasets[settings.dataset]
     except (Refused, KeyError):
         return None
-    train = settings.train_subset or sizes.train
-    splits = (
-        {"train": train, "validation": sizes.validation}
-        if settings.kind == "search"
-        else {"train": train + sizes.validation, "test": sizes.test}
-    )
+    other = {"validation": sizes.validation} if settings.kind == "search" else {"test": sizes.test}
+    splits = {"train": settings.trained_samples(sizes), **other}
     profile = splits | ({"classes": sizes.classes} if sizes.classes else {})
     what = [settings.workload, settings.dataset, settings.label_noise, profile]
     what += [settings.split_seed] if settings.split_seed else []  # as it was before there was another
