@@ -29,7 +29,7 @@ def ailment_of(file: Path, *, every_page: bool = False) -> str:
     if not file.stat().st_size:
         return EMPTY
     try:
-        with closing(_reading(file)) as connection:
+        with closing(reading(file)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
                 return EMPTY
             said = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if every_page else "ok"
@@ -42,12 +42,12 @@ def ailment_of(file: Path, *, every_page: bool = False) -> str:
 
 def schema_of(file: Path) -> str:
     """Give the version of the schema that a database has; nothing if it says none."""
-    with closing(_reading(file)) as connection:
+    with closing(reading(file)) as connection:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else ""
 
 
-def _reading(file: Path) -> sqlite3.Connection:
+def reading(file: Path) -> sqlite3.Connection:
     """Connect to a database that is there.
 
     As one who may write: whoever may not is refused all of it after a process was killed in the middle of a commit,

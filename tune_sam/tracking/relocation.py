@@ -9,6 +9,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tune_sam.tracking.local import reading
+
 COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -68,7 +70,7 @@ def has_run(database: Path, run_id: str) -> bool:
         return False
     with (
         suppress(sqlite3.Error),  # it is damaged or empty, which is for others to say
-        closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60)) as connection,
+        closing(reading(database)) as connection,
     ):
         return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
     return False
