@@ -172,7 +172,7 @@ def of_other_splits() -> Iterator[str]:
             yield table_row(optimizer, name, *cells(found))
     seeds = molecules()["base", "refit"]["test/accuracy"]
     assert accuracy["base refit"].max() < seeds.min(), (
-        "all four of Adam's values are below the lowest of its five seeds"
+        "all five of Adam's values are below the lowest of its five seeds"
     )
     between, within = accuracy["base refit"].std(), seeds.std()
     yield f"from split to split by {100 * between:.2f} points, one standard deviation, and from seed to seed by"
