@@ -3,11 +3,11 @@
 # which may be interrupted and run again. The first lines begin first where two run at a time.
 set -e
 tune-sam refit attention --config results/attention/published.yaml --name beats-50 --seeds 2 --no-controls && tune-sam analyze beats-50 --sample 512 --grid 5 && tune-sam report beats-50
-tune-sam run gcn --config results/digits/all.yaml --name digits-all --refit-epochs 30 --seeds 5 --sample 512
-tune-sam run gcn --config results/digits/noise-0.2.yaml --name digits-noise-0.2 --refit-epochs 30 --seeds 5 --sample 512
-tune-sam run gcn --config results/digits/noise-0.4.yaml --name digits-noise-0.4 --refit-epochs 30 --seeds 5 --sample 512
-tune-sam run gcn --config results/digits/train-323.yaml --name digits-train-323 --refit-epochs 30 --seeds 5 --sample 512
-tune-sam run gcn --config results/digits/train-108.yaml --name digits-train-108 --refit-epochs 30 --seeds 5 --sample 512
+tune-sam search gcn --config results/digits/all.yaml --name digits && tune-sam refit digits --seeds 5 && tune-sam report digits
+tune-sam search gcn --config results/digits/noise-0.2.yaml --name digits-noise-20 && tune-sam refit digits-noise-20 --seeds 5 && tune-sam report digits-noise-20
+tune-sam search gcn --config results/digits/noise-0.4.yaml --name digits-noise-40 && tune-sam refit digits-noise-40 --seeds 5 && tune-sam report digits-noise-40
+tune-sam search gcn --config results/digits/train-323.yaml --name digits-few-323 && tune-sam refit digits-few-323 --seeds 5 && tune-sam report digits-few-323
+tune-sam search gcn --config results/digits/train-108.yaml --name digits-few-108 && tune-sam refit digits-few-108 --seeds 5 && tune-sam report digits-few-108
 tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-1 --split-seed 1 --seeds 1 --no-controls
 tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-2 --split-seed 2 --seeds 1 --no-controls
 tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-3 --split-seed 3 --seeds 1 --no-controls
