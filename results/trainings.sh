@@ -13,7 +13,8 @@ tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-2 --split-
 tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-3 --split-seed 3 --seeds 1 --no-controls
 tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-4 --split-seed 4 --seeds 1 --no-controls
 tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-5 --split-seed 5 --seeds 1 --no-controls
-tune-sam refit gcn --config results/gcn-rho/sweep.yaml --name rho-sweep --seeds 5 && tune-sam analyze rho-sweep --sample 512 --grid 3 && tune-sam report rho-sweep
+tune-sam refit gcn --config results/gcn-rho/sam.yaml --name rho-sam --seeds 5 --no-controls && tune-sam analyze rho-sam --sample 512 --grid 3 && tune-sam report rho-sam
+tune-sam refit gcn --config results/gcn-rho/asam.yaml --name rho-asam --seeds 5 --no-controls && tune-sam analyze rho-asam --sample 512 --grid 3 && tune-sam report rho-asam
 tune-sam run gcn --config results/gcn-wide/study.yaml --name molecules-wide --refit-epochs 200 --seeds 5 --sample 512
 tune-sam run gcn --config results/gcn-few/train-260.yaml --name few-260 --refit-epochs 200 --seeds 5 --no-controls --sample 512
 tune-sam run gcn --config results/gcn-few/train-781.yaml --name few-781 --refit-epochs 200 --seeds 5 --no-controls --sample 512
