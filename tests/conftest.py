@@ -183,6 +183,9 @@ def pytest_runtest_teardown(item, nextitem):
         ray.shutdown()
 
 
+SLOW_TO_MAKE = {"cluster", "measured", "analysis"}
+"""Fixtures that take over ten seconds, for whatever little the test then takes: a Ray, and what analyses measure."""
+
 WITH_RAY = {
     "tests/tuning/test_runner.py",
     "tests/test_trainable.py",
@@ -226,6 +229,9 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Begin with the tests that take longest, first those with Ray; those that share one Ray are neighbours."""
+    for item in items:
+        if not SLOW_TO_MAKE.isdisjoint(item.fixturenames):
+            item.add_marker("slow")
     items.sort(key=lambda item: (_rank(_file(item)), "cluster" in item.fixturenames))
     for item in items:
         if "cluster" in item.fixturenames and _file(item) not in WITH_RAY:
