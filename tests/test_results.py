@@ -179,6 +179,62 @@ def of_other_splits() -> Iterator[str]:
     yield f"{100 * within:.2f}."
 
 
+DIGITS = {
+    "digits": "all labels right",
+    "digits-noise-20": "20 % wrong",
+    "digits-noise-40": "40 % wrong",
+    "digits-few-323": "323 graphs",
+    "digits-few-108": "108 graphs",
+}
+"""Studies of the digits, as their table calls them."""
+
+
+@cache
+def digits() -> dict[tuple[str, str, str], pd.DataFrame]:
+    """The trainings of each row of the digits' studies, by study, optimizer and kind, as :func:`molecules` has them."""
+    found = {}
+    for study, of in file("digits/trainings.csv").groupby("study"):
+        rows = [part.sort_values("seed") for _, part in of.groupby("row")]
+        known = {(part["optimizer"].iloc[0], part["kind"].iloc[0], part["matched"].iloc[0]): part for part in rows}
+        for (optimizer, kind, matched), part in known.items():
+            if kind == "control":
+                continue
+            found[study, optimizer, kind] = part
+            if optimizer != "base":  # Adam's own row is the control of one with its rate
+                own = known.get(("base", "control", matched))
+                found[study, optimizer, "control"] = known["base", "refit", matched] if own is None else own
+    return found
+
+
+def of_wrong_labels_and_few_data() -> Iterator[str]:
+    of = digits()
+    for study, name in DIGITS.items():
+        base, twice = of[study, "base", "refit"], of[study, "base", "equal-compute"]
+        chosen = [
+            f"{percent(rows)}; {rows['rho'].iloc[0]:g}, {rows['lr'].iloc[0]:g}"
+            for rows in (of[study, one, "refit"] for one in ("sam", "asam"))
+        ]
+        yield table_row(name, f"{percent(base)}; {base['lr'].iloc[0]:g}", *chosen, percent(twice))
+    questions = {
+        "Adam": [of[study, "base", "refit"] for study in DIGITS for _ in range(2)],
+        "Adam for twice the epochs": [of[study, "base", "equal-compute"] for study in DIGITS for _ in range(2)],
+        "Adam at the same rate": [of[study, one, "control"] for study in DIGITS for one in ("sam", "asam")],
+    }
+    for name, others in questions.items():
+        ours = [of[study, one, "refit"] for study in DIGITS for one in ("sam", "asam")]
+        pairs = [
+            Difference.of(one["test/accuracy"].tolist(), other["test/accuracy"].tolist())
+            for one, other in zip(ours, others, strict=True)
+        ]
+        found = family(pairs)
+        for study, sam, asam in zip(DIGITS, found[::2], found[1::2], strict=True):
+            yield table_row(
+                name if study == "digits" else "",
+                DIGITS[study],
+                *(f"{cells(one)[0]}, {cells(one)[1]}, {cells(one)[3]}" for one in (sam, asam)),
+            )
+
+
 def of_their_flatness() -> Iterator[str]:
     of = molecules()
     searched = file("gcn/flatness.csv")
@@ -433,6 +489,7 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
             of_both_pages,
             of_the_molecules,
             of_other_splits,
+            of_wrong_labels_and_few_data,
             of_their_flatness,
             of_the_batch_sizes,
             of_the_beats,

@@ -1,3 +1,5 @@
+import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -10,7 +12,7 @@ import warm
 from torch.testing import assert_close
 
 from tune_sam.cluster import forks
-from tune_sam.cluster.beside import Call, NoAnswer, offered
+from tune_sam.cluster.beside import Call, NoAnswer, called, offered
 from tune_sam.cluster.data import written
 from tune_sam.cluster.sharing import Shared
 from tune_sam.errors import Refused
@@ -20,25 +22,62 @@ from tune_sam.tuning.plan import define
 from tune_sam.workload import find_workload
 
 MODULE = """
-import os, sys, time
+import logging, os, sys, time, warnings
+from contextlib import suppress
+from dataclasses import dataclass
 from tune_sam.errors import Refused
+
+@dataclass
+class Own:
+    value: int
+
+class Missing(Refused):
+    def __init__(self, what, where):
+        super().__init__(f"{what} is missing at {where}.")
 
 def doubled(number):
     print("doubles")
     os.write(1, b"by hand")
     return 2 * number, os.getpid(), "torch" in sys.modules
 
+def value_of(own):
+    return own.value
+
+def threads():
+    import torch
+    return torch.get_num_threads()
+
+def warns():
+    warnings.warn("soon gone", FutureWarning)
+    logging.getLogger("tune_sam.somewhere").warning("look at %s", "this")
+
 def refuses(what):
-    raise Refused(f"{what} is refused.")
+    raise Missing(what, "here")
+
+def refuses_for_a_reason():
+    try:
+        {}["y"]
+    except KeyError as error:
+        raise Refused("there is no y.") from error
 
 def fails():
-    raise KeyError("ρ")
+    raise KeyError("\u03c1")
 
 def ends():
     os._exit(1)
 
+def ends_in_its_answer():
+    for file in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if int(file) > 2 and os.readlink(f"/proc/self/fd/{file}").startswith("pipe:"):
+                os.write(int(file), b"half of an ans")
+    os._exit(1)
+
 def never_ends(file):
-    open(file, "w").write(str(os.getpid()))
+    if os.fork() == 0:
+        time.sleep(60)
+    with open(file, "w") as pid:
+        pid.write(str(os.getpid()))
     time.sleep(60)
 
 def unpicklable():
@@ -52,11 +91,17 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "called_beside.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(forks, "standing", warm.forking())
-    return "called_beside"
+    yield "called_beside"
+    sys.modules.pop("called_beside", None)
+
+
+def answer(function, *args):
+    with Call(function, *args) as call:
+        return call.result()
 
 
 def test_a_function_is_called_in_a_process_that_has_torch(own, capfd):
-    value, process, has_torch = Call(f"{own}:doubled", 21).result()
+    value, process, has_torch = answer(f"{own}:doubled", 21)
     assert (value, has_torch) == (42, True)
     assert process != os.getpid()
     assert own not in sys.modules
@@ -71,20 +116,48 @@ def test_calls_go_on_at_the_same_time(own):
     assert [call.result()[0] for call in reversed(calls)] == [4, 2, 0]
 
 
+def test_a_class_beside_the_program_is_found_there(own):
+    assert answer(f"{own}:value_of", importlib.import_module(own).Own(7)) == 7
+
+
+def test_it_has_the_threads_of_a_driver(own, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert answer(f"{own}:threads") == os.cpu_count()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
+    assert answer(f"{own}:threads") == 1
+
+
+def test_what_it_warns_of_is_the_callers(own, caplog):
+    with pytest.warns(FutureWarning, match="soon gone"):
+        answer(f"{own}:warns")
+    assert "look at this" in caplog.text
+
+
 def test_a_refusal_is_the_callers(own):
-    with pytest.raises(Refused, match="^--rho 7 is refused.$"):
-        Call(f"{own}:refuses", "--rho 7").result()
+    with pytest.raises(Refused, match="^--rho 7 is missing at here.$"):
+        answer(f"{own}:refuses", "--rho 7")
 
 
-@pytest.mark.parametrize("name", ["fails", "ends", "unpicklable", "unknown"])
+@pytest.mark.parametrize(
+    "name", ["fails", "ends", "ends_in_its_answer", "refuses_for_a_reason", "unpicklable", "unknown"]
+)
 def test_of_what_else_goes_wrong_there_is_no_answer(own, name):
     with pytest.raises(NoAnswer):
-        Call(f"{own}:{name}").result()
+        answer(f"{own}:{name}")
 
 
-def test_what_cannot_be_sent_is_not_called(own):
-    with pytest.raises(NoAnswer):
-        Call(f"{own}:doubled", lambda: 0)
+def test_what_has_no_answer_is_called_here(own, monkeypatch):
+    monkeypatch.setattr("tune_sam.cluster.beside.offered", lambda: True)
+    with pytest.raises(Refused, match="there is no y") as refusal:
+        called(f"{own}:refuses_for_a_reason")
+    assert repr(refusal.value.__cause__) == "KeyError('y')", "with the lines that led to it"
+
+
+def test_what_cannot_be_sent_is_not_called(own, monkeypatch):
+    mine = type("Mine", (), {"__module__": "__main__"})
+    for argument in (lambda: 0, mine(), ctypes.pointer(ctypes.c_int())):
+        with pytest.raises(NoAnswer):
+            Call(f"{own}:doubled", argument)
 
 
 def test_nobody_serves(monkeypatch):
@@ -92,6 +165,18 @@ def test_nobody_serves(monkeypatch):
     assert not offered()
     with pytest.raises(NoAnswer):
         Call("json:dumps", {})
+    assert called("json:dumps", {}) == "{}"
+
+
+def test_what_is_not_waited_for_ends_with_all_that_it_has_started(own, tmp_path):
+    with Call(f"{own}:never_ends", tmp_path / "pid"):
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        process = psutil.Process(int((tmp_path / "pid").read_text()))
+        family = [process, *process.children()]
+        assert len(family) == 2
+    psutil.wait_procs(family, timeout=10)
+    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family)
 
 
 def test_who_has_torch_already_calls_here(own):
@@ -127,8 +212,8 @@ def test_data_are_the_same_whoever_reads_them(own, tmp_path):
     settings = define(SearchOptions.read(options), Home.at(tmp_path))
     what = find_workload("gcn").split_by(3), settings, tmp_path
     written(*what, 100, tmp_path / "here")
-    Call("tune_sam.cluster.data:written", *what, 100, tmp_path / "beside").result()
-    (tmp_path / "tried").write_bytes(Call("tune_sam.tuning.door:tried", *what).result())
+    answer("tune_sam.cluster.data:written", *what, 100, tmp_path / "beside")
+    answer("tune_sam.tuning.door:tried", *what, tmp_path / "tried")
     written(*what, None, tmp_path / "all")
     for one, other, size in (("here", "beside", 100), ("all", "tried", 300)):
         ours, theirs = (Shared(tmp_path / name).splits() for name in (one, other))

@@ -2,12 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_sam.cluster.beside import Call, NoAnswer, offered
+from tune_sam.cluster.beside import called
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
 from tune_sam.workload import Splits, Workload
@@ -64,19 +64,10 @@ def shared(
     write = read.taken() if read else None
     if write is None:
         ensure_data(study)
-        write = partial(_write, study.workload, study.settings, study.data, sample)
+        write = partial(called, f"{__name__}:written", study.workload, study.settings, study.data, sample)
     with sharing(write, folder=data_folder(study), other_nodes=other_nodes) as data:
         del write
         yield data
-
-
-def _write(workload: Workload, settings: StudySettings, root: Path, sample: int | None, file: Path) -> None:
-    """Write what :func:`shared` shares, beside this process where that spares it torch."""
-    if offered():
-        with suppress(NoAnswer):
-            Call(f"{__name__}:written", workload, settings, root, sample, file).result()
-            return
-    written(workload, settings, root, sample, file)
 
 
 def written(workload: Workload, settings: StudySettings, root: Path, sample: int | None, file: Path) -> None:

@@ -43,6 +43,12 @@ SIZE = 4
 
 DONE = b"1"
 
+START = 5.0
+"""Seconds in which the process that serves must have made its socket, which is the first thing it does."""
+
+CONTEXT = "--serialized-runtime-env-context="
+"""How the word of a worker begins that has a runtime environment."""
+
 SITE_FLAGS = ("-S", "-s")
 """Flags of the interpreter that Ray gives before a worker's script; :func:`served` has run the server with them."""
 
@@ -51,7 +57,7 @@ Worker = tuple[dict[str, object], list[int]]
 
 
 standing: list[str] = []
-"""What :func:`served` yields while the process runs; its last but one is the socket's address."""
+"""What :func:`served` yields while the process runs."""
 
 
 @contextmanager
@@ -204,6 +210,11 @@ def _asking(address: str, command: Sequence[str], files: Sequence[int]) -> Itera
         yield connection
 
 
+def serving() -> bool:
+    """Whether :func:`served` runs a process that forks."""
+    return bool(standing)
+
+
 def fork(command: Sequence[str], files: Sequence[int]) -> None:
     """Ask the process that :func:`served` runs for a fork, which comes when its imports are done; wait for nothing.
 
@@ -216,21 +227,16 @@ def fork(command: Sequence[str], files: Sequence[int]) -> None:
     """
     if not standing:
         raise ConnectionError("nobody serves")
+    *_, address, _ = standing
     until = time.monotonic() + START
     while True:
         try:
-            with _asking(standing[-2], command, files):
+            with _asking(address, command, files):
                 return
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError):
             if time.monotonic() > until:
                 raise
             time.sleep(0.01)
-
-
-START = 5.0
-"""Seconds in which the process that serves must have made its socket, which is the first thing it does."""
-
-CONTEXT = "--serialized-runtime-env-context="
 
 
 def _surroundings(command: Sequence[str]) -> dict[str, object]:

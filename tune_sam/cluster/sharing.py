@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -112,7 +112,7 @@ def sharing(
         yield Shared(path, ray.put(np.fromfile(path, np.uint8)) if other_nodes else None)
 
 
-def save(splits: Splits, file: Path | IO[bytes]) -> None:
+def save(splits: Splits, file: Path) -> None:
     """Write splits as :class:`Shared` reads them."""
     import torch
     from ray import cloudpickle

@@ -4,11 +4,9 @@ A training that cannot begin fails in a worker, a minute later and once for each
 names the member of the workload to mend.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,9 @@ SAMPLES = 4
 """Samples of the step: more would take seconds with a large network on the CPU."""
 
 
-def tried(workload: Workload, settings: StudySettings, root: Path) -> bytes:
-    """Try a workload out, and give the data that its trials train on as the bytes of the file that is shared.
-
-    Args and errors are those of :func:`try_out`. It has all CPUs, as a driver has; a fork would have one thread.
-    """
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-    file = BytesIO()
+def tried(workload: Workload, settings: StudySettings, root: Path, file: Path) -> None:
+    """Try a workload out as :func:`try_out` does, and write the data that its trials train on to a file."""
     save(prepared(try_out(workload, settings, root), workload, settings), file)
-    return file.getvalue()
 
 
 def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:

@@ -3,13 +3,15 @@
 import logging
 import os
 import secrets
+import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from tempfile import TemporaryFile
+from typing import IO, Any, Unpack
 
 from tune_sam.cluster.beside import Call, NoAnswer, offered
 from tune_sam.cluster.connection import check_offer
@@ -97,19 +99,21 @@ def _tried(settings: StudySettings, home: Home, uri: str) -> Read:
     if settings.data is None:
         _fetch(workload, settings.dataset, root, home)
     if offered():
-        with suppress(NoAnswer):
-            call = Call("tune_sam.tuning.door:tried", workload, settings, root)
+        file = TemporaryFile(dir=home.path)  # noqa: SIM115 (the data are there until they are shared)
+        there = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        with suppress(NoAnswer), Call("tune_sam.tuning.door:tried", workload, settings, root, there) as call:
             client.import_store(uri)
-            content = call.result()
-            return Read(partial(_write, content))
+            call.result()
+            return Read(partial(_copied, file))
     from tune_sam.cluster.sharing import save
     from tune_sam.tuning.door import try_out
 
     return Read(partial(save, prepared(try_out(workload, settings, root), workload, settings)))
 
 
-def _write(content: bytes, file: Path) -> None:
-    file.write_bytes(content)
+def _copied(data: IO[bytes], file: Path) -> None:
+    with data, file.open("wb") as copy:
+        shutil.copyfileobj(data, copy)
 
 
 def home_of(chosen: SearchOptions) -> Home:
