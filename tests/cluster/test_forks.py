@@ -160,7 +160,9 @@ def test_a_ray_that_is_started_here_forks_its_workers(monkeypatch):
 
         return imported, torch.get_num_threads(), os.getppid()
 
+    before = signal.getsignal(signal.SIGTERM)
     with connected(None):
+        assert signal.getsignal(signal.SIGTERM) is before, "Ray's would end the process without a word"
         imported, threads, parent = ray.get(ray.remote(known).remote())
         assert imported
         assert threads == 1, "Ray gives a task one CPU"

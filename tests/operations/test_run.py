@@ -1,3 +1,4 @@
+import pandas
 import pytest
 from studies import INLINE
 
@@ -51,6 +52,13 @@ def done(searched):
 
 def interrupt(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_a_study_without_the_base_optimizer_has_its_controls_measured(tmp_path):
+    alone = {"optimizers": ["sam"], "train_subset": 128, "seeds": 1, "sample": 20}
+    run("gcn", home=tmp_path, **{**OPTIONS, **alone})
+    assert [one.name for one in refits_of(open_study("all", tmp_path), "control")] == ["all.controls"]
+    assert {"base", "sam"} == {*pandas.read_csv(tmp_path / "studies/all.refit/flatness/20/flatness.csv")["optimizer"]}
 
 
 def test_it_ends_with_a_page_of_everything(done):

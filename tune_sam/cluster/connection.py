@@ -14,12 +14,14 @@ from tune_sam.cluster.forks import served
 from tune_sam.cluster.local import Start, Watch, start
 from tune_sam.cluster.ray_internals import (
     dashboard_address,
+    disconnect,
     knock_as_client,
     leave_endings_alone,
     own_processes,
     session_folder,
     without_rays_lines,
 )
+from tune_sam.cluster.signals import endings_kept
 from tune_sam.errors import Refused
 
 QUIET = {
@@ -106,15 +108,16 @@ def connected(address: str | None, stage: Stage = lambda _: None, dashboard: boo
     leave_endings_alone()
     stage(f"Connecting to Ray at {address}" if address else "Starting Ray")
     with ExitStack() as stack:
-        if address:
-            _join(address)
-        elif begun:
-            begun.wait()
-        else:
-            start(stack.enter_context(served()), dashboard)
+        with endings_kept():
+            if address:
+                _join(address)
+            elif begun:
+                begun.wait()
+            else:
+                start(stack.enter_context(served()), dashboard)
         if dashboard:
             stage(f"Ray's dashboard is at {dashboard_address()}")
-        stack.callback(ray.shutdown)
+        stack.callback(disconnect)
         # Interrupted and failed trials are told by the study, in its own words.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         _alone = not address

@@ -10,7 +10,13 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread, current_thread, main_thread
 from typing import TYPE_CHECKING
 
-from tune_sam.cluster.ray_internals import SOCKETS, leave_endings_alone, without_attendants, workers_started_by
+from tune_sam.cluster.ray_internals import (
+    SOCKETS,
+    disconnect,
+    leave_endings_alone,
+    without_attendants,
+    workers_started_by,
+)
 from tune_sam.errors import Refused, Stopped
 
 if TYPE_CHECKING:
@@ -88,10 +94,8 @@ class Start:
 
     def end(self) -> None:
         """End that Ray, if it runs still."""
-        import ray
-
         self._done.wait()
-        ray.shutdown()
+        disconnect()
         self._over.set()
         self._thread.join()
 

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import gc
 import os
 import re
 import secrets
@@ -154,6 +155,24 @@ def leave_endings_alone() -> None:
     own = get(signal.SIGTERM)
     taken(os.fsencode(sys.executable), False)
     put(signal.SIGTERM, own)
+
+
+def disconnect() -> None:
+    """End the connection to Ray, and the Ray that was started here.
+
+    Ray's library ends the process, with status 1, where anything of Python asks it for something after it has shut down.
+    A reference to one of its objects does so when it is freed, which the collector of garbage may do in any thread; so
+    nothing is collected meanwhile.
+    """
+    import ray
+
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager

@@ -78,6 +78,21 @@ def interruptible(waits_for: str = WAITS_FOR, again: Callable[[], object] | None
             signal.signal(number, other)
 
 
+@contextmanager
+def endings_kept() -> Iterator[None]:
+    """Let the signals that end a job have the handlers again that they had, for Ray sets its own as it connects."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # else it is none of Python's
+                signal.signal(number, handler)
+
+
 def _leave_closed_terminal() -> None:
     """Print to nowhere from now on if the terminal is gone: every line would be an error."""
     if stat.S_ISCHR(os.fstat(2).st_mode) and not os.isatty(2):

@@ -68,7 +68,8 @@ def draw(analysis: Analysis, folder: Path) -> None:
             ),
         },
     )
-    draw_trainings(analysis.study, trials, folder)
+    # The controls of a refit are another study's trials.
+    draw_trainings(analysis.study, [one for one in trials if one.key.startswith(f"{analysis.study.name}/")], folder)
 
 
 def draw_trainings(study: Study, trials: Sequence[Trial], folder: Path) -> None:
