@@ -160,9 +160,9 @@ def leave_endings_alone() -> None:
 def disconnect() -> None:
     """End the connection to Ray, and the Ray that was started here.
 
-    Ray's library ends the process, with status 1, where anything of Python asks it for something after it has shut down.
-    A reference to one of its objects does so when it is freed, which the collector of garbage may do in any thread; so
-    nothing is collected meanwhile.
+    Ray's library ends the process, with status 1, where Python asks it for something after it has shut down, as does a
+    reference to one of its objects that is freed. The collector of garbage may free one in any thread, and at any time;
+    so nothing is collected meanwhile.
     """
     import ray
 
