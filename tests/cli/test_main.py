@@ -414,6 +414,7 @@ def test_a_study_without_a_complete_trial_has_no_best(run):
             "cpus_per_trial": 1,
             "gpus_per_trial": None,
             "refit_of": None,
+            "train_alone": False,
             "trials_asked": 3,
             "counts": {},
             "created": "2026-01-02T03:04:05+00:00",

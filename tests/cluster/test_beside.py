@@ -207,6 +207,7 @@ def test_it_ends_with_the_process_that_forks(tmp_path):
     assert not called.is_running()
 
 
+@pytest.mark.slow
 def test_data_are_the_same_whoever_reads_them(own, tmp_path):
     options = {"workload": "gcn", "dataset": "digits", "train_subset": 300, "label_noise": 0.2, "split_seed": 3}
     settings = define(SearchOptions.read(options), Home.at(tmp_path))

@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -127,3 +128,33 @@ EOF = DIED + (
 )
 def test_a_death_is_told_in_a_sentence(said, printed, sentence):
     assert death_of(RuntimeError(said), printed).startswith(sentence)
+
+
+FREES = """
+import ray, threading, time
+from tune_sam.cluster.ray_internals import disconnect
+
+class Circle: pass
+
+def let_go():
+    while references:
+        for _ in range(20):
+            circle = Circle()
+            circle.itself, circle.reference = circle, references.pop()
+        time.sleep(0.002)
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+references = [ray.put(0) for _ in range(20000)]
+threading.Thread(target=let_go, daemon=True).start()
+time.sleep(0.3)
+disconnect()
+print("lives, and has let go of", 20000 - len(references))
+"""
+
+
+@pytest.mark.slow
+def test_another_thread_that_lets_go_of_references_does_not_end_the_process_with_ray():
+    """By `ray.shutdown()` alone this one ends with status 1 in the middle of it."""
+    done = subprocess.run([sys.executable, "-c", FREES], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("lives")
