@@ -28,6 +28,7 @@ import sys
 from pathlib import Path
 from tune_sam.cluster.sharing import Shared
 from tune_sam.trainables import WideResNetTrainable
+import tune_sam.training  # which a trial imports first
 class Given(WideResNetTrainable):
     def setup(self, config):
         super().setup(config, Shared(Path(sys.argv[1])))
