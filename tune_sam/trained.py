@@ -34,6 +34,9 @@ MADE_BY = (
 )
 """What of a trial's config makes its numbers, beside its configuration."""
 
+_EARLIER = {"train_alone": False}
+"""What was so of each training of a file that does not say it yet."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -92,7 +95,7 @@ class Trained:
         """Say whether this is the training of a workload that a trial's config describes."""
         return (
             self.workload == workload
-            and dict(self.given) == {name: getattr(trial, name) for name in MADE_BY}
+            and {**_EARLIER, **self.given} == {name: getattr(trial, name) for name in MADE_BY}
             and Configuration(**self.configuration) == trial.configuration
             and trial.precision in (None, self.precision)
         )

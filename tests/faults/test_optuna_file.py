@@ -11,6 +11,7 @@ from studies import INLINE, searched_study
 
 from tune_sam.errors import Refused, Stopped
 from tune_sam.home import Home
+from tune_sam.study import sqlite
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import open_study
 from tune_sam.study.storage import open_storage
@@ -104,6 +105,17 @@ def test_a_file_that_is_removed_while_it_is_used_is_there_again(file):
         storage.get_all_studies()
     assert best(file) == wanted
     assert not list(file.parent.glob("*.unfinished"))
+
+
+def test_each_connection_to_a_file_that_was_removed_learns_that_it_is_there_again(file):
+    connections = [sqlite.connect(file), sqlite.connect(file)]
+    file.unlink()
+    for connection in connections:  # as of the thread that searches and the one that delivers
+        with pytest.raises(sqlite3.OperationalError, match="is there again with all that it held"):
+            connection.cursor().execute("SELECT 1")
+    shutil.copy(file.parent / "mlflow.db", file.with_name("another")).replace(file)
+    with pytest.raises(sqlite3.OperationalError, match="was removed or replaced"):
+        connections[0].cursor().execute("SELECT 1")
 
 
 def test_a_study_without_its_records_is_missed_and_no_other_takes_its_place(file):

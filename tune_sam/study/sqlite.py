@@ -23,6 +23,9 @@ _RESTORED = "was removed while it was in use, and is there again with all that i
 
 _REMOVED = "was removed or replaced while it was in use; put it back, or a copy of it"
 
+_put_back: dict[tuple[int, int] | None, tuple[int, int] | None] = {}
+"""Of files that were removed, those that this process wrote in their place: its other connections learn of it here."""
+
 # By SQLite's primary codes: what is wrong, if SQLite's own words do not say it, and the way out.
 _TROUBLES = {
     sqlite3.SQLITE_CORRUPT: "is damaged ({said}); put back a copy, or save what can be read with `sqlite3 {file} "
@@ -72,6 +75,8 @@ class PatientConnection(sqlite3.Connection):
                     unfinished.unlink(missing_ok=True)  # of a process that was killed
                     with closing(sqlite3.connect(unfinished)) as copy:
                         self.backup(copy)
+                _put_back[self._identity] = identity(self.file)
+            if _put_back.get(self._identity) == identity(self.file):
                 return _RESTORED
         return _REMOVED
 

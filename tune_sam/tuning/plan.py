@@ -58,7 +58,8 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
 
     Args:
         chosen: the options.
-        right: called when those of a new study are found right, before its workload is tried and its records are made.
+        right: called when those of a new study are found right, and there is a home for it, before its workload is tried
+            and its records are made.
 
     Returns:
         The study; and of a new one its data, which were read to try the workload out.
@@ -81,8 +82,8 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
         client.check(chosen.tracking_uri)
     name = chosen.name or _made_up(settings)
     _refuse_without_records(name, home)
-    right()
     with home.made():
+        right()
         read = _tried(settings, home, chosen.tracking_uri or home.tracking_uri)
         study = create(name, settings, home, chosen.tracking_uri or home.tracking_uri, storage)
     _tell_sizes_left_out(chosen, settings)  # last, for who is refused is told one thing
