@@ -58,8 +58,8 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
 
     Args:
         chosen: the options.
-        right: called when those of a new study are found right, and there is a home for it, before its workload is tried
-            and its records are made.
+        right: called when those of a new study are found right, and there is a home for it, before its workload is
+            tried and its records are made.
 
     Returns:
         The study; and of a new one its data, which were read to try the workload out.
