@@ -1,16 +1,17 @@
 """A study's options as a command, which the command line reads back."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from tune_sam.cli.app import app
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
-from tune_sam.space import Choice, LogRange, Range
+from tune_sam.space import Choice, Configuration, LogRange, Range, Space
 from tune_sam.trainables.gcn import GCN
 from tune_sam.tuning.plan import define
-from tune_sam.tuning.recipe import as_command
+from tune_sam.tuning.recipe import as_command, as_options
 
 
 class Declared(GCN):
@@ -94,3 +95,13 @@ def test_a_command_leaves_the_defaults_out(home):
     assert as_command(settings, home) == (
         "tune-sam search test_recipe:Declared --optimizer base --optimizer sam --trials 7 --rho 0.001:1"
     )
+
+
+@pytest.mark.parametrize("rho", [GCN.published_rho[0], 0.3, 0.0013104280906962081])
+def test_a_single_radius_is_written_as_a_value(rho, home):
+    """A published one, too, of which the range from itself to itself has a grid."""
+    options = {**BOTH, "optimizers": ["asam-all"], "sampler": "grid", "rho": str(rho), "lr": "0.01"}
+    settings = define(SearchOptions.read(options), home)
+    single = Space.of([Configuration("asam-all", rho, 0.01, 64, 0)], (0,))
+    for spaces in (settings.spaces, {"asam-all": single}):  # as given, and as what a search found best
+        assert as_options(replace(settings, spaces=spaces), home)["ranges"]["asam-all"]["rho"] == str(rho)

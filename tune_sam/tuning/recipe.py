@@ -114,7 +114,8 @@ def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = {}
     if space.rho:
-        spread = rhos == workload.rho_grid(optimizer, space.rho)
+        # A published value alone has a range from itself to itself, whose grid it is; a person cannot give that range.
+        spread = space.rho.low < space.rho.high and rhos == workload.rho_grid(optimizer, space.rho)
         found["rho"] = str(space.rho if spread else Values(rhos))
     if (lrs, space.lr) != ((setting.lr,), workload.lr):
         found["lr"] = str(Values(lrs))
