@@ -20,6 +20,7 @@ import psutil
 import pytest
 import torch
 import warm
+from pages import PAGES, ROOT, blocks, commands, write_modules
 from studies import INLINE
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -34,28 +35,17 @@ from tune_sam.tuning.door import try_out
 from tune_sam.tuning.plan import define, home_of
 from tune_sam.workload import find_workload
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
-def blocks(page, language="python"):
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
-
-
-def command_lines():
-    """Each command of ours that a page tells to type."""
-    for page in (ROOT / "README.md", *ROOT.glob("*/*.md")):
-        for block in re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("tune-sam "):
-                    words = shlex.split(line, comments=True)
-                    yield pytest.param(words[1:], id=f"{page.parent.name}/{page.name}: {' '.join(words)}")
-
-
-@pytest.mark.parametrize("words", list(command_lines()))
-def test_a_command_of_a_page_has_the_options_that_it_is_given(words):
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=f"{page}: {shlex.join(words)}") for page, words in commands()]
+)
+def test_a_command_of_a_page_has_the_options_that_it_is_given(words, tmp_path, monkeypatch):
+    write_modules(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     name, *rest = words[: words.index(">")] if ">" in words else words
-    get_command(app).commands[name].make_context(name, rest)
+    get_command(app).commands[name].make_context(name, [word.replace("$seed", "0") for word in rest])
 
 
 def test_the_first_page_is_short():
@@ -64,8 +54,8 @@ def test_the_first_page_is_short():
 
 def imports():
     """Each import from our own packages that a page shows."""
-    for page in (ROOT / "README.md", *ROOT.glob("*/*.md")):
-        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    for page in PAGES:
+        for block in blocks(page, "python"):
             for node in ast.walk(ast.parse(block)):
                 if isinstance(node, ast.ImportFrom) and node.module.startswith(("tune_sam", "analysis", "trainables")):
                     for name in node.names:
@@ -110,12 +100,11 @@ def test_the_cluster_of_the_page_runs_as_it_is_typed(tmp_path, marked):
 
 
 def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch, tmp_path):
-    _, module, further, _ = blocks("own-workload.md")
-    (tmp_path / "wider_mlp.py").write_text(module + further)
+    write_modules(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     command = re.search(r"^tune-sam search \S+ (--param .*)$", (DOCS / "own-workload.md").read_text(), re.MULTILINE)
     options = SearchOptions.read(
-        {"workload": "wider_mlp:WiderSearch", "params": command.group(1).split()[1::2], "home": tmp_path}
+        {"workload": "mlp:WiderSearch", "params": command.group(1).split()[1::2], "home": tmp_path}
     )
     settings = define(options, home_of(options))
     assert [str(domain) for domain in settings.spaces["base"].more.values()] == ["32,64", "0", "0.0001:0.001"]
@@ -125,7 +114,7 @@ def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch,
 
 @pytest.mark.slow
 def test_the_smallest_workload_of_the_page_is_searched_as_it_stands(monkeypatch, tmp_path):
-    smallest, *_ = blocks("own-workload.md")
+    smallest, *_ = blocks("own-workload.md", "python")
     monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path))
     monkeypatch.setattr(tune_sam, "search", partial(tune_sam.search, executor=INLINE))
     monkeypatch.setattr(sys.modules["__main__"], "Wine", None, raising=False)
@@ -143,8 +132,8 @@ def pytest_of(file):
 
 @pytest.mark.slow
 def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_path):
-    _, module, _, contract = blocks("own-workload.md")
-    (tmp_path / "mlp.py").write_text(module)
+    *_, contract = blocks("own-workload.md", "python")
+    write_modules(tmp_path)
     (tmp_path / "test_mlp.py").write_text(contract)
     tested = warm.Command(pytest_of, "test_mlp.py", cwd=tmp_path)
     said, _ = tested.communicate()
@@ -230,16 +219,16 @@ def test_each_test_that_the_page_of_faults_names_is_there():
 
 @pytest.mark.slow
 def test_the_model_of_ones_own_on_the_first_page_is_searched(monkeypatch, tmp_path):
-    (tmp_path / "wine.py").write_text(blocks("own-workload.md")[0].partition("\nstudy = ")[0])
+    write_modules(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tune_sam, "search", partial(tune_sam.search, executor=INLINE))
-    (lines,) = blocks("../README.md")
+    (lines,) = blocks("../README.md", "python")
     names = {}
     exec(compile(lines.replace("trials=12", "trials=1"), "README.md", "exec"), names)
     assert [trial.state for trial in names["study"].records()] == ["complete"] * 3
 
 
 def test_the_optimizers_of_their_page_are_built():
-    for code in blocks("optimizers.md"):
+    for code in blocks("optimizers.md", "python"):
         exec(compile(code, "optimizers.md", "exec"), {"__name__": "half"})

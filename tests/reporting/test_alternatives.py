@@ -121,6 +121,17 @@ def test_the_history_is_of_what_trials_are_judged_by(objective, way, tmp_path):
             },
             ["trace: base 4, SAM 2; base is highest by 2"],
         ),
+        (
+            "radius",
+            {
+                "optimizer": ["base", "sam", "sam", "sam", "sam"],
+                "rho": [None, 0.1, 0.1, 0.3, 0.3],
+                "measure": "trace",
+                "value": [4, 2, 3, 1, 99],
+                "resolved": [True, True, True, True, False],
+            },
+            ["trace: base 4, SAM at ρ = 0.1 2.5, SAM at ρ = 0.3 1."],
+        ),
     ],
 )
 def test_the_numbers_are_those_of_the_data(name, data, words):

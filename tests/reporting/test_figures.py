@@ -134,6 +134,25 @@ def curvatures(optimizers, sizes=(32, 64, 128)):
     )
 
 
+def radii(optimizers, values=(0.003, 0.01, 0.03, 0.1)):
+    random = np.random.default_rng(1)
+    return pd.DataFrame(
+        [
+            {
+                "optimizer": name,
+                "rho": np.nan if name == "base" else rho,
+                "measure": measure,
+                "value": 10 ** random.uniform(0, 3),
+                "resolved": seed != 1,
+            }
+            for measure in ("test accuracy (%)", "gap in the loss (nats)", "largest eigenvalue (nats)")
+            for name in optimizers
+            for rho in (values[:1] if name == "base" else values)
+            for seed in range(3)
+        ]
+    )
+
+
 def curves(optimizers, epochs=20, seeds=3):
     random = np.random.default_rng(2)
     return pd.DataFrame(
@@ -205,6 +224,7 @@ DRAW = {
         trials(names).assign(**{"val/sharpness": lambda of: of["val/loss"] ** 4})
     ),
     "batches": lambda names: flatness_figures.over_batch_sizes(curvatures(names)),
+    "radii": lambda names: flatness_figures.over_radii(radii(names)),
     "curves": lambda names: search_figures.learning_curves(curves(names)),
     "gaps": lambda names: flatness_figures.gaps_and_flatness(gaps(names)),
 }
@@ -220,6 +240,7 @@ FEW = {
     "rates": lambda: search_figures.rates_and_radii(trials(["sam"], 1)),
     "rates, two": lambda: search_figures.rates_and_radii(trials(["sam"], 2)),
     "batches": lambda: flatness_figures.over_batch_sizes(curvatures(["sam"]).iloc[:1]),
+    "radii": lambda: flatness_figures.over_radii(radii(["sam"]).iloc[:1]),
     "curves": lambda: search_figures.learning_curves(curves(["sam"], 1, 1)),
     "curves, two": lambda: search_figures.learning_curves(curves(["base", "sam"], 2, 1)),
     "gaps": lambda: flatness_figures.gaps_and_flatness(gaps(["sam"], MEASURES[:1], 1)),
@@ -388,6 +409,22 @@ def test_the_mean_over_batch_sizes_is_that_of_the_resolved_with_its_interval():
     assert list(line.get_ydata()) == [12, 20]
     ends = [segment[:, 1] for part in axis.collections for segment in part.get_segments() if len(segment) == 2]
     assert [list(pair) for pair in ends if np.ptp(pair) > 0] == [pytest.approx([7.0317, 16.9683], abs=1e-4)]
+
+
+def test_over_radii_the_base_optimizer_is_a_band_and_each_radius_has_its_mean():
+    data = pd.DataFrame(
+        {
+            "optimizer": ["base"] * 3 + ["sam"] * 4,
+            "rho": [np.nan] * 3 + [0.1, 0.1, 0.1, 0.3],
+            "measure": "m",
+            "value": [10.0, 12.0, 14.0, 5.0, 6.0, 7.0, 4.0],
+        }
+    )
+    axis = flatness_figures.over_radii(data).axes[0]
+    heights = {line.get_linestyle(): list(line.get_ydata()) for line in axis.lines if line.get_marker() == "None"}
+    assert heights == {"-": [12, 12], "--": [6, 4]}
+    (band,) = axis.patches
+    assert [band.get_y(), band.get_y() + band.get_height()] == pytest.approx([7.0317, 16.9683], abs=1e-4)
 
 
 def test_tau_is_kendalls_over_the_resolved():

@@ -18,7 +18,7 @@ from tune_sam.evaluation.claims import answers, pairs
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.operations.analyze import analyze
-from tune_sam.operations.refit import refit
+from tune_sam.operations.refit import refit, refit_grid
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.page import report
@@ -403,6 +403,25 @@ def test_a_refit_of_each_batch_size_shows_flatness_over_it(refitted):
     commands = page.with_name("report.md").read_text()
     assert "tune-sam refit sizes --each-batch-size --seeds 10000,10001" in commands
     assert "tune-sam analyze sizes --sample 32 --grid 3" in commands
+
+
+@pytest.mark.slow
+def test_where_rho_alone_was_varied_its_figure_is_there(tmp_path):
+    config = tmp_path / "radii.yaml"
+    config.write_text(
+        "dataset: digits\ntrain_subset: 128\noptimizers: [base, sam]\nsampler: grid\nlr: 0.01\nepochs: 1\n"
+        'ranges:\n  sam: {rho: "0.01,0.1,0.5"}\n'
+    )
+    given = {"home": tmp_path / "home", "executor": INLINE}
+    found = refit_grid("gcn", config=config, name="radii", seeds=2, controls=False, **given)
+    analyze("radii", sample=32, grid=3, **given)
+    page = report("radii", home=given["home"]).page
+    drawn = pandas.read_csv(page.parent / "figures" / "radius.csv")
+    of_sam = found.table().query("optimizer == 'sam'").groupby("rho")["test/accuracy"].mean()
+    shown = drawn.query("name == 'test/accuracy' and optimizer == 'sam'").groupby("rho")["value"].mean()
+    pandas.testing.assert_series_equal(shown, 100 * of_sam, check_names=False)
+    assert len(drawn) == 3 * (2 + 3 * 2)
+    assert "Test accuracy, gap and curvature over ρ" in page.read_text()
 
 
 def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, study, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pages import blocks
 from ray import tune
 
 import tune_sam.trainables
@@ -39,6 +40,22 @@ def test_each_runs_in_a_plain_tuner_with_its_share_of_a_gpu(cluster, tmp_path):
         assert [result.metrics["epoch"] for result in results] == [2, 2]
         assert all(0 < result.metrics["val/accuracy"] <= 1 for result in results)
         assert len({result.metrics["val/loss"] for result in results}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", blocks("workloads.md", "python"), ids=["plain", "shared"])
+def test_the_tuner_of_the_page_runs(code, cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray has its results
+    for there, here in (
+        ('"dataset": "digits"', '"dataset": "digits", "epochs": 1'),
+        ("tune.Tuner(", "found = tune.Tuner("),
+    ):
+        assert code.count(there) == 1
+        code = code.replace(there, here)
+    names = {}
+    exec(compile(code, "workloads.md", "exec"), names)
+    assert [result.metrics["epoch"] for result in names["found"]] == [1]
+    assert not names["found"].errors
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

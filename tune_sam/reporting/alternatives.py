@@ -202,6 +202,19 @@ def _measures(frame: pd.DataFrame) -> str:
     return f"Means of the resolved values. {'. '.join(said)}."
 
 
+def _radii(frame: pd.DataFrame) -> str:
+    """Say the mean of each measure at every ρ, and the base optimizer's."""
+    rows, labels, said = frame[counts_in(frame)], _labels(frame), []
+    for measure, part in rows.groupby("measure", sort=False):
+        cells = part.groupby([part["optimizer"], part["rho"].fillna(0)], sort=False)["value"].mean()
+        means = (
+            f"{labels[name]}{f' at ρ = {short(rho)}' if rho else ''} {short(value)}"
+            for (name, rho), value in cells.items()
+        )
+        said.append(f"{measure}: {', '.join(means)}")
+    return f"Means over the seeds. {'. '.join(said)}."
+
+
 def _landscape(frame: pd.DataFrame) -> str:
     finite = frame[np.isfinite(frame["loss"])]
     bottom = _of_each(finite[np.isclose(finite["x"], 0) & np.isclose(finite["y"], 0)], lambda rows: rows["loss"].mean())
@@ -248,6 +261,7 @@ WORDS: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "accuracy-compute": _compute,
     "gap-flatness": _measures,
     "batch-size": _measures,
+    "radius": _radii,
     "contours": _landscape,
     "surfaces": _landscape,
     "near-minimum": _near,

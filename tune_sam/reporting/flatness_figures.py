@@ -1,15 +1,17 @@
-"""The figures of measures of flatness: over the batch size, and against the gap."""
+"""The figures of measures of flatness: over the batch size, over ρ, and against the gap."""
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from scipy.stats import kendalltau
 from scipy.stats import t as student_t
 
-from tune_sam.evaluation.statistics import FEWEST
+from tune_sam.evaluation.statistics import FEWEST, Mean
 from tune_sam.reporting.style import (
     TEXT,
+    Style,
     counts_in,
     draw_points,
     firsts_of_rows,
@@ -19,6 +21,7 @@ from tune_sam.reporting.style import (
     need,
     optimizers_in,
     panels,
+    plain_ticks,
     set_scale,
     shown,
     style_of,
@@ -51,16 +54,7 @@ def over_batch_sizes(frame: pd.DataFrame) -> Figure:
             one = rows[rows["optimizer"] == name]
             aside = 2 ** (0.16 * (index - (len(names) - 1) / 2))
             style = style_of(name, names)
-            places = one["batch_size"] * aside
-            draw_points(axis, places, one["value"], one.drop(columns="error", errors="ignore"), style)
-            cells = one[counts_in(one)].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
-            half = (cells["sem"] * student_t.ppf(0.975, np.maximum(cells["count"] - 1, 1))).where(
-                cells["count"] >= FEWEST
-            )
-            axis.errorbar(
-                cells.index * aside, cells["mean"], yerr=half, fmt="none", ecolor=style.colour, elinewidth=1.8
-            )
-            axis.plot(cells.index * aside, cells["mean"], style.line, color=style.colour, linewidth=1.4, zorder=1)
+            _draw_cells(axis, one, "batch_size", aside, style)
         sizes = np.unique(rows["batch_size"])
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_locator(FixedLocator(list(sizes)))
@@ -70,6 +64,51 @@ def over_batch_sizes(frame: pd.DataFrame) -> Figure:
         set_scale(axis, "y", rows["value"])
     legend(figure, names, lines=True, hollow=why_hollow(frame[np.isfinite(frame["value"])]))
     return figure
+
+
+def over_radii(frame: pd.DataFrame) -> Figure:
+    """Draw each measure over ρ, everything else fixed: all trainings, and the mean of each optimizer's resolved values.
+
+    Bars are 95 % intervals of the mean by Student's t, where a ρ has three values or more. The base optimizer, which
+    has no ρ, is a line and a band over all of them. Hollow points are unresolved.
+
+    Args:
+        frame: `optimizer`, `rho` (nan for the base optimizer), `measure` (its name with its unit), `value` and, if
+            known, `resolved`.
+    """
+    need(frame, "optimizer", "rho", "measure", "value")
+    names = optimizers_in(frame)
+    measures = list(dict.fromkeys(frame["measure"]))
+    figure, axes = panels(len(measures), height=3.2)
+    for measure, axis in zip(measures, axes, strict=True):
+        rows = frame[(frame["measure"] == measure) & np.isfinite(frame["value"])]
+        axis.set(xlabel="radius ρ", ylabel=wrapped(str(measure), 26))
+        if rows["rho"].isna().all():
+            without_values(figure, axis)
+            continue
+        for name in names:
+            one, style = rows[rows["optimizer"] == name], style_of(name, names)
+            if one["rho"].notna().any():
+                _draw_cells(axis, one, "rho", 1.0, style)
+            elif len(counted := one[counts_in(one)]):
+                mean = Mean.of(counted["value"].tolist())
+                axis.axhline(mean.value, linestyle=style.line, color=style.colour, linewidth=1.4, zorder=1)
+                axis.axhspan(mean.low, mean.high, color=style.colour, alpha=0.15, linewidth=0)
+        axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        plain_ticks(axis, "x", True, low, high, most=5)
+        set_scale(axis, "y", rows["value"])
+    legend(figure, names, lines=True, hollow=why_hollow(frame[np.isfinite(frame["value"])]))
+    return figure
+
+
+def _draw_cells(axis: Axes, rows: pd.DataFrame, over: str, aside: float, style: Style) -> None:
+    """Draw the points of one optimizer over a hyperparameter, and the mean at each of its values with its interval."""
+    draw_points(axis, rows[over] * aside, rows["value"], rows.drop(columns="error", errors="ignore"), style)
+    cells = rows[counts_in(rows)].groupby(over)["value"].agg(["mean", "sem", "count"])
+    half = (cells["sem"] * student_t.ppf(0.975, np.maximum(cells["count"] - 1, 1))).where(cells["count"] >= FEWEST)
+    axis.errorbar(cells.index * aside, cells["mean"], yerr=half, fmt="none", ecolor=style.colour, elinewidth=1.8)
+    axis.plot(cells.index * aside, cells["mean"], style.line, color=style.colour, linewidth=1.4, zorder=1)
 
 
 def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:

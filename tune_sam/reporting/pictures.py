@@ -33,6 +33,9 @@ CAPTIONS = {
     "rises while the training loss falls is overfitting.",
     "gap-flatness": "The generalisation gap against each measure of flatness. If flat minima generalise better, "
     "points rise to the right; τ says how well they do.",
+    "radius": "Test {score}, gap and curvature over ρ, with learning rate and batch size fixed: means and 95 % "
+    "intervals over the seeds, and the base optimizer's as a line and a band. A λ_max that falls where the {score} "
+    "stays level says that ρ flattens the minimum and does not make it better.",
     "batch-size": "Curvature, sharpness and gap over the batch size, with means and 95 % intervals. Large batches are "
     "said to find sharper minima: the lines would rise. Where the points are a search's trials, learning "
     "rate and ρ vary, too, and nothing can be said about a cause.",
@@ -75,7 +78,7 @@ CHOOSING = (
     "accuracy-compute",
 )
 
-FLATNESS = ("gap-flatness",)
+FLATNESS = ("radius", "gap-flatness")
 
 BATCH_SIZE = ("batch-size",)
 

@@ -13,8 +13,9 @@ from tune_sam.evaluation.analysis import LINE, Analysis
 from tune_sam.evaluation.claims import Answers, Claim, Question
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
+from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
-from tune_sam.reporting.style import name_of, save
+from tune_sam.reporting.style import name_of, save, shown
 from tune_sam.scores import of_loss, per_squared_weight
 from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
@@ -66,6 +67,7 @@ def draw(analysis: Analysis, folder: Path) -> None:
                 flatness_figures.over_batch_sizes,
                 _if_varied(sizes, "batch_size"),
             ),
+            "radius": (flatness_figures.over_radii, _of_radii(analysis)),
         },
     )
     # The controls of a refit are another study's trials.
@@ -247,6 +249,33 @@ def _of_batch_sizes(measured: pd.DataFrame, unit: str) -> pd.DataFrame:
         resolved=True,
     )
     return pd.concat([found, gaps], ignore_index=True)
+
+
+def _of_radii(analysis: Analysis) -> pd.DataFrame:
+    """Select test score, gap and largest eigenvalue of a refit in which ρ alone was varied; else nothing."""
+    table, settings = analysis.table(), analysis.study.settings
+    score, unit = f"test/{settings.score}", analysis.study.loss_unit
+    chosen = table[table["study"] == analysis.study.name]
+    fixed = all(chosen[name].nunique() == 1 for name in ("lr", "batch_size", *settings.more) if name in chosen)
+    radii = chosen.groupby("optimizer", observed=True)["rho"].nunique()
+    if settings.kind == "search" or not fixed or radii.max() < FEWEST:
+        return pd.DataFrame()
+    measures = {name: name_of(name, unit) for name in (score, "gap/loss")} | {
+        "lambda_max": measures_of(unit)["lambda_max"]
+    }
+    return pd.concat(
+        [
+            chosen[["optimizer", "number", "rho", "seed"]].assign(
+                name=name,
+                measure=title,
+                value=shown(chosen, name, drop=False)[name].to_numpy(),
+                resolved=chosen["lambda_max_resolved"] if name == "lambda_max" else True,
+            )
+            for name, title in measures.items()
+            if name in chosen
+        ],
+        ignore_index=True,
+    )
 
 
 def _densities(analysis: Analysis) -> pd.DataFrame:
