@@ -134,7 +134,7 @@ def curvatures(optimizers, sizes=(32, 64, 128)):
     )
 
 
-def radii(optimizers, values=(0.003, 0.01, 0.03, 0.1)):
+def radii(optimizers, values=(0.0003, 0.001, 0.003, 0.01, 0.03)):
     random = np.random.default_rng(1)
     return pd.DataFrame(
         [

@@ -96,7 +96,7 @@ def over_radii(frame: pd.DataFrame) -> Figure:
                 axis.axhspan(mean.low, mean.high, color=style.colour, alpha=0.15, linewidth=0)
         axis.set_xscale("log")
         low, high = axis.get_xlim()
-        plain_ticks(axis, "x", True, low, high, most=5)
+        plain_ticks(axis, "x", True, low, high, most=3)
         set_scale(axis, "y", rows["value"])
     legend(figure, names, lines=True, hollow=why_hollow(frame[np.isfinite(frame["value"])]))
     return figure
