@@ -25,9 +25,10 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                     yield str(page.relative_to(ROOT)), shlex.split(line, comments=True)[1:]
 
 
-def write_modules(folder: Path) -> None:
-    """Write the modules that the pages have a reader write, under the names that their commands have for them."""
-    smallest, module, further, _ = blocks("own-workload.md", "python")
-    (folder / "wine.py").write_text(smallest.partition("\nstudy = ")[0])
+def write_files(folder: Path) -> None:
+    """Write the files that the pages have a reader write, under the names that their commands have for them."""
+    smallest, _, module, further, _ = blocks("own-workload.md", "python")
+    (folder / "wine.py").write_text(smallest)
     (folder / "mlp.py").write_text(module + further)
     (folder / "half.py").write_text(blocks("optimizers.md", "python")[1])
+    (folder / "radii.yaml").write_text(blocks("refits.md", "yaml")[0])

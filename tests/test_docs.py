@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 import warm
-from pages import PAGES, ROOT, blocks, commands, write_modules
+from pages import PAGES, ROOT, blocks, commands, write_files
 from studies import INLINE
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -42,7 +42,7 @@ DOCS = ROOT / "docs"
     "words", [pytest.param(words, id=f"{page}: {shlex.join(words)}") for page, words in commands()]
 )
 def test_a_command_of_a_page_has_the_options_that_it_is_given(words, tmp_path, monkeypatch):
-    write_modules(tmp_path)
+    write_files(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     name, *rest = words[: words.index(">")] if ">" in words else words
     get_command(app).commands[name].make_context(name, [word.replace("$seed", "0") for word in rest])
@@ -100,7 +100,7 @@ def test_the_cluster_of_the_page_runs_as_it_is_typed(tmp_path, marked):
 
 
 def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch, tmp_path):
-    write_modules(tmp_path)
+    write_files(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     command = re.search(r"^tune-sam search \S+ (--param .*)$", (DOCS / "own-workload.md").read_text(), re.MULTILINE)
     options = SearchOptions.read(
@@ -114,15 +114,14 @@ def test_the_hyperparameters_of_the_page_are_received_where_it_says(monkeypatch,
 
 @pytest.mark.slow
 def test_the_smallest_workload_of_the_page_is_searched_as_it_stands(monkeypatch, tmp_path):
-    smallest, *_ = blocks("own-workload.md", "python")
+    before, call, *_ = blocks("own-workload.md", "python")
     monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path))
     monkeypatch.setattr(tune_sam, "search", partial(tune_sam.search, executor=INLINE))
     monkeypatch.setattr(sys.modules["__main__"], "Wine", None, raising=False)
     names = {"__name__": "__main__"}
-    before, call = smallest.split("\nstudy = ")
     exec(compile(before, "notebook", "exec"), names)
     sys.modules["__main__"].Wine = names["Wine"]
-    exec(compile(f"study = {call}", "notebook", "exec"), names)
+    exec(compile(call, "notebook", "exec"), names)
     assert [trial.state for trial in names["study"].records()].count("failed") == 0
 
 
@@ -133,7 +132,7 @@ def pytest_of(file):
 @pytest.mark.slow
 def test_the_workload_of_the_page_keeps_the_contract_and_can_be_searched(tmp_path):
     *_, contract = blocks("own-workload.md", "python")
-    write_modules(tmp_path)
+    write_files(tmp_path)
     (tmp_path / "test_mlp.py").write_text(contract)
     tested = warm.Command(pytest_of, "test_mlp.py", cwd=tmp_path)
     said, _ = tested.communicate()
@@ -219,7 +218,7 @@ def test_each_test_that_the_page_of_faults_names_is_there():
 
 @pytest.mark.slow
 def test_the_model_of_ones_own_on_the_first_page_is_searched(monkeypatch, tmp_path):
-    write_modules(tmp_path)
+    write_files(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tune_sam, "search", partial(tune_sam.search, executor=INLINE))

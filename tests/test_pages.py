@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from pages import ROOT, blocks, commands, write_modules
+from pages import ROOT, blocks, commands, write_files
 from studies import INLINE
 from torch import nn
 from typer.testing import CliRunner
@@ -70,7 +70,7 @@ def home(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("results", "docs"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    write_modules(tmp_path)
+    write_files(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return found
 

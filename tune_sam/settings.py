@@ -176,7 +176,9 @@ class RangeOptions(BaseModel):
         return value
 
     rho: Annotated[RangeOption | None, Shown("the workload's", "LOW:HIGH or X,X,…")] = Field(
-        default=None, description="ρ: log-uniform as LOW:HIGH, or values as 0.01,0.1 for --sampler grid."
+        default=None,
+        description="ρ of every optimizer: log-uniform as LOW:HIGH, or values as 0.01,0.1 for --sampler grid. A YAML "
+        "file has `ranges` of single ones.",
     )
     lr: Annotated[RangeOption | None, Shown("the workload's", "LOW:HIGH or X,X,…")] = Field(
         default=None, description="Learning rate: log-uniform as LOW:HIGH, or values as 0.01,0.1 for --sampler grid."
@@ -240,7 +242,7 @@ class SearchOptions(RangeOptions):
     """
 
     workload: Annotated[str, BeforeValidator(_named)] = Field(
-        description="Name of a workload, or package.module:Class."
+        description="Name of a workload, see `tune-sam workloads`, or package.module:Class."
     )
     optimizers: Annotated[
         tuple[str, ...], BeforeValidator(_listed), Shown(metavar="|".join(optimizer_names()), flag="--optimizer")
@@ -259,13 +261,13 @@ class SearchOptions(RangeOptions):
         default=None, ge=1, le=MOST, description="Epochs of a trial."
     )
     dataset: Annotated[str | None, Shown("its first")] = Field(
-        default=None, description="One of the workload's data sets."
+        default=None, description="One of the workload's data sets, see `tune-sam workloads`."
     )
     preset: str | None = Field(
         default=None,
-        description="A named setting of the workload; report has the published study's model and four values of ρ.",
+        description="A named setting of the workload, see `tune-sam workloads`; report is the published study's.",
     )
-    data: Annotated[Path | None, Shown("$TUNE_SAM_DATA, else HOME/data")] = Field(
+    data: Annotated[Path | None, Shown("$TUNE_SAM_DATA, else data in the --home")] = Field(
         default=None, description="Folder that holds the data set."
     )
     train_subset: Annotated[int | None, Shown("all")] = Field(

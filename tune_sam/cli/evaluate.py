@@ -74,10 +74,17 @@ def refit(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Train all points of the plain grid in this YAML file without a search; see best --yaml."),
+        typer.Option(
+            help="Train each combination of the values in this YAML file, whose sampler is grid, without a search; "
+            "`best --yaml` writes one."
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="With --preset or --config, the name of the study.", show_default="of both")
+        str | None,
+        typer.Option(
+            help="With --preset or --config, the name of the study.",
+            show_default="made of the workload and the preset or the file",
+        ),
     ] = None,
     data: DataOption = None,
     split_seed: SplitSeedOption = None,
@@ -155,8 +162,8 @@ def analyze(
         int | None,
         typer.Option(
             min=1,
-            help="Best trials of each optimizer that are measured; of a refit, seeds of each configuration.",
-            show_default="1; all seeds",
+            help="Best trials of each optimizer that are measured; where it is refitted, seeds of each configuration.",
+            show_default="1 trial; all seeds",
         ),
     ] = None,
     sample: SampleOption = SAMPLE,

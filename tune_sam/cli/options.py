@@ -189,7 +189,8 @@ TrustedOptimizersOption = Annotated[
     list[str] | None,
     typer.Option(
         "--optimizer",
-        help="An optimizer's package.module:Class, whose code is then imported. May be given several times.",
+        help="No choice: package.module:Class of an optimizer of the study, whose code is then imported. May be given "
+        "several times.",
         show_default=False,
         metavar="MODULE:CLASS",
         callback=_trusted_optimizers,

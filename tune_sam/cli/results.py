@@ -186,7 +186,10 @@ def best(
         bool, typer.Option("--pareto", help="All trials on the Pareto front of a study with two objectives.")
     ] = False,
     as_yaml: Annotated[
-        bool, typer.Option("--yaml", help="Print them as a plain grid for `tune-sam refit WORKLOAD --config`.")
+        bool,
+        typer.Option(
+            "--yaml", help="Print them as a file of options: `tune-sam refit WORKLOAD --config FILE` trains just these."
+        ),
     ] = False,
     workload: TrustedWorkloadOption = None,
     home: HomeOption = None,

@@ -132,6 +132,8 @@ def run(
     """Search, refit, analyze and report in one; the same command with the study's --name resumes it.
 
     Example: [bold]tune-sam run gcn --name molecules --trials 20 --seeds 5[/bold]
+
+    Other options of `tune-sam search` go into a YAML file, --config.
     """
     asked = parse_seeds(seeds)
     from tune_sam.tuning.progress import Progress

@@ -245,16 +245,16 @@ def _at_equal_loss(one: EqualLoss) -> str:
 
 
 def _numbers(claim: Claim, unit: float, form: str, of: str = "") -> str:
-    """Write a difference with its interval, its corrected p-value, and whether it is not shown."""
+    """Write a difference with its interval, its corrected p-value, and whether it is shown."""
     difference, mean = claim.difference, claim.difference.mean
     written = format(unit * mean.value, form) + of
     if mean.n < FEWEST:
         return f"{written} (of {mean.n} seed{'s' * (mean.n > 1)}, too few for an interval)"
     if math.isnan(mean.half):
         return f"{written} (the same with each seed, which shows nothing)"
-    verdict = "" if difference.shown else ", not shown"
+    verdict = "shown" if difference.shown else "not shown"
     low, high = format(unit * mean.low, form), format(unit * mean.high, form)
-    return f"{written} (95 % interval {low} to {high}, {_p(difference.corrected)}{verdict})"
+    return f"{written} (95 % interval {low} to {high}, {_p(difference.corrected)}, {verdict})"
 
 
 def _p(p: float) -> str:

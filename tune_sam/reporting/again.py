@@ -48,7 +48,8 @@ def again_section(
             f"{settings.dataset}, {settings.train_subset or sizes.train:,} samples train, {sizes.validation:,} "
             f"validate and {sizes.test:,} are the test set{split}.",
             seeds.strip(),
-            "study.yaml, beside this page and below, holds the options of the study.",
+            "study.yaml, beside this page and below, holds the options of the study. In this home the commands resume "
+            "it: give another --name or --home to make it anew, and on another machine the folder of your data.",
         ),
         code="\n".join(commands) + "\n\n# study.yaml\n" + (folder / "study.yaml").read_text(),
         folded=True,

@@ -44,14 +44,10 @@ def flatter_section(
     title = "Is the minimum flatter?"
     if refit is None:
         return Section(title, ("This cannot be said yet: it takes a refit with its matched controls.",))
+    if not any(other.settings.kind == "control" for other in refit.studies):
+        return Section(title, (f"No matched controls are trained; tune-sam refit {study.name} trains them.",))
     if measured is None or not found.flatter:
-        return Section(
-            title,
-            (
-                "Not measured, or no matched controls are trained; "
-                f"tune-sam refit {study.name} trains them, and tune-sam analyze {study.name} measures all seeds.",
-            ),
-        )
+        return Section(title, (f"Not measured; tune-sam analyze {study.name} measures all seeds.",))
     compared: list[tuple[str, ...]] = []
     for measure, title_of_it in MEASURED.items():
         if claims_of_it := [claim for claim in found.flatter if claim.measure == measure]:

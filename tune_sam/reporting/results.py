@@ -279,8 +279,8 @@ def _trained_how(refit: Refit) -> str:
     preset = f" (preset {settings.preset})" if settings.preset else ""
     wrong = f", {100 * refit.wrong_labels:.3g} % of them with wrong labels," if refit.wrong_labels else ""
     return (
-        f"{settings.workload}{preset}, trained on {refit.samples:,} samples{wrong} for {refit.epochs} epochs, or as "
-        "many more as it says"
+        f"{settings.workload}{preset}, trained on {refit.samples:,} samples{wrong} for {refit.epochs} epochs "
+        "where it says nothing else"
     )
 
 

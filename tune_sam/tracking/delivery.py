@@ -311,7 +311,12 @@ class Delivery(threading.Thread):
             self._refuse(trial.key, "its run was deleted; `tune-sam doctor --fix` makes it anew")
             return None
         # The epochs' tag from the start: a run without one is of release 0.1, whose metrics are read.
-        tags = {KEY_TAG: trial.key, PARENT_TAG: self._study_run.run_id, STEP_TAG: "0"}
+        needed = {KEY_TAG: trial.key, PARENT_TAG: self._study_run.run_id, STEP_TAG: "0"}
+        # With all its tags in one request; where MLflow refuses one of them, the run must be there without.
+        return self._made(store, trial, {**trial.tags, **needed}) or self._made(store, trial, needed)
+
+    def _made(self, store: Store, trial: RunContent, tags: dict[str, str]) -> _Run | None:
+        """Make the run of a trial; None if MLflow refuses it."""
         try:
             run_id = create_run(store, self._study_run.experiment_id, trial.name, trial.start, tags)
         except Exception as error:
