@@ -246,6 +246,31 @@ def test_what_is_refused_does_not_hold_up_the_rest(uri, study, caplog):
     assert len(warnings) == 1, "one for a trial"
 
 
+def test_a_tag_that_is_refused_keeps_no_run_from_being_made(uri, study, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    def strict(name, place):
+        real = getattr(SqlAlchemyStore, name)
+
+        def call(self, *given):
+            if any(tag.key == "tune_sam.optimizer" for tag in given[place]):
+                raise MlflowException("no optimizers here", INVALID_PARAMETER_VALUE)
+            return real(self, *given)
+
+        return call
+
+    book = Book().whole_trials(2, KEYS[:1])
+    with monkeypatch.context() as patch:
+        for name, place in (("create_run", 3), ("log_batch", 3)):
+            patch.setattr(SqlAlchemyStore, name, strict(name, place))
+        assert delivered(uri, study, book) == 1, "the tag is what is left"
+    assert_once(uri, study, KEYS[0], 2)
+    assert delivered(uri, study, book) == 0
+    assert runs_of(uri, study)[KEYS[0]].data.tags["tune_sam.optimizer"] == "sam"
+
+
 def test_what_was_refused_is_sent_again_when_the_cause_is_gone(uri, study, monkeypatch):
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE

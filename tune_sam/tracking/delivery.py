@@ -312,8 +312,9 @@ class Delivery(threading.Thread):
             return None
         # The epochs' tag from the start: a run without one is of release 0.1, whose metrics are read.
         needed = {KEY_TAG: trial.key, PARENT_TAG: self._study_run.run_id, STEP_TAG: "0"}
-        # With all its tags in one request; where MLflow refuses one of them, the run must be there without.
-        return self._made(store, trial, {**trial.tags, **needed}) or self._made(store, trial, needed)
+        made = self._made(store, trial, {**trial.tags, **needed})
+        # Where MLflow refuses one of all its tags, the run must be there without; who is in trouble is not asked twice.
+        return made if made or self._internal_errors else self._made(store, trial, needed)
 
     def _made(self, store: Store, trial: RunContent, tags: dict[str, str]) -> _Run | None:
         """Make the run of a trial; None if MLflow refuses it."""
