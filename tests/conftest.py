@@ -200,6 +200,7 @@ WITH_RAY = {
 
 
 LONGEST = (
+    "tests/test_pages.py",
     "tests/test_clusters.py",
     "tests/test_install.py",
     "tests/deploy/test_slurm.py",

@@ -189,7 +189,7 @@ def test_the_surfaces_of_two_networks(home):
 
 def test_a_network_comes_back_from_the_registry(home):
     (code,) = [code for code in blocks("mlflow.md", "", "python") if code.startswith("import mlflow")]
-    tune_sam.refit("one", seeds=2, register="molecules")
+    tune_sam.refit("one", seeds=2, register="mutagenicity")
     found = run(code.replace("/home/me/.tune_sam", str(home)))
     assert isinstance(found["network"], nn.Module)
 

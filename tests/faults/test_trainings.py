@@ -2,6 +2,7 @@
 
 import sys
 
+import ill_workload
 import pytest
 from ill_workload import CRASHES, DAWDLES, EXITS, FIRST_WORDS, HANGS, KILLED, LAST_WORDS, LEAVES, RAISES, TRAINS
 from odd_workload import PYTHONPATH
@@ -12,8 +13,10 @@ from tune_sam.cli.main import main
 from tune_sam.cluster.executor import RayExecutor
 from tune_sam.cluster.logs import LIMIT
 from tune_sam.cluster.watch import Looks
+from tune_sam.errors import NothingComplete
 from tune_sam.operations.doctor import diagnose
-from tune_sam.tracking.content import LOG_TAG
+from tune_sam.operations.refit import refit_grid
+from tune_sam.tracking.content import LOG_TAG, STATE_TAG
 from tune_sam.tuning.listener import Silent
 
 ILL = "ill_workload:Ill"
@@ -63,6 +66,30 @@ def test_an_epoch_that_took_longer_than_the_stall_timeout_fails_its_trial(tmp_pa
     assert "most recent call first" in found[DAWDLES].read_log(), "where it was when the time was nearly over"
     assert found[RAISES].has_ended
     assert agrees(tune_sam.open_study("ill", tmp_path))
+
+
+@pytest.mark.slow
+def test_the_same_refit_trains_again_what_failed_before(tmp_path, monkeypatch):
+    grid = tmp_path / "ill.yaml"
+    grid.write_text(f"optimizers: [base]\nsampler: grid\nepochs: 2\ntrain_subset: 60\nbatch_size: [{RAISES}]\n")
+
+    def refit(home):
+        return refit_grid(ILL, config=grid, name="ill", home=tmp_path / home, seeds=2, controls=False, executor=INLINE)
+
+    with pytest.raises(NothingComplete, match="this batch size is broken.*the same command trains it again; or choose"):
+        refit("mended")
+    refused = tune_sam.open_study("ill.refit", tmp_path / "mended")
+    assert [trial.state for trial in refused.records()] == ["failed"] * 2
+
+    monkeypatch.setattr(ill_workload, "suffer", lambda fault: None)
+    mended, whole = refit("mended"), refit("whole")
+    assert mended.table().drop(columns="seconds").equals(whole.table().drop(columns="seconds"))
+    study = mended.studies[0]
+    assert [trial.reason for trial in study.records()] == [""] * 2
+    assert agrees(study)
+    assert {
+        (told[STATE_TAG], told["tune_sam.reason"]) for told in (tags(study, trial) for trial in study.records())
+    } == {("complete", "")}
 
 
 @pytest.mark.slow

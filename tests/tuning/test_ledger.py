@@ -293,6 +293,32 @@ def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint
     assert states == {"COMPLETE": 8}
 
 
+@pytest.mark.parametrize("reason", ["why", OUT_OF_MEMORY])
+def test_what_failed_is_tried_again_in_a_refit_alone(storage, reason):
+    first = ledger(storage)
+    asked = first.suggest("a")
+    first.report(asked.number, 1, judged(0.5))
+    first.note_checkpoint(asked.number, "/one")
+    first.end(asked.number, replace(outcome("failed"), reason=reason))
+    diverged = first.suggest("b").number
+    first.end(diverged, outcome("diverged"))
+    assert ledger(storage).suggest("c").number == diverged + 1, "another configuration is as good in a search"
+
+    refit = replace(settings(), kind="refit")
+    second = ledger(storage, refit)
+    again = second.suggest("d")
+    assert (again.number, again.configuration, again.attempt) == (asked.number, asked.configuration, 2)
+    assert again.resume_from == ("/one",)
+    assert second.suggest("e").number == diverged + 1, "the one that was interrupted"
+    third = ledger(storage, refit)
+    assert {third.suggest("f").number, third.suggest("g").number} == {asked.number, diverged + 1}, "it was killed here"
+    third.end(asked.number, outcome("complete", 0.7))
+    kept = frozen(storage)[asked.number]
+    assert (kept.state.name, kept.values, kept.user_attrs["state"]) == ("COMPLETE", [0.7], "complete")
+    assert frozen(storage)[diverged].state.name == "PRUNED"
+    assert ledger(storage, refit).suggest("h").number == diverged + 1
+
+
 def test_what_was_interrupted_keeps_its_further_hyperparameters(storage):
     more = {"weight_decay": LogRange(1e-5, 1e-2), "activation": Choice("relu", "tanh"), "bias": Choice(True, False)}
     chosen = settings(space=replace(SPACE, grid=(), more=more))

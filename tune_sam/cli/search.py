@@ -131,7 +131,7 @@ def run(
 ) -> None:
     """Search, refit, analyze and report in one; the same command with the study's --name resumes it.
 
-    Example: [bold]tune-sam run gcn --name molecules --trials 20 --seeds 5[/bold]
+    Example: [bold]tune-sam run gcn --name mutagenicity --trials 20 --seeds 5[/bold]
 
     Other options of `tune-sam search` go into a YAML file, --config.
     """

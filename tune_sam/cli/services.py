@@ -122,7 +122,7 @@ def submit(
 ) -> None:
     """Send a command to a cluster as a Ray Job; restarted there, it resumes where it was.
 
-    Example: [bold]tune-sam submit --dashboard http://HEAD:8265 run gcn --name molecules[/bold]
+    Example: [bold]tune-sam submit --dashboard http://HEAD:8265 run gcn --name mutagenicity[/bold]
     """
     from tune_sam.operations.submit import submit as run
 

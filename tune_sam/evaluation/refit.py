@@ -392,6 +392,10 @@ def row_name(config: Configuration, digits: int) -> str:
     return f"{config.optimizer}{rho} lr={config.lr:.{digits}g} batch={config.batch_size}{more}"
 
 
+AGAIN = "the same command trains it again; or "
+"""The way out where a training failed, as with its node; one that diverged would do so again."""
+
+
 def test_all(
     study: Study, seeds: tuple[int, ...], executor: Executor, listener: Listener
 ) -> dict[str, dict[str, float]]:
@@ -401,8 +405,8 @@ def test_all(
         if trial.value is None:
             why = f" ({trial.reason})" if trial.reason else ""
             raise NothingComplete(
-                f"the training {trial.key} is {trial.state}{why}, so there is no mean over all "
-                "seeds; choose other seeds with --seeds."
+                f"the training {trial.key} is {trial.state}{why}, so there is no mean over all seeds; "
+                f"{AGAIN if trial.state == 'failed' else ''}choose other seeds with --seeds."
             )
     parts = [
         Task(f"{trial.key}, test", file_of_test(study, trial.optimizer, trial.number), _test, (study, trial))

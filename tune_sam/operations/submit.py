@@ -42,7 +42,7 @@ def submit(
     Every command resumes its study by name, so a job that the cluster restarts continues where it was.
 
     Args:
-        command: as after `tune-sam`, such as `("search", "gcn", "--name", "molecules")`.
+        command: as after `tune-sam`, such as `("search", "gcn", "--name", "mutagenicity")`.
         dashboard: of the cluster, `http://HOST:8265`; $RAY_API_SERVER_ADDRESS, else Ray's default.
         working_dir: a folder that is sent along, for a config file or a workload of your own; none by default.
         show: called with each piece of the job's output until it ends; None leaves without waiting.

@@ -190,6 +190,21 @@ class Transactions(BaseStorage):
         self._finish()
         return True
 
+    def run_again(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Let a trial that has ended, but is not complete, run once more, which Optuna itself has no call for.
+
+        Args:
+            number: the trial's.
+            attributes: those that said how it ended, with other values.
+        """
+        trial = self._trials[number] = copy(self._known()[number])
+        trial.state, trial.values, trial.datetime_complete = TrialState.RUNNING, None, None
+        trial.user_attrs = {**trial.user_attrs, **attributes}
+        change = self._changes.setdefault(number, _Change())
+        change.state = True
+        change.user_attrs |= attributes.keys()
+        self._finish()
+
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Keep the value of a step."""
         trial, change = self._changed(trial_id)

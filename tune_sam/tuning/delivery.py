@@ -331,8 +331,10 @@ def trial_run(
         **attributes.get("versions", study.versions),
         **{f"tune_sam.{name}": value for name, value in {"optimizer": trial.optimizer, **about}.items()},
     }
-    if trial.has_ended:
-        tags |= {STATE_TAG: trial.state, "tune_sam.reason": trial.reason or None, "tune_sam.precision": trial.precision}
+    retried = attributes.get("retried")  # so that its run says already how it had failed
+    if trial.has_ended or retried:
+        reason = trial.reason if trial.reason or retried else None
+        tags |= {STATE_TAG: trial.state, "tune_sam.reason": reason, "tune_sam.precision": trial.precision}
     if trial.state == "failed" and trial.log:
         tags[LOG_TAG] = trial.log_command
     return RunContent(

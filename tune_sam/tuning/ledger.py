@@ -149,11 +149,20 @@ class Ledger:
         self._seeds = seeds_in(self._optuna.user_attrs, study)
         self._running: dict[int, _Running] = {}
         settle(self._optuna, settings)
+        if settings.kind != "search":  # no other trial can take the place of one whose point was given
+            self._try_failed_again()
         # Taken once: later on, RUNNING trials are this launch's own.
         self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
         # Counted from here on: Tune asks for a trial ten times a second, and nobody else starts one of a locked study.
         self._started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
         self._storage.retried(self._enqueue_grid)
+
+    def _try_failed_again(self) -> None:
+        """Put back the trials that failed: with their node, their memory or their disk, mostly, which may be mended."""
+        with self._storage.transaction():
+            for frozen in self._optuna.get_trials(deepcopy=False):
+                if frozen.user_attrs.get("state") == "failed":
+                    self._storage.run_again(frozen.number, {"record": {}, "state": None, "retried": True})
 
     def _enqueue_grid(self) -> None:
         for point in self.space.grid[: self.budget]:
@@ -391,7 +400,7 @@ def trials_needed(study: optuna.Study) -> int:
 def settle(study: optuna.Study, settings: StudySettings) -> None:
     """Close the trials of one optimizer whose driver, of an earlier release, died between the record and the state."""
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if "state" in frozen.user_attrs:
+        if frozen.user_attrs.get("state"):  # None where it is tried again
             _close(study, settings, frozen.number, frozen.user_attrs["record"])
 
 
