@@ -30,7 +30,7 @@ def _difference(claim: Claim, unit: float, form: str) -> tuple[str, ...]:
         f"{format(unit * mean.low, form)} to {format(unit * mean.high, form)}",
         p_value(difference.corrected),
         f"{difference.deviations:+z.1f}",
-        "shown" if difference.shown else "not shown",
+        _verdict(difference.shown, mean.value > 0),
     )
 
 
@@ -49,8 +49,12 @@ def _factor(one: EqualLoss) -> tuple[str, ...]:
         f"× {one.low:.2f} to {one.high:.2f}",
         p_value(one.corrected),
         "",
-        "shown" if one.shown else "not shown",
+        _verdict(one.shown, one.factor > 1),
     )
+
+
+def _verdict(shown: bool, higher: bool) -> str:
+    return f"shown: {'higher' if higher else 'lower'}" if shown else "not shown"
 
 
 def p_value(p: float) -> str:
