@@ -1,11 +1,11 @@
-"""Draws answer.png, the picture of README.md, from the files in results/gcn: python docs/answer.py."""
+"""Draws answer.png, the picture of README.md, from the files in results/gcn and gcn-rho: python docs/answer.py."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from tune_sam.optimizers import label_of
+from tune_sam.evaluation.statistics import Mean
 from tune_sam.reporting.style import GREY, style_of
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +17,7 @@ QUESTIONS = {
 }
 
 differences = pd.read_csv(ROOT / "results/gcn/figures/refit-differences.csv")
-trials = pd.read_csv(ROOT / "results/gcn/flatness.csv")
+radii = pd.read_csv(ROOT / "results/gcn-rho/sam-flatness.csv")
 figure, (forest, curvature) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 
 place = 0.0
@@ -38,16 +38,18 @@ forest.axvline(0, color="black", linewidth=0.8)
 forest.set(xlabel="difference in test accuracy (points)", ylim=(place - 0.8, -0.7), title="Does it help?")
 forest.set_yticks(ticks, labels)
 
-for name in OPTIMIZERS[1:]:
-    rows = trials[(trials["optimizer"] == name) & trials["lambda_max_resolved"]]
-    style = style_of(name, OPTIMIZERS)
-    curvature.plot(rows["rho"], rows["lambda_max"], style.marker, color=style.colour, label=label_of(name), alpha=0.8)
-base = trials.loc[(trials["optimizer"] == "base") & trials["lambda_max_resolved"], "lambda_max"]
-curvature.axhspan(base.min(), base.max(), color=GREY, alpha=0.12, label="Adam's trials")
-curvature.set(xscale="log", yscale="log", xlabel="radius ρ", ylabel="λ_max", title="Is the minimum flatter?")
-curvature.set_yticks([20, 50, 100, 200], ["20", "50", "100", "200"])
-curvature.set_yticks([], minor=True)
-curvature.legend(fontsize="small")
+style = style_of("sam", OPTIMIZERS)
+for rho, rows in radii.groupby("rho"):
+    mean = Mean.of(rows["lambda_max"].tolist())
+    curvature.plot([rho, rho], [mean.low, mean.high], color=style.colour)
+    curvature.plot([rho], [mean.value], style.marker, color=style.colour)
+base = Mean.of(radii.loc[radii["optimizer"] == "base", "lambda_max"].tolist())
+curvature.axhspan(base.low, base.high, color=GREY, alpha=0.12)
+curvature.text(0.99, base.value, "Adam", color=GREY, ha="right", va="center", transform=curvature.get_yaxis_transform())
+curvature.set(xscale="log", ylim=(0, None), xlabel="radius ρ of SAM", ylabel="λ_max", title="Is the minimum flatter?")
+ticks = sorted(radii["rho"].dropna().unique())
+curvature.set_xticks(ticks, [f"{rho:g}" for rho in ticks])
+curvature.set_xticks([], minor=True)
 for axis in (forest, curvature):
     axis.spines[["top", "right"]].set_visible(False)
 figure.savefig(ROOT / "docs/answer.png", dpi=110)

@@ -44,7 +44,7 @@ def flatter_section(
     title = "Is the minimum flatter?"
     if refit is None:
         return Section(title, ("This cannot be said yet: it takes a refit with its matched controls.",))
-    if not any(other.settings.kind == "control" for other in refit.studies):
+    if not found.by_rho:  # a control is a study of its own, or a base optimizer's row
         return Section(title, (f"No matched controls are trained; tune-sam refit {study.name} trains them.",))
     if measured is None or not found.flatter:
         return Section(title, (f"Not measured; tune-sam analyze {study.name} measures all seeds.",))
