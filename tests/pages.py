@@ -25,6 +25,26 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                     yield str(page.relative_to(ROOT)), shlex.split(line, comments=True)[1:]
 
 
+def links() -> Iterator[tuple[Path, Path, str]]:
+    """Give each link from a page to a file of ours: the page, the file, and the anchor in it, perhaps empty."""
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+            if not re.match(r"\w+:", target):
+                place, _, anchor = target.partition("#")
+                yield page, page.parent / place if place else page, anchor
+
+
+def without_code(page: Path) -> str:
+    """Read a page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Name the headings of a page as its repository and its site both do: the site leaves out what is not ASCII."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles if title.isascii()}
+
+
 def write_files(folder: Path) -> None:
     """Write the files that the pages have a reader write, under the names that their commands have for them."""
     smallest, _, module, further, _ = blocks("own-workload.md", "python")

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 import warm
-from pages import PAGES, ROOT, blocks, commands, write_files
+from pages import PAGES, ROOT, anchors, blocks, commands, links, write_files
 from studies import INLINE
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -46,6 +46,17 @@ def test_a_command_of_a_page_has_the_options_that_it_is_given(words, tmp_path, m
     monkeypatch.syspath_prepend(tmp_path)
     name, *rest = words[: words.index(">")] if ">" in words else words
     get_command(app).commands[name].make_context(name, [word.replace("$seed", "0") for word in rest])
+
+
+def test_a_link_leads_somewhere_in_the_repository_and_on_the_site():
+    found = list(links())
+    assert len(found) > 100
+    astray = [
+        (str(page.relative_to(ROOT)), file.name, anchor)
+        for page, file, anchor in found
+        if not file.exists() or (anchor and anchor not in anchors(file))
+    ]
+    assert not astray
 
 
 def test_the_first_page_is_short():
