@@ -7,6 +7,7 @@ from ray.tune.logger import CSVLoggerCallback
 from studies import INLINE, searched_study
 
 import tune_sam
+from tune_sam import extras
 from tune_sam.errors import Refused
 
 
@@ -48,7 +49,32 @@ def test_a_logger_that_fails_is_named_and_the_search_goes_on(tmp_path, monkeypat
     assert "--log csv logs no more of this search (no such place); the search goes on." in caplog.text
 
 
-def test_a_logger_that_is_not_installed_is_refused(tmp_path):
+@pytest.mark.slow
+def test_weights_and_biases_has_a_run_of_each_trial(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    study = searched_study(tmp_path, log="wandb")
+    for trial in study.records():
+        folder = study.home.study("one") / "wandb" / f"{trial.optimizer}-{trial.number}" / "wandb"
+        (file,) = folder.glob(f"offline-run-*/run-one-{trial.optimizer}-{trial.number}.wandb")
+        kept = file.read_bytes()
+        assert kept.count(f"{trial.config.lr!r}".encode()) >= 1, "its configuration"
+        assert repr(trial.value).encode() in kept, "its last epoch"
+        assert kept.count(b"_step") >= 2
+
+
+@pytest.mark.slow
+def test_weights_and_biases_without_a_login_is_refused_and_asks_nothing(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(
+        Refused, match="--log wandb has no login; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE"
+    ):
+        searched_study(tmp_path, log="wandb")
+
+
+def test_a_logger_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda package: None)
     with pytest.raises(Refused, match=r"wandb is not installed; install it with `pip install 'tune-sam\[wandb\]'"):
         searched_study(tmp_path, log="wandb")
     assert list(tmp_path.iterdir()) == []

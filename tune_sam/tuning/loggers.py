@@ -1,9 +1,11 @@
-"""Loggers that people have beside MLflow: Ray's own, on a thread of their own, so that no training waits for one.
+"""Loggers that people have beside MLflow, each on a thread of its own, so that no training waits for one.
 
 They are given what the ledger is given, and nothing is read back from them.
 """
 
 import logging
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from ray import tune
 
 from tune_sam.config import TrialConfig
+from tune_sam.errors import Refused
 from tune_sam.settings import Logger
 from tune_sam.study.records import Study
 from tune_sam.tuning.callback import metrics_of
@@ -21,7 +24,7 @@ from tune_sam.tuning.callback import metrics_of
 log = logging.getLogger(__name__)
 
 PROJECT = "tune_sam"
-"""The project of the runs at Weights & Biases, unless $WANDB_PROJECT_NAME names another."""
+"""The project of the runs at Weights & Biases, unless $WANDB_PROJECT names another."""
 
 PATIENCE = 120.0
 """Seconds that loggers have at a search's end for what they have not written yet."""
@@ -43,14 +46,63 @@ class _Trial:
         return self._name
 
 
+class _Wandb:
+    """Runs at Weights & Biases, one for each trial, with the events of Ray's loggers.
+
+    Ray's own callback starts two processes for each trial, and where one fails nobody is told.
+
+    Raises:
+        Refused: nobody is logged in.
+    """
+
+    def __init__(self, group: str) -> None:
+        import wandb
+
+        # Asked on a terminal, `wandb.init` itself would wait for an answer.
+        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+            raise Refused(
+                "--log wandb has no login; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline to keep the "
+                "runs in files."
+            )
+        self._group = group
+        self._runs: dict[str, Any] = {}
+
+    def log_trial_start(self, trial: _Trial) -> None:
+        import wandb
+
+        trial.init_local_path()
+        self._runs[trial.trial_id] = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            group=self._group,
+            id=re.sub(r"[/\\#?%:]", "-", trial.trial_id),
+            name=str(trial),
+            config=trial.config,
+            dir=trial.local_path,
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(console="off", silent=True),
+        )
+
+    def log_trial_result(self, iteration: int, trial: _Trial, result: Mapping[str, Any]) -> None:
+        self._runs[trial.trial_id].log(dict(result), step=iteration)
+
+    def log_trial_end(self, trial: _Trial, failed: bool) -> None:
+        if run := self._runs.pop(trial.trial_id, None):
+            run.finish(exit_code=int(failed))
+
+    def on_experiment_end(self, trials: list[_Trial]) -> None:
+        for trial in trials:
+            self.log_trial_end(trial, failed=True)
+
+
 class Aside(tune.Callback):
-    """Passes each event of a trial on to a logger of Ray's, in another thread.
+    """Passes each event of a trial on to a logger such as Ray has, in another thread.
 
     A logger that raises logs no more; the search goes on.
 
     Args:
         kind: as `--log` names it.
-        logger: of Ray's.
+        logger: with the methods of Ray's loggers.
         study: whose trials it logs.
     """
 
@@ -122,11 +174,7 @@ def logging_aside(study: Study) -> Iterator[tuple[Aside, ...]]:
 
 def _made(kind: Logger, study: Study) -> Any:
     if kind == "wandb":
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
-        made = WandbLoggerCallback(project=PROJECT, group=study.name, resume="allow")
-        made.setup()
-        return made
+        return _Wandb(group=study.name)
     from ray.tune.logger import CSVLoggerCallback, TBXLoggerCallback
 
     return CSVLoggerCallback() if kind == "csv" else TBXLoggerCallback()
