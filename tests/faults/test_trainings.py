@@ -86,7 +86,7 @@ def test_the_same_refit_trains_again_what_failed_before(tmp_path, monkeypatch):
     assert mended.table().drop(columns="seconds").equals(whole.table().drop(columns="seconds"))
     study = mended.studies[0]
     assert [trial.reason for trial in study.records()] == [""] * 2
-    assert agrees(study)
+    assert [one.trouble for one in diagnose(study.name, home=study.home)] == [""] * 3
     assert {
         (told[STATE_TAG], told["tune_sam.reason"]) for told in (tags(study, trial) for trial in study.records())
     } == {("complete", "")}

@@ -294,29 +294,39 @@ def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint
 
 
 @pytest.mark.parametrize("reason", ["why", OUT_OF_MEMORY])
-def test_what_failed_is_tried_again_in_a_refit_alone(storage, reason):
-    first = ledger(storage)
+def test_what_failed_is_tried_again_where_its_seed_is_asked_for(storage, reason):
+    chosen = settings(space=replace(SPACE, grid=tuple({**point, "seed": 7} for point in SPACE.grid)))
+    first = ledger(storage, chosen)
     asked = first.suggest("a")
     first.report(asked.number, 1, judged(0.5))
     first.note_checkpoint(asked.number, "/one")
     first.end(asked.number, replace(outcome("failed"), reason=reason))
     diverged = first.suggest("b").number
     first.end(diverged, outcome("diverged"))
-    assert ledger(storage).suggest("c").number == diverged + 1, "another configuration is as good in a search"
+    left = first.open
 
-    refit = replace(settings(), kind="refit")
-    second = ledger(storage, refit)
+    other = ledger(storage, chosen)
+    other.try_again({8})
+    assert (other.open, other.waits) == (left, False)
+
+    second = ledger(storage, chosen)
+    second.try_again({7})
+    assert (second.open, second.waits) == (left + 1, True)
+    assert frozen(storage)[asked.number].user_attrs["record"]["reason"] == reason, "until it ends"
     again = second.suggest("d")
     assert (again.number, again.configuration, again.attempt) == (asked.number, asked.configuration, 2)
     assert again.resume_from == ("/one",)
-    assert second.suggest("e").number == diverged + 1, "the one that was interrupted"
-    third = ledger(storage, refit)
-    assert {third.suggest("f").number, third.suggest("g").number} == {asked.number, diverged + 1}, "it was killed here"
+    assert second.open == left + 1
+
+    third = ledger(storage, chosen)  # the second was killed here
+    assert third.suggest("e").number == asked.number
     third.end(asked.number, outcome("complete", 0.7))
     kept = frozen(storage)[asked.number]
     assert (kept.state.name, kept.values, kept.user_attrs["state"]) == ("COMPLETE", [0.7], "complete")
+    assert not any(kept.constraints.values())
     assert frozen(storage)[diverged].state.name == "PRUNED"
-    assert ledger(storage, refit).suggest("h").number == diverged + 1
+    third.try_again({7})
+    assert third.open == left
 
 
 def test_what_was_interrupted_keeps_its_further_hyperparameters(storage):

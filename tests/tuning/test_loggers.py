@@ -1,14 +1,17 @@
-"""Ray's loggers beside a search: what they are given, and that none stands in its way."""
+"""Loggers beside a search: what they are given, and that none stands in its way."""
 
 import csv
+from dataclasses import replace
 
 import pytest
+import wandb
 from ray.tune.logger import CSVLoggerCallback
 from studies import INLINE, searched_study
 
 import tune_sam
 from tune_sam import extras
 from tune_sam.errors import Refused
+from tune_sam.tuning.loggers import logging_aside
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +52,44 @@ def test_a_logger_that_fails_is_named_and_the_search_goes_on(tmp_path, monkeypat
     assert "--log csv logs no more of this search (no such place); the search goes on." in caplog.text
 
 
+@pytest.fixture
+def fresh_wandb(tmp_path, monkeypatch):
+    """As a process has it that has not used it, without a login."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_wandb")
 def test_weights_and_biases_has_a_run_of_each_trial(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     study = searched_study(tmp_path, log="wandb")
     for trial in study.records():
         folder = study.home.study("one") / "wandb" / f"{trial.optimizer}-{trial.number}" / "wandb"
-        (file,) = folder.glob(f"offline-run-*/run-one-{trial.optimizer}-{trial.number}.wandb")
+        (file,) = folder.glob(f"offline-run-*/run-one-{trial.optimizer}-{trial.number}-*.wandb")
         kept = file.read_bytes()
         assert kept.count(f"{trial.config.lr!r}".encode()) >= 1, "its configuration"
         assert repr(trial.value).encode() in kept, "its last epoch"
         assert kept.count(b"_step") >= 2
 
 
-@pytest.mark.slow
-def test_weights_and_biases_without_a_login_is_refused_and_asks_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("key", "said"), [("", "has no login; run `wandb login`, set WANDB_API"), ("abc", "cannot use")]
+)
+def test_weights_and_biases_without_a_login_is_refused_and_asks_nothing(searched, tmp_path, monkeypatch, key, said):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with pytest.raises(
-        Refused, match="--log wandb has no login; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE"
-    ):
-        searched_study(tmp_path, log="wandb")
+    study = tune_sam.open_study("one", searched)
+    study = replace(study, settings=replace(study.settings, log=("wandb",)))
+    with pytest.raises(Refused, match=f"--log wandb {said}"), logging_aside(study):
+        pass
 
 
 def test_a_logger_that_is_not_installed_is_refused(tmp_path, monkeypatch):

@@ -90,6 +90,11 @@ class Elsewhere:
                 for ledger in ledgers:
                     while suggested := ledger.suggest(f"from {self.file.name}"):
                         number = suggested.number
+                        if suggested.resume_from:
+                            raise Refused(
+                                f"the training {ledger.key(number)} was begun here; end it by the same command without "
+                                "--trained, or enter all of them under another name with --name."
+                            )
                         one = self.find(settings, suggested.configuration)
                         listener.started(ledger.optimizer, number)
                         ledger.note_elsewhere(number, dict(one.versions), dict(one.machine))

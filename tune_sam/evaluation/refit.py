@@ -177,7 +177,8 @@ class Refit:
             trial.key: f"{trial.state} ({trial.reason})" if trial.reason else trial.state
             for study in self.studies
             for trial in study.records()
-            if trial.config and trial.config.seed not in self.seeds and trial.state not in ("complete", "waiting")
+            if trial.config and trial.config.seed not in self.seeds
+            if trial.state != "complete" and (trial.state != "waiting" or trial.reason)
         }
 
     def _rows(self, study: Study, digits: int) -> Iterator[dict[str, Any]]:

@@ -208,7 +208,7 @@ def _refit(
             if trained:
                 trained.enter(child, listener)
             else:
-                launch(child, executor, listener)
+                launch(child, executor, listener, again=shared_seeds)
         for child in made:  # what was entered is tested already
             tests |= test_all(child, shared_seeds, executor, listener)
     listener.stage("Bringing MLflow up to date")

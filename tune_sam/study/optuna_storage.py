@@ -199,10 +199,12 @@ class Transactions(BaseStorage):
         """
         trial = self._trials[number] = copy(self._known()[number])
         trial.state, trial.values, trial.datetime_complete = TrialState.RUNNING, None, None
-        trial.user_attrs = {**trial.user_attrs, **attributes}
+        met = {name: 0.0 for name in trial.system_attrs if name.startswith("constraints:")}
+        trial.user_attrs, trial.system_attrs = {**trial.user_attrs, **attributes}, {**trial.system_attrs, **met}
         change = self._changes.setdefault(number, _Change())
         change.state = True
         change.user_attrs |= attributes.keys()
+        change.system_attrs |= met.keys()
         self._finish()
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:

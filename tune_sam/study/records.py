@@ -631,6 +631,8 @@ class Study:
 
     def _fields_of(self, optimizer: str, frozen: "FrozenTrial", run_id: str | None, going: bool) -> dict[str, Any]:
         given, told = frozen.user_attrs, frozen.user_attrs.get("record", {})
+        if given.get("retried") and not frozen.state.is_finished():
+            told = {"reason": told["reason"]}  # of the time before; the rest is not over
         steps = frozen.intermediate_values
         return {
             "key": trial_key(self.name, optimizer, frozen.number),

@@ -335,8 +335,8 @@ def trial_run(
     if trial.has_ended or retried:
         reason = trial.reason if trial.reason or retried else None
         tags |= {STATE_TAG: trial.state, "tune_sam.reason": reason, "tune_sam.precision": trial.precision}
-    if trial.state == "failed" and trial.log:
-        tags[LOG_TAG] = trial.log_command
+    if trial.log and (trial.state == "failed" or retried):
+        tags[LOG_TAG] = trial.log_command if trial.state == "failed" else ""
     return RunContent(
         key=trial.key,
         name=run_name(trial, study.settings.kind),

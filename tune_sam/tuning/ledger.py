@@ -6,7 +6,7 @@ directly; the adapters between it and Tune stand in :mod:`tune_sam.tuning.callba
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -149,26 +149,32 @@ class Ledger:
         self._seeds = seeds_in(self._optuna.user_attrs, study)
         self._running: dict[int, _Running] = {}
         settle(self._optuna, settings)
-        if settings.kind != "search":  # no other trial can take the place of one whose point was given
-            self._try_failed_again()
         # Taken once: later on, RUNNING trials are this launch's own.
         self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
         # Counted from here on: Tune asks for a trial ten times a second, and nobody else starts one of a locked study.
         self._started = len(self._optuna.get_trials(deepcopy=False)) - len(self._in_state(TrialState.WAITING))
         self._storage.retried(self._enqueue_grid)
 
-    def _try_failed_again(self) -> None:
-        """Put back the trials that failed: with their node, their memory or their disk, mostly, which may be mended."""
-        with self._storage.transaction():
-            for frozen in self._optuna.get_trials(deepcopy=False):
-                if frozen.user_attrs.get("state") == "failed":
-                    self._storage.run_again(frozen.number, {"record": {}, "state": None, "retried": True})
-
     def _enqueue_grid(self) -> None:
         for point in self.space.grid[: self.budget]:
             # Where points of a person's own take the places of the grid's, these would wait for ever.
             if len(self._optuna.get_trials(deepcopy=False)) < self.budget:
                 self._optuna.enqueue_trial(point, skip_if_exists=True)
+
+    def try_again(self, seeds: Container[int]) -> None:
+        """Put back the trials that failed: with their node, memory or disk, mostly, which may be mended.
+
+        In a search another configuration is as good; of a refit each point was given, with its seed. The record of how
+        a trial failed stays until it ends again.
+
+        Args:
+            seeds: of the trials.
+        """
+        with self._storage.transaction():
+            for one in self._optuna.get_trials(deepcopy=False):
+                if one.user_attrs.get("state") == "failed" and one.params.get("seed") in seeds:
+                    self._storage.run_again(one.number, {"state": None, "retried": True})
+        self._interrupted = list(reversed(self._in_state(TrialState.RUNNING)))
 
     @property
     def needed(self) -> int:

@@ -52,19 +52,24 @@ class _Wandb:
     Ray's own callback starts two processes for each trial, and where one fails nobody is told.
 
     Raises:
-        Refused: nobody is logged in.
+        Refused: nobody is logged in, or by something that is no key.
     """
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, study: Study) -> None:
         import wandb
 
-        # Asked on a terminal, `wandb.init` itself would wait for an answer.
-        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
-            raise Refused(
-                "--log wandb has no login; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline to keep the "
-                "runs in files."
-            )
-        self._group = group
+        # Asked on a terminal, `wandb.init` itself would wait for an answer. Whether the server takes it is seen there.
+        if wandb.run is None and wandb.setup().settings.mode == "online":
+            try:
+                known = wandb.login(prompt=False, verify=False)
+            except (wandb.errors.Error, ValueError) as error:
+                raise Refused(f"--log wandb cannot use its login ({error}); run `wandb login`.") from None
+            if not known:
+                raise Refused(
+                    "--log wandb has no login; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline to keep "
+                    "the runs in files."
+                )
+        self._study = study
         self._runs: dict[str, Any] = {}
 
     def log_trial_start(self, trial: _Trial) -> None:
@@ -73,8 +78,9 @@ class _Wandb:
         trial.init_local_path()
         self._runs[trial.trial_id] = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            group=self._group,
-            id=re.sub(r"[/\\#?%:]", "-", trial.trial_id),
+            group=self._study.name,
+            # A study of the same name in another home has other runs.
+            id=re.sub(r"[/\\#?%:]", "-", f"{trial.trial_id}-{self._study.mlflow_run_id[:8]}"),
             name=str(trial),
             config=trial.config,
             dir=trial.local_path,
@@ -174,7 +180,7 @@ def logging_aside(study: Study) -> Iterator[tuple[Aside, ...]]:
 
 def _made(kind: Logger, study: Study) -> Any:
     if kind == "wandb":
-        return _Wandb(group=study.name)
+        return _Wandb(study)
     from ray.tune.logger import CSVLoggerCallback, TBXLoggerCallback
 
     return CSVLoggerCallback() if kind == "csv" else TBXLoggerCallback()

@@ -1,6 +1,7 @@
 """Search and resume: the trials of a study, which share the workers; each optimizer has its own, equal budget."""
 
 import logging
+from collections.abc import Container
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -108,7 +109,13 @@ def resume(
         return launch(study, executor or RayExecutor(address, max_concurrent), hears)
 
 
-def launch(study: Study, executor: Executor, listener: SearchListener, read: Read | None = None) -> Study:
+def launch(
+    study: Study,
+    executor: Executor,
+    listener: SearchListener,
+    read: Read | None = None,
+    again: Container[int] = (),
+) -> Study:
     """Train until the trials of every optimizer have ended, or a budget of the study is spent.
 
     What was interrupted is resumed first. What a budget ends is interrupted after the epoch that it is in.
@@ -118,6 +125,7 @@ def launch(study: Study, executor: Executor, listener: SearchListener, read: Rea
         executor: what runs the trainings.
         listener: follows it.
         read: the study's data, where they were read already.
+        again: seeds whose trials are tried again where they failed.
 
     Raises:
         Refused: another process is at it, or no node has room for a trial.
@@ -134,6 +142,7 @@ def launch(study: Study, executor: Executor, listener: SearchListener, read: Rea
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
         for ledger in ledgers:
+            ledger.try_again(again)
             if ledger.needed > ledger.budget:
                 log.warning(
                     "Points of your own wait that %d trials leave no room for; `tune-sam resume %s --trials %d` tries "
