@@ -1,7 +1,7 @@
 """An epoch of the graph network on Mutagenicity with LookSAM and with SAM, beside one with the base optimizer.
 
 The network, rate, batch size and ρ are those of results/gcn-rho: four layers, Adam, 0.001, 64, 0.03; 2,602 graphs
-train, and both splits are evaluated, on one thread. What the networks are worth is in results/README.md.
+train, and both splits are evaluated, on one thread. What the networks are worth is in results/README.md, too.
 
     python benchmarks/look_sam.py --data ~/data
 """

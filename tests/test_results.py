@@ -30,7 +30,14 @@ SETTINGS = (
     *("ρ = 0.05", "σ = 0.05", "(ρ = 0.01)", "(ρ = 0.02)", "is below 0.05"),
     *("at a rate of 0.0004 to", "at 0.01,", "rate was 0.01;", "chose 0.001 to 0.003."),
     *("0.0015, 0.0045 and 0.0135", "0.0005 to 0.0045", "rate 0.0135", "0.001 to 1;"),
-    *("One rate, 0.001,", "lower from 0.001 on", "lower from 0.01 on", "of ρ = 0.0003,"),
+    *(
+        "One rate, 0.001,",
+        "lower from 0.001 on",
+        "lower from 0.01 on",
+        "of ρ = 0.0003,",
+        "from 0.001 on that is shown. At 0.03",
+        "LookSAM** at ρ = 0.03",
+    ),
     "9.2 s with SGD and 18.2 s with ASAM",  # timed by hand
 )
 """Fractions that are no results: what was chosen, what others published, and what no file holds."""
@@ -393,6 +400,17 @@ def of_the_radius() -> Iterator[str]:
     even = Correlation.of(sam["average_case"].tolist(), sam["gap/loss"].tolist(), sam["row"].tolist())
     yield f"is {tie.tau:+.2f} with λ_max over SAM's {len(sam)} networks, and {tie.within:+.2f} within a ρ"
     yield f"with the average case it is {even.tau:+.2f} and {even.within:+.2f} (p = {even.within_p:.1g})"
+    every = pd.concat(of.values())
+    pairs = [(of[name]["row"].iloc[0], of["Adam"]["row"].iloc[0]) for name in names]
+    ratios = at_equal_loss(every, pairs)
+    assert [one.overlap for one in ratios] == [True, True, True, True, False]
+    yield "λ_max is " + ", ".join(f"× {one.factor:.2f} ({probability(one.corrected)})" for one in ratios[:4])
+    assert [one.shown for one in ratios[:4]] == [False, True, True, True]
+    flatness = file("gcn-rho/look-sam-flatness.csv")[["key", "lambda_max"]]
+    look = file("gcn-rho/look-sam-trainings.csv").merge(flatness, on="key").sort_values("seed")
+    lower = Difference.of(look["test/accuracy"].tolist(), of["0.03"]["test/accuracy"].tolist())
+    yield f"accuracy {percent(look)}, training loss {mean(look, 'train/loss', 3)}, λ_max {mean(look, 'lambda_max', 0)}"
+    yield f"{100 * lower.mean.value:+.2f} points ({interval(lower.mean, 2, 100)}, p {probability(lower.p)})"
     calibration = of_radii("test/ece")[-1]
     assert calibration.shown
     yield f"at 0.03 is higher by {100 * calibration.mean.value:.1f} points"
@@ -401,6 +419,9 @@ def of_the_radius() -> Iterator[str]:
 def of_the_radius_on_the_first_page() -> Iterator[str]:
     level = {name: rows["lambda_max"].mean() for name, rows in radii().items()}
     accuracy = of_radii("test/accuracy")[-1].mean
+    pairs = [(radii()[name]["row"].iloc[0], radii()["Adam"]["row"].iloc[0]) for name in radii() if name[0] == "0"]
+    ratio = at_equal_loss(pd.concat(radii().values()), pairs)[3]
+    yield f"At 0.01 λ_max is {ratio.factor:.2f} of Adam's at equal training"
     yield f"from {level['Adam']:.0f} to {level['0.03']:.0f} at ρ = 0.03"
     yield f"{100 * accuracy.value:+.2f} points ({interval(accuracy, 2, 100)})"
 
