@@ -274,7 +274,9 @@ def test_an_optimizer_without_a_complete_trial_does_not_stop_the_others(searched
     monkeypatch.setattr(
         "tune_sam.evaluation.refit.create", lambda name, settings, *_: replace(one, name=name, settings=settings)
     )
-    monkeypatch.setattr("tune_sam.operations.refit.launch", lambda child, *_: trained.append(child.settings.optimizers))
+    monkeypatch.setattr(
+        "tune_sam.operations.refit.launch", lambda child, *_, again: trained.append(child.settings.optimizers)
+    )
     monkeypatch.setattr("tune_sam.operations.refit.test_all", lambda *_: {})
     monkeypatch.setattr("tune_sam.operations.refit._publish", lambda _: "")
     monkeypatch.setattr("tune_sam.operations.refit.log_models", lambda *_: "")
