@@ -73,6 +73,7 @@ class _Wandb:
         self._runs: dict[str, Any] = {}
 
     def log_trial_start(self, trial: _Trial) -> None:
+        """Begin the trial's run, or go on with it where it was interrupted."""
         import wandb
 
         trial.init_local_path()
@@ -90,13 +91,16 @@ class _Wandb:
         )
 
     def log_trial_result(self, iteration: int, trial: _Trial, result: Mapping[str, Any]) -> None:
+        """Log an epoch's metrics; the step is the epoch."""
         self._runs[trial.trial_id].log(dict(result), step=iteration)
 
     def log_trial_end(self, trial: _Trial, failed: bool) -> None:
+        """End the trial's run, as failed or as finished."""
         if run := self._runs.pop(trial.trial_id, None):
             run.finish(exit_code=int(failed))
 
     def on_experiment_end(self, trials: list[_Trial]) -> None:
+        """End the runs of trials that were cut off, as failed."""
         for trial in trials:
             self.log_trial_end(trial, failed=True)
 

@@ -1,0 +1,54 @@
+"""What a comparison's row says, of a difference and of a factor."""
+
+import math
+
+import pytest
+
+from tune_sam.evaluation.claims import Claim, EqualLoss
+from tune_sam.evaluation.statistics import Difference, Mean
+from tune_sam.reporting.comparisons import claim_rows, equal_loss_rows
+
+BASE = [200.0, 210.0, 190.0, 205.0, 195.0]
+NAMES = {"sam": "SAM", "base": "Adam"}
+
+
+def row(values, others=BASE):
+    mine, theirs = Mean.of(values), Mean.of(others)
+    claim = Claim("sam", "base", "sam", "lambda_max", mine, theirs, Difference.of(values, others))
+    return claim_rows([claim], NAMES, 1, "+.0f")[0]
+
+
+@pytest.mark.parametrize(
+    ("added", "verdict"),
+    [
+        ([-101, -99, -100, -102, -98], "shown: lower"),
+        ([101, 99, 100, 102, 98], "shown: higher"),
+        ([-100, 90, 5, -80, 85], "not shown"),
+    ],
+)
+def test_a_row_says_which_way_a_difference_is_shown(added, verdict):
+    cells = row([one + more for one, more in zip(BASE, added, strict=True)])
+
+    assert cells[:2] == ("SAM", "Adam")
+    assert cells[2] == f"{sum(added) / 5:+.0f}"
+    assert cells[-1] == verdict
+
+
+def test_of_too_few_seeds_there_is_a_difference_and_no_verdict():
+    assert row([100.0, 100.0], BASE[:2]) == ("SAM", "Adam", "-105", "", "", "", "no verdict")
+
+
+@pytest.mark.parametrize(
+    ("factor", "p", "overlap", "verdict"),
+    [
+        (0.28, 0.0001, True, "shown: lower"),
+        (3.6, 0.0001, True, "shown: higher"),
+        (0.9, 0.2, True, "not shown"),
+        (math.nan, math.nan, True, "no verdict"),
+        (math.nan, math.nan, False, "the losses do not overlap"),
+    ],
+)
+def test_a_factor_is_judged_against_one(factor, p, overlap, verdict):
+    found = EqualLoss("sam", "base", "sam", factor, 0.9 * factor, 1.1 * factor, p, p, overlap)
+
+    assert equal_loss_rows([found], NAMES)[0][-1] == verdict

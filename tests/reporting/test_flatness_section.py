@@ -1,0 +1,62 @@
+"""The section on flatness says what is missing, and names the command that makes it."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from tune_sam.evaluation.claims import Answers, claims, pairs
+from tune_sam.evaluation.selection import Choice
+from tune_sam.reporting.flatness import flatter_section
+
+STUDY = SimpleNamespace(name="one")
+REFIT = SimpleNamespace()
+
+
+def trainings(*rows):
+    """Three trainings of each row: its name, kind, optimizer and learning rate."""
+    table = pd.DataFrame(
+        [
+            {
+                **dict(zip(("row", "kind", "optimizer", "lr"), row, strict=True)),
+                "batch_size": 64,
+                "seed": seed,
+                "base_epochs": 10,
+                "matched": str(row[-1]),
+                "test/accuracy": 0.8 + 0.01 * seed,
+            }
+            for row in rows
+            for seed in range(3)
+        ]
+    )
+    by_rho = pairs(table, Choice(), "rho")
+    return by_rho, Answers(by_rho=claims(table, by_rho, ("test/accuracy",)))
+
+
+BASE, SAM = ("a", "refit", "base", 0.01), ("b", "refit", "sam", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("rows", "compared"),
+    [
+        ((BASE, SAM), [("b", "a")]),  # one rate, as of a sweep over ρ: the base row is the control
+        ((BASE, ("b", "refit", "sam", 0.02), ("c", "control", "base", 0.02)), [("b", "c")]),
+    ],
+    ids=["the base row", "a study of its own"],
+)
+def test_with_a_control_of_either_kind_only_the_measurement_is_missing(rows, compared):
+    by_rho, found = trainings(*rows)
+
+    assert by_rho == compared
+    assert flatter_section(STUDY, REFIT, found, None, {}).sentences == (
+        "Not measured; tune-sam analyze one measures all seeds.",
+    )
+
+
+def test_without_a_control_it_is_the_controls_that_are_missing():
+    by_rho, found = trainings(BASE, ("b", "refit", "sam", 0.02))
+
+    assert not by_rho
+    assert flatter_section(STUDY, REFIT, found, None, {}).sentences == (
+        "No matched controls are trained; tune-sam refit one trains them.",
+    )
