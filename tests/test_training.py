@@ -330,6 +330,7 @@ def test_the_precision_is_the_devices_by_default(splits):
         trainer(splits, precision="fp16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["base", "sam"])
 def test_a_network_is_compiled_in_the_first_epoch_and_not_again(name, monkeypatch):
     """Each graph costs a minute with the real compiler, and after eight torch gives up; here they are only counted."""

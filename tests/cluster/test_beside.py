@@ -21,6 +21,8 @@ from tune_sam.settings import SearchOptions
 from tune_sam.tuning.plan import define
 from tune_sam.workload import find_workload
 
+pytestmark = pytest.mark.slow  # a process with all imports is started first
+
 MODULE = """
 import logging, os, sys, time, warnings
 from contextlib import suppress
@@ -207,7 +209,6 @@ def test_it_ends_with_the_process_that_forks(tmp_path):
     assert not called.is_running()
 
 
-@pytest.mark.slow
 def test_data_are_the_same_whoever_reads_them(own, tmp_path):
     options = {"workload": "gcn", "dataset": "digits", "train_subset": 300, "label_noise": 0.2, "split_seed": 3}
     settings = define(SearchOptions.read(options), Home.at(tmp_path))

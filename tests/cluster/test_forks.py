@@ -13,6 +13,8 @@ import warm
 from tune_sam.cluster import forks
 from tune_sam.cluster.connection import connected
 
+pytestmark = pytest.mark.slow  # a process with all imports is started first
+
 WORKER = """
 import json, os, signal, sys
 print(json.dumps({
@@ -147,7 +149,6 @@ def test_it_ends_with_its_driver_even_where_that_is_killed(tmp_path):
     assert not socket.parent.exists()
 
 
-@pytest.mark.slow
 def test_a_ray_that_is_started_here_forks_its_workers(monkeypatch):
     import ray
 

@@ -204,6 +204,7 @@ def test_the_signal_reaches_tune_sam_alone_and_the_job_is_queued_again(batch):
     assert sorted(log[1:]) == ["ray ends", "scontrol requeue 7"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "status"), [("0", 0), ("3", 3), ("nothing", 1)])
 def test_the_job_ends_as_tune_sam_does_and_fails_where_it_did_not_run(batch, what, status):
     ended, log = batch(what)

@@ -49,6 +49,7 @@ def _hold(home, held, leave):
         leave.wait(60)
 
 
+@pytest.mark.slow
 def test_one_process_drives_a_study_and_a_killed_one_frees_it(home):
     held, leave = SPAWN.Event(), SPAWN.Event()
     driver = SPAWN.Process(target=_hold, args=(home, held, leave))

@@ -30,6 +30,7 @@ def test_a_run_is_found_where_it_is(database, tmp_path):
     assert not has_run(tmp_path / "absent.db", "1234")
 
 
+@pytest.mark.slow
 def test_a_run_is_found_where_a_process_was_killed_in_a_commit(database):
     assert warm.Command(end_in_a_commit, database).wait() == 0
     assert database.with_name("mlflow.db-journal").stat().st_size

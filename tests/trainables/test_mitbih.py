@@ -339,6 +339,7 @@ print(len(mitbih.load(root).signals))
 """
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_cuts(root, tmp_path):
     command = [sys.executable, "-c", LOADS, root, mitbih.CHECKSUMS, tmp_path / "cuts"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

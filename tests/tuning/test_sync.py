@@ -247,6 +247,7 @@ def leave_a_commit_halfway(file):
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_what_a_process_left_of_a_commit_is_undone_and_holds_nothing_up(study):
     train(study)
     file = study.home.path / "mlflow.db"
