@@ -193,8 +193,8 @@ def test_an_existing_refit_gets_its_matched_controls_and_is_not_trained_again(tm
     assert [study.name for study in found.studies] == ["two.refit", "two.twice", "two.controls"]
     assert heard.trained == ["base"] * 2
     (said,) = heard.said
-    assert "the refit 4 trainings of 1 epochs (2 configurations, 2 seeds)" in said
-    assert "matched controls 2 trainings of 1 epochs (1 configurations, 2 seeds, which --no-controls leaves" in said
+    assert "the refit 4 trainings of 1 epoch (2 configurations, 2 seeds)" in said
+    assert "matched controls 2 trainings of 1 epoch (1 configuration, 2 seeds, which --no-controls leaves" in said
     study, table = open_study("two", home), found.table()
     assert tested_refit(study).table().equals(table)
 

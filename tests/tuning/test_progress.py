@@ -79,6 +79,19 @@ def test_a_terminal_sees_where_each_optimizer_stands():
     assert "3/4" in text
 
 
+def test_a_sentence_is_broken_between_words_on_a_terminal_and_stays_a_line_of_a_log():
+    sentence = "To train: the refit 9 trainings of 10 epochs."
+    shown = {}
+    for is_terminal in (True, False):
+        console = Console(record=True, width=20, force_terminal=is_terminal, file=io.StringIO())
+        Progress(console).announced(sentence)
+        shown[is_terminal] = [line.rstrip() for line in console.export_text().splitlines()]
+    assert shown == {
+        True: ["To train: the refit", "9 trainings of 10", "epochs."],
+        False: [sentence],
+    }
+
+
 def test_a_terminal_sees_what_is_waited_for_until_an_epoch_is_trained():
     with Progress(terminal()) as progress:
         assert "Starting, 0:00" in seen(progress), "at once"

@@ -290,10 +290,14 @@ def cost_in_words(studies: Sequence[Study], seeds: Sequence[int]) -> str:
         rows = sum(len(points) for points in configurations(settings).values())
         without = ", which --no-controls leaves out" if settings.kind == "control" else ""
         parts.append(
-            f"{what[settings.kind]} {rows * len(seeds)} trainings of {settings.epochs} epochs ({rows} configurations, "
-            f"{len(seeds)} seeds{without})"
+            f"{what[settings.kind]} {_many(rows * len(seeds), 'training')} of {_many(settings.epochs, 'epoch')} "
+            f"({_many(rows, 'configuration')}, {_many(len(seeds), 'seed')}{without})"
         )
     return f"To train: {'; '.join(parts)}."
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]:

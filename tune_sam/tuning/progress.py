@@ -237,7 +237,8 @@ class Progress(SearchListener):
         return Group(*parts)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # A log keeps a line whole; a terminal would break it in the middle of a word.
+        self.console.print(text, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def _table(self) -> Table:
         gone = clock(time.monotonic() - self._begun)
