@@ -136,8 +136,8 @@ def test_a_working_directory_that_is_gone_is_said_in_a_sentence(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
     code = f"import os; os.rmdir({str(gone)!r}); {MAIN}"
-    run = subprocess.run(
-        [sys.executable, "-c", code, "studies", "--home", tmp_path],
+    run = subprocess.run(  # -P: as of a script, the working directory is not on the path
+        [sys.executable, "-P", "-c", code, "studies", "--home", tmp_path],
         cwd=gone,
         capture_output=True,
         text=True,

@@ -91,15 +91,6 @@ def test_a_run_that_was_closed_by_hand_is_as_the_ledger_says(uri, study):
     assert_once(uri, study, KEYS[0], 2)
 
 
-def test_values_that_are_not_finite_are_dropped(uri, study):
-    book = Book()
-    book.start(KEYS[0])
-    book.log(KEYS[0], 1, {"good": 1.0, "nan": float("nan")})
-    book.log(KEYS[0], 2, {"inf": float("inf")})
-    assert delivered(uri, study, book) == 0
-    assert runs_of(uri, study)[KEYS[0]].data.metrics == {"good": 1.0}
-
-
 def test_more_metrics_than_mlflow_takes_at_once(uri, study):
     book = Book()
     book.start(KEYS[0])

@@ -1,6 +1,7 @@
 """What the ledger has is what MLflow gets: while a study is searched, afterwards, and after any death."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -120,6 +121,18 @@ def test_a_trial_of_the_ledger_is_a_run_of_mlflow(study):
         assert study.versions.items() <= run.data.tags.items()
     assert open_study("one", study.home.path).versions == study.versions != {}
     assert mlflow.MlflowClient(study.tracking_uri).get_run(study.mlflow_run_id).info.status == "FINISHED"
+
+
+def test_a_metric_that_has_no_value_is_not_what_mlflow_lacks(study):
+    """Each look at the ledger reads another nan, and no two of them are equal."""
+    book = Ledger(open_storage(study.home), study.name, "sam", study.settings)
+    number = book.suggest("tune").number
+    book.report(number, 1, metrics_of(1))
+    book.report(number, 2, {**metrics_of(2), "val/loss": math.nan, "gap/loss": math.inf})
+    assert sync("one", home=study.home.path) == 0
+    assert "gap/loss" not in runs_of(study)["one/sam/0"].data.metrics
+    assert history(study, "one/sam/0") == [(1, 1.0)]
+    assert history(study, "one/sam/0", "val/accuracy") == [(1, 0.01), (2, 0.02)]
 
 
 def test_a_study_that_grows_is_running_again(study):

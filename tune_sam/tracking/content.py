@@ -1,6 +1,5 @@
 """What MLflow has, and what it should have, of a study and of its trials."""
 
-import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
@@ -141,12 +140,11 @@ def differences(wanted: RunContent, run: RunState) -> list[str]:
         wanted: what it should have.
         run: what it has, with its values.
     """
-    points = [point for point in wanted.points if math.isfinite(point.value)]
-    epochs = {point.step for point in points}
-    lacking = {point.step for point in points if (point.name, point.step) not in run.values}
+    epochs = {point.step for point in wanted.points}
+    lacking = {point.step for point in wanted.points if (point.name, point.step) not in run.values}
     other = [
         f"{point.name} of epoch {point.step}"
-        for point in points
+        for point in wanted.points
         if point.value not in run.values.get((point.name, point.step), {point.value})
     ]
     found = [f"MLflow lacks {len(lacking)} of {len(epochs)} epochs"] * bool(lacking)

@@ -12,7 +12,6 @@ MLflow is imported inside functions, so that importing this module costs nothing
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -98,8 +97,7 @@ class _Run:
 
     def lacks(self, point: Point) -> bool:
         """Say whether a metric is to be sent."""
-        there = point.step <= self.whole or (point.name, point.step) in self.values
-        return not there and math.isfinite(point.value)
+        return point.step > self.whole and (point.name, point.step) not in self.values
 
     def mark(self, last: int) -> dict[str, str]:
         """Give the tag that says up to which step the run is whole, once metrics up to `last` were sent."""

@@ -247,7 +247,7 @@ class Content:
                 for name, value in {**judged, **trial.config.point}.items()
                 if is_number(value)
             }
-        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+        return _finite(numbers)
 
     def _has_begun(self, optimizer: str, frozen: "FrozenTrial") -> bool:
         """Whether a trial has begun, and was read whole: Optuna reads its parameters before its attributes."""
@@ -376,13 +376,20 @@ def _points(
         return tuple(
             Point(name, value, epoch.time, number)
             for number, epoch in epochs.items()
-            for name, value in epoch.metrics.items()
+            for name, value in _finite(epoch.metrics).items()
         )
     moment = _milliseconds(trial.ended) or 0
     known = {int(number): metrics for number, metrics in adopted.items()} or {trial.epochs: trial.metrics}
     return tuple(
-        Point(name, value, moment, number) for number, metrics in known.items() for name, value in metrics.items()
+        Point(name, value, moment, number)
+        for number, metrics in known.items()
+        for name, value in _finite(metrics).items()
     )
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what MLflow does not take, and of which two readings are not equal."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _told(values: Mapping[str, object]) -> dict[str, str]:
