@@ -15,6 +15,7 @@ tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-4 --split-
 tune-sam refit gcn --config results/gcn-splits/best.yaml --name split-5 --split-seed 5 --seeds 1 --no-controls
 tune-sam refit gcn --config results/gcn-rho/sam.yaml --name rho-sam --seeds 5 --no-controls && tune-sam analyze rho-sam --sample 512 --grid 3 && tune-sam report rho-sam
 tune-sam refit gcn --config results/gcn-rho/asam.yaml --name rho-asam --seeds 5 --no-controls && tune-sam analyze rho-asam --sample 512 --grid 3 && tune-sam report rho-asam
+tune-sam refit gcn --config results/gcn-rho/bf16.yaml --name rho-bf16 --seeds 5 --no-controls
 tune-sam refit gcn --config results/gcn-rho/look-sam.yaml --name rho-look-sam --seeds 5 --no-controls && tune-sam analyze rho-look-sam --sample 512 --grid 3 && tune-sam report rho-look-sam
 tune-sam run gcn --config results/gcn-wide/study.yaml --name molecules-wide --refit-epochs 200 --seeds 5 --sample 512
 tune-sam search gcn --config results/gcn-few/train-260.yaml --name few-260 && tune-sam refit few-260 --seeds 5 && tune-sam report few-260
