@@ -306,20 +306,26 @@ def of_few_molecules() -> Iterator[str]:
     own = of["few-260", "sam", "control"]
     assert own is of["few-260", "asam", "control"], "one control of both"
     rate = Difference.of(own["test/accuracy"].tolist(), of["few-260", "base", "refit"]["test/accuracy"].tolist())
-    yield f"whose mean is {percent(own)}, {100 * rate.mean.value:+.2f} points ({interval(rate.mean, 2, 100)})"
+    yield f"its mean is {percent(own)}, {100 * rate.mean.value:+.2f} points ({interval(rate.mean, 2, 100)}) above"
     gap = Difference.of(asam["gap/loss"].tolist(), own["gap/loss"].tolist())
     yield f"ASAM's gap is {mean(asam, 'gap/loss', 3)}, its control's {mean(own, 'gap/loss', 3)}"
-    yield f"({interval(gap.mean, 3)}, p = {gap.p:.2g}"
+    yield f"({interval(gap.mean, 3)}, p = {gap.p:.2g})"
     yield f"training accuracy of {percent(asam, 'train/accuracy')} against {percent(own, 'train/accuracy')}"
+    losses = [rows["test/loss"].tolist() for rows in (asam, own, of["few-260", "base", "refit"])]
+    written = [with_interval(Mean.of(one), 1, 3) for one in losses]
+    beside = [Difference.of(losses[0], other).p for other in losses[1:]]
+    yield f"its test loss is lower, too, {written[0]} against {written[1]} (p = {beside[0]:.1g})"
+    yield f"that of Adam's best, {written[2]} (p = {beside[1]:.2g})"
     trials = file("gcn-few/trials.csv")
+    assert [len(trials[trials["optimizer"] == one]) for one in ("sam", "asam", "base")] == [10, 10, 2]
     assert set(trials["state"]) == {"complete"}
     best = {one: part.loc[part["value"].idxmax()] for one, part in trials.groupby("optimizer")}
     slow, fast = trials[trials["optimizer"] == "base"].sort_values("lr")["value"]
     assert round(433 * (slow - fast)) == 4, "graphs of the validation split"
-    yield f"validation chose 0.001 for Adam by {100 * (slow - fast):.1f} points"
+    yield f"preferred 0.001 for Adam by {100 * (slow - fast):.1f} points"
     assert best["base"]["lr"] == 0.001
     assert best["sam"]["lr"] == best["asam"]["lr"] == 0.003
-    assert sam["rho"].iloc[0] == best["sam"]["rho"]
+    assert [rows["rho"].iloc[0] for rows in (sam, asam)] == [best[one]["rho"] for one in ("sam", "asam")]
 
 
 def of_their_flatness() -> Iterator[str]:

@@ -100,7 +100,7 @@ def test_a_refit_is_what_analyze_measures(measured, study):
 
 def test_a_search_alone_is_told_as_one(bare, study):
     assert "- **Help?** ? not known. Nothing is tested yet" in bare
-    assert "- **Flatter?** ? not known. It takes a refit, of several seeds and with matched controls." in bare
+    assert "- **Flatter?** ? not known. It takes a refit with several seeds and matched controls, and an" in bare
     assert "**Next:** Only 3 trials of Adam are complete, so search at least 5 of each optimizer: `tune-sam re" in bare
     assert "Not measured; tune-sam analyze one --all" in bare
     for name, trial in (("Adam", study.best("base")), ("SAM", study.best("sam"))):

@@ -51,8 +51,8 @@ def test_a_budget_of_epochs_ends_a_study_after_so_many_and_its_optimizers_have_h
     assert [trial.epochs for trial in ended.records() if trial.epochs] == [2, 1, 2]
     assert heard.trials == [("base", 0), ("sam", 0), ("base", 1)]
     assert heard.said == (
-        "Study one ends with 2 of its 6 trials, for its budget of 5 epochs is spent; "
-        "`tune-sam resume one --epoch-budget 10` resumes it."
+        "Study one ends with 2 of its 6 trials, for its budget of 5 epochs is spent; it is resumed by\n"
+        "  tune-sam resume one --epoch-budget 10"
     )
 
 
@@ -89,7 +89,7 @@ def test_another_launch_with_the_same_budget_trains_nothing(ended):
 def test_a_study_that_budgets_ended_is_resumed_as_if_nothing_had_been(tmp_path, searched):
     home, heard = tmp_path / "home", Heard()
     searched_study(home, time_budget="0.001s", executor=INLINE, listener=heard)
-    assert "its time budget of 0.001s is spent; `tune-sam resume one --time-budget " in heard.said
+    assert "its time budget of 0.001s is spent; it is resumed by\n  tune-sam resume one --time-budget " in heard.said
     for limits in ({"time_budget": "off", "epoch_budget": 5}, {"epoch_budget": 8}, {"epoch_budget": "off"}):
         study = tune_sam.resume("one", home=home, executor=INLINE, **limits)
     assert noted_seconds(study) > sum(trial.seconds for trial in study.records()), "of all launches"

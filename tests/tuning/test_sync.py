@@ -124,7 +124,7 @@ def test_a_trial_of_the_ledger_is_a_run_of_mlflow(study):
 
 
 def test_a_metric_that_has_no_value_is_not_what_mlflow_lacks(study):
-    """Each look at the ledger reads another nan, and no two of them are equal."""
+    """From Python 3.13 on, dataclasses that hold one nan are not equal, so that nothing may be left of it."""
     book = Ledger(open_storage(study.home), study.name, "sam", study.settings)
     number = book.suggest("tune").number
     book.report(number, 1, metrics_of(1))

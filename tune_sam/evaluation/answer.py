@@ -279,7 +279,7 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
 
 def _why_not_flat(study: Study, refit: Refit | None, found: Answers) -> str:
     if refit is None and study.settings.optimizers != ("base",):
-        return "It takes a refit, of several seeds and with matched controls."
+        return "It takes a refit with several seeds and matched controls, and an analysis of it."
     if not found.by_rho:
         return why_not_known(study, refit, "rho")
     return "Not measured." if not found.flatter else "λ_max is not resolved with the sample that was measured."

@@ -22,7 +22,7 @@ class Point:
 
     Attributes:
         name: the metric's.
-        value: finite.
+        value: finite in a :class:`RunContent`.
         time: milliseconds since 1970, when it was measured. MLflow takes the same point twice for one.
         step: the epoch.
     """

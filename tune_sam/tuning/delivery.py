@@ -388,7 +388,7 @@ def _points(
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what MLflow does not take, and of which two readings are not equal."""
+    """Leave out what MLflow does not take; nan is not even equal to itself."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

@@ -167,7 +167,7 @@ def launch(
                 whole = study.settings.trials_in_all
                 listener.announced(
                     f"Study {study.name} ends with {whole - left} of its {whole} trials, for {ended.why}; "
-                    f"`tune-sam resume {study.name} {ended.more}` resumes it."
+                    f"it is resumed by\n  tune-sam resume {study.name} {ended.more}"
                 )
             listener.stage("Bringing MLflow up to date")
     return study
