@@ -1,8 +1,10 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import warm
+from services import wait_for
 
 from tune_sam.cluster.sharing import Shared
 from tune_sam.errors import Refused
@@ -126,6 +128,8 @@ def test_label_noise_needs_classes_that_the_workload_states(tmp_path):
 @pytest.mark.slow
 def test_a_driver_that_has_no_torch_plans_a_study_without(tmp_path):
     """What needs it is done in a fork of the process that workers are forked from."""
+    words = list(warm.forking())
+    wait_for(Path(words[-2]).exists, "process that forks")  # it listens after its imports here, the product's before
     code = f"""
 import sys
 from pathlib import Path
@@ -135,7 +139,7 @@ from tune_sam.trainable import trainable_for
 from tune_sam.tuning.callback import Driver
 from tune_sam.tuning.plan import planned
 
-forks.standing = {list(warm.forking())!r}
+forks.standing = {words!r}
 study, read = planned(SearchOptions.read({{"workload": "gcn", "dataset": "digits", "home": {str(tmp_path)!r}}}))
 read.taken()(Path({str(tmp_path / "data")!r}))
 trainable_for(study.workload)
