@@ -37,6 +37,7 @@ SETTINGS = (
         "of ρ = 0.0003,",
         "from 0.001 on that is shown. At 0.03",
         "LookSAM** at ρ = 0.03",
+        "Adam, SAM at ρ = 0.01 and",
     ),
     "9.2 s with SGD and 18.2 s with ASAM",  # timed by hand
 )
@@ -475,6 +476,33 @@ def of_the_radius() -> Iterator[str]:
     yield f"at 0.03 is higher by {100 * calibration.mean.value:.1f} points"
 
 
+def of_bf16() -> Iterator[str]:
+    """Each row in bf16 beside the same in fp32, the seeds paired."""
+    bf16 = file("gcn-rho/bf16-trainings.csv").sort_values("seed")
+    base, twice = (bf16[(bf16["optimizer"] == "base") & (bf16["kind"] == one)] for one in ("refit", "equal-compute"))
+    fp32 = radii()
+    rows = {
+        "Adam": (base, fp32["Adam"]),
+        "SAM": (bf16[bf16["optimizer"] == "sam"], fp32["0.01"]),
+        "Adam for 400 epochs": (twice, fp32["Adam for 400 epochs"]),
+    }
+    measures = {name: OF_A_RADIUS[name] for name in ("train/loss", "test/loss", "test/nll", "test/accuracy")}
+    found = {
+        one: family([Difference.of(ours[one].tolist(), theirs[one].tolist()) for ours, theirs in rows.values()])
+        for one in measures
+    }
+    assert not any(one.shown for column in found.values() for one in column)
+    for place, name in enumerate(rows):
+        written = []
+        for measure, (decimals, unit) in measures.items():
+            one = found[measure][place]
+            change, p = f"{unit * one.mean.value:+.{decimals}f}", probability(one.corrected)
+            written.append(f"{change}, {interval(one.mean, decimals, unit)}, {p}")
+        yield table_row(name, *written)
+    lowest = min(one.mean.low for one in found["test/accuracy"][:2])
+    yield f"the lower end of the intervals of equal epochs is {100 * lowest:.1f}."
+
+
 def of_the_radius_on_the_first_page() -> Iterator[str]:
     level = {name: rows["lambda_max"].mean() for name, rows in radii().items()}
     accuracy = of_radii("test/accuracy")[-1].mean
@@ -681,6 +709,7 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
             of_few_molecules,
             of_their_flatness,
             of_the_radius,
+            of_bf16,
             of_the_batch_sizes,
             of_the_beats,
             of_the_search,

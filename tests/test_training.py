@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from tune_sam.metrics import Classification
 from tune_sam.schedules import milestones
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
-from tune_sam.training import Trainer, build_optimizer, evaluate
+from tune_sam.training import Trainer, build_optimizer, evaluate, multiplies_bf16
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
@@ -326,8 +327,27 @@ def test_under_bf16_the_second_pass_sees_the_climbed_weights():
 
 def test_the_precision_is_the_devices_by_default(splits):
     assert trainer(splits).precision == "fp32"
-    with pytest.raises(ValueError, match="there is no precision 'fp16'; choose from bf16, fp32"):
+    with pytest.raises(ValueError, match="there is no precision 'fp16'; choose from auto, bf16, fp32"):
         trainer(splits, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("says", "multiplies", "expected"), [(True, True, "bf16"), (True, False, "fp32"), (False, True, "fp32")]
+)
+def test_auto_is_bf16_where_the_setting_says_so_and_the_cpu_multiplies_it(
+    splits, monkeypatch, says, multiplies, expected
+):
+    monkeypatch.setattr("tune_sam.training.multiplies_bf16", lambda: multiplies)
+    setting, cpu = replace(SETTING, bf16_on_cpu=says), torch.device("cpu")
+    options = {"epochs": 1, "device": cpu}
+    assert Trainer(GCN, setting, CONFIGURATIONS["sam"], splits, precision="auto", **options).precision == expected
+    assert Trainer(GCN, setting, CONFIGURATIONS["sam"], splits, **options).precision == "fp32"
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the system does not list what its CPU can")
+def test_what_torch_says_of_the_cpu_is_what_the_system_says():
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert multiplies_bf16() == bool(flags & {"avx512_bf16", "amx_tile"})
 
 
 @pytest.mark.slow

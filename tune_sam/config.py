@@ -21,7 +21,7 @@ class TrainingSettings:
         train_subset: training samples that are used; None for all.
         label_noise: share of the training labels that another class replaces, drawn once for all; None for none.
         split_seed: with which the workload draws its splits.
-        precision: `bf16` or `fp32`; None for `bf16` on CUDA and `fp32` on the CPU.
+        precision: `auto`, `bf16` or `fp32` of :class:`tune_sam.training.Trainer`; None for its default.
         compile: whether networks run through `torch.compile`.
         cpus_per_trial: CPUs of a trial, or the fraction of one.
     """

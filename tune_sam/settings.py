@@ -325,8 +325,10 @@ class SearchOptions(RangeOptions):
     gpus_per_trial: Annotated[GpusOption, Shown("the workload's, where there are GPUs", "FRACTION|auto")] = Field(
         default=None, description="GPU fraction of a trial; auto measures what a step of each batch size takes."
     )
-    precision: Annotated[Literal["bf16", "fp32"] | None, Shown("bf16 on CUDA, fp32 on the CPU")] = Field(
-        default=None, description="Precision of the network's passes."
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto",
+        description="Precision of the network's passes: auto is bf16 on CUDA and, where the workload says so, on CPUs "
+        "that multiply matrices of it, else fp32. A refit takes auto for fp32 on a CPU.",
     )
     compile: bool = Field(default=False, description="Run networks through torch.compile.")
     max_concurrent: Annotated[int | None, Shown("as many as fit")] = Field(
@@ -526,7 +528,7 @@ class SearchKeywords(LimitKeywords, total=False):
     objective: str | None
     cpus_per_trial: float | None
     gpus_per_trial: float | str | None
-    precision: Literal["bf16", "fp32"] | None
+    precision: Literal["auto", "bf16", "fp32"] | None
     compile: bool | None
     max_concurrent: int | None
     log: str | Sequence[Logger] | None

@@ -36,6 +36,7 @@ KEPT_BYTES = (2 << 30) - 1
 """The most that `mallopt` takes."""
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Trainer:
         threads: of torch in this process, by default 1. Sums differ with their number, so the Trainer sets it: a Ray
             worker starts with 1, a notebook with all.
         precision: of the network's passes; `bf16` on CUDA and `fp32` on the CPU by default. `bf16` runs them under
-            autocast, with weights, gradients and losses in float32.
+            autocast, with weights, gradients and losses in float32. `auto` is `bf16` on a CPU, too, that multiplies
+            matrices of it, if the setting says so.
         compile: run the network through `torch.compile`, which takes a minute or more before the first batch.
 
     A Trainer changes its process: see :func:`prepare_process`. On CUDA, float32 products use TF32 from then on.
@@ -112,9 +114,7 @@ class Trainer:
         self.configuration = configuration
         self.epochs = epochs
         self.device = device or default_device()
-        self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"there is no precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        self.precision = _precision(precision, setting, self.device)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         self.splits = splits.to(self.device)
@@ -339,6 +339,26 @@ class Trainer:
             self._random.restore()
             yield
             self._random = random_state(self.device)
+
+
+def _precision(asked: str | None, setting: Setting, device: torch.device) -> str:
+    """Choose the precision of a network's passes.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if asked not in (None, AUTO, *PRECISIONS):
+        raise ValueError(f"there is no precision {asked!r}; choose from {', '.join((AUTO, *PRECISIONS))}")
+    if asked and asked != AUTO:
+        return asked
+    if device.type == "cuda":
+        return "bf16"
+    return "bf16" if asked == AUTO and setting.bf16_on_cpu and multiplies_bf16() else "fp32"
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for products of bf16; others compute them by way of float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def outputs(network: Callable[[Any], Any], inputs: Any, precision: str, device: torch.device) -> Any:

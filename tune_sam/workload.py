@@ -128,6 +128,9 @@ class Setting:
             None by default: a batch is passed as a whole.
         ema: decay of the exponential moving average of the weights, which is then what is evaluated, tested and
             measured; 0.999 is usual. None by default: the weights themselves are.
+        bf16_on_cpu: whether a search's passes are in bf16 on a CPU that multiplies matrices of it, unless `--precision`
+            says otherwise. False by default: it is for networks of which it is measured that it is faster there, and
+            not shown to cost accuracy.
     """
 
     network: Mapping[str, Any]
@@ -139,6 +142,7 @@ class Setting:
     clip_norm: float | None = None
     microbatch: int | None = None
     ema: float | None = None
+    bf16_on_cpu: bool = False
 
     @property
     def places(self) -> dict[str, Any]:

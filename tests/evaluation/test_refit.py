@@ -309,6 +309,20 @@ def test_a_refit_may_be_longer_than_its_search(refitted, found):
     assert (longer.choice, longer.stale) == (Choice(), False)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there both are in bf16")
+def test_a_search_in_bf16_on_the_cpu_is_trained_again_in_fp32_unless_bf16_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("tune_sam.training.multiplies_bf16", lambda: True)
+    monkeypatch.setitem(GCN.settings, "digits", replace(GCN.settings["digits"], bf16_on_cpu=True))
+    for asked, trained in (("auto", "fp32"), ("bf16", "bf16")):
+        study = tune_sam.search(
+            "gcn", dataset="digits", train_subset=64, optimizers=["sam"], trials=1, epochs=1, precision=asked,
+            name=asked, home=tmp_path, executor=INLINE,
+        )  # fmt: skip
+        assert (study.settings.precision, [trial.precision for trial in study.records()]) == (asked, ["bf16"])
+        (again, *_) = refit(asked, home=tmp_path, seeds=1, controls=False, executor=INLINE).studies
+        assert [trial.precision for trial in again.records()] == [trained]
+
+
 @pytest.mark.slow
 def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
     every = refit_grid("odd_workload:Reported", preset="report", home=searched, seeds=1, epochs=1, executor=INLINE)

@@ -282,6 +282,15 @@ def test_a_study_of_an_earlier_release_takes_what_an_optimizers_step_costs_from_
         refuse_other(open_study("one", searched), replace(now_asked, gradients={"base": 1, "sam": 3}))
 
 
+def test_a_study_that_had_its_devices_precision_is_gone_on_with_at_that(searched):
+    """As the searches of an earlier release had, in which it was not asked what the workload says."""
+    study = open_study("one", searched)
+    before = replace(study, settings=replace(study.settings, precision=None))
+    refuse_other(before, replace(study.settings, precision="auto"))
+    with pytest.raises(Refused, match="study one exists with precision None, not bf16;"):
+        refuse_other(before, replace(study.settings, precision="bf16"))
+
+
 @pytest.mark.parametrize("gradients", [{"sam": 0}, {"sam": -1.5}, {"sam": float("nan")}, {"sam": "2"}, [2]])
 def test_a_record_whose_steps_cost_nothing_is_damaged(study, gradients):
     record = study.to_record()

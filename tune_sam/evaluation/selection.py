@@ -126,6 +126,7 @@ def refit_settings(
         study.settings,
         optimizers=tuple(chosen),
         epochs=epochs,
+        precision=None if study.settings.precision == "auto" else study.settings.precision,  # on a CPU then fp32
         scheduler="none",
         sampler="grid",
         from_study=None,

@@ -311,6 +311,8 @@ def refuse_other(study: Study, settings: StudySettings) -> None:
     asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
     if not kept["gradients"]:  # of an earlier release
         del kept["gradients"]
+    if kept["precision"] is None and asked["precision"] == "auto":  # of one, too: on a CPU it stays fp32
+        del kept["precision"]
     for name, before in kept.items():
         wanted = asked[name]
         if name not in CHANGEABLE and wanted != before:
