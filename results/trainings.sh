@@ -25,6 +25,5 @@ tune-sam search gcn --config results/gcn-noise/noise-0.4.yaml --name noise-0.4 &
 tune-sam search wideresnet --config results/images/study.yaml --name images-search && tune-sam best images-search --yaml | sed '/^train_subset/d' > results/images/best.yaml && tune-sam refit wideresnet --config results/images/best.yaml --name images --epochs 30 --seeds 3 --no-controls && tune-sam analyze images --sample 512 --grid 3 && tune-sam report images
 tune-sam refit gcn --config results/gcn-batch-size/matched.yaml --name batch-size-matched --seeds 5 --no-controls && tune-sam analyze batch-size-matched --sample 512 --grid 3 && tune-sam report batch-size-matched
 tune-sam search gcn --config results/gcn-batch-size/study.yaml --name batch-size && tune-sam refit batch-size --each-batch-size --epochs 96 --seeds 5 --no-controls && tune-sam analyze batch-size --sample 512 --grid 3 && tune-sam report batch-size
-tune-sam refit attention --config results/attention/check-fp32.yaml --name beats-check-fp32 --seeds 1 --no-controls
-tune-sam refit attention --config results/attention/check-bf16.yaml --name beats-check-bf16 --seeds 1 --no-controls
+tune-sam refit attention --config results/attention/check-bf16.yaml --name beats-check-bf16 --seeds 3 --no-controls
 tune-sam refit attention --config results/attention/interpatient.yaml --name beats-interpatient --seeds 1 --no-controls
