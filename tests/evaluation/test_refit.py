@@ -309,6 +309,7 @@ def test_a_refit_may_be_longer_than_its_search(refitted, found):
     assert (longer.choice, longer.stale) == (Choice(), False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there both are in bf16")
 def test_a_search_in_bf16_on_the_cpu_is_trained_again_in_fp32_unless_bf16_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("tune_sam.training.multiplies_bf16", lambda: True)
