@@ -142,7 +142,7 @@ class Setting:
     clip_norm: float | None = None
     microbatch: int | None = None
     ema: float | None = None
-    bf16_on_cpu: bool = False
+    bf16_on_cpu: bool = field(default=False, compare=False)  # it is the same network, trained the same way
 
     @property
     def places(self) -> dict[str, Any]:

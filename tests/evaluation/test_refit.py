@@ -18,6 +18,7 @@ from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone, contro
 from tune_sam.home import Home
 from tune_sam.metrics import Calibration, Classification, Merged
 from tune_sam.operations.refit import refit, refit_grid
+from tune_sam.reporting.compute import compute_section
 from tune_sam.reporting.page import report
 from tune_sam.samples import with_train_subset
 from tune_sam.space import Configuration
@@ -314,14 +315,19 @@ def test_a_refit_may_be_longer_than_its_search(refitted, found):
 def test_a_search_in_bf16_on_the_cpu_is_trained_again_in_fp32_unless_bf16_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("tune_sam.training.multiplies_bf16", lambda: True)
     monkeypatch.setitem(GCN.settings, "digits", replace(GCN.settings["digits"], bf16_on_cpu=True))
-    for asked, trained in (("auto", "fp32"), ("bf16", "bf16")):
+    for asked, trained, said in (
+        ("auto", "fp32", "Passes on CPU were in bf16 in the search, fp32 in the refit."),
+        ("bf16", "bf16", "Passes were in bf16 on CPU."),
+    ):
         study = tune_sam.search(
             "gcn", dataset="digits", train_subset=64, optimizers=["sam"], trials=1, epochs=1, precision=asked,
             name=asked, home=tmp_path, executor=INLINE,
         )  # fmt: skip
         assert (study.settings.precision, [trial.precision for trial in study.records()]) == (asked, ["bf16"])
-        (again, *_) = refit(asked, home=tmp_path, seeds=1, controls=False, executor=INLINE).studies
-        assert [trial.precision for trial in again.records()] == [trained]
+        found = refit(asked, home=tmp_path, seeds=1, controls=False, executor=INLINE)
+        assert [trial.precision for trial in found.studies[0].records()] == [trained]
+        told = "".join(compute_section(study, found, names_of(found)).sentences)
+        assert said in told
 
 
 @pytest.mark.slow

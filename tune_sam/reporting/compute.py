@@ -58,11 +58,20 @@ def _cost(
 
 def _passes(study: Study, refit: Refit | None) -> str:
     """Say at which precisions and on which devices the trainings were; empty if no trial recorded one."""
-    trials: list[Trial] = [trial for one in (study, *(refit.studies if refit else ())) for trial in one.records()]
-    precisions = sorted({trial.precision for trial in trials if trial.precision})
-    devices = sorted({trial.device for trial in trials if trial.device})
+    trials: dict[str, list[Trial]] = {}
+    for one in (study, *(refit.studies if refit else ())):
+        trials.setdefault(KINDS[one.settings.kind], []).extend(one.records())
+    precisions = {
+        kind: " and ".join(sorted({one.precision for one in of if one.precision})) for kind, of in trials.items()
+    }
+    told = {kind: names for kind, names in precisions.items() if names}
+    if not told:
+        return ""
+    devices = sorted({trial.device for of in trials.values() for trial in of if trial.device})
     on = f" on {' and '.join(devices)}" if devices else ""
-    return f"Passes were in {' and '.join(precisions)}{on}." if precisions else ""
+    if len(set(told.values())) == 1:
+        return f"Passes were in {next(iter(told.values()))}{on}."
+    return f"Passes{on} were in {', '.join(f'{names} in {kind}' for kind, names in told.items())}."
 
 
 KINDS = {

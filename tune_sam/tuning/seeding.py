@@ -95,12 +95,18 @@ def count_seeds(study: Study) -> dict[str, int]:
     }
 
 
+def _told(settings: StudySettings, name: str) -> Any:
+    """Give a setting; the precision of an earlier release's search, which had no `auto`, was as good as that."""
+    value = getattr(settings, name)
+    return "auto" if name == "precision" and value is None else value
+
+
 def tell_other_training(settings: StudySettings, source: Study) -> None:
     """Say in which ways the other study trained otherwise, so that its scores are not the same as here."""
     differences = [
-        f"{name.replace('_', ' ')} {getattr(source.settings, name) or 'as it is'}, not {getattr(settings, name)}"
+        f"{name.replace('_', ' ')} {_told(source.settings, name) or 'as it is'}, not {_told(settings, name)}"
         for name in TOLD
-        if getattr(source.settings, name) != getattr(settings, name)
+        if _told(source.settings, name) != _told(settings, name)
     ]
     if differences:
         log.warning(
