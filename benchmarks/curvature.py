@@ -185,7 +185,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that holds Mutagenicity")
     parser.add_argument("--case", choices=("a", "b", "both"), default="a")
-    parser.add_argument("--repeats", type=int, default=2, help="of case a (default 2)")
+    parser.add_argument("--repeats", type=int, default=1, help="of case a (default 1)")
     parser.add_argument("--repeats-b", type=int, default=1, help="of case b, a quarter of an hour each (default 1)")
     parser.add_argument("--epochs", type=int, default=20, help="of training before (default 20)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights: read, or written if absent")
