@@ -476,8 +476,27 @@ def of_the_radius() -> Iterator[str]:
     yield f"at 0.03 is higher by {100 * calibration.mean.value:.1f} points"
 
 
+def rows_in_bf16(
+    rows: dict[str, tuple[pd.DataFrame, pd.DataFrame]], measures: dict[str, tuple[int, float]]
+) -> tuple[list[str], dict[str, list[Difference]]]:
+    """Lines of a table, and the differences by measure: each row in bf16 beside the same in fp32, the seeds paired."""
+    assert all(ours["seed"].tolist() == theirs["seed"].tolist() for ours, theirs in rows.values())
+    found = {
+        one: family([Difference.of(ours[one].tolist(), theirs[one].tolist()) for ours, theirs in rows.values()])
+        for one in measures
+    }
+    lines = []
+    for place, name in enumerate(rows):
+        written = []
+        for measure, (decimals, unit) in measures.items():
+            one = found[measure][place]
+            change, p = f"{unit * one.mean.value:+.{decimals}f}", probability(one.corrected)
+            written.append(f"{change}, {interval(one.mean, decimals, unit)}, {p}")
+        lines.append(table_row(name, *written))
+    return lines, found
+
+
 def of_bf16() -> Iterator[str]:
-    """Each row in bf16 beside the same in fp32, the seeds paired."""
     bf16 = file("gcn-rho/bf16-trainings.csv").sort_values("seed")
     base, twice = (bf16[(bf16["optimizer"] == "base") & (bf16["kind"] == one)] for one in ("refit", "equal-compute"))
     fp32 = radii()
@@ -487,18 +506,9 @@ def of_bf16() -> Iterator[str]:
         "Adam for 400 epochs": (twice, fp32["Adam for 400 epochs"]),
     }
     measures = {name: OF_A_RADIUS[name] for name in ("train/loss", "test/loss", "test/nll", "test/accuracy")}
-    found = {
-        one: family([Difference.of(ours[one].tolist(), theirs[one].tolist()) for ours, theirs in rows.values()])
-        for one in measures
-    }
+    lines, found = rows_in_bf16(rows, measures)
+    yield from lines
     assert not any(one.shown for column in found.values() for one in column)
-    for place, name in enumerate(rows):
-        written = []
-        for measure, (decimals, unit) in measures.items():
-            one = found[measure][place]
-            change, p = f"{unit * one.mean.value:+.{decimals}f}", probability(one.corrected)
-            written.append(f"{change}, {interval(one.mean, decimals, unit)}, {p}")
-        yield table_row(name, *written)
     lowest = min(one.mean.low for one in found["test/accuracy"][:2])
     yield f"the lower end of the intervals of equal epochs is {100 * lowest:.1f}."
 

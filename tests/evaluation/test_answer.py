@@ -86,7 +86,8 @@ def test_a_shown_gain_is_a_yes_with_its_numbers(study):
     )
     assert "at equal compute, against Adam × 2 epochs, +0.02 points (95 % interval" in answer.help.sentence
     assert answer.flatter.sign == "yes"
-    assert "λ_max of SAM is 10 against 20 of Adam with the same learning rate and batch size, 0.50 times as large" in answer.flatter.sentence
+    assert "λ_max of SAM is 10 against 20 of Adam with the same learning rate" in answer.flatter.sentence
+    assert "batch size, 0.50 times as large" in answer.flatter.sentence
     assert "At equal training loss 0.50 times (95 % interval" in answer.flatter.sentence
 
 

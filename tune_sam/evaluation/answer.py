@@ -226,8 +226,8 @@ def _flatter(study: Study, refit: Refit | None, found: Answers, names: Mapping[s
     return _line(
         "Flatter?",
         _sign(claim, -1),
-        f"λ_max of {names[claim.row]} is {claim.values.value:.3g} against {claim.others.value:.3g} of {base} with the same "
-        f"learning rate and batch size, {claim.values.value / claim.others.value:.2f} times as large; difference "
+        f"λ_max of {names[claim.row]} is {claim.values.value:.3g} against {claim.others.value:.3g} of {base} with the "
+        f"same learning rate and batch size, {claim.values.value / claim.others.value:.2f} times as large; difference "
         f"{_numbers(claim, 1, '+.3g')}.{at_equal_loss}",
     )
 
