@@ -31,11 +31,12 @@ BEATS = Setting(
     batch_size=128,
     lr=0.01,
     classes=mitbih.CLASSES,
+    bf16_on_cpu=True,
 )
 THERE = {"position_dropout": 0.1, "attention_dropout": 0.0, "epsilon": 1e-12, "projection_gain": math.sqrt(2)}
 """How the published study's encoder differs from torch's own layer, which is trained otherwise."""
 
-BEATS_THERE = replace(BEATS, network={**BEATS.network, **THERE})
+BEATS_THERE = replace(BEATS, network={**BEATS.network, **THERE}, bf16_on_cpu=False)
 
 
 class Attention(Workload):
