@@ -55,7 +55,7 @@ PARTS := recipe replay turns pyhessian_peer
 LONG := grid
 PROGRAMS := $(filter-out $(PARTS) $(LONG),$(basename $(notdir $(wildcard benchmarks/*.py))))
 OF_DATA := $(foreach one,$(PROGRAMS),$(if $(shell grep -e '"--data"' benchmarks/$(one).py),$(one)))
-bench: $(VENV)/dev
+bench: $(VENV)/bench
 	@mkdir -p $(BENCH)
 	@for one in $(filter-out $(OF_DATA),$(PROGRAMS)); do \
 	  echo "== $$one"; $(BIN)/python benchmarks/$$one.py --output $(BENCH)/$$one.json || exit 1; done
@@ -109,3 +109,7 @@ $(VENV)/installed: $(VENV)/torch setup.cfg
 $(VENV)/dev: $(VENV)/torch setup.cfg
 	@$(BIN)/pip install --quiet -c $(RELEASES) -e '.[dev]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/bench: $(VENV)/dev
+	@$(BIN)/pip install --quiet -c $(RELEASES) -e '.[bench]'
+	@touch $@

@@ -133,7 +133,7 @@ def their_steps() -> Callable[[], object]:
 
 def main() -> None:
     """Measure both sides in turns, check that they compute the same, and print the table."""
-    chosen = parser(__doc__, repeats=5).parse_args()
+    chosen = parser(__doc__, repeats=3).parse_args()
     sides = {"peer": their_steps, "fp32": partial(our_steps, "fp32"), "bf16": partial(our_steps, "bf16")}
     taken = apart_in_turns(sides, chosen.repeats)
     for precision, close in (("fp32", 1e-4), ("bf16", 5e-2)):

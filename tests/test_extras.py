@@ -53,7 +53,7 @@ def test_each_of_these_packages_is_in_its_extra_and_all_has_them():
     for package, extra in OPTIONAL.items():
         assert package.replace("_", "-") in extras[extra]
         assert package.replace("_", "-") not in declared["options"]["install_requires"]
-    assert set(extras) - {"all", "dev", "docs", "wandb"} == set(
+    assert set(extras) - {"all", "dev", "bench", "docs", "wandb"} == set(
         extras["all"].strip().removeprefix("tune-sam[")[:-1].split(",")
     )
 
