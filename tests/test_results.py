@@ -686,6 +686,53 @@ def of_the_beats_in_bf16() -> Iterator[str]:
     yield f"the lower end of the wider interval is {100 * lowest:.1f} points"
 
 
+# Images
+
+OF_AN_IMAGE = {
+    "train/loss": (3, 1),
+    "train/accuracy": (2, 100),
+    "test/loss": (3, 1),
+    "test/accuracy": (2, 100),
+    "gap/loss": (3, 1),
+    "lambda_max": (0, 1),
+    "trace": (0, 1),
+}
+"""Columns of the table, their decimals and units."""
+
+
+@cache
+def images() -> dict[str, pd.DataFrame]:
+    """SGD, SAM, ASAM, and SGD for twice the epochs, of which no flatness was measured: three seeds of each."""
+    flatness = file("images/flatness.csv")[["key", "lambda_max", "trace"]]
+    of = file("images/trainings.csv").merge(flatness, on="key", how="left").sort_values("seed")
+    rows = {name: of[(of["optimizer"] == one) & (of["kind"] == "refit")] for one, name in IMAGES.items()}
+    return rows | {"SGD for twice the epochs": of[of["kind"] == "equal-compute"]}
+
+
+IMAGES = {"base": "SGD", "sam": "SAM", "asam": "ASAM"}
+
+
+def of_images_on_both_pages() -> Iterator[str]:
+    for name in IMAGES.values():
+        yield f"{percent(images()[name])} | {mean(images()[name], 'lambda_max', 0)} |"
+
+
+def of_the_images() -> Iterator[str]:
+    of = images()
+    trials = file("images/trials.csv")
+    best = {one: part.loc[part["value"].idxmax()] for one, part in trials[trials["state"] == "complete"].groupby("optimizer")}
+    for name, rows in of.items():
+        measured = {one: how for one, how in OF_AN_IMAGE.items() if rows[one].notna().all()}
+        yield table_row(name, *(mean(rows, one, *how) if one in measured else "" for one, how in OF_AN_IMAGE.items()))
+    for to in ("SGD", "SGD for twice the epochs"):
+        for measure in ("test/accuracy", "test/loss", "gap/loss", "lambda_max"):
+            if of[to][measure].isna().any():
+                continue
+            decimals, unit = OF_AN_IMAGE[measure]
+            found = family([Difference.of(of[one][measure].tolist(), of[to][measure].tolist()) for one in ("SAM", "ASAM")])
+            print(to, measure, [f"{unit*one.mean.value:+.{decimals}f}, {interval(one.mean, decimals, unit)}, {probability(one.corrected)}" for one in found])
+
+
 # The search of the molecules
 
 
@@ -787,7 +834,7 @@ def test_a_table_of_means_is_of_its_trainings(folder):
 def commands():
     """The commands of trainings.sh, as words; what a name of a study or a file is made of is not looked at."""
     for line in (ROOT / "results" / "trainings.sh").read_text().splitlines():
-        yield from (shlex.split(part.split("|")[0]) for part in line.split(" && ") if part.startswith("tune-sam "))
+        yield from (shlex.split(part.split(">")[0]) for part in line.split(" && ") if part.startswith("tune-sam "))
 
 
 def test_a_command_that_takes_hours_makes_a_study_of_its_file(tmp_path, monkeypatch):
