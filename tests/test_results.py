@@ -688,49 +688,38 @@ def of_the_beats_in_bf16() -> Iterator[str]:
 
 # Images
 
-OF_AN_IMAGE = {
-    "train/loss": (3, 1),
-    "train/accuracy": (2, 100),
-    "test/loss": (3, 1),
-    "test/accuracy": (2, 100),
-    "gap/loss": (3, 1),
-    "lambda_max": (0, 1),
-    "trace": (0, 1),
-}
-"""Columns of the table, their decimals and units."""
-
-
-@cache
-def images() -> dict[str, pd.DataFrame]:
-    """SGD, SAM, ASAM, and SGD for twice the epochs, of which no flatness was measured: three seeds of each."""
-    flatness = file("images/flatness.csv")[["key", "lambda_max", "trace"]]
-    of = file("images/trainings.csv").merge(flatness, on="key", how="left").sort_values("seed")
-    rows = {name: of[(of["optimizer"] == one) & (of["kind"] == "refit")] for one, name in IMAGES.items()}
-    return rows | {"SGD for twice the epochs": of[of["kind"] == "equal-compute"]}
-
-
-IMAGES = {"base": "SGD", "sam": "SAM", "asam": "ASAM"}
-
-
-def of_images_on_both_pages() -> Iterator[str]:
-    for name in IMAGES.values():
-        yield f"{percent(images()[name])} | {mean(images()[name], 'lambda_max', 0)} |"
-
 
 def of_the_images() -> Iterator[str]:
-    of = images()
-    trials = file("images/trials.csv")
-    best = {one: part.loc[part["value"].idxmax()] for one, part in trials[trials["state"] == "complete"].groupby("optimizer")}
-    for name, rows in of.items():
-        measured = {one: how for one, how in OF_AN_IMAGE.items() if rows[one].notna().all()}
-        yield table_row(name, *(mean(rows, one, *how) if one in measured else "" for one, how in OF_AN_IMAGE.items()))
-    for to in ("SGD", "SGD for twice the epochs"):
-        for measure in ("test/accuracy", "test/loss", "gap/loss", "lambda_max"):
-            if of[to][measure].isna().any():
-                continue
-            decimals, unit = OF_AN_IMAGE[measure]
-            found = family([Difference.of(of[one][measure].tolist(), of[to][measure].tolist()) for one in ("SAM", "ASAM")])
-            print(to, measure, [f"{unit*one.mean.value:+.{decimals}f}, {interval(one.mean, decimals, unit)}, {probability(one.corrected)}" for one in found])
+    of = file("images/trainings.csv").sort_values("seed")
+    rows = {row: part for row, part in of.groupby("row", sort=False)}
+    sgd, sam, asam = (of[(of["optimizer"] == one) & (of["kind"] == "refit")] for one in ("base", "sam", "asam"))
+    twice = of[of["kind"] == "equal-compute"]
+    own = [
+        of[(of["kind"] == "control") & (of["matched"] == part["matched"].iloc[0])]["test/accuracy"].tolist()
+        for part in (sam, asam)
+    ]
+    for row, part in rows.items():
+        yield table_row(
+            str(row),
+            mean(part, "train/loss", 3),
+            mean(part, "test/loss", 3),
+            percent(part),
+            mean(part, "gap/loss", 3),
+        )
+    ours = [part["test/accuracy"].tolist() for part in (sam, asam)]
+    for name, others in {
+        "SGD": [sgd["test/accuracy"].tolist()] * 2,
+        "SGD for twice the epochs": [twice["test/accuracy"].tolist()] * 2,
+        "SGD at the same rate": own,
+    }.items():
+        found = family([Difference.of(one, other) for one, other in zip(ours, others, strict=True)])
+        yield table_row(
+            name,
+            *(
+                f"{100 * one.mean.value:+.2f}, {interval(one.mean, 2, 100)}, {probability(one.corrected)}"
+                for one in found
+            ),
+        )
 
 
 # The search of the molecules
@@ -787,6 +776,7 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
             of_the_batch_sizes,
             of_the_beats,
             of_the_beats_in_bf16,
+            of_the_images,
             of_the_search,
         ),
     ),
