@@ -691,7 +691,7 @@ def of_the_beats_in_bf16() -> Iterator[str]:
 
 def of_the_images() -> Iterator[str]:
     of = file("images/trainings.csv").sort_values("seed")
-    rows = {row: part for row, part in of.groupby("row", sort=False)}
+    rows = dict(of.groupby("row", sort=False))
     sgd, sam, asam = (of[(of["optimizer"] == one) & (of["kind"] == "refit")] for one in ("base", "sam", "asam"))
     twice = of[of["kind"] == "equal-compute"]
     own = [
