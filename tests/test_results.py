@@ -691,14 +691,13 @@ def of_the_beats_in_bf16() -> Iterator[str]:
 
 def of_the_images() -> Iterator[str]:
     of = file("images/trainings.csv").sort_values("seed")
-    rows = dict(of.groupby("row", sort=False))
     sgd, sam, asam = (of[(of["optimizer"] == one) & (of["kind"] == "refit")] for one in ("base", "sam", "asam"))
     twice = of[of["kind"] == "equal-compute"]
     own = [
         of[(of["kind"] == "control") & (of["matched"] == part["matched"].iloc[0])]["test/accuracy"].tolist()
         for part in (sam, asam)
     ]
-    for row, part in rows.items():
+    for row, part in of.groupby("row", sort=False):
         yield table_row(
             str(row),
             mean(part, "train/loss", 3),
