@@ -705,6 +705,8 @@ def of_the_images() -> Iterator[str]:
             percent(part),
             mean(part, "gap/loss", 3),
         )
+    trials = file("images/trials.csv")
+    assert sum(trials["epochs"] == 4) > len(trials) / 2, "most of which ASHA ended after four"
     ours = [part["test/accuracy"].tolist() for part in (sam, asam)]
     for name, others in {
         "SGD": [sgd["test/accuracy"].tolist()] * 2,
@@ -712,6 +714,7 @@ def of_the_images() -> Iterator[str]:
         "SGD at the same rate": own,
     }.items():
         found = family([Difference.of(one, other) for one, other in zip(ours, others, strict=True)])
+        assert [one.shown for one in found] == [name != "SGD at the same rate", True]
         yield table_row(
             name,
             *(
