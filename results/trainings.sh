@@ -20,8 +20,8 @@ tune-sam refit gcn --config results/gcn-rho/look-sam.yaml --name rho-look-sam --
 tune-sam run gcn --config results/gcn-wide/study.yaml --name molecules-wide --refit-epochs 200 --seeds 5 --sample 512
 tune-sam search gcn --config results/gcn-few/train-260.yaml --name few-260 && tune-sam refit few-260 --seeds 5 && tune-sam report few-260
 tune-sam search gcn --config results/gcn-few/train-781.yaml --name few-781 && tune-sam refit few-781 --seeds 5 && tune-sam report few-781
-tune-sam search gcn --config results/gcn-noise/noise-0.2.yaml --name noise-0.2 && tune-sam refit noise-0.2 --seeds 5 --epochs 200 && tune-sam report noise-0.2
-tune-sam search gcn --config results/gcn-noise/noise-0.4.yaml --name noise-0.4 && tune-sam refit noise-0.4 --seeds 5 --epochs 200 && tune-sam report noise-0.4
+tune-sam search gcn --config results/gcn-noise/noise-0.2.yaml --name noise-0.2 && tune-sam refit noise-0.2 --seeds 5 && tune-sam report noise-0.2
+tune-sam search gcn --config results/gcn-noise/noise-0.4.yaml --name noise-0.4 && tune-sam refit noise-0.4 --seeds 5 && tune-sam report noise-0.4
 tune-sam search wideresnet --config results/images/study.yaml --name images-search && tune-sam best images-search --yaml > results/images/best.yaml && tune-sam refit wideresnet --config results/images/best.yaml --name images --epochs 20 --seeds 3 && tune-sam analyze images --sample 512 --grid 3 && tune-sam report images
 tune-sam refit gcn --config results/gcn-batch-size/matched.yaml --name batch-size-matched --seeds 5 --no-controls && tune-sam analyze batch-size-matched --sample 512 --grid 3 && tune-sam report batch-size-matched
 tune-sam search gcn --config results/gcn-batch-size/study.yaml --name batch-size && tune-sam refit batch-size --each-batch-size --epochs 96 --seeds 5 --no-controls && tune-sam analyze batch-size --sample 512 --grid 3 && tune-sam report batch-size

@@ -15,8 +15,9 @@ from tune_sam.groups import without_decay
 from tune_sam.optim import SAM
 from tune_sam.schedules import Schedule, cosine
 from tune_sam.space import Configuration
+from tune_sam.store import TensorStore
 from tune_sam.training import Trainer
-from tune_sam.workload import BaseOptimizer, Workload
+from tune_sam.workload import BaseOptimizer, Splits, Workload
 
 WORKLOAD = Regression()
 SETTING = WORKLOAD.settings["waves"]
@@ -174,6 +175,21 @@ def test_targets_that_are_ignored_do_not_count_in_losses():
     parts = [(tokens.loss(outputs[[row]], padded[[row]]), tokens.count(padded[[row]])) for row in range(3)]
     assert sum(count for _, count in parts) == tokens.count(padded) == 6
     assert float(whole) == pytest.approx(sum(float(loss) * count for loss, count in parts) / 6)
+
+
+@pytest.mark.parametrize("optimizer", ["base", "sam"])
+def test_a_piece_in_which_no_target_counts_changes_nothing(optimizer):
+    """Sequences of a batch one by one, of which every other one is all padding."""
+    targets = torch.where(torch.arange(48)[:, None] % 2 == 0, TAGS[:48], -100)
+    whole = Splits(TensorStore(TOKENS[:48], targets), TensorStore(TOKENS[:0], targets[:0]))
+
+    def trained(**setting):
+        configuration = Configuration(optimizer, 0.05 if optimizer != "base" else None, 0.05, 16, 0)
+        running = Trainer(Tags(), replace(Tags.settings["d"], **setting), configuration, whole, epochs=1, device=CPU)
+        assert not running.epoch().diverged
+        return weights(running)
+
+    assert torch.allclose(trained(), trained(microbatch=1), rtol=1e-4, atol=1e-6)
 
 
 class Halving(torch.optim.Optimizer):

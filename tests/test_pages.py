@@ -119,7 +119,8 @@ def small(words):
     if workload not in WORKLOADS or (name == "search" and "--config" not in rest):
         return added
     given = yaml.safe_load(Path(rest[rest.index("--config") + 1]).read_text()) if "--config" in rest else {}
-    Path("small.yaml").write_text(yaml.safe_dump({**given, "preset": None, **SMALL}))
+    kept = {name: value for name, value in given.items() if name not in ("preset", "batch_size")}  # of other data
+    Path("small.yaml").write_text(yaml.safe_dump({**kept, **SMALL}))
     one = [] if name == "refit" or given.get("sampler") == "grid" else ["--trials", "1"]
     no_gpu = ["--gpus-per-trial", "0"] if "--gpus-per-trial" in rest else []
     return ["--config", "small.yaml", *one, *no_gpu, *(added if name != "search" else [])]

@@ -36,6 +36,19 @@ def written(score: str) -> Written:
     return Written(1, "", 4, "+.3g", "")
 
 
+def decimal(value: float, least: int, size: float | None = None) -> str:
+    """Write a number with so many decimals, or more where fewer than two of its digits would be seen.
+
+    Args:
+        value: the number.
+        least: decimals.
+        size: of the number whose digits are to be seen; the value's own by default.
+    """
+    size = abs(value) if size is None else size
+    seen = 1 - math.floor(math.log10(size)) if size and math.isfinite(size) else least
+    return f"{value:.{max(least, seen)}f}"
+
+
 def standard_error(score: str, value: float, samples: int) -> float:
     """Give the standard error of a score of one training: binomial for an accuracy, after Agresti and Coull (1998).
 

@@ -1,6 +1,7 @@
 """Trainings that were made and tested without a study, as on a GPU that is lent to a machine without Ray; one file."""
 
 import json
+import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from torch import nn
 
 from tune_sam.config import TrialConfig
 from tune_sam.files import write_whole
-from tune_sam.metrics import Calibration, Classification, Merged, gathering
+from tune_sam.metrics import Calibration, Classification, Merged, finite, gathering
 from tune_sam.provenance import versions
 from tune_sam.space import Configuration
 from tune_sam.training import Trainer, device_name, evaluate, outputs
@@ -131,6 +132,9 @@ def tested(
         test: the test set.
         precision: that the network was trained with.
         device: to compute on.
+
+    Raises:
+        ValueError: the loss or a score is not finite.
     """
     metrics = gathering(workload.metrics(setting), device)
     if isinstance(metrics, Classification):
@@ -138,4 +142,6 @@ def tested(
     found = evaluate(
         lambda inputs: outputs(model, inputs, precision, device), workload, test.to(device), device, metrics
     )
-    return {"loss": found.loss, **found.scores}
+    if not math.isfinite(found.loss):
+        raise ValueError(f"the loss of the test split is {found.loss}, though that of the training split is finite")
+    return {"loss": found.loss, **finite(found.scores, "test")}

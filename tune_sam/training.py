@@ -255,6 +255,7 @@ class Trainer:
             [(self.workload.augment(inputs, self.setting), targets) for inputs, targets in pieces] for pieces in batch
         ]
         whole = len(parts) == len(parts[0]) == 1
+        parts = parts if whole else self._with_targets(parts)
         counted = 0 if whole else sum(self.workload.count(targets) for pieces in parts for _, targets in pieces)
         closures = [partial(self._passed, pieces, counted) for pieces in parts]
         if isinstance(self.optimizer, SharpnessAware):
@@ -268,6 +269,11 @@ class Trainer:
         if self.workload.schedule.each == "step":
             self.schedule.step()
         return losses[0] if whole else torch.stack(losses).sum()
+
+    def _with_targets(self, parts: list[list[Batch]]) -> list[list[Batch]]:
+        """Leave out the pieces in which no target counts, whose mean loss is of nothing; where none counts, none is."""
+        kept = [[piece for piece in pieces if self.workload.count(piece[1])] for pieces in parts]
+        return [pieces for pieces in kept if pieces] or parts
 
     def _passed(self, pieces: list[Batch], counted: float) -> Tensor:
         """Add a part's gradient of the batch's mean loss, and return its share of that loss.

@@ -49,6 +49,9 @@ def refit_of(found, seeds=5):
         choice=Choice(),
         command="tune-sam refit one",
         listed=",".join(map(str, range(seeds))),
+        stale=False,
+        lacks_controls=False,
+        controls=None,
     )
 
 
@@ -87,7 +90,7 @@ def test_a_shown_gain_is_a_yes_with_its_numbers(study):
     assert "at equal compute, against Adam × 2 epochs, +0.02 points (95 % interval" in answer.help.sentence
     assert answer.flatter.sign == "yes"
     assert "λ_max of SAM is 10 against 20 of Adam with the same learning rate" in answer.flatter.sentence
-    assert "batch size, 0.50 times as large" in answer.flatter.sentence
+    assert "batch size, over 5 seeds, 0.50 times as large" in answer.flatter.sentence
     assert "At equal training loss 0.50 times (95 % interval" in answer.flatter.sentence
 
 
@@ -168,6 +171,7 @@ def test_the_next_step_is_what_is_missing_first(enough):
         next_step(enough, None, Answers()),
         next_step(enough, refit_of(found, seeds=2), full),
         next_step(enough, refit_of(found), replace(full, by_rho=(), flatter=())),
+        next_step(enough, SimpleNamespace(**vars(refit_of(found)) | {"lacks_controls": True}), full),
         next_step(enough, refit_of(found), replace(full, flatter=())),
         next_step(enough, refit_of(found), replace(full, radii=(Radius("sam", 0.05, 0.05, 0.05, 6, "smallest"),))),
     ]
@@ -175,11 +179,54 @@ def test_the_next_step_is_what_is_missing_first(enough):
         "tune-sam refit one",
         "tune-sam refit one --seeds 5",
         "tune-sam refit one --seeds 0,1,2,3,4",
+        "tune-sam refit one --seeds 0,1,2,3,4",
         "tune-sam analyze one",
         "tune-sam search gcn --optimizer base --optimizer sam --epochs 2 --dataset digits --train-subset 256 "
         "--scheduler none --trials 3 --rho 0.005:0.05",
     ]
     assert next_step(enough, refit_of(found), full) is None
+
+
+def test_networks_that_are_not_measured_are_asked_for(enough):
+    found = table(*ROWS)
+    full = answered(found)
+    fewer = claims(found[found["seed"] < 3], [("b", "d")], ("lambda_max",))
+    step = next_step(enough, refit_of(found), replace(full, flatter=fewer))
+    assert (step.why, step.command) == ("Some networks of the refit are not measured yet", "tune-sam analyze one")
+
+
+def test_what_a_search_found_since_its_refit_is_said_and_trained_next(enough):
+    found = table(*ROWS)
+    stale = SimpleNamespace(**vars(refit_of(found)) | {"stale": True})
+    answer = short_answer(enough, stale, answered(found))
+    for line in (answer.help, answer.flatter):
+        assert "That is of earlier bests of the search: b, against " in line.sentence
+    assert answer.next_step.command == "tune-sam refit one --seeds 0,1,2,3,4"
+    assert "other bests since" in answer.next_step.why
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ((), "SAM, the best by validation, is not in the refit."),
+        (("by_rho",), "SAM, the best by validation, was not measured together with its matched control."),
+        (("by_rho", "trace"), "λ_max is not resolved with the sample that was measured."),
+    ],
+    ids=["not refitted", "not measured", "not resolved"],
+)
+def test_that_the_best_optimizer_is_missing_is_said(study, there, said):
+    full = answered(table(*ROWS))
+    others = {
+        name: tuple(replace(claim, optimizer="asam") for claim in getattr(full, name))
+        for name in ("help", "help_at_equal_compute", "by_rho", "flatter")
+    }
+    own = {
+        "by_rho": full.by_rho if "by_rho" in there else (),
+        "flatter": tuple(replace(claim, measure="trace") for claim in full.flatter if "trace" in there),
+    }
+    found = Answers(**{name: (*claims_of_it, *own.get(name, ())) for name, claims_of_it in others.items()})
+    answer = short_answer(study, refit_of(table(*ROWS)), found)
+    assert (answer.flatter if there else answer.help).sentence == said
 
 
 LARGEST = (Radius("asam-all", 0.1, 0.1, 0.1, 6, "largest"),)
@@ -235,3 +282,5 @@ def test_configurations_of_one_optimizer_are_told_apart_by_what_differs():
     assert names["d"] == "control of SAM, ρ = 0.05 and SAM, ρ = 0.1 and ASAM"
     large = ("e", "refit", "sam", 0.1, 0.03, 128, 0.8, 0.3, 10.0)
     assert row_names(table(*ROWS, large), NAMES)["e"] == "SAM, batch 128"
+    base = ("g", "refit", "base", None, 0.1, 64, 0.8, 0.3, 10.0)
+    assert row_names(table(ROWS[0], base), NAMES) == {"a": "Adam, lr = 0.01", "g": "Adam, lr = 0.1"}

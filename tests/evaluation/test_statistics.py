@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, holm
+from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, holm, with_interval
 
 VALUES, OTHERS = [0.81, 0.79, 0.83, 0.80, 0.82], [0.80, 0.80, 0.79, 0.78, 0.81]
 
@@ -54,6 +54,20 @@ def test_two_seeds_have_neither_an_interval_nor_a_verdict():
     difference = Difference.of([0.9, 0.91], [0.8, 0.8])
     assert [math.isnan(part) for part in (difference.mean.half, difference.p, difference.deviations)] == [True] * 3
     assert math.isnan(Mean.of([1.0, 2.0]).half)
+
+
+@pytest.mark.parametrize(
+    ("mean", "written"),
+    [
+        (Mean(0.8312, 0.0123, 5), "83.12 ± 1.23"),
+        (Mean(0.0031, math.nan, 2), "0.31"),
+        (Mean(0.000031, 0.0000004, 5), "0.003100 ± 0.000040"),
+        (Mean(0.0, 0.0, 3), "0.00 ± 0.00"),
+        (Mean(-0.00002, 0.005, 3), "-0.00 ± 0.50"),
+    ],
+)
+def test_two_digits_of_a_small_half_or_mean_are_seen(mean, written):
+    assert with_interval(mean, 100, 2) == written
 
 
 def test_p_values_of_a_family_are_corrected_by_holms_method():

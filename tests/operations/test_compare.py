@@ -11,6 +11,7 @@ from tune_sam.errors import Refused
 from tune_sam.evaluation.comparison import compared
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import holm
+from tune_sam.evaluation.summary import summarize
 
 SEEDS = [0, 1]
 
@@ -63,6 +64,23 @@ def test_refits_with_the_same_seeds_are_compared_in_pairs_as_one_family(home):
     assert [claim.difference.corrected for claim in found.claims] == pytest.approx(
         holm([claim.difference.p for claim in found.claims]), nan_ok=True
     )
+
+
+@pytest.mark.slow
+def test_of_each_batch_size_the_one_that_validation_chose_is_the_best(searched):
+    sizes = [16, 64]
+    study = tune_sam.search(
+        "gcn", name="sizes", home=searched, dataset="digits", train_subset=128, optimizers=["base"], trials=4, epochs=1,
+        batch_size=sizes, grid=False, scheduler="none", sampler="random", seed=4, executor=INLINE,
+    )  # fmt: skip
+    best = study.best("base")
+    assert best.config.batch_size == max(sizes), "for the table begins with the smallest"
+    tune_sam.refit("sizes", home=searched, seeds=2, each_batch_size=True, executor=INLINE)
+    row = tune_sam.compare(["one", "sizes"], home=searched).rows[-1]
+    assert (row.config.point, row.validation) == (best.config.point, best.metrics["val/accuracy"])
+    of_it = tested_refit(study).table().query("kind == 'refit' and batch_size == 64")
+    assert row.test.value == pytest.approx(of_it["test/accuracy"].mean())
+    assert summarize(study)["refit/base/test_accuracy"] == pytest.approx(row.test.value)
 
 
 @pytest.mark.slow

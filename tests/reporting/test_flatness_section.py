@@ -9,8 +9,12 @@ from tune_sam.evaluation.claims import Answers, claims, pairs
 from tune_sam.evaluation.selection import Choice
 from tune_sam.reporting.flatness import flatter_section
 
-STUDY = SimpleNamespace(name="one")
-REFIT = SimpleNamespace()
+STUDY = SimpleNamespace(
+    name="one",
+    settings=SimpleNamespace(optimizers=("base", "sam")),
+    workload=SimpleNamespace(base_optimizer=SimpleNamespace(label="Adam")),
+)
+REFIT = SimpleNamespace(command="tune-sam refit one", listed="0,1,2", controls=None, lacks_controls=True)
 
 
 def trainings(*rows):
@@ -58,5 +62,12 @@ def test_without_a_control_it_is_the_controls_that_are_missing():
 
     assert not by_rho
     assert flatter_section(STUDY, REFIT, found, None, {}).sentences == (
-        "No matched controls are trained; tune-sam refit one trains them.",
+        "No matched controls are trained. tune-sam refit one --seeds 0,1,2 trains them.",
     )
+
+
+def test_controls_of_which_none_is_complete_are_not_called_untrained():
+    _, found = trainings(BASE, ("b", "refit", "sam", 0.02))
+    diverged = SimpleNamespace(**vars(REFIT) | {"controls": STUDY, "lacks_controls": False})
+
+    assert flatter_section(STUDY, diverged, found, None, {}).sentences == ("No matched control is complete.",)

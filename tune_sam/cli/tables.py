@@ -14,7 +14,7 @@ from tune_sam.display import text_of
 from tune_sam.durations import clock
 from tune_sam.errors import masked
 from tune_sam.evaluation.statistics import with_interval
-from tune_sam.scores import of_loss, written
+from tune_sam.scores import decimal, of_loss, written
 from tune_sam.space import cells
 from tune_sam.study.logs import printable
 
@@ -75,7 +75,7 @@ def trial_table(found: "list[Trial]", settings: "StudySettings", title: str | No
 
 
 def _score(trial: "Trial", metric: str) -> str:
-    return f"{trial.metrics[metric]:.4f}" if metric in trial.metrics else "–"
+    return decimal(trial.metrics[metric], 4) if metric in trial.metrics else "–"
 
 
 def show_comparison(found: "Comparison", out: Console) -> None:

@@ -17,7 +17,7 @@ from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import FEWEST
-from tune_sam.scores import written
+from tune_sam.scores import decimal, written
 from tune_sam.settings import SEEDS
 from tune_sam.space import LogRange, Point, Space, Values, ends
 from tune_sam.study.records import Study
@@ -174,8 +174,8 @@ def _line(question: str, sign: Sign, sentence: str) -> Line:
 
 def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None) -> Line:
     claim = _headline(found.help, best)
-    if claim is None:
-        return _line("Help?", "not known", why_not_known(study, refit, "use"))
+    if claim is None or refit is None:
+        return _line("Help?", "not known", _not_refitted(study, found.help, best) or why_not_known(study, refit, "use"))
     dear = next((one for one in found.help_at_equal_compute if one.row == claim.row), None)
     how = written(study.settings.score)
     numbers = partial(_numbers, unit=how.factor, form=how.difference, of=how.points)
@@ -184,8 +184,20 @@ def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str,
         "Help?",
         _sign(claim, 1 if study.settings.score_direction == "maximize" else -1),
         f"{names[claim.row]} against {names[claim.to]} in test {study.settings.score} at equal epochs: "
-        f"{numbers(claim)}{at_equal_compute}.",
+        f"{numbers(claim)}{at_equal_compute}.{_of_earlier_bests(refit, claim)}",
     )
+
+
+def _not_refitted(study: Study, claims: Sequence[Claim], best: _Best | None) -> str:
+    """Say that others were compared, and not what the lines speak of; empty if none was."""
+    if not claims or best is None:
+        return ""
+    return f"{optimizer_names(study)[best.optimizer]}, the best by validation, is not in the refit."
+
+
+def _of_earlier_bests(refit: Refit, claim: Claim) -> str:
+    """Say which rows were compared where the search has others since; empty if it has not."""
+    return f" That is of earlier bests of the search: {claim.row}, against {claim.to}." if refit.stale else ""
 
 
 def _rho(refit: Refit | None, radii: Sequence[Radius], optimizers: Mapping[str, str], best: _Best | None) -> Line:
@@ -219,17 +231,22 @@ def _flatter(study: Study, refit: Refit | None, found: Answers, names: Mapping[s
     claims = [claim for claim in found.flatter if claim.measure == "lambda_max"]
     claim = _headline(claims, best)
     if claim is None or refit is None:
-        return _line("Flatter?", "not known", _why_not_flat(study, refit, found))
+        return _line("Flatter?", "not known", _why_not_flat(study, refit, found, best))
     same_loss = next((one for one in found.flatter_at_equal_loss if one.row == claim.row), None)
     at_equal_loss = f" {_at_equal_loss(same_loss)}" if same_loss else ""
-    base = optimizer_names(study)["base"]
+    base, times = optimizer_names(study)["base"], claim.values.value / claim.others.value
     return _line(
         "Flatter?",
         _sign(claim, -1),
         f"λ_max of {names[claim.row]} is {claim.values.value:.3g} against {claim.others.value:.3g} of {base} with the "
-        f"same learning rate and batch size, {claim.values.value / claim.others.value:.2f} times as large; difference "
-        f"{_numbers(claim, 1, '+.3g')}.{at_equal_loss}",
+        f"same learning rate and batch size, over {_seeds(claim)}, {decimal(times, 2)} times as large; difference "
+        f"{_numbers(claim, 1, '+.3g')}.{at_equal_loss}{_of_earlier_bests(refit, claim)}",
     )
+
+
+def _seeds(claim: Claim) -> str:
+    n = claim.difference.mean.n
+    return f"{n} seed{'s' * (n > 1)}"
 
 
 def _at_equal_loss(one: EqualLoss) -> str:
@@ -239,8 +256,8 @@ def _at_equal_loss(one: EqualLoss) -> str:
         return "At equal training loss nothing can be said: too few networks."
     verdict = "" if one.shown else ", not shown"
     return (
-        f"At equal training loss {one.factor:.2f} times (95 % interval {one.low:.2f} to {one.high:.2f}, "
-        f"{_p(one.corrected)}{verdict})."
+        f"At equal training loss {decimal(one.factor, 2)} times (95 % interval {decimal(one.low, 2)} to "
+        f"{decimal(one.high, 2)}, {_p(one.corrected)}{verdict})."
     )
 
 
@@ -249,7 +266,7 @@ def _numbers(claim: Claim, unit: float, form: str, of: str = "") -> str:
     difference, mean = claim.difference, claim.difference.mean
     written = format(unit * mean.value, form) + of
     if mean.n < FEWEST:
-        return f"{written} (of {mean.n} seed{'s' * (mean.n > 1)}, too few for an interval)"
+        return f"{written} (of {_seeds(claim)}, too few for an interval)"
     if math.isnan(mean.half):
         return f"{written} (the same with each seed, which shows nothing)"
     verdict = "shown" if difference.shown else "not shown"
@@ -269,7 +286,7 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
     if refit is None:
         return "Nothing is tested yet; the best of a search is chosen among many and looks better than it is."
     if question == "rho":
-        return "No matched controls are trained."
+        return "No matched control is complete." if refit.controls else "No matched controls are trained."
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
     if refit.choice.planned:
@@ -277,12 +294,19 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
     return f"{base} has no complete trial, so there is nothing to compare with."
 
 
-def _why_not_flat(study: Study, refit: Refit | None, found: Answers) -> str:
+def _why_not_flat(study: Study, refit: Refit | None, found: Answers, best: _Best | None) -> str:
     if refit is None and study.settings.optimizers != ("base",):
         return "It takes a refit with several seeds and matched controls, and an analysis of it."
     if not found.by_rho:
         return why_not_known(study, refit, "rho")
-    return "Not measured." if not found.flatter else "λ_max is not resolved with the sample that was measured."
+    if not found.flatter:
+        return "Not measured."
+    if best is None or best.optimizer in {claim.optimizer for claim in found.flatter}:
+        return "λ_max is not resolved with the sample that was measured."
+    name = optimizer_names(study)[best.optimizer]
+    if best.optimizer in {claim.optimizer for claim in found.by_rho}:
+        return f"{name}, the best by validation, was not measured together with its matched control."
+    return f"{name}, the best by validation, has no matched control in the refit."
 
 
 def next_step(study: Study, refit: Refit | None, found: Answers) -> NextStep | None:
@@ -324,15 +348,28 @@ def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep |
     """Ask for the refit, its seeds, its controls and its analysis, as far as they are missing."""
     if refit is None:
         return NextStep("Train the best again with several seeds, and test them", f"tune-sam refit {study.name}")
+    if refit.stale:
+        return NextStep("The search has other bests since this refit", f"{refit.command} --seeds {refit.listed}")
     if len(refit.seeds) < FEWEST:
         return NextStep(f"Fewer than {FEWEST} seeds give no verdict, so train more", f"{refit.command} --seeds {SEEDS}")
-    if not found.by_rho:
+    if refit.lacks_controls or not found.by_rho:
         return NextStep(
             "Train the matched controls, which differ in ρ alone", f"{refit.command} --seeds {refit.listed}"
         )
     if not found.flatter:
         return NextStep("Measure how flat the minima are", f"tune-sam analyze {study.name}")
+    if _unmeasured(found):
+        return NextStep("Some networks of the refit are not measured yet", f"tune-sam analyze {study.name}")
     return None
+
+
+def _unmeasured(found: Answers) -> bool:
+    """Whether some row and its control have fewer networks measured in any way than they have tested."""
+    measured: dict[tuple[str, str], int] = {}
+    for claim in found.flatter:
+        pair = claim.row, claim.to
+        measured[pair] = max(measured.get(pair, 0), claim.difference.mean.n)
+    return any(measured.get((claim.row, claim.to), 0) < claim.difference.mean.n for claim in found.by_rho)
 
 
 def _search_beyond(study: Study, radii: Sequence[Radius], names: Mapping[str, str]) -> NextStep | None:

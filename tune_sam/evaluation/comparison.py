@@ -17,8 +17,8 @@ from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.scores import written
-from tune_sam.space import Configuration
-from tune_sam.study.records import Study
+from tune_sam.space import IN_WORDS, Configuration
+from tune_sam.study.records import Study, Trial
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,6 +38,8 @@ TOLD = (
     "sampler",
     "scheduler",
     "from_study",
+    "precision",
+    "compile",
 )
 """The settings that a difference may come from as well as from the optimizer."""
 
@@ -49,9 +51,8 @@ class Row:
     Attributes:
         study, optimizer: whose.
         name: of the optimizer, as tables call it; where a refit has several of its configurations, which.
-        config: by validation the best of the search, or of a refit that has no search what it trained; None if none
-            is complete.
-        validation: its score on the validation split; None if it was not searched.
+        config: what was refitted, or without a refit by validation the best of the search; None if none is complete.
+        validation: its score on the validation split, of one training; None if it was not searched.
         test: the score of its refit on the test set, over the seeds; None if it is not refitted.
         gap: test minus training loss of the refit.
         lambda_max: of the refit's networks that were measured and in which it is resolved.
@@ -200,9 +201,21 @@ def _differing(studies: Sequence[Study], refits: Sequence[Refit | None]) -> Iter
         values = [getattr(study.settings, name) for study in studies]
         if len(set(values)) > 1:
             yield Differing(name.replace("_", " "), tuple(map(_written, values)), excludes=name in OTHER_DATA)
+    yield from _ranges(studies)
     epochs = [refit and refit.epochs for refit in refits]
     if len({one for one in epochs if one is not None}) > 1:
         yield Differing("epochs of the refit", tuple(map(_written, epochs)), excludes=False)
+
+
+def _ranges(studies: Sequence[Study]) -> Iterator[Differing]:
+    """Find what an optimizer that all studies have was searched in, where that is not the same."""
+    of_all = [study.settings.spaces for study in studies]
+    for optimizer in (name for name in of_all[0] if all(name in spaces for spaces in of_all)):
+        searched = [spaces[optimizer].domains for spaces in of_all]
+        for name in dict.fromkeys(name for domains in searched for name in domains):
+            values = [str(domains.get(name, "–")) for domains in searched]
+            if len(set(values)) > 1:
+                yield Differing(f"{IN_WORDS.get(name, name)} of {optimizer}", tuple(values), excludes=False)
 
 
 def _written(value: Any) -> str:
@@ -210,7 +223,7 @@ def _written(value: Any) -> str:
 
 
 def _rows(study: Study, refit: Refit | None, table: "DataFrame | None") -> Iterator[Row]:
-    """Give the best of each optimizer; of a refit whose points nothing chose, each of them."""
+    """Give the best of each optimizer; of a refit with several points of which nothing chose one, each of them."""
     settings = study.settings
     samples = settings.train_subset or study.workload.datasets[settings.dataset].train
     trials, optimizers = study.records(), optimizer_names(study)
@@ -223,28 +236,33 @@ def _rows(study: Study, refit: Refit | None, table: "DataFrame | None") -> Itera
             sum(study.gradients(trial, samples) for trial in own),
         )
         try:
-            best = study.best(optimizer)
+            complete = study.complete(optimizer)
         except NothingComplete:
-            best = None
+            complete = []
         found = [] if table is None else list(table[table["optimizer"] == optimizer].groupby("row", sort=False))
-        if refit and not refit.choice.planned:
-            found = found[:1]  # validation chose it
+        if refit and optimizer in refit.best_rows:
+            found = [(row, part) for row, part in found if row == refit.best_rows[optimizer]]
         for row, part in found or [("", None)]:
-            config = best.config if best else None
-            if refit and refit.choice.planned and part is not None:
-                config = refit.studies[0].trial(str(part["key"].iloc[0])).config
+            config = refit.studies[0].trial(str(part["key"].iloc[0])).config if refit and part is not None else None
+            trial = _searched(complete, config)
             yield Row(
                 study.name,
                 optimizer,
                 names.get(str(row), optimizers[optimizer]),
-                config,
-                best.metrics.get(f"val/{settings.score}") if best else None,
+                trial.config if trial else config,
+                trial.metrics.get(f"val/{settings.score}") if trial else None,
                 _mean(part, f"test/{settings.score}"),
                 _mean(part, "gap/loss"),
                 _mean(part, "lambda_max"),
                 *cost,
                 str(row),
             )
+
+
+def _searched(complete: Sequence[Trial], config: Configuration | None) -> Trial | None:
+    """Find the trial that a configuration was searched in; of none the best. None where there is no such trial."""
+    same = [trial for trial in complete if config is None or (trial.config and trial.config.point == config.point)]
+    return next(iter(same), None)
 
 
 def _mean(part: "DataFrame | None", column: str) -> Mean | None:
@@ -254,13 +272,16 @@ def _mean(part: "DataFrame | None", column: str) -> Mean | None:
 
 
 def _claims(score: str, rows: Sequence[Row], tables: "Sequence[DataFrame | None]") -> tuple[Claim, ...]:
-    """Compare each two studies: the same optimizer in both, or else with the base optimizer of the other one."""
+    """Compare each two studies: the same optimizer in both, or else with the base optimizer of the other one.
+
+    Of a grid, the same points of both are compared.
+    """
     from pandas import concat
 
-    refitted: dict[str, dict[str, Row]] = {}
+    refitted: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         if row.row:
-            refitted.setdefault(row.study, {}).setdefault(row.optimizer, row)
+            refitted.setdefault(row.study, {}).setdefault(row.optimizer, []).append(row)
     there = [table for table in tables if table is not None]
     if len(refitted) < 2:
         return ()
@@ -268,10 +289,17 @@ def _claims(score: str, rows: Sequence[Row], tables: "Sequence[DataFrame | None]
     pairs = [
         (label(own), label(to))
         for first, later in combinations(refitted.values(), 2)
-        for optimizer, own in later.items()
-        if (to := first.get(optimizer) or first.get("base"))
+        for optimizer, of_it in later.items()
+        for own in of_it
+        if (to := _counterpart(own, first.get(optimizer) or first.get("base", [])))
     ]
     return claims(of_all, pairs, (f"test/{score}",))
+
+
+def _counterpart(own: Row, others: Sequence[Row]) -> Row | None:
+    """Find what a row is compared with: the only one, or among several that of its point."""
+    same = [other for other in others if other.config and own.config and other.config.point == own.config.point]
+    return others[0] if len(others) == 1 else next(iter(same), None)
 
 
 def _labelled(table: "DataFrame", study: str) -> "DataFrame":
@@ -303,8 +331,8 @@ def _notes(studies: Sequence[Study], refits: Sequence[Refit | None], differing: 
             )
         elif refit.stale:
             yield (
-                f"The refit of study {study.name} is of an earlier best than the one shown, for it was searched on "
-                f"since; `{refit.command}` trains the new one."
+                f"The refit of study {study.name} is of an earlier best, for it was searched on since; "
+                f"`{refit.command}` trains the new one."
             )
     if excluding:
         return

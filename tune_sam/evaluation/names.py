@@ -55,7 +55,7 @@ def _ends(part: "DataFrame") -> list[str]:
     if len(part) == 1:
         return [""]
     for column, form in (("batch_size", ", batch {:.0f}"), ("rho", ", ρ = {:.3g}"), ("lr", ", lr = {:.3g}")):
-        ends = [form.format(value) for value in part[column]]
-        if len(set(ends)) == len(ends):
+        ends = [form.format(value) for value in part[column].dropna()]
+        if len(set(ends)) == len(part):
             return ends
     return [f" {number}" for number in range(1, len(part) + 1)]

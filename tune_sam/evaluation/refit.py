@@ -1,6 +1,8 @@
 """Refits: the best configurations of a study, trained again with several seeds, and tested once."""
 
-from collections.abc import Iterator, Sequence
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from tune_sam.cluster.sharing import Shared
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,13 +98,27 @@ class Refit:
         """The table, read once: what was tested does not change."""
         import pandas
 
-        digits = significant_digits(
-            [trial.config for study in self.studies for trial in study.records() if trial.config]
-        )
-        table = pandas.DataFrame([row for study in self.studies for row in self._rows(study, digits)])
+        table = pandas.DataFrame([row for study in self.studies for row in self._rows(study, self._digits)])
         if self.choice.each_batch_size:  # those that are compared stand together
             return table.sort_values(["epochs", "batch_size"], kind="stable", ignore_index=True)
         return table
+
+    @cached_property
+    def _digits(self) -> int:
+        """The significant digits with which rows are named."""
+        return significant_digits([trial.config for study in self.studies for trial in study.records() if trial.config])
+
+    @property
+    def best_rows(self) -> dict[str, str]:
+        """The row of each optimizer's best configuration by validation; without those of which nothing chose one.
+
+        Of a grid, whose points were given, an optimizer has one if it has one point alone.
+        """
+        return {
+            optimizer: row_name(Configuration.at(optimizer, points[0]), self._digits)
+            for optimizer, points in configurations(self.studies[0].settings).items()
+            if len(points) == 1 or not self.choice.planned
+        }
 
     def summary(self) -> dict[str, dict[str, Mean]]:
         """Average each numeric column of :meth:`table` over the seeds, with its interval, by `row`."""
@@ -154,6 +172,8 @@ class Refit:
     @property
     def stale(self) -> bool:
         """Whether the search was resumed since, so that the same choice would be other configurations now."""
+        if self.choice.planned:
+            return False  # what was given stays
         trained = self.studies[0].settings
         now = refit_settings(self.of, "refit", self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
         return configurations(now) != configurations(trained)
@@ -172,14 +192,35 @@ class Refit:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """How trainings ended whose seeds are left out, because not every row has them complete; by key."""
+        """How trainings ended whose seeds are left out, because not every row has them complete; by key.
+
+        A seed of a matched control is left out of the comparisons with that control alone.
+        """
         return {
-            trial.key: f"{trial.state} ({trial.reason})" if trial.reason else trial.state
+            trial.key: how
             for study in self.studies
             for trial in study.records()
-            if trial.config and trial.config.seed not in self.seeds
-            if trial.state != "complete" and (trial.state != "waiting" or trial.reason)
+            if trial.config and trial.key not in self.tests and (how := _how_ended(study, trial))
         }
+
+    @property
+    def controls(self) -> Study | None:
+        """The study of the matched controls; None if there is none, or nothing of it is tested or diverged."""
+        return next((study for study in self.studies if study.settings.kind == "control"), None)
+
+    @property
+    def lacks_controls(self) -> bool:
+        """Whether some row has no matched control of some seed, and none that diverged."""
+        points, study = control_points(configurations(self.studies[0].settings)), self.controls
+        if study is None:
+            return bool(points)
+        ended = [
+            trial
+            for trial in study.records()
+            if trial.config and trial.config.seed in self.seeds
+            if trial.key in self.tests or trial.state == "diverged"
+        ]
+        return len(ended) < len(points) * len(self.seeds)
 
     def _rows(self, study: Study, digits: int) -> Iterator[dict[str, Any]]:
         kind = study.settings.kind
@@ -259,20 +300,43 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     controls = _of_base(study, "control", control_points(points), epochs, alone)
     tests: dict[str, dict[str, float]] = {}
     made, seeds = [], seeds_in(latest.settings)
-    for child in (latest, *equal, *controls):
-        tested = {
-            trial.key: result_of(file_of_test(child, trial.optimizer, trial.number))
-            for trial in child.records()
-            if file_of_test(child, trial.optimizer, trial.number).exists()
-        }
+    for child in (latest, *equal):
+        tested = _tests_of(child)
         shared = _seeds_of_all(child, tested)
-        if child in controls and not seeds <= shared:
-            continue  # a refit does not lose seeds because its controls were left out or interrupted later
         if child is latest or seeds & shared:
             seeds &= shared
             made.append(child)
             tests |= tested
+    for child in controls:  # of which a refit loses no seed: each is compared with its own row, over the seeds it has
+        tested = _tests_of(child)
+        if tested or any(trial.state == "diverged" for trial in child.records()):
+            made.append(child)
+            tests |= tested
     return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
+
+
+def _tests_of(study: Study) -> dict[str, dict[str, float]]:
+    """Read what is tested of a study of a refit, by key, without results of earlier releases that are not finite."""
+    files = {trial.key: file_of_test(study, trial.optimizer, trial.number) for trial in study.records()}
+    found = {key: result_of(file) for key, file in files.items() if file.exists()}
+    return {key: test for key, test in found.items() if not _wrong(test)}
+
+
+def _how_ended(study: Study, trial: Trial) -> str:
+    """Say how a training ended that has no test result; empty if it has not ended, or waits for its test."""
+    if trial.state != "complete":
+        return "" if trial.state == "waiting" and not trial.reason else " ".join(_state(trial))
+    file = file_of_test(study, trial.optimizer, trial.number)
+    return f"tested, with {_wrong(result_of(file))}" if file.exists() else ""
+
+
+def _state(trial: Trial) -> list[str]:
+    return [trial.state, *([f"({trial.reason})"] if trial.reason else [])]
+
+
+def _wrong(test: Mapping[str, float]) -> str:
+    """Name a result that is not finite; empty if all are."""
+    return next((f"{name} {value}" for name, value in test.items() if not math.isfinite(value)), "")
 
 
 def _of_base(study: Study, kind: Kind, points: list[Point], epochs: int, alone: bool) -> list[Study]:
@@ -312,12 +376,8 @@ def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]
 
 def test_results(study: Study) -> dict[str, dict[str, float]]:
     """Read losses, accuracies and gaps on the test set of a refit's tested trainings, by their keys."""
-    found = {}
-    for trial in study.records():
-        file = file_of_test(study, trial.optimizer, trial.number)
-        if file.exists():
-            found[trial.key] = scores(study, trial, result_of(file))
-    return found
+    tested = _tests_of(study)
+    return {trial.key: scores(study, trial, tested[trial.key]) for trial in study.records() if trial.key in tested}
 
 
 def file_of_test(study: Study, optimizer: str, number: int) -> Path:
@@ -404,13 +464,24 @@ AGAIN = "the same command trains it again; or "
 def test_all(
     study: Study, seeds: tuple[int, ...], executor: Executor, listener: Listener
 ) -> dict[str, dict[str, float]]:
-    """Test each training, unless its results are kept from before."""
-    trials = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
-    for trial in trials:
-        if trial.value is None:
-            why = f" ({trial.reason})" if trial.reason else ""
+    """Test each training, unless its results are kept from before.
+
+    A matched control that diverged is left out with a warning.
+
+    Raises:
+        NothingComplete: another training did not end complete.
+        Refused: a test failed.
+    """
+    asked = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
+    trials = [trial for trial in asked if study.settings.kind != "control" or trial.state != "diverged"]
+    for trial in asked:
+        if trial not in trials:
+            log.warning(
+                "The matched control %s diverged, so its seed is left out of the comparisons with it.", trial.key
+            )
+        elif trial.value is None:
             raise NothingComplete(
-                f"the training {trial.key} is {trial.state}{why}, so there is no mean over all seeds; "
+                f"the training {trial.key} is {' '.join(_state(trial))}, so there is no mean over all seeds; "
                 f"{AGAIN if trial.state == 'failed' else ''}choose other seeds with --seeds."
             )
     parts = [
@@ -428,7 +499,13 @@ def test_all(
         )
     for what, reason in failed.items():
         raise Refused(f"{what} failed: {reason}")
-    return {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}
+    found = {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}
+    for key, test in found.items():
+        if wrong := _wrong(test):  # as an earlier release kept it
+            raise Refused(
+                f"the test of {key} has {wrong}, with which there is no mean; choose other seeds with --seeds."
+            )
+    return found
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from statistics import fmean, stdev, variance
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
+from tune_sam.scores import decimal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,6 +278,10 @@ def _order(values: "np.ndarray") -> "np.ndarray":
 
 
 def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
-    """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone."""
-    half = f" ± {unit * mean.half:.{decimals}f}" if math.isfinite(mean.half) else ""
-    return f"{unit * mean.value:.{decimals}f}{half}"
+    """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone.
+
+    Both have so many decimals, or more where fewer than two digits of the half, or of a mean alone, would be seen.
+    """
+    value, half = unit * mean.value, unit * mean.half
+    size = half if math.isfinite(half) and half else abs(value)
+    return decimal(value, decimals, size) + (f" ± {decimal(half, decimals, size)}" if math.isfinite(half) else "")

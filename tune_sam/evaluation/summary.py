@@ -4,7 +4,7 @@ Those of its best trials are read from the ledger, see :class:`tune_sam.tuning.d
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused, masked
@@ -37,7 +37,8 @@ def summarize(study: Study) -> dict[str, float]:
         study: a search.
 
     Returns:
-        Finite numbers by name. `refit/sam/test_accuracy` is the mean over the seeds of SAM's best configuration, and
+        Finite numbers by name; none of an optimizer of which a grid has several points, for nothing chose one.
+        `refit/sam/test_accuracy` is the mean over the seeds of SAM's best configuration, and
         `refit/sam/difference` that to the base optimizer's best, with `difference_low`, `difference_high`, and the
         corrected `difference_p`; the same under `equal_compute/` and, against the matched control, `control/`.
         `flatness/sam/lambda_max` is a mean, and `flatness/sam/lambda_max_difference` that to the control; the other
@@ -52,7 +53,9 @@ def summarize(study: Study) -> dict[str, float]:
     measured = measured_of(study, refit)
     networks = measured.table() if measured else None
     found = answers(study, refit, networks)
-    numbers = {**dict(_means(with_flatness(refit.table(), networks), tested(refit.score))), **dict(_differences(found))}
+    best = refit.best_rows
+    means = _means(with_flatness(refit.table(), networks), tested(refit.score), best)
+    numbers = {**dict(means), **dict(_differences(found, [*best.values()]))}
     return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
 
 
@@ -75,9 +78,11 @@ def log_summary(study: Study) -> str:
     return f"MLflow at {where} lacks results of study {study.name}, which its ledger keeps." if left else ""
 
 
-def _means(table: "DataFrame", tested: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """Average over the seeds: of the first configuration of each optimizer, and of the base optimizer's twice."""
-    rows = table[table["kind"] != "control"].drop_duplicates(["kind", "optimizer"])
+def _means(table: "DataFrame", tested: Sequence[str], best: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    """Average over the seeds: of the best configuration of each optimizer, and of the base optimizer's twice."""
+    of_best = (table["kind"] == "refit") & table["row"].isin([*best.values()])
+    at_equal_compute = (table["kind"] == "equal-compute") & ("base" in best)
+    rows = table[of_best | at_equal_compute].drop_duplicates(["kind", "optimizer"])
     for row, kind, optimizer in zip(rows["row"], rows["kind"], rows["optimizer"], strict=True):
         part = table[table["row"] == row]
         of_kind = str(kind).replace("-", "_")
@@ -89,23 +94,23 @@ def _means(table: "DataFrame", tested: Sequence[str]) -> Iterator[tuple[str, flo
                 yield f"flatness/{optimizer}/{name}", part[name].mean()
 
 
-def _differences(found: Answers) -> Iterator[tuple[str, float]]:
-    """Name the differences of each optimizer's first configuration."""
+def _differences(found: Answers, best: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """Name the differences of each optimizer's best configuration."""
     of_score = (
         ("refit", found.help),
         ("equal_compute", found.help_at_equal_compute),
         ("control", found.by_rho),
     )
     for group, claims in of_score:
-        for claim in _first(claims):
+        for claim in _first(claims, best):
             yield from _of_difference(f"{group}/{claim.optimizer}/difference", claim.difference)
-    for claim in _first([one for one in found.flatter if one.measure == FLATNESS[0]]):
+    for claim in _first([one for one in found.flatter if one.measure == FLATNESS[0]], best):
         yield from _of_difference(f"flatness/{claim.optimizer}/{claim.measure}_difference", claim.difference)
 
 
-def _first(claims: Sequence[Claim]) -> list[Claim]:
-    """Take the first claim of each optimizer and measure."""
-    return list({(claim.optimizer, claim.measure): claim for claim in reversed(claims)}.values())
+def _first(claims: Sequence[Claim], best: Sequence[str]) -> list[Claim]:
+    """Take the first claim of each optimizer's best row, which at equal compute may have several."""
+    return list({claim.optimizer: claim for claim in reversed(claims) if claim.row in best}.values())
 
 
 def _of_difference(name: str, difference: Difference) -> Iterator[tuple[str, float]]:

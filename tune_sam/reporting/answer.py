@@ -27,15 +27,15 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
     how = written(refit.score)
     unit = ", in percentage points" if how.factor == 100 else ""
     sentences = [
-        f"Paired differences in test {refit.score} over {len(refit.seeds)} seeds that all rows share{unit}. "
+        f"Paired differences in test {refit.score} over {len(refit.seeds)} seeds{unit}. "
         "The comparisons of one question are one family: p is corrected by Holm's method, and a difference is shown "
         "where it is below 0.05."
     ]
     if refit.left_out:
         which = "; ".join(f"{key} {how}" for key, how in refit.left_out.items())
         sentences.append(
-            "Seeds are left out where a training did not end complete, which may favour that training's optimizer: "
-            f"{which}."
+            "Seeds are left out where a training did not end complete, of a control from comparisons with it alone, "
+            f"which may favour that training's optimizer: {which}."
         )
     if (readings := sum(bool(test_results(other)) for other in refits_of(study, "refit"))) > 1:
         what = "accuracies are too high" if how.factor == 100 else "results are too good"

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tune_sam.evaluation.claims import Claim, EqualLoss
+from tune_sam.scores import decimal
 
-HEADER = ("", "against", "difference", "95 % interval", "corrected p", "in SDs of the seeds", "shown?")
+HEADER = ("", "against", "seeds", "difference", "95 % interval", "corrected p", "in SDs of the seeds", "shown?")
 
 
 def claim_rows(claims: Sequence[Claim], names: Mapping[str, str], unit: float, form: str) -> list[tuple[str, ...]]:
@@ -17,7 +18,10 @@ def claim_rows(claims: Sequence[Claim], names: Mapping[str, str], unit: float, f
         unit: factor of what is written; 100 for accuracies in points.
         form: of a difference, such as `+.2f`.
     """
-    return [(names[claim.row], names[claim.to], *_difference(claim, unit, form)) for claim in claims]
+    return [
+        (names[claim.row], names[claim.to], str(claim.difference.mean.n), *_difference(claim, unit, form))
+        for claim in claims
+    ]
 
 
 def _difference(claim: Claim, unit: float, form: str) -> tuple[str, ...]:
@@ -36,7 +40,7 @@ def _difference(claim: Claim, unit: float, form: str) -> tuple[str, ...]:
 
 def equal_loss_rows(found: Sequence[EqualLoss], names: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Write the cells of comparisons of λ_max at equal training loss, which are factors."""
-    return [(names[one.row], names[one.to], *_factor(one)) for one in found]
+    return [(names[one.row], names[one.to], "", *_factor(one)) for one in found]
 
 
 def _factor(one: EqualLoss) -> tuple[str, ...]:
@@ -45,8 +49,8 @@ def _factor(one: EqualLoss) -> tuple[str, ...]:
     if math.isnan(one.factor):
         return "", "", "", "", "no verdict"
     return (
-        f"× {one.factor:.2f}",
-        f"× {one.low:.2f} to {one.high:.2f}",
+        f"× {decimal(one.factor, 2)}",
+        f"× {decimal(one.low, 2)} to {decimal(one.high, 2)}",
         p_value(one.corrected),
         "",
         _verdict(one.shown, one.factor > 1),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_sam.evaluation.answer import why_not_known
 from tune_sam.evaluation.claims import Answers, claims, pairs, with_flatness
 from tune_sam.evaluation.measured import Measured, rests_on
 from tune_sam.evaluation.names import names_of, optimizer_names
@@ -45,7 +46,8 @@ def flatter_section(
     if refit is None:
         return Section(title, ("This cannot be said yet: it takes a refit with its matched controls.",))
     if not found.by_rho:  # a control is a study of its own, or a base optimizer's row
-        return Section(title, (f"No matched controls are trained; tune-sam refit {study.name} trains them.",))
+        way_out = f" {refit.command} --seeds {refit.listed} trains them." if refit.lacks_controls else ""
+        return Section(title, (f"{why_not_known(study, refit, 'rho')}{way_out}",))
     if measured is None or not found.flatter:
         return Section(title, (f"Not measured; tune-sam analyze {study.name} measures all seeds.",))
     compared: list[tuple[str, ...]] = []

@@ -148,7 +148,7 @@ def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
         {
             "differences": (claim_figures.differences, differences(found, names)),
             "seeds": (refit_figures.seeds, _if_varied(table, "row")),
-            "f1": (refit_figures.f1_by_class, _by_class(table)),
+            "f1": (refit_figures.f1_by_class, _by_class(table, refit.best_rows)),
         },
     )
 
@@ -190,10 +190,14 @@ def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
     )
 
 
-def _by_class(table: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate the F1 of each class that has a name, of the best configuration of each optimizer."""
-    refitted = table[table["kind"] == "refit"]
-    best = refitted[refitted["row"].isin(refitted.drop_duplicates("optimizer")["row"])]
+def _by_class(table: pd.DataFrame, rows: Mapping[str, str]) -> pd.DataFrame:
+    """Tabulate the F1 of each class that has a name, of the best configuration of each optimizer.
+
+    Args:
+        table: of a refit.
+        rows: the best, by optimizer.
+    """
+    best = table[(table["kind"] == "refit") & table["row"].isin([*rows.values()])]
     scores = [name for name in best if name.startswith("test/f1/")]
     long = best.melt(["label", "optimizer", "seed"], scores, var_name="class", value_name="f1").dropna(subset="f1")
     return long.assign(**{"class": long["class"].str.removeprefix("test/f1/")})

@@ -8,6 +8,7 @@ from tune_sam.evaluation.claims import Radius, chosen_radii
 from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
+from tune_sam.scores import decimal
 from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, Values, cells, ends, text_of_value
 from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES, StudySettings
@@ -129,6 +130,12 @@ def _tried(space: Space, alone: bool, more: Sequence[str]) -> tuple[str, ...]:
     return tuple(", ".join(text_of_value(value, 3) for value in one) for one in values)
 
 
+OF_OTHER_LOSSES = (
+    "The loss has the label smoothing in it, which was searched: losses, gaps and curvature of configurations that "
+    "differ in it are of different functions, and only scores and the negative log-likelihood can be compared."
+)
+
+
 def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section:
     """Tabulate the best trial of each optimizer, and name the values that lie at the edge of their range."""
     if not best:
@@ -138,13 +145,14 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
     radii = {radius.optimizer: radius for radius in chosen_radii(study, [trial.optimizer for trial in best])}
     for trial in best:
         assert trial.config
+        assert trial.value is not None  # it is complete
         config, space = trial.config, study.settings.spaces[trial.optimizer]
         rows.append(
             (
                 names[trial.optimizer],
                 str(trial.number),
                 *cells(config.point, (*PARAMETERS, *more)),
-                f"{trial.value:.4f}",
+                decimal(trial.value, 4),
                 f"{trial.seconds:.0f}",
             )
         )
@@ -167,6 +175,7 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
         (
             "Judged on the validation split, one training each: a search shows where to look, not which "
             "optimizer is better.",
+            *([OF_OTHER_LOSSES] if study.settings.searches("label_smoothing") else []),
             *(edges or ["Every best value lies inside its range, and every best ρ between others that were tried."]),
         ),
         (
@@ -196,7 +205,7 @@ def _fronts(study: Study) -> tuple[Table, ...]:
             names[trial.optimizer],
             str(trial.number),
             *cells(config.point, (*PARAMETERS, *study.settings.more)),
-            *(f"{trial.metrics[name]:.4f}" for name in study.settings.directions),
+            *(decimal(trial.metrics[name], 4) for name in study.settings.directions),
         )
         for trial in study.pareto()
         if (config := trial.config)

@@ -9,7 +9,7 @@ from tune_sam.config import TrainingSettings, TrialConfig
 from tune_sam.durations import OFF
 from tune_sam.optimizers import gradients_of, is_optimizer
 from tune_sam.settings import LIMITS, STALL_TIMEOUT, Budget, Logger
-from tune_sam.space import Configuration, Space
+from tune_sam.space import Choice, Configuration, Space
 from tune_sam.study.reading import check_fields
 from tune_sam.workload import DataSet
 
@@ -217,6 +217,11 @@ class StudySettings(TrainingSettings):
     def more(self) -> list[str]:
         """The names of the further hyperparameters that some optimizer has, sorted."""
         return sorted({name for space in self.spaces.values() for name in space.more})
+
+    def searches(self, name: str) -> bool:
+        """Whether a further hyperparameter has several values for some optimizer."""
+        domains = [space.more[name] for space in self.spaces.values() if name in space.more]
+        return any(not isinstance(domain, Choice) or len(domain.values) > 1 for domain in domains)
 
     def described(self) -> dict[str, Any]:
         """Give the settings that are one value and can neither grow nor change, for tags and a description."""

@@ -165,7 +165,13 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
         "gradients": {optimizer: find_optimizer(optimizer).gradients for optimizer in chosen.optimizers},
         **_judged(chosen, workload),
     }
-    return StudySettings(**given | resolved)
+    settings = StudySettings(**given | resolved)
+    if settings.objective == "val/loss" and settings.searches("label_smoothing"):
+        raise Refused(
+            "--objective val/loss is another function for each label_smoothing, which is searched; judge by "
+            f"val/{settings.score}, or give one value, as in --param label_smoothing=0."
+        )
+    return settings
 
 
 def _judged(chosen: SearchOptions, workload: Workload) -> dict[str, Any]:

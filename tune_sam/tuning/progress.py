@@ -18,7 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from tune_sam.durations import OFF, clock
-from tune_sam.scores import SPLITS
+from tune_sam.scores import SPLITS, decimal
 from tune_sam.study.records import Study
 from tune_sam.study.spent import Spent, noted_seconds
 from tune_sam.tuning.listener import SearchListener, Silent
@@ -191,7 +191,7 @@ class Progress(SearchListener):
         value = outcome.metrics.get(self._judged_by)
         row.end(number, outcome.state, value if outcome.state == "complete" else None, outcome.epochs)
         if not self._live:
-            reached = "" if value is None else f"{self._judged_in_words()} {value:.4f}, {outcome.epochs} epochs"
+            reached = "" if value is None else f"{self._judged_in_words()} {decimal(value, 4)}, {outcome.epochs} epochs"
             what = reached or outcome.reason
             self._say(f"{optimizer:8} {row.ended.total():>3}/{self._trials[optimizer]}  {outcome.state:9} {what}")
 
@@ -254,7 +254,7 @@ class Progress(SearchListener):
         for column in ("optimizer", "trials", "", "running", best_of, "others"):
             table.add_column(column, no_wrap=column not in ("running", "others"))
         for optimizer, row in list(self._rows.items()):
-            best = f"{row.best[0]:.4f}  (trial {row.best[1]})" if row.best else "-"
+            best = f"{decimal(row.best[0], 4)}  (trial {row.best[1]})" if row.best else "-"
             others = [f"{row.ended[state]} {state}" for state in ("pruned", "diverged", "failed") if row.ended[state]]
             table.add_row(
                 optimizer,

@@ -1,0 +1,102 @@
+"""A refit of a grid with several values of ρ, one of whose matched controls diverges."""
+
+import pytest
+from studies import INLINE
+
+import tune_sam
+from tune_sam.evaluation.answer import answer_of_refit, next_step
+from tune_sam.evaluation.claims import answers
+from tune_sam.evaluation.names import names_of
+from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.summary import summarize
+from tune_sam.operations.refit import refit_grid
+from tune_sam.reporting.answer import answer_section
+from tune_sam.study.records import open_study
+from tune_sam.training import Trainer
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures", "coarse_measures")]
+
+SEEDS = (0, 1, 2, 3)
+GRID = """dataset: digits
+optimizers: [base, sam]
+sampler: grid
+epochs: 1
+train_subset: 128
+ranges:
+  base: {lr: 0.01, batch_size: 64}
+  sam: {rho: "0.05,0.5", lr: 0.003, batch_size: 64}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with the grid `two`, whose control with seed 1 diverged, and `other`, in which ρ is another."""
+    home, finite = tmp_path_factory.mktemp("grid") / "home", Trainer._finite
+
+    def but_one(self, losses):
+        one = self.configuration
+        return (one.optimizer, one.lr, one.seed) != ("base", 0.003, 1) and finite(self, losses)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_finite", but_one)
+        for name, grid in (("two", GRID), ("other", GRID.replace("0.05,0.5", "0.5,1"))):
+            file = home.parent / f"{name}.yaml"
+            file.write_text(grid)
+            refit_grid("gcn", config=file, name=name, home=home, seeds=SEEDS, executor=INLINE)
+    return home
+
+
+@pytest.fixture
+def refit(home):
+    return tested_refit(open_study("two", home))
+
+
+def test_a_control_that_diverges_is_named_and_takes_its_own_seed_away_alone(refit):
+    found = answers(refit.of, refit)
+    assert refit.seeds == SEEDS
+    assert [claim.difference.mean.n for claim in found.help_at_equal_compute] == [4, 4]
+    assert [claim.difference.mean.n for claim in found.by_rho] == [3, 3]
+    (how,) = refit.left_out.items()
+    assert how[0] == "two.controls/base/1"
+    assert how[1].startswith("diverged (")
+    section = answer_section(refit.of, refit, found, names_of(refit))
+    assert any("two.controls/base/1 diverged" in sentence for sentence in section.sentences)
+    assert not any("No matched controls" in str(row) for row in section.tables[0].rows)
+    assert not refit.lacks_controls
+    assert next_step(refit.of, refit, found).command == "tune-sam analyze two"
+
+
+def test_controls_of_more_seeds_are_asked_for_where_only_the_rows_have_them(home, tmp_path):
+    file = home.parent / "two.yaml"
+    options = {"config": file, "name": "two", "home": tmp_path / "home", "executor": INLINE}
+    refit_grid("gcn", seeds=3, **options)
+    more = refit_grid("gcn", seeds=4, controls=False, **options)
+    refit = tested_refit(more.of)
+    assert len(refit.seeds) == 4
+    assert [claim.difference.mean.n for claim in answers(refit.of, refit).by_rho] == [3, 3]
+    assert refit.lacks_controls
+    step = answer_of_refit(refit).next_step
+    assert step.command == "tune-sam refit gcn --config study.yaml --name two --seeds 10000,10001,10002,10003"
+
+
+def test_nothing_calls_one_of_several_points_the_best(refit):
+    assert list(refit.best_rows) == ["base"]
+    numbers = summarize(refit.of)
+    assert "refit/base/test_accuracy" in numbers
+    assert not [name for name in numbers if "/sam/" in name]
+
+
+def test_the_points_of_two_grids_are_compared_where_they_are_the_same(home):
+    found = tune_sam.compare(["two", "other"], home=home)
+    assert [(row.study, row.config.rho, row.validation) for row in found.rows if row.optimizer == "sam"] == [
+        ("two", 0.05, None),
+        ("two", 0.5, None),
+        ("other", 0.5, None),
+        ("other", 1.0, None),
+    ]
+    assert [(claim.row, claim.to) for claim in found.claims] == [
+        ("other: base lr=0.01 batch=64", "two: base lr=0.01 batch=64"),
+        ("other: sam ρ=0.5 lr=0.003 batch=64", "two: sam ρ=0.5 lr=0.003 batch=64"),
+    ]
+    assert {claim.difference.mean.value for claim in found.claims} == {0.0}, "the same seeds train the same"
+    assert ("ρ of sam", ("0.05:0.5", "0.5:1")) in [(one.name, one.values) for one in found.differing]
