@@ -29,13 +29,13 @@ def row(values, others=BASE):
 def test_a_row_says_which_way_a_difference_is_shown(added, verdict):
     cells = row([one + more for one, more in zip(BASE, added, strict=True)])
 
-    assert cells[:2] == ("SAM", "Adam")
-    assert cells[2] == f"{sum(added) / 5:+.0f}"
+    assert cells[:3] == ("SAM", "Adam", "5")
+    assert cells[3] == f"{sum(added) / 5:+.0f}"
     assert cells[-1] == verdict
 
 
 def test_of_too_few_seeds_there_is_a_difference_and_no_verdict():
-    assert row([100.0, 100.0], BASE[:2]) == ("SAM", "Adam", "-105", "", "", "", "no verdict")
+    assert row([100.0, 100.0], BASE[:2]) == ("SAM", "Adam", "2", "-105", "", "", "", "no verdict")
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_the_table_holds_the_means_of_the_refit(full, study):
         assert f"{loss.value:.4f}" in row, "of two seeds, which have no interval"
     for claim in answers(study, found).help + answers(study, found).by_rho:
         difference = f"{100 * claim.difference.mean.value:+.2f}"
-        assert [names[claim.row], names[claim.to], difference, "", "", "", "no verdict"] in rows
+        assert [names[claim.row], names[claim.to], "2", difference, "", "", "", "no verdict"] in rows
 
 
 def test_configurations_costs_and_runs_are_tabulated_by_name(full, study):
