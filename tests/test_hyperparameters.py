@@ -257,8 +257,11 @@ def home(tmp_path_factory, blank_figures):
 
 
 def test_a_search_over_the_loss_itself_is_not_judged_by_it(tmp_path):
-    with pytest.raises(Refused, match=r"another function for each label_smoothing, which is searched; judge by val/"):
-        search(tmp_path / "home", objective="val/loss")
+    for objective in ("val/loss", "two"):
+        with pytest.raises(
+            Refused, match=r"another function for each label_smoothing, which is searched; judge by val/"
+        ):
+            search(tmp_path / "home", objective=objective)
     found = search(tmp_path / "home", objective="val/loss", params={**PARAMS, "label_smoothing": "0"}, trials=1)
     assert found.settings.objective == "val/loss"
 

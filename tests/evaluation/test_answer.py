@@ -50,6 +50,8 @@ def refit_of(found, seeds=5):
         command="tune-sam refit one",
         listed=",".join(map(str, range(seeds))),
         stale=False,
+        earlier=[],
+        best_rows={"base": "a", "sam": "b"},
         lacks_controls=False,
         controls=None,
     )
@@ -170,7 +172,6 @@ def test_the_next_step_is_what_is_missing_first(enough):
     steps = [
         next_step(enough, None, Answers()),
         next_step(enough, refit_of(found, seeds=2), full),
-        next_step(enough, refit_of(found), replace(full, by_rho=(), flatter=())),
         next_step(enough, SimpleNamespace(**vars(refit_of(found)) | {"lacks_controls": True}), full),
         next_step(enough, refit_of(found), replace(full, flatter=())),
         next_step(enough, refit_of(found), replace(full, radii=(Radius("sam", 0.05, 0.05, 0.05, 6, "smallest"),))),
@@ -179,12 +180,14 @@ def test_the_next_step_is_what_is_missing_first(enough):
         "tune-sam refit one",
         "tune-sam refit one --seeds 5",
         "tune-sam refit one --seeds 0,1,2,3,4",
-        "tune-sam refit one --seeds 0,1,2,3,4",
         "tune-sam analyze one",
         "tune-sam search gcn --optimizer base --optimizer sam --epochs 2 --dataset digits --train-subset 256 "
         "--scheduler none --trials 3 --rho 0.005:0.05",
     ]
     assert next_step(enough, refit_of(found), full) is None
+    assert next_step(enough, refit_of(found), replace(full, by_rho=(), flatter=())) is None, (
+        "no control can be complete"
+    )
 
 
 def test_networks_that_are_not_measured_are_asked_for(enough):
@@ -197,27 +200,28 @@ def test_networks_that_are_not_measured_are_asked_for(enough):
 
 def test_what_a_search_found_since_its_refit_is_said_and_trained_next(enough):
     found = table(*ROWS)
-    stale = SimpleNamespace(**vars(refit_of(found)) | {"stale": True})
+    stale = SimpleNamespace(**vars(refit_of(found)) | {"stale": True, "earlier": ["b", "a"]})
     answer = short_answer(enough, stale, answered(found))
-    for line in (answer.help, answer.flatter):
-        assert "That is of earlier bests of the search: b, against " in line.sentence
+    assert answer.help.sentence.endswith(". The search has another best by now than b and a.")
+    assert answer.flatter.sentence.endswith(". The search has another best by now than b.")
     assert answer.next_step.command == "tune-sam refit one --seeds 0,1,2,3,4"
     assert "other bests since" in answer.next_step.why
 
 
 @pytest.mark.parametrize(
-    ("there", "said"),
+    ("there", "row", "said"),
     [
-        ((), "SAM, the best by validation, is not in the refit."),
-        (("by_rho",), "SAM, the best by validation, was not measured together with its matched control."),
-        (("by_rho", "trace"), "λ_max is not resolved with the sample that was measured."),
+        ((), "", "SAM, the best by validation, is not in the refit."),
+        ((), "b", "SAM, the best by validation, has no matched control that is complete."),
+        (("by_rho",), "b", "SAM, the best by validation, was not measured together with its matched control."),
+        (("by_rho", "trace"), "b", "λ_max is not resolved with the sample that was measured."),
     ],
-    ids=["not refitted", "not measured", "not resolved"],
+    ids=["not refitted", "no control", "not measured", "not resolved"],
 )
-def test_that_the_best_optimizer_is_missing_is_said(study, there, said):
+def test_that_the_best_row_is_missing_is_said(study, there, row, said):
     full = answered(table(*ROWS))
     others = {
-        name: tuple(replace(claim, optimizer="asam") for claim in getattr(full, name))
+        name: tuple(replace(claim, row="other", optimizer="asam") for claim in getattr(full, name))
         for name in ("help", "help_at_equal_compute", "by_rho", "flatter")
     }
     own = {
@@ -225,8 +229,11 @@ def test_that_the_best_optimizer_is_missing_is_said(study, there, said):
         "flatter": tuple(replace(claim, measure="trace") for claim in full.flatter if "trace" in there),
     }
     found = Answers(**{name: (*claims_of_it, *own.get(name, ())) for name, claims_of_it in others.items()})
-    answer = short_answer(study, refit_of(table(*ROWS)), found)
-    assert (answer.flatter if there else answer.help).sentence == said
+    refit = SimpleNamespace(**vars(refit_of(table(*ROWS))) | {"best_rows": {"sam": row}})
+    refit.table = lambda: table(*ROWS).replace("sam", "sam" if row else "asam")
+    answer = short_answer(study, refit, found)
+    assert answer.flatter.sentence == said
+    assert (answer.help.sentence == said) == (not row)
 
 
 LARGEST = (Radius("asam-all", 0.1, 0.1, 0.1, 6, "largest"),)

@@ -61,6 +61,7 @@ def test_a_control_that_diverges_is_named_and_takes_its_own_seed_away_alone(refi
     assert how[1].startswith("diverged (")
     section = answer_section(refit.of, refit, found, names_of(refit))
     assert any("two.controls/base/1 diverged" in sentence for sentence in section.sentences)
+    assert names_of(refit)["base lr=0.003 batch=64 control"].endswith(" (3 of 4 seeds)")
     assert not any("No matched controls" in str(row) for row in section.tables[0].rows)
     assert not refit.lacks_controls
     assert next_step(refit.of, refit, found).command == "tune-sam analyze two"
@@ -99,4 +100,4 @@ def test_the_points_of_two_grids_are_compared_where_they_are_the_same(home):
         ("other: sam ρ=0.5 lr=0.003 batch=64", "two: sam ρ=0.5 lr=0.003 batch=64"),
     ]
     assert {claim.difference.mean.value for claim in found.claims} == {0.0}, "the same seeds train the same"
-    assert ("ρ of sam", ("0.05:0.5", "0.5:1")) in [(one.name, one.values) for one in found.differing]
+    assert ("ρ of sam", ("0.05, 0.5", "0.5, 1")) in [(one.name, one.values) for one in found.differing]

@@ -70,4 +70,6 @@ def test_controls_of_which_none_is_complete_are_not_called_untrained():
     _, found = trainings(BASE, ("b", "refit", "sam", 0.02))
     diverged = SimpleNamespace(**vars(REFIT) | {"controls": STUDY, "lacks_controls": False})
 
-    assert flatter_section(STUDY, diverged, found, None, {}).sentences == ("No matched control is complete.",)
+    assert flatter_section(STUDY, diverged, found, None, {}).sentences == (
+        "No matched control of these seeds is complete.",
+    )

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,6 @@ from tune_sam.evaluation.refit import test_results, tested_refit
 from tune_sam.home import Place
 from tune_sam.provenance import versions
 from tune_sam.settings import GRID, SAMPLE
-from tune_sam.space import Configuration
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, Trial, best_of_each, open_study
 from tune_sam.tuning.delivery import adopt_epochs, deliver
@@ -240,33 +238,34 @@ def _chosen(study: Study, controls: Sequence[Study], extent: Extent) -> tuple[Tr
     """Choose the trials that are measured.
 
     Of a search those are the best `top` of each optimizer, by default one. Of a refit they are the first `top` seeds of
-    each configuration, by default all, and those of its controls unless only other optimizers are asked for.
+    each configuration, by default all, and the same of its controls unless only other optimizers are asked for.
     """
     found: list[Trial] = []
     tested = {} if study.settings.kind == "search" else test_results(study)
+    seeds = sorted({trial.config.seed for trial in study.records() if trial.config and trial.key in tested})[
+        : extent.top
+    ]
     for optimizer in extent.optimizers or study.settings.optimizers:
         if tested:
-            found += _of_seeds(study, optimizer, tested, extent.top)
+            found += _of_seeds(study, optimizer, tested, seeds)
         else:
             with suppress(NothingComplete):  # of one optimizer
                 found += study.complete(optimizer)[: None if extent.every else extent.top or 1]
     for control in controls if "base" in (extent.optimizers or ("base",)) else ():
-        found += _of_seeds(control, "base", test_results(control), extent.top)
+        found += _of_seeds(control, "base", test_results(control), seeds)
     if not found:
         which = f"complete trial of {' or '.join(extent.optimizers)}" if extent.optimizers else "complete trial"
         raise NothingComplete(f"study {study.name} has no {which} yet; run `tune-sam resume {study.name}`.")
     return tuple(found)
 
 
-def _of_seeds(study: Study, optimizer: str, tested: Mapping[str, Any], top: int | None) -> list[Trial]:
-    """Choose the first `top` seeds of each of an optimizer's configurations that are tested; all for None."""
-    seeds: Counter[Configuration] = Counter()
-    found = []
-    for trial in study.records(optimizer):
-        if trial.config and trial.key in tested:
-            seeds[point := replace(trial.config, seed=0)] += 1
-            found += [trial] * (top is None or seeds[point] <= top)
-    return found
+def _of_seeds(study: Study, optimizer: str, tested: Mapping[str, Any], seeds: Sequence[int]) -> list[Trial]:
+    """Choose an optimizer's tested trainings with some seeds."""
+    return [
+        trial
+        for trial in study.records(optimizer)
+        if trial.config and trial.key in tested and trial.config.seed in seeds
+    ]
 
 
 def _tasks(plan: Plan) -> list[Task]:

@@ -125,7 +125,12 @@ def short_answer(study: Study, refit: Refit | None, found: Answers) -> Answer:
 
 @dataclass(frozen=True)
 class _Best:
-    """What validation chose among the optimizers that have a ρ; the row is empty if it was not refitted."""
+    """What validation chose among the optimizers that have a ρ.
+
+    Attributes:
+        optimizer: whose best trial is the best.
+        row: of its refit; that of an earlier best where the search has another since, empty if it was not refitted.
+    """
 
     optimizer: str
     row: str
@@ -143,7 +148,7 @@ def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
         same = (table["kind"] == "refit") & (table["optimizer"] == trial.optimizer)
         for name, value in trial.config.point.items():
             same &= table[name] == value if name in table else False  # another's further hyperparameter
-        row = next(iter(table[same]["row"]), "")
+        row = next(iter(table[same]["row"]), "") or refit.best_rows.get(trial.optimizer, "")
     return _Best(trial.optimizer, str(row))
 
 
@@ -151,8 +156,7 @@ def _headline(claims: Sequence[Claim], best: _Best | None) -> Claim | None:
     """Choose the comparison that the lines speak of."""
     if best is None:
         return min(claims, key=_clarity, default=None)
-    of_it = [claim for claim in claims if claim.optimizer == best.optimizer]
-    return next((claim for claim in of_it if claim.row == best.row), of_it[0] if of_it else None)
+    return next((claim for claim in claims if claim.row == best.row), None)
 
 
 def _clarity(claim: Claim) -> float:
@@ -175,7 +179,9 @@ def _line(question: str, sign: Sign, sentence: str) -> Line:
 def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None) -> Line:
     claim = _headline(found.help, best)
     if claim is None or refit is None:
-        return _line("Help?", "not known", _not_refitted(study, found.help, best) or why_not_known(study, refit, "use"))
+        return _line(
+            "Help?", "not known", _not_compared(study, refit, found, best) or why_not_known(study, refit, "use")
+        )
     dear = next((one for one in found.help_at_equal_compute if one.row == claim.row), None)
     how = written(study.settings.score)
     numbers = partial(_numbers, unit=how.factor, form=how.difference, of=how.points)
@@ -184,20 +190,28 @@ def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str,
         "Help?",
         _sign(claim, 1 if study.settings.score_direction == "maximize" else -1),
         f"{names[claim.row]} against {names[claim.to]} in test {study.settings.score} at equal epochs: "
-        f"{numbers(claim)}{at_equal_compute}.{_of_earlier_bests(refit, claim)}",
+        f"{numbers(claim)}{at_equal_compute}.{_since(refit, claim.row, claim.to)}",
     )
 
 
-def _not_refitted(study: Study, claims: Sequence[Claim], best: _Best | None) -> str:
-    """Say that others were compared, and not what the lines speak of; empty if none was."""
-    if not claims or best is None:
+def _not_compared(study: Study, refit: Refit | None, found: Answers, best: _Best | None) -> str:
+    """Say why what the lines speak of has nothing to be compared with, where others have; empty otherwise."""
+    if refit is None or best is None:
         return ""
-    return f"{optimizer_names(study)[best.optimizer]}, the best by validation, is not in the refit."
+    names = optimizer_names(study)
+    if best.row and refit.choice.each_batch_size and "base" in refit.studies[0].settings.optimizers:
+        return (
+            f"{names['base']} was not refitted with the batch size of {names[best.optimizer]}, the best by validation."
+        )
+    return (
+        f"{names[best.optimizer]}, the best by validation, is not in the refit." if found.help and not best.row else ""
+    )
 
 
-def _of_earlier_bests(refit: Refit, claim: Claim) -> str:
-    """Say which rows were compared where the search has others since; empty if it has not."""
-    return f" That is of earlier bests of the search: {claim.row}, against {claim.to}." if refit.stale else ""
+def _since(refit: Refit, *rows: str) -> str:
+    """Say which of some rows is not what the search has as best by now; empty if all are."""
+    earlier = [row for row in rows if row in refit.earlier]
+    return f" The search has another best by now than {' and '.join(earlier)}." if earlier else ""
 
 
 def _rho(refit: Refit | None, radii: Sequence[Radius], optimizers: Mapping[str, str], best: _Best | None) -> Line:
@@ -240,7 +254,7 @@ def _flatter(study: Study, refit: Refit | None, found: Answers, names: Mapping[s
         _sign(claim, -1),
         f"λ_max of {names[claim.row]} is {claim.values.value:.3g} against {claim.others.value:.3g} of {base} with the "
         f"same learning rate and batch size, over {_seeds(claim)}, {decimal(times, 2)} times as large; difference "
-        f"{_numbers(claim, 1, '+.3g')}.{at_equal_loss}{_of_earlier_bests(refit, claim)}",
+        f"{_numbers(claim, 1, '+.3g')}.{at_equal_loss}{_since(refit, claim.row)}",
     )
 
 
@@ -286,7 +300,9 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
     if refit is None:
         return "Nothing is tested yet; the best of a search is chosen among many and looks better than it is."
     if question == "rho":
-        return "No matched control is complete." if refit.controls else "No matched controls are trained."
+        return (
+            "No matched control of these seeds is complete." if refit.controls else "No matched controls are trained."
+        )
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
     if refit.choice.planned:
@@ -301,12 +317,14 @@ def _why_not_flat(study: Study, refit: Refit | None, found: Answers, best: _Best
         return why_not_known(study, refit, "rho")
     if not found.flatter:
         return "Not measured."
-    if best is None or best.optimizer in {claim.optimizer for claim in found.flatter}:
+    if best is None or best.row in {claim.row for claim in found.flatter}:
         return "λ_max is not resolved with the sample that was measured."
     name = optimizer_names(study)[best.optimizer]
-    if best.optimizer in {claim.optimizer for claim in found.by_rho}:
+    if not best.row:
+        return f"{name}, the best by validation, is not in the refit."
+    if best.row in {claim.row for claim in found.by_rho}:
         return f"{name}, the best by validation, was not measured together with its matched control."
-    return f"{name}, the best by validation, has no matched control in the refit."
+    return f"{name}, the best by validation, has no matched control that is complete."
 
 
 def next_step(study: Study, refit: Refit | None, found: Answers) -> NextStep | None:
@@ -352,11 +370,11 @@ def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep |
         return NextStep("The search has other bests since this refit", f"{refit.command} --seeds {refit.listed}")
     if len(refit.seeds) < FEWEST:
         return NextStep(f"Fewer than {FEWEST} seeds give no verdict, so train more", f"{refit.command} --seeds {SEEDS}")
-    if refit.lacks_controls or not found.by_rho:
+    if refit.lacks_controls:
         return NextStep(
             "Train the matched controls, which differ in ρ alone", f"{refit.command} --seeds {refit.listed}"
         )
-    if not found.flatter:
+    if found.by_rho and not found.flatter:
         return NextStep("Measure how flat the minima are", f"tune-sam analyze {study.name}")
     if _unmeasured(found):
         return NextStep("Some networks of the refit are not measured yet", f"tune-sam analyze {study.name}")

@@ -17,7 +17,7 @@ from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.scores import written
-from tune_sam.space import IN_WORDS, Configuration
+from tune_sam.space import IN_WORDS, Configuration, text_of_value
 from tune_sam.study.records import Study, Trial
 
 if TYPE_CHECKING:
@@ -208,14 +208,24 @@ def _differing(studies: Sequence[Study], refits: Sequence[Refit | None]) -> Iter
 
 
 def _ranges(studies: Sequence[Study]) -> Iterator[Differing]:
-    """Find what an optimizer that all studies have was searched in, where that is not the same."""
-    of_all = [study.settings.spaces for study in studies]
-    for optimizer in (name for name in of_all[0] if all(name in spaces for spaces in of_all)):
-        searched = [spaces[optimizer].domains for spaces in of_all]
-        for name in dict.fromkeys(name for domains in searched for name in domains):
-            values = [str(domains.get(name, "–")) for domains in searched]
-            if len(set(values)) > 1:
+    """Find where an optimizer that two studies have was not searched in the same ranges, or at the same values."""
+    of_all = [{name: _tried(study, name) for name in study.settings.spaces} for study in studies]
+    for optimizer in dict.fromkeys(name for of_one in of_all for name in of_one):
+        searched = [of_one.get(optimizer, {}) for of_one in of_all]
+        for name in dict.fromkeys(name for tried in searched for name in tried):
+            values = [tried.get(name, "–") for tried in searched]
+            if len({value for value, tried in zip(values, searched, strict=True) if tried}) > 1:
                 yield Differing(f"{IN_WORDS.get(name, name)} of {optimizer}", tuple(values), excludes=False)
+
+
+def _tried(study: Study, optimizer: str) -> dict[str, str]:
+    """Write where each hyperparameter of an optimizer was searched, or at which values by a plain grid."""
+    space = study.settings.spaces[optimizer]
+    if study.settings.sampler != "grid":
+        return {name: str(domain) for name, domain in space.domains.items()}
+    return {
+        name: ", ".join(dict.fromkeys(text_of_value(point[name], 3) for point in space.grid)) for name in space.domains
+    }
 
 
 def _written(value: Any) -> str:

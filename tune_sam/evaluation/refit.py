@@ -172,11 +172,25 @@ class Refit:
     @property
     def stale(self) -> bool:
         """Whether the search was resumed since, so that the same choice would be other configurations now."""
+        return not self.choice.planned and self._chosen_now != configurations(self.studies[0].settings)
+
+    @property
+    def earlier(self) -> list[str]:
+        """The rows of configurations that the same choice would not have now, for the search was resumed since."""
         if self.choice.planned:
-            return False  # what was given stays
-        trained = self.studies[0].settings
-        now = refit_settings(self.of, "refit", self.epochs, self.choice.of_all(self.of), self.seeds, self.choice)
-        return configurations(now) != configurations(trained)
+            return []  # what was given stays
+        now = self._chosen_now
+        return [
+            row_name(Configuration.at(optimizer, point), self._digits)
+            for optimizer, points in configurations(self.studies[0].settings).items()
+            for point in points
+            if point not in now.get(optimizer, [])
+        ]
+
+    @property
+    def _chosen_now(self) -> dict[str, list[Point]]:
+        chosen = self.choice.of_all(self.of)
+        return configurations(refit_settings(self.of, "refit", self.epochs, chosen, self.seeds, self.choice))
 
     @property
     def samples(self) -> int:
@@ -210,7 +224,7 @@ class Refit:
 
     @property
     def lacks_controls(self) -> bool:
-        """Whether some row has no matched control of some seed, and none that diverged."""
+        """Whether some row has no matched control of some seed, and none that diverged or has no finite result."""
         points, study = control_points(configurations(self.studies[0].settings)), self.controls
         if study is None:
             return bool(points)
@@ -218,7 +232,7 @@ class Refit:
             trial
             for trial in study.records()
             if trial.config and trial.config.seed in self.seeds
-            if trial.key in self.tests or trial.state == "diverged"
+            if trial.key in self.tests or trial.state == "diverged" or _how_ended(study, trial).startswith(TESTED)
         ]
         return len(ended) < len(points) * len(self.seeds)
 
@@ -327,7 +341,12 @@ def _how_ended(study: Study, trial: Trial) -> str:
     if trial.state != "complete":
         return "" if trial.state == "waiting" and not trial.reason else " ".join(_state(trial))
     file = file_of_test(study, trial.optimizer, trial.number)
-    return f"tested, with {_wrong(result_of(file))}" if file.exists() else ""
+    wrong = _wrong(result_of(file)) if file.exists() else ""
+    return wrong and f"{TESTED} {wrong}"
+
+
+TESTED = "tested, with"
+"""What is said first of a training whose test result is not finite."""
 
 
 def _state(trial: Trial) -> list[str]:
@@ -466,20 +485,19 @@ def test_all(
 ) -> dict[str, dict[str, float]]:
     """Test each training, unless its results are kept from before.
 
-    A matched control that diverged is left out with a warning.
+    A matched control that diverged, or whose test fails or is not finite, is left out with a warning: no refit is lost
+    for what its rows are compared with.
 
     Raises:
         NothingComplete: another training did not end complete.
         Refused: a test failed.
     """
     asked = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
-    trials = [trial for trial in asked if study.settings.kind != "control" or trial.state != "diverged"]
-    for trial in asked:
-        if trial not in trials:
-            log.warning(
-                "The matched control %s diverged, so its seed is left out of the comparisons with it.", trial.key
-            )
-        elif trial.value is None:
+    is_control = study.settings.kind == "control"
+    missing = {trial.key: "diverged" for trial in asked if is_control and trial.state == "diverged"}
+    trials = [trial for trial in asked if trial.key not in missing]
+    for trial in trials:
+        if trial.value is None:
             raise NothingComplete(
                 f"the training {trial.key} is {' '.join(_state(trial))}, so there is no mean over all seeds; "
                 f"{AGAIN if trial.state == 'failed' else ''}choose other seeds with --seeds."
@@ -497,15 +515,17 @@ def test_all(
             listener,
             "Reading the test set",
         )
-    for what, reason in failed.items():
-        raise Refused(f"{what} failed: {reason}")
-    found = {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True)}
-    for key, test in found.items():
-        if wrong := _wrong(test):  # as an earlier release kept it
-            raise Refused(
-                f"the test of {key} has {wrong}, with which there is no mean; choose other seeds with --seeds."
-            )
-    return found
+    if failed and not is_control:
+        raise Refused("; ".join(f"{what} failed: {reason}" for what, reason in failed.items()))
+    missing |= {what.removesuffix(", test"): f"was not tested: {reason}" for what, reason in failed.items()}
+    found = {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True) if part.file.exists()}
+    wrong = {key: _wrong(test) for key, test in found.items() if _wrong(test)}  # as an earlier release kept it
+    if wrong and not is_control:
+        which = "; ".join(f"{key} has {what}" for key, what in wrong.items())
+        raise Refused(f"tests are not finite, so there is no mean over all seeds ({which}); choose other seeds.")
+    for key, what in (missing | {key: f"was {TESTED} {what}" for key, what in wrong.items()}).items():
+        log.warning("The matched control %s %s; its seed is left out of the comparisons with it.", key, what)
+    return {key: test for key, test in found.items() if key not in wrong}
 
 
 @contextmanager

@@ -283,5 +283,5 @@ def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
     Both have so many decimals, or more where fewer than two digits of the half, or of a mean alone, would be seen.
     """
     value, half = unit * mean.value, unit * mean.half
-    size = half if math.isfinite(half) and half else abs(value)
+    size = half if math.isfinite(half) and half > ROUNDING * abs(value) else abs(value)
     return decimal(value, decimals, size) + (f" ± {decimal(half, decimals, size)}" if math.isfinite(half) else "")

@@ -5,6 +5,7 @@ Those of its best trials are read from the ledger, see :class:`tune_sam.tuning.d
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused, masked
@@ -55,7 +56,8 @@ def summarize(study: Study) -> dict[str, float]:
     found = answers(study, refit, networks)
     best = refit.best_rows
     means = _means(with_flatness(refit.table(), networks), tested(refit.score), best)
-    numbers = {**dict(means), **dict(_differences(found, [*best.values()]))}
+    to_best = replace(found, help=tuple(claim for claim in found.help if claim.to == best.get("base")))
+    numbers = {**dict(means), **dict(_differences(to_best, [*best.values()]))}
     return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
 
 
@@ -82,7 +84,8 @@ def _means(table: "DataFrame", tested: Sequence[str], best: Mapping[str, str]) -
     """Average over the seeds: of the best configuration of each optimizer, and of the base optimizer's twice."""
     of_best = (table["kind"] == "refit") & table["row"].isin([*best.values()])
     at_equal_compute = (table["kind"] == "equal-compute") & ("base" in best)
-    rows = table[of_best | at_equal_compute].drop_duplicates(["kind", "optimizer"])
+    rows = table[of_best | at_equal_compute].sort_values("epochs", ascending=False, kind="stable")
+    rows = rows.drop_duplicates(["kind", "optimizer"])
     for row, kind, optimizer in zip(rows["row"], rows["kind"], rows["optimizer"], strict=True):
         part = table[table["row"] == row]
         of_kind = str(kind).replace("-", "_")

@@ -183,7 +183,7 @@ def means(refit: Refit) -> "DataFrame":
             {
                 "row": row,
                 "name": names[row],
-                "seeds": len(refit.seeds),
+                "seeds": means["test/loss"].n,
                 **{
                     f"{name}{suffix}": number
                     for name, mean in means.items()

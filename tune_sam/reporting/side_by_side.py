@@ -100,9 +100,10 @@ def _best(comparison: Comparison, folder: Path) -> Section:
         "The best of each optimizer",
         (
             *comparison.notes,
-            f"{unit}Configuration and validation score are of the best trial; test score, gap (test minus training "
-            "loss) and λ_max are of its refit, means with 95 % intervals over the seeds, where there are three or "
-            "more. Trials, seconds and gradients (of one sample each) are what the search of the optimizer cost.",
+            f"{unit}Configurations are those that were refitted, each point of a grid, or without a refit that of the "
+            "best trial. The validation score is of one training; test score, gap (test minus training loss) and λ_max "
+            "are of the refit, means with 95 % intervals over the seeds, where there are three or more. Trials, "
+            "seconds and gradients (of one sample each) are what the search of the optimizer cost.",
         ),
         (best_table(comparison),),
         pictures_in(folder, ("seeds",)),

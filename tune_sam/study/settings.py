@@ -219,9 +219,10 @@ class StudySettings(TrainingSettings):
         return sorted({name for space in self.spaces.values() for name in space.more})
 
     def searches(self, name: str) -> bool:
-        """Whether a further hyperparameter has several values for some optimizer."""
+        """Whether a further hyperparameter has several values, of one optimizer or of several."""
         domains = [space.more[name] for space in self.spaces.values() if name in space.more]
-        return any(not isinstance(domain, Choice) or len(domain.values) > 1 for domain in domains)
+        values = {value for domain in domains if isinstance(domain, Choice) for value in domain.values}
+        return len(values) > 1 or not all(isinstance(domain, Choice) for domain in domains)
 
     def described(self) -> dict[str, Any]:
         """Give the settings that are one value and can neither grow nor change, for tags and a description."""

@@ -166,10 +166,10 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
         **_judged(chosen, workload),
     }
     settings = StudySettings(**given | resolved)
-    if settings.objective == "val/loss" and settings.searches("label_smoothing"):
+    if settings.objective in ("val/loss", "two") and settings.searches("label_smoothing"):
         raise Refused(
-            "--objective val/loss is another function for each label_smoothing, which is searched; judge by "
-            f"val/{settings.score}, or give one value, as in --param label_smoothing=0."
+            f"--objective {settings.objective} is another function for each label_smoothing, which is searched; judge "
+            f"by val/{settings.score}, or give one value, as in --param label_smoothing=0."
         )
     return settings
 
