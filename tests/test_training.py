@@ -9,7 +9,7 @@ from tune_sam.metrics import Classification
 from tune_sam.schedules import milestones
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
-from tune_sam.training import Trainer, build_optimizer, evaluate, multiplies_bf16
+from tune_sam.training import Trainer, batch_sizes, build_optimizer, evaluate, multiplies_bf16
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
@@ -412,6 +412,28 @@ def test_gradients_are_counted_as_they_are_taken(splits, name, samples):
     resumed = trainer(splits, CONFIGURATIONS[name])
     resumed.load_state_dict(running.state_dict())
     assert resumed.epoch().metrics["compute/gradients"] == running.epoch().metrics["compute/gradients"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "sizes"),
+    [
+        (200, 64, [64, 64, 64, 8]),
+        (129, 64, [64, 65]),
+        (128, 64, [64, 64]),
+        (3, 1, [1, 1, 1]),
+        (1, 64, [1]),
+        (2, 64, [2]),
+    ],
+)
+def test_a_single_sample_that_is_left_is_no_batch_of_its_own(samples, size, sizes):
+    assert batch_sizes(samples, size) == sizes
+
+
+def test_an_epoch_takes_each_sample_once_where_one_is_left(splits):
+    some = Splits(splits.train.subset(torch.arange(129)), splits.validation)
+    running = trainer(some, CONFIGURATIONS["base"])
+    assert [len(targets) for (((_, targets),),) in running.batches()] == [64, 65]
+    assert running.epoch().metrics["compute/gradients"] == 129
 
 
 def test_gradients_of_parts_and_pieces_are_those_of_their_samples(splits):

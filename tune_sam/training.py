@@ -137,8 +137,9 @@ class Trainer:
             raise ValueError(f"optimizer {configuration.optimizer!r} perturbs no parts of a batch; leave m out")
         if setting.clip_norm:
             stepping.register_step_pre_hook(_clipping(self.model, setting.clip_norm))
-        steps = math.ceil(len(splits.train) / configuration.batch_size)
-        self.schedule = workload.schedule.make(stepping, epochs * (steps if workload.schedule.each == "step" else 1))
+        self._sizes = batch_sizes(len(splits.train), configuration.batch_size)
+        steps = len(self._sizes) if workload.schedule.each == "step" else 1
+        self.schedule = workload.schedule.make(stepping, epochs * steps)
 
     @property
     def finished(self) -> bool:
@@ -234,19 +235,17 @@ class Trainer:
         """
         order = torch.Generator().manual_seed((self.configuration.seed << 20) + self.done)
         indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)
-        size = self.configuration.batch_size
-        part, piece = int(self.configuration.more.get("m", size)), self.setting.microbatch or size
-        steps = [[list(some.split(piece)) for some in step.split(part)] for step in indices.split(size)]
+        most = max(self._sizes)
+        part, piece = int(self.configuration.more.get("m", most)), self.setting.microbatch or most
+        steps = [[list(some.split(piece)) for some in step.split(part)] for step in indices.split(self._sizes)]
         read = walk(self.splits.train, [indices for parts in steps for pieces in parts for indices in pieces])
         return ([[next(read) for _ in pieces] for pieces in parts] for parts in steps)
 
     def _counted(self, number: int, batch: list[list[Batch]]) -> Tensor:
         """Take the epoch's step of a number, count its gradients of single samples, and return its loss."""
-        size = self.configuration.batch_size
-        samples = min(size, len(self.splits.train) - number * size)
         self._passes = 0
         loss = self.step(batch)
-        self.gradients += samples * self._passes // sum(map(len, batch))
+        self.gradients += self._sizes[number] * self._passes // sum(map(len, batch))
         return loss
 
     def step(self, batch: list[list[Batch]]) -> Tensor:
@@ -345,6 +344,17 @@ class Trainer:
             self._random.restore()
             yield
             self._random = random_state(self.device)
+
+
+def batch_sizes(samples: int, size: int) -> list[int]:
+    """Cut an epoch into batches of a size; the last has what is left.
+
+    A single sample that is left joins the batch before it: in training a batch norm needs two.
+    """
+    sizes = [size] * (samples // size) + [samples % size] * (samples % size > 0)
+    if sizes[-1] == 1 < size and len(sizes) > 1:
+        sizes[-2:] = [size + 1]
+    return sizes
 
 
 def _precision(asked: str | None, setting: Setting, device: torch.device) -> str:
