@@ -37,16 +37,16 @@ def written(score: str) -> Written:
 
 
 def decimal(value: float, least: int, size: float | None = None) -> str:
-    """Write a number with so many decimals, or more where fewer than two of its digits would be seen.
+    """Write a number with so many decimals, or with two of its digits where it would be written as 0.
 
     Args:
         value: the number.
         least: decimals.
-        size: of the number whose digits are to be seen; the value's own by default.
+        size: of the number that is not to be written as 0; the value's own by default.
     """
     size = abs(value) if size is None else size
-    seen = 1 - math.floor(math.log10(size)) if size and math.isfinite(size) else least
-    return f"{value:.{max(least, seen)}f}"
+    vanishes = size > 0 and round(size, least) == 0
+    return f"{value:.{1 - math.floor(math.log10(size)) if vanishes else least}f}"
 
 
 def standard_error(score: str, value: float, samples: int) -> float:

@@ -61,13 +61,14 @@ def test_two_seeds_have_neither_an_interval_nor_a_verdict():
     [
         (Mean(0.8312, 0.0123, 5), "83.12 ± 1.23"),
         (Mean(0.0031, math.nan, 2), "0.31"),
+        (Mean(0.00003, math.nan, 2), "0.0030"),
         (Mean(0.000031, 0.0000004, 5), "0.003100 ± 0.000040"),
         (Mean(0.0, 0.0, 3), "0.00 ± 0.00"),
         (Mean(0.912, 1e-15, 5), "91.20 ± 0.00"),
         (Mean(-0.00002, 0.005, 3), "-0.00 ± 0.50"),
     ],
 )
-def test_two_digits_of_a_small_half_or_mean_are_seen(mean, written):
+def test_a_small_half_or_mean_is_not_written_as_0(mean, written):
     assert with_interval(mean, 100, 2) == written
 
 

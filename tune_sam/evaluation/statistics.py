@@ -280,7 +280,7 @@ def _order(values: "np.ndarray") -> "np.ndarray":
 def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
     """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone.
 
-    Both have so many decimals, or more where fewer than two digits of the half, or of a mean alone, would be seen.
+    Both have so many decimals, or more where the half, or a mean alone, would be written as 0.
     """
     value, half = unit * mean.value, unit * mean.half
     size = half if math.isfinite(half) and half > ROUNDING * abs(value) else abs(value)
