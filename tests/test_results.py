@@ -202,6 +202,9 @@ DIGITS = {
 FEW_MOLECULES = {"few-260": "260 graphs"}
 """Studies of few molecules, as their table calls them."""
 
+WRONG_MOLECULES = {"noise-0.2": "20 % wrong"}
+"""Studies of molecules with wrong labels, as their table calls them."""
+
 Grids = dict[tuple[str, str, str], pd.DataFrame]
 """The trainings of each row of some studies, by study, optimizer and kind, as :func:`molecules` has them."""
 
@@ -327,6 +330,22 @@ def of_few_molecules() -> Iterator[str]:
     assert best["base"]["lr"] == 0.001
     assert best["sam"]["lr"] == best["asam"]["lr"] == 0.003
     assert [rows["rho"].iloc[0] for rows in (sam, asam)] == [best[one]["rho"] for one in ("sam", "asam")]
+
+
+def of_wrong_molecules() -> Iterator[str]:
+    of = grids("gcn-noise")
+    yield from of_grid_means(of, WRONG_MOLECULES)
+    yield from of_grid_differences(of, WRONG_MOLECULES)
+    found = [one for question in grid_differences(of, WRONG_MOLECULES).values() for one in question]
+    assert not any(one.shown for one in found)
+    yield f"differences lie within {100 * max(abs(one.mean.value) for one in found):.2f} points of 0"
+    for study in WRONG_MOLECULES:
+        learned = of[study, "base", "refit"], of[study, "base", "equal-compute"]
+        yield percent(learned[0], "train/accuracy")
+        yield f"{100 * learned[1]['train/accuracy'].mean():.2f} after twice as many"
+    trials = file("gcn-noise/trials.csv")
+    assert set(trials["state"]) == {"complete"}
+    assert set(trials["precision"]) == {"bf16"}
 
 
 def of_their_flatness() -> Iterator[str]:
@@ -772,6 +791,7 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
             of_other_splits,
             of_wrong_labels_and_few_data,
             of_few_molecules,
+            of_wrong_molecules,
             of_their_flatness,
             of_the_radius,
             of_bf16,
