@@ -103,6 +103,9 @@ def of_both_pages() -> Iterator[str]:
         yield table_row(published, percent(rows), mean(rows, "lambda_max", 0))
     for optimizer, published in (("base", "94.64"), ("asam-all", "94.26")):
         yield f"| {published} | {percent(beats[beats['optimizer'] == optimizer])}"
+    images = file("images/trainings.csv")
+    for optimizer in ("base", "sam", "asam"):
+        yield f"| | {percent(images[(images['optimizer'] == optimizer) & (images['kind'] == 'refit')])}"
 
 
 def of_the_first_page() -> Iterator[str]:
