@@ -356,7 +356,7 @@ def test_a_search_that_was_interrupted_suggests_the_same_when_resumed(tmp_path, 
 def test_the_recipe_of_the_best_trains_just_their_configurations(home, tmp_path):
     study = open_study("one", home)
     file = tmp_path / "best.yaml"
-    file.write_text(as_yaml(best_alone(study), study.home))
+    file.write_text(as_yaml(best_alone(study)))
     settings = define(SearchOptions.read({"workload": study.settings.workload, "home": home}, file), study.home)
     for optimizer, space in settings.spaces.items():
         (point,) = space.grid
@@ -366,7 +366,7 @@ def test_the_recipe_of_the_best_trains_just_their_configurations(home, tmp_path)
 def test_a_recipe_of_a_search_makes_the_same_study(home, tmp_path):
     study = open_study("one", home)
     file = tmp_path / "one.yaml"
-    file.write_text(as_yaml(study.settings, study.home))
+    file.write_text(as_yaml(study.settings))
     options = SearchOptions.read({"workload": study.settings.workload, "home": home}, file)
     assert define(options, study.home).spaces == study.settings.spaces
 

@@ -15,7 +15,6 @@ from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import refit_study, row_name, significant_digits, tested_refit
 from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone, control_points
-from tune_sam.home import Home
 from tune_sam.metrics import Calibration, Classification, Merged
 from tune_sam.operations.refit import refit, refit_grid
 from tune_sam.reporting.compute import compute_section
@@ -349,7 +348,7 @@ def test_all_points_of_a_presets_grid_are_trained_without_a_search(searched):
 @pytest.mark.slow
 def test_the_best_configurations_are_trained_in_another_home_as_in_their_own(refitted, found, tmp_path):
     file = tmp_path / "best.yaml"
-    file.write_text(as_yaml(best_alone(open_study("one", refitted)), Home(refitted)))
+    file.write_text(as_yaml(best_alone(open_study("one", refitted))))
     there = refit_grid("gcn", config=file, name="other", home=tmp_path / "home", seeds=2, executor=INLINE)
     numbers = [name for name in found.table() if name.startswith(("train/", "test/", "gap/")) or name == "row"]
     pd.testing.assert_frame_equal(there.table()[numbers], found.table()[numbers])

@@ -280,7 +280,7 @@ def test_the_options_make_the_same_study_again(full, study):
 )
 def test_other_studies_are_made_again_too(study, given):
     settings = define(SearchOptions.read({"workload": "gcn", "dataset": "digits", **given}), study.home)
-    options = as_options(settings, study.home)
+    options = as_options(settings)
     assert define(SearchOptions.read({"workload": "gcn", **options}), study.home) == settings
 
 

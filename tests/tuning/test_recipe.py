@@ -11,7 +11,7 @@ from tune_sam.settings import SearchOptions
 from tune_sam.space import Choice, Configuration, LogRange, Range, Space
 from tune_sam.trainables.gcn import GCN
 from tune_sam.tuning.plan import define
-from tune_sam.tuning.recipe import as_command, as_options
+from tune_sam.tuning.recipe import as_command, as_options, as_yaml
 
 
 class Declared(GCN):
@@ -90,6 +90,12 @@ def test_a_command_has_what_differs_from_the_defaults_and_makes_the_same_study(g
     assert settings_of(command, home) == settings
 
 
+def test_a_file_is_for_any_machine_and_a_command_for_this_one(home, tmp_path):
+    settings = replace(define(SearchOptions.read(BOTH), home), data=str(tmp_path))
+    assert f"--data {tmp_path}" in as_command(settings, home)
+    assert str(tmp_path) not in as_yaml(settings)
+
+
 def test_a_command_leaves_the_defaults_out(home):
     settings = define(SearchOptions.read({**DECLARED, "optimizers": ["base", "sam"]}), home)
     assert as_command(settings, home) == (
@@ -104,4 +110,4 @@ def test_a_single_radius_is_written_as_a_value(rho, home):
     settings = define(SearchOptions.read(options), home)
     single = Space.of([Configuration("asam-all", rho, 0.01, 64, 0)], (0,))
     for spaces in (settings.spaces, {"asam-all": single}):  # as given, and as what a search found best
-        assert as_options(replace(settings, spaces=spaces), home)["ranges"]["asam-all"]["rho"] == str(rho)
+        assert as_options(replace(settings, spaces=spaces))["ranges"]["asam-all"]["rho"] == str(rho)

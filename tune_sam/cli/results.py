@@ -309,7 +309,7 @@ def _print_best_alone(study: "Study") -> None:
 
     results.write(
         f"# The best of each optimizer of study {study.name}: tune-sam refit {study.settings.workload} "
-        f"--config FILE\n{as_yaml(best_alone(study), study.home)}"
+        f"--config FILE\n{as_yaml(best_alone(study))}"
     )
 
 

@@ -24,7 +24,7 @@ def again_section(
         folder: of the page, to which `study.yaml` is written.
     """
     settings = study.settings
-    (folder / "study.yaml").write_text(as_yaml(settings, study.home))
+    (folder / "study.yaml").write_text(as_yaml(settings))
     searched = bool(study.records())
     commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"] if searched else []
     seeds = (

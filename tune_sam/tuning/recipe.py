@@ -14,11 +14,11 @@ from tune_sam.workload import known_workload
 PARAMETERS = ("rho", "lr", "batch_size")
 
 
-def as_yaml(settings: StudySettings, home: Home) -> str:
-    """Write what :func:`as_options` gives, as a file for `--config`."""
+def as_yaml(settings: StudySettings) -> str:
+    """Write what :func:`as_options` gives, as a file for `--config` on any machine."""
     import yaml
 
-    return yaml.safe_dump(as_options(settings, home), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(as_options(settings), sort_keys=False, allow_unicode=True)
 
 
 def as_command(settings: StudySettings, home: Home) -> str:
@@ -29,7 +29,9 @@ def as_command(settings: StudySettings, home: Home) -> str:
             a range is all optimizers'.
         home: where the study is to be made.
     """
-    options, defaults = as_options(settings, home), _defaults(settings)
+    options, defaults = as_options(settings), _defaults(settings)
+    if settings.data not in (None, str(home.data)):
+        options["data"] = settings.data
     ranges = options.pop("ranges").values()
     params = {name: value for of_one in ranges for name, value in of_one.get("params", {}).items()}
     options |= {name: value for of_one in ranges for name, value in of_one.items() if name != "params"}
@@ -77,15 +79,13 @@ def _defaults(settings: StudySettings) -> dict[str, Any]:
     return {**of_workload, **{name: one for name, one in given.items() if name in of_preset or name not in of_workload}}
 
 
-def as_options(settings: StudySettings, home: Home) -> dict[str, Any]:
-    """Turn a study's settings into the options of a search in `home` that would make the same again."""
+def as_options(settings: StudySettings) -> dict[str, Any]:
+    """Turn a study's settings into the options of a search that would make the same again, wherever its data lie."""
     resolved = ("workload", "trials", "spaces", "data")
     names = [field.name for field in fields(settings) if field.name in SearchOptions.model_fields]
     values = {name: getattr(settings, name) for name in names if name not in resolved}
     written = SearchOptions.model_construct(**values).model_dump(mode="json", include=set(values))
     found = {name: value for name, value in written.items() if value is not None and value is not False and value != []}
-    if settings.data not in (None, str(home.data)):
-        found["data"] = settings.data
     if settings.sampler == "grid":
         preset = known_workload(settings.workload).presets.get(settings.preset or "")
         if preset is None or preset.options.get("sampler") != "grid":  # of such a preset the grid is its own
