@@ -104,7 +104,7 @@ def test_more_seeds_are_trained_beside_those_there_are(searched, done):
     before = ledger(searched)
     text = run("gcn", home=searched, **{**OPTIONS, "seeds": 3}).page.read_text()
     trainings, parts = ledger(searched)
-    assert "over 3 seeds that all rows share" in text
+    assert "over 3 seeds, in percentage points" in text
     assert before[0].items() <= trainings.items()
     assert before[1].items() <= parts.items()
     assert len(trainings) == len(before[0]) + 3
