@@ -266,7 +266,7 @@ def test_the_options_make_the_same_study_again(full, study):
             "gpus_per_trial": 0.25,
             "seed": 7,
         },
-        {"gpus_per_trial": 0, "data": "/elsewhere"},
+        {"gpus_per_trial": 0},
         {"objective": "two", "sampler": "random"},
         {"objective": "val/loss"},
         {"sampler": "grid", "rho": "0.05", "lr": "0.001,0.01", "batch_size": "16,32"},
