@@ -207,9 +207,7 @@ def test_it_ends_with_the_process_that_forks(tmp_path):
             time.sleep(0.01)
         called = psutil.Process(int((tmp_path / "pid").read_text()))
         assert driver.stdout.readline() == "True\n"
-        time.sleep(
-            1
-        )  # until it waits for the answer: Python drops an interrupt that comes while something is finalized
+        time.sleep(1)  # until it waits for the answer: an interrupt in the middle of a finalizer would be dropped
         driver.send_signal(signal.SIGINT)
         driver.communicate(timeout=30)
     psutil.wait_procs([called], timeout=10)

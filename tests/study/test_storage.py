@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
-from tune_sam.study.lock import is_going, study_lock
+from tune_sam.study.lock import PATIENCE, is_going, study_lock
 from tune_sam.study.postgres import with_driver
 from tune_sam.study.records import every_study
 from tune_sam.study.storage import exists, open_storage, try_out
@@ -65,8 +65,8 @@ def test_one_process_drives_a_study_and_a_killed_one_frees_it(home):
     driver.join()
     with study_lock(home, "one"):
         assert is_going(home, "one")
-    # Postgres frees a lock in the moment in which it notices that the connection is closed.
-    wait_for(lambda: not is_going(home, "one"), "the end of the lock", limit=10)
+    # Postgres frees it once it notices that the connection is closed; so long the next driver waits.
+    wait_for(lambda: not is_going(home, "one"), "the end of the lock", limit=PATIENCE)
 
 
 def _open(home, opened):

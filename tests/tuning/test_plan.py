@@ -129,9 +129,8 @@ def test_label_noise_needs_classes_that_the_workload_states(tmp_path):
 def test_a_driver_that_has_no_torch_plans_a_study_without(tmp_path):
     """What needs it is done in a fork of the process that workers are forked from."""
     words = list(warm.forking())
-    wait_for(
-        Path(words[-2]).exists, "process that forks", limit=180
-    )  # it listens after its imports here, the product's before
+    # It listens after its imports here, the product's before.
+    wait_for(Path(words[-2]).exists, "process that forks", limit=180)
     code = f"""
 import sys
 from pathlib import Path

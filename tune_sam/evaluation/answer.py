@@ -200,12 +200,11 @@ def _not_compared(study: Study, refit: Refit | None, found: Answers, best: _Best
         return ""
     names = optimizer_names(study)
     if best.row and refit.choice.each_batch_size and "base" in refit.studies[0].settings.optimizers:
-        return (
-            f"{names['base']} was not refitted with the batch size of {names[best.optimizer]}, the best by validation."
-        )
-    return (
-        f"{names[best.optimizer]}, the best by validation, is not in the refit." if found.help and not best.row else ""
-    )
+        of = names[best.optimizer]
+        return f"{names['base']} was not refitted with the batch size of {of}, the best by validation."
+    if found.help and not best.row:
+        return f"{names[best.optimizer]}, the best by validation, is not in the refit."
+    return ""
 
 
 def _since(refit: Refit, *rows: str) -> str:
