@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from statistics import median
 
 import optuna
@@ -13,7 +14,7 @@ from tune_sam.reporting.searched import searched_section
 from tune_sam.space import LogRange, Space
 from tune_sam.study.records import every_study, open_study
 from tune_sam.tuning.history import InMemory, distribution_of
-from tune_sam.tuning.seeding import count_seeds
+from tune_sam.tuning.seeding import count_seeds, tell_other_training
 
 OPTIONS = {"dataset": "digits", "optimizers": ["sam"], "epochs": 2, "scheduler": "none", "executor": INLINE}
 SPACE = Space(LogRange(0.001, 1.0), LogRange(1e-4, 1e-1), (32, 64), ())
@@ -121,3 +122,28 @@ def test_a_study_of_another_search_is_refused_and_nothing_is_made(home, options,
         tune_sam.search("gcn", **{**OPTIONS, "from_study": "one", **options}, name="three", home=home)
     assert said in str(refused.value)
     assert [study.name for study in every_study(home)] == before
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ({}, {}, None),
+        ({"precision": "bf16"}, {"precision": "bf16"}, None),
+        ({}, {"epochs": 4}, "with epochs 2, not 4;"),
+        ({}, {"train_subset": 100}, "with train subset 256, not 100;"),
+        ({"train_subset": None}, {}, "with train subset of all, not 256;"),
+        ({"precision": "fp32"}, {"precision": "auto"}, "with precision fp32, not auto;"),
+        ({"precision": None}, {"precision": "auto"}, "with precision of an earlier release (fp32 on a CPU), not auto;"),
+        (
+            {"label_noise": 0.2, "precision": "fp32"},
+            {"precision": "bf16"},
+            "label noise 0.2, not none and precision fp32,",
+        ),
+    ],
+)
+def test_a_person_is_told_how_the_other_study_trained_otherwise(home, caplog, theirs, ours, said):
+    one = open_study("one", home)
+    source = replace(one, settings=replace(one.settings, **theirs))
+    tell_other_training(replace(one.settings, **ours), source)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [] if said is None else said in told[0]

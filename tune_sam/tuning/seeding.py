@@ -31,8 +31,13 @@ MODELS = ("tpe", "gp", "cmaes")
 SAME = ("workload", "dataset", "split_seed", "preset", "objective", "score", "score_direction")
 """The settings that both studies have the same, for otherwise what was good there says nothing here."""
 
-TOLD = ("epochs", "train_subset", "label_noise", "precision")
-"""The settings in which they may differ, which a person is told."""
+TOLD = {
+    "epochs": "",
+    "train_subset": "of all",
+    "label_noise": "none",
+    "precision": "of an earlier release (fp32 on a CPU)",  # which recorded none where none was asked for
+}
+"""The settings in which they may differ, which a person is told, each with what it is called where it is not given."""
 
 
 def source_of(settings: StudySettings, home: Home) -> Study:
@@ -95,18 +100,12 @@ def count_seeds(study: Study) -> dict[str, int]:
     }
 
 
-def _told(settings: StudySettings, name: str) -> Any:
-    """Give a setting; the precision of an earlier release's search, which had no `auto`, was as good as that."""
-    value = getattr(settings, name)
-    return "auto" if name == "precision" and value is None else value
-
-
 def tell_other_training(settings: StudySettings, source: Study) -> None:
     """Say in which ways the other study trained otherwise, so that its scores are not the same as here."""
     differences = [
-        f"{name.replace('_', ' ')} {_told(source.settings, name) or 'as it is'}, not {_told(settings, name)}"
-        for name in TOLD
-        if _told(source.settings, name) != _told(settings, name)
+        f"{name.replace('_', ' ')} {theirs}, not {ours}"
+        for name, absent in TOLD.items()
+        if (theirs := getattr(source.settings, name) or absent) != (ours := getattr(settings, name) or absent)
     ]
     if differences:
         log.warning(
