@@ -436,6 +436,17 @@ def test_an_epoch_takes_each_sample_once_where_one_is_left(splits):
     assert running.epoch().metrics["compute/gradients"] == 129
 
 
+@pytest.mark.parametrize(
+    ("m", "microbatch", "sizes"), [(32, None, [[32], [33]]), (64, 32, [[32, 33]]), (1, None, [[1]] * 65)]
+)
+def test_a_single_sample_that_is_left_is_no_part_and_no_piece(splits, m, microbatch, sizes):
+    some = Splits(splits.train.subset(torch.arange(65)), splits.validation)
+    configuration = replace(CONFIGURATIONS["sam"], batch_size=65, more={"m": m})
+    running = Trainer(GCN, replace(SETTING, microbatch=microbatch), configuration, some, epochs=1)
+    (parts,) = running.batches()
+    assert [[len(targets) for _, targets in pieces] for pieces in parts] == sizes
+
+
 def test_gradients_of_parts_and_pieces_are_those_of_their_samples(splits):
     configuration = replace(CONFIGURATIONS["sam"], more={"m": 24})
     in_pieces = replace(SETTING, microbatch=16)

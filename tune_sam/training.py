@@ -237,7 +237,7 @@ class Trainer:
         indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)
         most = max(self._sizes)
         part, piece = int(self.configuration.more.get("m", most)), self.setting.microbatch or most
-        steps = [[list(some.split(piece)) for some in step.split(part)] for step in indices.split(self._sizes)]
+        steps = [[_cut(some, piece) for some in _cut(step, part)] for step in indices.split(self._sizes)]
         read = walk(self.splits.train, [indices for parts in steps for pieces in parts for indices in pieces])
         return ([[next(read) for _ in pieces] for pieces in parts] for parts in steps)
 
@@ -347,14 +347,19 @@ class Trainer:
 
 
 def batch_sizes(samples: int, size: int) -> list[int]:
-    """Cut an epoch into batches of a size; the last has what is left.
+    """Give the sizes of an epoch's batches, or of a batch's parts or their pieces; the last has what is left.
 
-    A single sample that is left joins the batch before it: in training a batch norm needs two.
+    A single sample that is left joins those before it: in training a batch norm needs two.
     """
     sizes = [size] * (samples // size) + [samples % size] * (samples % size > 0)
     if sizes[-1] == 1 < size and len(sizes) > 1:
         sizes[-2:] = [size + 1]
     return sizes
+
+
+def _cut(indices: Tensor, size: int) -> list[Tensor]:
+    """Cut the indices of samples, of shape (N,), as :func:`batch_sizes` has it."""
+    return list(indices.split(batch_sizes(len(indices), size)))
 
 
 def _precision(asked: str | None, setting: Setting, device: torch.device) -> str:
