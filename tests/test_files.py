@@ -13,6 +13,19 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert [path.name for path in file.parent.iterdir()] == ["b.json"]
 
 
+def test_the_nearest_of_a_path_is_what_is_there_of_it(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to("nowhere")
+    for path in (tmp_path, tmp_path / "a" / "b", tmp_path / "broken" / "a"):
+        assert files.nearest(path) == tmp_path
+    for path in (tmp_path / "file", tmp_path / "file" / "a"):
+        assert files.nearest(path) == tmp_path / "file"
+    with pytest.raises(OSError, match="too long"):
+        files.nearest(tmp_path / "a" / ("x" * 300))
+    with pytest.raises(ValueError, match="null"):
+        files.nearest(tmp_path / "a\0b")
+
+
 def fail_halfway(folder):
     with files.replaced_folder(folder) as unfinished:
         (unfinished / "half").touch()

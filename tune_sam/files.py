@@ -3,11 +3,27 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
 """End of the name of a file or folder that is being written. The next writer may remove what bears it."""
+
+
+def nearest(path: Path) -> Path:
+    """Give a path, absolute, if something is there; else the nearest folder or file above it.
+
+    `Path.exists` does not tell: from Python 3.14 on it is false of what nobody may look at and of what no path can be.
+
+    Raises:
+        OSError: it may not be looked at, or is too long.
+        ValueError: it has the character number 0 in it.
+    """
+    for part in (path, *path.parents):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            part.stat()
+            return part
+    raise FileNotFoundError(path)  # it is relative
 
 
 def link_below(folder: Path) -> Path | None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock
 
 from tune_sam.errors import Refused, masked, shorten
-from tune_sam.files import link_below
+from tune_sam.files import link_below, nearest
 from tune_sam.logins import of_results, plain, remember, without_login
 
 NO_PLACE = frozenset("?%{}'\"\\")
@@ -123,15 +123,14 @@ class Home:
                 f"home {shorten(str(chosen))} has a character of {' '.join(sorted(NO_PLACE))} or one that cannot be "
                 "printed, which means something else to a database; give --home another folder."
             )
-        for part in (chosen, *chosen.parents):
-            try:
-                usable = part.is_dir() or not part.exists()
-            except OSError as error:
-                raise Refused(
-                    f"home {shorten(str(chosen))} cannot be used ({error.strerror}); give --home another folder."
-                ) from None
-            if not usable:
-                raise Refused(f"home {chosen} cannot be used because {part} is a file; give --home a folder.")
+        try:
+            there = nearest(chosen)
+        except OSError as error:
+            raise Refused(
+                f"home {shorten(str(chosen))} cannot be used ({error.strerror}); give --home another folder."
+            ) from None
+        if not there.is_dir():
+            raise Refused(f"home {chosen} cannot be used because {there} is a file; give --home a folder.")
         results = storage or os.environ.get("TUNE_SAM_STORAGE") or ""
         tracking = tracking_uri or os.environ.get("TUNE_SAM_TRACKING_URI") or ""
         for place in (results, tracking):

@@ -11,6 +11,7 @@ from pyarrow.fs import FileSystem
 
 from tune_sam.checkpoint import FILE, Damaged, check_whole
 from tune_sam.errors import Refused, masked, shorten
+from tune_sam.files import nearest
 from tune_sam.home import Home, absolute, inside
 
 if TYPE_CHECKING:
@@ -45,11 +46,7 @@ def probe(storage: str) -> Iterator[tuple[str, bytes]]:
     """
     content = secrets.token_bytes(16)
     try:
-        there = (
-            storage
-            if "://" in storage
-            else str(next(part for part in (Path(storage), *Path(storage).parents) if part.exists()))
-        )
+        there = storage if "://" in storage else str(nearest(Path(storage)))
         place = inside(there, f"tune_sam-{secrets.token_hex(4)}.check")
         filesystem, path = FileSystem.from_uri(place)
         with filesystem.open_output_stream(path) as file:

@@ -14,7 +14,7 @@ from tune_sam.evaluation.measured import measured_of, measurements, take_figures
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.summary import log_summary
-from tune_sam.files import replaced_folder
+from tune_sam.files import nearest, replaced_folder
 from tune_sam.home import Place
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
@@ -100,7 +100,8 @@ def output_folder(folder: Path) -> Path:
     """
     folder = folder.expanduser().absolute()
     try:
-        others = sorted(file.name for file in folder.iterdir() if file.name not in PAGE) if folder.exists() else []
+        there = nearest(folder) == folder
+        others = sorted(file.name for file in folder.iterdir() if file.name not in PAGE) if there else []
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"--output {folder} cannot be used ({error.strerror}); give a new folder.") from None

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
-from tune_sam.files import link_below
+from tune_sam.files import link_below, nearest
 from tune_sam.tracking.content import KEY_TAG, DataSetInput, Point, RunState, renamed
 from tune_sam.tracking.local import EMPTY, GONE, ailment_of, copy_aside, file_of, schema_of, set_aside
 from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
@@ -137,11 +137,12 @@ def _check_sqlite(uri: str) -> None:
             "give the absolute path with four slashes, sqlite:////ABSOLUTE/PATH.db."
         )
     try:
-        if path.is_dir():
-            raise Refused(f"tracking URI {uri!r} names a folder; give that of a file, sqlite:////ABSOLUTE/PATH.db.")
-        folder = next(parent for parent in path.parents if parent.exists())
+        there = nearest(path)
     except (OSError, ValueError) as error:  # a path that is too long, or may not be looked at
         raise Refused(f"tracking URI {uri!r} cannot be used ({error}); choose a file of your own.") from None
+    if path.is_dir():
+        raise Refused(f"tracking URI {uri!r} names a folder; give that of a file, sqlite:////ABSOLUTE/PATH.db.")
+    folder = path.parent if there == path else there
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise Refused(f"tracking URI {uri!r} cannot be written because of {folder}; choose a folder of your own.")
 
