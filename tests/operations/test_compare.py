@@ -141,6 +141,8 @@ def test_a_page_is_written_that_needs_no_other_file(home, tmp_path, blank_figure
     (tmp_path / "mine" / "file").write_text("kept")
     with pytest.raises(Refused, match="has file in it"):
         tune_sam.compare(["one", "two"], home=home, output=tmp_path / "mine")
+    with pytest.raises(Refused, match="cannot be used .File name too long"):
+        tune_sam.compare(["one", "two"], home=home, output=tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(
