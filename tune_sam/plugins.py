@@ -6,7 +6,7 @@ it; what nothing but a study's record names is not run.
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from typing import TypeVar
 
@@ -57,6 +57,16 @@ def make(path: str, kind: type[PluginT], what: str, needed: Sequence[str]) -> Pl
     if missing := [name for name in needed if not hasattr(found, name)]:
         raise Refused(f"the {what} {path!r} is not complete; give its class {', '.join(missing)}.")
     return made
+
+
+def naming(option: str, names: Iterable[str]) -> list[str]:
+    """Give the options of a command in which a person names the code of a study that no package has installed.
+
+    Args:
+        option: `workload` or `optimizer`.
+        names: of the study's; what is defined in a program or a notebook, no command can name.
+    """
+    return [f"--{option} {name}" for name in names if ":" in name and not name.startswith(f"{OF_A_PROGRAM}:")]
 
 
 def refuse_unnamed(name: str, what: str) -> None:

@@ -28,7 +28,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 {MAIN}
 """
 """Without what `nohup` or a shell in the background ignores."""
-RESUME = "resume it with `tune-sam resume cut`."
+RESUME = "resume it with `tune-sam resume cut --workload odd_workload:Slow`."
 SEARCH = (
     "search", "odd_workload:Slow", "--dataset", "digits", "--batch-size", "64", "--train-subset", "64",
     "--optimizer", "sam", "--trials", "1", "--epochs", "40", "--max-concurrent", "1", "--scheduler", "none",

@@ -320,3 +320,16 @@ def test_a_trial_is_found_by_its_optimizer_and_number(searched):
 def test_the_first_trial_of_each_optimizer_keeps_its_place_before_the_controls():
     trials = [SimpleNamespace(optimizer=optimizer) for optimizer in ("base", "sam", "base")]
     assert best_of_each(trials) == trials[:2]
+
+
+def test_a_command_names_the_code_that_no_package_has(study):
+    def of(workload, *optimizers):
+        return replace(study, settings=replace(study.settings, workload=workload, optimizers=optimizers))
+
+    assert study.command("resume", "--trials 5") == "tune-sam resume one --trials 5"
+    own = of("wine:Wine", "base", "my.optimizers:Half")
+    assert own.command("resume", "--trials 5") == (
+        "tune-sam resume one --trials 5 --workload wine:Wine --optimizer my.optimizers:Half"
+    )
+    assert own.command("analyze") == "tune-sam analyze one --workload wine:Wine", "its --optimizer chooses"
+    assert of("__main__:Wine", "base").command("refit") == "tune-sam refit one", "a notebook's, no command can name"

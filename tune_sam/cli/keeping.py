@@ -92,9 +92,11 @@ def enqueue(
 
     place, params = Home.at(home, study_storage), dict(map(_named_value, param or ()))
     trial = run(study, lr=lr, rho=rho, batch_size=batch_size, params=params, optimizer=optimizer, home=place)
-    trials, needed = open_search(study, place).settings.trials, budget_for(trial, place)
-    more = f" --trials {needed}" if needed > trials else ""
-    when = f"`tune-sam resume {study}{more}` tries it" if more or not is_going(place, study) else "it is tried next"
+    searched, needed = open_search(study, place), budget_for(trial, place)
+    trials = searched.settings.trials
+    more = [f"--trials {needed}"] if needed > trials else []
+    tried = more or not is_going(place, study)
+    when = f"`{searched.command('resume', *more)}` tries it" if tried else "it is tried next"
     why = f", for all {trials} trials have begun or are taken" if more else ""
     out.print(f"{trial.key}: {when}{why}.", soft_wrap=True, markup=False)
 

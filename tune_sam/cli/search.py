@@ -99,7 +99,7 @@ def resume(
     """
     from tune_sam.tuning.progress import Progress
 
-    with resumable(lambda: _resume(study)), Progress(err) as listener:
+    with resumable(lambda: "the same command resumes it"), Progress(err) as listener:
         from tune_sam.tuning.runner import resume as run
 
         found = run(
@@ -173,9 +173,9 @@ def _show_answer(answer: "Answer | None") -> None:
         show_answer(answer, out)
 
 
-def _resume(study: str | None) -> str:
-    return f"resume it with `tune-sam resume {study}`" if study else "nothing was begun"
+def _resume(study: "Study | None") -> str:
+    return f"resume it with `{study.command('resume')}`" if study else "nothing was begun"
 
 
-def _run_again(study: str | None) -> str:
-    return f"the same command with --name {study} resumes it" if study else "nothing was begun"
+def _run_again(study: "Study | None") -> str:
+    return f"the same command with --name {study.name} resumes it" if study else "nothing was begun"

@@ -255,7 +255,7 @@ def _chosen(study: Study, controls: Sequence[Study], extent: Extent) -> tuple[Tr
         found += _of_seeds(control, "base", test_results(control), seeds)
     if not found:
         which = f"complete trial of {' or '.join(extent.optimizers)}" if extent.optimizers else "complete trial"
-        raise NothingComplete(f"study {study.name} has no {which} yet; run `tune-sam resume {study.name}`.")
+        raise NothingComplete(f"study {study.name} has no {which} yet; run `{study.command('resume')}`.")
     return tuple(found)
 
 

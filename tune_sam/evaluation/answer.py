@@ -354,17 +354,17 @@ def _search_more(study: Study, refit: Refit | None, names: Mapping[str, str]) ->
     complete_of_it = f"{how_many} of {names[fewest]} {'are' if few > 1 else 'is'} complete"
     if budget:
         why = f"{complete_of_it}, and the search ended, for {budget.why}"
-        return NextStep(why, f"tune-sam resume {study.name} {budget.more}")
+        return NextStep(why, study.command("resume", budget.more))
     return NextStep(
         f"{complete_of_it}, so search at least {trials} of each optimizer",
-        f"tune-sam resume {study.name} --trials {trials}",
+        study.command("resume", f"--trials {trials}"),
     )
 
 
 def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep | None:
     """Ask for the refit, its seeds, its controls and its analysis, as far as they are missing."""
     if refit is None:
-        return NextStep("Train the best again with several seeds, and test them", f"tune-sam refit {study.name}")
+        return NextStep("Train the best again with several seeds, and test them", study.command("refit"))
     if refit.stale:
         return NextStep("The search has other bests since this refit", f"{refit.command} --seeds {refit.listed}")
     if len(refit.seeds) < FEWEST:
@@ -374,9 +374,9 @@ def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep |
             "Train the matched controls, which differ in ρ alone", f"{refit.command} --seeds {refit.listed}"
         )
     if found.by_rho and not found.flatter:
-        return NextStep("Measure how flat the minima are", f"tune-sam analyze {study.name}")
+        return NextStep("Measure how flat the minima are", study.command("analyze"))
     if _unmeasured(found):
-        return NextStep("Some networks of the refit are not measured yet", f"tune-sam analyze {study.name}")
+        return NextStep("Some networks of the refit are not measured yet", study.command("analyze"))
     return None
 
 

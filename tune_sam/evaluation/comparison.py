@@ -337,7 +337,7 @@ def _notes(studies: Sequence[Study], refits: Sequence[Refit | None], differing: 
         if refit is None:
             yield (
                 f"Study {study.name} is not refitted: the validation score of the best of many trials looks better "
-                f"than it is; `tune-sam refit {study.name}` tests it."
+                f"than it is; `{study.command('refit')}` tests it."
             )
         elif refit.stale:
             yield (

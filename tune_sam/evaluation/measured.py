@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import Refit
+from tune_sam.plugins import naming
 from tune_sam.settings import GRID
 from tune_sam.study.reading import reading
 from tune_sam.study.records import Study
@@ -76,10 +77,11 @@ class Measured:
             *(f"--optimizer {optimizer}" for optimizer in about.get("optimizers", ())),
         ]
         if about.get("every"):
-            return " ".join([*words, "--all"])
-        words += [f"--top {about['top']}"] if about.get("top") else []
-        words += [f"--grid {about['surface']['grid']}"] if about["surface"]["grid"] != GRID else []
-        return " ".join(words)
+            words.append("--all")
+        else:
+            words += [f"--top {about['top']}"] if about.get("top") else []
+            words += [f"--grid {about['surface']['grid']}"] if about["surface"]["grid"] != GRID else []
+        return " ".join([*words, *naming("workload", [about["study"]["workload"]])])
 
 
 def measured_of(study: Study, refit: Refit) -> Measured | None:
@@ -122,7 +124,7 @@ def take_figures(measured: Measured, names: Sequence[str], into: Path) -> None:
 def rests_on(measured: Measured | None, study: Study) -> str:
     """Say which networks were measured on which sample, or how to measure them."""
     if measured is None:
-        return f"Not measured; tune-sam analyze {study.name} measures a network of each optimizer."
+        return f"Not measured; {study.command('analyze')} measures a network of each optimizer."
     about = measured.about
     return (
         f"Measured on {about['samples']:,} samples of the {about['of']}, in batches of {about['batch']}, for the "

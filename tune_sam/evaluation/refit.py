@@ -159,15 +159,16 @@ class Refit:
         """Compose the command that trained it, without its seeds and without options that have their defaults."""
         settings, choice = self.of.settings, self.choice
         if choice.planned:
-            words = [f"tune-sam refit {settings.workload} --config study.yaml --name {self.of.name}"]
+            words = [f"--config study.yaml --name {self.of.name}"]
         else:
             words = [
-                f"tune-sam refit {self.of.name}",
                 *([f"--top {choice.top}"] if choice.top > 1 else []),
                 *(["--each-batch-size"] if choice.each_batch_size else []),
             ]
         words += [f"--epochs {self.epochs}"] if self.epochs != settings.epochs else []
-        return " ".join(words)
+        if choice.planned:
+            return " ".join([f"tune-sam refit {settings.workload}", *words])
+        return self.of.command("refit", *words)
 
     @property
     def stale(self) -> bool:

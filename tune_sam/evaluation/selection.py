@@ -79,12 +79,11 @@ def chosen_configurations(study: Study, choice: Choice, by: str) -> dict[str, li
     for optimizer in study.settings.optimizers:
         if chosen and optimizer not in chosen:
             log.warning(
-                "study %s has no complete trial of %s, which %s leaves out; `tune-sam resume %s --trials N` "
-                "gives it more.",
+                "study %s has no complete trial of %s, which %s leaves out; `%s` gives it more.",
                 study.name,
                 optimizer,
                 by,
-                study.name,
+                study.command("resume", "--trials N"),
             )
     return chosen
 
@@ -188,7 +187,7 @@ def best_alone(study: Study) -> StudySettings:
     if preset and preset.options.get("sampler") == "grid":
         raise Refused(
             f"study {study.name} tries the grid of preset {study.settings.preset}, with which no file can "
-            f"name its best points alone; train them again with `tune-sam refit {study.name}`."
+            f"name its best points alone; train them again with `{study.command('refit')}`."
         )
     study.best()  # there is one, or this says so
     chosen = chosen_configurations(study, Choice(), "the file")

@@ -186,7 +186,7 @@ def _refit(
     if not chosen:
         raise Refused(
             f"study {study.name} has no complete trial, so there is nothing to train again; give it more "
-            f"with `tune-sam resume {study.name} --trials N`."
+            f"with `{study.command('resume', '--trials N')}`."
         )
     settings = refit_settings(study, "refit", epochs, chosen, shared_seeds, choice)
     parts: list[tuple[Kind, int, dict[str, list[Configuration]], str]] = [("refit", epochs, chosen, "")]

@@ -37,7 +37,7 @@ def again_section(
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
         if refit.stale:
             seeds += " The search was resumed after its refit, whose command would choose other configurations now."
-    commands += [*(measured.command for measured in (close, wide) if measured), f"tune-sam report {study.name}"]
+    commands += [*(measured.command for measured in (close, wide) if measured), study.command("report")]
     sizes = study.workload.datasets[settings.dataset]
     split = f", split by seed {settings.split_seed}" if sizes.by_seed else ""
     return Section(

@@ -49,7 +49,7 @@ def flatter_section(
         way_out = f" {refit.command} --seeds {refit.listed} trains them." if refit.lacks_controls else ""
         return Section(title, (f"{why_not_known(study, refit, 'rho')}{way_out}",))
     if measured is None or not found.flatter:
-        return Section(title, (f"Not measured; tune-sam analyze {study.name} measures all seeds.",))
+        return Section(title, (f"Not measured; {study.command('analyze')} measures all seeds.",))
     compared: list[tuple[str, ...]] = []
     for measure, title_of_it in MEASURED.items():
         if claims_of_it := [claim for claim in found.flatter if claim.measure == measure]:
@@ -110,7 +110,7 @@ def flatness_section(study: Study, close: Measured | None, wide: Measured | None
     title = "Do flatter minima generalise better?"
     measured = [one for one in (wide, close) if one]
     if not measured:
-        return Section(title, (f"Not measured; tune-sam analyze {study.name} --all measures every complete trial.",))
+        return Section(title, (f"Not measured; {study.command('analyze', '--all')} measures every complete trial.",))
     return Section(
         title,
         (

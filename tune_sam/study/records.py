@@ -15,6 +15,7 @@ from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.home import Home, Place, inside
 from tune_sam.logins import of_results, same_place, with_login, without_login
 from tune_sam.optimizers import known_optimizer
+from tune_sam.plugins import naming
 from tune_sam.space import Configuration
 from tune_sam.study.checkpoints import checkpoints_in
 from tune_sam.study.epochs import GRADIENTS, adopted_attribute, epochs_in
@@ -350,6 +351,20 @@ class Study:
             )
         return self.tracking_uri
 
+    def command(self, what: str, *options: str) -> str:
+        """Compose the command that does something with the study, with all that a person has to name in it.
+
+        Args:
+            what: `resume`, `refit`, `analyze` or `report`.
+            options: of the command, written out.
+        """
+        trains = what in ("resume", "refit")
+        code = [
+            *naming("workload", [self.settings.workload]),
+            *(naming("optimizer", self.settings.optimizers) if trains else []),
+        ]
+        return " ".join(["tune-sam", what, self.name, *options, *code])
+
     def refuse_unnamed(self) -> None:
         """Refuse what nothing but the record names, before anything starts that would use it.
 
@@ -522,7 +537,7 @@ class Study:
         complete = self.ranked(self.records(optimizer))
         if not complete:
             which = f"complete trial of {optimizer}" if optimizer else "complete trial"
-            raise NothingComplete(f"study {self.name} has no {which} yet; run `tune-sam resume {self.name}`.")
+            raise NothingComplete(f"study {self.name} has no {which} yet; run `{self.command('resume')}`.")
         return complete
 
     def ranked(self, trials: Sequence[Trial]) -> list[Trial]:

@@ -411,7 +411,7 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
         # Another process may have been making a study of this name since it was looked for.
         if find_study(name, home):
             raise Refused(
-                f"study {name} was made by another process just now; resume it with `tune-sam resume {name}`."
+                f"study {name} was made by another process just now; resume it with `{study.command('resume')}`."
             )
         store(study)
     return study

@@ -100,12 +100,12 @@ class Progress(SearchListener):
         console: where to show it. A quiet one shows nothing.
 
     Attributes:
-        first: name of the first study that was followed; None before.
+        first: the first study that was followed; None before.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(quiet=True)
-        self.first: str | None = None
+        self.first: Study | None = None
         self._stage, self._since = "Starting", time.monotonic()
         self._rows: dict[str, _Row] = {}
         self._trials: dict[str, int] = {}
@@ -142,7 +142,7 @@ class Progress(SearchListener):
     def following(self, study: Study) -> Iterator[None]:
         """Show `study` for as long as the context lasts, from where it stands."""
         self._study = study.name
-        self.first = self.first or study.name
+        self.first = self.first or study
         self._epochs = study.settings.epochs
         self._settings = study.settings
         self._searched = noted_seconds(study) if study.settings.time_budget != OFF else 0.0

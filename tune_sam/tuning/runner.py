@@ -145,8 +145,8 @@ def launch(
             ledger.try_again(again)
             if ledger.needed > ledger.budget:
                 log.warning(
-                    "Points of your own wait that %d trials leave no room for; `tune-sam resume %s --trials %d` tries "
-                    "those of %s.", ledger.budget, study.name, ledger.needed, ledger.optimizer,
+                    "Points of your own wait that %d trials leave no room for; `%s` tries those of %s.",
+                    ledger.budget, study.command("resume", f"--trials {ledger.needed}"), ledger.optimizer,
                 )  # fmt: skip
         waiting = [ledger for ledger in ledgers if ledger.open]
         meter = Meter(study.settings, Spent.of(study), partial(note_seconds, study))
@@ -167,7 +167,7 @@ def launch(
                 whole = study.settings.trials_in_all
                 listener.announced(
                     f"Study {study.name} ends with {whole - left} of its {whole} trials, for {ended.why}; "
-                    f"it is resumed by\n  tune-sam resume {study.name} {ended.more}"
+                    f"it is resumed by\n  {study.command('resume', ended.more)}"
                 )
             listener.stage("Bringing MLflow up to date")
     return study
