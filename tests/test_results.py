@@ -545,7 +545,7 @@ def of_the_radius_on_the_first_page() -> Iterator[str]:
     pairs = [(radii()[name]["row"].iloc[0], radii()["Adam"]["row"].iloc[0]) for name in radii() if name[0] == "0"]
     ratio = at_equal_loss(pd.concat(radii().values()), pairs)[3]
     yield f"At 0.01 λ_max is {ratio.factor:.2f} of Adam's at equal training"
-    yield f"from {level['Adam']:.0f} to {level['0.03']:.0f} at ρ = 0.03"
+    yield f"from Adam's {level['Adam']:.0f} to {level['0.03']:.0f} at ρ = 0.03"
     yield f"{100 * accuracy.value:+.2f} points ({interval(accuracy, 2, 100)})"
 
 

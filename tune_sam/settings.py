@@ -254,7 +254,7 @@ class SearchOptions(RangeOptions):
     trials: int = Field(default=20, ge=1, le=MOST, description="Trials of each optimizer, grid points included.")
     budget: Budget = Field(
         default="trials",
-        description="What optimizers have equally much of. compute: gradient evaluations of whole trials; --trials are "
+        description="What is equal between optimizers. compute: gradient evaluations of whole trials; --trials are "
         "then those of the costliest optimizer, and others have as many as cost the same: base 24 where sam has 12.",
     )
     epochs: Annotated[int | None, Shown("the workload's")] = Field(
@@ -336,7 +336,7 @@ class SearchOptions(RangeOptions):
     )
     trial_timeout: Annotated[LimitOption, Shown("off", "TIME")] = Field(
         default=OFF,
-        description="Fail a trial that has trained for so long, over all its attempts: seconds, or as 90m, 1h30m.",
+        description="Fail a trial that has trained for longer than TIME over all its attempts: seconds, or as 90m.",
     )
     stall_timeout: Annotated[LimitOption, Shown("1h", "TIME")] = Field(
         default=STALL_TIMEOUT,
@@ -345,18 +345,19 @@ class SearchOptions(RangeOptions):
     )
     time_budget: Annotated[LimitOption, Shown("off", "TIME")] = Field(
         default=OFF,
-        description="End the search when it has gone on for so long, over all its launches: as 2h, 1h30m, or seconds. "
-        "What trains then ends its epoch and waits for a resume with more.",
+        description="End the search after TIME, over all its launches: as 2h, 1h30m, or seconds. Trials that run end "
+        "their epoch and wait; a resume with a larger budget goes on with them.",
     )
     epoch_budget: Annotated[CountOption, Shown("off", "N")] = Field(
         default=0,
-        description="End the search when its trials have trained so many epochs together, those of all optimizers; as "
-        "--time-budget.",
+        description="End the search after N epochs of all trials of all optimizers together. Trials that run wait, as "
+        "with --time-budget.",
     )
     patience: Annotated[CountOption, Shown("off", "N")] = Field(
         default=0,
-        description="End the search when no optimizer's best has improved by more than its standard error in its "
-        "last N trials that did not fail (binomial, of an accuracy; by anything, of another score); as --time-budget.",
+        description="End the search when the last N trials of no optimizer, failed ones left out, have beaten its best "
+        "by more than a standard error (of an accuracy; by anything, of another score). Trials that run wait, as with "
+        "--time-budget.",
     )
     log: Annotated[tuple[Logger, ...], BeforeValidator(_separate), Shown("none", "tensorboard|csv|wandb")] = Field(
         default=(),

@@ -134,7 +134,7 @@ def test_a_radius_at_the_end_of_those_tried_is_no_answer_yet(study, end, tried, 
 
 def test_a_single_radius_is_not_known_to_be_best(study):
     answer = short_answer(study, None, Answers(radii=(Radius("sam", 0.05, 0.05, 0.05, 1, ""),)))
-    assert (answer.rho.sign, answer.rho.sentence) == ("not known", "SAM: 0.05, the only one of a complete trial.")
+    assert (answer.rho.sign, answer.rho.sentence) == ("not known", "SAM: 0.05, the only one whose trial is complete.")
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def analyze(
         int | None,
         typer.Option(
             min=1,
-            help="Best trials of each optimizer that are measured; where it is refitted, seeds of each configuration.",
+            help="How many are measured: the best trials of each optimizer, or of a refit the seeds of a configuration.",
             show_default="1 trial; all seeds",
         ),
     ] = None,

@@ -179,7 +179,7 @@ TrustedWorkloadOption = Annotated[
     str | None,
     typer.Option(
         "--workload",
-        help="The study's package.module:Class, whose code is then imported: a record alone is not enough.",
+        help="For a workload of your own: the study's package.module:Class, whose code is imported then.",
         show_default=False,
         metavar="MODULE:CLASS",
         callback=_trusted,
@@ -189,8 +189,8 @@ TrustedOptimizersOption = Annotated[
     list[str] | None,
     typer.Option(
         "--optimizer",
-        help="No choice: package.module:Class of an optimizer of the study, whose code is then imported. May be given "
-        "several times.",
+        help="Chooses nothing. For an optimizer of your own: the study's package.module:Class, whose code is imported "
+        "then. May be given several times.",
         show_default=False,
         metavar="MODULE:CLASS",
         callback=_trusted_optimizers,
@@ -202,10 +202,14 @@ StudyArgument = Annotated[
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(help="YAML file of options of `tune-sam search`; those given here come on top.", show_default="none"),
+    typer.Option(
+        help="YAML file of options of `tune-sam search`; those given here replace its own, but for ranges of single "
+        "optimizers.",
+        show_default="none",
+    ),
 ]
 SeedsOption = Annotated[
-    str, typer.Option(help="How many seeds, or which, as 3,7,11 (one alone as 3,).", metavar="N or N,N,…")
+    str, typer.Option(help="Seeds of the refit: how many, or which, as 3,7,11 (one alone as 3,).", metavar="N or N,N,…")
 ]
 RefitEpochsOption = Annotated[
     int | None, typer.Option(min=1, help="Epochs of each training of the refit.", show_default="the search's")
@@ -214,7 +218,8 @@ ControlsOption = Annotated[
     bool,
     typer.Option(
         "--controls/--no-controls",
-        help="Train matched controls, too: the base optimizer with each other row's learning rate and batch size.",
+        help="Train matched controls, too: the base optimizer with the learning rate and batch size of each other "
+        "configuration.",
     ),
 ]
 SampleOption = Annotated[int, typer.Option(min=1, help="Training samples that flatness is measured on.")]

@@ -228,7 +228,7 @@ def _rho(refit: Refit | None, radii: Sequence[Radius], optimizers: Mapping[str, 
 
 def _radius(radius: Radius) -> str:
     if radius.tried < 2:
-        return f"{radius.value:.3g}, the only one of a complete trial"
+        return f"{radius.value:.3g}, the only one whose trial is complete"
     end = f"the {radius.end} of the {radius.tried} tried, so a better one may lie beyond" if radius.end else ""
     if math.isnan(radius.low):
         return f"{radius.value:.3g}, {end or f'of {radius.tried} tried'}"

@@ -7,7 +7,8 @@ from tune_sam.reporting.sections import Picture
 
 CAPTIONS = {
     "differences": "Differences in test {score} with their 95 % intervals. {Right} of the line the row is better than "
-    "what it is compared with. Where there is no interval, there are too few seeds for one.",
+    "what it is compared with. An interval is of one difference alone, while a difference is shown by its p, corrected "
+    "for all: so one whose interval leaves out 0 may not be shown. Without an interval, there are too few seeds.",
     "seeds": "Test {score} of each row: a dot for each seed, and the mean with its 95 % interval, where there are "
     "seeds enough. Beside it is what a training cost, in gradients of a sample: compare SAM with the row "
     "that cost as much.",

@@ -189,7 +189,7 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
 def _where(radius: Radius) -> str:
     """Say why a best ρ is not known to lie between worse ones; empty if it does."""
     if radius.tried < 2:
-        return "the only one of a complete trial, so nothing is known of others"
+        return "the only one whose trial is complete, so nothing is known of others"
     if radius.end:
         return f"the {radius.end} of the {radius.tried} values of complete trials, so a better one may lie beyond"
     return ""
