@@ -162,7 +162,7 @@ def analyze(
         int | None,
         typer.Option(
             min=1,
-            help="How many are measured: the best trials of each optimizer, or of a refit the seeds of a configuration.",
+            help="How many are measured: best trials of each optimizer, or, of a refit, seeds of each row.",
             show_default="1 trial; all seeds",
         ),
     ] = None,
