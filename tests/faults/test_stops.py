@@ -77,7 +77,7 @@ def test_whatever_ends_a_driver_is_said_once_with_the_way_to_resume(tmp_path, mo
         "SIGHUP": lambda driver: driver.process.send_signal(signal.SIGHUP),
         "SIGINT": lambda driver: driver.process.send_signal(signal.SIGINT),
     }
-    words = SEARCH
+    words, told = SEARCH, RESUME
     for what, stop in stops.items():
         driver = Driver(tmp_path, *words)
         driver.trains(2)
@@ -85,15 +85,15 @@ def test_whatever_ends_a_driver_is_said_once_with_the_way_to_resume(tmp_path, mo
         status, out, err = driver.ended()
         assert not out, what
         assert "core_worker" not in err, what
-        assert err.count(RESUME) == 1, err
+        assert err.count(told) == 1, err
         if what.startswith("SIG"):
             assert status == 130
             assert "Stopping: " in err
-            assert f"Interrupted; {RESUME}" in err
+            assert f"Interrupted; {told}" in err
         else:
             assert status == 1
-            assert f"tune-sam: Ray's {what} on this machine has ended, and with it the workers; {RESUME}" in err
-        words = ("resume", "cut", "--workload", "odd_workload:Slow")
+            assert f"tune-sam: Ray's {what} on this machine has ended, and with it the workers; {told}" in err
+        words, told = ("resume", "cut", "--workload", "odd_workload:Slow"), "the same command resumes it."
         if what == "GCS":
             truncated(Path(open_study("cut", tmp_path).checkpoints()["cut/sam/0"][0]))
     monkeypatch.setattr(odd_workload.Slow, "SECONDS", 0)
