@@ -126,6 +126,11 @@ class Tasks(Silent):
         self.task = task
 
 
+def told(analysis, **changes):
+    """What was measured of each network, as text: since Python 3.13 a record with a nan equals none."""
+    return {key: repr(replace(one, **changes)) for key, one in analysis.flatness.items()}
+
+
 @pytest.mark.slow
 def test_what_is_measured_already_is_not_measured_again(searched, analysis):
     seen = []
@@ -133,7 +138,7 @@ def test_what_is_measured_already_is_not_measured_again(searched, analysis):
         "one", home=searched, sample=SAMPLE, grid=SIDE, listener=Tasks(lambda *part: seen.append(part)), executor=INLINE
     )
     assert not seen
-    assert again.flatness == analysis.flatness
+    assert told(again) == told(analysis)
 
 
 @pytest.mark.slow
@@ -149,9 +154,7 @@ def test_an_interrupted_analysis_goes_on_where_it_was(another, analysis):
     counted = Tasks(lambda *part: counts.append(part))
     done = tune_sam.analyze("one", home=another, sample=SAMPLE, grid=SIDE, listener=counted, executor=INLINE)
     assert [part[1:] for part in counts] == [(count, 7) for count in (3, 4, 5, 6, 7)]
-    assert {key: replace(one, seconds=0) for key, one in done.flatness.items()} == {
-        key: replace(one, seconds=0) for key, one in analysis.flatness.items()
-    }
+    assert told(done, seconds=0) == told(analysis, seconds=0)
     assert (done.folder / "surfaces.csv").read_text() == (analysis.folder / "surfaces.csv").read_text()
 
 
