@@ -202,7 +202,7 @@ DIGITS = {
 }
 """Studies of the digits, as their table calls them."""
 
-FEW_MOLECULES = {"few-260": "260 graphs"}
+FEW_MOLECULES = {"few-260": "260 graphs", "few-781": "781 graphs"}
 """Studies of few molecules, as their table calls them."""
 
 WRONG_MOLECULES = {"noise-0.2": "20 % wrong", "noise-0.4": "40 % wrong"}
@@ -308,14 +308,19 @@ def of_few_molecules() -> Iterator[str]:
     yield from of_grid_means(of, FEW_MOLECULES)
     yield from of_grid_differences(of, FEW_MOLECULES)
     found = grid_differences(of, FEW_MOLECULES)
-    assert not any(one.shown for question in found.values() for one in question)
+    assert not any(one.shown for name in ("Adam", "Adam at the same rate") for one in found[name])
+    assert [one.shown for one in found["Adam for twice the epochs"]] == [False, False, False, True]
+    short, long = of["few-781", "base", "refit"], of["few-781", "base", "equal-compute"]
+    yield f"training loss of {mean(long, 'train/loss', 3)} against {mean(short, 'train/loss', 3)}"
+    yield f"test loss of {mean(long, 'test/loss', 3)} against {mean(short, 'test/loss', 3)}"
+    assert all(of["few-781", one, "control"] is short for one in ("sam", "asam")), "Adam's best is both their controls"
     sam, asam = (of["few-260", one, "refit"] for one in ("sam", "asam"))
     own = of["few-260", "sam", "control"]
     assert own is of["few-260", "asam", "control"], "one control of both"
     rate = Difference.of(own["test/accuracy"].tolist(), of["few-260", "base", "refit"]["test/accuracy"].tolist())
     yield f"its mean is {percent(own)}, {100 * rate.mean.value:+.2f} points ({interval(rate.mean, 2, 100)}) above"
     gap = Difference.of(asam["gap/loss"].tolist(), own["gap/loss"].tolist())
-    yield f"ASAM's gap is {mean(asam, 'gap/loss', 3)}, its control's {mean(own, 'gap/loss', 3)}"
+    yield f"ASAM's gap is then {mean(asam, 'gap/loss', 3)}, its control's {mean(own, 'gap/loss', 3)}"
     yield f"({interval(gap.mean, 3)}, p = {gap.p:.2g})"
     yield f"training accuracy of {percent(asam, 'train/accuracy')} against {percent(own, 'train/accuracy')}"
     losses = [rows["test/loss"].tolist() for rows in (asam, own, of["few-260", "base", "refit"])]
@@ -323,9 +328,11 @@ def of_few_molecules() -> Iterator[str]:
     beside = [Difference.of(losses[0], other).p for other in losses[1:]]
     yield f"its test loss is lower, too, {written[0]} against {written[1]} (p = {beside[0]:.1g})"
     yield f"that of Adam's best, {written[2]} (p = {beside[1]:.2g})"
-    trials = file("gcn-few/trials.csv")
+    every = file("gcn-few/trials.csv")
+    assert set(every["state"]) == {"complete"}
+    assert set(every[every["study"] == "few-781"]["precision"]) == {"bf16"}
+    trials = every[every["study"] == "few-260"]
     assert [len(trials[trials["optimizer"] == one]) for one in ("sam", "asam", "base")] == [10, 10, 2]
-    assert set(trials["state"]) == {"complete"}
     best = {one: part.loc[part["value"].idxmax()] for one, part in trials.groupby("optimizer")}
     slow, fast = trials[trials["optimizer"] == "base"].sort_values("lr")["value"]
     assert round(433 * (slow - fast)) == 4, "graphs of the validation split"
