@@ -13,6 +13,7 @@ STUDY = SimpleNamespace(
     name="one",
     settings=SimpleNamespace(optimizers=("base", "sam")),
     workload=SimpleNamespace(base_optimizer=SimpleNamespace(label="Adam")),
+    command="tune-sam {} one".format,
 )
 REFIT = SimpleNamespace(command="tune-sam refit one", listed="0,1,2", controls=None, lacks_controls=True)
 
