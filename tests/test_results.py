@@ -313,6 +313,8 @@ def of_few_molecules() -> Iterator[str]:
     short, long = of["few-781", "base", "refit"], of["few-781", "base", "equal-compute"]
     yield f"training loss of {mean(long, 'train/loss', 3)} against {mean(short, 'train/loss', 3)}"
     yield f"test loss of {mean(long, 'test/loss', 3)} against {mean(short, 'test/loss', 3)}"
+    cost = Difference.of(long["test/accuracy"].tolist(), short["test/accuracy"].tolist())
+    yield f"{100 * cost.mean.value:+.2f} points ({interval(cost.mean, 2, 100)}, p = {probability(cost.p)})"
     assert all(of["few-781", one, "control"] is short for one in ("sam", "asam")), "Adam's best is both their controls"
     sam, asam = (of["few-260", one, "refit"] for one in ("sam", "asam"))
     own = of["few-260", "sam", "control"]
@@ -331,6 +333,9 @@ def of_few_molecules() -> Iterator[str]:
     every = file("gcn-few/trials.csv")
     assert set(every["state"]) == {"complete"}
     assert set(every[every["study"] == "few-781"]["precision"]) == {"bf16"}
+    tied = every[(every["study"] == "few-781") & (every["optimizer"] == "base")]
+    assert (len(tied), tied["value"].nunique(), short["lr"].iloc[0]) == (2, 1, 0.001)
+    yield "tied in validation, and the first, 0.001, was taken"
     trials = every[every["study"] == "few-260"]
     assert [len(trials[trials["optimizer"] == one]) for one in ("sam", "asam", "base")] == [10, 10, 2]
     best = {one: part.loc[part["value"].idxmax()] for one, part in trials.groupby("optimizer")}
