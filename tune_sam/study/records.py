@@ -352,7 +352,7 @@ class Study:
         return self.tracking_uri
 
     def command(self, what: str, *options: str) -> str:
-        """Compose the command that does something with the study, with all that a person has to name in it.
+        """Compose the command that does something with the study, with the code that a person has to name in it.
 
         Args:
             what: `resume`, `refit`, `analyze` or `report`.
