@@ -9,6 +9,7 @@ from tune_sam.errors import Refused, masked
 from tune_sam.home import Home
 from tune_sam.settings import RangeOptions, SearchOptions
 from tune_sam.space import LogRange, Values
+from tune_sam.tracking.local import GONE, ailment_of
 
 
 def read(given=None, yaml=None, tmp_path=None):
@@ -197,6 +198,13 @@ def test_a_home_that_nobody_may_make_or_look_at_is_refused(nobody):
         pass
     with pytest.raises(Refused, match=f"home {nobody}/locked/inner cannot be used .Permission denied"):
         Home.at(nobody / "locked" / "inner")
+    with pytest.raises(Refused, match=f"home {nobody}/locked cannot be used .Permission denied"):
+        Home.at(nobody / "locked")
+
+
+def test_nothing_is_known_of_a_database_of_mlflow_that_nobody_may_look_at(nobody):
+    assert ailment_of(nobody / "locked" / "mlflow.db") == ""
+    assert ailment_of(nobody / "mlflow.db") == GONE
 
 
 def test_a_home_is_made_and_stays(tmp_path):

@@ -125,6 +125,7 @@ class Home:
             )
         try:
             there = nearest(chosen)
+            nearest(chosen / "optuna.db")  # also a folder that is there may be one that nobody may look into
         except OSError as error:
             raise Refused(
                 f"home {shorten(str(chosen))} cannot be used ({error.strerror}); give --home another folder."

@@ -231,7 +231,8 @@ class Trainer:
 
         Returns:
             The batch of each step as its parts, of which each has its own perturbation, and each part as the pieces
-            that are passed at a time. Without `m` and `microbatch` a batch is one part of one piece.
+            that are passed at a time. Without `m` and `microbatch` a batch is one part of one piece. The last part or
+            piece may have one sample more than `m` or `microbatch`, see :func:`batch_sizes`.
         """
         order = torch.Generator().manual_seed((self.configuration.seed << 20) + self.done)
         indices = torch.randperm(len(self.splits.train), generator=order).to(self.device)

@@ -12,6 +12,8 @@ from tune_sam.evaluation.comparison import compared
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import holm
 from tune_sam.evaluation.summary import summarize
+from tune_sam.reporting.side_by_side import write_comparison
+from tune_sam.trainables.gcn import GCN
 
 SEEDS = [0, 1]
 
@@ -143,6 +145,17 @@ def test_a_page_is_written_that_needs_no_other_file(home, tmp_path, blank_figure
         tune_sam.compare(["one", "two"], home=home, output=tmp_path / "mine")
     with pytest.raises(Refused, match="cannot be used .File name too long"):
         tune_sam.compare(["one", "two"], home=home, output=tmp_path / ("x" * 300))
+    with pytest.raises(Refused, match="--output .* cannot be used .it has the character number 0 in it"):
+        tune_sam.compare(["one", "two"], home=home, output="a\0b")
+
+
+def test_the_command_of_a_page_names_a_workload_of_ones_own_code(home, tmp_path, blank_figures):
+    code = f"{GCN.__module__}:{GCN.__name__}"  # stands for one's own, since it goes by its module and class
+    studies = [tune_sam.open_study(name, home) for name in ("one", "two")]
+    own = [replace(study, settings=replace(study.settings, workload=code)) for study in studies]
+    write_comparison(compared(own), tmp_path / "page")
+    written = (tmp_path / "page" / "report.md").read_text()
+    assert f"tune-sam compare one two --workload {code} --output page\n" in written
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ class Measured:
         else:
             words += [f"--top {about['top']}"] if about.get("top") else []
             words += [f"--grid {about['surface']['grid']}"] if about["surface"]["grid"] != GRID else []
-        return " ".join([*words, *naming("workload", [about["study"]["workload"]])])
+        return " ".join([*words, *naming("workload", [about["study"].get("workload", "")])])
 
 
 def measured_of(study: Study, refit: Refit) -> Measured | None:

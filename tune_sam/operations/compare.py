@@ -32,5 +32,5 @@ def compare(names: Sequence[str], *, home: Place = None, output: str | Path | No
         from tune_sam.reporting.page import output_folder
         from tune_sam.reporting.side_by_side import write_comparison
 
-        write_comparison(found, output_folder(Path(output)))
+        write_comparison(found, output_folder(output))
     return found

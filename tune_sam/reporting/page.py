@@ -15,7 +15,7 @@ from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.summary import log_summary
 from tune_sam.files import nearest, replaced_folder
-from tune_sam.home import Place
+from tune_sam.home import Place, folder_of
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.compute import compute_section
@@ -82,7 +82,7 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
     if not own.is_dir():
         raise Refused(f"the files of study {name} are gone, there is no folder {own}; bring it back, or search again.")
     if output is not None:
-        there = output_folder(Path(output))
+        there = output_folder(output)
         return Report(study, write_page(study, there), there / "index.html", "")
     with page_lock(study.home, name):
         adopt_epochs(study)
@@ -92,13 +92,13 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
         return Report(study, answer, folder / "index.html", _publish(study, folder) or left)
 
 
-def output_folder(folder: Path) -> Path:
+def output_folder(output: str | Path) -> Path:
     """Give the absolute path of a folder that a page may replace.
 
     Raises:
-        Refused: it has something else than a page in it, or cannot be written.
+        Refused: it has something else than a page in it, cannot be written, or no folder can have that path.
     """
-    folder = folder.expanduser().absolute()
+    folder = folder_of(output, "--output")
     try:
         there = nearest(folder) == folder
         others = sorted(file.name for file in folder.iterdir() if file.name not in PAGE) if there else []

@@ -6,6 +6,7 @@ from pathlib import Path
 from tune_sam.evaluation.comparison import Comparison, Row, label
 from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.files import replaced_folder
+from tune_sam.plugins import naming
 from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.page import render
 from tune_sam.reporting.pictures import pictures_in
@@ -20,6 +21,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     Beside `index.html` lie `report.md`, `table.csv` with a row for each optimizer of each study, and `figures/`.
     """
     names = [study.name for study in comparison.studies]
+    code = naming("workload", dict.fromkeys(study.settings.workload for study in comparison.studies))
+    again = " ".join(["tune-sam compare", *names, *code, "--output", folder.name])
     with replaced_folder(folder) as unfinished:
         (unfinished / "figures").mkdir()
         comparison.table().to_csv(unfinished / "table.csv", index=False)
@@ -30,7 +33,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
                 _best(comparison, unfinished),
                 *([_differences(comparison)] if comparison.claims else []),
                 *([_differing(comparison)] if comparison.differing else []),
-                Section("To make this page again", code=f"tune-sam compare {' '.join(names)} --output {folder.name}\n"),
+                Section("To make this page again", code=f"{again}\n"),
             ],
             title=f"{', '.join(names)}: side by side",
             heading=f"{len(names)} studies side by side",

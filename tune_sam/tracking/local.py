@@ -24,10 +24,13 @@ def ailment_of(file: Path, *, every_page: bool = False) -> str:
         file: of the database.
         every_page: look at all of it.
     """
-    if not file.exists():
+    try:
+        if not file.stat().st_size:
+            return EMPTY
+    except (FileNotFoundError, NotADirectoryError):
         return GONE
-    if not file.stat().st_size:
-        return EMPTY
+    except OSError:  # it may not be looked at: nothing is known of it
+        return ""
     try:
         with closing(reading(file)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
