@@ -115,6 +115,9 @@ class SAMTrainable(tune.Trainable):
         del self.trainer  # before the next one has its data, on a GPU too
         self._begin(trial)
 
+    def log_result(self, result: dict[str, Any]) -> None:
+        """Write nothing: outside Tune, Ray below 2.55 writes results to files that `reset` closes."""
+
     def cleanup(self) -> None:
         """Remove this node's copy of the data, and end the log."""
         self._own.close()
