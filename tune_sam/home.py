@@ -107,7 +107,7 @@ class Home:
             tracking_uri: MLflow's server or database that studies may be logged to; $TUNE_SAM_TRACKING_URI by default.
 
         Raises:
-            Refused: the path is a file, lies below one, or may not be read; the storage is no Postgres.
+            Refused: the path is a file, lies below one, or may not be entered; the storage is no Postgres.
         """
         if isinstance(home, Home):
             return home
@@ -125,13 +125,14 @@ class Home:
             )
         try:
             there = nearest(chosen)
-            nearest(chosen / "optuna.db")  # also a folder that is there may be one that nobody may look into
         except OSError as error:
             raise Refused(
                 f"home {shorten(str(chosen))} cannot be used ({error.strerror}); give --home another folder."
             ) from None
         if not there.is_dir():
             raise Refused(f"home {chosen} cannot be used because {there} is a file; give --home a folder.")
+        if not os.access(there, os.X_OK):
+            raise Refused(f"home {chosen} cannot be used because you may not enter it; give --home another folder.")
         results = storage or os.environ.get("TUNE_SAM_STORAGE") or ""
         tracking = tracking_uri or os.environ.get("TUNE_SAM_TRACKING_URI") or ""
         for place in (results, tracking):

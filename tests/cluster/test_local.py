@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -52,6 +53,34 @@ def test_where_no_folder_works_the_way_out_is_said(temporary, tmp_path):
         (tmp_path / name).write_text("no folder")
     with pytest.raises(Refused, match=r"no sockets in TMPDIR .*xxx, nor in .*; set TMPDIR to a folder of your own"):
         sockets_folder()
+
+
+WITHOUT_TOKEN = """
+import grpc
+import ray
+from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from tune_sam.cluster.connection import connected
+
+with connected(None):
+    channel = grpc.insecure_channel(ray.get_runtime_context().gcs_address)
+    try:
+        NodeInfoGcsServiceStub(channel).GetAllNodeInfo(GetAllNodeInfoRequest(), timeout=30)
+        print("let in")
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "said"), [(None, "UNAUTHENTICATED"), ("disabled", "let in")])
+def test_nobody_uses_a_ray_that_is_started_here_without_its_token(monkeypatch, tmp_path, mode, said):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps its token
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TOKEN], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == said
 
 
 @pytest.fixture

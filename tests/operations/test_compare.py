@@ -158,6 +158,12 @@ def test_the_command_of_a_page_names_a_workload_of_ones_own_code(home, tmp_path,
     assert f"tune-sam compare one two --workload {code} --output page\n" in written
 
 
+def test_each_workload_that_a_person_names_is_imported(cli):
+    status, _, said = cli("compare", "one", "two", "--workload", "nowhere:Own", "--workload", f"{GCN.__module__}:GCN")
+    assert status == 2
+    assert "nowhere:Own" in said
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [(["one"], "two studies or more"), (["one", "one"], "each once"), (["one", "none"], "no study 'none'")],

@@ -22,6 +22,7 @@ from tune_sam.cli.options import (
     StudyStorageOption,
     TrustedOptimizersOption,
     TrustedWorkloadOption,
+    TrustedWorkloadsOption,
     beside_the_person,
     parse_seeds,
     takes,
@@ -265,7 +266,7 @@ def compare(
     folder: Annotated[
         Path | None, typer.Option("--output", help="New folder for a page of it.", show_default="no page")
     ] = None,
-    workload: TrustedWorkloadOption = None,
+    workload: TrustedWorkloadsOption = None,
     home: HomeOption = None,
     study_storage: StudyStorageOption = None,
     *,

@@ -166,6 +166,13 @@ def _trusted(workload: str | None) -> str | None:
     return workload
 
 
+def _trusted_all(workloads: list[str] | None) -> list[str] | None:
+    """As :func:`_trusted`, of several."""
+    for workload in workloads or ():
+        _trusted(workload)
+    return workloads
+
+
 WorkloadArgument = Annotated[
     str,
     typer.Argument(
@@ -183,6 +190,17 @@ TrustedWorkloadOption = Annotated[
         show_default=False,
         metavar="MODULE:CLASS",
         callback=_trusted,
+    ),
+]
+TrustedWorkloadsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--workload",
+        help="For workloads of your own: a study's package.module:Class, whose code is imported then. May be given "
+        "several times.",
+        show_default=False,
+        metavar="MODULE:CLASS",
+        callback=_trusted_all,
     ),
 ]
 TrustedOptimizersOption = Annotated[

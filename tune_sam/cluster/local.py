@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tune_sam.cluster.ray_internals import (
     SOCKETS,
+    ask_for_the_token,
     disconnect,
     leave_endings_alone,
     without_attendants,
@@ -43,6 +44,7 @@ def start(words: Sequence[str], dashboard: bool = False) -> None:
     import ray
 
     folder = sockets_folder()
+    ask_for_the_token()
     try:
         with nullcontext() if dashboard else without_attendants(), workers_started_by(words):
             ray.init(

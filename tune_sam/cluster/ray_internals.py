@@ -118,6 +118,17 @@ def without_rays_lines() -> Iterator[None]:
         yield
 
 
+def ask_for_the_token() -> None:
+    """Have a Ray that is started here take nobody without its token, unless the person says otherwise.
+
+    Ray does so by itself from 2.59 on. Before, whoever reaches its ports can run anything as this user.
+    """
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        library: Any = import_module("ray._raylet")
+        library.Config.initialize("")  # it has read the environment before
+
+
 @contextmanager
 def without_attendants() -> Iterator[None]:
     """Keep a Ray that is started here from starting what attends to a cluster and what its pages are made from.

@@ -96,7 +96,7 @@ def output_folder(output: str | Path) -> Path:
     """Give the absolute path of a folder that a page may replace.
 
     Raises:
-        Refused: it has something else than a page in it, cannot be written, or no folder can have that path.
+        Refused: it has something else than a page in it, it cannot be written, or no folder can have its path.
     """
     folder = folder_of(output, "--output")
     try:

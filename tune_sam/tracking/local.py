@@ -27,10 +27,10 @@ def ailment_of(file: Path, *, every_page: bool = False) -> str:
     try:
         if not file.stat().st_size:
             return EMPTY
-    except (FileNotFoundError, NotADirectoryError):
-        return GONE
-    except OSError:  # it may not be looked at: nothing is known of it
+    except PermissionError:  # it may not be looked at: nothing is known of it
         return ""
+    except (OSError, ValueError):  # no file can have that path
+        return GONE
     try:
         with closing(reading(file)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
