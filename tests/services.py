@@ -319,7 +319,8 @@ class MLflow:
                 "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
             }
         self._program = Program("mlflow", [
-            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend_uri,
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
+            backend_uri.replace("postgresql://", "postgresql+psycopg://"),  # else SQLAlchemy below 2.1 takes another
             "--artifacts-destination", artifacts or folder / "artifacts", "--host", "127.0.0.1", "--port", self.port,
             "--workers", 1, "--allowed-hosts", f"127.0.0.1:{self.port}", *login,
         ], folder, {

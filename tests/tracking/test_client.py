@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from mlflow.store.entities import PagedList
 from mlflow_places import answering
 from services import free_port
 
@@ -77,7 +78,7 @@ STORE = {
     "delete_run": ["self", "run_id"],
     "get_experiment": ["self", "experiment_id"],
     "get_experiment_by_name": ["self", "experiment_name"],
-    "get_metric_history": ["self", "run_id", "metric_key"],
+    "get_metric_history": ["self", "run_id", "metric_key", "max_results", "page_token"],
     "get_run": ["self", "run_id"],
     "log_batch": ["self", "run_id", "metrics", "params", "tags"],
     "restore_run": ["self", "run_id"],
@@ -143,6 +144,26 @@ def test_mlflow_takes_the_same_point_twice_for_one(uri, study):
         "this release of MLflow keeps a point that is sent twice as two: tracking/delivery.py has to look before "
         "it sends"
     )
+
+
+def test_a_metric_is_read_whole_where_it_takes_several_pages(uri, study, monkeypatch):
+    from tune_sam.tracking.client import connect, log_batch, metric_history
+    from tune_sam.tracking.content import Point
+
+    monkeypatch.setattr("mlflow.store.tracking.GET_METRIC_HISTORY_MAX_RESULTS", 2)
+    points = [Point("val/loss", 1 / step, 1000 + step, step) for step in range(1, 6)]
+    store = connect(uri)
+    log_batch(store, study.run_id, points, {}, {})
+    assert metric_history(store, study.run_id, "val/loss") == points
+    assert metric_history(store, study.run_id, "none") == []
+
+    class OldServer:
+        """As MLflow 3.11's, of which a page that no size is named for is empty, and not the last."""
+
+        def get_metric_history(self, run_id, name, size=None, token=None):
+            return store.get_metric_history(run_id, name, size, token) if size else PagedList([], "more")
+
+    assert metric_history(OldServer(), study.run_id, "val/loss") == points
 
 
 def test_mlflows_database_names_places_of_artifacts_where_a_moved_home_looks(first_contact):

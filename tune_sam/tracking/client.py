@@ -506,8 +506,16 @@ def with_values(store: Store, state: RunState) -> RunState:
 
 
 def metric_history(store: Store, run_id: str, name: str) -> list[Point]:
-    """Read all values of one metric of a run."""
-    return [Point(name, one.value, one.timestamp, one.step) for one in store.get_metric_history(run_id, name)]
+    """Read all values of one metric of a run, page by page: a server of MLflow 3.11 gives none if no size is named."""
+    from mlflow.store.tracking import GET_METRIC_HISTORY_MAX_RESULTS
+
+    found: list[Point] = []
+    token = None
+    while True:
+        page = store.get_metric_history(run_id, name, GET_METRIC_HISTORY_MAX_RESULTS, token)
+        found += [Point(name, one.value, one.timestamp, one.step) for one in page]
+        if not (token := page.token):
+            return found
 
 
 def is_internal(error: Exception) -> bool:
