@@ -14,7 +14,7 @@ RELEASES := constraints$(if $(filter lowest,$(CONSTRAINTS)),-lowest).txt
 # Where this is set, each process that a test starts would compile all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo install dev check test test-all test-crash test-soak bench lint docs clean
+.PHONY: demo install dev check test test-all test-crash test-soak bench lint docs dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/tune-sam run gcn --name demo --dataset digits --trials 6 --epochs 10 --seeds 3 --sample 512
@@ -73,8 +73,15 @@ lint: $(VENV)/dev
 docs: $(VENV)-docs/installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build
 
+# The wheel and the sdist, in dist/. The address of the repository goes into their metadata, and makes the README's links
+# whole.
+dist: export TUNE_SAM_REPOSITORY = $(REPOSITORY)
+dist: $(VENV)-dist/installed
+	@[ -n "$(REPOSITORY)" ] || { echo "Say where the repository is: make dist REPOSITORY=https://github.com/OWNER/NAME"; exit 2; }
+	$(VENV)-dist/bin/python -m build --outdir dist
+
 clean:
-	rm -rf $(VENV) $(VENV)-docs site
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-dist site dist
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -100,6 +107,11 @@ $(VENV)-docs/installed: setup.cfg
 	@$(PYTHON) -m venv $(VENV)-docs
 	@$(VENV)-docs/bin/pip install --quiet $$($(PYTHON) -c \
 	  'import configparser; c = configparser.ConfigParser(); c.read("setup.cfg"); print(c["options.extras_require"]["docs"])')
+	@touch $@
+
+$(VENV)-dist/installed:
+	@$(PYTHON) -m venv $(VENV)-dist
+	@$(VENV)-dist/bin/pip install --quiet build
 	@touch $@
 
 $(VENV)/installed: $(VENV)/torch setup.cfg

@@ -2,20 +2,24 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
+REPOSITORY = "https://example.org/owner/tune_sam"
+
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """The unpacked wheel of this tree, made from a copy, with all that git does not ignore."""
+    """The unpacked wheel of this tree, made from a copy, with all that git does not ignore, as it is published."""
     folder = tmp_path_factory.mktemp("wheel")
     source = shutil.copytree(
         ROOT,
@@ -28,6 +32,7 @@ def wheel(tmp_path_factory):
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"TUNE_SAM_REPOSITORY": REPOSITORY},
     )
     assert made.returncode == 0, made.stderr
     (file,) = folder.glob("*.whl")
@@ -59,6 +64,37 @@ def run(words, folder, site):
     done = subprocess.run(words, cwd=folder, env=others | path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_what_an_index_shows_of_a_wheel_leads_to_the_files_of_the_repository(wheel):
+    (file,) = wheel.glob("*.dist-info/METADATA")
+    metadata = message_from_string(file.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\((?!https://(?!example\.org))(\S+)\)", metadata.get_payload())
+    addresses = [one.split(", ")[1] for one in metadata.get_all("Project-URL")]
+
+    assert len(links) > 20
+    files = [one for one in links + addresses if one not in (REPOSITORY, f"{REPOSITORY}/issues")]
+    for one in files:
+        kind, path = re.fullmatch(rf"{REPOSITORY}/(raw|blob)/HEAD/([^#]+)(?:#.*)?", one).groups()
+        assert (ROOT / path).exists(), one
+        assert (kind == "raw") == (path.endswith(".png")), one
+
+
+def test_a_repository_that_a_browser_cannot_open_is_refused():
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        env=os.environ | {"TUNE_SAM_REPOSITORY": "git@example.org:owner/tune_sam.git"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert done.stderr.endswith(
+        "TUNE_SAM_REPOSITORY 'git@example.org:owner/tune_sam.git': expected the address of a page, https://…\n"
+    )
 
 
 LOADED = """
