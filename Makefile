@@ -14,7 +14,7 @@ RELEASES := constraints$(if $(filter lowest,$(CONSTRAINTS)),-lowest).txt
 # Where this is set, each process that a test starts would compile all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo install dev check test test-all test-crash test-soak bench lint docs dist clean
+.PHONY: demo install dev check test test-all test-crash test-soak bench lint docs dist address clean
 
 demo: $(VENV)/installed
 	$(BIN)/tune-sam run gcn --name demo --dataset digits --trials 6 --epochs 10 --seeds 3 --sample 512
@@ -76,9 +76,12 @@ docs: $(VENV)-docs/installed
 # The wheel and the sdist, in dist/. The address of the repository goes into their metadata, and makes the README's links
 # whole.
 dist: export TUNE_SAM_REPOSITORY = $(REPOSITORY)
-dist: $(VENV)-dist/installed
-	@[ -n "$(REPOSITORY)" ] || { echo "Say where the repository is: make dist REPOSITORY=https://github.com/OWNER/NAME"; exit 2; }
+dist: address $(VENV)-dist/installed
 	$(VENV)-dist/bin/python -m build --outdir dist
+
+address:
+	@[ -n "$(REPOSITORY)" ] || \
+	  { echo "Say where the repository is: make dist REPOSITORY=https://github.com/OWNER/tune_sam"; exit 2; }
 
 clean:
 	rm -rf $(VENV) $(VENV)-docs $(VENV)-dist site dist

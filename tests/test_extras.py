@@ -5,6 +5,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from studies import INLINE
 
 import tune_sam
@@ -56,6 +58,30 @@ def test_each_of_these_packages_is_in_its_extra_and_all_has_them():
     assert set(extras) - {"all", "dev", "bench", "docs", "wandb"} == set(
         extras["all"].strip().removeprefix("tune-sam[")[:-1].split(",")
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "apart"), [("constraints.txt", {"docs"}), ("constraints-lowest.txt", {"docs", "bench"})]
+)
+def test_both_sets_of_releases_have_all_that_is_declared(file, apart):
+    declared = ConfigParser()
+    declared.read(ROOT / "setup.cfg")
+    lists = [declared["options"]["install_requires"]]
+    lists += [listed for extra, listed in declared["options.extras_require"].items() if extra not in apart]
+    needed = [Requirement(line) for listed in lists for line in listed.splitlines() if line]
+    lines = (ROOT / file).read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = {canonicalize_name(name): release for name, release in pins.items()}
+
+    assert len(needed) > 40
+    for one in needed:
+        if one.name == "tune-sam" or not one.specifier:
+            continue
+        release = pins[canonicalize_name(one.name)]
+        assert one.specifier.contains(release), one
+        bounds = [part.version for part in one.specifier if part.operator == ">="]
+        if file == "constraints-lowest.txt" and one.name != "pydantic":  # why that is newer is said in the file
+            assert [release[: len(bound)] for bound in bounds] == bounds, one
 
 
 @pytest.mark.usefixtures("only_the_core")

@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email import message_from_string
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,23 +21,39 @@ REPOSITORY = "https://example.org/owner/tune_sam"
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """The unpacked wheel of this tree, made from a copy, with all that git does not ignore, as it is published."""
-    folder = tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory):
+    """The unpacked sdist of this tree, made from a copy, with all that git does not ignore, as it is published."""
+    folder = tmp_path_factory.mktemp("sdist")
     source = shutil.copytree(
         ROOT,
         folder / "source",
         symlinks=True,
         ignore=shutil.ignore_patterns(".git", ".venv*", "*.egg-info", "build", "__pycache__", ".*_cache"),
     )
-    made = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"TUNE_SAM_REPOSITORY": REPOSITORY},
+    code = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    made([sys.executable, "-c", code, folder], source)
+    (file,) = folder.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        archive.extractall(folder / "site", filter="data")
+    (unpacked,) = (folder / "site").iterdir()
+    return unpacked
+
+
+def made(words, folder):
+    """Make a package with a command in a folder, as whoever publishes it."""
+    published = os.environ | {"TUNE_SAM_REPOSITORY": REPOSITORY}
+    done = subprocess.run(words, cwd=folder, env=published, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist, tmp_path_factory):
+    """The unpacked wheel that is made of the sdist."""
+    folder = tmp_path_factory.mktemp("wheel")
+    made(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, "."],
+        sdist,
     )
-    assert made.returncode == 0, made.stderr
     (file,) = folder.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         archive.extractall(folder / "site")
@@ -66,35 +85,70 @@ def run(words, folder, site):
     return done.stdout
 
 
+def in_git():
+    """What a commit of all that there is would have."""
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name for name in listed.stdout.split("\0") if name}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
+def test_an_sdist_has_what_git_has(sdist):
+    links = {"tune_sam/analysis", "tune_sam/trainables"}
+    expected = {
+        f"tune_sam/{name}" if name.startswith(("analysis/", "trainables/")) else name for name in in_git() - links
+    }
+    found = {str(file.relative_to(sdist)) for file in sdist.rglob("*") if file.is_file()}
+
+    assert expected - found == set()
+    assert {name for name in found - expected if not name.startswith("tune_sam.egg-info/")} == {"PKG-INFO"}
+
+
+def shown(metadata):
+    """Where the links and pictures of a description lead, by Markdown's own rules."""
+    tokens = MarkdownIt().parse(metadata.get_payload())
+    every = [inline for token in tokens for inline in token.children or ()]
+    return [str(one.attrGet("href") or one.attrGet("src")) for one in every if one.type in ("link_open", "image")]
+
+
 @pytest.mark.slow
 def test_what_an_index_shows_of_a_wheel_leads_to_the_files_of_the_repository(wheel):
     (file,) = wheel.glob("*.dist-info/METADATA")
     metadata = message_from_string(file.read_text(encoding="utf-8"))
-    links = re.findall(r"\]\((?!https://(?!example\.org))(\S+)\)", metadata.get_payload())
-    addresses = [one.split(", ")[1] for one in metadata.get_all("Project-URL")]
+    declared = [one.split(", ")[1] for one in metadata.get_all("Project-URL")]
+    ours = [one for one in shown(metadata) if REPOSITORY in one or not one.startswith("https://")]
 
-    assert len(links) > 20
-    files = [one for one in links + addresses if one not in (REPOSITORY, f"{REPOSITORY}/issues")]
-    for one in files:
-        kind, path = re.fullmatch(rf"{REPOSITORY}/(raw|blob)/HEAD/([^#]+)(?:#.*)?", one).groups()
+    assert len(ours) > 20
+    for one in ours + [one for one in declared if one not in (REPOSITORY, f"{REPOSITORY}/issues")]:
+        tag = f"v{metadata['Version']}"
+        kind, path = re.fullmatch(rf"{REPOSITORY}/(raw|blob)/{re.escape(tag)}/([^#]+)(?:#.*)?", one).groups()
         assert (ROOT / path).exists(), one
         assert (kind == "raw") == (path.endswith(".png")), one
 
 
-def test_a_repository_that_a_browser_cannot_open_is_refused():
-    done = subprocess.run(
-        [sys.executable, "setup.py", "--version"],
-        cwd=ROOT,
-        env=os.environ | {"TUNE_SAM_REPOSITORY": "git@example.org:owner/tune_sam.git"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.parametrize("given", [f"{REPOSITORY}/", f"{REPOSITORY}.git", REPOSITORY])
+def test_an_address_that_is_cloned_is_taken_for_that_of_the_page(given):
+    urls = runpy.run_path(str(ROOT / "setup.py"))["published"](given)["project_urls"]
 
-    assert done.returncode != 0
-    assert done.stderr.endswith(
-        "TUNE_SAM_REPOSITORY 'git@example.org:owner/tune_sam.git': expected the address of a page, https://…\n"
-    )
+    assert urls["Source"] == REPOSITORY
+    assert urls["Issues"] == f"{REPOSITORY}/issues"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "git@example.org:owner/tune_sam.git", "http://example.org/owner/tune_sam", "https://", "https://example.org/",
+        "https://me:word@example.org/owner/tune_sam", "https://example.org/owner/tune_sam?x=1",
+        "https://example.org/owner/tune_sam#readme", "https://example.org/owner/tune sam",
+    ],
+)  # fmt: skip
+def test_an_address_that_a_browser_cannot_open_or_that_has_a_login_is_refused(given):
+    published = runpy.run_path(str(ROOT / "setup.py"))["published"]
+
+    with pytest.raises(SystemExit, match=r"expected the address of a page, https://HOST/OWNER/NAME") as refused:
+        published(given)
+    assert "word" not in str(refused.value)
 
 
 LOADED = """
