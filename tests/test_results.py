@@ -160,6 +160,27 @@ def of_the_molecules() -> Iterator[str]:
     yield f"that of its control, {100 * asam.value:+.2f} points ({interval(asam, 2, 100)})"
 
 
+def of_calibration() -> Iterator[str]:
+    of = molecules()
+    error = {to: compared(("test/ece",), *to) for to in (("base", "refit"), ("base", "twice"), ("own", "control"))}
+    likely = [one for to in error for one in compared(("test/nll",), *to).values()]
+    assert not any(one.shown for one in [*error["base", "refit"].values(), *likely])
+    by_rho, longer = error["own", "control"], error["base", "twice"]
+    assert [one.shown for one in by_rho.values()] == [False, True, False]
+    assert [one.shown for one in longer.values()] == [True, True, False]
+    asam = by_rho["asam", "test/ece"]
+    yield (
+        f"calibration error, {percent(of['asam', 'refit'], 'test/ece')} %, is higher than its control's by "
+        f"{100 * asam.mean.value:.2f} points ({interval(asam.mean, 2, 100)}, corrected p = {probability(asam.corrected)})"
+    )
+    sam, asam = longer["sam", "test/ece"], longer["asam", "test/ece"]
+    yield f"Against Adam for 400 epochs, {percent(of['base', 'twice'], 'test/ece')} %, it is so for SAM"
+    yield (
+        f"by {100 * sam.mean.value:.2f} and {100 * asam.mean.value:.2f} points (p = {probability(sam.corrected)} and "
+        f"{probability(asam.corrected)})"
+    )
+
+
 def cells(found: Difference) -> tuple[str, ...]:
     return (
         f"{100 * found.mean.value:+.2f}",
@@ -613,6 +634,65 @@ def factor(found: Mean) -> str:
     return f"{2**found.value:.2f} ({2**found.low:.2f} to {2**found.high:.2f})"
 
 
+Cells = dict[tuple[str, int], pd.DataFrame]
+"""Five networks of each optimizer and batch size, by seed."""
+
+
+@cache
+def at_one_rate() -> Cells:
+    """The batch sizes at the one rate of matched.yaml."""
+    of = file("gcn-batch-size/more-flatness.csv")
+    of = of[of["key"].str.startswith("batch-size-matched.refit/")].sort_values("seed")
+    return {(optimizer, int(size)): rows for (optimizer, size), rows in of.groupby(["optimizer", "batch_size"])}
+
+
+@cache
+def at_best_rates() -> Cells:
+    """The rates that validation chose: three seeds of the first study, and two more."""
+    more = file("gcn-batch-size/more-flatness.csv")
+    found = {}
+    for optimizer in ("base", "sam", "asam"):
+        for size in SIZES:
+            first = cell(optimizer, size)
+            same = (more["optimizer"] == optimizer) & (more["batch_size"] == size) & (more["lr"] == first["lr"].iloc[0])
+            rest = more[same & ~more["seed"].isin(first["seed"])]
+            found[optimizer, size] = pd.concat([first, rest]).sort_values("seed")
+    return found
+
+
+def logarithms(cells: Cells, column: str = "lambda_max") -> dict[tuple[str, int], Difference]:
+    """SAM's and ASAM's differences to Adam in the logarithm to base 2, one family."""
+    keys = [(one, size) for one in ("sam", "asam") for size in SIZES]
+    found = [
+        Difference.of(np.log2(cells[key][column]).tolist(), np.log2(cells["base", key[1]][column]).tolist())
+        for key in keys
+    ]
+    return dict(zip(keys, family(found), strict=True))
+
+
+def rises(cells: Cells, column: str = "lambda_max") -> dict[str, list[float]]:
+    """Of each optimizer the logarithm of the factor by which a doubled batch multiplies a measure, of each seed."""
+    found = {}
+    for optimizer in ("base", "sam", "asam"):
+        levels = np.array([np.log2(cells[optimizer, size][column]) for size in SIZES])
+        found[optimizer] = np.polyfit(np.log2(SIZES), levels, 1)[0].tolist()
+    return found
+
+
+def averaged(cells: Cells, column: str) -> dict[str, Difference]:
+    """SAM's and ASAM's difference to Adam, averaged over the sizes first, one family."""
+    of = {
+        one: np.mean([cells[one, size][column] for size in SIZES], axis=0).tolist() for one in ("base", "sam", "asam")
+    }
+    found = family([Difference.of(of[one], of["base"]) for one in ("sam", "asam")])
+    return dict(zip(("sam", "asam"), found, strict=True))
+
+
+def times(found: Difference) -> str:
+    of = found.mean
+    return f"× {2**of.value:.2f}, {2**of.low:.2f} to {2**of.high:.2f}, {probability(found.corrected)}"
+
+
 def of_the_batch_sizes() -> Iterator[str]:
     for size in SIZES:
         for optimizer in ("base", "sam", "asam"):
@@ -807,6 +887,7 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
         *(
             of_both_pages,
             of_the_molecules,
+            of_calibration,
             of_other_splits,
             of_wrong_labels_and_few_data,
             of_few_molecules,
