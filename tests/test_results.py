@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from tune_sam.cli.app import app
-from tune_sam.evaluation.claims import at_equal_loss, claims
+from tune_sam.evaluation.claims import EqualLoss, at_equal_loss, claims
 from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, with_interval
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
@@ -29,7 +29,14 @@ SETTINGS = (
     *("80.41", "81.11", "94.64", "94.26", "95.43 / 95.97"),  # the published study's
     *("ρ = 0.05", "σ = 0.05", "(ρ = 0.01)", "(ρ = 0.02)", "is below 0.05"),
     *("at a rate of 0.0004 to", "at 0.01,", "rate was 0.01;", "chose 0.001 to 0.003."),
-    *("0.0015, 0.0045 and 0.0135", "0.0005 to 0.0045", "rate 0.0135", "0.001 to 1;"),
+    *(
+        "0.0015, 0.0045 and 0.0135",
+        "0.0005 to 0.0045",
+        "rate 0.0135",
+        "0.001 to 1,",
+        "0.001 to 1;",
+        "from 0.00001 to 0.03",
+    ),
     *(
         "One rate, 0.001,",
         "lower from 0.001 on",
@@ -171,7 +178,8 @@ def of_calibration() -> Iterator[str]:
     asam = by_rho["asam", "test/ece"]
     yield (
         f"calibration error, {percent(of['asam', 'refit'], 'test/ece')} %, is higher than its control's by "
-        f"{100 * asam.mean.value:.2f} points ({interval(asam.mean, 2, 100)}, corrected p = {probability(asam.corrected)})"
+        f"{100 * asam.mean.value:.2f} points ({interval(asam.mean, 2, 100)}, corrected p = "
+        f"{probability(asam.corrected)})"
     )
     sam, asam = longer["sam", "test/ece"], longer["asam", "test/ece"]
     yield f"Against Adam for 400 epochs, {percent(of['base', 'twice'], 'test/ece')} %, it is so for SAM"
@@ -453,6 +461,75 @@ def of_their_flatness() -> Iterator[str]:
     )
 
 
+@cache
+def searched_again() -> dict[str, pd.DataFrame]:
+    """SAM's row of the wider range of ρ and its control, beside Adam's of the first search: five seeds of each."""
+    of = file("gcn-wide/trainings.csv").merge(file("gcn-wide/flatness.csv")[["key", *FLAT]], on="key")
+    sam, control = (of[of["kind"] == kind].sort_values("seed") for kind in ("refit", "control"))
+    adam = {kind: molecules()["base", kind] for kind in ("refit", "twice")}
+    return {"SAM": sam, "its control": control, "Adam": adam["refit"], "Adam for 400 epochs": adam["twice"]}
+
+
+def both_at_equal_loss() -> tuple[EqualLoss, EqualLoss]:
+    """λ_max of SAM by its control's at equal training loss, of the second search and of the first."""
+    second = [searched_again()[name] for name in ("SAM", "its control")]
+    first = [molecules()["sam", kind] for kind in ("refit", "control")]
+    again, before = (
+        at_equal_loss(pd.concat(pair), [(pair[0]["row"].iloc[0], pair[1]["row"].iloc[0])])[0]
+        for pair in (second, first)
+    )
+    return again, before
+
+
+def of_sam_on_the_first_page() -> Iterator[str]:
+    again, before = both_at_equal_loss()
+    assert before.shown
+    assert again.shown
+    (radius,) = {f"{rows['rho'].iloc[0]:.3f}" for rows in (molecules()["sam", "refit"], searched_again()["SAM"])}
+    yield f"of which two searches chose a ρ near {radius}, is shown to"
+    yield f"{before.factor:.2f} and {again.factor:.2f} of its control's"
+
+
+def of_a_wider_range() -> Iterator[str]:
+    trials, of = file("gcn-wide/trials.csv"), searched_again()
+    complete = trials[trials["state"] == "complete"]
+    best = complete.loc[complete["value"].idxmax()]
+    below = complete[complete["rho"] < 0.001]
+    earlier = file("gcn/trials.csv")
+    earlier = earlier[(earlier["optimizer"] == "sam") & (earlier["state"] == "complete")]
+    yield f"no trial above {earlier['rho'].max():.4f} of which was complete"
+    yield f"{len(complete)} of its {len(trials)} trials ran to their end, {len(below)} of them below 0.001."
+    yield f"It chose ρ = {best['rho']:.3g} at a rate of {best['lr']:.3g} and batches of {best['batch_size']},"
+    yield f"with a validation accuracy of {best['value']:.3f}; the best below 0.001 has {below['value'].max():.3f}"
+    sam, control = of["SAM"], of["its control"]
+    assert set(sam["rho"]) == {best["rho"]}
+    for name, rows in of.items():
+        if name in ("SAM", "its control"):
+            shown = [mean(rows, one, decimals) for one, decimals in FLAT.items()]
+            yield table_row(name, percent(rows), mean(rows, "train/loss", 3), *shown)
+    accuracy = [
+        Difference.of(sam["test/accuracy"].tolist(), rows["test/accuracy"].tolist()) for rows in [*of.values()][1:]
+    ]
+    for name, found in zip([*of][1:], family(accuracy), strict=True):
+        yield table_row(name, *cells(found))
+    flatter = family([Difference.of(sam[one].tolist(), control[one].tolist()) for one in FLAT])
+    for (name, decimals), found in zip(FLAT.items(), flatter, strict=True):
+        yield table_row(
+            {"lambda_max": "λ_max", "trace": "trace", "worst_case": "worst case", "average_case": "average case"}[name],
+            f"{found.mean.value:+.{decimals}f}",
+            interval(found.mean, decimals),
+            probability(found.corrected),
+        )
+    first = [molecules()["sam", kind] for kind in ("refit", "control")]
+    pairs = [[rows[one].tolist() for rows in pair] for pair in ([sam, control], first) for one in FLAT]
+    both = family([Difference.of(*pair) for pair in pairs])
+    assert [one.shown for one in both[:4]] == [one.shown for one in flatter] == [True, True, False, False]
+    again, before = both_at_equal_loss()
+    within = f"{again.low:.2f} to {again.high:.2f}, p {probability(again.p)}"
+    yield f"λ_max is × {again.factor:.2f} ({within}) of the control's"
+    yield f"in the first search × {before.factor:.2f}."
+
+
 # ρ alone
 
 OF_A_RADIUS = {
@@ -632,65 +709,6 @@ def half(found: Mean, decimals: int, unit: float = 1) -> str:
 
 def factor(found: Mean) -> str:
     return f"{2**found.value:.2f} ({2**found.low:.2f} to {2**found.high:.2f})"
-
-
-Cells = dict[tuple[str, int], pd.DataFrame]
-"""Five networks of each optimizer and batch size, by seed."""
-
-
-@cache
-def at_one_rate() -> Cells:
-    """The batch sizes at the one rate of matched.yaml."""
-    of = file("gcn-batch-size/more-flatness.csv")
-    of = of[of["key"].str.startswith("batch-size-matched.refit/")].sort_values("seed")
-    return {(optimizer, int(size)): rows for (optimizer, size), rows in of.groupby(["optimizer", "batch_size"])}
-
-
-@cache
-def at_best_rates() -> Cells:
-    """The rates that validation chose: three seeds of the first study, and two more."""
-    more = file("gcn-batch-size/more-flatness.csv")
-    found = {}
-    for optimizer in ("base", "sam", "asam"):
-        for size in SIZES:
-            first = cell(optimizer, size)
-            same = (more["optimizer"] == optimizer) & (more["batch_size"] == size) & (more["lr"] == first["lr"].iloc[0])
-            rest = more[same & ~more["seed"].isin(first["seed"])]
-            found[optimizer, size] = pd.concat([first, rest]).sort_values("seed")
-    return found
-
-
-def logarithms(cells: Cells, column: str = "lambda_max") -> dict[tuple[str, int], Difference]:
-    """SAM's and ASAM's differences to Adam in the logarithm to base 2, one family."""
-    keys = [(one, size) for one in ("sam", "asam") for size in SIZES]
-    found = [
-        Difference.of(np.log2(cells[key][column]).tolist(), np.log2(cells["base", key[1]][column]).tolist())
-        for key in keys
-    ]
-    return dict(zip(keys, family(found), strict=True))
-
-
-def rises(cells: Cells, column: str = "lambda_max") -> dict[str, list[float]]:
-    """Of each optimizer the logarithm of the factor by which a doubled batch multiplies a measure, of each seed."""
-    found = {}
-    for optimizer in ("base", "sam", "asam"):
-        levels = np.array([np.log2(cells[optimizer, size][column]) for size in SIZES])
-        found[optimizer] = np.polyfit(np.log2(SIZES), levels, 1)[0].tolist()
-    return found
-
-
-def averaged(cells: Cells, column: str) -> dict[str, Difference]:
-    """SAM's and ASAM's difference to Adam, averaged over the sizes first, one family."""
-    of = {
-        one: np.mean([cells[one, size][column] for size in SIZES], axis=0).tolist() for one in ("base", "sam", "asam")
-    }
-    found = family([Difference.of(of[one], of["base"]) for one in ("sam", "asam")])
-    return dict(zip(("sam", "asam"), found, strict=True))
-
-
-def times(found: Difference) -> str:
-    of = found.mean
-    return f"× {2**of.value:.2f}, {2**of.low:.2f} to {2**of.high:.2f}, {probability(found.corrected)}"
 
 
 def of_the_batch_sizes() -> Iterator[str]:
@@ -882,7 +900,7 @@ def of_the_search() -> Iterator[str]:
 FIRST, RESULTS = ROOT / "README.md", ROOT / "results" / "README.md"
 
 PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
-    FIRST: (of_both_pages, of_the_first_page, of_the_radius_on_the_first_page),
+    FIRST: (of_both_pages, of_the_first_page, of_sam_on_the_first_page, of_the_radius_on_the_first_page),
     RESULTS: (
         *(
             of_both_pages,
@@ -893,6 +911,7 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
             of_few_molecules,
             of_wrong_molecules,
             of_their_flatness,
+            of_a_wider_range,
             of_the_radius,
             of_bf16,
             of_the_batch_sizes,
