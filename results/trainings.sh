@@ -26,8 +26,8 @@ tune-sam search gcn --config results/gcn-noise/noise-0.2.yaml --name noise-0.2 &
 tune-sam search gcn --config results/gcn-noise/noise-0.4.yaml --name noise-0.4 && tune-sam refit noise-0.4 --seeds 5 && tune-sam report noise-0.4
 tune-sam search wideresnet --config results/images/study.yaml --name images-search && tune-sam best images-search --yaml > results/images/best.yaml && tune-sam refit wideresnet --config results/images/best.yaml --name images --epochs 20 --seeds 3 && tune-sam analyze images --sample 512 --grid 3 && tune-sam report images
 tune-sam search gcn --config results/gcn-batch-size/study.yaml --name batch-size && tune-sam refit batch-size --each-batch-size --seeds 3 && tune-sam analyze batch-size --top 3 --sample 512 --grid 3 && tune-sam report batch-size
-tune-sam refit gcn --config results/gcn-batch-size/matched.yaml --name batch-size-matched --seeds 5 --no-controls && tune-sam analyze batch-size-matched --sample 512 --grid 3
-tune-sam refit gcn --config results/gcn-batch-size/best-0.0015.yaml --name batch-size-0.0015 --seeds 10003,10004 --no-controls && tune-sam analyze batch-size-0.0015 --sample 512 --grid 3
-tune-sam refit gcn --config results/gcn-batch-size/best-0.0135.yaml --name batch-size-0.0135 --seeds 10003,10004 --no-controls && tune-sam analyze batch-size-0.0135 --sample 512 --grid 3
+tune-sam refit gcn --config results/gcn-batch-size/matched.yaml --name batch-size-matched --seeds 5 --no-controls && tune-sam analyze batch-size-matched --sample 512 --grid 3 && tune-sam report batch-size-matched
+tune-sam refit gcn --config results/gcn-batch-size/best-0.0015.yaml --name batch-size-0.0015 --seeds 10003,10004 --no-controls && tune-sam analyze batch-size-0.0015 --sample 512 --grid 3 && tune-sam report batch-size-0.0015
+tune-sam refit gcn --config results/gcn-batch-size/best-0.0135.yaml --name batch-size-0.0135 --seeds 10003,10004 --no-controls && tune-sam analyze batch-size-0.0135 --sample 512 --grid 3 && tune-sam report batch-size-0.0135
 tune-sam refit attention --config results/attention/check-bf16.yaml --name beats-check-bf16 --seeds 3 --no-controls
 tune-sam refit attention --config results/attention/interpatient.yaml --name beats-interpatient --seeds 1 --no-controls
