@@ -15,7 +15,6 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -141,12 +140,20 @@ def _forks_of_this() -> list[str]:
     return forks.words(address)
 
 
-@cache
+_standing: list[tuple[multiprocessing.process.BaseProcess, list[str]]] = []
+
+
 def forking() -> list[str]:
-    """Start a process that forks workers for any Ray of this process; give the words that ask it for one."""
-    address = _address()
-    _context().Process(target=_serve, args=(address,), daemon=True).start()
-    return forks.words(address)
+    """Start a process that forks workers for any Ray of this process, unless it lives; give the words that ask for one.
+
+    It ends where the fork server does, which a test may kill with the other children of this process.
+    """
+    if not _standing or not _standing[-1][0].is_alive():
+        address = _address()
+        process = _context().Process(target=_serve, args=(address,), daemon=True)
+        process.start()
+        _standing.append((process, forks.words(address)))
+    return _standing[-1][1]
 
 
 class Forking(Sequence[str]):
