@@ -31,6 +31,8 @@ SETTINGS = (
     *("at a rate of 0.0004 to", "at 0.01,", "rate was 0.01;", "chose 0.001 to 0.003."),
     *(
         "0.0015, 0.0045 and 0.0135",
+        "All at 0.0045",
+        "rate is 0.0045",
         "0.0005 to 0.0045",
         "rate 0.0135",
         "0.001 to 1,",
@@ -123,8 +125,7 @@ def of_the_first_page() -> Iterator[str]:
     worst = max(one.corrected for one in compared(("lambda_max",), "base", "refit").values())
     assert worst < 0.01
     yield "(p < 0.01 by Holm's method)"
-    shares = [share for one in ("sam", "asam") for share in shares_of(one)]
-    yield f"λ_max is {min(shares):.1f} to {max(shares):.1f} of Adam's"
+    yield f"{ratios_at_one_rate()}, shown at every size"
 
 
 def of_the_molecules() -> Iterator[str]:
@@ -689,43 +690,58 @@ def of_the_radius_on_the_first_page() -> Iterator[str]:
 
 
 SIZES = (16, 32, 64, 128, 256)
+BY_SIZE = ("base", "sam", "asam")
+
+Cells = dict[tuple[str, int], pd.DataFrame]
+"""Five networks of each optimizer and batch size, by seed."""
 
 
 @cache
-def cell(optimizer: str, size: int) -> pd.DataFrame:
-    """The networks of an optimizer and a batch size, at the rate that validation chose."""
-    of = file("gcn-batch-size/flatness.csv")
-    return of[(of["optimizer"] == optimizer) & (of["batch_size"] == size)].sort_values("seed")
+def at_best_rates() -> Cells:
+    """The rates that validation chose: three seeds of the first study, and two more that were added later."""
+    first, more = (file(f"gcn-batch-size/{name}.csv") for name in ("flatness", "more-flatness"))
+    found = {}
+    for (optimizer, size), part in first.groupby(["optimizer", "batch_size"]):
+        (rate,) = set(part["lr"])
+        same = more[(more["optimizer"] == optimizer) & (more["batch_size"] == size) & (more["lr"] == rate)]
+        found[optimizer, size] = pd.concat([part, same[~same["seed"].isin(part["seed"])]]).sort_values("seed")
+    assert {tuple(part["seed"]) for part in found.values()} == {tuple(range(10_000, 10_005))}
+    return found
 
 
-def shares_of(optimizer: str) -> list[float]:
-    """λ_max by that of Adam, at each size."""
-    return [cell(optimizer, size)["lambda_max"].mean() / cell("base", size)["lambda_max"].mean() for size in SIZES]
+@cache
+def at_one_rate() -> Cells:
+    """The batch sizes at the one rate of matched.yaml."""
+    of = file("gcn-batch-size/more-flatness.csv").sort_values("seed")
+    of = of[of["study"] == "batch-size-matched.refit"]
+    assert set(of["lr"]) == {0.0045}
+    return {(optimizer, size): part for (optimizer, size), part in of.groupby(["optimizer", "batch_size"])}
 
 
-def slopes(optimizer: str, column: str = "lambda_max") -> list[float]:
+def slopes(cells: Cells, optimizer: str, column: str = "lambda_max") -> list[float]:
     """The exponent of a measure over the batch size, of each seed."""
-    of = pd.concat([cell(optimizer, size) for size in SIZES])
+    of = pd.concat([cells[optimizer, size] for size in SIZES])
     return [
         np.polyfit(np.log2(one["batch_size"]), np.log2(one[column]), 1)[0] for _, one in of.groupby("seed", sort=True)
     ]
 
 
-def over_sizes(column: str) -> dict[str, Difference]:
+def over_sizes(cells: Cells, column: str, scale: Callable = np.asarray) -> dict[str, Difference]:
     """SAM's and ASAM's difference to Adam, averaged over the sizes first."""
     averages = {
-        one: np.mean([cell(one, size)[column].to_numpy() for size in SIZES], axis=0).tolist()
-        for one in ("base", "sam", "asam")
+        one: np.mean([scale(cells[one, size][column].to_numpy()) for size in SIZES], axis=0).tolist() for one in BY_SIZE
     }
     optimizers = ("sam", "asam")
     found = family([Difference.of(averages[one], averages["base"]) for one in optimizers])
     return dict(zip(optimizers, found, strict=True))
 
 
-def at_each_size(column: str) -> dict[tuple[str, int], Difference]:
+def at_each_size(cells: Cells, column: str, scale: Callable = np.asarray) -> dict[tuple[str, int], Difference]:
     """The ten differences to Adam."""
     keys = [(one, size) for one in ("sam", "asam") for size in SIZES]
-    found = [Difference.of(cell(one, size)[column].tolist(), cell("base", size)[column].tolist()) for one, size in keys]
+    found = [
+        Difference.of(scale(cells[key][column]).tolist(), scale(cells["base", key[1]][column]).tolist()) for key in keys
+    ]
     return dict(zip(keys, family(found), strict=True))
 
 
@@ -737,75 +753,189 @@ def factor(found: Mean) -> str:
     return f"{2**found.value:.2f} ({2**found.low:.2f} to {2**found.high:.2f})"
 
 
-def of_the_batch_sizes() -> Iterator[str]:
+def times(found: Difference) -> str:
+    """A difference of logarithms to base 2, as what one is of the other."""
+    of = found.mean
+    return f"× {2**of.value:.2f}, {2**of.low:.2f} to {2**of.high:.2f}, {probability(found.corrected)}"
+
+
+def rows_by_size(cells: Cells, rates: bool) -> Iterator[str]:
     for size in SIZES:
-        for optimizer in ("base", "sam", "asam"):
-            rows = cell(optimizer, size)
+        for optimizer in BY_SIZE:
+            rows = cells[optimizer, size]
             (rate,) = set(rows["lr"])
             yield table_row(
                 str(size) if optimizer == "base" else " ",
                 NAMES[optimizer],
-                f"{rate}",
+                *([f"{rate}"] if rates else []),
                 mean(rows, "lambda_max", 1),
                 mean(rows, "worst_case", 3),
                 mean(rows, "gap/loss", 4),
                 percent(rows, "train/accuracy"),
                 percent(rows),
             ).replace("|   |", "| |")
-    sam, asam = shares_of("sam"), shares_of("asam")
-    yield f"SAM's λ_max is {min(sam):.2f} to {max(sam):.2f} of Adam's, ASAM's {min(asam):.2f} to {max(asam):.2f}."
-    single = at_each_size("lambda_max")
-    others = [one.corrected for (_, size), one in single.items() if size != 32]
-    yield f"at 32 (p = {single['sam', 32].corrected:.3f} and {single['asam', 32].corrected:.3f})"
-    yield f"corrected p of {min(others):.2f} to {max(others):.2f}."
-    whole = over_sizes("lambda_max")
-    assert f"{whole['sam'].corrected:.1g}" == f"{whole['asam'].corrected:.1g}"
-    yield (
-        f"SAM {half(whole['sam'].mean, 1)}, ASAM {half(whole['asam'].mean, 1)} (corrected p = "
-        f"{whole['sam'].corrected:.1g} each)"
+
+
+def ratios_by_size(cells: Cells) -> Iterator[str]:
+    """The rows of λ_max by Adam's, and of the differences in test accuracy."""
+    flatter, better = at_each_size(cells, "lambda_max", np.log2), at_each_size(cells, "test/accuracy")
+    for size in SIZES:
+        yield table_row(
+            str(size),
+            *(times(flatter[one, size]) for one in ("sam", "asam")),
+            *(
+                f"{100 * found.mean.value:+.2f}, {interval(found.mean, 2, 100)}, {probability(found.corrected)}"
+                for found in (better[one, size] for one in ("sam", "asam"))
+            ),
+        )
+    whole, tested = over_sizes(cells, "lambda_max", np.log2), over_sizes(cells, "test/accuracy")
+    yield table_row(
+        "all, averaged",
+        *(times(whole[one]) for one in ("sam", "asam")),
+        *(
+            f"{100 * found.mean.value:+.2f}, {interval(found.mean, 2, 100)}, {probability(found.corrected)}"
+            for found in (tested[one] for one in ("sam", "asam"))
+        ),
     )
-    rise = {one: Mean.of(slopes(one)) for one in ("base", "sam", "asam")}
+
+
+def changes(cells: Cells, column: str) -> dict[str, Difference]:
+    """The factor of a doubled batch, as a logarithm, of each optimizer against 1: one family."""
+    found = [slopes(cells, one, column) for one in BY_SIZE]
+    return dict(zip(BY_SIZE, family([Difference.of(one, [0.0] * len(one)) for one in found]), strict=True))
+
+
+def steeper(cells: Cells, column: str) -> dict[str, Difference]:
+    """The same of SAM and ASAM against Adam's, one family."""
+    found = [Difference.of(slopes(cells, one, column), slopes(cells, "base", column)) for one in ("sam", "asam")]
+    return dict(zip(("sam", "asam"), family(found), strict=True))
+
+
+def ratios_at_one_rate() -> str:
+    flatter = at_each_size(at_one_rate(), "lambda_max", np.log2)
+    assert all(one.shown for one in flatter.values())
+    sam, asam = ([2 ** flatter[one, size].mean.value for size in SIZES] for one in ("sam", "asam"))
+    return f"{min(sam):.2f} to {max(sam):.2f} of Adam's with SAM and {min(asam):.2f} to {max(asam):.2f} with ASAM"
+
+
+def of_one_rate() -> Iterator[str]:
+    cells = at_one_rate()
+    yield from rows_by_size(cells, rates=False)
+    yield from ratios_by_size(cells)
+    flatter, better = at_each_size(cells, "lambda_max", np.log2), at_each_size(cells, "test/accuracy")
+    assert all(one.shown for one in flatter.values())
+    assert [key for key, one in better.items() if one.shown] == [("asam", 128)]
+    yield ratios_at_one_rate()
+    assert all(one.shown for one in at_each_size(cells, "lambda_max").values()), "as differences, too"
+    assert all(one.mean.value < 0 for one in better.values()), "lower in the mean"
+    table = pd.concat([part.assign(row=f"{one} {size}") for (one, size), part in cells.items()])
+    equal = at_equal_loss(table, [(f"{one} {size}", f"base {size}") for one, size in flatter])
+    apart = [one.row for one in equal if not one.overlap]
+    assert apart == ["asam 64", "asam 128"]
+    fair = [one for one in equal if one.overlap]
+    assert all(one.shown for one in fair)
     yield (
-        f"multiplies λ_max by {factor(rise['asam'])} for ASAM, {factor(rise['sam'])} for SAM and "
-        f"{factor(rise['base'])} for Adam"
+        f"× {min(one.factor for one in fair):.2f} to × {max(one.factor for one in fair):.2f}, all eight shown "
+        f"(corrected p at most {max(one.corrected for one in fair):.3f})"
     )
-    steeper = family([Difference.of(slopes(one), slopes("base")) for one in ("sam", "asam")])
-    less, more = steeper
+    fitted, gap = over_sizes(cells, "train/loss"), over_sizes(cells, "gap/loss")
+    assert all(one.shown for one in [*fitted.values(), *gap.values()])
     yield (
-        f"the factor is {factor(more.mean)[:-1]}, corrected p = {probability(more.corrected)}) for ASAM and "
-        f"{factor(less.mean)[:-1]}, p = {less.corrected:.1g}) for SAM."
+        f"by {half(fitted['sam'].mean, 3)[1:]} with SAM and {half(fitted['asam'].mean, 3)[1:]} with ASAM "
+        f"(corrected p = {probability(fitted['sam'].corrected)} each)"
     )
-    yield (f"{asam[0]:.2f} and {asam[1]:.2f} at 16 and 32, {asam[2]:.2f}, {asam[3]:.2f} and {asam[4]:.2f} from 64 on")
-    worst = Mean.of(slopes("sam", "worst_case"))
-    yield f"(factor {2**worst.value:.2f}, {2**worst.low:.2f} to {2**worst.high:.2f})"
-    gap, fitted, tested = (over_sizes(name) for name in ("gap/loss", "train/accuracy", "test/accuracy"))
-    assert f"{gap['sam'].corrected:.2f}" == f"{gap['asam'].corrected:.2f}"
+    assert probability(fitted["sam"].corrected) == probability(fitted["asam"].corrected)
     yield (
-        f"ASAM {half(gap['asam'].mean, 3)}, SAM {half(gap['sam'].mean, 3)} "
-        f"(corrected p = {gap['sam'].corrected:.2f} each)"
+        f"SAM {half(gap['sam'].mean, 4)} (corrected p = {probability(gap['sam'].corrected)}), ASAM "
+        f"{half(gap['asam'].mean, 4)} ({probability(gap['asam'].corrected)})"
     )
+    tested = [*over_sizes(cells, "test/loss").values(), *at_each_size(cells, "test/loss").values()]
+    assert not any(one.shown for one in [*tested, *over_sizes(cells, "test/accuracy").values()])
+    rise, more = changes(cells, "lambda_max"), steeper(cells, "lambda_max")
+    assert [one.shown for one in rise.values()] == [False, True, True]
+    assert not any(one.shown for one in more.values())
     yield (
-        f"training accuracy {half(fitted['asam'].mean, 2, 100)} points (p = {fitted['asam'].corrected:.2f}); SAM "
-        f"{half(fitted['sam'].mean, 2, 100)}."
+        f"multiplies λ_max by {factor(rise['asam'].mean)} for ASAM, {factor(rise['sam'].mean)} for SAM and "
+        f"{factor(rise['base'].mean)} for Adam"
     )
+    assert probability(rise["sam"].corrected) == probability(rise["asam"].corrected)
+    yield f"(corrected p = {probability(rise['sam'].corrected)} each)"
+    yield f"Adam's is not ({probability(rise['base'].corrected)})"
     yield (
-        f"ASAM {half(tested['asam'].mean, 2, 100)} points against Adam (corrected p = {tested['asam'].corrected:.2f}), "
-        f"SAM {half(tested['sam'].mean, 2, 100)} ({tested['sam'].corrected:.1f})"
+        f"the factor is {factor(more['asam'].mean)[:-1]}, p = {probability(more['asam'].corrected)}) for ASAM and "
+        f"{factor(more['sam'].mean)[:-1]}, {probability(more['sam'].corrected)}) for SAM"
     )
-    least = min(one.corrected for one in at_each_size("test/accuracy").values())
-    yield f"the smallest corrected p is {least:.1f})"
-    networks = file("gcn-batch-size/flatness.csv")
-    names = ("trace", "lambda_max", "worst_case")
+    networks = pd.concat(cells.values())
     rows = [f"{one.optimizer} {one.batch_size}" for one in networks.itertuples()]
-    ties = [Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), rows) for name in names]
-    said = [f"{one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})" for one in ties]
-    yield f"goes with the trace, {said[0]}, hardly with λ_max, {said[1]}, or the worst case, {said[2]}."
-    within = {
-        one: Correlation.of(part["lambda_max"].tolist(), part["gap/loss"].tolist()).tau
-        for one, part in networks.groupby("optimizer")
+    ties = {
+        name: Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), rows)
+        for name in ("lambda_max", "trace", "worst_case")
     }
-    assert f"{within['base']:.2f}" == f"{within['sam']:.2f}"
-    yield f"{within['base']:.2f} for Adam and SAM, {within['asam']:.2f} for ASAM"
+    assert not any(one.p < 0.05 or one.within_p < 0.05 for one in ties.values())
+    yield (
+        f"{ties['lambda_max'].tau:+.2f} with λ_max, {ties['trace'].tau:+.2f} with the trace and "
+        f"{ties['worst_case'].tau:+.2f} with the worst case (p = "
+        f"{', '.join(f'{one.p:.2f}' for one in ties.values())})"
+    )
+    assert networks.groupby("optimizer")["worst_case_resolved"].all().to_dict() == {
+        "asam": True,
+        "base": False,
+        "sam": True,
+    }
+    assert (~networks["worst_case_resolved"]).sum() == 1
+    assert networks[["lambda_max_resolved", "trace_resolved"]].all(axis=None)
+    again = networks.merge(file("gcn-batch-size/flatness.csv"), on=["optimizer", "batch_size", "lr", "seed"])
+    assert len(again) == 18
+    for name in ("train/loss", "train/accuracy", "test/accuracy"):
+        assert (again[f"{name}_x"] == again[f"{name}_y"]).all(), "to the last digit"
+    apart = (again["lambda_max_x"] / again["lambda_max_y"] - 1).abs().max()
+    assert apart < 3e-6
+
+
+def of_best_rates() -> Iterator[str]:
+    cells = at_best_rates()
+    yield from rows_by_size(cells, rates=True)
+    yield from ratios_by_size(cells)
+    flatter, better = at_each_size(cells, "lambda_max", np.log2), at_each_size(cells, "test/accuracy")
+    assert all(one.shown for one in [*flatter.values(), *at_each_size(cells, "lambda_max").values()])
+    assert not any(one.shown for one in [*better.values(), *at_each_size(cells, "test/loss").values()])
+    sam, asam = ([2 ** flatter[one, size].mean.value for size in SIZES] for one in ("sam", "asam"))
+    yield f"{min(sam):.2f} to {max(sam):.2f} of Adam's with SAM, {min(asam):.2f} to {max(asam):.2f} with ASAM"
+    by_adams = [cells[key]["lr"].iloc[0] / cells["base", key[1]]["lr"].iloc[0] for key in flatter]
+    assert sorted(round(one, 6) for one in by_adams) == [1] * 5 + [3] * 5
+    rise, more = changes(cells, "lambda_max"), steeper(cells, "lambda_max")
+    assert all(one.shown for one in [*rise.values(), *more.values()])
+    yield (
+        f"by {factor(rise['asam'].mean)} for ASAM, {factor(rise['sam'].mean)} for SAM and "
+        f"{factor(rise['base'].mean)} for Adam"
+    )
+    yield (
+        f"by {factor(more['asam'].mean)[:-1]}, p {probability(more['asam'].corrected)}) for ASAM and "
+        f"{factor(more['sam'].mean)[:-1]}, {probability(more['sam'].corrected)}) for SAM"
+    )
+    for name in ("train/loss", "gap/loss", "test/loss"):
+        sam, asam = over_sizes(cells, name).values()
+        assert [sam.shown, asam.shown] == [name != "test/loss", True]
+        yield (
+            f"SAM {half(sam.mean, 4)} (corrected p = {probability(sam.corrected)}), ASAM "
+            f"{half(asam.mean, 4)} ({probability(asam.corrected)})"
+        )
+    sam, asam = over_sizes(cells, "test/accuracy").values()
+    assert [sam.shown, asam.shown] == [False, True]
+    yield f"ASAM {half(asam.mean, 2, 100)} points, which is shown (corrected p {probability(asam.corrected)})"
+    yield f"accuracy is {-100 * asam.mean.value:.2f} points lower"
+    networks = pd.concat(cells.values())
+    rows = [f"{one.optimizer} {one.batch_size}" for one in networks.itertuples()]
+    ties = {
+        name: Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), rows)
+        for name in ("lambda_max", "trace", "worst_case")
+    }
+    assert not any(one.p < 0.05 or one.within_p < 0.05 for one in ties.values())
+    yield (
+        f"{ties['lambda_max'].tau:+.2f} with λ_max, {ties['trace'].tau:+.2f} with the trace, "
+        f"{ties['worst_case'].tau:+.2f} with the worst case"
+    )
+    assert networks[["lambda_max_resolved", "trace_resolved"]].all(axis=None)
 
 
 # Heartbeats
@@ -940,7 +1070,8 @@ PAGES: dict[Path, tuple[Callable[[], Iterator[str]], ...]] = {
             of_a_wider_range,
             of_the_radius,
             of_bf16,
-            of_the_batch_sizes,
+            of_one_rate,
+            of_best_rates,
             of_the_beats,
             of_the_beats_in_bf16,
             of_the_images,

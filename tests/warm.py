@@ -146,7 +146,7 @@ _standing: list[tuple[multiprocessing.process.BaseProcess, list[str]]] = []
 def forking() -> list[str]:
     """Start a process that forks workers for any Ray of this process, unless it lives; give the words that ask for one.
 
-    It ends where the fork server does, which a test may kill with the other children of this process.
+    It has been seen to end while tests ran, probably with the fork server, and then it is started again.
     """
     if not _standing or not _standing[-1][0].is_alive():
         address = _address()
