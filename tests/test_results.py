@@ -33,7 +33,6 @@ SETTINGS = (
         "0.0015, 0.0045 and 0.0135",
         "All at 0.0045",
         "rate is 0.0045",
-        "the 0.0045 of the part above",
         "0.0005 to 0.0045",
         "rate 0.0135",
         "0.001 to 1,",
@@ -719,11 +718,12 @@ def at_one_rate() -> Cells:
     return {(optimizer, size): part for (optimizer, size), part in of.groupby(["optimizer", "batch_size"])}
 
 
-def slopes(cells: Cells, optimizer: str, column: str = "lambda_max") -> list[float]:
-    """The exponent of a measure over the batch size, of each seed."""
+def slopes(cells: Cells, optimizer: str) -> list[float]:
+    """The exponent of λ_max over the batch size, of each seed."""
     of = pd.concat([cells[optimizer, size] for size in SIZES])
     return [
-        np.polyfit(np.log2(one["batch_size"]), np.log2(one[column]), 1)[0] for _, one in of.groupby("seed", sort=True)
+        np.polyfit(np.log2(one["batch_size"]), np.log2(one["lambda_max"]), 1)[0]
+        for _, one in of.groupby("seed", sort=True)
     ]
 
 
@@ -760,6 +760,10 @@ def times(found: Difference) -> str:
     return f"× {2**of.value:.2f}, {2**of.low:.2f} to {2**of.high:.2f}, {probability(found.corrected)}"
 
 
+def points(found: Difference) -> str:
+    return f"{100 * found.mean.value:+.2f}, {interval(found.mean, 2, 100)}, {probability(found.corrected)}"
+
+
 def rows_by_size(cells: Cells, rates: bool) -> Iterator[str]:
     for size in SIZES:
         for optimizer in BY_SIZE:
@@ -784,32 +788,36 @@ def ratios_by_size(cells: Cells) -> Iterator[str]:
         yield table_row(
             str(size),
             *(times(flatter[one, size]) for one in ("sam", "asam")),
-            *(
-                f"{100 * found.mean.value:+.2f}, {interval(found.mean, 2, 100)}, {probability(found.corrected)}"
-                for found in (better[one, size] for one in ("sam", "asam"))
-            ),
+            *(points(better[one, size]) for one in ("sam", "asam")),
         )
     whole, tested = over_sizes(cells, "lambda_max", np.log2), over_sizes(cells, "test/accuracy")
     yield table_row(
         "all, averaged",
         *(times(whole[one]) for one in ("sam", "asam")),
-        *(
-            f"{100 * found.mean.value:+.2f}, {interval(found.mean, 2, 100)}, {probability(found.corrected)}"
-            for found in (tested[one] for one in ("sam", "asam"))
-        ),
+        *(points(tested[one]) for one in ("sam", "asam")),
     )
 
 
-def changes(cells: Cells, column: str) -> dict[str, Difference]:
-    """The factor of a doubled batch, as a logarithm, of each optimizer against 1: one family."""
-    found = [slopes(cells, one, column) for one in BY_SIZE]
+def changes(cells: Cells) -> dict[str, Difference]:
+    """The factor of λ_max with a doubled batch, as a logarithm, of each optimizer against 1: one family."""
+    found = [slopes(cells, one) for one in BY_SIZE]
     return dict(zip(BY_SIZE, family([Difference.of(one, [0.0] * len(one)) for one in found]), strict=True))
 
 
-def steeper(cells: Cells, column: str) -> dict[str, Difference]:
+def steeper(cells: Cells) -> dict[str, Difference]:
     """The same of SAM and ASAM against Adam's, one family."""
-    found = [Difference.of(slopes(cells, one, column), slopes(cells, "base", column)) for one in ("sam", "asam")]
+    found = [Difference.of(slopes(cells, one), slopes(cells, "base")) for one in ("sam", "asam")]
     return dict(zip(("sam", "asam"), family(found), strict=True))
+
+
+def ties_with_the_gap(cells: Cells) -> dict[str, Correlation]:
+    """Kendall's τ of three measures with the gap in the loss, over the networks and within cells."""
+    networks = pd.concat(cells.values())
+    rows = [f"{one.optimizer} {one.batch_size}" for one in networks.itertuples()]
+    return {
+        name: Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), rows)
+        for name in ("lambda_max", "trace", "worst_case")
+    }
 
 
 def ratios_at_one_rate() -> str:
@@ -862,7 +870,7 @@ def of_one_rate() -> Iterator[str]:
     assert {probability(one.corrected) for one in accuracy} == {"0.062"}
     assert {f"{one.p:.2f}" for one in accuracy} == {"0.03"}
     yield "neither is (p = 0.062 each, 0.03 before the correction)"
-    rise, more = changes(cells, "lambda_max"), steeper(cells, "lambda_max")
+    rise, more = changes(cells), steeper(cells)
     assert [one.shown for one in rise.values()] == [False, True, True]
     assert not any(one.shown for one in more.values())
     yield (
@@ -876,12 +884,7 @@ def of_one_rate() -> Iterator[str]:
         f"the factor is {factor(more['asam'].mean)[:-1]}, p = {probability(more['asam'].corrected)}) for ASAM and "
         f"{factor(more['sam'].mean)[:-1]}, {probability(more['sam'].corrected)}) for SAM"
     )
-    networks = pd.concat(cells.values())
-    rows = [f"{one.optimizer} {one.batch_size}" for one in networks.itertuples()]
-    ties = {
-        name: Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), rows)
-        for name in ("lambda_max", "trace", "worst_case")
-    }
+    networks, ties = pd.concat(cells.values()), ties_with_the_gap(cells)
     assert not any(one.p < 0.05 or one.within_p < 0.05 for one in ties.values())
     yield (
         f"{ties['lambda_max'].tau:+.2f} with λ_max, {ties['trace'].tau:+.2f} with the trace and "
@@ -919,7 +922,7 @@ def of_best_rates() -> Iterator[str]:
     yield f"{min(sam):.2f} to {max(sam):.2f} of Adam's with SAM, {min(asam):.2f} to {max(asam):.2f} with ASAM"
     by_adams = [cells[key]["lr"].iloc[0] / cells["base", key[1]]["lr"].iloc[0] for key in flatter]
     assert sorted(round(one, 6) for one in by_adams) == [1] * 5 + [3] * 5
-    rise, more = changes(cells, "lambda_max"), steeper(cells, "lambda_max")
+    rise, more = changes(cells), steeper(cells)
     assert all(one.shown for one in [*rise.values(), *more.values()])
     apart = [
         Difference.of(*(np.subtract(slopes(of, one), slopes(of, "base")).tolist() for of in (cells, at_one_rate())))
@@ -954,12 +957,7 @@ def of_best_rates() -> Iterator[str]:
     assert [sam.shown, asam.shown] == [False, True]
     yield f"ASAM {half(asam.mean, 2, 100)} points, which is shown (corrected p {probability(asam.corrected)})"
     yield f"accuracy is {-100 * asam.mean.value:.2f} points lower"
-    networks = pd.concat(cells.values())
-    rows = [f"{one.optimizer} {one.batch_size}" for one in networks.itertuples()]
-    ties = {
-        name: Correlation.of(networks[name].tolist(), networks["gap/loss"].tolist(), rows)
-        for name in ("lambda_max", "trace", "worst_case")
-    }
+    networks, ties = pd.concat(cells.values()), ties_with_the_gap(cells)
     assert not any(one.p < 0.05 or one.within_p < 0.05 for one in ties.values())
     yield (
         f"{ties['lambda_max'].tau:+.2f} with λ_max, {ties['trace'].tau:+.2f} with the trace, "
