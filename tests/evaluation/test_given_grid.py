@@ -101,3 +101,18 @@ def test_the_points_of_two_grids_are_compared_where_they_are_the_same(home):
     ]
     assert {claim.difference.mean.value for claim in found.claims} == {0.0}, "the same seeds train the same"
     assert ("ρ of sam", ("0.05, 0.5", "0.5, 1")) in [(one.name, one.values) for one in found.differing]
+
+
+def test_the_base_optimizer_is_trained_at_equal_compute_where_one_point_of_it_is_given(refit, tmp_path):
+    assert [study.name for study in refit.studies] == ["two.refit", "two.twice", "two.controls"]
+    file = tmp_path / "bases.yaml"
+    file.write_text(GRID.replace("lr: 0.01,", 'lr: "0.01,0.02",'))
+    several = refit_grid("gcn", config=file, home=tmp_path / "home", seeds=1, controls=False, executor=INLINE)
+    assert [study.name for study in several.studies] == ["gcn-bases.refit"]
+    assert list(several.table()["row"]) == [
+        "base lr=0.01 batch=64",
+        "base lr=0.02 batch=64",
+        "sam ρ=0.05 lr=0.003 batch=64",
+        "sam ρ=0.5 lr=0.003 batch=64",
+    ]
+    assert "has no best one" in str(answer_of_refit(several))

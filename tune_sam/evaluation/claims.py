@@ -180,7 +180,7 @@ def pairs(table: "DataFrame", choice: Choice, question: Question) -> list[tuple[
         others = others if choice.planned else others.drop_duplicates(best_of)
         kind = "refit" if question == "use" else "equal-compute"
         references = rows[(rows["optimizer"] == "base") & (rows["kind"] == kind)]
-        if choice.planned and (refitted["optimizer"] == "base").sum() > 1:
+        if not choice.best_of(refitted.index[refitted["optimizer"] == "base"].tolist()):
             references = references.iloc[:0]
         references = references.drop_duplicates([*best_of, "base_epochs"])
         same += ["base_epochs"] if question == "compute" else []

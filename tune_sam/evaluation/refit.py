@@ -115,9 +115,9 @@ class Refit:
         Of a grid, whose points were given, an optimizer has one if it has one point alone.
         """
         return {
-            optimizer: row_name(Configuration.at(optimizer, points[0]), self._digits)
+            optimizer: row_name(Configuration.at(optimizer, point), self._digits)
             for optimizer, points in configurations(self.studies[0].settings).items()
-            if len(points) == 1 or not self.choice.planned
+            for point in self.choice.best_of(points)
         }
 
     def summary(self) -> dict[str, dict[str, Mean]]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 from tune_sam.durations import OFF
 from tune_sam.errors import NothingComplete, Refused
@@ -12,6 +13,8 @@ from tune_sam.study.records import Study
 from tune_sam.study.settings import Kind, StudySettings, now
 
 log = logging.getLogger(__name__)
+
+C = TypeVar("C")
 
 FIRST_SEED = 10_000
 """A refit's first seed is the study's seed plus this, so that no trial was chosen for it."""
@@ -49,6 +52,10 @@ class Choice:
         for config in best:
             of_size.setdefault(config.batch_size, config)
         return list(of_size.values())
+
+    def best_of(self, chosen: Sequence[C]) -> list[C]:
+        """Take the first of an optimizer's configurations; none of a grid's several, of which nothing chose one."""
+        return [] if self.planned and len(chosen) > 1 else list(chosen[:1])
 
     def of_all(self, study: Study) -> dict[str, list[Configuration]]:
         """Choose the configurations by optimizer, without optimizers that have no complete trial."""

@@ -119,6 +119,8 @@ def refit_grid(
 ) -> Refit:
     """Train all points of a plain grid, without a search; as :func:`refit` otherwise.
 
+    Of several points of the base optimizer none is trained at equal compute, for none of them is known to be best.
+
     Args:
         workload: to train.
         preset: one that is a plain grid, such as `report`, the published study's settings and values of ρ.
@@ -190,9 +192,10 @@ def _refit(
         )
     settings = refit_settings(study, "refit", epochs, chosen, shared_seeds, choice)
     parts: list[tuple[Kind, int, dict[str, list[Configuration]], str]] = [("refit", epochs, chosen, "")]
-    for more in equal_epochs(settings) if "base" in chosen else ():
+    best = choice.best_of(chosen.get("base", []))
+    for more in equal_epochs(settings) if best else ():
         suffix = "" if more == 2 * epochs else f"{more / epochs:.3g}-times"
-        parts.append(("equal-compute", more, {"base": chosen["base"][:1]}, suffix))
+        parts.append(("equal-compute", more, {"base": best}, suffix))
     if controls and (points := control_points(configurations(settings))):
         parts.append(("control", epochs, {"base": [Configuration.at("base", point) for point in points]}, ""))
     if trained:
