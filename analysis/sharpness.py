@@ -197,9 +197,9 @@ def worst_case(
             length = _norm(direction)
             point = [rho / length * z for z in direction]
             ascents.append(_ascend(at, rho, steps, scales, point, *at(point)))
-    tops = [max(0.0, *(value - loss for value in ascent if not math.isnan(value))) for ascent in ascents]
+    tops = [max([0.0, *(value - loss for value in ascent if not math.isnan(value))]) for ascent in ascents]
     best = ascents[tops.index(max(tops))]
-    half = max(0.0, *(value - loss for value in best[: (len(best) - 1) // 2 + 1] if not math.isnan(value)))
+    half = max([0.0, *(value - loss for value in best[: (len(best) - 1) // 2 + 1] if not math.isnan(value))])
     value = max(tops)
     # Both are infinite at the top of a loss that overflows, where nothing is known.
     late, restarted = (math.inf if math.isinf(value) else value - earlier for earlier in (half, tops[0]))

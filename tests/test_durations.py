@@ -19,7 +19,7 @@ def test_off_is_no_limit(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "0", 0, "-1", "1x", "h", "1m1h", "nan", "inf", "1e400", True, [], {}, "9" * 400]
+    "text", ["", " ", "0", 0, "-1", "1x", "h", "1m1h", "1h30", "2m30", "nan", "inf", "1e400", True, [], {}, "9" * 400]
 )
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(ValueError, match="a time above 0 such as 90, 30m or 1h30m is possible, or off"):

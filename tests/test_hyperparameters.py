@@ -293,6 +293,37 @@ def test_a_refit_and_its_controls_train_with_the_hyperparameters_of_their_row(ho
     assert all(trial.config.more == study.best("base").config.more for trial in twice)
 
 
+class OneSlope(Blobs):
+    name = "one-slope"
+    hyperparameters: ClassVar = {**Blobs.hyperparameters, "slope": {"sam": Range(0.1, 0.3)}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [("sam", "asam"), ("asam", "sam")])
+def test_each_control_has_the_hyperparameters_of_its_own_row_where_optimizers_differ_in_them(tmp_path, others):
+    params = {"bias": "false", "label_smoothing": "0"}
+    given = {"home": tmp_path / "home", "executor": INLINE}
+    tune_sam.search(
+        OneSlope, optimizers=["base", *others], trials=1, epochs=1, grid=False, params=params, name="one", **given
+    )
+    made = refit("one", seeds=2, **given)
+    found = tested_refit(open_study("one", tmp_path / "home"))
+    assert found.table().equals(made.table())
+    table = found.table().set_index("row")
+    compared = pairs(found.table(), found.choice, "rho")
+    assert [table.loc[row, "optimizer"].iloc[0] for row, _ in compared] == list(others)
+    for row, control in compared:
+        one, other = table.loc[row].iloc[0], table.loc[control].iloc[0]
+        assert (one["optimizer"] == "sam") == (one["slope"] > 0) == (other["slope"] > 0)
+        for name in {"lr", "batch_size", *OneSlope.hyperparameters} - {"slope"}:
+            assert one[name] == other[name], name
+        assert one["optimizer"] == "asam" or one["slope"] == other["slope"]
+        assert names_of(found)[control].startswith("control of ")
+    assert not found.lacks_controls
+    again = refit("one", seeds=3, **given)
+    assert len(again.controls.records()) == 6
+
+
 def test_a_row_is_compared_with_the_control_that_shares_its_hyperparameters(home):
     found = tested_refit(open_study("one", home))
     table = found.table()

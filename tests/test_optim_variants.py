@@ -128,6 +128,20 @@ def test_steps_of_look_sam_are_the_formula() -> None:
         torch.testing.assert_close(weights(model), w, **CLOSE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_where_both_gradients_are_the_same_look_sam_is_the_base_optimizer(dtype: torch.dtype) -> None:
+    x, y = torch.randn(16, 3000, dtype=dtype), torch.randint(4, (16,))
+    models = [nn.Linear(3000, 4, dtype=dtype) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    look, plain = build(LookSAM, models[0], rho=0.0), torch.optim.SGD(models[1].parameters(), lr=LR)
+    for _ in range(7):
+        look.step(partial(backward, models[0], x, y))
+        plain.zero_grad()
+        backward(models[1], x, y)
+        plain.step()
+        assert torch.equal(models[0].weight, models[1].weight)
+
+
 @ALL
 @pytest.mark.parametrize("m", [4, 6])  # 6: the last part has 4
 def test_m_sharpness_is_the_formula(cls: type[SharpnessAware], m: int) -> None:

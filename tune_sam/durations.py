@@ -11,7 +11,8 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 OFF = 0.0
 """The time limit that there is none."""
 
-_WRITTEN = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d*)?)s?)?")
+_NUMBER = r"\d+(?:\.\d*)?"
+_WRITTEN = re.compile(rf"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>{_NUMBER})s)?")
 
 
 def parse_limit(given: Any) -> float:
@@ -40,6 +41,8 @@ def parse_limit(given: Any) -> float:
 
 
 def _seconds(text: str) -> float:
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
     found = _WRITTEN.fullmatch(text)
     if not text or not found:
         return math.nan

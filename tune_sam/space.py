@@ -273,15 +273,21 @@ class Space:
 
     @classmethod
     def of(cls, chosen: Sequence[Configuration], seeds: Sequence[int]) -> "Space":
-        """Make a space of just the chosen configurations, each with each seed, as for a refit."""
+        """Make a space of just the chosen configurations, each with each seed, as for a refit.
+
+        They may differ in which further hyperparameters they have, as matched controls of several optimizers do.
+        """
         rhos = [one.rho for one in chosen if one.rho is not None]
         rates = [one.lr for one in chosen]
+        more: dict[str, list[Value]] = {}
+        for name, value in ((name, value) for one in chosen for name, value in one.more.items()):
+            more.setdefault(name, []).append(value)
         return cls(
             rho=LogRange(min(rhos), max(rhos)) if rhos else None,
             lr=LogRange(min(rates), max(rates)),
             batch_size=tuple(sorted({one.batch_size for one in chosen})),
             grid=tuple({**one.point, "seed": seed} for one in chosen for seed in seeds),
-            more={name: Choice(*dict.fromkeys(one.more[name] for one in chosen)) for name in chosen[0].more},
+            more={name: Choice(*dict.fromkeys(values)) for name, values in more.items()},
         )
 
     @property
@@ -294,6 +300,11 @@ class Space:
         """Where each hyperparameter is searched, by its name in a point."""
         rho = {} if self.rho is None else {"rho": self.rho}
         return {**rho, "lr": self.lr, "batch_size": Choice(*self.batch_size), **self.more}
+
+    def domains_of(self, given: Point) -> dict[str, Domain]:
+        """Give where a trial's hyperparameters are searched: all, in a refit those of the point that it was given."""
+        every = not self.seeded
+        return {name: domain for name, domain in self.domains.items() if every or name in given}
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -320,7 +331,7 @@ class Space:
     def outside(self) -> str | None:
         """Find the first grid point outside the ranges, and say what is wrong with it; None if all lie inside."""
         for point in self.grid:
-            for name, domain in self.domains.items():
+            for name, domain in self.domains_of(point).items():
                 if point[name] not in domain:
                     return f"{IN_WORDS.get(name, name)} {text_of_value(point[name])} is not in {domain}"
         return None

@@ -166,6 +166,19 @@ def test_restarts_find_what_one_ascent_misses_and_are_told_apart():
     assert len(more.tops) == 9
 
 
+def test_an_ascent_that_begins_where_the_loss_is_no_number_found_nothing():
+    model = nn.Linear(2, 1, bias=False).double()
+    nn.init.ones_(model.weight)
+    data = [(torch.ones(4, 2, dtype=torch.float64), torch.zeros(4))]
+
+    def root(outputs, _):
+        return (outputs - 1.99).sqrt().mean()
+
+    found = worst_case(model, root, data, 0.05, restarts=8)
+    assert found.value == found.tops[0] == pytest.approx(math.sqrt(0.01 + 0.05 * math.sqrt(2)) - 0.1)
+    assert 0 in found.tops[1:]
+
+
 def test_at_the_top_of_a_hill_nothing_rises():
     model, hessian, gradient, w = quadratic((-1.0, -2.0, -3.0, -0.5), slope_at_w=1e-300)
     found = worst_case(model, Quadratic.loss, Quadratic.batches(), 0.5, steps=6)

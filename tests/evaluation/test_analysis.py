@@ -22,6 +22,7 @@ from tune_sam.analysis.landscape import grid, losses, random_directions
 from tune_sam.cli.tables import show_flatness
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.analysis import SEED
+from tune_sam.evaluation.measured import Measured
 from tune_sam.flatness import batch_size, batches_of
 from tune_sam.samples import with_train_subset
 from tune_sam.study.lock import is_going, study_lock
@@ -115,7 +116,9 @@ def test_the_table_has_configurations_gaps_and_measures(analysis):
     } <= set(table)
     assert table["worst_case_own_rho"].isna().tolist() == [True, False], "the base optimizer has no ρ of its own"
     told = json.loads((analysis.folder / "analysis.json").read_text())
-    assert (told["samples"], told["of"], told["seed"]) == (SAMPLE, "training split", SEED)
+    assert (told["sample"], told["samples"], told["of"], told["seed"]) == (SAMPLE, SAMPLE, "training split", SEED)
+    fewer = Measured(analysis.folder, told | {"sample": 2048, "samples": 100})
+    assert "--sample 2048" in fewer.command, "the folder is named after what was asked for"
     assert all("version.torch" in made and made["device"] for made in told["measured_by"].values())
 
 

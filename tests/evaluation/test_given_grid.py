@@ -8,6 +8,7 @@ from tune_sam.evaluation.answer import answer_of_refit, next_step
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.selection import Choice
 from tune_sam.evaluation.summary import summarize
 from tune_sam.operations.refit import refit_grid
 from tune_sam.reporting.answer import answer_section
@@ -107,9 +108,15 @@ def test_the_base_optimizer_is_trained_at_equal_compute_where_one_point_of_it_is
     assert [study.name for study in refit.studies] == ["two.refit", "two.twice", "two.controls"]
     file = tmp_path / "bases.yaml"
     file.write_text(GRID.replace("lr: 0.01,", 'lr: "0.01,0.02",'))
-    several = refit_grid("gcn", config=file, home=tmp_path / "home", seeds=1, controls=False, executor=INLINE)
+    given = {"config": file, "home": tmp_path / "home", "controls": False, "executor": INLINE}
+    with pytest.MonkeyPatch.context() as patch:  # as earlier releases did
+        patch.setattr(Choice, "best_of", lambda self, chosen: list(chosen[:1]))
+        before = refit_grid("gcn", seeds=1, **given)
+    assert [study.name for study in before.studies] == ["gcn-bases.refit", "gcn-bases.twice"]
+    several = refit_grid("gcn", seeds=2, **given)
     assert [study.name for study in several.studies] == ["gcn-bases.refit"]
-    assert list(several.table()["row"]) == [
+    assert tested_refit(several.of).table().equals(several.table()), "what was trained before takes no seed away"
+    assert list(several.table()["row"].unique()) == [
         "base lr=0.01 batch=64",
         "base lr=0.02 batch=64",
         "sam ρ=0.05 lr=0.003 batch=64",

@@ -1,3 +1,4 @@
+import optuna
 import pytest
 from studies import INLINE
 
@@ -92,3 +93,16 @@ def test_a_point_of_one_of_several_optimizers_names_it(searched):
         tune_sam.enqueue("one", lr=0.01, home=searched)
     with pytest.raises(Refused, match="base of study one has no ρ; leave --rho out"):
         tune_sam.enqueue("one", lr=0.01, rho=0.1, optimizer="base", home=searched)
+
+
+def test_a_point_is_told_by_its_own_number_where_another_is_enqueued_at_the_same_time(home, monkeypatch):
+    enqueue = optuna.Study.enqueue_trial
+
+    def beside(self, point, **options):
+        enqueue(self, point | {"lr": 0.05}, **options)
+        enqueue(self, point, **options)
+        enqueue(self, point | {"lr": 0.06}, **options)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", beside)
+    point = {"rho": 0.3, "lr": 0.04, "batch_size": 32}
+    assert tune_sam.enqueue("mine", **point, params={"m": "16"}, home=home).config.point == point | {"m": 16}

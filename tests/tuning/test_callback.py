@@ -64,6 +64,12 @@ class Book:
     def reported(self, number):
         return 0
 
+    def reached(self, number):
+        return {"val/accuracy": 0.5}
+
+    def trained(self, number):
+        return 12.5
+
     def checkpoints(self, number):
         return self.kept
 
@@ -94,6 +100,18 @@ def test_a_trial_that_its_ledger_did_not_stop_was_interrupted_by_a_budget_and_go
         assert book.outcome.state == "pruned"
     else:
         assert (book.suspended, book.outcome, listener.put) == (0, None, ("sam", 0))
+
+
+def test_a_trial_that_fails_before_an_epoch_of_its_own_keeps_what_attempts_before_it_trained(tmp_path):
+    book = Book()
+    driver = Driver({"sam": book}, study(tmp_path), Listener(), Watch(0, 0, None), METER)
+    (tmp_path / "error.txt").write_text("Traceback\nValueError: no\n")
+    failed = SimpleNamespace(
+        config=TRIAL, last_result={}, pickled_error_file=None, error_file=str(tmp_path / "error.txt")
+    )
+    driver.on_trial_error(0, [], failed)
+    assert (book.outcome.state, book.outcome.seconds) == ("failed", 12.5)
+    assert book.outcome.metrics == {"val/accuracy": 0.5}
 
 
 def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one_was(tmp_path):

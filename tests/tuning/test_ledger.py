@@ -285,6 +285,7 @@ def test_what_was_interrupted_goes_on_first_under_its_number_from_its_checkpoint
     assert [a.configuration for a in again] == [one.configuration, two.configuration]
     assert [a.attempt for a in again] == [2, 2]
     assert [a.resume_from for a in again] == [("/three", "/two"), ()]
+    assert [second.reached(a.number) for a in again] == [judged(0.5), {}]
     for a in again:
         second.end(a.number, outcome("complete", 0.5))
     while second.open:

@@ -403,6 +403,7 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
     split = "training and validation splits" if settings.together else "training split"
     return {
         "study": plan.study.to_json(),
+        "sample": plan.sample,
         "samples": some.samples,
         "of": split,
         "data": str(plan.study.data),

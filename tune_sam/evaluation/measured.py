@@ -73,7 +73,7 @@ class Measured:
         about = self.about
         of = about["study"].get("refit_of") or about["study"]["name"]
         words = [
-            f"tune-sam analyze {of} --sample {about['samples']}",
+            f"tune-sam analyze {of} --sample {about.get('sample', about['samples'])}",
             *(f"--optimizer {optimizer}" for optimizer in about.get("optimizers", ())),
         ]
         if about.get("every"):

@@ -307,7 +307,7 @@ def tested_refit(study: Study) -> Refit | None:
 
 def _tested(study: Study, latest: Study) -> Refit | None:
     points, epochs = configurations(latest.settings), latest.settings.epochs
-    best = points.get("base", [])[:1]
+    best = Choice(**(latest.settings.choice or {})).best_of(points.get("base", []))
     alone = latest.settings.train_alone
     equal = [
         other for more in equal_epochs(latest.settings) for other in _of_base(study, "equal-compute", best, more, alone)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from tune_sam.errors import Refused
 from tune_sam.home import Place
 from tune_sam.space import IN_WORDS, Choice, Domain, Point, Space, Value, narrowed, parse_param, text_of_value
+from tune_sam.study.optuna_internals import enqueued_point
 from tune_sam.study.records import Study, Trial, open_search
 from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
@@ -52,9 +53,9 @@ def enqueue(
         raise Refused(f"trial {same.key} is at this point already, it is {same.state}; give another point.")
     # Under no lock: Optuna's storage takes a trial from anybody at any time, and a search looks there when it suggests.
     ledger = optuna.load_study(study_name=f"{name}/{optimizer}", storage=open_storage(study.home))
-    number = len(ledger.get_trials(deepcopy=False))
     ledger.enqueue_trial(point, user_attrs={OWN: True})
-    return study.trial(trial_key(name, optimizer, number))
+    own = [one.number for one in ledger.get_trials(deepcopy=False) if enqueued_point(one) == point]
+    return study.trial(trial_key(name, optimizer, own[-1]))
 
 
 def budget_for(trial: Trial, home: Place = None) -> int:

@@ -680,8 +680,9 @@ class Study:
         }
 
     def _configuration(self, optimizer: str, frozen: "FrozenTrial") -> Configuration | None:
-        point = frozen.params or enqueued_point(frozen)
-        if not {"lr", "batch_size", *self.settings.spaces[optimizer].more} <= point.keys():
+        given = enqueued_point(frozen)
+        point = frozen.params or given
+        if not {"lr", "batch_size", *self.settings.spaces[optimizer].domains_of(given)} <= point.keys():
             return None
         return Configuration.at(optimizer, point, self.settings.seed + frozen.number)
 

@@ -194,8 +194,9 @@ class Driver(tune.Callback):
             state=state,
             reason=reason,
             epochs=result.get("epoch") or ledger.reported(number),
-            metrics=metrics_of(result),
-            seconds=result.get("seconds"),
+            # An attempt that failed before its first epoch has no result, but the attempts before it may have had some.
+            metrics=metrics_of(result) if "epoch" in result else ledger.reached(number),
+            seconds=result.get("seconds") or ledger.trained(number) or None,
             node=result.get("node"),
             pid=result.get("pid"),
             precision=result.get("precision"),

@@ -17,6 +17,7 @@ from tune_sam.home import Place
 from tune_sam.space import is_number, text_of_value
 from tune_sam.study.epochs import adopted_attribute, epochs_in
 from tune_sam.study.lock import study_lock
+from tune_sam.study.optuna_internals import enqueued_point
 from tune_sam.study.records import Study, Trial, find_study, note_run, open_study, refits_of
 from tune_sam.study.settings import Kind, ending, trial_key
 from tune_sam.study.spent import ended_by
@@ -252,7 +253,7 @@ class Content:
     def _has_begun(self, optimizer: str, frozen: "FrozenTrial") -> bool:
         """Whether a trial has begun, and was read whole: Optuna reads its parameters before its attributes."""
         space = self.study.settings.spaces[optimizer]
-        needed = {*space.domains} | ({"seed"} if space.seeded else set())
+        needed = {*space.domains_of(enqueued_point(frozen))} | ({"seed"} if space.seeded else set())
         return "attempt" in frozen.user_attrs and (frozen.state.is_finished() or needed <= frozen.params.keys())
 
     def note_run(self, key: str, run_id: str) -> None:

@@ -23,7 +23,7 @@ from tune_sam.schedules import milestones
 from tune_sam.space import MAX_SEED, Choice, Configuration, Domain, LogRange, Space, Value
 from tune_sam.study.checkpoints import BEFORE, LAST, checkpoints_in
 from tune_sam.study.epochs import SECONDS, epoch_attribute, epochs_in
-from tune_sam.study.optuna_internals import begun, reopened
+from tune_sam.study.optuna_internals import begun, enqueued_point, reopened
 from tune_sam.study.optuna_storage import Transactions
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.tuning.history import InMemory, trials_before
@@ -343,6 +343,11 @@ class Ledger:
         """Give the seconds that the epochs of a running trial took, over all attempts."""
         return self._running[number].seconds
 
+    def reached(self, number: int) -> dict[str, float]:
+        """Give the metrics of the last epoch of a running trial that the storage knows; none before its first."""
+        epochs = epochs_in(self._storage.get_trial(number).user_attrs)
+        return epochs[max(epochs)].metrics if epochs else {}
+
     @_stopping
     def end(self, number: int, outcome: Outcome) -> None:
         """End a trial: its record and its state in one."""
@@ -359,7 +364,8 @@ class Ledger:
             _close(self._optuna, self.settings, trial.number, record)
 
     def _suggest(self, trial: optuna.Trial) -> Configuration:
-        point = {name: _suggested(trial, name, domain) for name, domain in self.space.domains.items()}
+        domains = self.space.domains_of(enqueued_point(self._storage.get_trial(trial.number)))
+        point = {name: _suggested(trial, name, domain) for name, domain in domains.items()}
         seed = trial.suggest_int("seed", 0, MAX_SEED) if self.space.seeded else self.settings.seed + trial.number
         return Configuration.at(self.optimizer, point, seed)
 
