@@ -36,6 +36,11 @@ def written(score: str) -> Written:
     return Written(1, "", 4, "+.3g", "")
 
 
+def in_words(score: str) -> str:
+    """Write a score with its unit: accuracy %."""
+    return f"{score}{written(score).unit}"
+
+
 def decimal(value: float, least: int, size: float | None = None) -> str:
     """Write a number with so many decimals, or with two of its digits where it would be written as 0.
 

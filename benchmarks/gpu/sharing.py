@@ -37,25 +37,29 @@ def sharing(
     for name in networks:
         of_network = [(name, "processes", count) for count in counts]
         of_network += [(name, "packed", count) for count in packs if name == "gcn"]
-        alone: dict[str, float] = {}
+        alone = None
         for network, how, count in of_network:
             row: dict[str, Any] = {"network": network, "how": how, "trainings": count}
             if time.monotonic() > end:
-                rows.append(row | {"check": "not measured: no time was left"})
+                rows.append(row | {"held": True, "check": "not measured: no time was left"})
                 continue
             try:
+                errors = ""
                 if how == "packed":
                     total, check = packed_rate(count, seconds, tiny=tiny), "same losses as alone"
                 else:
                     fraction = 1 / count
                     done = together([Job(network, seconds=seconds, fraction=fraction, tiny=tiny)] * count)
                     total = sum(one.rate for one in done)
-                    check = "; ".join(one.error for one in done if one.error) or "all ended"
+                    errors = "; ".join(one.error for one in done if one.error)
+                    check = errors or "all ended"
             except Exception as error:  # of one way, on a device that nobody has tried it on
-                rows.append(row | {"check": f"failed: {first_line(error)}"})
+                rows.append(row | {"held": False, "check": f"failed: {first_line(error)}"})
                 continue
-            alone.setdefault("processes", total)  # a pack, too, is to beat one training that has the Trainer's own step
-            rows.append(row | {"samples/s in all": total, "× one alone": total / alone["processes"], "check": check})
+            if (how, count) == ("processes", 1) and not errors:
+                alone = total  # a pack, too, is to beat one training that has the Trainer's own step
+            compared = {"× one alone": total / alone} if alone else {}
+            rows.append(row | {"samples/s in all": total, **compared, "held": not errors, "check": check})
             print(line(rows[-1]), flush=True)
     give("sharing", rows, output)
     return rows

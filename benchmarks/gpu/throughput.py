@@ -90,11 +90,11 @@ def _measured(
     expected: dict[str, list[float]] = {}
     costs = {optimizer: operations(case.trainer(optimizer)) for optimizer in optimizers}
     for way in ways:
-        base = 0.0
+        base = None
         for optimizer in optimizers:
             row: dict[str, Any] = {"network": case.name, "optimizer": optimizer, "way": way.name}
             if time.monotonic() > end:
-                yield row | {"check": "not measured: no time was left"}
+                yield row | {"held": True, "check": "not measured: no time was left"}
                 continue
             try:
                 with way.chosen():
@@ -106,18 +106,19 @@ def _measured(
                         step()
                     steps = rate(step, seconds)
             except Exception as error:  # of one way, on a device that nobody has tried it on
-                yield row | {"check": f"failed: {first_line(error)}"}
+                yield row | {"held": False, "check": f"failed: {first_line(error)}"}
                 continue
             finally:
                 trainer = step = None
                 gc.collect()
                 torch.cuda.empty_cache()
             samples = steps * case.setting.batch_size
-            base = base or samples
+            base = samples if optimizer == optimizers[0] else base
             yield row | {
                 "samples/s": samples,
                 "of the peak": costs[optimizer] * steps / most,
-                "× base": base / samples,
+                **({"× base": base / samples} if base else {}),
+                "held": not wrong,
                 "check": wrong or "same losses",
             }
 

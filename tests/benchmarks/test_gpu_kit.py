@@ -54,7 +54,8 @@ def test_a_network_is_measured_in_each_way_with_each_optimizer(tmp_path, uncompi
     assert [(row["way"], row["optimizer"]) for row in rows] == [
         (way.name, optimizer) for way in WAYS for optimizer in optimizers
     ]
-    assert {row["check"] for row in rows} == {"same losses"}
+    assert {(row["check"], row["held"]) for row in rows} == {("same losses", True)}
+    assert {row["× base"] for row in rows if row["optimizer"] == "base"} == {1}
     assert all(row["samples/s"] > 0 and row["of the peak"] > 0 for row in rows)
     content = json.loads((tmp_path / "throughput.json").read_text())
     assert content["rows"] == rows
@@ -83,6 +84,24 @@ def test_trainings_that_share_a_device_are_compared_with_one(tmp_path):
         ("processes", 1, "all ended"),
         ("packed", 2, "same losses as alone"),
     ]
+
+
+def test_what_did_not_hold_is_told_and_nothing_is_compared_with_it(tmp_path, monkeypatch):
+    def together(jobs):
+        return [SimpleNamespace(rate=0.0 if len(jobs) == 1 else 5.0, error="OutOfMemoryError" * (len(jobs) == 1))] * 2
+
+    monkeypatch.setattr("gpu.sharing.together", together)
+    rows = sharing(["attention"], output=tmp_path, counts=(1, 2), seconds=0, tiny=True)
+    assert [(row["held"], "× one alone" in row) for row in rows] == [(False, False), (True, False)]
+
+    def losses(trainer):
+        if trainer.configuration.optimizer == "base":
+            raise RuntimeError("no kernel")
+        return [0.5, 0.4]
+
+    monkeypatch.setattr("gpu.throughput.first_losses", losses)
+    rows = throughput(["gcn"], output=tmp_path, ways=WAYS[:1], seconds=0, tiny=True)
+    assert [(row["held"], "× base" in row) for row in rows] == [(False, False), (True, False), (True, False)]
 
 
 @pytest.mark.slow

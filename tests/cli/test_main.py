@@ -554,6 +554,16 @@ def test_workloads_need_no_data(run):
     status, out, _ = run("workloads")
     assert status == 0
     assert "125,442 parameters" in out
+    assert re.search(r"^ *digits +1,078 +179 +540 +10 *$", out, re.MULTILINE)
+
+
+def test_a_workload_without_classes_is_listed_too(run, monkeypatch):
+    described = find_workload("gcn").to_json()
+    described["datasets"]["digits"]["classes"] = None
+    monkeypatch.setattr("tune_sam.workload.Workload.to_json", lambda self: described)
+    status, out, _ = run("workloads")
+    assert status == 0
+    assert re.search(r"^ *digits +1,078 +179 +540 +– *$", out, re.MULTILINE)
 
 
 def test_json_has_no_nan(capsys):

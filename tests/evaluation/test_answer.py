@@ -96,6 +96,13 @@ def test_a_shown_gain_is_a_yes_with_its_numbers(study):
     assert "At equal training loss 0.50 times (95 % interval" in answer.flatter.sentence
 
 
+def test_nothing_is_so_many_times_as_large_as_nothing(study):
+    found = table(*(row[:-1] + (0.0,) for row in ROWS))
+    answer = short_answer(study, refit_of(found), answered(found))
+    assert "λ_max of SAM is 0 against 0 of Adam" in answer.flatter.sentence
+    assert "times as large" not in answer.flatter.sentence
+
+
 def test_a_shown_loss_is_a_no_and_noise_is_not_shown(study):
     worse = replace_row(ROWS, "b", accuracy=0.78, sharpness=45.0)
     found = table(*worse)

@@ -4,6 +4,7 @@ import pytest
 from studies import INLINE
 
 import tune_sam
+from tune_sam.errors import Refused
 from tune_sam.evaluation.answer import answer_of_refit, next_step
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
@@ -78,7 +79,12 @@ def test_controls_of_more_seeds_are_asked_for_where_only_the_rows_have_them(home
     assert [claim.difference.mean.n for claim in answers(refit.of, refit).by_rho] == [3, 3]
     assert refit.lacks_controls
     step = answer_of_refit(refit).next_step
-    assert step.command == "tune-sam refit gcn --config study.yaml --name two --seeds 10000,10001,10002,10003"
+    assert step.command == "tune-sam refit two --seeds 10000,10001,10002,10003"
+    with pytest.raises(Refused, match="all points of study two are trained, for they were given; leave --top 2 out"):
+        tune_sam.refit("two", home=tmp_path / "home", top=2)
+    by_name = tune_sam.refit("two", home=tmp_path / "home", seeds=4, executor=INLINE)
+    assert by_name.choice == Choice(planned=True)
+    assert not by_name.lacks_controls
 
 
 def test_nothing_calls_one_of_several_points_the_best(refit):

@@ -12,7 +12,7 @@ from tune_sam.evaluation.comparison import compared
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import holm
 from tune_sam.evaluation.summary import summarize
-from tune_sam.reporting.side_by_side import write_comparison
+from tune_sam.reporting.side_by_side import best_table, write_comparison
 from tune_sam.trainables.gcn import GCN
 
 SEEDS = [0, 1]
@@ -114,6 +114,21 @@ def test_studies_of_other_data_only_stand_side_by_side(home):
     assert found.claims == ()
     assert [one.name for one in found.differing if one.excludes] == ["workload"]
     assert "cannot be compared" in found.notes[0]
+
+
+def test_scores_of_studies_that_are_judged_by_others_stand_under_no_name_but_their_own(home):
+    one, two = (tune_sam.open_study(name, home) for name in ("one", "two"))
+    found = compared([one, two])
+    assert found.score_in_words == "accuracy %"
+    other = replace(two, settings=replace(two.settings, score="macro_f1"))
+    mixed = replace(found, studies=(one, other))
+    table = best_table(mixed)
+    assert [title for title in table.header if "validation" in title or "test" in title] == [
+        "validation score",
+        "test score",
+    ]
+    assert [row[0] for row in table.rows if len(row) == 1] == ["one, accuracy %", "two, macro_f1"]
+    assert "accuracy" not in mixed._repr_html_()
 
 
 def test_each_form_has_the_rows(cli):

@@ -65,6 +65,12 @@ def test_the_history_is_of_what_trials_are_judged_by(objective, way, tmp_path):
     assert f"A line that still {way} at its end" in picture("history", tmp_path / "history.png").caption
 
 
+@pytest.mark.parametrize("judged_by", ["accuracy", "loss"])
+def test_rates_and_radii_are_coloured_by_what_trials_are_judged_by(judged_by, tmp_path):
+    TRIALS.assign(objective=f"val/{judged_by}").to_csv(tmp_path / "lr-rho.csv", index=False)
+    assert f"Validation {judged_by} over" in picture("lr-rho", tmp_path / "lr-rho.png").caption
+
+
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [

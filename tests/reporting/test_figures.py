@@ -659,6 +659,7 @@ def test_trials_that_were_pruned_are_drawn_hollow_at_their_last_value_and_count_
     assert [(face, y) for face, _, y in markers(history)] == [("#D55E00", [60, 80]), ("white", [95, 30])]
     (best,) = [line for line in history.lines if line.get_drawstyle() == "steps-post"]
     assert list(best.get_ydata())[:2] == [60, 80]
+    assert list(best.get_xdata()) == [0, 2, 3], "the numbers that tables and commands have"
     rho = search_figures.over_rho(data).axes[0]
     assert [(face, x) for face, x, _ in markers(rho)] == [("#D55E00", [0.01, 0.05]), ("white", [0.02, 0.1])]
     coordinates = search_figures.parallel_coordinates(data).axes[0]
@@ -697,6 +698,13 @@ def test_a_line_over_decades_is_cut_out_near_the_minima_on_a_linear_axis():
     whole, cut = landscape_figures.lines(data).axes
     assert (whole.get_yscale(), cut.get_yscale()) == ("log", "linear")
     assert cut.get_ylim() == (0, pytest.approx(0.3))
+
+
+def test_a_legend_of_lines_has_the_colours_of_the_lines_whatever_is_at_their_start():
+    figure = landscape_figures.lines(line(["gsam", "look-sam"], start="fisher-sam"))
+    drawn = [to_hex(one.get_color()) for one in figure.axes[0].lines if one.get_linestyle() != "None"][:2]
+    (legend,) = figure.legends
+    assert [to_hex(handle.get_color()) for handle in legend.legend_handles] == drawn
 
 
 def test_near_the_minimum_only_what_is_near_is_drawn():

@@ -38,6 +38,9 @@ def test_plotly_takes_the_surfaces_which_are_those_of_the_data(surface):
     assert made.data[0].z[0][0] is None
     assert made.data[0].z[1][2] == pytest.approx(10.1), "y = 0, x = 1"
     assert made.layout.scene.zaxis.type == "log"
+    assert made.layout.scene.zaxis.title.text == "loss (nats)"
+    of_no_unit = go.Figure(json.loads(interactive("surfaces", surface.assign(loss_unit=""))))
+    assert of_no_unit.layout.scene.zaxis.title.text == "loss"
     assert [button.label for button in made.layout.updatemenus[0].buttons] == ["base", "SAM"]
 
 

@@ -23,7 +23,7 @@ from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.page import report
 from tune_sam.reporting.pictures import CAPTIONS, MORE
-from tune_sam.reporting.results import results_section
+from tune_sam.reporting.results import _our_rows, results_section
 from tune_sam.reporting.searched import at_edge, chosen_section
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
@@ -452,6 +452,10 @@ def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, st
         *("SGD", "SAM"),
     ]
     assert "cifar10 was not run here and our rows of mitbih are of study b, gcn, trained on" in section.sentences[-1]
+    by_f1 = replace(beats, settings=replace(beats.settings, score="macro_f1"))
+    (row, *_) = _our_rows(replace(found, of=by_f1), None, "accuracy")
+    assert row == _our_rows(found, None, "accuracy")[0], "the columns are the page's"
+    assert _our_rows(found, None, "macro_f1")[0][1] == "", "which of this refit is not known"
 
 
 @pytest.mark.slow

@@ -95,9 +95,10 @@ def _show_workloads(found: list[dict[str, Any]]) -> None:
         out.print(f"  {_training(workload)}", soft_wrap=True)
         for name, preset in workload["presets"].items():
             out.print(f"  preset {name}: {_training(preset)}", soft_wrap=True)
-        table = plain_table("data set", *("train", "validation", "test", "classes"))
-        for name, sizes in workload["datasets"].items():
-            table.add_row(name, *(f"{size:,}" for size in sizes.values()))
+        sizes = ("train", "validation", "test", "classes")
+        table = plain_table("data set", *sizes)
+        for name, has in workload["datasets"].items():
+            table.add_row(name, *("–" if has[size] is None else f"{has[size]:,}" for size in sizes))
         show_table(table, out)
         ranges = workload["ranges"]
         more = sorted({name for of_it in ranges.values() for name in of_it.get("hyperparameters", ())})
@@ -105,10 +106,10 @@ def _show_workloads(found: list[dict[str, Any]]) -> None:
         table = plain_table(*columns, folds=("grid of ρ", "batch size", *more))
         for name, of_it in ranges.items():
             grid = " ".join(f"{rho:.3g}" for rho in workload["rho_grid"].get(name, []))
-            sizes = " ".join(map(str, of_it["batch_size"]))
+            batches = " ".join(map(str, of_it["batch_size"]))
             further = {one: domain_from_json(domain) for one, domain in of_it.get("hyperparameters", {}).items()}
             cells = (str(further.get(one, "–")) for one in more)
-            table.add_row(name, _ends(of_it["rho"]), grid, _ends(of_it["lr"]), sizes, *cells)
+            table.add_row(name, _ends(of_it["rho"]), grid, _ends(of_it["lr"]), batches, *cells)
         show_table(table, out)
         out.print()
 

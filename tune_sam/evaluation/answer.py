@@ -247,13 +247,14 @@ def _flatter(study: Study, refit: Refit | None, found: Answers, names: Mapping[s
         return _line("Flatter?", "not known", _why_not_flat(study, refit, found, best))
     same_loss = next((one for one in found.flatter_at_equal_loss if one.row == claim.row), None)
     at_equal_loss = f" {_at_equal_loss(same_loss)}" if same_loss else ""
-    base, times = optimizer_names(study)["base"], claim.values.value / claim.others.value
+    base, one, other = optimizer_names(study)["base"], claim.values.value, claim.others.value
+    times = f", {decimal(one / other, 2)} times as large" if other > 0 else ""
     return _line(
         "Flatter?",
         _sign(claim, -1),
-        f"λ_max of {names[claim.row]} is {claim.values.value:.3g} against {claim.others.value:.3g} of {base} with the "
-        f"same learning rate and batch size, over {_seeds(claim)}, {decimal(times, 2)} times as large; difference "
-        f"{_numbers(claim, 1, '+.3g')}.{at_equal_loss}{_since(refit, claim.row)}",
+        f"λ_max of {names[claim.row]} is {one:.3g} against {other:.3g} of {base} with the same learning rate and batch "
+        f"size, over {_seeds(claim)}{times}; difference {_numbers(claim, 1, '+.3g')}.{at_equal_loss}"
+        f"{_since(refit, claim.row)}",
     )
 
 

@@ -16,7 +16,7 @@ from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import Mean, with_interval
-from tune_sam.scores import written
+from tune_sam.scores import in_words, written
 from tune_sam.space import IN_WORDS, Configuration, text_of_value
 from tune_sam.study.records import Study, Trial
 
@@ -136,14 +136,26 @@ class Comparison:
         return f"<Comparison of {', '.join(study.name for study in self.studies)}>"
 
     def _repr_html_(self) -> str:
-        score = self.studies[0].settings.score
-        how = written(score)
-        columns = ("study", "optimizer", f"validation {score}", f"test {score}{how.unit}")
-        rows = [
-            (row.study, row.name, row.validation, with_interval(row.test, how.factor, how.decimals) if row.test else "")
-            for row in self.rows
-        ]
+        of_study = {study.name: written(study.settings.score) for study in self.studies}
+        rows = []
+        for row in self.rows:
+            how = of_study[row.study]
+            validation = None if row.validation is None else how.factor * row.validation
+            rows.append(
+                (row.study, row.name, validation, with_interval(row.test, how.factor, how.decimals) if row.test else "")
+            )
+        columns = ("study", "optimizer", f"validation {self.score_in_words}", f"test {self.score_in_words}")
         return html_table("The best of each optimizer", columns, rows)
+
+    @property
+    def scores(self) -> list[str]:
+        """What the studies are judged by, each once."""
+        return list(dict.fromkeys(study.settings.score for study in self.studies))
+
+    @property
+    def score_in_words(self) -> str:
+        """The score and its unit, as the head of a column; of several scores, none by its name."""
+        return in_words(self.scores[0]) if len(self.scores) == 1 else "score"
 
     @property
     def comparable(self) -> bool:

@@ -156,19 +156,25 @@ class Refit:
 
     @property
     def command(self) -> str:
-        """Compose the command that trained it, without its seeds and without options that have their defaults."""
-        settings, choice = self.of.settings, self.choice
-        if choice.planned:
-            words = [f"--config study.yaml --name {self.of.name}"]
-        else:
-            words = [
-                *([f"--top {choice.top}"] if choice.top > 1 else []),
-                *(["--each-batch-size"] if choice.each_batch_size else []),
-            ]
-        words += [f"--epochs {self.epochs}"] if self.epochs != settings.epochs else []
-        if choice.planned:
-            return " ".join([f"tune-sam refit {settings.workload}", *words])
-        return self.of.command("refit", *words)
+        """Compose the command that trains it on, without its seeds and without options that have their defaults."""
+        choice = self.choice
+        words = [
+            *([f"--top {choice.top}"] if choice.top > 1 else []),
+            *(["--each-batch-size"] if choice.each_batch_size else []),
+        ]
+        return self.of.command("refit", *words, *self._epochs)
+
+    @property
+    def command_anew(self) -> str:
+        """Compose the command that trains it in a home that has not its study: of a grid by the page's `study.yaml`."""
+        if not self.choice.planned:
+            return self.command
+        words = [f"tune-sam refit {self.of.settings.workload} --config study.yaml --name {self.of.name}"]
+        return " ".join([*words, *self._epochs])
+
+    @property
+    def _epochs(self) -> list[str]:
+        return [f"--epochs {self.epochs}"] if self.epochs != self.of.settings.epochs else []
 
     @property
     def stale(self) -> bool:

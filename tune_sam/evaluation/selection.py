@@ -9,7 +9,7 @@ from typing import TypeVar
 from tune_sam.durations import OFF
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.space import ASCENT, MAX_SEED, Configuration, Point, Space
-from tune_sam.study.records import Study
+from tune_sam.study.records import Study, refits_of
 from tune_sam.study.settings import Kind, StudySettings, now
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,11 @@ class Choice:
             with suppress(NothingComplete):
                 found[optimizer] = self.of(study, optimizer)
         return found
+
+
+def were_given(study: Study) -> bool:
+    """Whether a study's points were given and nothing was searched: it has no trial, but a refit of its whole grid."""
+    return not study.records() and any((child.settings.choice or {}).get("planned") for child in refits_of(study))
 
 
 def _different(configurations: Iterable[Configuration]) -> list[Configuration]:

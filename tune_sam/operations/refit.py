@@ -19,6 +19,7 @@ from tune_sam.evaluation.selection import (
     configurations,
     control_points,
     refit_settings,
+    were_given,
 )
 from tune_sam.evaluation.summary import log_summary
 from tune_sam.home import Home, Place
@@ -51,7 +52,8 @@ def refit(
 ) -> Refit:
     """Train the best configurations of a study again, on train + validation, and test each training once.
 
-    A study on a part of the training split, or on wrong labels, is trained again on just these.
+    A study on a part of the training split, or on wrong labels, is trained again on just these. Of a plain grid that
+    was trained without a search, all points are, as :func:`refit_grid` does.
 
     The best configuration of each optimizer is the best by validation. All have the same seeds, so that initialisation
     and order of the samples agree and differences are paired. The base optimizer is also trained for as many epochs as
@@ -83,10 +85,16 @@ def refit(
     if top < 1 or (each_batch_size and top > 1):
         with_it = " with --each-batch-size" if each_batch_size else ""
         raise Refused(f"--top {top} is not possible{with_it}; give 1 or more, or the best of each batch size alone.")
+    study, choice = open_search(name, home), Choice(top, each_batch_size)
+    if were_given(study):
+        if choice != Choice():
+            chosen = "--each-batch-size" if each_batch_size else f"--top {top}"
+            raise Refused(f"all points of study {name} are trained, for they were given; leave {chosen} out.")
+        choice = Choice(planned=True)
     with heard_by(listener, progress) as hears:
         return _refit(
-            open_search(name, home),
-            Choice(top, each_batch_size),
+            study,
+            choice,
             seeds,
             epochs,
             controls,

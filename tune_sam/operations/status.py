@@ -8,6 +8,7 @@ from statistics import fmean
 
 from tune_sam.durations import OFF
 from tune_sam.evaluation.refit import test_results
+from tune_sam.evaluation.selection import were_given
 from tune_sam.home import Place
 from tune_sam.study.epochs import SECONDS
 from tune_sam.study.lock import is_going
@@ -96,7 +97,7 @@ def stages(study: Study) -> tuple[Stage, ...]:
     machine has room for.
     """
     own, children = study.home.study(study.name), refits_of(study)
-    searched = bool(study.records()) or not any((child.settings.choice or {}).get("planned") for child in children)
+    searched = not were_given(study)
     found = [_trainings("search", study)] if searched else []
     past = searched and _is_past(study, found[0])
     for child in children:

@@ -33,7 +33,7 @@ def again_section(
         else ""
     )
     if refit:
-        commands.append(f"{refit.command} --seeds {refit.listed}")
+        commands.append(f"{refit.command_anew} --seeds {refit.listed}")
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
         if refit.stale:
             seeds += " The search was resumed after its refit, whose command would choose other configurations now."

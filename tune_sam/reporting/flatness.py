@@ -150,7 +150,8 @@ def _correlations(measured: Measured, study: Study) -> Table:
         )
         rows.append((what, str(len(some)), *cells))
     header = ("measure", "networks", "τ", "95 % interval", "p", "configurations", "τ within them", "p within them")
-    return Table(header, tuple(rows), rests_on(measured, study))
+    gap = "test" if measured.about["study"].get("refit_of") else "validation"
+    return Table(header, tuple(rows), f"{rests_on(measured, study)} Their gap is {gap} minus training loss.")
 
 
 CONFIGURATION = ("optimizer", "rho", "lr", "batch_size", "epochs")

@@ -27,6 +27,7 @@ from tune_sam.reporting.style import (
     spans,
     style_of,
 )
+from tune_sam.scores import of_loss
 from tune_sam.space import text_of_value
 
 HEIGHT = 460
@@ -85,7 +86,7 @@ def surfaces(frame: pd.DataFrame) -> dict[str, Any]:
                 "xaxis": {"title": {"text": "direction 1"}},
                 "yaxis": {"title": {"text": "direction 2"}},
                 "zaxis": {
-                    "title": {"text": f"loss{unit}"},
+                    "title": {"text": f"loss{of_loss(unit)}"},
                     "type": "log" if logarithmic else "linear",
                     "range": [float(low - margin), float(high + margin)],
                     **({"tickvals": log_ticks(10.0**low, 10.0**high, most=5)} if logarithmic else {}),

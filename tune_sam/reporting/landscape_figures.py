@@ -178,7 +178,7 @@ def lines(frame: pd.DataFrame) -> Figure:
     if cut:
         axes[1].set(ylim=(0, ABOVE * minima.max()), ylabel=f"near the minima{of_loss(loss_unit_in(frame))}")
     axes[-1].set_xlabel(wrapped(f"on the line: {style_of(start, everyone).label} at 0, the other minimum at 1", 46))
-    legend(figure, names, lines=True)
+    legend(figure, names, lines=True, among=everyone)
     return figure
 
 

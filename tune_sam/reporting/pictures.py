@@ -61,7 +61,7 @@ MORE = {"Right": "Right", "rises": "rises", "above": "above", "upwards": "upward
 LESS = {"Right": "Left", "rises": "falls", "above": "below", "upwards": "downwards"}
 """The same for one of which less is better."""
 
-BY_OBJECTIVE = ("history", "parallel-coordinates")
+BY_OBJECTIVE = ("history", "lr-rho", "parallel-coordinates")
 """Figures of what trials are judged by, where that is not the score but the loss."""
 
 ANSWER = ("differences",)

@@ -51,11 +51,11 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
     published = [
         found for found in published_studies(study.workload) if own in found.rows and study.settings.score == "accuracy"
     ]
-    ours = _our_rows(refit, close if published else None)
+    score = study.settings.score
+    ours = _our_rows(refit, close if published else None, score)
     rows: list[tuple[Cell, ...]] = [("This study",)] if ours and published else []
     rows += ours
     sentences = [f"Our rows are of {_trained_how(refit)}."] if refit else []
-    score = study.settings.score
     units = [f"losses in {study.loss_unit}"] if study.loss_unit else []
     units += ["accuracies in %"] if score == "accuracy" else []
     means = f"{', '.join([*units, 'means'])} with 95 % intervals over the seeds"
@@ -195,10 +195,11 @@ def means(refit: Refit) -> "DataFrame":
     )
 
 
-def _our_rows(refit: Refit | None, close: Measured | None) -> list[tuple[str, ...]]:
+def _our_rows(refit: Refit | None, close: Measured | None, score: str) -> list[tuple[str, ...]]:
+    """Write the cells of a refit's rows, below columns of a score that need not be what the refit is judged by."""
     if refit is None:
         return []
-    ratios, names, columns = _ratios(refit, close), names_of(refit), metrics_of(refit.score)
+    ratios, names, columns = _ratios(refit, close), names_of(refit), metrics_of(score)
     return [
         (
             names[row],
@@ -240,7 +241,7 @@ def _other_data_sets(study: Study, published: PublishedStudy) -> tuple[list[tupl
         ours: list[tuple[str, ...]] = []
         if latest := _latest(study, dataset):
             other, refit = latest
-            ours = _rows_elsewhere(other, refit)
+            ours = _rows_elsewhere(other, refit, study.settings.score)
             said.append(f"our rows of {dataset} are of study {other.name}, {_trained_how(refit)}")
         else:
             said.append(f"{dataset} was not run here")
@@ -249,16 +250,16 @@ def _other_data_sets(study: Study, published: PublishedStudy) -> tuple[list[tupl
     return rows, [f"Of the other data sets of {published.name}, {' and '.join(said)}."] if said else []
 
 
-def _rows_elsewhere(study: Study, refit: Refit) -> list[tuple[str, ...]]:
+def _rows_elsewhere(study: Study, refit: Refit, score: str) -> list[tuple[str, ...]]:
     """Collect the rows of another study's refit.
 
     A page does not fail because another study's measurements are gone; it then lacks their ratios.
     """
     try:
-        return _our_rows(refit, measurements(study, refit)[0])
+        return _our_rows(refit, measurements(study, refit)[0], score)
     except Refused as error:
         log.warning("The page lacks ratios: %s", error)
-        return _our_rows(refit, None)
+        return _our_rows(refit, None, score)
 
 
 def _latest(study: Study, dataset: str) -> tuple[Study, Refit] | None:

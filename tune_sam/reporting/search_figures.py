@@ -98,14 +98,14 @@ def history(frame: pd.DataFrame) -> Figure:
     ends = []
     for name in names:
         style, one = style_of(name, names), frame[frame["optimizer"] == name].sort_values("number")
-        draw_points(axis, one["number"] + 1, one[value], one, style)
+        draw_points(axis, one["number"], one[value], one, style)
         complete = one[counts_in(one)]
         best = complete[value].cummin() if less_is_better(value, frame) else complete[value].cummax()
         if len(complete):
-            x, y = [*complete["number"] + 1, one["number"].max() + 1], [*best, best.iloc[-1]]
+            x, y = [*complete["number"], one["number"].max()], [*best, best.iloc[-1]]
             axis.step(x, y, where="post", linestyle=style.line, color=style.colour, linewidth=1.8)
             ends.append((x[-1], y[-1], style))
-    axis.set(xlabel="trial", ylabel=name_of(value, loss_unit_in(frame)))
+    axis.set(xlabel="number of the trial", ylabel=name_of(value, loss_unit_in(frame)))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     set_scale(axis, "y", frame[value])
     label_ends(axis, ends)

@@ -11,7 +11,7 @@ from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.page import render
 from tune_sam.reporting.pictures import pictures_in
 from tune_sam.reporting.sections import Cell, Section, Table
-from tune_sam.scores import written
+from tune_sam.scores import in_words, written
 from tune_sam.space import cells
 
 
@@ -44,16 +44,15 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
 
 def best_table(comparison: Comparison) -> Table:
     """Tabulate the best of each optimizer, below a heading for each study."""
-    score = comparison.studies[0].settings.score
-    unit = written(score).unit
+    score = comparison.score_in_words
     more = sorted({name for study in comparison.studies for name in study.settings.more})
     header = (
         *("", "ρ", "learning rate", "batch size", *more),
-        *(f"validation {score}{unit}", f"test {score}{unit}", "gap (loss)", "λ_max", "trials", "seconds", "gradients"),
+        *(f"validation {score}", f"test {score}", "gap (loss)", "λ_max", "trials", "seconds", "gradients"),
     )
     rows: list[tuple[Cell, ...]] = []
     for study in comparison.studies:
-        rows.append((study.name,))
+        rows.append((study.name if len(comparison.scores) == 1 else f"{study.name}, {in_words(study.settings.score)}",))
         rows += [_cells(row, study.settings.score, more) for row in comparison.rows if row.study == study.name]
     return Table(header, tuple(rows)).without_empty_columns()
 

@@ -241,11 +241,15 @@ def legend(
     counts: pd.Series | None = None,
     hollow: str = "",
     extra: Sequence[Line2D] = (),
+    among: Sequence[str] = (),
 ) -> None:
-    """Put one legend above all panels; `hollow` says what hollow points are."""
+    """Put one legend above all panels; `hollow` says what hollow points are.
+
+    Styles are those of the names `among` all that the figure has; by default it has just `names`.
+    """
     handles = []
     for name in names:
-        style = style_of(name, names)
+        style = style_of(name, among or names)
         label = style.label if counts is None else f"{style.label} (n = {counts[name]})"
         marker = "s" if patches else style.marker if markers else None
         look: dict[str, Any] = {"linestyle": style.line if lines else "none", "marker": marker}
