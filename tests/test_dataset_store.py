@@ -61,6 +61,23 @@ def test_tensors_become_a_store_in_memory():
     assert isinstance(as_store(TensorDataset(X, X, Y), paired), DatasetStore)
 
 
+class Halved(TensorDataset):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x / 2, y
+
+
+def test_tensors_are_given_as_their_data_set_and_the_workload_give_them():
+    some = torch.tensor([3, 1])
+    assert numbers(as_store(Halved(X, Y), paired).batch(some)) == numbers((X[some] / 2, Y[some]))
+
+    def swapped(batch):
+        return batch[1], batch[0]
+
+    targets, inputs = as_store(TensorDataset(X, Y), swapped).batch(some)
+    assert numbers((inputs, targets)) == numbers((X[some], Y[some]))
+
+
 def test_graphs_of_pyg_are_collated_as_graphs():
     from torch_geometric.data import Data
 

@@ -121,6 +121,13 @@ def test_logins_are_hidden_in_whatever_form(text, shown):
     assert masked(shown) == shown
 
 
+@pytest.mark.parametrize("password", ["2024/x", "2024?x", "2024#x", "/x", "12345/a@b"])
+def test_a_password_of_digits_is_no_port(password):
+    for scheme in ("postgresql", "s3"):
+        assert without_login(f"{scheme}://me:{password}@host/place") == f"{scheme}://host/place"
+    assert without_login("http://host:5000/a@b") == "http://host:5000/a@b", "of a tracking server"
+
+
 @pytest.mark.parametrize(
     "address",
     [

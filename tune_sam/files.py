@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,11 +26,16 @@ def nearest(path: Path) -> Path:
     raise FileNotFoundError(path)  # it is relative
 
 
-def link_below(folder: Path) -> Path | None:
-    """Find a symbolic link among all that is below a folder; None if there is none."""
+def link_below(folder: Path, allowed: Callable[[Path], bool] = lambda link: False) -> Path | None:
+    """Find a symbolic link among all that is below a folder; None if there is none.
+
+    Args:
+        folder: to look through; what a link leads to is not looked at.
+        allowed: whether a link may be there.
+    """
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            if (path := Path(parent, name)).is_symlink():
+            if (path := Path(parent, name)).is_symlink() and not allowed(path):
                 return path
     return None
 

@@ -70,6 +70,10 @@ def absolute(storage: str) -> str:
     return storage if "://" in storage else str(folder_of(storage, "--storage"))
 
 
+LINKS_OF_WANDB = ("latest-run", "debug.log", "debug-internal.log", "debug-core.log")
+"""Names of the links that wandb makes in the folder that it is given."""
+
+
 @dataclass(frozen=True)
 class Home:
     """Where studies live: Optuna's storage, MLflow's database and artifacts, Ray's results, data sets.
@@ -171,6 +175,8 @@ class Home:
     def refuse_links(self, study: str) -> None:
         """Refuse symbolic links where a study writes: in a home that somebody sent, they lead to the reader's files.
 
+        Those that wandb makes among its own files, and replaces without following them, may be there.
+
         Args:
             study: its name.
 
@@ -179,7 +185,11 @@ class Home:
         """
         own = self.study(study)
         places = (own.parent, own, self.optuna_file, self.tracking_file, self.artifacts)
-        if link := next(filter(Path.is_symlink, places), None) or link_below(own):
+
+        def of_wandb(link: Path) -> bool:
+            return link.name in LINKS_OF_WANDB and own / "wandb" in link.parents
+
+        if link := next(filter(Path.is_symlink, places), None) or link_below(own, of_wandb):
             raise Refused(
                 f"{link} is a link to {os.readlink(link)}, and study {study} may write nowhere but into its home; put "
                 "in its place what it leads to, or remove it."

@@ -29,6 +29,9 @@ _HOSTS = re.compile(f"{_HOST}(?:,{_HOST})*")
 _NAMED = ("abfs", "abfss", "gs", "hdfs")
 """File systems in whose addresses the name before the @ belongs to the place."""
 
+_PORTLESS = ("s3", "postgresql", "mysql")
+"""Schemes in whose addresses something with a colon before an @ is a login, whatever stands between."""
+
 _given: dict[str, str] = {}
 """The addresses with a login that this process was given, by the same without."""
 
@@ -114,8 +117,10 @@ def _parts(address: str) -> tuple[str, str, str]:
     if not mark:
         return "", "", address
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    # A path may have an @, too; but where something is no host and no port, it is a login with a slash in it.
-    if "@" in authority or not _HOSTS.fullmatch(authority):
+    # A path may have an @, too; but where something is no host and no port, it is a login with a slash in it. A bucket
+    # has no port, and of a database's address SQLAlchemy takes all before its last @ for the login.
+    odd = scheme.startswith(_PORTLESS) and ":" in authority and "@" in rest
+    if "@" in authority or odd or not _HOSTS.fullmatch(authority):
         login, _, place = rest.rpartition("@")
         return scheme + mark, login, place
     return scheme + mark, "", rest

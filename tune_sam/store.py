@@ -146,8 +146,10 @@ def as_store(given: Any, pair: Pair) -> Any:
         return given
     if isinstance(given, DataLoader):
         return _of_loader(given, pair)
-    if isinstance(given, TensorDataset) and len(given.tensors) == 2:
-        return TensorStore(*given.tensors)
+    if type(given) is TensorDataset and len(given.tensors) == 2:  # a subclass may give other samples than its tensors
+        inputs, targets = pair(list(given.tensors))
+        if inputs is given.tensors[0] and targets is given.tensors[1]:
+            return TensorStore(inputs, targets)
     if isinstance(given, tuple) and all(isinstance(part, Tensor) for part in given):
         raise ValueError(f"a tuple of {len(given)} tensors is no data set; return a TensorDataset of them")
     if isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):

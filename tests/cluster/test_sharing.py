@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,7 +150,17 @@ def test_on_another_node_the_first_process_fetches_for_all(tmp_path):
     for process in processes:
         process.join()
     assert (tmp_path / "log").read_text() == "x"
-    assert {path.suffix for path in node.iterdir()} == {".pt", ".lock"}
+    (own,) = node.iterdir()
+    assert {path.suffix for path in own.iterdir()} == {".pt", ".lock"}
+    assert own.stat().st_mode & 0o077 == 0, "nobody else can put a file there that this process would read"
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / f"tune_sam-data-{os.getuid()}").mkdir()
+    (tmp_path / f"tune_sam-data-{os.getuid()}").chmod(0o777)
+    with pytest.raises(PermissionError, match="can be written by others than its user; set TMPDIR to a folder of your"):
+        Shared(Path("/nonexistent/a.pt")).splits()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -11,6 +12,8 @@ from studies import INLINE
 import tune_sam
 from tune_sam.cli.main import main
 from tune_sam.errors import Refused
+from tune_sam.home import Home
+from tune_sam.operations.delete import belongings
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import every_study, open_study
 
@@ -100,3 +103,13 @@ def test_what_lost_its_records_can_be_deleted(searched_once, tmp_path):
     (home / "mlflow.db").unlink()
     tune_sam.delete("one", home=home)
     assert not (home / "studies" / "one").exists()
+
+
+def test_what_a_server_has_under_another_name_of_the_home_is_said_to_stay(searched, tmp_path, monkeypatch):
+    server = f"sqlite:///{tmp_path}/mlflow.db"
+    shutil.copy(searched / "mlflow.db", tmp_path / "mlflow.db")
+    home = replace(Home.at(searched), named_tracking_uri=server)
+    monkeypatch.setattr("tune_sam.operations.delete._named_in", lambda *_: [server])
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    said = belongings("one", home=home).stays
+    assert [one for one in said if f"has no run of it by the name of this home, another:{searched}" in one]

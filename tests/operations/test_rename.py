@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 from mlflow import MlflowClient
 from studies import INLINE
@@ -5,7 +8,9 @@ from studies import INLINE
 import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.operations.doctor import diagnose
+from tune_sam.operations.import_ import rename_in_files
 from tune_sam.study.records import every_study, open_study
+from tune_sam.study.transfer import with_names
 
 
 def runs_of(home):
@@ -46,3 +51,32 @@ def test_a_name_that_cannot_be_is_refused_and_nothing_changes(searched, name, ne
     with pytest.raises(Refused, match=said):
         tune_sam.rename(name, new, home=searched)
     assert len(open_study("one", searched).records()) == 6
+
+
+def test_names_beyond_ascii_are_renamed_in_json_and_in_csv():
+    names = {"größe": "maß", "größe.refit": "maß.refit"}
+    document = {"study": {"name": "größe.refit", "refit_of": "größe"}, "keys": ["größe.refit/sam/0", "größen/sam/0"]}
+    assert json.loads(with_names(json.dumps(document), names)) == {
+        "study": {"name": "maß.refit", "refit_of": "maß"},
+        "keys": ["maß.refit/sam/0", "größen/sam/0"],
+    }
+    assert with_names("key,value\ngröße/sam/0,1\n", names) == "key,value\nmaß/sam/0,1\n"
+
+
+def test_a_measurement_is_whole_wherever_a_renaming_is_cut_off(tmp_path, monkeypatch):
+    (tmp_path / "analysis.json").write_text('{"study": "one"}')
+    (tmp_path / "other.json").write_text('{"study": "three"}')
+    before = (tmp_path / "other.json").stat().st_mtime_ns
+
+    def cut_off(self, *_, **__):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut_off)
+        patch.setattr("os.replace", cut_off)
+        with pytest.raises(OSError, match="no space"):
+            rename_in_files(tmp_path, {"one": "two"})
+    assert (tmp_path / "analysis.json").read_text() == '{"study": "one"}'
+    rename_in_files(tmp_path, {"one": "two"})
+    assert (tmp_path / "analysis.json").read_text() == '{"study": "two"}'
+    assert (tmp_path / "other.json").stat().st_mtime_ns == before

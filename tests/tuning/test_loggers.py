@@ -75,6 +75,16 @@ def test_weights_and_biases_has_a_run_of_each_trial(tmp_path, monkeypatch):
         assert kept.count(f"{trial.config.lr!r}".encode()) >= 1, "its configuration"
         assert repr(trial.value).encode() in kept, "its last epoch"
         assert kept.count(b"_step") >= 2
+    own = study.home.study("one")
+    assert any(path.is_symlink() for path in (own / "wandb").rglob("*")), "which wandb makes"
+    assert tune_sam.refit("one", home=study.home, seeds=1, controls=False, executor=INLINE).table()["row"].nunique()
+    other = own / "wandb" / "other"
+    other.symlink_to(tmp_path)
+    with pytest.raises(Refused, match="wandb/other is a link to"):
+        tune_sam.delete("one", home=study.home)
+    other.unlink()
+    tune_sam.delete("one", home=study.home)
+    assert not own.exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ also holds one copy for each node, gives no such promise: `torch.from_numpy` of 
 be written, and a write reaches every trial. The store carries the file to nodes that cannot see it.
 """
 
+import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,7 +66,21 @@ class Shared:
         return FileLock(self._copy().with_suffix(".lock"))
 
     def _copy(self) -> Path:
-        return Path(tempfile.gettempdir()) / self.path.name
+        return _own_folder() / self.path.name
+
+
+def _own_folder() -> Path:
+    """Give a folder on this node in which nobody else can put a file: what is read from one may run code.
+
+    Raises:
+        PermissionError: somebody else has made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"tune_sam-data-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} can be written by others than its user; set TMPDIR to a folder of your own")
+    return folder
 
 
 def _mapped(path: Path) -> Splits:

@@ -154,6 +154,11 @@ def _runs(place: Home, names: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...
                 continue
             if found := find_study_runs(uri, names, identity):
                 runs[uri] = tuple(found)
+            elif identity and named and named in map(place.found, _named_in(place, names, "tracking_uri")):
+                stays.append(
+                    f"MLflow at {masked(uri)} has no run of it by the name of this home, {identity}; runs that it made "
+                    "by another stay, as of a home that was moved."
+                )
         except Refused as error:
             stays.append(f"what MLflow has of it stays, for {str(error).rstrip('.')}.")
     return runs, stays
@@ -161,16 +166,19 @@ def _runs(place: Home, names: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...
 
 def _elsewhere(place: Home, names: tuple[str, ...]) -> Iterator[str]:
     """Say what the records name outside of the home."""
-    records = [
+    for storage in _named_in(place, names, "storage"):
+        if place.found(storage) != place.storage:
+            yield f"Ray's results in {masked(storage)} stay, for they are outside of the home."
+    for server in _named_in(place, names, "tracking_uri"):
+        if place.found(server) not in (place.tracking_uri, place.named_tracking_uri):
+            yield f"runs in MLflow at {masked(server)} stay; give --tracking-uri {masked(server)} to delete them, too."
+
+
+def _named_in(place: Home, names: tuple[str, ...], field: str) -> list[str]:
+    """List what the records of some studies name as a place, each once."""
+    records = (
         _record(attributes)
         for full_name, attributes in _attributes(place).items()
         if full_name.rpartition("/")[0] in names
-    ]
-    storages = {str(record["storage"]) for record in records if "storage" in record}
-    servers = {str(record["tracking_uri"]) for record in records if "tracking_uri" in record}
-    for storage in sorted(storages):
-        if place.found(storage) != place.storage:
-            yield f"Ray's results in {masked(storage)} stay, for they are outside of the home."
-    for server in sorted(servers):
-        if place.found(server) not in (place.tracking_uri, place.named_tracking_uri):
-            yield f"runs in MLflow at {masked(server)} stay; give --tracking-uri {masked(server)} to delete them, too."
+    )
+    return sorted({str(record[field]) for record in records if field in record})

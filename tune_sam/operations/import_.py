@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_sam.errors import Refused, shorten
+from tune_sam.files import write_whole
 from tune_sam.home import Home, Place, folder_of
 from tune_sam.logins import with_login
 from tune_sam.operations.delete import delete
@@ -208,4 +209,6 @@ def _made(study: Study, part: dict[str, Any], files: Path, names: dict[str, str]
 def rename_in_files(folder: Path, names: dict[str, str]) -> None:
     """Have the numbers that were measured name studies and trials by other names; see :func:`with_names`."""
     for file in (*folder.rglob("*.json"), *folder.rglob("*.csv")):
-        file.write_text(with_names(file.read_text(encoding="utf-8"), names), encoding="utf-8")
+        before = file.read_text(encoding="utf-8")
+        if (after := with_names(before, names)) != before:
+            write_whole(file, after)

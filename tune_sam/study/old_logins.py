@@ -50,4 +50,5 @@ def _without(value: Any) -> Any:
         return {key: _without(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without(part) for part in value]
-    return without_login(value) if isinstance(value, str) and "://" in value else value
+    # What is masked has none: the reason of a failure says `http://***@proxy`, and stays as it is.
+    return without_login(value) if isinstance(value, str) and "://" in value and masked(value) != value else value

@@ -1,5 +1,6 @@
 """The ledger of a study as JSON, to carry it from one home's storage to another's, or to another name."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,10 @@ def _from_json(trial: Mapping[str, Any], key: str) -> "FrozenTrial":
 def with_names(text: str, names: Mapping[str, str]) -> str:
     """Give the text of a JSON or CSV file of a study's with other names of studies, by those that it has.
 
-    They stand at the beginning of trials' keys, and as the values of `name`, `study` and `refit_of`.
+    They stand at the beginning of trials' keys, and as the values of `name`, `study` and `refit_of`; in JSON a letter
+    beyond ASCII is written as its escape.
     """
+    names = {**names, **{json.dumps(name)[1:-1]: json.dumps(other)[1:-1] for name, other in names.items()}}
     some = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     keys = rf'(?<![\w./-])({some})(?=/[^\s"/,]+/\d)'
     values = rf'("(?:name|study|refit_of)": ?")({some})(?=")'

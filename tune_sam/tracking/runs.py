@@ -159,8 +159,9 @@ def publish(
 ) -> None:
     """Add files to the study's run and numbers to the runs of trials that have ended, now.
 
-    A number that its run has already is not added again; where the two differ the new one is the latest. Files take the
-    place of earlier ones. Numbers come last, so that none is there without its files.
+    A number that its run has already is not added again; where the two differ the new one is the latest of its step.
+    MLflow shows that of the highest step. Files take the place of earlier ones. Numbers come last, so that none is
+    there without its files.
 
     Args:
         uri: see :func:`check`.

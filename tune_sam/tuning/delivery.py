@@ -237,8 +237,9 @@ class Content:
     def _of_best(self) -> dict[str, float]:
         """Name the numbers of each optimizer's best trial, and, as every trial's run has them, those of the best."""
         numbers: dict[str, float] = {}
-        best = sorted(self._best.values(), key=lambda trial: self.study.settings.sign * (trial.value or 0))
-        for trial in best:
+        # The last one's numbers stay: of equal ones the first optimizer's, as :meth:`Study.best` has it.
+        bests = [self._best[name] for name in reversed(self.study.settings.optimizers) if name in self._best]
+        for trial in sorted(bests, key=self._how_good):
             assert trial.config is not None  # it is complete
             shown = _of_the_best(self.study.settings.score)
             judged = {name: value for name, value in trial.metrics.items() if name in shown}
@@ -275,11 +276,15 @@ class Content:
             run = replace(run, points=tuple(sorted(points, key=lambda point: point.step)))
         if trial.has_ended:
             self._ended[trial.key] = run
-            best = self._best.get(optimizer)
-            sign = self.study.settings.sign
-            if trial.value is not None and (best is None or sign * trial.value > sign * (best.value or 0)):
-                self._best[optimizer] = trial
+            if trial.value is not None:
+                # They end in any order, and of equal ones the first is the best.
+                so_far = self._best.get(optimizer, trial)
+                self._best[optimizer] = max(so_far, trial, key=lambda one: (self._how_good(one), -one.number))
         return run
+
+    def _how_good(self, trial: Trial) -> float:
+        assert trial.value is not None  # it is complete
+        return self.study.settings.sign * trial.value
 
 
 def _of_the_best(score: str) -> tuple[str, ...]:
