@@ -2,9 +2,18 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
-from tune_sam.store import DatasetStore, TensorStore, as_store, paired, walk
+from tune_sam.store import DatasetStore, TensorStore, as_store, of_one_kind, paired, walk
 
 X = torch.arange(24.0).reshape(12, 2)
 Y = torch.arange(12) % 3
@@ -78,6 +87,29 @@ def test_tensors_are_given_as_their_data_set_and_the_workload_give_them():
     assert numbers((inputs, targets)) == numbers((X[some], Y[some]))
 
 
+def test_loaders_that_give_each_sample_once_are_taken_in_whatever_batches():
+    for loader in (
+        DataLoader(Samples("tuple"), batch_size=5, shuffle=True, drop_last=True),
+        DataLoader(Samples("tuple"), batch_sampler=BatchSampler(RandomSampler(Samples("tuple")), 4, drop_last=False)),
+    ):
+        assert len(as_store(loader, paired)) == 12
+
+
+@pytest.mark.parametrize("first", ["tensors", "samples"])
+def test_tensors_and_a_data_set_are_joined_as_a_refit_joins_them(first):
+    splits = {"tensors": as_store(TensorDataset(X, Y), paired), "samples": as_store(Halved(2 * X, Y), paired)}
+    (second,) = splits.keys() - {first}
+    one, other = of_one_kind(splits[first], splits[second])
+    assert numbers(one.joined(other).batch(torch.tensor([3, 13]))) == numbers((X[[3, 1]], Y[[3, 1]]))
+    assert of_one_kind(splits["tensors"], splits["tensors"]) == (splits["tensors"], splits["tensors"])
+
+    def swapped(batch):
+        return batch[1], batch[0]
+
+    tensors, samples = TensorStore(X, Y), as_store(Samples("tuple"), swapped)
+    assert of_one_kind(tensors, samples) == (tensors, samples), "which pair() would turn round"
+
+
 def test_graphs_of_pyg_are_collated_as_graphs():
     from torch_geometric.data import Data
 
@@ -98,6 +130,19 @@ class Stream(IterableDataset):
         (Stream(), "Stream has no samples that can be asked for by number"),
         (DataLoader(Stream()), "the loader's data set is a stream"),
         (DataLoader(Samples("tuple"), sampler=WeightedRandomSampler([1.0] * 12, 4)), "by a WeightedRandomSampler"),
+        (
+            DataLoader(
+                Samples("tuple"), batch_sampler=BatchSampler(WeightedRandomSampler([1.0] * 12, 12), 4, drop_last=False)
+            ),
+            "by a WeightedRandomSampler",
+        ),
+        (DataLoader(Samples("tuple"), batch_sampler=[[0, 1], [2]]), "by a list"),
+        (DataLoader(Samples("tuple"), batch_size=None), "by batches of its own"),
+        (
+            DataLoader(Samples("tuple"), sampler=RandomSampler(Samples("tuple"), replacement=True)),
+            "by a RandomSampler that gives not each sample once",
+        ),
+        (DataLoader(Samples("tuple"), sampler=SequentialSampler(range(5))), "by a SequentialSampler that gives not"),
         (7, "int has no samples"),
         ((X, X), "a tuple of 2 tensors is no data set; return a TensorDataset of them"),
     ],

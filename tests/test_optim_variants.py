@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +43,7 @@ from tune_sam.optim import (
     random_state,
     second_pass,
 )
+from tune_sam.optim.sharpness_aware import projected
 
 RHO, ALPHA, ETA, LR = 0.3, 0.6, 40.0, 0.1
 ALL = pytest.mark.parametrize("cls", [GSAM, SAMON, LookSAM, FisherSAM])
@@ -327,6 +329,13 @@ def test_a_gradient_without_direction_gives_no_perturbation(
             optimizer.step(partial(backward, model, x, y))
         assert all(p.isfinite().all() for p in model.parameters())
         assert not same(weights(model), w)
+
+
+def test_what_is_too_long_for_its_norm_to_be_a_number_is_left_as_it_is() -> None:
+    long, other = torch.full((40,), 3e19), torch.ones(40)
+    (left,) = projected([other], [long])
+    assert torch.equal(left, other)
+    assert projected([other], [torch.tensor([math.inf] + 39 * [1.0])])[0].isnan().any(), "which a GradScaler sees"
 
 
 @ALL

@@ -37,9 +37,10 @@ def test_the_cosine_rises_and_falls_to_its_floor():
 
 
 def test_schedulers_of_torch_fit():
-    cycle = Schedule(lambda optimizer, steps: OneCycleLR(optimizer, max_lr=2.0, total_steps=steps), each="step")
-    found = rates(cycle, 10)
-    assert max(found) == pytest.approx(2.0)
+    def one_cycle(optimizer, steps):  # as the documentation of `Schedule` has it
+        return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
+
+    assert max(rates(Schedule(one_cycle, each="step"), 10)) == pytest.approx(2.0), "the configuration's"
     plateau = Schedule(lambda optimizer, _: ReduceLROnPlateau(optimizer, factor=0.5, patience=0))
     assert rates(plateau, 4, metrics=[1, 1, 1, 1]) == pytest.approx([2.0, 2.0, 1.0, 0.5])
 

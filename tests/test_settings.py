@@ -251,6 +251,8 @@ def test_a_presets_options_lie_under_what_is_given(tmp_path):
     found = SearchOptions.read({"workload": "gcn"}, file).under(preset)
     assert found.optimizers == ("sam",)
     assert str(found.ranges_of("sam").rho) == "0.01:0.5"
+    limits = read({"time_budget": 1.5, "trial_timeout": 90.5, "stall_timeout": "off", "patience": "off"}).under(preset)
+    assert (limits.time_budget, limits.trial_timeout, limits.stall_timeout, limits.patience) == (1.5, 90.5, 0, 0)
 
 
 @pytest.mark.parametrize(

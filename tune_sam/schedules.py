@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 class Schedule:
     """Makes the scheduler of a training; any of `torch.optim.lr_scheduler` will do.
 
-    For example `Schedule(lambda optimizer, steps: OneCycleLR(optimizer, max_lr=0.1, total_steps=steps), each="step")`.
+    For example, with the learning rate of each group, which a number in its place would put out of force::
+
+        def one_cycle(optimizer, steps):
+            return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
+
+        schedule = Schedule(one_cycle, each="step")
 
     Attributes:
         make: from the optimizer that takes the steps, with the configuration's learning rate, and the number of times

@@ -476,8 +476,8 @@ class SearchOptions(RangeOptions):
             Refused: what was given does not go with them.
         """
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        limits = self.model_dump(include=self.model_fields_set & {*LIMITS})  # as they are typed: 0 is `off`
-        return self.read({**defaults, **given, **limits})
+        off = {name: "off" for name in LIMITS if given.get(name) == 0}  # as it is typed
+        return self.read({**defaults, **given, **off})
 
     def ranges_of(self, optimizer: str) -> RangeOptions:
         """Give the person's ranges for one optimizer: its own, else those given for all."""

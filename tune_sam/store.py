@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
@@ -160,16 +161,51 @@ def as_store(given: Any, pair: Pair) -> Any:
     return DatasetStore(given, _collate_of(given), pair)
 
 
+def of_one_kind(one: Any, other: Any) -> tuple[Any, Any]:
+    """Give two splits as stores that can be joined, as a refit does: beside a data set, tensors are one, too.
+
+    Args:
+        one, other: stores, as :func:`as_store` gives them. Tensors for which the data set's `pair` does something else
+            than for a batch of the data set stay as they are.
+    """
+    if isinstance(one, TensorStore) and isinstance(other, DatasetStore):
+        return _beside(one, other), other
+    if isinstance(other, TensorStore) and isinstance(one, DatasetStore):
+        return one, _beside(other, one)
+    return one, other
+
+
+def _beside(tensors: TensorStore, store: DatasetStore) -> TensorStore | DatasetStore:
+    try:
+        x, y = store.pair([tensors.x, tensors.y])
+    except Exception:  # of code for batches of another form
+        return tensors
+    if x is not tensors.x or y is not tensors.y:
+        return tensors
+    return replace(store, dataset=TensorDataset(x, y))
+
+
 def _of_loader(loader: "DataLoader[Any]", pair: Pair) -> DatasetStore:
     if isinstance(loader.dataset, IterableDataset):
         raise ValueError("the loader's data set is a stream, whose samples have no numbers; use a map-style Dataset")
-    if not isinstance(loader.sampler, (RandomSampler, SequentialSampler)):
-        raise ValueError(
-            f"the loader draws samples by a {type(loader.sampler).__name__}, and a trial draws them by its seed; leave "
-            "the sampler out"
-        )
+    if own := _own_way(loader):
+        raise ValueError(f"the loader draws samples by {own}, and a trial draws them by its seed; leave that out")
     collate = loader.collate_fn or default_collate
     return DatasetStore(loader.dataset, collate, pair, workers=loader.num_workers)
+
+
+def _own_way(loader: "DataLoader[Any]") -> str:
+    """Name what a loader draws otherwise than each sample once, in batches; empty if it does not."""
+    batches = loader.batch_sampler
+    if type(batches) is not BatchSampler:
+        return "batches of its own" if batches is None else f"a {type(batches).__name__}"
+    # That of the batches: beside a batch sampler that it was given, a loader shows another one as its own.
+    sampler: Any = batches.sampler
+    if type(sampler) not in (RandomSampler, SequentialSampler):
+        return f"a {type(sampler).__name__}"
+    if len(sampler) != len(loader.dataset) or getattr(sampler, "replacement", False):  # type: ignore[arg-type]
+        return f"a {type(sampler).__name__} that gives not each sample once"
+    return ""
 
 
 def _collate_of(dataset: Any) -> Callable[[list[Any]], Any]:

@@ -121,8 +121,8 @@ class SAMTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Remove this node's copy of the data, and end the log."""
         self._own.close()
-        self._data.forget()
         self._log.close()
+        self._data.forget()
 
     def _sharpness(self, last: "Epoch") -> dict[str, float]:
         """Of the network at the end of its training, if that is asked for."""

@@ -414,7 +414,10 @@ class Workload(ABC):
             Refused: a split is nothing that a search can train on.
         """
         given = self.splits(dataset, root)
+        from tune_sam.store import of_one_kind
+
         train, validation = (_store_of(self, "splits", split) for split in (given.train, given.validation))
+        train, validation = of_one_kind(train, validation)
         return Splits(train, validation, weights=given.weights or self.weights(dataset, root))
 
     def read_test(self, dataset: str, root: Path) -> Store:

@@ -1,5 +1,7 @@
 """A refit of a grid with several values of ρ, one of whose matched controls diverges."""
 
+from types import SimpleNamespace
+
 import pytest
 from studies import INLINE
 
@@ -9,11 +11,11 @@ from tune_sam.evaluation.answer import answer_of_refit, next_step
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import tested_refit
-from tune_sam.evaluation.selection import Choice
+from tune_sam.evaluation.selection import Choice, were_given
 from tune_sam.evaluation.summary import summarize
 from tune_sam.operations.refit import refit_grid
 from tune_sam.reporting.answer import answer_section
-from tune_sam.study.records import open_study
+from tune_sam.study.records import Study, open_study
 from tune_sam.training import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures", "coarse_measures")]
@@ -69,7 +71,7 @@ def test_a_control_that_diverges_is_named_and_takes_its_own_seed_away_alone(refi
     assert next_step(refit.of, refit, found).command == "tune-sam analyze two"
 
 
-def test_controls_of_more_seeds_are_asked_for_where_only_the_rows_have_them(home, tmp_path):
+def test_controls_of_more_seeds_are_asked_for_where_only_the_rows_have_them(home, tmp_path, monkeypatch):
     file = home.parent / "two.yaml"
     options = {"config": file, "name": "two", "home": tmp_path / "home", "executor": INLINE}
     refit_grid("gcn", seeds=3, **options)
@@ -85,6 +87,9 @@ def test_controls_of_more_seeds_are_asked_for_where_only_the_rows_have_them(home
     by_name = tune_sam.refit("two", home=tmp_path / "home", seeds=4, executor=INLINE)
     assert by_name.choice == Choice(planned=True)
     assert not by_name.lacks_controls
+    monkeypatch.setattr(Study, "records", lambda self, *_: [SimpleNamespace(started="2026-11-30")])
+    assert not were_given(refit.of), "a search of the same grid has begun, whose best the name stands for from now on"
+    assert refit.command.startswith("tune-sam refit gcn --config study.yaml --name two")
 
 
 def test_nothing_calls_one_of_several_points_the_best(refit):

@@ -185,6 +185,16 @@ def test_a_budget_of_compute_is_as_many_trials_as_cost_those_of_the_costliest(tr
     assert alone.trials_of("look-sam") == trials
 
 
+@pytest.mark.parametrize("budget", ["trials", "compute"])
+@pytest.mark.parametrize("needed", [1, 24, 25, 41])
+def test_the_budget_for_a_point_of_ones_own_is_the_smallest_that_has_room_for_it(budget, needed):
+    settings = replace(OF_COMPUTE, budget=budget)
+    for optimizer in settings.optimizers:
+        found = settings.budget_with(optimizer, needed)
+        assert replace(settings, trials=found).trials_of(optimizer) >= needed
+        assert found == settings.trials or replace(settings, trials=found - 1).trials_of(optimizer) < needed
+
+
 def test_studies_of_equal_trials_have_no_word_of_compute_in_mlflow():
     """As those of earlier releases have none."""
     assert OF_COMPUTE.described()["budget"] == "compute"

@@ -114,6 +114,21 @@ def test_a_trial_that_fails_before_an_epoch_of_its_own_keeps_what_attempts_befor
     assert book.outcome.metrics == {"val/accuracy": 0.5}
 
 
+def test_a_trial_that_was_put_back_is_told_to_start_again(tmp_path):
+    told = []
+
+    class Heard(Listener):
+        def started(self, optimizer, number):
+            told.append((optimizer, number))
+
+    driver = Driver({"sam": Book()}, study(tmp_path), Heard(), Watch(0, 0, None), METER)
+    trial = SimpleNamespace(config=TRIAL, last_result={"epoch": PRUNED + 1, "diverged": False})
+    for _ in range(2):
+        driver.on_trial_start(0, [], trial)
+        driver.on_trial_complete(0, [], trial)
+    assert told == [("sam", 0)] * 2
+
+
 def test_a_checkpoint_that_could_not_be_noted_fails_the_trial_unless_a_later_one_was(tmp_path):
     for noted_again, state in ((False, "failed"), (True, "complete")):
         book = Book()

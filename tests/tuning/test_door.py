@@ -59,6 +59,15 @@ class NoNumber(Regression):
         return torch.tensor(3.0)
 
 
+class Unlike(Regression):
+    """Its training samples are mappings, and its validation samples are tuples."""
+
+    def splits(self, dataset, root):
+        found = super().splits(dataset, root)
+        samples = [found.validation[index] for index in range(len(found.validation))]
+        return Splits(found.train, [tuple(sample.values()) for sample in samples])
+
+
 class NotOneNumber(Regression):
     def metrics(self, setting):
         return {"r2": lambda outputs, targets: outputs, "mae": lambda *_: 0.0}
@@ -87,6 +96,7 @@ class ReadKnob(NobodysKnob):
         (NoSplits, "splits(): KeyError: 'train'."),
         (OtherSizes, "datasets: 'waves' states 81 training and 20 validation samples, and splits() gives 80 and 20;"),
         (Shaken, "a sample differs from one reading to the next"),
+        (Unlike, "splits(), joined as a refit trains on them: "),
         (NoTargets, "splits(): a batch with x has none of labels, label, targets, target, y as its targets; tell "),
         (WrongShapes, "network(): TypeError: linear(): argument 'input' (position 1) must be Tensor, not dict."),
         (NoMean, "loss(): it gave a tensor of shape (4, 1); give the batch's mean, a tensor of shape ()."),

@@ -97,7 +97,8 @@ def enqueue(
     more = [f"--trials {needed}"] if needed > trials else []
     tried = more or not is_going(place, study)
     when = f"`{searched.command('resume', *more)}` tries it" if tried else "it is tried next"
-    why = f", for all {trials} trials have begun or are taken" if more else ""
+    whole = searched.settings.trials_of(trial.optimizer)
+    why = f", for all {whole} trials have begun or are taken" if more else ""
     out.print(f"{trial.key}: {when}{why}.", soft_wrap=True, markup=False)
 
 

@@ -1,5 +1,6 @@
 """Where a study's trainings and tasks run: on Ray's nodes, or one after the other in this process."""
 
+import math
 import shutil
 import tempfile
 import time
@@ -175,7 +176,7 @@ class RayExecutor:
         # default.
         task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_capped)
         pending = {
-            task.remote(function, cpus, gpus, Pulse(partial(signs.note, index), stall_timeout / 10)): index
+            task.remote(function, cpus, gpus, Pulse(partial(signs.note, index), stall_timeout / 10 or math.inf)): index
             for index, function in enumerate(calls)
         }
         while pending:

@@ -1,5 +1,6 @@
 """Signs of life of a task in a worker, which tell a measurement that takes hours from one that hangs."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +18,12 @@ class Pulse:
 
     Attributes:
         tell: does so.
-        period: seconds between two signs of life, at least.
+        period: seconds between two signs of life, at least; infinite where nobody waits for one.
     """
 
     tell: Callable[[], None]
     period: float
-    _last: float = 0.0
+    _last: float = -math.inf
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -37,7 +38,7 @@ class Pulse:
 
     def beat(self) -> None:
         """Give a sign of life, unless the last was given just now."""
-        if time.monotonic() - self._last >= self.period:
+        if self.period < math.inf and time.monotonic() - self._last >= self.period:
             self._last = time.monotonic()
             self.tell()
 

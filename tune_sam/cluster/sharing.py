@@ -52,6 +52,8 @@ class Shared:
 
     def forget(self) -> None:
         """Remove a copy that this node made of another's file; what is mapped stays readable."""
+        if self.path.exists():
+            return
         if self._copy().exists():
             with self._lock():
                 self._copy().unlink(missing_ok=True)

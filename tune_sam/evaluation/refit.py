@@ -21,6 +21,7 @@ from tune_sam.evaluation.selection import (
     control_points,
     refit_settings,
     seeds_in,
+    were_given,
 )
 from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.scores import written
@@ -158,6 +159,8 @@ class Refit:
     def command(self) -> str:
         """Compose the command that trains it on, without its seeds and without options that have their defaults."""
         choice = self.choice
+        if choice.planned and not were_given(self.of):  # by its name alone, the best of the search would be trained
+            return self.command_anew
         words = [
             *([f"--top {choice.top}"] if choice.top > 1 else []),
             *(["--each-batch-size"] if choice.each_batch_size else []),

@@ -67,8 +67,9 @@ class Choice:
 
 
 def were_given(study: Study) -> bool:
-    """Whether a study's points were given and nothing was searched: it has no trial, but a refit of its whole grid."""
-    return not study.records() and any((child.settings.choice or {}).get("planned") for child in refits_of(study))
+    """Whether a study's points were given, not searched: none of its trials began, and its whole grid was refitted."""
+    searched = any(trial.started for trial in study.records())
+    return not searched and any((child.settings.choice or {}).get("planned") for child in refits_of(study))
 
 
 def _different(configurations: Iterable[Configuration]) -> list[Configuration]:

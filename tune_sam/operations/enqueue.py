@@ -64,8 +64,7 @@ def budget_for(trial: Trial, home: Place = None) -> int:
 
     study = open_search(trial.study, home)
     ledger = optuna.load_study(study_name=f"{study.name}/{trial.optimizer}", storage=open_storage(study.home))
-    trials, needed = study.settings.trials, trials_needed(ledger)
-    return trials if needed <= study.settings.trials_of(trial.optimizer) else max(trials, needed)
+    return study.settings.budget_with(trial.optimizer, trials_needed(ledger))
 
 
 def _chosen(study: Study, optimizer: str | None) -> str:

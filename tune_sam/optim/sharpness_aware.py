@@ -77,8 +77,8 @@ def _times(scale: Tensors | None, tensors: Tensors) -> Tensors:
 def projected(tensors: Tensors, onto: Tensors) -> tuple[Tensor, ...]:
     """Split off from a vector, given as real tensors, its part along another one; what is left is orthogonal to that.
 
-    Where the other one is 0, everything is left; where both are the same, exactly nothing, not the rounding of a norm,
-    which LookSAM would take for a direction. Nothing waits for the device.
+    Where the other one is 0 or too long for a number, everything is left; where both are the same, exactly nothing, not
+    the rounding of a norm, which LookSAM would take for a direction. Nothing waits for the device.
     """
     norm = get_total_norm(onto)
     unit = torch._foreach_mul(onto, torch.where(norm == 0, 0.0, 1 / norm))  # whose products do not overflow
@@ -87,7 +87,7 @@ def projected(tensors: Tensors, onto: Tensors) -> tuple[Tensor, ...]:
     def along(of: Tensors) -> Tensor:
         return torch.stack([part.sum(dtype=wide) for part in torch._foreach_mul(of, unit)]).sum()
 
-    share = torch.where(norm == 0, 0.0, along(tensors) / along(onto))
+    share = torch.where((norm == 0) | ~norm.isfinite(), 0.0, along(tensors) / along(onto))
     return torch._foreach_sub(tensors, torch._foreach_mul(onto, share.to(norm.dtype)))
 
 

@@ -208,6 +208,15 @@ class StudySettings(TrainingSettings):
         costliest = max(map(self.gradients_of, self.optimizers))
         return int(self.trials * costliest / self.gradients_of(optimizer) + 1e-9)  # 10 * 1.2 is a bit less than 12
 
+    def budget_with(self, optimizer: str, needed: int) -> int:
+        """Give the `trials` with which an optimizer has so many trials at least; those of now if they do."""
+        share = (
+            1.0
+            if self.budget == "trials"
+            else self.gradients_of(optimizer) / max(map(self.gradients_of, self.optimizers))
+        )
+        return max(self.trials, math.ceil(needed * share - 1e-9))
+
     @property
     def trials_in_all(self) -> int:
         """Trials of all optimizers together."""

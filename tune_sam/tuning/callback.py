@@ -177,6 +177,7 @@ class Driver(tune.Callback):
         ledger, number = self._ledger(trial)
         self._forget(self._given(trial).resume_from, needed=ledger.checkpoints(number))
         ledger.suspend(number, gpus)
+        self._started.discard((ledger.optimizer, number))
         self.listener.put_back(ledger.optimizer, number)
 
     def _start(self, trial: Any) -> None:

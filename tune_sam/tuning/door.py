@@ -57,6 +57,9 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
                 _check_same(splits)
             train, validation = (split.subset(torch.arange(min(SAMPLES, len(split)))) for split in _both(splits))
             few = replace(splits, train=train, validation=validation)
+            with _member(workload, "splits(), joined as a refit trains on them"):
+                together = few.together().train
+                together.batch(torch.arange(len(together)))
             _check_members(workload, settings, few)
             unused = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
         finally:

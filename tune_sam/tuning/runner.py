@@ -146,7 +146,9 @@ def launch(
             if ledger.needed > ledger.budget:
                 log.warning(
                     "Points of your own wait that %d trials leave no room for; `%s` tries those of %s.",
-                    ledger.budget, study.command("resume", f"--trials {ledger.needed}"), ledger.optimizer,
+                    ledger.budget,
+                    study.command("resume", f"--trials {study.settings.budget_with(ledger.optimizer, ledger.needed)}"),
+                    ledger.optimizer,
                 )  # fmt: skip
         waiting = [ledger for ledger in ledgers if ledger.open]
         meter = Meter(study.settings, Spent.of(study), partial(note_seconds, study))
