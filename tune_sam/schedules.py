@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 class Schedule:
     """Makes the scheduler of a training; any of `torch.optim.lr_scheduler` will do.
 
-    For example, with the learning rate of each group, which a number in its place would put out of force::
-
-        def one_cycle(optimizer, steps):
-            return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
-
-        schedule = Schedule(one_cycle, each="step")
+    For example `OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)`, for each
+    step: a number in place of the groups' own rates would put the searched learning rate out of force.
 
     Attributes:
         make: from the optimizer that takes the steps, with the configuration's learning rate, and the number of times

@@ -68,6 +68,19 @@ def test_refits_with_the_same_seeds_are_compared_in_pairs_as_one_family(home):
     )
 
 
+def test_the_order_of_the_studies_decides_the_sign_alone(home):
+    there, back = (tune_sam.compare(names, home=home).claims for names in (["one", "two"], ["two", "one"]))
+    numbers = [
+        {
+            frozenset((claim.row, claim.to)): (abs(claim.difference.mean.value), claim.difference.among)
+            for claim in claims
+        }
+        for claims in (there, back)
+    ]
+    assert numbers[0] == numbers[1]
+    assert len(numbers[0]) == 2
+
+
 @pytest.mark.slow
 def test_of_each_batch_size_the_one_that_validation_chose_is_the_best(searched):
     sizes = [16, 64]

@@ -10,7 +10,7 @@ from tune_sam.errors import Refused
 from tune_sam.operations.doctor import diagnose
 from tune_sam.operations.import_ import rename_in_files
 from tune_sam.study.records import every_study, open_study
-from tune_sam.study.transfer import with_names
+from tune_sam.study.transfer import with_names, with_names_in_table
 
 
 def runs_of(home):
@@ -60,7 +60,13 @@ def test_names_beyond_ascii_are_renamed_in_json_and_in_csv():
         "study": {"name": "maß.refit", "refit_of": "maß"},
         "keys": ["maß.refit/sam/0", "größen/sam/0"],
     }
-    assert with_names("key,value\ngröße/sam/0,1\n", names) == "key,value\nmaß/sam/0,1\n"
+    for before, after in (("größe", "maß"), ("one", "maß"), ("größe", "one"), ("sam", "one")):
+        of_it = {before: after, f"{before}.refit": f"{after}.refit"}
+        table = f'key,study,optimizer,said\n{before}/sam/0,{before},sam,"{before}, of {before}.refit/sam/1"\n'
+        assert with_names_in_table(table, of_it) == (
+            f'key,study,optimizer,said\n{after}/sam/0,{after},sam,"{before}, of {after}.refit/sam/1"\n'
+        )
+        assert json.loads(with_names(json.dumps({"study": before}), of_it)) == {"study": after}
 
 
 def test_a_measurement_is_whole_wherever_a_renaming_is_cut_off(tmp_path, monkeypatch):

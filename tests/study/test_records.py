@@ -333,3 +333,14 @@ def test_a_command_names_the_code_that_no_package_has(study):
     )
     assert own.command("analyze") == "tune-sam analyze one --workload wine:Wine", "its --optimizer chooses"
     assert of("__main__:Wine", "base").command("refit") == "tune-sam refit one", "a notebook's, no command can name"
+
+
+def test_where_every_trial_has_ended_more_of_them_are_asked_for(searched, monkeypatch):
+    study = open_study("one", searched)
+    trials = [replace(trial, value=None) for trial in study.records()]
+    monkeypatch.setattr(Study, "records", lambda self, optimizer=None: trials)
+    with pytest.raises(NothingComplete, match=r"study one has no complete trial; run `tune-sam resume one --trials N`"):
+        study.best()
+    del trials[-1]
+    with pytest.raises(NothingComplete, match=r"study one has no complete trial yet; run `tune-sam resume one`"):
+        study.best()

@@ -254,8 +254,7 @@ def _chosen(study: Study, controls: Sequence[Study], extent: Extent) -> tuple[Tr
     for control in controls if "base" in (extent.optimizers or ("base",)) else ():
         found += _of_seeds(control, "base", test_results(control), seeds)
     if not found:
-        which = f"complete trial of {' or '.join(extent.optimizers)}" if extent.optimizers else "complete trial"
-        raise NothingComplete(f"study {study.name} has no {which} yet; run `{study.command('resume')}`.")
+        raise study.nothing_complete(*extent.optimizers)
     return tuple(found)
 
 

@@ -296,7 +296,7 @@ def _mean(part: "DataFrame | None", column: str) -> Mean | None:
 def _claims(score: str, rows: Sequence[Row], tables: "Sequence[DataFrame | None]") -> tuple[Claim, ...]:
     """Compare each two studies: the same optimizer in both, or else with the base optimizer of the other one.
 
-    Of a grid, the same points of both are compared.
+    Of a grid, the same points of both are compared. The order of the studies decides the sign alone.
     """
     from pandas import concat
 
@@ -311,9 +311,10 @@ def _claims(score: str, rows: Sequence[Row], tables: "Sequence[DataFrame | None]
     pairs = [
         (label(own), label(to))
         for first, later in combinations(refitted.values(), 2)
-        for optimizer, of_it in later.items()
+        for one, other in ((later, first), ({name: of_it for name, of_it in first.items() if name not in later}, later))
+        for optimizer, of_it in one.items()
         for own in of_it
-        if (to := _counterpart(own, first.get(optimizer) or first.get("base", [])))
+        if (to := _counterpart(own, other.get(optimizer) or other.get("base", [])))
     ]
     return claims(of_all, pairs, (f"test/{score}",))
 

@@ -23,7 +23,7 @@ from tune_sam.study.reading import reading
 from tune_sam.study.records import Study
 from tune_sam.study.settings import is_name
 from tune_sam.study.storage import open_storage
-from tune_sam.study.transfer import with_names, write_ledger
+from tune_sam.study.transfer import with_names, with_names_in_table, write_ledger
 from tune_sam.tuning.delivery import PATIENCE, deliver
 from tune_sam.tuning.plan import store, study_run
 
@@ -210,5 +210,6 @@ def rename_in_files(folder: Path, names: dict[str, str]) -> None:
     """Have the numbers that were measured name studies and trials by other names; see :func:`with_names`."""
     for file in (*folder.rglob("*.json"), *folder.rglob("*.csv")):
         before = file.read_text(encoding="utf-8")
-        if (after := with_names(before, names)) != before:
+        renamed = with_names if file.suffix == ".json" else with_names_in_table
+        if (after := renamed(before, names)) != before:
             write_whole(file, after)

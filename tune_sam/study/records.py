@@ -534,11 +534,20 @@ class Study:
             Refused: the optimizer is not one of the study's.
             NothingComplete: no trial is complete.
         """
-        complete = self.ranked(self.records(optimizer))
+        trials = self.records(optimizer)
+        complete = self.ranked(trials)
         if not complete:
-            which = f"complete trial of {optimizer}" if optimizer else "complete trial"
-            raise NothingComplete(f"study {self.name} has no {which} yet; run `{self.command('resume')}`.")
+            raise self.nothing_complete(*([optimizer] if optimizer else []))
         return complete
+
+    def nothing_complete(self, *optimizers: str) -> NothingComplete:
+        """Say that no trial of some optimizers, or of all, is complete, and what makes some."""
+        settings, some = self.settings, optimizers or self.settings.optimizers
+        ended = sum(trial.has_ended for trial in self.records() if trial.optimizer in some)
+        whole = settings.sampler != "grid" and ended >= sum(map(settings.trials_of, some))
+        which = f"complete trial of {' or '.join(optimizers)}" if optimizers else "complete trial"
+        command = self.command("resume", *(["--trials N"] if whole else []))
+        return NothingComplete(f"study {self.name} has no {which}{'' if whole else ' yet'}; run `{command}`.")
 
     def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """Take the complete ones of some of its trials, the best value first; of equal ones the earlier."""

@@ -1,8 +1,10 @@
 """The ledger of a study as JSON, to carry it from one home's storage to another's, or to another name."""
 
+import csv
+import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.study.checkpoints import BEFORE, LAST
@@ -86,17 +88,38 @@ def _from_json(trial: Mapping[str, Any], key: str) -> "FrozenTrial":
 
 
 def with_names(text: str, names: Mapping[str, str]) -> str:
-    """Give the text of a JSON or CSV file of a study's with other names of studies, by those that it has.
+    """Give the text of a JSON file of a study's with other names of studies, by those that it has.
 
-    They stand at the beginning of trials' keys, and as the values of `name`, `study` and `refit_of`; in JSON a letter
-    beyond ASCII is written as its escape.
+    They stand at the beginning of trials' keys, and as the values of `name`, `study` and `refit_of`. A letter beyond
+    ASCII may be there as its escape.
     """
-    names = {**names, **{json.dumps(name)[1:-1]: json.dumps(other)[1:-1] for name, other in names.items()}}
-    some = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    keys = rf'(?<![\w./-])({some})(?=/[^\s"/,]+/\d)'
+    escaped = {name: json.dumps(name)[1:-1] for name in (*names, *names.values())}
+    names = {form: escaped[other] for name, other in names.items() for form in (name, escaped[name])}
+    some = _any_of(names)
     values = rf'("(?:name|study|refit_of)": ?")({some})(?=")'
-    text = re.sub(keys, lambda found: names[found[1]], text)
+    text = _with_keys(text, names)
     return re.sub(values, lambda found: found[1] + names[found[2]], text)
+
+
+def with_names_in_table(text: str, names: Mapping[str, str]) -> str:
+    """Give the text of a CSV file of a study's with other names of studies, in keys of trials and a column `study`."""
+    header, *rows = csv.reader(io.StringIO(text)) if text else [[]]
+    place = header.index("study") if "study" in header else None
+    found = io.StringIO()
+    writer = csv.writer(found, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        cells = [_with_keys(cell, names) for cell in row]
+        writer.writerow([names.get(cell, cell) if index == place else cell for index, cell in enumerate(cells)])
+    return found.getvalue() if text else text
+
+
+def _with_keys(text: str, names: Mapping[str, str]) -> str:
+    return re.sub(rf'(?<![\w./-])({_any_of(names)})(?=/[^\s"/,]+/\d)', lambda found: names[found[1]], text)
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
 
 
 def placed_again(study: Study, optimizer: str, key: Callable[[int], str]) -> dict[int, dict[str, Any]]:
