@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.regression.linear_model import OLS
 from typer.main import get_command
 
 from tune_sam.cli.app import app
@@ -42,14 +43,20 @@ SETTINGS = (
     ),
     *(
         "One rate, 0.001,",
+        "flatter. At 0.01 SAM's",
+        "from 0.001 on that is shown.",
+        "t 0.001,",
+        "average from 0.001 on,",
+        "At 0.03 it cannot",
+        "at 0.03.",
         "lower from 0.001 on",
         "lower from 0.01 on",
         "of ρ = 0.0003,",
-        "from 0.001 on that is shown. At 0.03",
         "LookSAM** at ρ = 0.03",
         "Adam, SAM at ρ = 0.01 and",
     ),
     "9.2 s with SGD and 18.2 s with ASAM",  # timed by hand
+    *("2203.02714", "2405.03676"),  # papers
 )
 """Fractions that are no results: what was chosen, what others published, and what no file holds."""
 
@@ -160,13 +167,34 @@ def of_the_molecules() -> Iterator[str]:
     longer = Difference.of(twice["test/accuracy"].tolist(), adam["test/accuracy"].tolist())
     yield table_row("Adam for 400 epochs", "Adam", *cells(longer)).removesuffix(" |") + ", alone |"
     by_rho = compared(("test/accuracy",), "own", "control")
-    yield f"by more than {max(abs(100 * one.mean.value) for one in by_rho.values()):.1f} points"
+    yield f"more than {max(abs(100 * one.mean.value) for one in by_rho.values()):.1f} points from its control's"
+    room = max(abs(100 * end) for one in by_rho.values() for end in (one.mean.low, one.mean.high))
+    yield f"leave room for {room:.1f}."
+    accuracy = adam["test/accuracy"].tolist()
+    rates = family([Difference.of(of[one, "control"]["test/accuracy"].tolist(), accuracy) for one in CLIMBING])
+    below = [-100 * one.mean.value for one in rates]
+    (p,) = {probability(one.corrected) for one in rates}
+    yield f"is {min(below):.1f} to {max(below):.1f} points below Adam's best"
+    yield f"not shown either (corrected p = {p} each)"
+    questions_too = [compared(("test/accuracy",), *to).values() for to in questions.values()]
+    whole = family([*(one for part in questions_too for one in part), longer])
+    assert len(whole) == 10
+    yield f"all ten rows of the table p would be {probability(whole[-1].corrected)}"
+    elsewhere = on_other_splits()
+    there = Difference.of(elsewhere["base equal-compute"].tolist(), elsewhere["base refit"].tolist())
+    yield (
+        f"the difference is {100 * there.mean.value:+.2f} points ({interval(there.mean, 2, 100)}, p = "
+        f"{probability(there.p)})"
+    )
+    took = [seconds[twice["row"].iloc[0]] / seconds[of[one, "refit"]["row"].iloc[0]] for one in CLIMBING]
+    assert 1.2 < min(took) < max(took) < 1.25, "a fifth more seconds"
+    yield f"has a standard error of {100 * (0.83 * 0.17 / 1302) ** 0.5:.1f} points"
     yield f"rises to {100 * twice['train/accuracy'].mean():.2f} % and its gap to {twice['gap/loss'].mean():.3f}."
     every = of["asam-all", "refit"]
     below = [100 * rows["test/accuracy"].mean() - one for rows, one in ((adam, 80.41), (every, 81.11))]
     yield f"lie {below[0]:.1f} points (Adam) and {below[1]:.1f} points (its SAM) below"
     asam = by_rho["asam", "test/accuracy"].mean
-    yield f"that of its control, {100 * asam.value:+.2f} points ({interval(asam, 2, 100)})"
+    yield f"differs from its control's by {100 * asam.value:+.2f} points ({interval(asam, 2, 100)})"
 
 
 def of_calibration() -> Iterator[str]:
@@ -208,15 +236,19 @@ def cells(found: Difference) -> tuple[str, ...]:
     )
 
 
-def of_other_splits() -> Iterator[str]:
-    """Each split of the data has one training of each row, so that what is paired are splits."""
+@cache
+def on_other_splits() -> pd.DataFrame:
+    """Test accuracies, a split a line: each has one training of each row, so that what is paired are splits."""
     of = file("gcn-splits/trainings.csv")
-    columns = ("base refit", "sam refit", "asam refit", "base equal-compute")
     table = of.assign(row=of["optimizer"] + " " + of["kind"]).pivot(index="split_seed", columns="row")
-    accuracy = table["test/accuracy"][[*columns]]
+    return table["test/accuracy"][["base refit", "sam refit", "asam refit", "base equal-compute"]]
+
+
+def of_other_splits() -> Iterator[str]:
+    accuracy = on_other_splits()
     for split, values in accuracy.iterrows():
         yield table_row(str(split), *(f"{100 * value:.2f}" for value in values))
-    yield table_row("mean", *(with_interval(Mean.of(accuracy[one].tolist()), 100, 2) for one in columns))
+    yield table_row("mean", *(with_interval(Mean.of(accuracy[one].tolist()), 100, 2) for one in accuracy))
     for to, name in (("base refit", "Adam"), ("base equal-compute", "Adam for 400 epochs")):
         pairs = [Difference.of(accuracy[one].tolist(), accuracy[to].tolist()) for one in ("sam refit", "asam refit")]
         for optimizer, found in zip(("SAM", "ASAM"), family(pairs), strict=True):
@@ -225,9 +257,9 @@ def of_other_splits() -> Iterator[str]:
     assert accuracy["base refit"].max() < seeds.min(), (
         "all five of Adam's values are below the lowest of its five seeds"
     )
-    between, within = accuracy["base refit"].std(), seeds.std()
-    yield f"from split to split by {100 * between:.2f} points, one standard deviation, and from seed to seed by"
-    yield f"{100 * within:.2f}."
+    adam, sam, asam, longer = (f"{100 * accuracy[one].std():.2f}" for one in accuracy)
+    yield f"varies by {adam} (Adam), {sam} (SAM), {asam} (ASAM) and {longer} points (Adam for 400 epochs)"
+    yield f"Adam's varies by {100 * seeds.std():.2f}."
 
 
 # Grids with wrong labels and few data
@@ -334,10 +366,23 @@ def of_wrong_labels_and_few_data() -> Iterator[str]:
         "sam": [0.003, 0.01, 0.03, 0.1, 0.3],
         "asam": [0.03, 0.1, 0.3, 1, 3],
     }
-    smallest = [
-        of[study, one, "refit"]["rho"].iloc[0] == tried.min()[one] for study in DIGITS for one in ("sam", "asam")
-    ]
-    assert sum(smallest) == 8, "in eight of ten rows"
+    best = {
+        (study, one): part[part["value"] == part["value"].max()]
+        for (study, one), part in file("digits/trials.csv").groupby(["study", "optimizer"])
+    }
+    smallest = [key for key, part in best.items() if key[1] != "base" and part["rho"].min() == tried.min()[key[1]]]
+    assert all(of[*key, "refit"]["rho"].iloc[0] == best[key]["rho"].min() for key in smallest)
+    alone = [key for key in smallest if best[key]["rho"].nunique() == 1]
+    assert (len(alone), sorted(set(smallest) - set(alone))) == (
+        6,
+        [("digits-few-108", "sam"), ("digits-noise-20", "sam")],
+    )
+    rates = [key for key, part in best.items() if part["lr"].nunique() > 1 and part["rho"].nunique() < 2]
+    assert sorted(rates) == [("digits-few-108", "asam"), ("digits-noise-20", "base")]
+    for study, right in (("digits-noise-20", 80), ("digits-noise-40", 60)):
+        short, long = (of[study, "base", kind] for kind in ("refit", "equal-compute"))
+        yield percent(short, "train/accuracy")
+        yield f"has {right}, and {100 * long['train/accuracy'].mean():.2f} after twice the epochs"
     states = file("digits/trials.csv")["state"]
     assert set(states) == {"complete"}, "every trial was trained to its end"
 
@@ -432,14 +477,38 @@ def of_their_flatness() -> Iterator[str]:
                 for name, decimals in FLAT.items()
                 for one in (found[optimizer, name],)
             ),
-            f"× {ratio.factor:.2f}, {ratio.low:.2f} to {ratio.high:.2f}, {probability(ratio.corrected)}"
+            f"× {ratio.factor:.2f}, {ratio.low:.2f} to {ratio.high:.2f}, {probability(ratio.corrected)}; {ratio.common}"
             if ratio.overlap
             else "the losses do not overlap",
         )
     level = {key: rows["lambda_max"].mean() for key, rows in of.items()}
     yield f"λ_max is {level['asam', 'refit'] / level['asam', 'control']:.2f} of its control's**, its trace a third"
     assert f"{of['asam', 'refit']['trace'].mean() / of['asam', 'control']['trace'].mean():.2f}" == "0.33"
-    yield f"λ_max is, at {ratios['sam'].factor:.2f} of its control's"
+    yield f"At equal training loss its λ_max is {ratios['sam'].factor:.2f} of its control's"
+    factor, low, high, p = paired_ratio(of["sam", "refit"], of["sam", "control"])
+    assert f"{factor:.2f}" == f"{ratios['sam'].factor:.2f}", "the ratio is the same"
+    yield f"({low:.2f} to {high:.2f}, p = {probability(p)})"
+    trials = file("gcn/trials.csv").merge(file("gcn/flatness.csv")[["key", "lambda_max"]], on="key")
+    trials = trials[trials["optimizer"] == "asam"]
+    tied = trials[trials["value"] == trials["value"].max()].sort_values("number")
+    assert len(tied) == 4
+    assert tied["rho"].iloc[0] == tied["rho"].max() == of["asam", "refit"]["rho"].iloc[0], "the first"
+    yield f"with ρ from {tied['rho'].min():.4f} to {tied['rho'].max():.3f}."
+    first, *others = tied["lambda_max"]
+    yield f"the lowest λ_max, {first:.0f} against {min(others):.0f} to {max(others):.0f}."
+    scaled = file("gcn/refit-flatness.csv").set_index("key")
+    cases = [
+        [scaled.loc[of[one, kind]["key"], name].tolist() for kind in ("refit", "control")]
+        for name in ("worst_case_adaptive", "average_case_adaptive")
+        for one in CLIMBING
+    ]
+    found = family([Difference.of(*case) for case in cases])
+    assert [one.shown for one in found] == [False] * 4 + [True, False]
+    worst, average = (np.mean(ours) / np.mean(theirs) for ours, theirs in (cases[1], cases[4]))
+    yield (
+        f"ASAM's are {worst:.2f} and {average:.2f} of its control's, the average shown and the worst not (p = "
+        f"{probability(found[1].corrected)} and {probability(found[4].corrected)}, corrected"
+    )
     yield f"Its ρ of {of['sam', 'refit']['rho'].iloc[0]:.4f} lies"
     best = compared(("lambda_max",), "base", "refit")
     change = {one: best[one, "lambda_max"].mean.value for one in CLIMBING}
@@ -471,6 +540,17 @@ def of_their_flatness() -> Iterator[str]:
     )
 
 
+def paired_ratio(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[float, float, float, float]:
+    """λ_max of a row by another's at equal training loss with the seeds paired, its interval and p.
+
+    A regression of the difference in log λ_max on that in the loss, over the seeds.
+    """
+    loss = ours["train/loss"].to_numpy() - theirs["train/loss"].to_numpy()
+    logs = np.log(ours["lambda_max"].to_numpy() / theirs["lambda_max"].to_numpy())
+    fit = OLS(logs, np.column_stack([np.ones(len(loss)), loss])).fit()
+    return *np.exp([fit.params[0], *fit.conf_int()[0]]), fit.pvalues[0]
+
+
 @cache
 def searched_again() -> dict[str, pd.DataFrame]:
     """SAM's row of the wider range of ρ and its control, beside Adam's of the first search: five seeds of each."""
@@ -491,13 +571,16 @@ def ratios_of_both_searches() -> dict[str, EqualLoss]:
 
 
 def of_sam_on_the_first_page() -> Iterator[str]:
-    before, again = (ratios_of_both_searches()[one] for one in ("sam", "again"))
-    assert before.shown
-    assert again.shown
+    of = searched_again()
+    pairs = [[molecules()["sam", kind] for kind in ("refit", "control")], [of["SAM"], of["its control"]]]
+    before, again = (ours["lambda_max"].mean() / theirs["lambda_max"].mean() for ours, theirs in pairs)
+    flatter = family([Difference.of(*(of[row][one].tolist() for row in ("SAM", "its control"))) for one in FLAT])
+    assert flatter[0].shown, "the second shown"
+    assert not compared(tuple(FLAT), "own", "control")["sam", "lambda_max"].shown, "the first not"
     (radius,) = {f"{rows['rho'].iloc[0]:.3f}" for rows in (molecules()["sam", "refit"], searched_again()["SAM"])}
     yield (
-        f"in two searches that chose a ρ near {radius}, is {before.factor:.2f} and {again.factor:.2f} of its control's "
-        "at equal training loss, both shown."
+        f"in two searches that chose a ρ near {radius}, is {before:.2f} and {again:.2f} of its control's, the second "
+        "shown, the first not."
     )
 
 
@@ -555,6 +638,15 @@ def of_a_wider_range() -> Iterator[str]:
     yield f"p is {again.corrected:.3f}, and {before.corrected:.3f} for the first search's × {before.factor:.2f}."
     higher = (sam["train/loss"] > control["train/loss"].max()).sum()
     yield f"above all of its control's in {higher} of {len(sam)} seeds"
+    factor, low, high, p = paired_ratio(sam, control)
+    assert f"{factor:.2f}" == f"{again.factor:.2f}", "the ratio is the same"
+    yield f"({low:.2f} to {high:.2f}, p = {probability(p)})"
+    scaled = file("gcn-wide/flatness.csv").set_index("key")
+    cases = [
+        Difference.of(*(scaled.loc[rows["key"], name].tolist() for rows in (sam, control)))
+        for name in ("worst_case_adaptive", "average_case_adaptive")
+    ]
+    yield f"(p = {cases[0].p:.3f} and {cases[1].p:.3f}, before any correction)"
 
 
 # ρ alone
@@ -583,6 +675,11 @@ def of_radii(measure: str, to: str = "Adam") -> list[Difference]:
     """The differences of SAM's rows, the smallest ρ first, one family."""
     adam, *sam, _ = radii().values()
     return family([Difference.of(one[measure].tolist(), radii()[to][measure].tolist()) for one in sam])
+
+
+def more_loss(rho: str) -> np.ndarray:
+    """How much higher SAM's training loss is than Adam's, by seed."""
+    return radii()[rho]["train/loss"].to_numpy() - radii()["Adam"]["train/loss"].to_numpy()
 
 
 def of_the_radius() -> Iterator[str]:
@@ -629,6 +726,20 @@ def of_the_radius() -> Iterator[str]:
     assert [one.overlap for one in ratios] == [True, True, True, True, False]
     yield "λ_max is " + ", ".join(f"× {one.factor:.2f} ({probability(one.corrected)})" for one in ratios[:4])
     assert [one.shown for one in ratios[:4]] == [False, True, True, True]
+    assert [one.common for one in ratios[:4]] == [8, 8, 8, 4]
+    yield f"where the losses differ by {more_loss('0.001').mean():.3f}, networks"
+    assert (more_loss("0.01") > 0).all(), "in every seed"
+    assert sum(of["0.01"]["train/loss"] < of["Adam"]["train/loss"].max()) == 1, "one of its five"
+    factor, low, high, _ = paired_ratio(of["0.01"], of["Adam"])
+    yield f"paired is {factor:.2f} ({low:.2f} to {high:.2f})."
+    scaled = file("gcn-rho/sam-flatness.csv").set_index("key")
+    ends = []
+    for case, first in (("worst_case_adaptive", 0), ("average_case_adaptive", 1)):
+        adam, *by_rho = (scaled.loc[of[name]["key"], case].tolist() for name in ("Adam", *names))
+        found = family([Difference.of(one, adam) for one in by_rho])
+        assert [one.shown for one in found] == [place >= first for place in range(5)]
+        ends.append(f"{np.mean(by_rho[-1]) / np.mean(adam):.2f}")
+    yield f"to {' and '.join(ends)} of Adam's"
     flatness = file("gcn-rho/look-sam-flatness.csv")[["key", "lambda_max"]]
     look = file("gcn-rho/look-sam-trainings.csv").merge(flatness, on="key").sort_values("seed")
     lower = Difference.of(look["test/accuracy"].tolist(), of["0.03"]["test/accuracy"].tolist())
@@ -679,9 +790,11 @@ def of_bf16() -> Iterator[str]:
 def of_the_radius_on_the_first_page() -> Iterator[str]:
     level = {name: rows["lambda_max"].mean() for name, rows in radii().items()}
     accuracy = of_radii("test/accuracy")[-1].mean
-    pairs = [(radii()[name]["row"].iloc[0], radii()["Adam"]["row"].iloc[0]) for name in radii() if name[0] == "0"]
-    ratio = at_equal_loss(pd.concat(radii().values()), pairs)[3]
-    yield f"At 0.01 λ_max is {ratio.factor:.2f} of Adam's at equal training"
+    assert of_radii("lambda_max")[1].shown
+    yield (
+        f"where the mean training losses differ by {more_loss('0.001').mean():.3f}, it is "
+        f"{level['0.001'] / level['Adam']:.2f} of Adam's, which is shown."
+    )
     yield f"from Adam's {level['Adam']:.0f} to {level['0.03']:.0f} at ρ = 0.03"
     yield f"{100 * accuracy.value:+.2f} points ({interval(accuracy, 2, 100)})"
 
@@ -1145,6 +1258,15 @@ def test_a_table_of_means_is_of_its_trainings(folder):
             found = Mean.of(part[column].tolist())
             assert table.loc[row, column] == pytest.approx(found.value, rel=1e-9, abs=1e-12)
             assert table.loc[row, f"{column}_half"] == pytest.approx(found.half, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("folder", ["digits", "gcn-few", "gcn-noise"])
+def test_a_training_has_as_many_samples_as_its_gradients_are_of(folder):
+    of = file(f"{folder}/trainings.csv")
+
+    passes = of["optimizer"].map(lambda one: 1 if one == "base" else 2)
+
+    assert (of["gradients"] == of["samples"] * of["epochs"] * passes).all()
 
 
 def commands():

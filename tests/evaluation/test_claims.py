@@ -140,6 +140,14 @@ def test_training_losses_that_do_not_overlap_say_nothing():
     assert (found.overlap, found.shown, math.isnan(found.factor)) == (False, False, True)
 
 
+def test_networks_with_a_loss_within_the_range_of_both_rows_are_counted():
+    losses = {"sam": [0.12, 0.13, 0.14, 0.15, 0.16], "base control": [0.08, 0.09, 0.12, 0.125, 0.13]}
+    sharp = {row: [100.0, 90.0, 80.0, 85.0, 95.0] for row in losses}
+    rows = {row: ROWS[row] for row in losses}
+    (found,) = at_equal_loss(table(rows, **{"train/loss": losses, "lambda_max": sharp}), [("sam", "base control")])
+    assert (found.common, found.networks, found.overlap) == (5, 10, True)
+
+
 @pytest.fixture
 def radii(searched, monkeypatch):
     """The radius that is chosen of these points of ρ and validation accuracy."""

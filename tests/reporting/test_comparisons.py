@@ -39,16 +39,16 @@ def test_of_too_few_seeds_there_is_a_difference_and_no_verdict():
 
 
 @pytest.mark.parametrize(
-    ("factor", "p", "overlap", "verdict"),
+    ("factor", "p", "common", "verdict"),
     [
-        (0.28, 0.0001, True, "shown: lower"),
-        (3.6, 0.0001, True, "shown: higher"),
-        (0.9, 0.2, True, "not shown"),
-        (math.nan, math.nan, True, "no verdict"),
-        (math.nan, math.nan, False, "the losses do not overlap"),
+        (0.28, 0.0001, 4, "shown: lower, by 4 of 10 networks"),
+        (3.6, 0.0001, 10, "shown: higher, by 10 of 10 networks"),
+        (0.9, 0.2, 7, "not shown, by 7 of 10 networks"),
+        (math.nan, math.nan, 2, "no verdict"),
+        (math.nan, math.nan, 0, "the losses do not overlap"),
     ],
 )
-def test_a_factor_is_judged_against_one(factor, p, overlap, verdict):
-    found = EqualLoss("sam", "base", "sam", factor, 0.9 * factor, 1.1 * factor, p, p, overlap)
+def test_a_factor_is_judged_against_one(factor, p, common, verdict):
+    found = EqualLoss("sam", "base", "sam", factor, 0.9 * factor, 1.1 * factor, p, p, common, networks=10)
 
     assert equal_loss_rows([found], NAMES)[0][-1] == verdict

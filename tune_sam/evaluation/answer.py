@@ -271,7 +271,8 @@ def _at_equal_loss(one: EqualLoss) -> str:
     verdict = "" if one.shown else ", not shown"
     return (
         f"At equal training loss {decimal(one.factor, 2)} times (95 % interval {decimal(one.low, 2)} to "
-        f"{decimal(one.high, 2)}, {_p(one.corrected)}{verdict})."
+        f"{decimal(one.high, 2)}, {_p(one.corrected)}{verdict}), by {one.common} of {one.networks} networks with a "
+        "loss in the range of both."
     )
 
 

@@ -62,7 +62,8 @@ class Claim:
 class EqualLoss:
     """λ_max of a row and its control at equal training loss.
 
-    A regression of log λ_max on the training loss over the networks of both, with one slope and a level for each.
+    A regression of log λ_max on the training loss over the networks of both, with one slope and a level for each. The
+    seeds are not paired in it.
 
     Attributes:
         row, to, optimizer: as in :class:`Claim`.
@@ -71,7 +72,9 @@ class EqualLoss:
         low, high: its 95 % interval.
         p: for a factor of 1.
         corrected: the same by Holm's method over all rows.
-        overlap: whether the training losses of both overlap. Where they do not, nothing can be said.
+        common: how many of the networks have a training loss within the range of both rows. Where none has, nothing
+            can be said; where few have, the comparison rests on the regression's line more than on networks.
+        networks: of both rows.
     """
 
     row: str
@@ -82,7 +85,13 @@ class EqualLoss:
     high: float
     p: float
     corrected: float
-    overlap: bool
+    common: int
+    networks: int
+
+    @property
+    def overlap(self) -> bool:
+        """Whether the training losses of both rows overlap."""
+        return self.common > 0
 
     @property
     def shown(self) -> bool:
@@ -261,16 +270,17 @@ def _regressed(row: str, to: str, optimizer: str, of_row: "DataFrame", of_contro
     from statsmodels.regression.linear_model import OLS
 
     losses: list[Series] = [part["train/loss"] for part in (of_row, of_control)]
-    overlap = max(one.min() for one in losses) <= min(one.max() for one in losses)
-    if not overlap or min(len(of_row), len(of_control)) < FEWEST:
-        return EqualLoss(row, to, optimizer, math.nan, math.nan, math.nan, math.nan, math.nan, bool(overlap))
     loss = np.concatenate([one.to_numpy() for one in losses])
+    low, high = max(one.min() for one in losses), min(one.max() for one in losses)
+    common = int(((low <= loss) & (loss <= high)).sum())
+    if not common or min(len(of_row), len(of_control)) < FEWEST:
+        return EqualLoss(row, to, optimizer, math.nan, math.nan, math.nan, math.nan, math.nan, common, len(loss))
     of = np.concatenate([np.ones(len(of_row)), np.zeros(len(of_control))])
     logs = np.log(np.concatenate([of_row["lambda_max"], of_control["lambda_max"]]))
     fit = OLS(logs, np.column_stack([np.ones(len(loss)), loss - loss.mean(), of])).fit()
-    low, high = fit.conf_int(alpha=1 - CONFIDENCE)[2]
+    factor, low, high = (math.exp(one) for one in (fit.params[2], *fit.conf_int(alpha=1 - CONFIDENCE)[2]))
     p = float(fit.pvalues[2])
-    return EqualLoss(row, to, optimizer, math.exp(fit.params[2]), math.exp(low), math.exp(high), p, p, overlap=True)
+    return EqualLoss(row, to, optimizer, factor, low, high, p, p, common, len(loss))
 
 
 def chosen_radii(study: Study, optimizers: Sequence[str] | None = None) -> tuple[Radius, ...]:

@@ -39,7 +39,7 @@ def _difference(claim: Claim, unit: float, form: str) -> tuple[str, ...]:
 
 
 def equal_loss_rows(found: Sequence[EqualLoss], names: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Write the cells of comparisons of λ_max at equal training loss, which are factors."""
+    """Write the cells of comparisons of λ_max at equal training loss: factors, and how many networks have it."""
     return [(names[one.row], names[one.to], "", *_factor(one)) for one in found]
 
 
@@ -53,7 +53,7 @@ def _factor(one: EqualLoss) -> tuple[str, ...]:
         f"× {decimal(one.low, 2)} to {decimal(one.high, 2)}",
         p_value(one.corrected),
         "",
-        _verdict(one.shown, one.factor > 1),
+        f"{_verdict(one.shown, one.factor > 1)}, by {one.common} of {one.networks} networks",
     )
 
 

@@ -64,7 +64,9 @@ def flatter_section(
             "size: paired differences over the seeds, below 0 where the row is flatter. All of them are one family: p "
             "is corrected by Holm's method, and a difference is shown where it is below 0.05. Networks that fit less "
             "are flatter, whatever trained them, so λ_max is compared at equal training loss, too: by a regression of "
-            "its logarithm over the networks of both rows, corrected as its own family.",
+            "its logarithm over the networks of both rows, unpaired, corrected as its own family. It counts the "
+            "networks whose training loss lies within the range of both; where they are few, it rests on the "
+            "regression's line more than on networks.",
         ),
         (
             Table(HEADER, tuple(compared), "Differences"),
