@@ -14,17 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tune_sam.trees import rows
+
 Batches = Iterable[tuple[Any, Tensor]]
 LossFn = Callable[[Any, Tensor], Tensor]
 """From a model's outputs and the targets to the batch's mean loss, of shape (). It may have a method `count`."""
 
 
 def count(loss_fn: LossFn, targets: Any) -> float:
-    """Count what a batch's loss is the mean of: `loss_fn.count(targets)`, or `len(targets)` without such a method.
+    """Count what a batch's loss is the mean of: `loss_fn.count(targets)`, or the targets' rows without such a method.
 
     A loss that leaves targets out, such as the padding of sequences, is a mean over fewer than a batch has rows.
     """
-    counting: Callable[[Any], float] = getattr(loss_fn, "count", len)
+    counting: Callable[[Any], float] = getattr(loss_fn, "count", rows)
     return counting(targets)
 
 
@@ -106,14 +108,21 @@ def differentiable(model: nn.Module) -> Iterator[None]:
     """Turn off kernels without a second derivative.
 
     These are cuDNN's of recurrent networks, which have no gradient in eval mode either, and the fused ones of
-    attention.
+    attention. torch's fast path for attention is off as well: it serves evaluations without gradients only, whose sums
+    may then differ in the last digits, and those of padded positions altogether, which would be taken for a difference
+    between two losses.
     """
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     with (
         torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext(),
         sdpa_kernel(SDPBackend.MATH),
     ):
-        yield
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextmanager
@@ -136,13 +145,9 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     Restored are what :func:`as_before` restores, and torch's random state on the CPU and on the model's devices.
     Nothing here touches `.grad` or `requires_grad`.
 
-    torch's fast path for attention is off inside: it serves evaluations without gradients only, and its sums may differ
-    in the last digits, which would be taken for a difference between two losses.
-
     Yields:
         Copies of all parameters and buffers by name, to be read only: the weights that are put back.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         devices = {tensor.device for tensor in named_tensors(model).values()}
         stack.enter_context(torch.random.fork_rng(_cuda_devices(model)))
@@ -150,12 +155,7 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(full_precision())
         stack.enter_context(differentiable(model))
-        start = stack.enter_context(as_before(model))
-        try:
-            torch.backends.mha.set_fastpath_enabled(False)
-            yield start
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
+        yield stack.enter_context(as_before(model))
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tune_sam.analysis.curvature import spectrum
+from tune_sam.trees import rows
 
 ITERATIONS = 1000
 """Steps of PyHessian's power iteration at most: by default it takes 100, which close eigenvalues need more than."""
@@ -66,7 +67,7 @@ def peer(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batches: Itera
         batches: of inputs and targets.
     """
     pyhessian = importlib.import_module("pyhessian.hessian")  # its package's attribute of the same name is the class
-    wrapped = [(Inputs(inputs, len(targets)), targets) for inputs, targets in batches]
+    wrapped = [(Inputs(inputs, rows(targets)), targets) for inputs, targets in batches]
     data = {"data": wrapped[0]} if len(wrapped) == 1 else {"dataloader": wrapped}
     device = next(model.parameters()).device
     return pyhessian.hessian(Unwrapped(model), loss_fn, cuda=device.type == "cuda", **data)
@@ -130,7 +131,7 @@ def cross_check(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: 
         traces = torch.tensor(theirs.trace(maxIter=DRAWS, tol=0), dtype=torch.float64)
         network.zero_grad()
     return CrossCheck(
-        samples=len(batch[1]),
+        samples=rows(batch[1]),
         largest=max(float(ours.lambda_max), float(ours.lambda_min), key=abs),
         largest_peer=largest,
         trace=float(ours.trace),

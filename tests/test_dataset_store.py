@@ -13,7 +13,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from tune_sam.samples import with_train_subset
 from tune_sam.store import DatasetStore, TensorStore, as_store, of_one_kind, paired, walk
+from tune_sam.workload import Splits
 
 X = torch.arange(24.0).reshape(12, 2)
 Y = torch.arange(12) % 3
@@ -156,3 +158,23 @@ def test_what_has_no_numbered_samples_is_refused_in_a_sentence(given, says):
 def test_a_batch_without_known_targets_is_refused_in_a_sentence(batch):
     with pytest.raises(ValueError, match=r"as its targets|of which inputs and targets are not known"):
         paired(batch)
+
+
+def test_a_subset_of_sequences_padded_batch_by_batch_is_chosen_without_reading_all():
+    class Sequences(Dataset):
+        def __len__(self):
+            return 1500
+
+        def __getitem__(self, index):
+            read.append(index)
+            return torch.full((1 + index // 100,), index)
+
+    def padded(samples):
+        tokens = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
+        return tokens, tokens % 3
+
+    read = []
+    store = as_store(DataLoader(Sequences(), collate_fn=padded), paired)
+    splits = with_train_subset(Splits(store, store.subset(torch.arange(2))), 512)
+    assert len(splits.train) == 512
+    assert len(read) == 1

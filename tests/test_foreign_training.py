@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from foreign_workload import TAGS, TOKENS, Regression, Tags, TwoTasks, Waves, r2
+from foreign_workload import TAGS, TOKENS, Regression, Tags, TwoTasks, Waves, Wide, r2
 from studies import INLINE
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -110,6 +110,65 @@ def test_the_moving_average_is_what_is_evaluated(splits):
     plain = trainer(splits)
     plain.model.load_state_dict(running.evaluated.state_dict())
     assert of_average == plain.evaluate(splits.validation).loss
+
+
+def test_the_moving_average_keeps_buffers_of_whole_numbers(splits):
+    class Positioned(Wide):
+        def __init__(self):
+            super().__init__(16)
+            self.register_buffer("positions", torch.arange(1000))
+            self.register_buffer("kept", torch.arange(1000) % 3 == 0)
+
+    workload = Regression()
+    vars(workload)["network"] = lambda _: Positioned()
+    configuration = Configuration("base", None, 0.05, 20, 0)
+    running = Trainer(workload, replace(SETTING, ema=0.9), configuration, splits, epochs=3, device=CPU)
+    running.epoch()
+    assert running.evaluated.positions.equal(torch.arange(1000))
+    assert running.evaluated.kept.equal(torch.arange(1000) % 3 == 0)
+    assert not running.evaluated.layers[0].weight.equal(running.model.layers[0].weight)
+
+
+def test_a_training_that_diverges_ends_as_one_whatever_its_metrics_refuse(splits):
+    def refuses(outputs, targets):
+        if not outputs.isfinite().all():
+            raise ValueError("input contains infinity")
+        return r2(outputs, targets)
+
+    workload = Regression()
+    vars(workload)["metrics"] = lambda _: {
+        "r2": refuses,
+        "mae": lambda outputs, targets: (outputs - targets).abs().mean(),
+    }
+    running = Trainer(workload, SETTING, Configuration("base", None, 0.05, 20, 0), splits, epochs=3, device=CPU)
+    with torch.no_grad():
+        running.model.layers[2].bias.fill_(1e30)  # finite, as are the weights; its square is not
+    assert running.evaluate(splits.validation).scores == {}
+    assert running.epoch().diverged
+
+
+def test_targets_by_name_count_as_many_samples_as_they_have_rows(splits):
+    class Both(Regression):
+        def pair(self, batch):
+            return batch["x"], {"wave": batch["labels"], "sign": batch["labels"].sign()}
+
+        def loss(self, outputs, targets):
+            return nn.functional.mse_loss(outputs, targets["wave"])
+
+        def metrics(self, setting):
+            return {"r2": lambda outputs, targets: r2(outputs, targets["wave"]), "mae": lambda *_: torch.tensor(0.0)}
+
+    found = []
+    for size in (20, 16, 19):
+        workload = Both()
+        workload.evaluation_batch = size
+        given = workload.read("waves", None)
+        configuration = Configuration("base", None, 0.05, 20, 0)
+        setting = replace(SETTING, microbatch=None if size == 20 else 7)
+        running = Trainer(workload, setting, configuration, given, epochs=3, device=CPU)
+        found.append((running.epoch().metrics["val/loss"], *weights(running).tolist()))
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-6)
+    assert found[2] == pytest.approx(found[0], rel=1e-4, abs=1e-6)
 
 
 def test_a_training_with_all_of_it_is_resumed_bitwise(splits, tmp_path):
@@ -290,12 +349,34 @@ def test_a_group_may_scale_the_learning_rate(splits):
 
 
 def test_norms_biases_and_embeddings_are_without_decay():
-    network = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 3), nn.LayerNorm(3))
-    network[1].weight.requires_grad_(True)
+    parts = [nn.Embedding(4, 3), nn.EmbeddingBag(4, 3), nn.Linear(3, 3), nn.LayerNorm(3), nn.LSTM(3, 5)]
+    network = nn.ModuleList([*parts, nn.MultiheadAttention(2, 1, add_bias_kv=True)])
     decayed, plain = without_decay(network)
-    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(3, 3)]
-    assert len(plain["params"]) == 4
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert {names[id(parameter)] for parameter in decayed["params"]} == {
+        "2.weight",
+        *("4.weight_ih_l0", "4.weight_hh_l0"),
+        *("5.in_proj_weight", "5.out_proj.weight"),
+    }
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
     assert plain["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("optimizer", ["base", "sam"])
+def test_a_group_may_be_one_parameter_alone_as_torch_takes_it(splits, optimizer):
+    workload = other_base(
+        BaseOptimizer("SGD", {}),
+        lambda network: [
+            {"params": network.layers[0].parameters(), "lr_scale": 0.1},
+            {"params": network.layers[2].weight, "weight_decay": 0.0},
+        ],
+    )
+    configuration = Configuration(optimizer, None if optimizer == "base" else 0.05, 0.05, 20, 0)
+    running = Trainer(workload, SETTING, configuration, splits, epochs=3, device=CPU)
+    before = {name: parameter.clone() for name, parameter in running.model.named_parameters()}
+    assert running.epoch().metrics["train/lr"] == pytest.approx(0.05), "the trial's, not that of its slowest group"
+    moved = {name for name, parameter in running.model.named_parameters() if not parameter.equal(before[name])}
+    assert moved == {"layers.0.weight", "layers.0.bias", "layers.2.weight"}
 
 
 def test_a_network_begins_with_pretrained_weights_and_keeps_the_rest_of_its_own(splits):

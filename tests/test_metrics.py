@@ -74,3 +74,11 @@ def test_what_is_no_metric_is_named():
         numbers({"one": 1.0, "each": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"^the metric auroc of the validation split is nan, though"):
         finite({"auroc": float("nan")}, "validation")
+
+
+def test_a_function_of_a_split_whose_batches_differ_in_shape_is_refused_in_a_sentence():
+    metric = gathering({"score": lambda outputs, targets: (outputs == targets).float().mean()}, CPU)
+    metric.update(torch.zeros(4, 7), torch.zeros(4, 7))
+    metric.update(torch.zeros(4, 9), torch.zeros(4, 9))
+    with pytest.raises(ValueError, match="those of two batches differ in shape; pad all to one length"):
+        metric.compute()

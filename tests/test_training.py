@@ -171,7 +171,12 @@ def test_steps_without_a_direction_are_counted(splits):
             parameter.zero_()
     # With all weights at zero only the last bias has a gradient; frozen, none is left.
     running.model.head[-1].bias.requires_grad_(False)
-    assert running.epoch().unperturbed > 0
+    first = running.epoch().unperturbed
+    assert first == math.ceil(len(splits.train) / 64)
+    resumed = trainer(splits)
+    resumed.load_state_dict(running.state_dict())
+    resumed.model.head[-1].bias.requires_grad_(False)
+    assert resumed.epoch().unperturbed == running.epoch().unperturbed == 2 * first
 
 
 def test_a_training_takes_numbers_below_the_smallest_normal_one_for_zero(splits):

@@ -9,14 +9,15 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from tune_sam.analysis import spectrum
+from tune_sam.analysis.evaluation import count
 from tune_sam.analysis.sharpness import AverageCase, WorstCase, average_case, worst_case
 from tune_sam.optimizers import scale_of
 from tune_sam.space import Configuration
 from tune_sam.store import walk
 from tune_sam.training import Trainer
+from tune_sam.trees import rows
 from tune_sam.workload import Store, Workload
 
 COMMON_RHO = 0.05
@@ -209,12 +210,15 @@ def _record(
     found = spectrum(model, loss, batches, probes=probes)
     names = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
     measures = {name: getattr(found, name) for name in names} | sharpness()
-    spread = found.batch_lambda_max
-    over_batches = Measure(spread.mean, spread.std, all(value.resolved for value in spread.values))
+    sizes = [rows(targets) for _, targets in batches if count(loss, targets)]  # the others have no λ_max
+    of_batches = [one for one, size in zip(found.batch_lambda_max.values, sizes, strict=True) if size == max(sizes)]
+    values = torch.tensor([one.value for one in of_batches], dtype=torch.float64)
+    std = float(values.std()) if len(values) > 1 else math.nan
+    over_batches = Measure(float(values.mean()), std, all(one.resolved for one in of_batches))
     device = next(model.parameters()).device
     return Flatness(
         key=key,
-        samples=sum(len(tree_leaves(targets)[0]) for _, targets in batches),
+        samples=sum(rows(targets) for _, targets in batches),
         loss=found.loss,
         size=found.size,
         unused=found.unused,

@@ -25,7 +25,7 @@ def without_decay(network: "nn.Module") -> list[Group]:
         id(parameter)
         for module in network.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if name.endswith("bias") or isinstance(module, nn.Embedding) or _is_norm(module)
+        if "bias" in name or isinstance(module, nn.Embedding | nn.EmbeddingBag) or _is_norm(module)
     }
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups: list[Group] = [
@@ -41,7 +41,7 @@ def _is_norm(module: "nn.Module") -> bool:
 
 def freeze_others(network: "nn.Module", groups: Iterable[Mapping[str, Any]]) -> None:
     """Take no gradients of the parameters that are in none of the groups."""
-    kept = {id(parameter) for group in groups for parameter in group["params"]}
+    kept = {id(parameter) for group in groups for parameter in _parameters(group)}
     for parameter in network.parameters():
         if id(parameter) not in kept:
             parameter.requires_grad_(False)
@@ -63,7 +63,7 @@ def grouped(
     place: dict[int, int] = {}
     listed = list(groups)
     for index, group in enumerate(listed):
-        for parameter in group["params"]:
+        for parameter in _parameters(group):
             if place.setdefault(id(parameter), index) != index:
                 raise ValueError("parameter_groups(): a parameter is in two groups; put it into one")
     options = [_options(group, lr) for group in listed]
@@ -82,6 +82,12 @@ def grouped(
         return make(made)
 
     return make_grouped
+
+
+def _parameters(group: Mapping[str, Any]) -> "Iterable[nn.Parameter]":
+    """List a group's parameters, which may be one alone, as torch takes it."""
+    given = group["params"]
+    return [given] if hasattr(given, "requires_grad_") else given
 
 
 def _options(group: Mapping[str, Any], lr: float) -> dict[str, Any]:

@@ -129,7 +129,14 @@ class _WholeSplit:
         self._batches.append(tree_map_only(Tensor, Tensor.cpu, (outputs, targets)))
 
     def compute(self) -> Any:
-        return self.function(*joined(self._batches))
+        try:
+            outputs, targets = joined(self._batches)
+        except RuntimeError:
+            raise ValueError(
+                "metrics(): a function is given all outputs and targets of a split as one, and those of two batches "
+                "differ in shape; pad all to one length, or give a metric with update() and compute()"
+            ) from None
+        return self.function(outputs, targets)
 
 
 @dataclass

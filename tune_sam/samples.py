@@ -83,8 +83,11 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0, ignored
 
 
 def _classes(store: Store) -> "np.ndarray | None":
-    """Give the class of each sample, or None where the targets are no classes."""
-    targets = store.y
+    """Give the class of each sample, or None where the targets are no classes.
+
+    One sample is looked at first: others may not even have the same shape, such as sequences.
+    """
+    _, targets = store.batch(torch.zeros(min(1, len(store)), dtype=torch.int64))
     if not isinstance(targets, Tensor) or targets.ndim > 1 or targets.is_floating_point():
         return None
-    return targets.cpu().numpy()
+    return store.y.cpu().numpy()

@@ -8,7 +8,7 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -45,7 +45,7 @@ class Evaluation:
 
     Attributes:
         loss: mean of the workload's loss.
-        scores: the workload's metrics, by name.
+        scores: the workload's metrics, by name; none where the loss is not finite, for some refuse such outputs.
     """
 
     loss: float
@@ -59,10 +59,12 @@ class Epoch:
     Attributes:
         number: epochs trained so far.
         metrics: `train/…`, `val/…`, `gap/…`, `time/epoch_s`, `compute/gradients`; empty if the training diverged.
-            `train/lr` is the rate in this epoch, and `compute/gradients` counts those of single samples that were taken
-            so far. `val/…` has all of the workload's metrics, `train/…` and `gap/…` its scores alone.
+            `train/lr` is the highest rate of any group of parameters as the epoch begins, and `compute/gradients`
+            counts those of single samples that were taken so far. `val/…` has all of the workload's metrics, `train/…`
+            and `gap/…` its scores alone.
         diverged: a loss or a weight is not finite.
-        unperturbed: steps so far whose gradient was zero or not finite, so that SAM had no direction to climb in.
+        unperturbed: first passes so far whose gradient was zero or not finite, so that SAM had no direction to climb
+            in: one a step, or with `m` one a part of its batch.
     """
 
     number: int
@@ -122,6 +124,7 @@ class Trainer:
         self.seconds = 0.0
         self.gradients = 0
         self._passes = 0
+        self._unperturbed_before = 0
         self.last: Epoch | None = None
         with torch.random.fork_rng(self._cuda_devices()):
             torch.manual_seed(configuration.seed)
@@ -149,7 +152,7 @@ class Trainer:
     def epoch(self) -> Epoch:
         """Train one epoch and evaluate. Divergence is a result, not an exception."""
         started = time.perf_counter()
-        lr = float(self.schedule.get_last_lr()[0])
+        lr = float(max(self.schedule.get_last_lr()))
         self.model.train()
         with self._own_random_state():
             losses = torch.stack([self._counted(number, batch) for number, batch in enumerate(self.batches())])
@@ -225,6 +228,8 @@ class Trainer:
         passes = gradients_of(self.configuration.optimizer)  # of a release that did not count
         self.gradients = state.get("gradients", round(self.done * len(self.splits.train) * passes))
         self.last = Epoch(**state["last"]) if state["last"] else None
+        before = self.last.unperturbed if self.last else 0
+        self._unperturbed_before += before - self._unperturbed()  # the optimizer counts from when it was made
 
     def batches(self) -> Iterator[list[list[Batch]]]:
         """Yield the epoch's batches, whose order depends on seed and epoch alone.
@@ -334,7 +339,7 @@ class Trainer:
         if not isinstance(self.optimizer, SharpnessAware):
             return 0
         counted = self.optimizer.unperturbed
-        return counted.zero + counted.nonfinite
+        return self._unperturbed_before + counted.zero + counted.nonfinite
 
     def _cuda_devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
@@ -420,7 +425,8 @@ def evaluate(
                 loss = loss + workload.loss(outputs, targets).double() * count
                 counted += count
                 metrics.update(outputs, targets)
-    return Evaluation(float(loss) / counted, numbers(metrics.compute()))
+    mean = float(loss) / counted
+    return Evaluation(mean, numbers(metrics.compute()) if math.isfinite(mean) else {})
 
 
 def _begin_with(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -438,8 +444,20 @@ def _begin_with(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:
-    """Make the moving average of a model's weights and buffers, which begins with those after the first step."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """Make the moving average of a model's weights and buffers, which begins with those after the first step.
+
+    Buffers of whole numbers, such as indices of positions, are the model's: an average would be cut to another index.
+    """
+    of_numbers = get_ema_multi_avg_fn(decay)
+
+    def averaged(averages: Sequence[Tensor], values: Sequence[Tensor], steps: int | Tensor) -> None:
+        if averages[0].is_floating_point() or averages[0].is_complex():
+            of_numbers(averages, values, steps)
+        else:
+            for average, value in zip(averages, values, strict=True):
+                average.copy_(value)
+
+    return AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
 
 
 def _clipping(model: nn.Module, norm: float) -> Callable[..., None]:

@@ -466,10 +466,12 @@ class Workload(ABC):
     def count(self, targets: "Tensor") -> float:
         """Count what the loss of a batch is the mean of, so that no number depends on how batches are cut.
 
-        By default the targets' rows; where some targets are ignored, the others. A loss with weights is a mean over the
-        sum of its weights.
+        By default the targets' rows, of several targets those of the first; where some targets are ignored, the others.
+        A loss with weights is a mean over the sum of its weights.
         """
-        return len(targets) if self.ignored is None else int((targets != self.ignored).sum())
+        from tune_sam.trees import rows
+
+        return rows(targets) if self.ignored is None else int((targets != self.ignored).sum())
 
     @property
     def criterion(self) -> "Criterion":

@@ -93,3 +93,25 @@ def test_their_largest_eigenvalue_is_that_of_the_dense_hessian(body):
     assert found.lambda_min.value == pytest.approx(float(expected[0]), rel=1e-6)
     assert worst_case(model, nn.functional.cross_entropy, batches, 0.05, restarts=0).value > 0
     assert average_case(model, nn.functional.cross_entropy, batches, 0.05, pairs=4).value > -1
+
+
+class Padded(nn.Module):
+    """An encoder of padded sequences whose outputs are pooled over the padding, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(TOKENS, WIDTH), nn.Linear(WIDTH, 2)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True), 1)
+
+    def forward(self, tokens):
+        return self.head(self.encoder(self.table(tokens), src_key_padding_mask=tokens == 0).mean(1))
+
+
+def test_an_encoder_of_padded_sequences_is_measured():
+    """Without gradients, torch's fast path would put zeros where a sequence is padded."""
+    torch.manual_seed(0)
+    model, tokens = Padded(), torch.randint(1, TOKENS, (12, 5))
+    tokens[:6, 3:] = 0
+    found = spectrum(model, nn.functional.cross_entropy, [(tokens, tokens[:, 0] % 2)], probes=1)
+    assert found.lambda_max.resolved
+    assert torch.backends.mha.get_fastpath_enabled()

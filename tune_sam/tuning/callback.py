@@ -207,8 +207,8 @@ class Driver(tune.Callback):
         ledger.end(number, outcome)
         if result.get("unperturbed"):
             log.warning(
-                "trial %s: in %d steps the gradient was zero or not finite and gave no direction to climb in; "
-                "they were steps of the base optimizer.",
+                "trial %s: in %d first passes the gradient was zero or not finite and gave no direction to climb in; "
+                "what followed is as with the base optimizer.",
                 ledger.key(number),
                 result["unperturbed"],
             )
