@@ -4,7 +4,7 @@ Give the weights to begin with as `--data FOLDER` with a file `shufflenet.pt` in
 `torchvision.models.shufflenet_v2_x0_5`; its last layer is left out, as it is of other classes. Without one the network
 begins untrained.
 
-    tune-sam run fine_tuning:FineTuning --optimizer base --optimizer sam --trials 6 --param weight_decay=1e-4:1e-1
+    tune-sam run fine_tuning:FineTuning --optimizer base --optimizer sam --trials 6
 """
 
 from pathlib import Path

@@ -18,11 +18,11 @@ def blocks(page: Path | str, *languages: str) -> list[str]:
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Give each command of ours that a page tells to type: the page, and its words without the program and comments."""
-    for page in PAGES:
-        for block in blocks(page, "", "bash"):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.strip().startswith("tune-sam "):
-                    yield str(page.relative_to(ROOT)), shlex.split(line, comments=True)[1:]
+    texts = [(page, block) for page in PAGES for block in blocks(page, "", "bash")]
+    for page, text in [*texts, *((example, example.read_text()) for example in sorted(ROOT.glob("examples/*.py")))]:
+        for line in text.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("tune-sam "):
+                yield str(page.relative_to(ROOT)), shlex.split(line, comments=True)[1:]
 
 
 def links() -> Iterator[tuple[Path, Path, str]]:

@@ -242,3 +242,15 @@ def test_the_model_of_ones_own_on_the_first_page_is_searched(monkeypatch, tmp_pa
 def test_the_optimizers_of_their_page_are_built():
     for code in blocks("optimizers.md", "python"):
         exec(compile(code, "optimizers.md", "exec"), {"__name__": "half"})
+
+
+def test_what_the_page_of_python_lists_is_where_it_says():
+    said, _, listed = (DOCS / "api.md").read_text().partition("## Studies")
+    own, _, others = said.partition("names of `tune_sam`.")
+    places = [tune_sam, *map(import_module, re.findall(r"`(tune_sam\.[\w.]+)`", others))]
+    names = [path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", listed, re.MULTILINE)]
+    assert len(names) > 40
+    assert not [name for name in re.findall(r"`(\w+)`", own) if not hasattr(tune_sam, name)]
+    assert not [name for name in names if not any(hasattr(place, name) for place in places)]
+    told = [name for name in names if not hasattr(tune_sam, name)]
+    assert not [name for name in told if f"`{name}`" not in others and not hasattr(tune_sam.optim, name)]

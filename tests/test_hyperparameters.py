@@ -509,6 +509,7 @@ def test_a_hyperparameter_of_another_optimizer_alone_is_unknown():
         ({"lr": LogRange(0.1, 1)}, "'lr', a name that tune_sam itself uses"),
         ({"epochs": Choice(1, 2)}, "'epochs', a name that tune_sam itself uses"),
         ({"state": Choice(1, 2)}, "'state', a name that tune_sam itself uses"),
+        ({"score": Choice("dot", "add")}, "'score', a name that tune_sam itself uses"),
         ({"loss": Choice("a", "b")}, "'loss', a name that tune_sam itself uses"),
         ({"weight decay": LogRange(0.1, 1)}, "no name of Python's"),
         ({"slope": (0, 1)}, "give a LogRange, a Range or a Choice"),

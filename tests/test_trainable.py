@@ -134,6 +134,16 @@ def test_a_training_that_had_reached_its_end_gives_its_last_result_again(cluster
     assert again["done"]
 
 
+def test_a_training_that_was_interrupted_where_it_was_to_stop_gives_that_result_again(cluster, data, tmp_path):
+    trainable = _with(data)
+    first = trainable(CONFIGS[0])
+    result = first.train()
+    first.save_checkpoint(str(tmp_path))
+    again = trainable({**CONFIGS[0], "resume_from": [str(tmp_path)], "stop_after": 1}).train()
+    assert numbers(again) == numbers(result)
+    assert (again["epoch"], again["done"]) == (1, False)
+
+
 def test_divergence_ends_a_trial_without_metrics(cluster, data):
     result = _with(data)({**CONFIGS[1], "lr": 1e30}).train()
     assert result["diverged"]

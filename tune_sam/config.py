@@ -57,6 +57,7 @@ class TrialConfig(TrainingSettings):
         attempt: 1, and one more for each time that it was interrupted.
         resume_from: folders or URIs of its checkpoints, the last first; it resumes from the first that is whole, and
             is a new training without one.
+        stop_after: epoch after which it was told to stop before it was interrupted; None where it was not.
         log: file or URI that keeps what its process prints; None leaves that where it is printed.
         stall_timeout: seconds without an epoch after which it is taken to hang; 0 for no limit.
     """
@@ -70,6 +71,7 @@ class TrialConfig(TrainingSettings):
     number: int = 0
     attempt: int = 1
     resume_from: tuple[str, ...] = ()
+    stop_after: int | None = None
     log: str | None = None
     stall_timeout: float = OFF
 

@@ -451,12 +451,13 @@ class SearchOptions(RangeOptions):
         return sampler
 
     @classmethod
-    def read(cls, given: Mapping[str, Any], config: Path | None = None) -> "SearchOptions":
+    def read(cls, given: Mapping[str, Any], config: str | Path | None = None) -> "SearchOptions":
         """Options from a YAML file, with what was `given` directly on top of them; below both the :data:`ENVIRONMENT`.
 
         Raises:
             Refused: the file cannot be read, or an option is unknown or wrong.
         """
+        config = Path(config) if config else None
         settings = _read_yaml(config) if config else {}
         settings.update({key: value for key, value in given.items() if value is not None})
         for name, variable in ENVIRONMENT.items():

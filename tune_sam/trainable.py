@@ -73,9 +73,11 @@ class SAMTrainable(tune.Trainable):
         """Train one epoch and give its metrics."""
         from tune_sam.training import device_name
 
-        # A training that was interrupted after its last epoch has nothing to train, only its last result to give again.
+        # A training that was interrupted after its last epoch, or after the one that it was to stop at, has nothing to
+        # train, only its last result to give again.
+        stopped = self.trial.stop_after is not None and self.trainer.done >= self.trial.stop_after
         with self._log.noting(self.trial.stall_timeout):
-            last = self.trainer.last if self.trainer.finished else self.trainer.epoch()
+            last = self.trainer.last if self.trainer.finished or stopped else self.trainer.epoch()
             assert last is not None
             sharpness = self._sharpness(last)
         return {

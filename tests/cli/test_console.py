@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import typer
+from rich.console import Console
 
 from tune_sam.cli.console import open_streams, print_json, resumable
 from tune_sam.cli.main import main
+from tune_sam.cli.tables import plain_table, show_table
 from tune_sam.display import PLAIN
 from tune_sam.errors import Stopped
 
@@ -114,3 +118,32 @@ def test_what_stops_says_why_and_how_to_resume(capsys):
     ):
         raise Stopped("the disk is full; make room")
     assert not capsys.readouterr().err, "the command line prints it, as it does a refusal"
+
+
+@pytest.mark.parametrize("width", [200, 20])
+def test_brackets_in_a_table_are_what_they_are(width):
+    table = plain_table("trial", "norm", "trouble", folds=("trouble",))
+    table.add_row("sam/0", "[add]", "install it with `pip install 'tune-sam[graphs]'`, not [/data/x]")
+    written = io.StringIO()
+    show_table(table, Console(file=written, width=width))
+    text = " ".join(written.getvalue().split())
+    assert "[add]" in text
+    assert "'tune-sam[graphs]'`, not [/data/x]" in text
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "says"), [(KeyboardInterrupt, 130, ""), (EOFError, 1, "Nothing is deleted.")]
+)
+def test_an_end_of_the_question_deletes_nothing(command, monkeypatch, end, status, says):
+    def asked(*_, **__):
+        try:
+            raise end
+        except end:
+            raise typer.Abort from None
+
+    monkeypatch.setattr(typer, "confirm", asked)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    found, said = command(io.StringIO(), "delete", "one")
+    assert found == status
+    assert says in said
+    assert "Traceback" not in said

@@ -134,3 +134,11 @@ def test_the_base_optimizer_is_trained_at_equal_compute_where_one_point_of_it_is
         "sam ρ=0.5 lr=0.003 batch=64",
     ]
     assert "has no best one" in str(answer_of_refit(several))
+
+
+def test_a_file_may_name_the_study_and_its_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_SAM_HOME", str(tmp_path / "elsewhere"))
+    (tmp_path / "grid.yaml").write_text(f"{GRID}name: mine\nhome: {tmp_path / 'home'}\n")
+    found = refit_grid("gcn", config=str(tmp_path / "grid.yaml"), seeds=1, controls=False, executor=INLINE)
+    assert (found.of.name, found.of.home.path) == ("mine", tmp_path / "home")
+    assert not (tmp_path / "elsewhere").exists()

@@ -8,11 +8,12 @@ from studies import INLINE
 
 import tune_sam
 from tune_sam.errors import Refused
-from tune_sam.evaluation.comparison import compared
+from tune_sam.evaluation.comparison import Row, _counterpart, compared
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import holm
 from tune_sam.evaluation.summary import summarize
 from tune_sam.reporting.side_by_side import best_table, write_comparison
+from tune_sam.space import Configuration
 from tune_sam.trainables.gcn import GCN
 
 SEEDS = [0, 1]
@@ -199,3 +200,32 @@ def test_each_workload_that_a_person_names_is_imported(cli):
 def test_less_than_two_studies_are_refused(home, names, said):
     with pytest.raises(Refused, match=said):
         tune_sam.compare(names, home=home)
+
+
+def test_of_several_rows_the_same_points_are_compared_whichever_study_is_named_first():
+    def row(study, optimizer, lr):
+        return Row(
+            study,
+            optimizer,
+            optimizer,
+            Configuration(optimizer, None, lr, 64, 0),
+            *[None] * 4,
+            1,
+            1.0,
+            1,
+            f"{optimizer} {lr}",
+        )
+
+    one = [row("one", "sam", 0.01)]
+    two = [row("two", "sam", 0.1), row("two", "sam", 0.01)]
+    assert _counterpart(one[0], one, two) is two[1]
+    assert [_counterpart(own, two, one) for own in two] == [None, one[0]]
+    assert _counterpart(one[0], one, two[:1]) is two[0], "the only one of both"
+
+
+def test_a_small_score_is_written_with_its_digits(home):
+    found = tune_sam.compare(["one", "two"], home=home)
+    small = [replace(row, validation=3.5e-7) for row in found.rows]
+    mae = replace(found.studies[0].settings, score="mae")
+    studies = tuple(replace(study, settings=mae) for study in found.studies)
+    assert "0.00000035" in str(best_table(replace(found, rows=tuple(small), studies=studies)))

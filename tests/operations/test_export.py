@@ -3,7 +3,7 @@ import json
 import tarfile
 
 import pytest
-from studies import INLINE
+from studies import INLINE, searched_study
 
 import tune_sam
 from tune_sam.errors import Refused
@@ -42,6 +42,18 @@ def test_a_study_is_the_same_in_another_home_under_another_name(refitted, archiv
     assert resumed.counts() == {"complete": 8}
     with pytest.raises(Refused, match="there is a study theirs"):
         tune_sam.import_(archive, name="theirs", home=there)
+
+
+@pytest.mark.slow
+def test_a_quasi_random_search_goes_on_where_it_was(tmp_path):
+    searched_study(tmp_path / "here", train_subset=64, sampler="qmc", grid=False)
+    archive = tune_sam.export("one", tmp_path / "one.tar.gz", home=tmp_path / "here")
+    tune_sam.import_(archive, home=tmp_path / "there")
+    for place in ("here", "there"):
+        tune_sam.resume("one", home=tmp_path / place, trials=5, executor=INLINE)
+    here, there = ([one.config for one in open_study("one", tmp_path / place).records()] for place in ("here", "there"))
+    assert there == here
+    assert len({one.lr for one in here if one.optimizer == "sam"}) == 5
 
 
 @pytest.mark.slow
@@ -99,8 +111,9 @@ def test_an_archive_that_leads_elsewhere_is_refused_and_nothing_is_made(archive,
         lambda content: content["studies"][0]["ledger"]["sam"]["trials"][0].update(state="DONE"),
         lambda content: content["studies"][0]["ledger"]["sam"]["trials"][0].update(number=7),
         lambda content: content["studies"][0]["ledger"].pop("sam"),
+        lambda content: content["studies"][0]["ledger"]["sam"].update(sequence={"record": 1}),
     ],
-    ids=["format", "name", "study", "record", "state", "number", "ledger"],
+    ids=["format", "name", "study", "record", "state", "number", "ledger", "sequence"],
 )
 def test_an_archive_of_another_content_is_refused_and_leaves_no_study(archive, tmp_path, damage):
     with tarfile.open(archive) as file:
@@ -126,3 +139,18 @@ def test_an_archive_takes_the_place_of_no_file(searched, tmp_path):
     with pytest.raises(Refused, match="exists"):
         tune_sam.export("one", tmp_path / "mine", home=searched)
     assert (tmp_path / "mine").read_text() == "kept"
+
+
+def test_a_study_of_others_has_the_data_of_here_and_sends_nothing_elsewhere(archive, tmp_path, monkeypatch):
+    with tarfile.open(archive) as file:
+        content = json.load(file.extractfile("study.json"))
+    for one in content["studies"]:
+        one["record"]["settings"]["log"] = ["wandb"]
+    forgery = forged(archive, tmp_path, content=json.dumps(content).encode())
+    monkeypatch.setenv("TUNE_SAM_DATA", str(tmp_path / "from the environment"))
+    study = tune_sam.import_(forgery, name="two", home=tmp_path / "home")
+    assert study.settings.log == ()
+    assert study.data == tmp_path / "from the environment"
+    assert (
+        tune_sam.import_(forgery, name="three", home=tmp_path / "home", data=tmp_path / "own").data == tmp_path / "own"
+    )

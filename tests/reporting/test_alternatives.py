@@ -144,3 +144,11 @@ def test_the_numbers_are_those_of_the_data(name, data, words):
     said = alternative(name, pd.DataFrame(data))
     for one in words:
         assert one in said
+
+
+def test_a_choice_or_a_class_may_be_called_none(tmp_path):
+    classes = {"label": "SAM", "optimizer": "sam", "class": ["None", "NA", "ventricular"], "f1": [0.4, 0.9, 0.6]}
+    pd.DataFrame(classes).to_csv(tmp_path / "f1.csv", index=False)
+    said = picture("f1", tmp_path / "f1.png").alternative
+    assert "highest for NA" in said
+    assert "lowest for None" in said

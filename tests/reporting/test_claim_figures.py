@@ -1,9 +1,11 @@
 """The forest plot of the differences: what is drawn where, and what is left out."""
 
 import math
+from itertools import combinations
 
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from tune_sam.evaluation.claims import Answers, Claim
@@ -98,3 +100,12 @@ def test_the_numbers_lie_beside_the_figure(found, tmp_path):
 
 def test_where_nothing_is_compared_there_is_nothing_to_draw():
     assert tabulated(Answers(), {}).empty
+
+
+def test_long_names_do_not_lie_on_each_other(found):
+    long = "AdaptiveSharpnessAwareMinimizationWithMomentum, batch 128 of a study of a long name"
+    figure = differences(tabulated(found, {**NAMES, SAM: long, ASAM: f"{long} again"}))
+    FigureCanvasAgg(figure).draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 3
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

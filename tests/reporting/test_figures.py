@@ -336,6 +336,12 @@ def test_the_colours_are_okabe_and_itos_and_none_is_twice():
         assert len({getattr(style, part) for style in everyone}) == len(everyone)
 
 
+def test_an_optimizer_of_ours_has_the_same_look_in_every_figure():
+    everyone = optimizer_names()
+    for name in everyone:
+        assert style_of(name, [name]) == style_of(name, everyone)
+
+
 def test_all_of_our_optimizers_can_be_told_apart_in_one_figure():
     styles = [style_of(name, optimizer_names()) for name in optimizer_names()]
     assert len({style.marker for style in styles}) == len({(s.colour, s.line) for s in styles}) == len(styles)
@@ -391,6 +397,17 @@ def test_unresolved_is_hollow():
         assert "unresolved" not in [text.get_text() for text in figure.legends[0].texts]
     unknown = data.assign(resolved=[True, None, True])
     assert [face for face, *_ in markers(flatness_figures.over_batch_sizes(unknown).axes[0])] == ["#D55E00", "white"]
+
+
+@pytest.mark.parametrize("sizes", [(32, 64, 128), (96, 112, 128)])
+def test_a_larger_batch_stands_to_the_right_whatever_the_optimizer(sizes):
+    axis = flatness_figures.over_batch_sizes(curvatures(optimizer_names(), sizes)).axes[0]
+    low, high = axis.get_xlim()
+    found = [float(x) for _, xs, _ in markers(axis) for x in xs]
+    for size in sizes:
+        own = [x for x in found if min(sizes, key=lambda one: abs(np.log(one / x))) == size]
+        assert len({round(x, 6) for x in own}) == len(optimizer_names())
+    assert low < min(found) <= max(found) < high
 
 
 def test_the_mean_over_batch_sizes_is_that_of_the_resolved_with_its_interval():
@@ -690,6 +707,17 @@ def test_lambda_max_is_marked_in_a_panel_for_each_optimizer():
     marked = [[line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"] for axis in figure.axes]
     assert marked == [[50], [25]]
     assert [axis.get_title(loc="right") for axis in figure.axes] == ["λ_max = 50", "λ_max = 25"]
+
+
+def test_no_line_joins_eigenvalues_with_none_between_them():
+    data = density(["sam"])
+    data["density"] = np.where((data["eigenvalue"] > 6) & (data["eigenvalue"] < 46), 1e-12, data["density"])
+    axis = landscape_figures.spectral_densities(landscape_figures.visible_density(data)).axes[0]
+    drawn = next(line for line in axis.lines if len(line.get_xdata()) > 2)
+    x, y = drawn.get_xdata(), drawn.get_ydata()
+    (gap,) = np.flatnonzero(np.isnan(y))
+    assert x[gap - 1] < 6.1
+    assert x[gap + 1] > 45.9
 
 
 def test_a_line_over_decades_is_cut_out_near_the_minima_on_a_linear_axis():

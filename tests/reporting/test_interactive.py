@@ -61,3 +61,10 @@ def test_other_figures_are_not_interactive():
 def test_the_script_is_unpacked_to_plotlys_and_takes_less_than_two_and_a_half_megabytes():
     assert len(script()) < 2.5e6
     assert b"plotly.js v" in gzip.decompress(b64decode(script()))[:200]
+
+
+def test_of_one_optimizer_the_lines_have_its_colour_and_without_a_radius_the_axis_has_no_numbers():
+    made = go.Figure(json.loads(interactive("parallel-coordinates", TRIALS.iloc[:1])))
+    assert made.data[0].line.colorscale == ((0.0, "#0072B2"), (1.0, "#0072B2"))
+    axes = {axis.label: axis for axis in made.data[0].dimensions}
+    assert list(axes["radius ρ"].ticktext) == ["none"]

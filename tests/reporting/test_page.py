@@ -26,7 +26,7 @@ from tune_sam.reporting.pictures import CAPTIONS, MORE
 from tune_sam.reporting.results import _our_rows, results_section
 from tune_sam.reporting.searched import at_edge, chosen_section
 from tune_sam.settings import SearchOptions
-from tune_sam.space import LogRange
+from tune_sam.space import LogRange, Range
 from tune_sam.study.records import Study
 from tune_sam.tuning.plan import define
 from tune_sam.tuning.recipe import as_options
@@ -480,3 +480,11 @@ def test_the_edge_of_a_plain_grid_is_its_last_value(study):
     best = replace(best, config=replace(best.config, rho=largest))
     section = chosen_section(replace(study, settings=settings), [best], study.home.path)
     assert f"SAM: the best ρ, {largest:.4g}, lies at the upper edge of" in section.sentences[1]
+    sam = settings.spaces["sam"]
+    points = tuple(point | {"dropout": 0.0} for point in sam.grid)
+    linear = replace(sam, grid=points, more={"dropout": Range(0, 0.5)})
+    best = replace(best, config=replace(best.config, more={"dropout": 0.0}))
+    spaces = {**settings.spaces, "sam": linear}
+    section = chosen_section(replace(study, settings=replace(settings, spaces=spaces)), [best], study.home.path)
+    assert f"SAM: the best ρ, {largest:.4g}, lies at the upper edge of" in section.sentences[1]
+    assert not any("dropout" in sentence for sentence in section.sentences), "it has one value"

@@ -1,9 +1,12 @@
+import math
+from types import SimpleNamespace
+
 import optuna
 import pandas as pd
 import pytest
 
 from tune_sam.home import Home
-from tune_sam.reporting.plots import draw_trainings, importances
+from tune_sam.reporting.plots import _densities, _if_near, _surface, draw_trainings, importances
 from tune_sam.space import LogRange, Space
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
@@ -76,3 +79,22 @@ def test_learning_curves_are_those_of_the_ledger_wherever_mlflow_is(study, tmp_p
     drawn = pd.read_csv(tmp_path / "figures" / "learning-curves.csv")
     assert dict(zip(drawn["epoch"], drawn["val/loss"], strict=True)) == pytest.approx(losses)
     assert (tmp_path / "figures" / "learning-curves.png").exists()
+
+
+@pytest.mark.parametrize(("points", "drawn"), [(3, False), (20, False), (6, False), (15, True), (21, True)])
+def test_near_the_minimum_is_drawn_where_a_grid_has_points_there(points, drawn):
+    surface = _surface({"sam": [0.1] * points**2}, points)
+    assert bool(len(_if_near(surface))) == drawn
+
+
+def test_an_unresolved_eigenvalue_is_not_marked():
+    def flatness(resolved):
+        largest = SimpleNamespace(value=12.0, resolved=resolved)
+        return SimpleNamespace(eigenvalues=(0.0, 1.0), density=(0.5, 0.4), measures={"lambda_max": largest})
+
+    trials = [SimpleNamespace(optimizer=one, key=one) for one in ("base", "sam")]
+    found = _densities(SimpleNamespace(trials=trials, flatness={"base": flatness(True), "sam": flatness(False)}))
+    assert found.groupby("optimizer")["lambda_max"].first().to_dict() == {
+        "base": 12.0,
+        "sam": pytest.approx(math.nan, nan_ok=True),
+    }

@@ -306,12 +306,18 @@ def test_another_launch_of_a_study_may_give_trials_other_time_limits(searched):
     other = limited(study, SearchOptions.read({"workload": "gcn", **given}))
     assert [getattr(other.settings, name) for name in given] == [5400, 0, 7200, 50]
     refuse_other(study, other.settings)
+    spaces = {one: replace(space, lr=replace(space.lr, default=0.01)) for one, space in other.settings.spaces.items()}
+    refuse_other(study, replace(other.settings, spaces=spaces))  # whose grid, which a record has, is the same
     assert limited(other, SearchOptions.read({"workload": "gcn", "trial_timeout": None})) == other
 
 
 def test_a_trial_is_found_by_its_optimizer_and_number(searched):
     study = open_study("one", searched)
     assert study.trial("sam/1") == study.trial("one/sam/1") == study.records("sam")[1]
+    called, there = replace(study, name="sam"), study.records()
+    with pytest.MonkeyPatch.context() as patch:  # a study may bear the name of an optimizer
+        patch.setattr(Study, "records", lambda *_: there)
+        assert called.trial("sam/1") == called.trial("sam/sam/1")
     assert study.trial("sam/1").read_log().startswith("--- attempt 1, ")
     with pytest.raises(Refused, match="study one has no trial 'sam 1', it has base/0 to sam/2; name one as sam/3"):
         study.trial("sam 1")

@@ -7,13 +7,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow.store.entities import PagedList
 from mlflow_places import answering
 from services import free_port
 
 import tune_sam
 from tune_sam.errors import Refused
-from tune_sam.tracking.client import check
+from tune_sam.tracking.client import check, try_out
 from tune_sam.tracking.relocation import COLUMNS
 
 
@@ -60,6 +61,17 @@ def test_a_server_is_judged_by_its_answer(status, body, says):
         with pytest.raises(Refused, match=says) as refused:
             check(uri.replace("://", "://ada:secret@"))
         assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("body", "taken"), [("Forbidden", True), ("Invalid Host header - possible attack", False)])
+def test_a_server_that_forbids_what_brings_no_token_is_asked_with_it_later(body, taken, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    with answering(lambda method, path: (403, body)) as uri:
+        if taken:
+            check(uri)
+        else:
+            with pytest.raises(Refused, match="--allowed-hosts"):
+                check(uri)
 
 
 def test_a_database_to_be_is_accepted_and_not_made(tmp_path):
@@ -182,3 +194,19 @@ def test_no_other_module_touches_mlflows_stores():
     sources = Path(tune_sam.__file__).parent.rglob("*.py")
     found = {file.name for file in sources if private.search(file.read_text())}
     assert found == {"client.py"}
+
+
+def test_what_is_tried_out_is_taken_away_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try_out(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mlflow.db"]
+
+
+def test_a_client_certificate_is_shown_to_a_server_as_mlflows_own_client_does(monkeypatch):
+    shown = []
+    monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", "/keys/me.pem")
+    with answering(lambda method, path: (200, "{}")) as uri, monkeypatch.context() as patch:
+        ask = requests.get
+        patch.setattr("requests.get", lambda *given, cert, **options: shown.append(cert) or ask(*given, **options))
+        check(uri)
+    assert shown == ["/keys/me.pem"]

@@ -19,6 +19,7 @@ from tune_sam.tuning.callback import TuneSearcher
 from tune_sam.tuning.ledger import OWN, Ledger, Outcome
 from tune_sam.tuning.meter import Meter
 from tune_sam.tuning.plan import store
+from tune_sam.tuning.strategies import BRACKETS
 from tune_sam.workload import find_workload
 
 GP = pytest.param("gp", marks=pytest.mark.slow)
@@ -353,6 +354,47 @@ def test_an_epoch_that_is_trained_again_is_kept_once(storage, recwarn):
     assert {number: epoch.metrics for number, epoch in kept.items()} == {1: judged(0.5), 2: judged(0.6), 3: judged(0.7)}
     assert kept[1].time <= kept[2].time <= kept[3].time
     assert not [w for w in recwarn if "already reported" in str(w.message)]
+
+
+def test_a_trial_that_was_to_stop_is_told_so_when_it_is_asked_for_again(storage, monkeypatch):
+    first = ledger(storage)
+    asked = first.suggest("a")
+    assert asked.stop_after is None
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "should_prune", lambda _: True)
+        assert first.report(asked.number, 2, judged(0.5))
+    first.note_checkpoint(asked.number, "/two")  # killed before it ended
+    second = ledger(storage)
+    assert second.suggest("b").stop_after == 2
+    assert second.report(asked.number, 2, judged(0.5))
+
+
+def test_a_trial_keeps_its_bracket_under_another_name_of_the_study(tmp_path):
+    """Hyperband's brackets look at different epochs, whose values are in the records."""
+    found = {}
+    for name, kept in (("s", None), ("t", "s/sam"), ("u", None)):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / name}.db")
+        study = optuna.create_study(storage=storage, study_name=f"{name}/sam", direction="maximize")
+        if kept:
+            study.set_user_attr(BRACKETS, kept)
+        book = Ledger(
+            storage,
+            name,
+            "sam",
+            replace(
+                settings(trials=20, space=replace(SPACE, grid=())), scheduler="hyperband", sampler="random", epochs=40
+            ),
+        )
+        stopped = []
+        for number in range(20):
+            asked = book.suggest("t")
+            last = next(
+                (epoch for epoch in range(1, 41) if book.report(number, epoch, judged(number % 7 + epoch / 100))), 40
+            )
+            stopped.append(last)
+            book.end(asked.number, outcome("complete" if last == 40 else "pruned", 0.5, last))
+        found[name] = stopped
+    assert found["t"] == found["s"] != found["u"]
 
 
 @pytest.mark.parametrize("state", ["complete", "pruned", "diverged", "failed"])

@@ -28,6 +28,16 @@ def test_each_epoch_of_each_trial_is_a_row(logged):
         assert float(rows[-1]["val/accuracy"]) == trial.value
 
 
+@pytest.mark.slow
+def test_a_table_has_the_objective_that_comes_with_the_last_epoch_alone(tmp_path):
+    study = searched_study(tmp_path, train_subset=64, objective="two", log="csv")
+    for trial in study.records():
+        file = study.home.study("one") / "csv" / f"{trial.optimizer}-{trial.number}" / "progress.csv"
+        first, last = csv.DictReader(file.open())
+        assert first["val/sharpness"] == ""
+        assert float(last["val/sharpness"]) == trial.metrics["val/sharpness"]
+
+
 def test_tensorboard_has_the_curves_of_each_trial(logged):
     for trial in logged.records():
         folder = logged.home.study("one") / "tensorboard" / f"{trial.optimizer}-{trial.number}"

@@ -2,15 +2,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 import warm
 from services import wait_for
+from studies import searched_study
 
+import tune_sam
 from tune_sam.cluster.sharing import Shared
 from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
+from tune_sam.study.storage import open_storage
 from tune_sam.tuning.plan import define, planned, search_space
 from tune_sam.workload import find_workload
 
@@ -149,3 +153,27 @@ print(study.settings.trials, "torch" in sys.modules, "sklearn" in sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "20 False False\n", done.stderr
     assert len(Shared(tmp_path / "data").splits().train) == 1078
+
+
+def begun(home, *, trials):
+    """What is left in a home where the making of a study, or an import, was killed: no record."""
+    storage = open_storage(home)
+    left = optuna.create_study(storage=storage, study_name="one/base", direction="minimize")
+    for _ in range(trials):
+        left.add_trial(optuna.trial.create_trial(value=1.0))
+
+
+def test_a_study_whose_making_was_cut_off_is_made_anew_with_its_own_objective(tmp_path):
+    begun(Home.at(tmp_path), trials=0)
+    study = searched_study(tmp_path, train_subset=64)
+    assert study.counts() == {"complete": 6}
+    loaded = optuna.load_study(study_name="one/base", storage=open_storage(study.home))
+    assert loaded.direction.name == "MAXIMIZE"
+
+
+def test_trials_that_a_killed_import_has_left_are_not_taken_for_a_new_studys(tmp_path):
+    begun(Home.at(tmp_path), trials=2)
+    with pytest.raises(Refused, match="was cut off and left trials in .*tune-sam delete one"):
+        searched_study(tmp_path, train_subset=64)
+    tune_sam.delete("one", home=tmp_path)
+    assert searched_study(tmp_path, train_subset=64).counts() == {"complete": 6}

@@ -103,6 +103,22 @@ def test_a_command_leaves_the_defaults_out(home):
     )
 
 
+class Fixed(Declared):
+    """A workload that fixes rate and radius."""
+
+    name = "fixed"
+    lr = LogRange(0.05, 0.05)
+    rho = {"sam": LogRange(0.1, 0.1)}
+
+
+def test_a_rate_and_a_radius_that_the_workload_fixes_are_read_back(home, tmp_path):
+    options = {"workload": "test_recipe:Fixed", "optimizers": ["base", "sam"], "trials": 3, "grid": False}
+    settings = define(SearchOptions.read(options), home)
+    (tmp_path / "study.yaml").write_text(as_yaml(settings))
+    again = SearchOptions.read({"workload": "test_recipe:Fixed"}, tmp_path / "study.yaml")
+    assert define(again, home) == settings
+
+
 @pytest.mark.parametrize("rho", [GCN.published_rho[0], 0.3, 0.0013104280906962081])
 def test_a_single_radius_is_written_as_a_value(rho, home):
     """A published one, too, of which the range from itself to itself has a grid."""

@@ -126,7 +126,7 @@ def refit(
         from tune_sam.operations.refit import refit_grid
 
         common: dict[str, Any] = {
-            "home": Home.at(**places),
+            "home": None if planned and not any(places.values()) else Home.at(**places),  # a file may name it
             "seeds": asked,
             "epochs": epochs,
             "controls": controls,

@@ -8,7 +8,7 @@ import typer
 
 from tune_sam.cli.completion import optimizers_like
 from tune_sam.cli.console import err, out
-from tune_sam.cli.options import PLACES, HomeOption, StudyArgument, StudyStorageOption, takes
+from tune_sam.cli.options import PLACES, DataOption, HomeOption, StudyArgument, StudyStorageOption, takes
 from tune_sam.errors import Refused
 from tune_sam.home import Home
 
@@ -32,13 +32,24 @@ def delete(study: StudyArgument, yes: YesOption = False, **places: Any) -> None:
         _show(belongings(study, home=home))
         if not sys.stdin.isatty():
             raise Refused(f"nobody can be asked whether study {study} is to be deleted; give --yes.")
-        if not typer.confirm("Delete it?", err=True):
+        if not _agreed("Delete it?"):
             err.print("Nothing is deleted.")
             raise SystemExit(1)
     found = run(study, home=home)
     for sentence in found.stays if yes else ():
         err.print(sentence, style="yellow", soft_wrap=True, markup=False)
     out.print(f"Deleted {', '.join(found.studies)}.", soft_wrap=True, markup=False)
+
+
+def _agreed(question: str) -> bool:
+    """Ask on the terminal; an end of input is a no."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as error:  # which does not say of what, but for its context
+        err.print()
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        return False
 
 
 def export(
@@ -123,6 +134,7 @@ def import_(
     name: Annotated[
         str | None, typer.Option(help="The study's name from now on.", show_default="as in the archive")
     ] = None,
+    data: DataOption = None,
     **places: Any,
 ) -> None:
     """Make a study of an archive, which may come from anybody: nothing in it is run.

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from tune_sam.cli.completion import optimizers_like
 from tune_sam.cli.console import err, out, results
@@ -61,12 +60,12 @@ def studies(home: HomeOption = None, study_storage: StudyStorageOption = None, *
             states = ", ".join(f"{count} {state}" for state, count in description["counts"].items())
             table.add_row(
                 study.name,
-                escape(settings.workload),  # a record may say anything
-                escape(settings.dataset),
+                settings.workload,
+                settings.dataset,
                 " ".join(settings.optimizers),
                 " ".join(map(str, dict.fromkeys(map(settings.trials_of, settings.optimizers)))),
                 states,
-                escape(study.created[:16].replace("T", " ")),
+                study.created[:16].replace("T", " "),
             )
         show_table(table, out)
 

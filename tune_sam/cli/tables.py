@@ -5,7 +5,6 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
@@ -95,7 +94,7 @@ def show_comparison(found: "Comparison", out: Console) -> None:
         out.print()
         table = plain_table("not the same", *(one.name for one in found.studies))
         for one in found.differing:
-            table.add_row(one.name, *map(escape, one.values))  # a record may say anything
+            table.add_row(one.name, *one.values)
         show_table(table, out)
     if found.claims:
         out.print()
@@ -202,25 +201,25 @@ def show_table(table: Table, out: Console) -> None:
         title, table.title = table.title, None
         if title:  # not the table's own, which folds to its width
             out.print(title, style="italic", markup=False, soft_wrap=True)
-        out.print(table)
+        out.print(table, markup=False)  # a record, or a message, may have brackets
         return
     if table.title:
         out.print(table.title, style="italic", markup=False, soft_wrap=True)
     first, *others = table.columns
     for name, *values in zip(*(column.cells for column in table.columns), strict=True):
-        out.print(f"[bold]{name}[/bold]", soft_wrap=True)
+        out.print(name, style="bold", soft_wrap=True, markup=False)
         facts = ", ".join(
             f"{column.header}\N{NO-BREAK SPACE}{value}".strip()
             for column, value in zip(others, values, strict=True)
             if value not in ("", "–")
         )
         for line in wrap(facts, out.width - 2, break_long_words=False, break_on_hyphens=False):
-            out.print(f"  {line}".replace("\N{NO-BREAK SPACE}", " "), soft_wrap=True)
+            out.print(f"  {line}".replace("\N{NO-BREAK SPACE}", " "), soft_wrap=True, markup=False)
 
 
 def _least_width(column: Column, out: Console) -> int:
     cells = [
-        Measurement.get(out, out.options.update(width=10_000), Text.from_markup(str(cell)))
+        Measurement.get(out, out.options.update(width=10_000), Text(str(cell)))
         for cell in (column.header, *column.cells)
     ]
     widest = max(cell.maximum for cell in cells)

@@ -314,15 +314,31 @@ def _claims(score: str, rows: Sequence[Row], tables: "Sequence[DataFrame | None]
         for one, other in ((later, first), ({name: of_it for name, of_it in first.items() if name not in later}, later))
         for optimizer, of_it in one.items()
         for own in of_it
-        if (to := _counterpart(own, other.get(optimizer) or other.get("base", [])))
+        if (to := _counterpart(own, of_it, other.get(optimizer)) or _only(other.get("base", []), optimizer in other))
     ]
     return claims(of_all, pairs, (f"test/{score}",))
 
 
-def _counterpart(own: Row, others: Sequence[Row]) -> Row | None:
-    """Find what a row is compared with: the only one, or among several that of its point."""
-    same = [other for other in others if other.config and own.config and other.config.point == own.config.point]
-    return others[0] if len(others) == 1 else next(iter(same), None)
+def _counterpart(own: Row, beside: Sequence[Row], others: Sequence[Row] | None) -> Row | None:
+    """Find which of another study's rows of its optimizer a row is compared with.
+
+    Args:
+        own: the row.
+        beside: all of its study of its optimizer.
+        others: those of the other study; None if it has none.
+
+    Returns:
+        The only one, where both studies have one, else that of the same point.
+    """
+    if others and len(beside) == len(others) == 1:
+        return others[0]
+    same = [other for other in others or () if other.config and own.config and other.config.point == own.config.point]
+    return next(iter(same), None)
+
+
+def _only(base: Sequence[Row], has_its_own: bool) -> Row | None:
+    """Give the base optimizer's only row, for an optimizer that the other study has not."""
+    return base[0] if len(base) == 1 and not has_its_own else None
 
 
 def _labelled(table: "DataFrame", study: str) -> "DataFrame":

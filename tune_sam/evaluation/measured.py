@@ -40,7 +40,7 @@ class Measured:
 
         file = self.file("flatness.csv")
         with reading(str(file), f"{self.command} makes it again"):
-            return pandas.read_csv(file)
+            return pandas.read_csv(file, keep_default_na=False, na_values=[""])  # a choice may be called None
 
     def file(self, name: str) -> Path:
         """Name a file in the folder.

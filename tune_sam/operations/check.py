@@ -70,7 +70,7 @@ class Finding:
 
 @takes_options
 def check(
-    workload: str | None = None, *, config: Path | None = None, **options: Unpack[SearchKeywords]
+    workload: str | None = None, *, config: str | Path | None = None, **options: Unpack[SearchKeywords]
 ) -> tuple[Finding, ...]:
     """Try each place that a search with these options would use, from here and from every node of its cluster.
 

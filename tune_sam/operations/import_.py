@@ -1,6 +1,7 @@
 """A study from an archive, which may be anybody's: it is read as data, and nothing in it says where anything is put."""
 
 import json
+import os
 import shutil
 import tarfile
 import tempfile
@@ -31,7 +32,7 @@ LONGEST_CONTENT = 2**31
 """Bytes of the ledgers in an archive; a study of a hundred thousand trials has fewer."""
 
 
-def import_(file: str | Path, *, name: str | None = None, home: Place = None) -> Study:
+def import_(file: str | Path, *, name: str | None = None, home: Place = None, data: str | Path | None = None) -> Study:
     """Make a study of an archive that :func:`tune_sam.export` wrote, with its refits; MLflow's side is made anew.
 
     Links, and paths that lead elsewhere, are refused, no code is imported, and nothing outside of the home is written.
@@ -40,20 +41,23 @@ def import_(file: str | Path, *, name: str | None = None, home: Place = None) ->
         file: the archive.
         name: of the study from now on; as in the archive by default.
         home: where it is to live; $TUNE_SAM_HOME, else ~/.tune_sam.
+        data: folder that holds the data set here; $TUNE_SAM_DATA by default, else the home's.
 
     Returns:
-        The study.
+        The study, which is logged nowhere but in MLflow.
 
     Raises:
         Refused: the file is no such archive, or a study of that name is there; nothing was made.
     """
     place = Home.at(home)
     source = folder_of(file, "FILE")
+    given = data or os.environ.get("TUNE_SAM_DATA")
+    at = str(folder_of(given, "--data")) if given else None
     with place.made(), _folder(place) as folder:
         content = _unpacked(source, Path(folder))
         with reading(f"archive {source}", "have it exported again"):
             new_names = _new_names(content, name)
-            studies = [_study(one, new_names, place) for one in content["studies"]]
+            studies = [_study(one, new_names, place, at) for one in content["studies"]]
             if studies[0].settings.kind != "search":
                 raise ValueError("its first study is no search")
         _remove_unfinished(studies, place)
@@ -141,12 +145,13 @@ def _new_names(content: dict[str, Any], name: str | None) -> dict[str, str]:
     return found
 
 
-def _study(part: dict[str, Any], names: dict[str, str], place: Home) -> Study:
-    """Read a study's record, with the places of this home."""
+def _study(part: dict[str, Any], names: dict[str, str], place: Home, data: str | None) -> Study:
+    """Read a study's record, with the places of this home and without its loggers, which may send what they get."""
     record = part["record"]
     of = record["settings"]["refit_of"]
+    here: dict[str, Any] = {"data": data, "log": [], "refit_of": None if of is None else names[of]}
     own = {
-        "settings": record["settings"] | {"data": None, "refit_of": None if of is None else names[of]},
+        "settings": record["settings"] | here,
         "storage": place.kept(place.storage),
         "tracking_uri": place.kept(place.named_tracking_uri or place.tracking_uri),
         "experiment_id": "",

@@ -23,13 +23,13 @@ from tune_sam.evaluation.selection import (
 )
 from tune_sam.evaluation.summary import log_summary
 from tune_sam.home import Home, Place
-from tune_sam.settings import SEEDS
+from tune_sam.settings import SEEDS, SearchOptions
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_search
 from tune_sam.study.settings import Kind
 from tune_sam.tracking.runs import publish
 from tune_sam.tuning.listener import SearchListener
-from tune_sam.tuning.plan import plan
+from tune_sam.tuning.plan import home_of, plan
 from tune_sam.tuning.progress import heard_by
 from tune_sam.tuning.runner import launch
 
@@ -109,7 +109,7 @@ def refit_grid(
     workload: str,
     *,
     preset: str | None = None,
-    config: Path | None = None,
+    config: str | Path | None = None,
     name: str | None = None,
     home: Place = None,
     data: str | Path | None = None,
@@ -133,10 +133,10 @@ def refit_grid(
         workload: to train.
         preset: one that is a plain grid, such as `report`, the published study's settings and values of ρ.
         config: a YAML file of a search's options with `sampler: grid`, as `tune-sam best STUDY --yaml` prints it.
-        name: of the study whose grid is trained, which is made if there is none; by default WORKLOAD-PRESET, or
-            WORKLOAD and the file's name.
-        home, seeds, epochs, controls, register, address, max_concurrent, listener, progress, executor: as for
-            :func:`refit`.
+        name: of the study whose grid is trained, which is made if there is none; that of `config` by default, else
+            WORKLOAD-PRESET, or WORKLOAD and the file's name.
+        home, address, max_concurrent: as for :func:`refit`; those of `config` by default.
+        seeds, epochs, controls, register, listener, progress, executor: as for :func:`refit`.
         data: folder that holds the data set; $TUNE_SAM_DATA by default, else the home's.
         trained: a file of trainings that were made and tested elsewhere, as `benchmarks/gpu` writes it, which are
             entered in place of being made; their networks are not here.
@@ -152,8 +152,10 @@ def refit_grid(
     if trained and register:
         raise Refused(f"--register {register} needs networks, and {trained} has none; leave it out.")
     given = Elsewhere.read(trained) if trained else None
-    named_after = preset or (config.stem if config else "grid")
-    place = Home.at(home)
+    named_after = preset or (Path(config).stem if config else "grid")
+    own = {"name": name, "address": address, "max_concurrent": max_concurrent}
+    chosen = SearchOptions.read({"workload": workload, **own}, config)
+    place = home_of(chosen) if home is None else Home.at(home)
     study = plan(
         workload,
         config=config,
@@ -164,12 +166,13 @@ def refit_grid(
         tracking_uri=place.named_tracking_uri,
         data=data,
         split_seed=split_seed,
-        address=address,
-        name=name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
+        address=chosen.address,
+        name=chosen.name or f"{workload.rpartition(':')[2].lower()}-{named_after}",
     )
-    executor = executor or RayExecutor(address, max_concurrent)
+    where, choice = chosen.address, Choice(planned=True)
+    executor = executor or RayExecutor(where, chosen.max_concurrent)
     with heard_by(listener, progress) as hears:
-        return _refit(study, Choice(planned=True), seeds, epochs, controls, register, address, executor, hears, given)
+        return _refit(study, choice, seeds, epochs, controls, register, where, executor, hears, given)
 
 
 def _refit(

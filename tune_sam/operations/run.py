@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def run(
     workload: str | type[Workload],
     *,
-    config: Path | None = None,
+    config: str | Path | None = None,
     seeds: int | Sequence[int] = SEEDS,
     refit_epochs: int | None = None,
     controls: bool = True,

@@ -26,7 +26,10 @@ def again_section(
     settings = study.settings
     (folder / "study.yaml").write_text(as_yaml(settings))
     searched = bool(study.records())
-    commands = [f"tune-sam search {settings.workload} --config study.yaml --name {study.name}"] if searched else []
+    # Code of one's own is found in the working folder where it is named on the command line, not in a file.
+    own = "".join(f" --optimizer {one}" for one in settings.optimizers) if ":" in "".join(settings.optimizers) else ""
+    search = f"tune-sam search {settings.workload} --config study.yaml --name {study.name}{own}"
+    commands = [search] if searched else []
     seeds = (
         f"The search's seed is {settings.seed}, and trial number n trains with the seed {settings.seed} + n."
         if searched

@@ -29,7 +29,8 @@ def differences(frame: pd.DataFrame) -> Figure:
     names, score = optimizers_in(frame), score_in(frame)
     how = written(score)
     lines = len(frame) + 1.2 * frame["question"].nunique()
-    figure, (axis,) = panels(1, height=0.9 + 0.36 * lines)
+    most = max((wrapped(str(label), 18).count("\n") + 1 for label in frame["label"]), default=1)
+    figure, (axis,) = panels(1, height=0.9 + max(0.36, 0.17 * most) * lines)
     place, places, labels = 0.0, [], []
     for question, rows in frame.groupby("question", sort=False):
         heading = HEADINGS[str(question)]

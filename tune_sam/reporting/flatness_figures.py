@@ -50,12 +50,14 @@ def over_batch_sizes(frame: pd.DataFrame) -> Figure:
         if rows.empty:
             without_values(figure, axis)
             continue
+        sizes = np.unique(rows["batch_size"])
+        # All optimizers of a size lie within a third of the way to the next, and not beyond the axis.
+        apart = min([1.0, *np.diff(np.log2(sizes))]) / 3
         for index, name in enumerate(names):
             one = rows[rows["optimizer"] == name]
-            aside = 2 ** (0.16 * (index - (len(names) - 1) / 2))
+            aside = 2 ** (min(0.16, 2 * apart / len(names)) * (index - (len(names) - 1) / 2))
             style = style_of(name, names)
             _draw_cells(axis, one, "batch_size", aside, style)
-        sizes = np.unique(rows["batch_size"])
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_locator(FixedLocator(list(sizes)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))

@@ -119,7 +119,8 @@ def parallel_coordinates(frame: pd.DataFrame) -> dict[str, Any]:
     frame = shown(frame, value)
     codes = frame["optimizer"].map({name: code for code, name in enumerate(names)})
     last = max(len(names) - 1, 1)
-    steps = [(code / last, style_of(name, names).colour) for code, name in enumerate(names)]
+    looks = names if len(names) > 1 else names * 2  # plotly takes no scale with one end
+    steps = [(code / last, style_of(name, names).colour) for code, name in enumerate(looks)]
     columns: list[dict[str, Any]] = [_choices("optimizer", codes, [style_of(name, names).label for name in names])]
     columns += [_axis(NAMES[column], frame[column], logarithmic=True) for column in ("rho", "lr")]
     sizes = sorted(frame["batch_size"].dropna().unique())
@@ -181,7 +182,9 @@ def _axis(label: str, values: pd.Series, *, logarithmic: bool) -> dict[str, Any]
     ticks = [float(tick) for tick in np.linspace(low, high, 5 if high > low else 1)]
     texts = [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks]
     below = low - 0.15 * width
-    if scaled.isna().any():
+    if scaled.isna().all():
+        ticks, texts, low = [below], ["none"], below
+    elif scaled.isna().any():
         ticks, texts, low = [below, *ticks], ["none", *texts], below
     return {
         "label": label,

@@ -197,12 +197,12 @@ def spectral_densities(frame: pd.DataFrame) -> Figure:
     figure, axes = panels(len(names), height=1.9, columns=1, sharex=True)
     if rows.empty:
         return without_values(figure, axes[0])
-    top, low = rows["density"].max(), rows["density"].min()
+    top, low = rows["density"].max(), rows["density"].min()  # without those that part others
     marked = frame["lambda_max"] if "lambda_max" in frame else pd.Series(dtype=float)
     for name, axis in zip(names, axes, strict=True):
         one = rows[rows["optimizer"] == name].sort_values("eigenvalue")
         style = style_of(name, names)
-        marker = style.marker if len(one) == 1 else None
+        marker = style.marker if one["density"].count() == 1 else None
         axis.plot(one["eigenvalue"], one["density"], color=style.colour, linewidth=1.6, marker=marker)
         axis.set(yscale="log", ylim=(low / 2, 3 * top), ylabel="density")
         axis.set_title(style.label, color=style.colour, loc="left", fontsize=TEXT)
@@ -223,9 +223,16 @@ def _loss(frame: pd.DataFrame) -> str:
 
 
 def visible_density(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep the rows whose density is drawn: above :data:`FLATTEST` of the highest."""
-    rows = frame[np.isfinite(frame["eigenvalue"]) & np.isfinite(frame["density"])]
-    return rows[rows["density"] > FLATTEST * rows["density"].max()]
+    """Keep the rows whose density is drawn: above :data:`FLATTEST` of the highest.
+
+    Where an optimizer has none between two of them, one without a density parts them, so that no line joins them.
+    """
+    rows = frame[np.isfinite(frame["eigenvalue"])].sort_values(["optimizer", "eigenvalue"], kind="stable")
+    seen = rows["density"] > FLATTEST * rows["density"].max()
+    of_one = seen.groupby(rows["optimizer"], sort=False)
+    inside = of_one.cummax() & of_one.transform(lambda one: one[::-1].cummax()[::-1])
+    first_of_a_gap = ~seen & of_one.shift(fill_value=False).astype(bool) & inside
+    return rows.assign(density=rows["density"].where(seen))[seen | first_of_a_gap]
 
 
 def _grid_of(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

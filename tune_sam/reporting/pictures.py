@@ -100,7 +100,8 @@ def picture(name: str, file: Path) -> Picture:
     from tune_sam.reporting.interactive import interactive
     from tune_sam.reporting.style import less_is_better, objective_in, score_in
 
-    frame = read_csv(file.with_suffix(".csv"))
+    # A class or a choice may be called None or NA.
+    frame = read_csv(file.with_suffix(".csv"), keep_default_na=False, na_values=[""])
     value = objective_in(frame) if name in BY_OBJECTIVE else f"val/{score_in(frame)}"
     words = LESS if less_is_better(value, frame) else MORE
     caption = CAPTIONS[name].format(score=value.removeprefix("val/"), **words)

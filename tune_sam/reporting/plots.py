@@ -1,5 +1,6 @@
 """A study's figures: its records, learning curves and flatness as the data that figures are drawn from."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
-from tune_sam.reporting.style import name_of, save, shown
+from tune_sam.reporting.style import NEAR, name_of, save, shown
 from tune_sam.scores import of_loss, per_squared_weight
 from tune_sam.study.epochs import GRADIENTS
 from tune_sam.study.records import Study, Trial, best_of_each
@@ -59,7 +60,7 @@ def draw(analysis: Analysis, folder: Path) -> None:
         {
             "contours": (landscape_figures.contours, surface),
             "surfaces": (landscape_figures.surfaces, surface),
-            "near-minimum": (landscape_figures.near_minimum, surface),
+            "near-minimum": (landscape_figures.near_minimum, _if_near(surface)),
             "lines": (landscape_figures.lines, _line(analysis.lines, trials[0])),
             "spectral-density": (landscape_figures.spectral_densities, _densities(analysis)),
             "gap-flatness": (flatness_figures.gaps_and_flatness, _if_varied(frame, "gap/loss")),
@@ -290,10 +291,11 @@ def _densities(analysis: Analysis) -> pd.DataFrame:
                 "optimizer": trial.optimizer,
                 "eigenvalue": analysis.flatness[trial.key].eigenvalues,
                 "density": analysis.flatness[trial.key].density,
-                "lambda_max": analysis.flatness[trial.key].measures["lambda_max"].value,
+                "lambda_max": largest.value if largest.resolved else math.nan,
             }
         )
         for trial in best_of_each(analysis.trials)
+        for largest in [analysis.flatness[trial.key].measures["lambda_max"]]
     ]
     return landscape_figures.visible_density(pd.concat(densities, ignore_index=True)).reset_index(drop=True)
 
@@ -305,6 +307,14 @@ def _surface(surfaces: Mapping[str, Sequence[float]], side: int) -> pd.DataFrame
         for optimizer, losses in surfaces.items()
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _if_near(surface: pd.DataFrame) -> pd.DataFrame:
+    """Give the surface if its grid has lines through the minimum with points close to it; an even one has none."""
+    if surface.empty:
+        return surface
+    on_a_line = (surface["x"].abs() < 1e-9) & (surface["y"].abs() <= NEAR + 1e-9)
+    return surface if surface["y"][on_a_line].nunique() > 1 else pd.DataFrame()
 
 
 def _line(lines: Mapping[str, Sequence[float]], start: Trial) -> pd.DataFrame:

@@ -39,7 +39,9 @@ def seeds(frame: pd.DataFrame) -> Figure:
     need(frame, "label", "optimizer", "kind", value, "gradients")
     frame = shown(frame, value)
     names, labels = optimizers_in(frame), list(dict.fromkeys(frame["label"]))
-    figure, (axis,) = panels(1, height=0.9 + 0.5 * len(labels))
+    told = [wrapped(label, 18) for label in labels]
+    most = max(label.count("\n") + 1 for label in told)
+    figure, (axis,) = panels(1, height=0.9 + max(0.5, 0.17 * most) * len(labels))
     cost = EngFormatter(places=1, sep=" ")
     for place, label in enumerate(labels):
         rows = frame[frame["label"] == label]
@@ -57,7 +59,7 @@ def seeds(frame: pd.DataFrame) -> Figure:
             va="center",
             fontsize=TEXT,
         )
-    axis.set_yticks(range(len(labels)), [wrapped(label, 18) for label in labels])
+    axis.set_yticks(range(len(labels)), told)
     axis.set(ylim=(len(labels) - 0.4, -0.7), xlabel=name_of(value, loss_unit_in(frame)))
     axis.annotate("gradients", (1.01, -0.6), xycoords=("axes fraction", "data"), va="center", fontsize=TEXT, color=GREY)
     axis.set_title("small: seeds, large: mean", loc="left", fontsize=TEXT, color=GREY)

@@ -9,7 +9,7 @@ from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.scores import decimal
-from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, Values, cells, ends, text_of_value
+from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, cells, text_of_value
 from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES, StudySettings
 from tune_sam.study.spent import ended_by
@@ -162,7 +162,8 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
             if isinstance(among, Choice):
                 continue
             if tried:  # of values, the edge is the first or the last of them
-                among = ends(Values(tuple(sorted(point[key] for point in tried))))
+                values = [point[key] for point in tried]
+                among = type(among)(min(values), max(values))
             if end := at_edge(value, among):
                 edges.append(
                     f"{names[trial.optimizer]}: the best {name}, {value:.4g}, lies at the {end} edge of {among}; the "

@@ -11,7 +11,7 @@ from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.page import render
 from tune_sam.reporting.pictures import pictures_in
 from tune_sam.reporting.sections import Cell, Section, Table
-from tune_sam.scores import in_words, written
+from tune_sam.scores import decimal, in_words, written
 from tune_sam.space import cells
 
 
@@ -59,7 +59,7 @@ def best_table(comparison: Comparison) -> Table:
 
 def _cells(row: Row, score: str, more: list[str]) -> tuple[str, ...]:
     how = written(score)
-    validation = "" if row.validation is None else f"{how.factor * row.validation:.{how.decimals}f}"
+    validation = "" if row.validation is None else decimal(how.factor * row.validation, how.decimals)
     return (
         row.name,
         *cells(row.config.point if row.config else {}, ("rho", "lr", "batch_size", *more)),

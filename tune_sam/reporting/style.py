@@ -92,6 +92,9 @@ OTHERS = (
     ("#56B4E9", "p", "-."),
     ("#000000", "h", "-"),
 )
+OURS = dict(zip(("fisher-sam", "gsam", "look-sam", "sam-on"), OTHERS, strict=False))
+"""The looks of the package's further optimizers, whoever is beside them; others have what these leave in a figure."""
+
 
 NAMES = {
     "rho": "radius ρ",
@@ -107,13 +110,17 @@ def optimizers_in(frame: pd.DataFrame) -> list[str]:
 
 
 def style_of(name: str, names: Sequence[str]) -> Style:
-    """Choose an optimizer's style; unknown ones get the remaining colours in the order of their names."""
+    """Choose an optimizer's style; unknown ones get the remaining looks in the order of their names."""
     if name in STYLES:
         return STYLES[name]
-    others = [other for other in names if other not in STYLES]
+    if name in OURS:
+        return Style(label_of(name), *OURS[name])
+    taken = [OURS[other] for other in names if other in OURS]
+    free = [look for look in OTHERS if look not in taken]
+    others = [other for other in names if other not in STYLES and other not in OURS]
     label = label_of(name)
     label = label if len(label) <= 24 else f"{label[:23].rstrip()}…"
-    return Style(label, *OTHERS[others.index(name) % len(OTHERS)])
+    return Style(label, *free[others.index(name) % len(free)])
 
 
 def name_of(column: str, unit: str) -> str:

@@ -1,20 +1,26 @@
 """The one module that touches Optuna's private API, beside the one of its tables, :mod:`optuna_storage`.
 
 Optuna's ask-and-tell interface has no way to resume a trial that another process has begun, to begin another than the
-first of those that wait, to see what an enqueued trial will be given, or to open a database without looking for tables
-of earlier releases, or to close one. `setup.cfg` bounds the release, and tests/study/test_optuna_internals.py says what
-a newer one has moved.
+first of those that wait, to see what an enqueued trial will be given, to keep Hyperband's brackets under another name,
+to go on with a quasi-random sequence elsewhere, or to open a database without looking for tables of earlier releases,
+or to close one. `setup.cfg` bounds the release, and tests/study/test_optuna_internals.py says what a newer one has
+moved.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.pruners import HyperbandPruner
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
+
+_SEQUENCE = "qmc:"
+"""How names begin by which Optuna keeps a study's places in quasi-random sequences."""
 
 
 def reopened(study: "optuna.Study", frozen: "FrozenTrial") -> "optuna.Trial":
@@ -36,6 +42,24 @@ def enqueued_point(frozen: "FrozenTrial") -> dict[str, Any]:
     """Read the values that a trial which has not begun was enqueued with; none if it was not."""
     point: dict[str, Any] = frozen.system_attrs.get("fixed_params", {})
     return point
+
+
+def hyperband(name: str, first: int, epochs: int, halving: int) -> "HyperbandPruner":
+    """Make Hyperband with the brackets that the trials of a study have by its name, whatever the study is called.
+
+    Args:
+        name: of Optuna's study, by which a trial's bracket is drawn.
+        first: the epoch of the first rung.
+        epochs: of a whole training.
+        halving: one in so many goes on at each rung.
+    """
+    from optuna.pruners import HyperbandPruner
+
+    class Hyperband(HyperbandPruner):
+        def _get_bracket_id(self, study: Any, trial: Any) -> int:
+            return super()._get_bracket_id(SimpleNamespace(study_name=name), trial)  # type: ignore[arg-type]
+
+    return Hyperband(first, epochs, halving)
 
 
 NEWEST_SCHEMA = "v3.2.0.a"
@@ -96,6 +120,23 @@ def attributes_of_studies(storage: "RDBStorage") -> dict[str, dict[str, Any] | V
         except ValueError as error:
             found[name] = error
     return found
+
+
+def sequence_of(storage: "RDBStorage", study: int) -> dict[str, int]:
+    """Give how far a study is in each quasi-random sequence, by the name that Optuna has for it."""
+    return {name: value for name, value in storage.get_study_system_attrs(study).items() if name.startswith(_SEQUENCE)}
+
+
+def continue_sequence(storage: "RDBStorage", study: int, places: Mapping[str, int]) -> None:
+    """Have a study go on with quasi-random sequences where :func:`sequence_of` has left them.
+
+    Raises:
+        ValueError, AttributeError: these are no such places.
+    """
+    for name, place in places.items():
+        if not name.startswith(_SEQUENCE) or not isinstance(place, int):
+            raise ValueError(f"{name!r} is no quasi-random sequence")
+        storage.set_study_system_attr(study, name, place)
 
 
 def trial_to_json(frozen: "FrozenTrial") -> dict[str, Any]:

@@ -466,8 +466,8 @@ class Study:
         Raises:
             Refused: there is none.
         """
-        short = name.removeprefix(f"{self.name}/")
         found = {f"{trial.optimizer}/{trial.number}": trial for trial in self.records()}
+        short = name if name in found else name.removeprefix(f"{self.name}/")  # it may be called as its optimizer
         if short not in found:
             there = f"{next(iter(found))} to {list(found)[-1]}" if found else "none yet"
             raise Refused(f"study {self.name} has no trial {name!r}, it has {there}; name one as sam/3.")

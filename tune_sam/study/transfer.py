@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.study.checkpoints import BEFORE, LAST
-from tune_sam.study.optuna_internals import trial_from_json, trial_to_json
+from tune_sam.study.optuna_internals import continue_sequence, sequence_of, trial_from_json, trial_to_json
 from tune_sam.study.records import Study, is_run_attribute
 from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
@@ -25,7 +25,7 @@ def ledger_of(study: Study, *, checkpoints: bool = True) -> dict[str, Any]:
         checkpoints: whether trials keep the places of their checkpoints, which are below the study's results.
 
     Returns:
-        `attributes` and `trials` by optimizer.
+        `attributes`, `sequence` and `trials` by optimizer.
     """
     storage = open_storage(study.home)
     found = {}
@@ -36,6 +36,7 @@ def ledger_of(study: Study, *, checkpoints: bool = True) -> dict[str, Any]:
             "attributes": {
                 name: value for name, value in attributes.items() if name != "record" and not is_run_attribute(name)
             },
+            "sequence": sequence_of(storage, one),
             "trials": [
                 _as_json(frozen, study.below_results if checkpoints else lambda _: None)
                 for frozen in storage.get_all_trials(one, deepcopy=False)
@@ -77,6 +78,7 @@ def write_ledger(study: Study, ledger: Mapping[str, Any]) -> None:
         for name, value in part["attributes"].items():
             if name != "record" and not is_run_attribute(name):
                 storage.set_study_user_attr(one, name, value)
+        continue_sequence(storage, one, part.get("sequence", {}))
 
 
 def _from_json(trial: Mapping[str, Any], key: str) -> "FrozenTrial":

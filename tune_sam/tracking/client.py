@@ -109,13 +109,16 @@ def _check_server(uri: str) -> None:
             params={"max_results": 1},
             timeout=_CONNECT_SECONDS,
             verify=not insecure and (certificate or True),
+            cert=os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
         )
     except (requests.RequestException, OSError, ValueError) as error:
         slow = isinstance(error, requests.Timeout)
         reason = f"no answer within {_CONNECT_SECONDS} s" if slow else str(_root(error))
         raise Refused(_unreachable(uri, reason, "start `mlflow server` there")) from error
-    if answer.status_code == 401:  # alive; MLflow's own client brings the login that this question did not
-        return
+    of_host = answer.text.lstrip().startswith("Invalid Host header")
+    brings = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("TOKEN", "USERNAME"))
+    if answer.status_code == 401 or (answer.status_code == 403 and brings and not of_host):
+        return  # alive; MLflow's own client brings the login that this question did not
     if answer.status_code == 403:
         host = urlsplit(uri).netloc.rpartition("@")[2]
         raise Refused(
@@ -697,6 +700,7 @@ def try_out(uri: str) -> None:
                 there = Path(repository.download_artifacts("check.txt", folder)).read_text()
             if not there == content == store.get_run(run_id).data.tags["tune_sam.content"]:
                 raise OSError("what is read is not what was written")
+            repository.delete_artifacts("check.txt")
         finally:
             store.delete_run(run_id)
     except Refused:

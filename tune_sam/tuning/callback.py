@@ -310,6 +310,7 @@ class TuneSearcher(Searcher):
             number=suggested.number,
             attempt=suggested.attempt,
             resume_from=tuple(place for place in found.values() if place),
+            stop_after=suggested.stop_after,
             log=self.study.log_place(ledger.optimizer, suggested.number),
             **own,
         ).to_tune()

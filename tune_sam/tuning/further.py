@@ -17,8 +17,9 @@ TAKEN = {field.name for kind in (Configuration, TrialConfig, Trial) for field in
     "kind",
     "matched",
     "gradients",
+    *("score", "direction", "loss_unit", "objective", "label", "measure", "error", "resolved"),
 }
-"""Names that a further hyperparameter cannot have: a trial, its record or a table of trials has them already."""
+"""Names that a further hyperparameter cannot have: a trial, its record, a table of trials or a figure's has them."""
 
 
 def check_declared(workload: Workload) -> None:

@@ -28,7 +28,7 @@ from tune_sam.study.optuna_storage import Transactions
 from tune_sam.study.settings import OUT_OF_MEMORY, StudySettings, ending, now, trial_key
 from tune_sam.tuning.history import InMemory, trials_before
 from tune_sam.tuning.seeding import seeds_in
-from tune_sam.tuning.strategies import TELLING, pruner, sampler
+from tune_sam.tuning.strategies import BRACKETS, TELLING, pruner, sampler
 
 OWN = "own"
 """The attribute of a trial that a person enqueued, which comes before grid points that wait."""
@@ -44,6 +44,7 @@ class Suggestion:
         attempt: 1, and one more for each time it was interrupted.
         resume_from: its checkpoints, the last first, if it was interrupted and had some.
         gpus: its fraction of a GPU, if an earlier attempt found that it needs more than the study's.
+        stop_after: epoch after which it was to stop before it was interrupted, if it was.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Suggestion:
     attempt: int
     resume_from: tuple[str, ...] = ()
     gpus: float | None = None
+    stop_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,8 @@ class Ledger:
         self.space: Space = settings.spaces[optimizer]
         self.budget = settings.trials_of(optimizer)
         self._storage = Transactions(storage, f"{study}/{optimizer}")
-        self._optuna = optuna.load_study(
-            study_name=f"{study}/{optimizer}", storage=self._storage, pruner=self._pruner()
-        )
+        self._optuna = optuna.load_study(study_name=f"{study}/{optimizer}", storage=self._storage)
+        self._optuna.pruner = self._pruner()
         self._seeds = seeds_in(self._optuna.user_attrs, study)
         self._running: dict[int, _Running] = {}
         settle(self._optuna, settings)
@@ -237,7 +238,8 @@ class Ledger:
         trial.set_user_attr("launched", now())
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("attempt", attempt)
-        return Suggestion(trial.number, configuration, attempt, checkpoints_in(known), known.get("gpus"))
+        places, gpus, stop_after = checkpoints_in(known), known.get("gpus"), known.get("stop_after")
+        return Suggestion(trial.number, configuration, attempt, places, gpus, stop_after)
 
     def note_elsewhere(self, number: int, made: dict[str, str], machine: dict[str, Any]) -> None:
         """Keep that a running trial is trained elsewhere: with which versions, and on which machine."""
@@ -384,7 +386,8 @@ class Ledger:
     def _pruner(self) -> optuna.pruners.BasePruner:
         # The first rung is the first epoch at the lower rate: before that, large rates look worse than they are.
         first = (milestones(self.settings.epochs) or [self.settings.epochs])[0] + 1
-        return pruner(self.settings.scheduler, first, self.settings.epochs)
+        brackets = self._optuna.user_attrs.get(BRACKETS, self._optuna.study_name)
+        return pruner(self.settings.scheduler, first, self.settings.epochs, brackets)
 
     def _in_state(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
         return self._optuna.get_trials(deepcopy=False, states=(state,))

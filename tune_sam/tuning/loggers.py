@@ -17,6 +17,7 @@ from ray import tune
 
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
+from tune_sam.extras import need
 from tune_sam.settings import Logger
 from tune_sam.study.records import Study
 from tune_sam.tuning.callback import metrics_of
@@ -56,6 +57,7 @@ class _Wandb:
     """
 
     def __init__(self, study: Study) -> None:
+        need("wandb", "wandb")
         import wandb
 
         # Asked on a terminal, `wandb.init` itself would wait for an answer. Whether the server takes it is seen there.
@@ -132,7 +134,10 @@ class Aside(tune.Callback):
     ) -> None:
         """Note an epoch's metrics; the step is the epoch."""
         epoch = result["epoch"]
-        self._note("log_trial_result", epoch, self._seen(trial), {"training_iteration": epoch, **metrics_of(result)})
+        # Ray's table has the columns of its first row, and `val/sharpness` comes with the last epoch.
+        later = dict.fromkeys(self._study.settings.directions, "") if self._kind == "csv" else {}
+        metrics = {"training_iteration": epoch, **later, **metrics_of(result)}
+        self._note("log_trial_result", epoch, self._seen(trial), metrics)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a trial has ended, or waits."""

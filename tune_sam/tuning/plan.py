@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,6 +26,7 @@ from tune_sam.settings import ENVIRONMENT, LIMITS, SearchKeywords, SearchOptions
 from tune_sam.space import Choice, LogRange, Space, Value, Values, ends, grid
 from tune_sam.study.lock import study_lock
 from tune_sam.study.old_logins import remove_logins
+from tune_sam.study.optuna_internals import attributes_of_studies
 from tune_sam.study.records import Study, find_study
 from tune_sam.study.settings import CHANGEABLE, StudySettings, now
 from tune_sam.study.storage import open_storage
@@ -36,7 +37,7 @@ from tune_sam.workload import Workload, find_workload, known_workload
 log = logging.getLogger(__name__)
 
 
-def plan(workload: str, *, config: Path | None = None, **options: Unpack[SearchKeywords]) -> Study:
+def plan(workload: str, *, config: str | Path | None = None, **options: Unpack[SearchKeywords]) -> Study:
     """Make the study of a plain grid that :func:`search` would make with these options, or find it; train nothing.
 
     Raises:
@@ -313,8 +314,8 @@ def _fetch(workload: Workload, dataset: str, root: Path, home: Home) -> None:
 
 def refuse_other(study: Study, settings: StudySettings) -> None:
     """Refuse options that describe another study than the one of that name."""
-    kept = {**asdict(study.settings), "data": str(study.data)}
-    asked = {**asdict(settings), "data": settings.data or str(study.home.data)}
+    kept = {**study.settings.to_json(), "data": str(study.data)}
+    asked = {**settings.to_json(), "data": settings.data or str(study.home.data)}
     if not kept["gradients"]:  # of an earlier release
         del kept["gradients"]
     if kept["precision"] is None and asked["precision"] == "auto":  # of one, too: on a CPU it stays fp32
@@ -397,8 +398,8 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
         storage: folder or URI for Ray's results.
 
     Raises:
-        Refused: MLflow does not take it, data cannot be fetched, the name was taken just now, or results of a study of
-            this name are there, whose records are not.
+        Refused: MLflow does not take it, data cannot be fetched, the name was taken just now, or results or trials of a
+            study of this name are there, whose records are not.
     """
     _refuse_without_records(name, home)
     home.refuse_links(name)
@@ -413,6 +414,7 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
             raise Refused(
                 f"study {name} was made by another process just now; resume it with `{study.command('resume')}`."
             )
+        _remove_begun(study)
         store(study)
     return study
 
@@ -424,6 +426,23 @@ def _refuse_without_records(name: str, home: Home) -> None:
             f"the results of a study {name} are in {home.study(name)}, but its records are not in {home.optuna_file}; "
             "put back a copy of that file, or give another --name."
         )
+
+
+def _remove_begun(study: Study) -> None:
+    """Remove what was begun of a study of this name and never finished: Optuna's studies without a trial.
+
+    Raises:
+        Refused: one has trials, of an import or a deletion that was cut off; they would be taken for the new study's.
+    """
+    storage = open_storage(study.home)
+    begun = [name for name in attributes_of_studies(storage) if name.rpartition("/")[0] == study.name]
+    for one in map(storage.get_study_id_from_name, begun):
+        if storage.get_n_trials(one):
+            raise Refused(
+                f"an import or a deletion of a study {study.name} was cut off and left trials in {study.home.path}; "
+                f"remove them with `{study.command('delete')}`, or give another --name."
+            )
+        storage.delete_study(one)
 
 
 def study_run(name: str, settings: StudySettings, home: Home, uri: str) -> client.StudyRun:
@@ -455,6 +474,7 @@ def store(study: Study) -> None:
     from optuna.exceptions import ExperimentalWarning
 
     from tune_sam.tuning.seeding import SEEDS, seeds_for
+    from tune_sam.tuning.strategies import BRACKETS
 
     storage = open_storage(study.home)
     remove_logins(storage)
@@ -465,6 +485,8 @@ def store(study: Study) -> None:
             directions=list(study.settings.directions.values()),
             load_if_exists=True,
         )
+        if BRACKETS not in made.user_attrs:
+            made.set_user_attr(BRACKETS, made.study_name)
         if study.settings.from_study and SEEDS not in made.user_attrs:
             made.set_user_attr(SEEDS, seeds_for(study.settings, optimizer, study.home))
         made.set_user_attr("record", study.to_record())

@@ -7,7 +7,7 @@ from typing import Any
 
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions, flag_of
-from tune_sam.space import Choice, Domain, Value, Values, text_of_value
+from tune_sam.space import Choice, Domain, LogRange, Value, Values, text_of_value
 from tune_sam.study.settings import StudySettings
 from tune_sam.workload import known_workload
 
@@ -93,16 +93,24 @@ def as_options(settings: StudySettings) -> dict[str, Any]:
     else:
         found["trials"] = settings.trials
         found["grid"] = all(space.grid for space in settings.spaces.values())
+        workload = known_workload(settings.workload)
         found["ranges"] = {
             optimizer: {
-                **({"rho": str(space.rho)} if space.rho else {}),
-                "lr": str(space.lr),
+                **_of_range("rho", space.rho, workload.rho.get(optimizer)),
+                **_of_range("lr", space.lr, workload.lr),
                 "batch_size": list(space.batch_size),
                 **({"params": {name: _written(one) for name, one in space.more.items()}} if space.more else {}),
             }
             for optimizer, space in settings.spaces.items()
         }
     return found
+
+
+def _of_range(name: str, searched: LogRange | None, own: LogRange | None) -> dict[str, str]:
+    """Give a range as an option; none where the workload fixes the value, as a person cannot give such a range."""
+    if searched is None or (own and searched.low == searched.high and searched.to_json() == own.to_json()):
+        return {}
+    return {name: str(searched)}
 
 
 def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 def search(
     workload: str | type[Workload],
     *,
-    config: Path | None = None,
+    config: str | Path | None = None,
     listener: SearchListener | None = None,
     progress: bool | None = None,
     executor: Executor | None = None,
@@ -206,7 +206,7 @@ def _tune(
         default=gpu_fraction(workload, settings.gpu_fraction),
     )
     meter.start()
-    with interruptible(), closing(meter), logging_aside(study) as asides:
+    with interruptible(), logging_aside(study) as asides, closing(meter):  # waiting for loggers is no search
         executor.train(
             Trainings(
                 name=study.results_folder,

@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable
 
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from tune_sam.study.optuna_internals import hyperband
 from tune_sam.tuning.history import as_complete
 
 STARTUP = 8
@@ -69,20 +70,26 @@ TELLING: dict[str, Callable[[list[FrozenTrial], list[StudyDirection]], list[Froz
 reads complete trials alone, and CMA-ES would have those of one bracket of Hyperband's."""
 
 
-def pruner(name: str, first: int, epochs: int) -> BasePruner:
+BRACKETS = "brackets"
+"""The attribute of Optuna's study that keeps the name by which its trials were given their brackets of Hyperband."""
+
+
+def pruner(name: str, first: int, epochs: int, brackets: str) -> BasePruner:
     """Make what stops trials early.
 
     Args:
         name: as `--scheduler` has it.
         first: epoch after which one may be stopped.
         epochs: of a whole training.
+        brackets: what :data:`BRACKETS` says; another name would put the trials so far into other brackets, whose epochs
+            they were not judged at.
     """
-    return _PRUNERS[name](first, epochs)
+    return _PRUNERS[name](first, epochs, brackets)
 
 
-_PRUNERS: dict[str, Callable[[int, int], BasePruner]] = {
-    "none": lambda first, epochs: NopPruner(),
-    "asha": lambda first, epochs: SuccessiveHalvingPruner(min_resource=first, reduction_factor=HALVING),
-    "hyperband": lambda first, epochs: HyperbandPruner(first, max(epochs, first), HALVING),
-    "median": lambda first, epochs: MedianPruner(n_startup_trials=STARTUP // 2, n_warmup_steps=first - 1),
+_PRUNERS: dict[str, Callable[[int, int, str], BasePruner]] = {
+    "none": lambda first, epochs, brackets: NopPruner(),
+    "asha": lambda first, epochs, brackets: SuccessiveHalvingPruner(min_resource=first, reduction_factor=HALVING),
+    "hyperband": lambda first, epochs, brackets: hyperband(brackets, first, max(epochs, first), HALVING),
+    "median": lambda first, epochs, brackets: MedianPruner(n_startup_trials=STARTUP // 2, n_warmup_steps=first - 1),
 }
