@@ -45,7 +45,7 @@ def test_ray_and_ec2_take_the_file():
         ("  container_name: tune-sam\n", "", "container"),
         ("InstanceType", "InstanceKind", "InstanceKind"),
         ("VolumeSize: 150", "VolumeSize: large", "VolumeSize"),
-        ("'.[cluster]'", "'.[cluster]", "bash"),
+        ("'.[all]'", "'.[all]", "bash"),
         ("--object-manager-port", "--object-port", "--object-port"),
     ],
 )
