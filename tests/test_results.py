@@ -105,6 +105,7 @@ def molecules() -> dict[tuple[str, str], pd.DataFrame]:
     return found | {("base", "twice"): rows["base lr=0.00112 batch=64 twice"]}
 
 
+@cache
 def compared(measures: tuple[str, ...], to: str, kind: str) -> dict[tuple[str, str], Difference]:
     """The differences of one question, by optimizer and measure; `to` is an optimizer, or `own`."""
     of = molecules()
@@ -560,6 +561,7 @@ def searched_again() -> dict[str, pd.DataFrame]:
     return {"SAM": sam, "its control": control, "Adam": adam["refit"], "Adam for 400 epochs": adam["twice"]}
 
 
+@cache
 def ratios_of_both_searches() -> dict[str, EqualLoss]:
     """λ_max of each row by its control's at equal training loss, one family: the first search's, and SAM's second."""
     of = molecules()
@@ -671,6 +673,7 @@ def radii() -> dict[str, pd.DataFrame]:
     return {"Adam": base} | {f"{rho:g}": part for rho, part in of.groupby("rho")} | {"Adam for 400 epochs": twice}
 
 
+@cache
 def of_radii(measure: str, to: str = "Adam") -> list[Difference]:
     """The differences of SAM's rows, the smallest ρ first, one family."""
     adam, *sam, _ = radii().values()

@@ -141,6 +141,7 @@ def test_an_archive_takes_the_place_of_no_file(searched, tmp_path):
     assert (tmp_path / "mine").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_study_of_others_has_the_data_of_here_and_sends_nothing_elsewhere(archive, tmp_path, monkeypatch):
     with tarfile.open(archive) as file:
         content = json.load(file.extractfile("study.json"))

@@ -369,6 +369,7 @@ def test_a_trial_that_was_to_stop_is_told_so_when_it_is_asked_for_again(storage,
     assert second.report(asked.number, 2, judged(0.5))
 
 
+@pytest.mark.slow
 def test_a_trial_keeps_its_bracket_under_another_name_of_the_study(tmp_path):
     """Hyperband's brackets look at different epochs, whose values are in the records."""
     found = {}

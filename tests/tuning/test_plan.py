@@ -171,6 +171,7 @@ def test_a_study_whose_making_was_cut_off_is_made_anew_with_its_own_objective(tm
     assert loaded.direction.name == "MAXIMIZE"
 
 
+@pytest.mark.slow
 def test_trials_that_a_killed_import_has_left_are_not_taken_for_a_new_studys(tmp_path):
     begun(Home.at(tmp_path), trials=2)
     with pytest.raises(Refused, match="was cut off and left trials in .*tune-sam delete one"):
