@@ -18,11 +18,21 @@ def blocks(page: Path | str, *languages: str) -> list[str]:
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Give each command of ours that a page tells to type: the page, and its words without the program and comments."""
-    texts = [(page, block) for page in PAGES for block in blocks(page, "", "bash")]
-    for page, text in [*texts, *((example, example.read_text()) for example in sorted(ROOT.glob("examples/*.py")))]:
-        for line in text.replace("\\\n", " ").splitlines():
-            if line.strip().startswith("tune-sam "):
-                yield str(page.relative_to(ROOT)), shlex.split(line, comments=True)[1:]
+    for page in PAGES:
+        for block in blocks(page, "", "bash"):
+            yield from _commands_in(page, block)
+
+
+def commands_of_examples() -> Iterator[tuple[str, list[str]]]:
+    """Give each command that an example says of itself, as :func:`commands` does."""
+    for example in sorted(ROOT.glob("examples/*.py")):
+        yield from _commands_in(example, example.read_text())
+
+
+def _commands_in(file: Path, text: str) -> Iterator[tuple[str, list[str]]]:
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.strip().startswith("tune-sam "):
+            yield str(file.relative_to(ROOT)), shlex.split(line, comments=True)[1:]
 
 
 def links() -> Iterator[tuple[Path, Path, str]]:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 import warm
-from pages import PAGES, ROOT, anchors, blocks, commands, links, write_files
+from pages import PAGES, ROOT, anchors, blocks, commands, commands_of_examples, links, write_files
 from studies import INLINE
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -39,7 +39,8 @@ DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize(
-    "words", [pytest.param(words, id=f"{page}: {shlex.join(words)}") for page, words in commands()]
+    "words",
+    [pytest.param(words, id=f"{page}: {shlex.join(words)}") for page, words in (*commands(), *commands_of_examples())],
 )
 def test_a_command_of_a_page_has_the_options_that_it_is_given(words, tmp_path, monkeypatch):
     write_files(tmp_path)
