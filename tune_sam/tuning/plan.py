@@ -485,7 +485,7 @@ def store(study: Study) -> None:
             directions=list(study.settings.directions.values()),
             load_if_exists=True,
         )
-        if BRACKETS not in made.user_attrs:
+        if study.settings.scheduler == "hyperband" and BRACKETS not in made.user_attrs:
             made.set_user_attr(BRACKETS, made.study_name)
         if study.settings.from_study and SEEDS not in made.user_attrs:
             made.set_user_attr(SEEDS, seeds_for(study.settings, optimizer, study.home))
