@@ -136,7 +136,22 @@ def test_a_radius_at_the_end_of_those_tried_is_no_answer_yet(study, end, tried, 
     answer = short_answer(study, None, Answers(radii=(Radius("sam", 0.05, 0.02, 0.1, tried, end),)))
     assert (answer.rho.sign, answer.rho.word) == (sign, word)
     assert "within one standard error of the best in validation are 0.02 to 0.1" in answer.rho.sentence
-    assert (f"the {end} of the 4 tried" in answer.rho.sentence) == bool(end)
+    assert (f"the {end} of the 4 values of complete trials, so a better" in answer.rho.sentence) == bool(end)
+
+
+@pytest.mark.parametrize(
+    ("end", "beyond", "said"),
+    [
+        ("smallest", 5, "the smallest of the 4 values of complete trials; 5 smaller ones were tried, and pruned"),
+        ("largest", 1, "the largest of the 4 values of complete trials; one larger was tried, and pruned"),
+    ],
+)
+def test_a_radius_beyond_which_others_were_stopped_lies_at_no_open_end(enough, end, beyond, said):
+    found = table(*ROWS)
+    radii = (Radius("sam", 0.05, 0.02, 0.1, 4, end, beyond),)
+    answer = short_answer(enough, refit_of(found), replace(answered(found), radii=radii))
+    assert (answer.rho.sign, answer.rho.word, answer.next_step) == ("yes", "0.05", None)
+    assert said in answer.rho.sentence
 
 
 def test_a_single_radius_is_not_known_to_be_best(study):

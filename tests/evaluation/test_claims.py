@@ -179,5 +179,20 @@ def test_a_best_radius_at_the_end_of_those_tried_is_named(radii, points, end):
     assert found.end == end
 
 
+def test_values_beyond_the_end_whose_trials_were_stopped_are_counted(searched, monkeypatch):
+    study = open_study("one", searched)
+    best = study.best("sam")
+    rho = best.config.rho
+    others = [
+        replace(best, config=replace(best.config, rho=times * rho), state=state, value=None)
+        for times, state in ((0.5, "pruned"), (0.25, "diverged"), (0.25, "pruned"), (0.1, "failed"), (2, "pruned"))
+    ]
+    monkeypatch.setattr(
+        Study, "records", lambda *_: [best, replace(best, config=replace(best.config, rho=1.5 * rho)), *others]
+    )
+    (found,) = chosen_radii(study, ["sam"])
+    assert (found.end, found.beyond, found.is_open) == ("smallest", 2, False)
+
+
 def test_the_base_optimizer_has_no_radius(radii):
     assert radii((None, 0.9)) == ()

@@ -219,8 +219,8 @@ def _rho(refit: Refit | None, radii: Sequence[Radius], optimizers: Mapping[str, 
             return _line("Which ρ?", "not known", "Nothing was searched: the configurations were given.")
         return _line("Which ρ?", "not known", "No trial of an optimizer that has a ρ is complete.")
     first = next((radius for radius in radii if radius.optimizer == best.optimizer), radii[0])
-    sign: Sign = "not known" if first.tried < 2 else "not shown" if first.end else "yes"
-    among = {"smallest": "≤ ", "largest": "≥ ", "": ""}[first.end]
+    sign: Sign = "not known" if first.tried < 2 else "not shown" if first.is_open else "yes"
+    among = {"smallest": "≤ ", "largest": "≥ "}[first.end] if first.is_open else ""
     ordered = sorted(radii, key=lambda radius: radius is not first)
     sentences = " ".join(f"{optimizers[radius.optimizer]}: {_radius(radius)}." for radius in ordered)
     return Line("Which ρ?", sign, f"{among}{first.value:.3g}", sentences)
@@ -229,7 +229,7 @@ def _rho(refit: Refit | None, radii: Sequence[Radius], optimizers: Mapping[str, 
 def _radius(radius: Radius) -> str:
     if radius.tried < 2:
         return f"{radius.value:.3g}, the only one whose trial is complete"
-    end = f"the {radius.end} of the {radius.tried} tried, so a better one may lie beyond" if radius.end else ""
+    end = at_end(radius)
     if math.isnan(radius.low):
         return f"{radius.value:.3g}, {end or f'of {radius.tried} tried'}"
     near = (
@@ -238,6 +238,18 @@ def _radius(radius: Radius) -> str:
         else "no other is within one standard error in validation"
     )
     return f"{radius.value:.3g}, {end or f'of {radius.tried} tried'}; {near}"
+
+
+def at_end(radius: Radius) -> str:
+    """Say that a best ρ is the smallest or the largest, and what is known beyond it; empty if it is neither."""
+    if not radius.end:
+        return ""
+    where = f"the {radius.end} of the {radius.tried} values of complete trials"
+    if radius.is_open:
+        return f"{where}, so a better one may lie beyond"
+    more = {"smallest": "smaller", "largest": "larger"}[radius.end]
+    others = f"one {more} was" if radius.beyond == 1 else f"{radius.beyond} {more} ones were"
+    return f"{where}; {others} tried, and pruned or diverged"
 
 
 def _flatter(study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None) -> Line:
@@ -393,7 +405,7 @@ def _unmeasured(found: Answers) -> bool:
 
 def _search_beyond(study: Study, radii: Sequence[Radius], names: Mapping[str, str]) -> NextStep | None:
     """Ask for other values of ρ where the best one is the smallest or the largest that was tried."""
-    radius = next((radius for radius in radii if radius.end), None)
+    radius = next((radius for radius in radii if radius.is_open), None)
     if radius is None:
         return None
     low, high = (

@@ -110,8 +110,8 @@ class Radius:
             standard error of the best one's (binomial, see :func:`tune_sam.scores.standard_error`); nan where the score
             is no accuracy, whose error one training does not tell.
         tried: the number of values of ρ among its complete trials.
-        end: `smallest` or `largest` if `value` is that among the values tried, so that a better one may lie beyond;
-            empty otherwise.
+        end: `smallest` or `largest` if `value` is that among them; empty otherwise.
+        beyond: how many values beyond that end were tried, too, in trials that were pruned or diverged.
     """
 
     optimizer: str
@@ -120,6 +120,12 @@ class Radius:
     high: float
     tried: int
     end: Literal["smallest", "largest", ""]
+    beyond: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a better one may lie beyond the end, where nothing was tried."""
+        return bool(self.end) and not self.beyond
 
 
 @dataclass(frozen=True)
@@ -298,15 +304,28 @@ def chosen_radii(study: Study, optimizers: Sequence[str] | None = None) -> tuple
             tried = [(trial.config.rho, trial.metrics.get(f"val/{score}")) for trial in complete if trial.config]
             points = [(rho, value) for rho, value in tried if rho is not None and value is not None]
             if points:
-                found.append(_radius(optimizer, points, standard_error(score, points[0][1], samples)))
+                stopped = {
+                    trial.config.rho
+                    for trial in study.records(optimizer)
+                    if trial.state in ("pruned", "diverged") and trial.config and trial.config.rho is not None
+                }
+                found.append(_radius(optimizer, points, stopped, standard_error(score, points[0][1], samples)))
     return tuple(found)
 
 
-def _radius(optimizer: str, points: Sequence[tuple[float, float]], error: float) -> Radius:
-    """Judge the ρ and the score of an optimizer's trials, the best trial first, whose standard error is given."""
+def _radius(optimizer: str, points: Sequence[tuple[float, float]], stopped: set[float], error: float) -> Radius:
+    """Judge the ρ and the score of an optimizer's complete trials, the best trial first.
+
+    Args:
+        optimizer: whose.
+        points: ρ and score of each.
+        stopped: ρ of its trials that were pruned or diverged.
+        error: the standard error of the best score.
+    """
     (value, best), radii = points[0], sorted({rho for rho, _ in points})
     near = [rho for rho, other in points if other >= best - error] or [math.nan]
     end: Literal["smallest", "largest", ""] = ""
     if len(radii) > 1:
         end = "smallest" if value == radii[0] else "largest" if value == radii[-1] else ""
-    return Radius(optimizer, value, min(near), max(near), len(radii), end)
+    beyond = {"smallest": {rho for rho in stopped if rho < value}, "largest": {rho for rho in stopped if rho > value}}
+    return Radius(optimizer, value, min(near), max(near), len(radii), end, len(beyond.get(end, ())))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tune_sam.evaluation.answer import at_end
 from tune_sam.evaluation.claims import Radius, chosen_radii
 from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
@@ -191,9 +192,7 @@ def _where(radius: Radius) -> str:
     """Say why a best ρ is not known to lie between worse ones; empty if it does."""
     if radius.tried < 2:
         return "the only one whose trial is complete, so nothing is known of others"
-    if radius.end:
-        return f"the {radius.end} of the {radius.tried} values of complete trials, so a better one may lie beyond"
-    return ""
+    return at_end(radius)
 
 
 def _fronts(study: Study) -> tuple[Table, ...]:
