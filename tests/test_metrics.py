@@ -82,3 +82,10 @@ def test_a_function_of_a_split_whose_batches_differ_in_shape_is_refused_in_a_sen
     metric.update(torch.zeros(4, 9), torch.zeros(4, 9))
     with pytest.raises(ValueError, match="those of two batches differ in shape; pad all to one length"):
         metric.compute()
+
+
+@pytest.mark.parametrize("accuracy", [91.25, 1.001, -0.5])
+def test_an_accuracy_that_is_no_share_is_refused(accuracy):
+    with pytest.raises(ValueError, match=rf"^metrics\(\): accuracy is {accuracy}; give the share of hits, from 0 to 1"):
+        numbers({"r2": 17.0, "accuracy": accuracy})
+    assert numbers({"accuracy": 1 + 1e-7, "macro_f1": 4.0}) == {"accuracy": 1 + 1e-7, "macro_f1": 4.0}

@@ -193,13 +193,21 @@ def numbers(found: Mapping[str, Any]) -> dict[str, float]:
     """Give computed metrics as numbers.
 
     Raises:
-        ValueError: one is no single number.
+        ValueError: one is no single number, or an accuracy, which is written in percent, is no share.
     """
     try:
-        return {name: float(value) for name, value in found.items()}
+        given = {name: float(value) for name, value in found.items()}
     except (TypeError, ValueError, RuntimeError):
         wrong = next(name for name, value in found.items() if not _is_number(value))
         raise ValueError(f"metrics(): {wrong} is not one number; average it, or name its parts") from None
+    accuracy = given.get("accuracy", 0)
+    if accuracy < 0 or accuracy > 1 + ROUNDING:
+        raise ValueError(f"metrics(): accuracy is {accuracy:.4g}; give the share of hits, from 0 to 1, not percent")
+    return given
+
+
+ROUNDING = 1e-6
+"""By how much an accuracy may be above 1: that of sums in single precision."""
 
 
 def _is_number(value: Any) -> bool:

@@ -65,11 +65,12 @@ def standard_error(score: str, value: float, samples: int) -> float:
         samples: that it was measured on.
 
     Returns:
-        The error; nan of another score, whose error one training does not tell.
+        The error; nan of another score, whose error one training does not tell, and of an accuracy that is no share, as
+        a person's metrics could give it to an earlier release.
     """
-    if score != "accuracy":
-        return math.nan
     share = (value * samples + 2) / (samples + 4)
+    if score != "accuracy" or not 0 <= share <= 1:
+        return math.nan
     return math.sqrt(share * (1 - share) / (samples + 4))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tune_sam.evaluation.answer import answer_of, next_step, short_answer
+from tune_sam.evaluation.answer import answer_of, next_step, short_answer, why_not_known
 from tune_sam.evaluation.claims import Answers, Radius, at_equal_loss, claims
 from tune_sam.evaluation.names import row_names
 from tune_sam.evaluation.selection import Choice
@@ -157,6 +157,37 @@ def test_a_radius_beyond_which_others_were_stopped_lies_at_no_open_end(enough, e
 def test_a_single_radius_is_not_known_to_be_best(study):
     answer = short_answer(study, None, Answers(radii=(Radius("sam", 0.05, 0.05, 0.05, 1, ""),)))
     assert (answer.rho.sign, answer.rho.sentence) == ("not known", "SAM: 0.05, the only one whose trial is complete.")
+
+
+def test_why_equal_compute_is_not_compared(study):
+    settings = replace(study.settings, kind="refit", spaces=with_points(study))
+    refit = SimpleNamespace(**vars(refit_of(table(*ROWS))) | {"studies": [SimpleNamespace(settings=settings)]})
+    assert why_not_known(study, refit, "compute") == "Adam at equal compute is not tested with these seeds."
+    alike = replace(settings, gradients={"base": 1.0, "sam": 1.0})
+    refit.studies = [SimpleNamespace(settings=alike)]
+    assert why_not_known(study, refit, "compute") == (
+        "Each optimizer takes as many gradients as Adam, so the comparison above is at equal compute."
+    )
+
+
+def with_points(study):
+    """The spaces of a refit of one point of each optimizer."""
+    point = {"lr": 0.01, "batch_size": 64, "seed": 0}
+    spaces = study.settings.spaces
+    return {
+        "base": replace(spaces["base"], grid=(point,)),
+        "sam": replace(spaces["sam"], grid=({**point, "rho": 0.05},)),
+    }
+
+
+def test_rows_of_one_batch_size_are_not_called_the_best_of_all(study):
+    found = table(*ROWS)
+    of_sizes = SimpleNamespace(**vars(refit_of(found)) | {"choice": Choice(each_batch_size=True)})
+    assert "Both have one batch size" not in short_answer(study, of_sizes, answered(found)).help.sentence
+    of_sizes.best_rows = {"base": "c", "sam": "b"}
+    sentence = short_answer(study, of_sizes, answered(found)).help.sentence
+    assert "Both have one batch size; by validation" in sentence
+    assert sentence.endswith("is better than Adam.")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.answer import answer_of_refit
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
-from tune_sam.evaluation.refit import refit_study, row_name, significant_digits, tested_refit
+from tune_sam.evaluation.refit import cost_in_words, refit_study, row_name, significant_digits, tested_refit
 from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone, control_points
 from tune_sam.metrics import Calibration, Classification, Merged
 from tune_sam.operations.refit import refit, refit_grid
@@ -235,6 +235,16 @@ class Heard(SearchListener):
 
     def started(self, optimizer, number):
         self.trained.append(optimizer)
+
+
+def test_what_will_be_trained_has_the_seeds_that_were_asked_for_before(found):
+    assert cost_in_words(found.studies, SEEDS) == (
+        "To train: the refit 4 trainings of 2 epochs (2 configurations, 2 seeds); at equal compute 2 trainings of 4 "
+        "epochs (1 configuration, 2 seeds)."
+    )
+    assert cost_in_words(found.studies[:1], SEEDS[:1]) == (
+        "To train: the refit 4 trainings of 2 epochs (2 configurations, 2 seeds, 1 of them asked for before)."
+    )
 
 
 def test_a_refit_is_of_a_search(refitted, found):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, holm, with_interval
+from tune_sam.evaluation.statistics import Correlation, Difference, Mean, family, holm, p_value, with_interval
 
 VALUES, OTHERS = [0.81, 0.79, 0.83, 0.80, 0.82], [0.80, 0.80, 0.79, 0.78, 0.81]
 
@@ -188,3 +188,18 @@ def test_differences_that_are_equal_but_for_rounding_show_nothing(values, others
 def test_what_has_no_mean_and_no_rank_is_refused_in_one_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0004, "< 0.001"),
+        (0.0213, "0.021"),
+        (0.0497, "0.0497"),
+        (0.04997, "0.04997"),
+        (0.05, "0.05"),
+        (0.0504, "0.05"),
+    ],
+)
+def test_a_p_value_is_written_on_its_side_of_the_level(p, text):
+    assert p_value(p) == text

@@ -2,18 +2,22 @@ import csv
 import io
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from studies import INLINE
 
 import tune_sam
 from tune_sam.errors import Refused
+from tune_sam.evaluation import comparison
 from tune_sam.evaluation.comparison import Row, _counterpart, compared
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import holm
 from tune_sam.evaluation.summary import summarize
 from tune_sam.reporting.side_by_side import best_table, write_comparison
 from tune_sam.space import Configuration
+from tune_sam.study.records import Study
 from tune_sam.trainables.gcn import GCN
 
 SEEDS = [0, 1]
@@ -143,6 +147,28 @@ def test_scores_of_studies_that_are_judged_by_others_stand_under_no_name_but_the
     ]
     assert [row[0] for row in table.rows if len(row) == 1] == ["one, accuracy %", "two, macro_f1"]
     assert "accuracy" not in mixed._repr_html_()
+
+
+def test_what_ran_at_another_precision_and_what_was_measured_on_another_sample_is_told(home, monkeypatch):
+    studies = [tune_sam.open_study(name, home) for name in ("one", "two")]
+    auto = [replace(study, settings=replace(study.settings, precision="auto")) for study in studies[:1]]
+    told = [one.name for one in compared([*auto, studies[1]]).differing]
+    assert not {"precision", "samples of λ_max"} & {*told}, "both ran in fp32"
+    records = Study.records
+
+    def half(study, optimizer=None):
+        found = records(study, optimizer)
+        return [replace(trial, precision="bf16") for trial in found] if study.name == "two.refit" else found
+
+    def measured(study, _):
+        about = {"samples": 512 if study.name == "one" else 4096, "of": "training split"}
+        return SimpleNamespace(about=about, table=lambda: pd.DataFrame({"key": []}))
+
+    monkeypatch.setattr(Study, "records", half)
+    monkeypatch.setattr(comparison, "measured_of", measured)
+    told = {one.name: one.values for one in compared(studies).differing}
+    assert told["precision"] == ("fp32", "bf16")
+    assert told["samples of λ_max"] == ("512 of the training split", "4096 of the training split")
 
 
 def test_each_form_has_the_rows(cli):

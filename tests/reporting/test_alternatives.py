@@ -48,6 +48,12 @@ def test_less_is_better_where_the_data_say_so():
     assert "SAM 0.4, base 0.5; SAM is lowest by 0.1" in alternative("accuracy-compute", curves.assign(**less))
 
 
+def test_more_is_better_of_a_score_whose_name_only_ends_like_a_loss():
+    more = {"score": "neg_log_loss", "direction": "maximize"}
+    seeds = pd.DataFrame({"label": ["SAM", "Adam"], "test/neg_log_loss": [-0.2, -0.9]}).assign(**more)
+    assert "over 1 seeds: SAM -0.2, Adam -0.9; SAM is highest by 0.7" in alternative("seeds", seeds)
+
+
 @pytest.mark.parametrize(("direction", "side", "way"), [("maximize", "Right", "above"), ("minimize", "Left", "below")])
 def test_captions_say_on_which_side_the_better_is(direction, side, way, tmp_path):
     data = TRIALS.rename(columns={"val/accuracy": "val/mae"}).assign(score="mae", direction=direction)
@@ -90,7 +96,7 @@ def test_rates_and_radii_are_coloured_by_what_trials_are_judged_by(judged_by, tm
         (
             "seeds",
             {"label": ["SAM", "SAM", "Adam"], "test/accuracy": [0.9, 0.8, 0.7]},
-            ["SAM 85 %, Adam 70 %; SAM is highest by 15 points"],
+            ["over 1 to 2 seeds: SAM 85 %, Adam 70 %; SAM is highest by 15 points"],
         ),
         (
             "accuracy-compute",

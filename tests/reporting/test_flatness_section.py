@@ -63,7 +63,7 @@ def test_without_a_control_it_is_the_controls_that_are_missing():
 
     assert not by_rho
     assert flatter_section(STUDY, REFIT, found, None, {}).sentences == (
-        "No matched controls are trained. tune-sam refit one --seeds 0,1,2 trains them.",
+        "No matched controls are tested. tune-sam refit one --seeds 0,1,2 trains and tests them.",
     )
 
 

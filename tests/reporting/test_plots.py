@@ -58,6 +58,12 @@ def test_what_has_one_value_has_no_importance(study):
     assert found["sam"]["rho"] > 0.6
 
 
+def test_importances_are_shares_of_the_variance_and_leave_out_what_two_explain_together(study):
+    points = [(0.002 * 4 ** (k % 4), 1e-3 * 4 ** (k // 4), 64) for k in range(16)]
+    told(study, "sam", points, lambda rho, lr: 0.5 + 0.4 * ((rho > 0.02) == (lr > 0.01)))
+    assert sum(importances(study)["sam"].values()) < 0.3
+
+
 def test_a_few_trials_or_equal_values_have_no_importance(study):
     told(study, "sam", [(0.01, 0.01, 64), (0.1, 0.001, 64), (0.2, 0.002, 32)], lambda rho, lr: rho)
     told(study, "asam", [(0.01 * k, 0.01 / k, 64) for k in range(1, 7)], lambda rho, lr: 0.5)

@@ -1,5 +1,6 @@
 """Pages, tables and answers of a study whose score is no accuracy."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from tune_sam.evaluation.claims import Claim, answers
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import Difference, Mean, family
 from tune_sam.reporting.page import report
+from tune_sam.scores import standard_error
 from tune_sam.study.records import open_study
 
 pytestmark = [pytest.mark.usefixtures("blank_figures", "coarse_measures"), pytest.mark.slow]
@@ -95,3 +97,8 @@ def test_the_answer_knows_which_way_is_better(home, better):
     line = short_answer(study, refit, replace(answers(study, refit), help=(claim,))).help
     assert line.sign == ("yes" if better else "no")
     assert f"in test {score} at equal epochs: {difference.mean.value:+.3g} (95 %" in line.sentence
+
+
+@pytest.mark.parametrize("accuracy", [91.25, -0.5])
+def test_an_accuracy_that_is_no_share_has_no_standard_error(accuracy):
+    assert math.isnan(standard_error("accuracy", accuracy, 100))

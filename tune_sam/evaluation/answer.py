@@ -15,8 +15,9 @@ from tune_sam.errors import NothingComplete
 from tune_sam.evaluation.claims import Answers, Claim, EqualLoss, Question, Radius, answers
 from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
-from tune_sam.evaluation.refit import Refit, tested_refit
-from tune_sam.evaluation.statistics import FEWEST
+from tune_sam.evaluation.refit import Refit, equal_epochs, tested_refit
+from tune_sam.evaluation.selection import configurations
+from tune_sam.evaluation.statistics import FEWEST, p_value
 from tune_sam.scores import decimal, written
 from tune_sam.settings import SEEDS
 from tune_sam.space import LogRange, Point, Space, Values, ends
@@ -190,8 +191,17 @@ def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str,
         "Help?",
         _sign(claim, 1 if study.settings.score_direction == "maximize" else -1),
         f"{names[claim.row]} against {names[claim.to]} in test {study.settings.score} at equal epochs: "
-        f"{numbers(claim)}{at_equal_compute}.{_since(refit, claim.row, claim.to)}",
+        f"{numbers(claim)}{at_equal_compute}."
+        f"{_of_another_size(refit, claim, names)}{_since(refit, claim.row, claim.to)}",
     )
+
+
+def _of_another_size(refit: Refit, claim: Claim, names: Mapping[str, str]) -> str:
+    """Say what the base optimizer's best is where rows of one batch size were compared, and it has another one."""
+    best = refit.best_rows.get("base")
+    if not refit.choice.each_batch_size or best in (None, claim.to):
+        return ""
+    return f" Both have one batch size; by validation {names[best]} is better than {names[claim.to]}."
 
 
 def _not_compared(study: Study, refit: Refit | None, found: Answers, best: _Best | None) -> str:
@@ -302,7 +312,8 @@ def _numbers(claim: Claim, unit: float, form: str, of: str = "") -> str:
 
 
 def _p(p: float) -> str:
-    return "corrected p < 0.001" if p < 0.001 else f"corrected p = {p:.2g}"
+    text = p_value(p)
+    return f"corrected p {text if text.startswith('<') else f'= {text}'}"
 
 
 def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
@@ -313,11 +324,14 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
     if refit is None:
         return "Nothing is tested yet; the best of a search is chosen among many and looks better than it is."
     if question == "rho":
-        return (
-            "No matched control of these seeds is complete." if refit.controls else "No matched controls are trained."
-        )
+        return "No matched control of these seeds is complete." if refit.controls else "No matched controls are tested."
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
+    settings = refit.studies[0].settings
+    if question == "compute" and refit.choice.best_of(configurations(settings).get("base", [])):
+        if not equal_epochs(settings):
+            return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."
+        return f"{base} at equal compute is not tested with these seeds."
     if refit.choice.planned:
         return f"A grid with several points of {base} has no best one, so there is nothing to compare with."
     return f"{base} has no complete trial, so there is nothing to compare with."

@@ -33,6 +33,9 @@ ASKED: dict[Question, str] = {
 }
 """The questions, and what each compares."""
 
+OF_EACH_BATCH_SIZE = " Each row is the best of its batch size, and is compared with that of the same batch size."
+"""What a question compares, too, where a refit has the best of each batch size."""
+
 FLATNESS = ("lambda_max", "trace", "worst_case", "average_case")
 """Measures of flatness that are compared; the first is that of the answer."""
 

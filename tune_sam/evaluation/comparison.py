@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.claims import Claim, claims, with_flatness
-from tune_sam.evaluation.measured import measured_of
+from tune_sam.evaluation.measured import Measured, measured_of
 from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.statistics import Mean, with_interval
@@ -38,7 +38,6 @@ TOLD = (
     "sampler",
     "scheduler",
     "from_study",
-    "precision",
     "compile",
 )
 """The settings that a difference may come from as well as from the optimizer."""
@@ -190,8 +189,9 @@ def compared(studies: Sequence[Study]) -> Comparison:
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise Refused(f"compare needs two studies or more, each once, and got {', '.join(names) or 'none'}.")
     refits = tuple(map(tested_refit, studies))
-    tables = [_table(refit) if refit else None for refit in refits]
-    differing = tuple(_differing(studies, refits))
+    measured = [measured_of(refit.of, refit) if refit else None for refit in refits]
+    tables = [refit and _table(refit, one) for refit, one in zip(refits, measured, strict=True)]
+    differing = tuple(_differing(studies, refits, measured))
     rows = tuple(
         row for one, refit, table in zip(studies, refits, tables, strict=True) for row in _rows(one, refit, table)
     )
@@ -200,23 +200,36 @@ def compared(studies: Sequence[Study]) -> Comparison:
     return Comparison(tuple(studies), refits, rows, differing, found, notes)
 
 
-def _table(refit: Refit) -> "DataFrame":
+def _table(refit: Refit, measured: Measured | None) -> "DataFrame":
     """Tabulate a refit's own rows, without controls and equal compute, with λ_max where it was measured."""
-    measured = measured_of(refit.of, refit)
     table = with_flatness(refit.table(), measured.table() if measured else None)
     return table[table["kind"] == "refit"]
 
 
-def _differing(studies: Sequence[Study], refits: Sequence[Refit | None]) -> Iterator[Differing]:
-    """Find what is not the same, in the trainings and in the refits."""
+def _differing(
+    studies: Sequence[Study], refits: Sequence[Refit | None], measured: Sequence[Measured | None]
+) -> Iterator[Differing]:
+    """Find what is not the same, in the trainings, in the refits, and in what λ_max was measured on."""
     for name in (*OTHER_DATA, *TOLD):
         values = [getattr(study.settings, name) for study in studies]
         if len(set(values)) > 1:
             yield Differing(name.replace("_", " "), tuple(map(_written, values)), excludes=name in OTHER_DATA)
     yield from _ranges(studies)
-    epochs = [refit and refit.epochs for refit in refits]
-    if len({one for one in epochs if one is not None}) > 1:
-        yield Differing("epochs of the refit", tuple(map(_written, epochs)), excludes=False)
+    known: dict[str, Sequence[object]] = {
+        "precision": [
+            _precisions(refit.studies[0] if refit else one) for one, refit in zip(studies, refits, strict=True)
+        ],
+        "epochs of the refit": [refit and refit.epochs for refit in refits],
+        "samples of λ_max": [one and f"{one.about['samples']} of the {one.about['of']}" for one in measured],
+    }
+    for what, of_each in known.items():
+        if len({one for one in of_each if one is not None}) > 1:
+            yield Differing(what, tuple(map(_written, of_each)), excludes=False)
+
+
+def _precisions(study: Study) -> str | None:
+    """Name the precision that trainings had, which `auto` leaves to the device; None where none is known."""
+    return " and ".join(sorted({trial.precision for trial in study.records() if trial.precision})) or None
 
 
 def _ranges(studies: Sequence[Study]) -> Iterator[Differing]:

@@ -375,16 +375,25 @@ def _of_base(study: Study, kind: Kind, points: list[Point], epochs: int, alone: 
 
 
 def cost_in_words(studies: Sequence[Study], seeds: Sequence[int]) -> str:
-    """Say how many trainings of how many epochs a refit consists of, those that are done already included."""
+    """Say how many trainings of how many epochs a refit consists of, those that are done already included.
+
+    Args:
+        studies: of the refit. One that was begun before keeps the seeds that it was asked for then, which are trained
+            as well.
+        seeds: that are asked for now.
+    """
     what: dict[str, str] = {"refit": "the refit", "equal-compute": "at equal compute", "control": "matched controls"}
     parts = []
     for study in studies:
         settings = study.settings
         rows = sum(len(points) for points in configurations(settings).values())
+        of_all = seeds_in(settings)
+        before = len(of_all.difference(seeds))
+        earlier = f", {before} of them asked for before" if before else ""
         without = ", which --no-controls leaves out" if settings.kind == "control" else ""
         parts.append(
-            f"{what[settings.kind]} {_many(rows * len(seeds), 'training')} of {_many(settings.epochs, 'epoch')} "
-            f"({_many(rows, 'configuration')}, {_many(len(seeds), 'seed')}{without})"
+            f"{what[settings.kind]} {_many(rows * len(of_all), 'training')} of {_many(settings.epochs, 'epoch')} "
+            f"({_many(rows, 'configuration')}, {_many(len(of_all), 'seed')}{earlier}{without})"
         )
     return f"To train: {'; '.join(parts)}."
 

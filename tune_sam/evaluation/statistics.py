@@ -31,6 +31,14 @@ ENOUGH = 10
 """Configurations from which a correlation has an interval."""
 
 
+def p_value(p: float) -> str:
+    """Write a p-value with two digits, or as many as tell on which side of 0.05 it lies."""
+    if p < 0.001:
+        return "< 0.001"
+    written = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in written if (float(text) < SIGNIFICANT) == (p < SIGNIFICANT))
+
+
 @dataclass(frozen=True)
 class Mean:
     """A mean over n values.

@@ -94,9 +94,9 @@ def _seeds(frame: pd.DataFrame) -> str:
     column, how = f"test/{score}", written(score)
     means = (how.factor * frame.groupby("label", sort=False)[column].mean()).to_dict()
     counts = frame.groupby("label")[column].count()
-    return (
-        f"Mean test {score} over {counts.min()} seeds: {ranked(means, how.unit, least=less_is_better(column, frame))}."
-    )
+    fewest, most = counts.min(), counts.max()
+    seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return f"Mean test {score} over {seeds} seeds: {ranked(means, how.unit, least=less_is_better(column, frame))}."
 
 
 def _f1(frame: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tune_sam.evaluation.answer import why_not_known
-from tune_sam.evaluation.claims import ASKED, Answers, Claim, Question
+from tune_sam.evaluation.claims import ASKED, OF_EACH_BATCH_SIZE, Answers, Claim, Question
 from tune_sam.evaluation.refit import Refit, test_results
 from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.sections import Section, Table
@@ -45,7 +45,9 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
         )
     rows: list[tuple[str, ...]] = []
     for question, claims in asked(found).items():
-        rows.append((ASKED[question] if claims else f"{ASKED[question]} {why_not_known(study, refit, question)}",))
+        same_size = OF_EACH_BATCH_SIZE if refit.choice.each_batch_size and question != "rho" else ""
+        unknown = "" if claims else f" {why_not_known(study, refit, question)}"
+        rows.append((f"{ASKED[question]}{same_size}{unknown}",))
         rows += claim_rows(claims, names, how.factor, how.difference)
     return Section(TITLE, tuple(sentences), (Table(HEADER, tuple(rows)),))
 

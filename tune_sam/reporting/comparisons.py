@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tune_sam.evaluation.claims import Claim, EqualLoss
+from tune_sam.evaluation.statistics import p_value
 from tune_sam.scores import decimal
 
 HEADER = ("", "against", "seeds", "difference", "95 % interval", "corrected p", "in SDs of the seeds", "shown?")
@@ -59,8 +60,3 @@ def _factor(one: EqualLoss) -> tuple[str, ...]:
 
 def _verdict(shown: bool, higher: bool) -> str:
     return f"shown: {'higher' if higher else 'lower'}" if shown else "not shown"
-
-
-def p_value(p: float) -> str:
-    """Write a p-value."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"

@@ -46,7 +46,7 @@ def flatter_section(
     if refit is None:
         return Section(title, ("This cannot be said yet: it takes a refit with its matched controls.",))
     if not found.by_rho:  # a control is a study of its own, or a base optimizer's row
-        way_out = f" {refit.command} --seeds {refit.listed} trains them." if refit.lacks_controls else ""
+        way_out = f" {refit.command} --seeds {refit.listed} trains and tests them." if refit.lacks_controls else ""
         return Section(title, (f"{why_not_known(study, refit, 'rho')}{way_out}",))
     if measured is None or not found.flatter:
         return Section(title, (f"Not measured; {study.command('analyze')} measures all seeds.",))
@@ -116,11 +116,12 @@ def flatness_section(study: Study, close: Measured | None, wide: Measured | None
     return Section(
         title,
         (
-            "Kendall's τ between a measure and the gap in the loss is above 0 where sharper minima have wider gaps. "
-            "Configurations are resampled, not seeds: its interval is a bootstrap over the configurations, where there "
-            f"are {ENOUGH} or more, and its p-value is of their means. Configurations of one search are not "
-            "independent of each other, so both are a description rather than a test. Within configurations, τ is over "
-            "pairs of networks that differ in the seed alone, with the p-value of a permutation of the seeds.",
+            "Kendall's τ between a measure and the gap in the loss is above 0 where sharper minima have wider gaps; "
+            "the ratio of the eigenvalues measures no flatness. Configurations are resampled, not seeds: its interval "
+            f"is a bootstrap over the configurations, from {ENOUGH} of them on, and its p-value of their means. "
+            "Configurations of one search are not independent of each other, so both are a description rather than a "
+            "test. Within configurations, τ is over pairs of networks that differ in the seed alone, with the p-value "
+            "of a permutation of the seeds.",
         ),
         tuple(_correlations(one, study) for one in measured),
         pictures_in(folder, FLATNESS),

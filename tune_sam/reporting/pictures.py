@@ -20,7 +20,8 @@ CAPTIONS = {
     "optimizer that ρ helps {rises} {above} the base optimizer's line somewhere; a level cloud says that ρ does "
     "not matter here.",
     "importance": "How much of the variance of the objective (of two objectives the first) each hyperparameter "
-    "explains, by fANOVA. Where the learning rate has most of it, ρ is a detail.",
+    "explains by itself, by fANOVA; what is missing to 1 is of several together. Where the learning rate has most of "
+    "it, ρ is a detail.",
     "pareto": "Validation {score} against the sharpness of the validation loss, a point for each trial. The "
     "line is the Pareto front: no complete trial lies {above} it and to its left. A network that has learned nothing "
     "is flat too, so read the front from its right end.",
@@ -33,7 +34,7 @@ CAPTIONS = {
     "learning-curves": "Loss and {score} of the best trial of each optimizer over its epochs. A validation loss that "
     "rises while the training loss falls is overfitting.",
     "gap-flatness": "The generalisation gap against each measure of flatness. If flat minima generalise better, "
-    "points rise to the right; τ says how well they do.",
+    "points rise to the right; τ says how well they do. The ratio of the eigenvalues measures no flatness.",
     "radius": "Test {score}, gap and curvature over ρ, with learning rate and batch size fixed: means and 95 % "
     "intervals over the seeds, and the base optimizer's as a line and a band. A λ_max that falls where the {score} "
     "stays level says that ρ flattens the minimum and does not make it better.",

@@ -342,10 +342,11 @@ def _curves(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def importances(study: Study) -> dict[str, dict[str, float]]:
-    """Compute how much each hyperparameter matters for the objective, by fANOVA (Hutter et al. 2014).
+    """Compute the share of the objective's variance that each hyperparameter explains by itself.
 
-    An optimizer needs four complete trials, and they must differ in two hyperparameters and in the objective. A
-    hyperparameter with one value in all trials is left out. A refit has no importances, because its seeds differ.
+    It is that of fANOVA (Hutter et al. 2014); what is missing to 1 is the share of their interactions. An optimizer
+    needs four complete trials, and they must differ in two hyperparameters and in the objective. A hyperparameter with
+    one value in all trials is left out. A refit has no importances, because its seeds differ.
     """
     import optuna
 
@@ -363,7 +364,7 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
                 found[optimizer] = optuna.importance.get_param_importances(
-                    loaded, params=varied, evaluator=evaluator, target=_value
+                    loaded, params=varied, evaluator=evaluator, target=_value, normalize=False
                 )
     return found
 

@@ -177,10 +177,10 @@ def parallel_coordinates(frame: pd.DataFrame) -> Figure:
 
 
 def importance(values: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw how much each hyperparameter matters for the value, by optimizer, as `optuna.importance` computes it.
+    """Draw which share of the value's variance each hyperparameter explains by itself, by optimizer.
 
     Args:
-        values: optimizer to hyperparameter to its importance, 0 to 1. `pandas.DataFrame(values)` is its data.
+        values: optimizer to hyperparameter to its share, 0 to 1. `pandas.DataFrame(values)` is its data.
     """
     table = pd.DataFrame(values, dtype=float)
     if table.empty:

@@ -10,7 +10,7 @@ from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.scores import decimal
-from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, cells, text_of_value
+from tune_sam.space import IN_WORDS, Choice, LogRange, Range, Space, Value, cells, text_of_value
 from tune_sam.study.records import Study, Trial
 from tune_sam.study.settings import STATES, StudySettings
 from tune_sam.study.spent import ended_by
@@ -161,6 +161,11 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
         for key, among in space.domains.items():
             name, value = IN_WORDS.get(key, key), config.point[key]
             if isinstance(among, Choice):
+                if where := _at_end(value, among):
+                    edges.append(
+                        f"{names[trial.optimizer]}: the best {name}, {text_of_value(value, 4)}, is the {where} of "
+                        f"{among}; the optimum may lie beyond, so search others."
+                    )
                 continue
             if tried:  # of values, the edge is the first or the last of them
                 values = [point[key] for point in tried]
@@ -186,6 +191,14 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
         ),
         pictures_in(folder, CHOOSING),
     )
+
+
+def _at_end(value: Value, among: Choice) -> str:
+    """Say whether a value is the smallest or the largest of some numbers; empty if it is neither, or the only one."""
+    numbers = [one for one in among.values if not isinstance(one, (str, bool))]
+    if len(numbers) < 2 or len(numbers) < len(among.values):
+        return ""
+    return "smallest" if value == min(numbers) else "largest" if value == max(numbers) else ""
 
 
 def _where(radius: Radius) -> str:

@@ -358,7 +358,7 @@ def less_is_better(column: str, frame: pd.DataFrame) -> bool:
         column: of the data.
         frame: the data, with `direction` where lower scores are better.
     """
-    if column.endswith(("loss", "sharpness")):
+    if column.rpartition("/")[2] in ("loss", "sharpness"):
         return True
     return "direction" in frame and str(frame["direction"].iloc[0]) == "minimize"
 
