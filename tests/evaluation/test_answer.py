@@ -160,7 +160,7 @@ def test_a_single_radius_is_not_known_to_be_best(study):
 
 
 def test_why_equal_compute_is_not_compared(study):
-    settings = replace(study.settings, kind="refit", spaces=with_points(study))
+    settings = replace(study.settings, kind="refit")
     refit = SimpleNamespace(**vars(refit_of(table(*ROWS))) | {"studies": [SimpleNamespace(settings=settings)]})
     assert why_not_known(study, refit, "compute") == "Adam at equal compute is not tested with these seeds."
     alike = replace(settings, gradients={"base": 1.0, "sam": 1.0})
@@ -168,16 +168,6 @@ def test_why_equal_compute_is_not_compared(study):
     assert why_not_known(study, refit, "compute") == (
         "Each optimizer takes as many gradients as Adam, so the comparison above is at equal compute."
     )
-
-
-def with_points(study):
-    """The spaces of a refit of one point of each optimizer."""
-    point = {"lr": 0.01, "batch_size": 64, "seed": 0}
-    spaces = study.settings.spaces
-    return {
-        "base": replace(spaces["base"], grid=(point,)),
-        "sam": replace(spaces["sam"], grid=({**point, "rho": 0.05},)),
-    }
 
 
 def test_rows_of_one_batch_size_are_not_called_the_best_of_all(study):

@@ -26,7 +26,7 @@ from tune_sam.reporting.pictures import CAPTIONS, MORE
 from tune_sam.reporting.results import _our_rows, results_section
 from tune_sam.reporting.searched import at_edge, chosen_section
 from tune_sam.settings import SearchOptions
-from tune_sam.space import Choice, LogRange, Range
+from tune_sam.space import LogRange, Range
 from tune_sam.study.records import Study
 from tune_sam.tuning.plan import define
 from tune_sam.tuning.recipe import as_options
@@ -493,7 +493,7 @@ def test_the_edge_of_a_plain_grid_is_its_last_value(study):
 @pytest.mark.parametrize(("size", "where"), [(32, "smallest"), (64, ""), (128, "largest")])
 def test_a_best_batch_size_at_the_end_of_those_offered_is_named(study, size, where):
     best = study.best("sam")
-    space = replace(study.settings.spaces["sam"], batch_size=Choice(32, 64, 128), grid=())
+    space = replace(study.settings.spaces["sam"], batch_size=(32, 64, 128), grid=())
     settings = replace(study.settings, spaces={**study.settings.spaces, "sam": space})
     best = replace(best, config=replace(best.config, batch_size=size))
     section = chosen_section(replace(study, settings=settings), [best], study.home.path)

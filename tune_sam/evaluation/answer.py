@@ -16,7 +16,6 @@ from tune_sam.evaluation.claims import Answers, Claim, EqualLoss, Question, Radi
 from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit, equal_epochs, tested_refit
-from tune_sam.evaluation.selection import configurations
 from tune_sam.evaluation.statistics import FEWEST, p_value
 from tune_sam.scores import decimal, written
 from tune_sam.settings import SEEDS
@@ -327,11 +326,10 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
         return "No matched control of these seeds is complete." if refit.controls else "No matched controls are tested."
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
-    settings = refit.studies[0].settings
-    if question == "compute" and refit.choice.best_of(configurations(settings).get("base", [])):
-        if not equal_epochs(settings):
-            return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."
-        return f"{base} at equal compute is not tested with these seeds."
+    if question == "compute" and "base" in refit.best_rows:
+        if equal_epochs(refit.studies[0].settings):
+            return f"{base} at equal compute is not tested with these seeds."
+        return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."
     if refit.choice.planned:
         return f"A grid with several points of {base} has no best one, so there is nothing to compare with."
     return f"{base} has no complete trial, so there is nothing to compare with."
