@@ -318,10 +318,11 @@ def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
 
 
 def _check_finite(model: nn.Module) -> None:
-    for kind, tensors in (("weights", model.named_parameters()), ("buffer", model.named_buffers())):
-        for name, tensor in tensors:
-            if not is_finite(tensor):
-                raise ValueError(f"the {kind} {name!r} is not finite, so there is no curvature; did training diverge?")
+    """Expect finite weights, and buffers that are numbers: a mask may have infinite ones."""
+    wrong = [f"weights {name!r}" for name, weight in model.named_parameters() if not is_finite(weight)]
+    wrong += [f"buffer {name!r}" for name, buffer in model.named_buffers() if buffer.isnan().any()]
+    if wrong:
+        raise ValueError(f"the {wrong[0]} is not finite, so there is no curvature; did training diverge?")
 
 
 @contextmanager

@@ -111,7 +111,9 @@ def line_between(start: nn.Module, end: nn.Module) -> Direction:
     if odd := first.keys() ^ second.keys():
         raise ValueError(f"only one of the two models has {', '.join(sorted(odd))}: take two of one architecture")
     _check_shapes(second, first, "end")
-    return Direction({name: second[name] - tensor for name, tensor in first.items()}, ())
+    # What is the same at both ends stays, as a mask's −∞, which less itself is no number.
+    ways = {name: (second[name] - tensor).where(second[name] != tensor, 0) for name, tensor in first.items()}
+    return Direction(ways, ())
 
 
 def grid(dimensions: int, low: float = -1.0, high: float = 1.0, steps: int = 21) -> NDArray[np.float64]:

@@ -118,6 +118,7 @@ def test_the_moving_average_keeps_buffers_of_whole_numbers(splits):
             super().__init__(16)
             self.register_buffer("positions", torch.arange(1000))
             self.register_buffer("kept", torch.arange(1000) % 3 == 0)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
 
     workload = Regression()
     vars(workload)["network"] = lambda _: Positioned()
@@ -126,6 +127,7 @@ def test_the_moving_average_keeps_buffers_of_whole_numbers(splits):
     running.epoch()
     assert running.evaluated.positions.equal(torch.arange(1000))
     assert running.evaluated.kept.equal(torch.arange(1000) % 3 == 0)
+    assert running.evaluated.mask.equal(torch.tensor([0.0, -torch.inf])), "and infinite ones"
     assert not running.evaluated.layers[0].weight.equal(running.model.layers[0].weight)
 
 

@@ -453,6 +453,8 @@ def _average(model: nn.Module, decay: float) -> AveragedModel:
     def averaged(averages: Sequence[Tensor], values: Sequence[Tensor], steps: int | Tensor) -> None:
         if averages[0].is_floating_point() or averages[0].is_complex():
             of_numbers(averages, values, steps)
+            for average, value in zip(averages, values, strict=True):  # what is infinite, as in a mask, is so
+                average.copy_(average.where(value.isfinite(), value))
         else:
             for average, value in zip(averages, values, strict=True):
                 average.copy_(value)

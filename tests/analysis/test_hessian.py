@@ -291,3 +291,13 @@ def test_regression_targets_weigh_by_their_rows():
     with Hessian(model, mse_loss, [(x, y)]) as one, Hessian(model, mse_loss, [(x[:3], y[:3]), (x[3:], y[3:])]) as two:
         v = vector(one.size)
         assert torch.allclose(one.product(v), two.product(v), rtol=1e-10)
+
+
+def test_a_mask_may_be_infinite_and_a_statistic_no_nan():
+    model = linear()
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    with Hessian(model, cross_entropy, [sample()]) as hessian:
+        assert hessian.size
+    model.mask[0] = torch.nan
+    with pytest.raises(ValueError, match="the buffer 'mask' is not finite"), Hessian(model, cross_entropy, [sample()]):
+        pass

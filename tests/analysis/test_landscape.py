@@ -203,6 +203,17 @@ def test_the_line_between_two_minima_has_them_at_its_ends(kind):
     assert found[2] == pytest.approx(loss_at(end, {}, kind), rel=1e-10)
 
 
+def test_a_line_leaves_an_infinite_mask_as_it_is():
+    start, end = (nn.Linear(2, 2).double() for _ in range(2))
+    for model in (start, end):
+        model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    line = line_between(start, end)
+    assert line.tensors["mask"].tolist() == [0, 0]
+    data = [(torch.ones(1, 2, dtype=torch.float64), torch.zeros(1))]
+    found = losses(start, lambda x, _: x.square().sum(), data, [line], [0, 1])
+    assert found == pytest.approx([float(model(data[0][0]).square().sum().detach()) for model in (start, end)])
+
+
 def test_a_loss_that_overflows_comes_as_it_is():
     model = nn.Linear(1, 1, bias=False).double()
     data = [(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1))]

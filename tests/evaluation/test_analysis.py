@@ -5,6 +5,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -21,7 +22,7 @@ from tune_sam.analysis.evaluation import mean_loss
 from tune_sam.analysis.landscape import grid, losses, random_directions
 from tune_sam.cli.tables import show_flatness
 from tune_sam.errors import NothingComplete, Refused
-from tune_sam.evaluation.analysis import SEED
+from tune_sam.evaluation.analysis import SEED, _line
 from tune_sam.evaluation.measured import Measured
 from tune_sam.flatness import batch_size, batches_of
 from tune_sam.samples import with_train_subset
@@ -256,6 +257,16 @@ def test_the_line_leads_from_the_first_minimum_to_the_others(analysis):
     drawn = pd.read_csv(analysis.folder / "lines.csv").set_index("position")["loss"]
     for place, model in ((0, start), (1, end)):
         assert drawn[place] == pytest.approx(mean_loss(model, GCN.loss, sample())[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("more", "there"), [({}, True), ({"label_smoothing": 0.4}, False)])
+def test_no_line_leads_to_another_function_of_the_weights(searched, more, there):
+    study = open_study("one", searched)
+    start, end = study.best("base"), study.best("sam")
+    other = replace(end, config=replace(end.config, more=more))
+    splits = with_train_subset(GCN.splits("digits", None), 64)
+    data = SimpleNamespace(splits=lambda: splits)
+    assert bool(_line(study, start, other, GCN, data)) == there
 
 
 @pytest.mark.slow

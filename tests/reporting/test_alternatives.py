@@ -1,5 +1,7 @@
 """The words for who does not see a figure: its numbers, which is highest, and by how much."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,6 +48,20 @@ def test_less_is_better_where_the_data_say_so():
     assert "SAM 0.25, Adam 0.5; SAM is lowest by 0.25" in alternative("seeds", seeds)
     curves = pd.DataFrame({"optimizer": ["base", "sam"], "epoch": 2, "gradients": [1, 2], "val/mae": [0.5, 0.4]})
     assert "SAM 0.4, base 0.5; SAM is lowest by 0.1" in alternative("accuracy-compute", curves.assign(**less))
+
+
+def test_what_is_not_finite_is_said_and_not_compared():
+    trials = TRIALS.assign(**{"val/sharpness": [math.inf, *np.linspace(0.1, 0.4, len(TRIALS) - 1)]})
+    said = alternative("pareto", trials)
+    assert "complete trials. The most accurate, of" in said
+    assert "∞" not in said
+    assert "none of which is complete with a finite" in alternative(
+        "pareto", trials.assign(**{"val/sharpness": math.inf})
+    )
+    surface = pd.DataFrame({"optimizer": "sam", "x": [0, 1], "y": 0, "loss": [0.5, math.inf]})
+    assert "At 1 points it is not finite, which this leaves out." in alternative("contours", surface)
+    line = {"start": "base", "optimizer": "sam", "position": [0, 0.25, 0.5, 1], "loss": [1, 3, math.nan, 2]}
+    assert alternative("lines", pd.DataFrame(line)).endswith("no values.")
 
 
 def test_more_is_better_of_a_score_whose_name_only_ends_like_a_loss():

@@ -1,5 +1,6 @@
 """The figures of a page: what is drawn, that it can be read, and what is written."""
 
+import math
 import subprocess
 import sys
 from itertools import combinations
@@ -16,7 +17,7 @@ from matplotlib.text import Text
 from tune_sam.evaluation.statistics import Mean
 from tune_sam.optimizers import optimizer_names
 from tune_sam.reporting import flatness_figures, landscape_figures, refit_figures, search_figures
-from tune_sam.reporting.style import STYLES, TEXT, WIDTH, log_ticks, save, short, style_of, wrapped
+from tune_sam.reporting.style import STYLES, TEXT, WIDTH, log_ticks, save, short, style_of, told_apart, wrapped
 
 OPTIMIZERS = ["base", "sam", "asam", "asam-all"]
 LONG = "an optimizer of a user whose name is long"
@@ -761,3 +762,17 @@ def test_each_class_has_the_mean_f1_of_each_optimizer():
     axis = refit_figures.f1_by_class(data).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
     assert [list(x) for _, x, _ in markers(axis)] == [[0.4, 0.6], [0.5], [0.9], [0.9]]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([97.12, 97.16, 97.2, 97.25, 97.31], ["97.12", "97.16", "97.2", "97.25", "97.31"]),
+        ([1234.1, 1234.5, 1235.9], ["1234.1", "1234.5", "1235.9"]),
+        ([0.05, 0.1, 0.1], ["0.05", "0.1", "0.1"]),
+        ([1.231e-5, 1.233e-5], ["1.231e−5", "1.233e−5"]),
+        ([-math.inf, 2.0, math.inf], ["−∞", "2", "∞"]),
+    ],
+)
+def test_ticks_that_differ_are_written_apart(values, texts):
+    assert told_apart(values) == texts

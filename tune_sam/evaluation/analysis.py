@@ -331,19 +331,29 @@ def _losses(
 
 
 def _line(study: Study, start: Trial, end: Trial, workload: Workload, data: "Shared") -> list[float]:
-    """Evaluate the losses on the line from one minimum to another; none between networks of different shapes."""
+    """Evaluate the losses on the line from one minimum to another.
+
+    There is no line between networks of different shapes, nor to one that is another function of its weights, as with
+    another activation or label smoothing: with the weights at its end, the first network is not the other minimum.
+    """
     from tune_sam.analysis.landscape import line_between, losses
 
     model, loss, batches = _prepared(study, start, workload, data)
     one, other = start.load_model(workload), end.load_model(workload)
-    return (
-        list(map(float, losses(model, loss, batches, [line_between(one, other)], LINE))) if _alike(one, other) else []
-    )
+    if not _alike(one, other):
+        return []
+    line = line_between(one, other)
+    found = list(map(float, losses(model, loss, batches, [line], LINE)))
+    (there,) = losses(*_prepared(study, end, workload, data), [line], [0.0])
+    return found if math.isclose(found[LINE.index(1.0)], there, rel_tol=1e-3, abs_tol=1e-6) else []
 
 
 def _alike(one: "nn.Module", other: "nn.Module") -> bool:
-    """Say whether two networks have the same parameters, but for their values."""
-    shapes = [{name: weight.shape for name, weight in network.named_parameters()} for network in (one, other)]
+    """Say whether two networks have the same parameters and buffers, but for their values."""
+    shapes = [
+        {name: tensor.shape for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+        for network in (one, other)
+    ]
     return shapes[0] == shapes[1]
 
 

@@ -11,6 +11,7 @@ from tune_sam.reporting.style import (
     NEAR,
     counts_in,
     further_in,
+    is_of_the_loss,
     less_is_better,
     loss_unit_in,
     name_of,
@@ -61,7 +62,7 @@ def _of_each(frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> dict[s
 
 
 def _unit(column: str, frame: pd.DataFrame) -> str:
-    if column.endswith(("loss", "sharpness")):
+    if is_of_the_loss(column):
         return f" {loss_unit_in(frame)}".rstrip()
     return written(column.partition("/")[2]).unit
 
@@ -157,16 +158,19 @@ def _importance(frame: pd.DataFrame) -> str:
 def _pareto(frame: pd.DataFrame) -> str:
     score = score_in(frame)
     value, how, unit = f"val/{score}", written(score), _unit("val/sharpness", frame)
-    rows = frame.dropna(subset=[value, "val/sharpness"])
+    rows = frame[counts_in(frame) & np.isfinite(frame[[value, "val/sharpness"]]).all(axis=1)]
+    if rows.empty:
+        return f"{len(frame)} trials, none of which is complete with a finite sharpness."
     good = rows.loc[rows[value].idxmin() if less_is_better(value, frame) else rows[value].idxmax()]
     flat = rows.loc[rows["val/sharpness"].idxmin()]
     values = [
         f"{how.factor * row[value]:.1f}{how.unit}" if how.factor == 100 else short(row[value]) for row in (good, flat)
     ]
+    what = "most accurate" if score == "accuracy" else "best"
     return (
-        f"{len(rows)} trials. The {'most accurate' if score == 'accuracy' else 'best'}, of {good['optimizer']}, has "
-        f"{values[0]} and a sharpness of {short(good['val/sharpness'])}{unit}; the flattest, of {flat['optimizer']}, "
-        f"{values[1]} and {short(flat['val/sharpness'])}{unit}."
+        f"{len(rows)} complete trials. The {what}, of {good['optimizer']}, has {values[0]} and a sharpness of "
+        f"{short(good['val/sharpness'])}{unit}; the flattest, of {flat['optimizer']}, {values[1]} and "
+        f"{short(flat['val/sharpness'])}{unit}."
     )
 
 
@@ -219,8 +223,9 @@ def _landscape(frame: pd.DataFrame) -> str:
     finite = frame[np.isfinite(frame["loss"])]
     bottom = _of_each(finite[np.isclose(finite["x"], 0) & np.isclose(finite["y"], 0)], lambda rows: rows["loss"].mean())
     top = _of_each(finite, lambda rows: rows["loss"].max())
-    unit = _unit("loss", frame)
-    return f"Loss at the minimum: {ranked(bottom, unit, least=True)}. Highest loss on the grid: {ranked(top, unit)}."
+    unit, over = _unit("loss", frame), len(frame) - len(finite)
+    said = f"Loss at the minimum: {ranked(bottom, unit, least=True)}. Highest loss on the grid: {ranked(top, unit)}."
+    return f"{said} At {over} points it is not finite, which this leaves out." if over else said
 
 
 def _near(frame: pd.DataFrame) -> str:
@@ -235,8 +240,8 @@ def _near(frame: pd.DataFrame) -> str:
 def _lines(frame: pd.DataFrame) -> str:
     between = frame[(frame["position"] >= 0) & (frame["position"] <= 1)]
     barriers = _of_each(
-        between,
-        lambda one: one["loss"].max() - max(one.sort_values("position")["loss"].iloc[[0, -1]]),
+        between,  # a barrier with a point that is not finite has no height
+        lambda one: one["loss"].max(skipna=False) - max(one.sort_values("position")["loss"].iloc[[0, -1]]),
     )
     found = ranked(barriers, _unit("loss", frame))
     return f"Height of the barrier from the minimum of {frame['start'].iloc[0]} to that of: {found}."

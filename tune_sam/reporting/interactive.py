@@ -26,6 +26,7 @@ from tune_sam.reporting.style import (
     shown,
     spans,
     style_of,
+    told_apart,
 )
 from tune_sam.scores import of_loss
 from tune_sam.space import text_of_value
@@ -180,7 +181,7 @@ def _axis(label: str, values: pd.Series, *, logarithmic: bool) -> dict[str, Any]
     low, high = (float(scaled.min()), float(scaled.max())) if scaled.notna().any() else (0.0, 1.0)
     width = (high - low) or 1.0
     ticks = [float(tick) for tick in np.linspace(low, high, 5 if high > low else 1)]
-    texts = [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks]
+    texts = told_apart([10**tick if logarithmic else tick for tick in ticks])
     below = low - 0.15 * width
     if scaled.isna().all():
         ticks, texts, low = [below], ["none"], below

@@ -49,7 +49,8 @@ CAPTIONS = {
     "lines": "The loss on the straight line from the first optimizer's minimum to the others'. A barrier says that the "
     "minima lie in different valleys.",
     "spectral-density": "The density of the Hessian's eigenvalues, with the largest one dashed. A flatter minimum has "
-    "a shorter tail to the right; what lies left of zero is negative curvature.",
+    "a shorter tail to the right. The curve is smoothed: each eigenvalue is drawn a hundredth of the span wide to both "
+    "sides, those at zero, too, so the smallest eigenvalue, not the curve, says how much curvature is negative.",
 }
 """What to see in each figure, by its file's name, in the order of the page.
 

@@ -40,10 +40,10 @@ from tune_sam.reporting.style import (
     plain_ticks,
     score_in,
     set_scale,
-    short,
     shown,
     spans,
     style_of,
+    told_apart,
     why_hollow,
     without_values,
     wrapped,
@@ -422,7 +422,8 @@ def _heights(values: pd.Series, log: bool) -> tuple[NDArray[np.float64], list[tu
     bottom, top = scale(low), scale(high)
     with np.errstate(divide="ignore", invalid="ignore"):
         heights = (scale(array) - bottom) / (top - bottom)
-    ticks = [(float((scale(mark) - bottom) / (top - bottom)), short(mark)) for mark in marks]
+    places = [float((scale(mark) - bottom) / (top - bottom)) for mark in marks]
+    ticks = list(zip(places, told_apart([float(mark) for mark in marks]), strict=True))
     if len(finite) < len(array):
         ticks.append((-0.13, "none"))
     return np.where(np.isfinite(array), heights, -0.13), _apart(ticks)

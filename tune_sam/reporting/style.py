@@ -351,6 +351,11 @@ def is_scale(values: pd.Series) -> bool:
     return is_numeric_dtype(values) and not is_bool_dtype(values)
 
 
+def is_of_the_loss(column: str) -> bool:
+    """Say whether a column is of the loss, or of its sharpness, and no score that is only called like it."""
+    return column.rpartition("/")[2] in ("loss", "sharpness")
+
+
 def less_is_better(column: str, frame: pd.DataFrame) -> bool:
     """Say whether lower values of a column are better: of losses and sharpness, and of a score where the data say so.
 
@@ -358,7 +363,7 @@ def less_is_better(column: str, frame: pd.DataFrame) -> bool:
         column: of the data.
         frame: the data, with `direction` where lower scores are better.
     """
-    if column.rpartition("/")[2] in ("loss", "sharpness"):
+    if is_of_the_loss(column):
         return True
     return "direction" in frame and str(frame["direction"].iloc[0]) == "minimize"
 
@@ -419,12 +424,20 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     return inside[:: math.ceil(len(inside) / most) or 1]
 
 
-def short(value: float) -> str:
-    """Write a number with three digits, and with a power of ten only where that is shorter."""
+def short(value: float, digits: int = 3) -> str:
+    """Write a number with three digits, or as many, and with a power of ten only where that is shorter."""
+    if not math.isfinite(value):
+        return {math.inf: "∞", -math.inf: "−∞"}.get(value, "none")
     if value and not 1e-4 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.1e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+
+
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Write numbers with three digits, or as many as it takes to tell those that differ apart."""
+    written = ([short(value, digits) for value in values] for digits in range(3, 18))
+    return next((texts for texts in written if len(set(texts)) == len(set(values))), [short(value) for value in values])
 
 
 def save(figure: Figure, data: pd.DataFrame, path: Path | str) -> tuple[Path, Path]:
