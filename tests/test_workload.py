@@ -1,11 +1,13 @@
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from foreign_workload import Regression, Waves
 
 from tune_sam.errors import Refused
 from tune_sam.optimizers import optimizer_names
-from tune_sam.workload import find_workload, workload_names
+from tune_sam.workload import BaseOptimizer, Score, Setting, find_workload, workload_names
 
 
 def test_workloads_are_found_by_name_and_by_class():
@@ -52,6 +54,35 @@ def test_parameters_are_counted_of_networks_that_compute_while_they_are_built(mo
     workload = find_workload("gcn")
     monkeypatch.setattr(type(workload), "network", lambda *_: torch.nn.Linear(int(torch.tensor([3.0]).sum().item()), 2))
     assert workload.parameters(workload.settings["digits"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Score("max"), "the direction of a score is 'max'; give 'maximize' or 'minimize'"),
+        (lambda: Setting({}, epochs=0, batch_size=8, lr=0.1), "epochs is 0; give a whole number, 1 or more"),
+        (lambda: Setting({}, epochs="3", batch_size=8, lr=0.1), "epochs is '3'; give a whole number, 1 or more"),
+        (lambda: Setting({}, epochs=3, batch_size=0, lr=0.1), "batch_size is 0; give a whole number, 1 or more"),
+        (
+            lambda: BaseOptimizer("SGD", {"lr": 0.5}),
+            "lr=0.5 among its options would put the searched learning rate out",
+        ),
+    ],
+)
+def test_values_that_cannot_be_are_refused_where_they_are_written(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_a_test_set_of_another_size_than_stated_is_refused(tmp_path):
+    class Fewer(Regression):
+        def test_split(self, dataset, root):
+            return Waves(110, 10)
+
+    assert len(Regression().read_test("waves", tmp_path)) == 20
+    says = "'waves' states 20 test samples, and test_split() gives 10; state what there is, and run the same command"
+    with pytest.raises(Refused, match=re.escape(says)):
+        Fewer().read_test("waves", tmp_path)
 
 
 def test_a_class_that_mlflow_would_refuse_is_refused():

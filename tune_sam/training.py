@@ -482,7 +482,7 @@ def build_optimizer(model: nn.Module, workload: Workload, configuration: Configu
         ValueError: there is no such optimizer, or it needs a ρ.
     """
     base = workload.base_optimizer
-    make: Base = partial(base.make, **{"lr": configuration.lr, **base.options})
+    make: Base = partial(base.make, lr=configuration.lr, **base.options)
     if (groups := workload.parameter_groups(model)) is not None:
         make = grouped(make, groups, configuration.lr)
     return find_optimizer(configuration.optimizer).build(model, make, configuration)

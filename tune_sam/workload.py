@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
@@ -59,9 +60,16 @@ class Score:
 
     Attributes:
         direction: which way is better.
+
+    Raises:
+        ValueError: it is neither of the two.
     """
 
     direction: Literal["maximize", "minimize"] = "maximize"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise ValueError(f"the direction of a score is {self.direction!r}; give 'maximize' or 'minimize'")
 
     @property
     def sign(self) -> int:
@@ -77,10 +85,20 @@ class BaseOptimizer:
         name: of a class in `torch.optim`; or `package.module:Class`; or a class, or any function that makes an
             optimizer of its parameters and of options by name, `lr` among them.
         options: beside the learning rate.
+
+    Raises:
+        ValueError: the learning rate is among the options.
     """
 
     name: "str | Callable[..., Optimizer]"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "lr" in self.options:
+            raise ValueError(
+                f"base_optimizer: lr={self.options['lr']} among its options would put the searched learning rate out "
+                "of force; give it as the lr of a Setting, and its range as the workload's `lr`"
+            )
 
     @property
     def label(self) -> str:
@@ -150,6 +168,9 @@ class Setting:
         return {**{name: getattr(self, name) for name in TUNABLE}, **self.augmentation, **self.network}
 
     def __post_init__(self) -> None:
+        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or None")
         if self.microbatch is not None and self.microbatch < 1:
@@ -424,9 +445,15 @@ class Workload(ABC):
         """Read what :meth:`test_split` gives, as a store. Only a refit may call this.
 
         Raises:
-            Refused: it is nothing that a network can be tested on.
+            Refused: it is nothing that a network can be tested on, or has another size than `datasets` states.
         """
-        return _store_of(self, "test_split", self.test_split(dataset, root))
+        test = _store_of(self, "test_split", self.test_split(dataset, root))
+        if len(test) != (stated := self.datasets[dataset].test):
+            raise Refused(
+                f"workload {self.name}, datasets: {dataset!r} states {stated} test samples, and test_split() gives "
+                f"{len(test)}; state what there is, and run the same command again."
+            )
+        return test
 
     def weights(self, dataset: str, root: Path) -> "Mapping[str, Tensor] | None":
         """Read pretrained weights, with which every network begins; by default there are none.

@@ -4,13 +4,18 @@ import re
 
 import pytest
 import torch
-from foreign_workload import Regression
+from foreign_workload import Regression, Tags, TwoTasks
 from studies import INLINE
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 import tune_sam
 from tune_sam.errors import Refused
+from tune_sam.schedules import Schedule
+from tune_sam.settings import SearchOptions
 from tune_sam.space import Range
+from tune_sam.tuning.door import try_out
+from tune_sam.tuning.plan import define, home_of
 from tune_sam.workload import BaseOptimizer, DataSet, Score, Splits
 
 
@@ -90,6 +95,36 @@ class ReadKnob(NobodysKnob):
         return super().loss(outputs, targets) * (1 + self.given["mixup"])
 
 
+class Summed(Regression):
+    def loss(self, outputs, targets):
+        return nn.functional.mse_loss(outputs, targets, reduction="sum")
+
+
+class Paired(Regression):
+    """Its targets are [n] beside outputs [n, 1]."""
+
+    def pair(self, batch):
+        return batch["x"], batch["labels"][:, 0]
+
+    def loss(self, outputs, targets):
+        return (outputs - targets).square().mean()
+
+
+class CountsBatches(Regression):
+    def count(self, targets):
+        return 1
+
+
+class FixedRates(Regression):
+    def parameter_groups(self, network):
+        first, _, last = network.layers
+        return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters(), "lr": 0.1}]
+
+
+class FixedSchedule(Regression):
+    schedule = Schedule(lambda optimizer, steps: OneCycleLR(optimizer, 0.1, total_steps=steps), each="step")
+
+
 @pytest.mark.parametrize(
     ("workload", "says"),
     [
@@ -105,6 +140,11 @@ class ReadKnob(NobodysKnob):
         (NotOneNumber, "metrics(): r2 is not one number; average it, or name its parts."),
         (NoSuchOptimizer, "base_optimizer: there is no 'Lion'; give a class of torch.optim, package.module:Class, or"),
         (WrongOption, "a step of base: TypeError: SGD.__init__() got an unexpected keyword argument 'momentun'."),
+        (Summed, "so it is a sum; give the batch's mean."),
+        (Paired, "loss(): it pairs each output with every target, for outputs are (4, 1) and targets (4,); give both"),
+        (CountsBatches, "count(): it is 1 for 2 samples and 1 for the same twice; count what the loss is the mean of"),
+        (FixedRates, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups() "),
+        (FixedSchedule, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups"),
         (NobodysKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
     ],
 )
@@ -113,6 +153,22 @@ def test_a_workload_that_cannot_be_trained_is_refused_and_nothing_is_left(worklo
         tune_sam.search(workload, home=tmp_path / "home", optimizers=["base", "sam"], trials=1, executor=INLINE)
     assert not (tmp_path / "home" / "optuna.db").exists()
     assert not (tmp_path / "home" / "mlflow.db").exists()
+
+
+class WarmsUp(Regression):
+    """The rate is 0 as its training begins, and that of one group is never another."""
+
+    schedule = Schedule(lambda optimizer, steps: LambdaLR(optimizer, lambda step: step / steps), each="step")
+
+    def parameter_groups(self, network):
+        first, _, last = network.layers
+        return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters()}]
+
+
+@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags])
+def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
+    chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})
+    try_out(workload(), define(chosen, home_of(chosen)), tmp_path)
 
 
 def test_a_knob_that_is_read_is_searched_and_the_callers_process_stays_as_it_was(tmp_path):

@@ -20,7 +20,8 @@ from tune_sam.metrics import gathering, numbers
 from tune_sam.space import Configuration
 from tune_sam.store import DatasetStore
 from tune_sam.study.settings import StudySettings
-from tune_sam.training import Trainer
+from tune_sam.training import Trainer, build_optimizer
+from tune_sam.tuning.averages import check_mean
 from tune_sam.workload import Splits, Workload
 
 SAMPLES = 4
@@ -143,6 +144,7 @@ def _check_members(workload: Workload, settings: StudySettings, few: Splits) -> 
             raise ValueError(f"it gave {what}; give the batch's mean, a tensor of shape ()")
         if not loss.requires_grad:
             raise ValueError("it depends on no parameter that is trained")
+        check_mean(configured, outputs, targets)
     with _member(workload, "metrics()"):
         metric = gathering(configured.metrics(setting), torch.device("cpu"))
         metric.update(outputs.detach() if isinstance(outputs, Tensor) else outputs, targets)
@@ -188,4 +190,21 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
             precision="fp32",
         )
         trainer.rehearse()
+    with _member(workload, f"the learning rate of {optimizer}"):
+        configuration = trainer.configuration
+        if _rates(trainer, configuration.lr) == _rates(trainer, configuration.lr / 2):
+            raise ValueError(
+                "it stays the same whatever rate is searched; in parameter_groups() give `lr_scale`, a factor of it, in "
+                "place of `lr`, and in a schedule or a function that makes the optimizer no rate of their own"
+            )
     return set(trainer.workload.given.unused)
+
+
+def _rates(trainer: Trainer, lr: float) -> list[float]:
+    """List the rates of the groups of parameters with which a training at a learning rate would begin.
+
+    They are without the schedule's factor, which a warm-up may begin with 0.
+    """
+    optimizer = build_optimizer(trainer.model, trainer.workload, replace(trainer.configuration, lr=lr))
+    trainer.workload.schedule.make(optimizer, trainer.epochs)
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
