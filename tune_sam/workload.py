@@ -435,6 +435,10 @@ class Workload(ABC):
             Refused: a split is nothing that a search can train on.
         """
         given = self.splits(dataset, root)
+        if not isinstance(given, Splits):
+            raise Refused(
+                f"workload {self.name}, splits(): it gave a {type(given).__name__}; return Splits(train, validation)."
+            )
         from tune_sam.store import of_one_kind
 
         train, validation = (_store_of(self, "splits", split) for split in (given.train, given.validation))
