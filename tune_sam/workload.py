@@ -10,15 +10,15 @@ import importlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from tune_sam import plugins
-from tune_sam.errors import Refused
+from tune_sam.errors import Refused, shorten
 from tune_sam.optimizers import climbs, find_optimizer, optimizers
 from tune_sam.schedules import IN_STEPS, Schedule
 from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value, domain_to_json
@@ -168,6 +168,8 @@ class Setting:
         return {**{name: getattr(self, name) for name in TUNABLE}, **self.augmentation, **self.network}
 
     def __post_init__(self) -> None:
+        if not isinstance(self.network, Mapping):
+            raise ValueError(f"network is {self.network!r}; give keyword arguments of the network, as {{}}")
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
@@ -667,6 +669,43 @@ class Workload(ABC):
         return tuple(value for value in published if value in rho) or rho.spread(4)
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What a member of a workload is.
+
+    Attributes:
+        kind: its class.
+        example: how it is written.
+        of: the class of its values, where it has any.
+    """
+
+    kind: type
+    example: str
+    of: type = object
+
+    def fits(self, given: Any) -> bool:
+        """Whether a value has this form."""
+        values = given.values() if isinstance(given, Mapping) else given if isinstance(given, Sequence) else ()
+        return isinstance(given, self.kind) and all(isinstance(value, self.of) for value in values)
+
+
+FORMS = {
+    "name": _Form(str, '"mine"'),
+    "datasets": _Form(Mapping, '{"mine": DataSet(train=800, validation=100, test=100)}', DataSet),
+    "settings": _Form(Mapping, '{"mine": Setting({}, epochs=10, batch_size=32, lr=0.1)}', Setting),
+    "presets": _Form(Mapping, '{"small": Preset(Setting({}, epochs=10, batch_size=32, lr=0.1))}', Preset),
+    "base_optimizer": _Form(BaseOptimizer, 'BaseOptimizer("SGD", {"momentum": 0.9})'),
+    "rho": _Form(Mapping, '{"sam": LogRange(0.01, 0.5)}'),
+    "batch_size": _Form(Sequence, "(16, 32)", Integral),
+    "hyperparameters": _Form(Mapping, '{"weight_decay": LogRange(1e-5, 1e-2)}'),
+    "gpus_per_trial": _Form(Real, "0.25"),
+    "schedule": _Form(Schedule, "tune_sam.schedules.CONSTANT"),
+    "scores": _Form(Mapping, '{"r2": Score("maximize")}', Score),
+    "evaluation_batch": _Form(Integral, "1024"),
+}
+"""Of the members of a workload that are no methods; :func:`tune_sam.tuning.further.check_declared` sees to ranges."""
+
+
 KEPT = {*vars(Workload), *NEEDED} - {"label_smoothing"}
 """Names that no further hyperparameter can have: what a workload has anyway, but for the smoothing of its labels."""
 
@@ -719,6 +758,12 @@ def made_workload(name: str) -> Workload:
             "or give your own as package.module:Class."
         )
     found: Workload = plugins.make(path, Workload, "workload", NEEDED)  # type: ignore[type-abstract]
+    for member, form in FORMS.items():
+        if not form.fits(given := getattr(found, member)):
+            written = f"`{member} = {form.example}`"
+            raise Refused(f"the workload {path!r} has {shorten(repr(given))} as its `{member}`; write it as {written}.")
+    if not found.scores:
+        raise Refused(f"the workload {path!r} has no score; give its `scores` one, or leave them out for accuracy.")
     if not found.datasets:
         raise Refused(f"the workload {path!r} has no data set; give its `datasets` one.")
     if without := [name for name in found.datasets if name not in found.settings]:
