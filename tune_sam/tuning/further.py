@@ -34,8 +34,8 @@ def check_declared(workload: Workload) -> None:
         for optimizer in ranges if isinstance(ranges, Mapping) else ():
             if optimizer not in known and ":" not in str(optimizer):
                 raise Refused(
-                    f"workload {workload.name} gives its {member} for {optimizer!r}, which is no optimizer; choose from "
-                    f"{', '.join(known)}, or name your own as package.module:Class."
+                    f"workload {workload.name} gives its {member} for {optimizer!r}, which is no optimizer; choose "
+                    f"from {', '.join(known)}, or name your own as package.module:Class."
                 )
     for name, what in workload.hyperparameters.items():
         where = f"workload {workload.name} declares the hyperparameter {name!r}"
