@@ -97,7 +97,8 @@ def test_more_trials_are_no_advice_where_none_of_an_optimizer_could_be_trained(s
     found = [spoiled(trial) for trial in study.records()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "records", lambda *_: found)
-        step = next_step(study, None, Answers())
+        own = replace(study, settings=replace(study.settings, workload="foreign_workload:Regression"))
+        step = next_step(own, None, Answers())
     assert step.command == command
     assert step.why == f"All trials of SAM failed or diverged ({reason}), so mend that before you search more"
 

@@ -250,11 +250,8 @@ class Texts(Named):
             Missing,
             "splits(): the inputs of validation sample 10 are not finite, nor are the network's outputs for it",
         ),
-        (NoNumberYet, "loss(): it is inf for the first samples, before any training; mend it."),
-        (
-            OneOutput,
-            "loss(): one output has no classes that this loss could tell apart; give two, or a loss of your own.",
-        ),
+        (NoNumberYet, "loss(): it is inf for the first samples before any training; give what is finite."),
+        (OneOutput, "loss(): there is one output, and this loss is of classes; give the network two, or a loss of "),
         (DefaultMetrics, "metrics(): the default metrics are a classifier's, of outputs [n, …, classes] and whole "),
         (FewNames, "metrics(): the setting's `classes` names 2, and the network has 3 outputs; name each, or none."),
         (

@@ -20,7 +20,7 @@ from tune_sam.metrics import gathering, numbers
 from tune_sam.space import Configuration
 from tune_sam.store import DatasetStore
 from tune_sam.study.settings import StudySettings
-from tune_sam.training import Trainer, build_optimizer
+from tune_sam.training import Trainer, build_optimizer, taking_steps
 from tune_sam.tuning.averages import check_mean
 from tune_sam.tuning.fitting import check_finite, check_labels, check_texts, said_by, taking
 from tune_sam.workload import Splits, Workload
@@ -224,5 +224,5 @@ def _rates(trainer: Trainer, lr: float) -> list[float]:
     They are without the schedule's factor, which a warm-up may begin with 0.
     """
     optimizer = build_optimizer(trainer.model, trainer.workload, replace(trainer.configuration, lr=lr))
-    trainer.workload.schedule.make(optimizer, trainer.epochs)
+    trainer.workload.schedule.make(taking_steps(optimizer), trainer.epochs)
     return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
