@@ -133,6 +133,11 @@ class Hessian:
                 f"batches are walked again and again, but {type(batches).__name__} can be walked only "
                 "once; give a list of them"
             )
+        if isinstance(batches, Sequence) and batches and isinstance(batches[0], Tensor):
+            raise ValueError(
+                f"batches are pairs (inputs, targets), and this is a {type(batches).__name__} of tensors; give a list "
+                "of pairs, of one batch [(inputs, targets)]"
+            )
         if graph_bytes < 0:
             raise ValueError(f"graph_bytes must be >= 0, got {graph_bytes}")
         self._model = model

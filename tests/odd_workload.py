@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import ray
 import torch
@@ -50,6 +51,21 @@ class Slow(GCN):
     def loss(self, outputs, targets):
         if outputs.requires_grad:
             time.sleep(self.SECONDS)
+        return super().loss(outputs, targets)
+
+
+FOLDER = Path.cwd()
+"""In which a process was when it had this module imported."""
+
+
+class Stays(GCN):
+    """The digits with relative paths: a trial in another folder than that of its process fails."""
+
+    name = "stays"
+
+    def loss(self, outputs, targets):
+        if Path.cwd() != FOLDER:
+            raise FileNotFoundError(f"{FOLDER} was left for {Path.cwd()}")
         return super().loss(outputs, targets)
 
 

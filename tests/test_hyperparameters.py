@@ -515,11 +515,21 @@ def test_a_hyperparameter_of_another_optimizer_alone_is_unknown():
         ({"slope": (0, 1)}, "give a LogRange, a Range or a Choice"),
         ({"slope": {"sam": 0.1}}, "give a LogRange, a Range or a Choice"),
         ({"m": LogRange(2, 8)}, "whole numbers above 0"),
+        (
+            {"slope": {"SAM": Range(0, 1)}},
+            "gives its slope for 'SAM', which is no optimizer; choose from base, sam, asam,",
+        ),
     ],
 )
 def test_a_hyperparameter_that_cannot_be_searched_is_refused(monkeypatch, declared, said):
     monkeypatch.setattr(Blobs, "hyperparameters", declared)
     with pytest.raises(Refused, match=said):
+        spaces()
+
+
+def test_a_range_of_rho_of_an_optimizer_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr(Blobs, "rho", {"mine:Own": LogRange(0.01, 1), "SAM": LogRange(0.01, 1)})
+    with pytest.raises(Refused, match="gives its rho for 'SAM', which is no optimizer; choose from base, sam, asam,"):
         spaces()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD, Adadelta, Adagrad, Adam, Optimizer
+from torch.optim import LBFGS, SGD, Adadelta, Adagrad, Adam, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
 from tune_sam.optim import ASAM, SAM, ASAMAll, SharpnessAware, Unperturbed, random_state, second_pass
@@ -991,6 +991,7 @@ def unnamed() -> Iterator[nn.Parameter]:
         (lambda: ASAM(unnamed(), SGD, 0.5, lr=0.1), r"got parameters without: pass model.named_param"),
         (lambda: ASAM([{"params": unnamed()}], SGD, 0.5, lr=0.1), r"pass model.named_parameters\(\)"),
         (lambda: build(ASAM, plain_net()).add_param_group({"params": unnamed()}), "with/without names"),
+        (lambda: build(SAM, plain_net(), LBFGS), r"SAM cannot wrap LBFGS: its step\(\) needs a closure; choose"),
         (lambda: build(SAM, plain_net(), Adadelta), "SAM cannot wrap Adadelta: both have .* 'rho'"),
         (lambda: SAM([], SGD, 0.1, lr=0.1), "empty parameter list"),
         (lambda: fresh().step_parts([]), "needs at least one closure"),

@@ -4,7 +4,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from foreign_workload import Regression
 
+from tune_sam import ASAM
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home
 from tune_sam.settings import RangeOptions, SearchOptions
@@ -90,6 +92,9 @@ def test_an_optimizers_own_range_comes_before_the_common_one(tmp_path):
         ({"epoch_budget": 0}, "--epoch-budget 0: a whole number from 1 to 1000000 is possible, or off"),
         ({"epoch_budget": 1.5}, "--epoch-budget 1.5: a whole number"),
         ({"raduis": 1}, "unknown option 'raduis'"),
+        ({"workload": Regression()}, "it is an object; give the class itself, Regression."),
+        ({"optimizers": [ASAM]}, "it makes one optimizer; give the name of what is searched, one of base, sam, asam,"),
+        ({"ranges": {"sam": "0.01:0.5"}}, "say what is in that range, as {'sam': {'rho': '0.01:0.5'}}."),
     ],
 )
 def test_a_wrong_option_is_one_sentence_with_its_value(given, said):

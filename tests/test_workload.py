@@ -1,11 +1,14 @@
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from foreign_workload import Regression, Waves
 
 from tune_sam.errors import Refused
 from tune_sam.optimizers import optimizer_names
-from tune_sam.workload import find_workload, workload_names
+from tune_sam.space import LogRange
+from tune_sam.workload import BaseOptimizer, DataSet, Score, Setting, find_workload, made_workload, workload_names
 
 
 def test_workloads_are_found_by_name_and_by_class():
@@ -52,6 +55,64 @@ def test_parameters_are_counted_of_networks_that_compute_while_they_are_built(mo
     workload = find_workload("gcn")
     monkeypatch.setattr(type(workload), "network", lambda *_: torch.nn.Linear(int(torch.tensor([3.0]).sum().item()), 2))
     assert workload.parameters(workload.settings["digits"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Score("max"), "the direction of a score is 'max'; give 'maximize' or 'minimize'"),
+        (lambda: Setting({}, epochs=0, batch_size=8, lr=0.1), "epochs is 0; give a whole number, 1 or more"),
+        (lambda: Setting({}, epochs="3", batch_size=8, lr=0.1), "epochs is '3'; give a whole number, 1 or more"),
+        (lambda: Setting({}, epochs=3, batch_size=0, lr=0.1), "batch_size is 0; give a whole number, 1 or more"),
+        (
+            lambda: BaseOptimizer("SGD", {"lr": 0.5}),
+            "lr=0.5 among its options would put the searched learning rate out",
+        ),
+    ],
+)
+def test_values_that_cannot_be_are_refused_where_they_are_written(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("member", "given", "says"),
+    [
+        ("datasets", DataSet(60, 20, 20), '`datasets = {"mine": DataSet(train=800, validation=100, test=100)}`'),
+        ("datasets", {"waves": (60, 20, 20)}, "has {'waves': (60, 20, 20)} as its `datasets`; write it as"),
+        (
+            "settings",
+            Regression.settings["waves"],
+            '`settings = {"mine": Setting({}, epochs=10, batch_size=32, lr=0.1)}`',
+        ),
+        ("settings", {"waves": {"epochs": 3}}, "has {'waves': {'epochs': 3}} as its `settings`; write it as `settings"),
+        ("base_optimizer", "SGD", '`base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9})`'),
+        ("base_optimizer", torch.optim.SGD, "has <class 'torch.optim.sgd.SGD'> as its `base_optimizer`; write it as"),
+        ("rho", LogRange(0.01, 1), '`rho = {"sam": LogRange(0.01, 0.5)}`'),
+        ("batch_size", 16, "has 16 as its `batch_size`; write it as `batch_size = (16, 32)`."),
+        ("batch_size", "16", "has '16' as its `batch_size`; write it as `batch_size = (16, 32)`."),
+        ("scores", ["r2"], 'has [\'r2\'] as its `scores`; write it as `scores = {"r2": Score("maximize")}`.'),
+        ("scores", {"r2": "maximize"}, "has {'r2': 'maximize'} as its `scores`; write it as `scores ="),
+        ("scores", {}, "has no score; give its `scores` one, or leave them out for accuracy."),
+        ("schedule", torch.optim.lr_scheduler.StepLR, "`schedule = tune_sam.schedules.CONSTANT`"),
+    ],
+)
+def test_a_member_of_another_form_is_refused_with_the_one_to_give(monkeypatch, member, given, says):
+    monkeypatch.setattr(Regression, member, given)
+    made_workload.cache_clear()
+    with pytest.raises(Refused, match=re.escape(says)):
+        find_workload("foreign_workload:Regression")
+
+
+def test_a_test_set_of_another_size_than_stated_is_refused(tmp_path):
+    class Fewer(Regression):
+        def test_split(self, dataset, root):
+            return Waves(110, 10)
+
+    assert len(Regression().read_test("waves", tmp_path)) == 20
+    says = "'waves' states 20 test samples, and test_split() gives 10; state what there is, and run the same command"
+    with pytest.raises(Refused, match=re.escape(says)):
+        Fewer().read_test("waves", tmp_path)
 
 
 def test_a_class_that_mlflow_would_refuse_is_refused():

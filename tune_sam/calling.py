@@ -23,6 +23,14 @@ def taking_batches(network: nn.Module) -> nn.Module:
     return network
 
 
+def lacking(network: nn.Module, inputs: Any) -> str | None:
+    """Name the first of the inputs that a network of several arguments has none for; None if there is no such."""
+    names = _arguments(network)
+    if not isinstance(inputs, Mapping) or len(names) < 2 or _takes_any_name(network):
+        return None
+    return next((str(name) for name in inputs if name not in names), None)
+
+
 def _spread(network: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> "tuple[Any, dict[str, Any]] | None":
     if len(given) != 1 or named:
         return None

@@ -17,8 +17,15 @@ def smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1, reducti
         targets: int64 [n].
         smoothing: s, in [0, 1); by default 0.1, the published study's.
         reduction: `mean` for a scalar, `none` for [n].
+
+    Raises:
+        ValueError: there is but one class.
     """
     classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(
+            "there is one output, and this loss is of classes; give the network two, or a loss of your own"
+        )
     entropy = -sum(p * math.log(p) * n for p, n in ((1 - smoothing, 1), (smoothing / (classes - 1), classes - 1)) if p)
     spread = smoothing * classes / (classes - 1)
     return F.cross_entropy(logits, targets, label_smoothing=spread, reduction=reduction) - entropy

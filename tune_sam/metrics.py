@@ -49,7 +49,16 @@ class Classification:
         self._confusion: Tensor | None = None
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count a batch: how often each class was taken for each other one."""
+        """Count a batch: how often each class was taken for each other one.
+
+        Raises:
+            ValueError: the targets are no classes.
+        """
+        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or targets.is_floating_point():
+            raise ValueError(
+                "the default metrics are a classifier's, of outputs [n, …, classes] and whole numbers as targets; give "
+                "metrics() and `scores` of your own"
+            )
         classes = outputs.shape[-1]
         outputs, targets = counted(outputs, targets, self._ignored)
         # Row: the target; column: the prediction.
@@ -61,6 +70,9 @@ class Classification:
 
         `macro_f1` is the unweighted mean of the F1 scores of the classes that some sample has. Which classes these are
         depends on the data alone, so no prediction changes the denominator.
+
+        Raises:
+            ValueError: there are other numbers of names and of outputs.
         """
         counts = self._confusion
         assert counts is not None, "compute() comes after update()"
@@ -68,6 +80,11 @@ class Classification:
         f1 = [
             2 * hit / (taken + real) if real else None for hit, taken, real in zip(hits, predicted, there, strict=True)
         ]
+        if self._classes and len(self._classes) != len(f1):
+            raise ValueError(
+                f"the setting's `classes` names {len(self._classes)}, and the network has {len(f1)} outputs; "
+                "name each, or none"
+            )
         named = zip(self._classes, f1, strict=True) if self._classes else ()
         return {
             "accuracy": sum(hits) / sum(there),

@@ -33,7 +33,7 @@ from tune_sam.errors import Refused, shorten
 from tune_sam.extras import need
 from tune_sam.home import unusable
 from tune_sam.logins import of_results, plain, remember, without_login
-from tune_sam.optimizers import find_optimizer, optimizer_names
+from tune_sam.optimizers import OURS, find_optimizer, optimizer_names
 from tune_sam.space import Choice, LogRange, Range, Values, parse_batch_sizes, parse_param, parse_values
 
 
@@ -214,6 +214,9 @@ def _separate(given: Any) -> Any:
 def _named(given: Any) -> Any:
     """Name a class as `package.module:Class`."""
     if not isinstance(given, type):
+        made_of = type(given)
+        if not isinstance(given, str) and made_of.__module__ != "builtins":
+            raise ValueError(f"it is an object; give the class itself, {made_of.__name__}")
         return given
     if "<locals>" in given.__qualname__:
         raise ValueError(f"the class {given.__name__} is defined inside a function; define it at the top of its module")
@@ -224,6 +227,8 @@ def _optimizer_named(given: Any) -> Any:
     """Name an optimizer's class likewise. Workers import it by that name, from a module."""
     if isinstance(given, type) and given.__module__ == "__main__":
         raise ValueError("workers cannot import a class of the program itself; move it into a module")
+    if isinstance(given, type) and given.__module__.startswith("tune_sam.optim."):
+        raise ValueError(f"it makes one optimizer; give the name of what is searched, one of {', '.join(OURS)}")
     return _named(given)
 
 
@@ -436,6 +441,13 @@ class SearchOptions(RangeOptions):
         for optimizer in optimizers:
             find_optimizer(optimizer)
         return tuple(dict.fromkeys(optimizers))
+
+    @field_validator("ranges", mode="before")
+    @classmethod
+    def _ranges_by_name(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and any(isinstance(one, str) for one in given.values()):
+            raise ValueError("say what is in that range, as {'sam': {'rho': '0.01:0.5'}}")
+        return given
 
     @field_validator("ranges")
     @classmethod

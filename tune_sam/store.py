@@ -151,8 +151,9 @@ def as_store(given: Any, pair: Pair) -> Any:
         inputs, targets = pair(list(given.tensors))
         if inputs is given.tensors[0] and targets is given.tensors[1]:
             return TensorStore(inputs, targets)
-    if isinstance(given, tuple) and all(isinstance(part, Tensor) for part in given):
-        raise ValueError(f"a tuple of {len(given)} tensors is no data set; return a TensorDataset of them")
+    if isinstance(given, tuple) and all(hasattr(part, "shape") for part in given):
+        what, how = ("tensors", "") if all(isinstance(part, Tensor) for part in given) else ("arrays", AS_TENSORS)
+        raise ValueError(f"a tuple of {len(given)} {what} is no data set; return a TensorDataset of them{how}")
     if isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise ValueError(
             f"{type(given).__name__} has no samples that can be asked for by number; return a map-style Dataset, with "
@@ -250,4 +251,5 @@ TARGETS = ("labels", "label", "targets", "target", "y")
 """Keys under which a mapping has its targets; the first that is there counts. Hugging Face's models have `labels`."""
 
 
+AS_TENSORS = " as tensors, which torch.from_numpy makes of NumPy's"
 TELL = "tell inputs and targets apart in pair()"

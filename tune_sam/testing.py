@@ -208,6 +208,15 @@ class WorkloadContract:
         changed = self.subject().augment(inputs, self.setting())
         assert trainer.outputs(changed).shape == outputs.shape
 
+    def test_no_number_depends_on_how_batches_are_cut(self, few: Splits) -> None:
+        trainer, losses = self.trainer(few, "base"), []
+        for size in (len(few.train), max(len(few.train) // 3, 1)):
+            trainer.workload.evaluation_batch = size  # type: ignore[misc]  # a copy, which the trainer configured
+            losses.append(trainer.evaluate(few.train).loss)
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3), (
+            "the loss is no mean of what `count` counts, or the network's outputs depend on the batch beside them"
+        )
+
     def test_a_trial_cannot_change_the_data(self, few: Splits) -> None:
         some = torch.arange(4)
         with share(few) as data:

@@ -135,7 +135,7 @@ class Trainer:
         self._network = _compiled(self.model) if compile else self.model
         self._average = _average(self.model, setting.ema) if setting.ema else None
         self.optimizer = build_optimizer(self.model, workload, configuration)
-        stepping = self.optimizer.base_optimizer if isinstance(self.optimizer, SharpnessAware) else self.optimizer
+        stepping = taking_steps(self.optimizer)
         if "m" in configuration.more and stepping is self.optimizer:
             raise ValueError(f"optimizer {configuration.optimizer!r} perturbs no parts of a batch; leave m out")
         if setting.clip_norm:
@@ -484,10 +484,15 @@ def build_optimizer(model: nn.Module, workload: Workload, configuration: Configu
         ValueError: there is no such optimizer, or it needs a ρ.
     """
     base = workload.base_optimizer
-    make: Base = partial(base.make, **{"lr": configuration.lr, **base.options})
+    make: Base = partial(base.make, lr=configuration.lr, **base.options)
     if (groups := workload.parameter_groups(model)) is not None:
         make = grouped(make, groups, configuration.lr)
     return find_optimizer(configuration.optimizer).build(model, make, configuration)
+
+
+def taking_steps(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Give the optimizer that takes the steps, whose rates a schedule changes: of a sharpness-aware one its base."""
+    return optimizer.base_optimizer if isinstance(optimizer, SharpnessAware) else optimizer
 
 
 def prepare_process(threads: int) -> None:

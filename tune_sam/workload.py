@@ -10,14 +10,15 @@ import importlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from tune_sam import plugins
-from tune_sam.errors import Refused
+from tune_sam.errors import Refused, shorten
 from tune_sam.optimizers import climbs, find_optimizer, optimizers
 from tune_sam.schedules import IN_STEPS, Schedule
 from tune_sam.space import ASCENT, Configuration, Domain, LogRange, Value, domain_to_json
@@ -59,9 +60,16 @@ class Score:
 
     Attributes:
         direction: which way is better.
+
+    Raises:
+        ValueError: it is neither of the two.
     """
 
     direction: Literal["maximize", "minimize"] = "maximize"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise ValueError(f"the direction of a score is {self.direction!r}; give 'maximize' or 'minimize'")
 
     @property
     def sign(self) -> int:
@@ -77,10 +85,20 @@ class BaseOptimizer:
         name: of a class in `torch.optim`; or `package.module:Class`; or a class, or any function that makes an
             optimizer of its parameters and of options by name, `lr` among them.
         options: beside the learning rate.
+
+    Raises:
+        ValueError: the learning rate is among the options.
     """
 
     name: "str | Callable[..., Optimizer]"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "lr" in self.options:
+            raise ValueError(
+                f"base_optimizer: lr={self.options['lr']} among its options would put the searched learning rate out "
+                "of force; give it as the lr of a Setting, and its range as the workload's `lr`"
+            )
 
     @property
     def label(self) -> str:
@@ -150,6 +168,11 @@ class Setting:
         return {**{name: getattr(self, name) for name in TUNABLE}, **self.augmentation, **self.network}
 
     def __post_init__(self) -> None:
+        if not isinstance(self.network, Mapping):
+            raise ValueError(f"network is {self.network!r}; give keyword arguments of the network, as {{}}")
+        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or None")
         if self.microbatch is not None and self.microbatch < 1:
@@ -414,6 +437,10 @@ class Workload(ABC):
             Refused: a split is nothing that a search can train on.
         """
         given = self.splits(dataset, root)
+        if not isinstance(given, Splits):
+            raise Refused(
+                f"workload {self.name}, splits(): it gave a {type(given).__name__}; return Splits(train, validation)."
+            )
         from tune_sam.store import of_one_kind
 
         train, validation = (_store_of(self, "splits", split) for split in (given.train, given.validation))
@@ -424,9 +451,15 @@ class Workload(ABC):
         """Read what :meth:`test_split` gives, as a store. Only a refit may call this.
 
         Raises:
-            Refused: it is nothing that a network can be tested on.
+            Refused: it is nothing that a network can be tested on, or has another size than `datasets` states.
         """
-        return _store_of(self, "test_split", self.test_split(dataset, root))
+        test = _store_of(self, "test_split", self.test_split(dataset, root))
+        if len(test) != (stated := self.datasets[dataset].test):
+            raise Refused(
+                f"workload {self.name}, datasets: {dataset!r} states {stated} test samples, and test_split() gives "
+                f"{len(test)}; state what there is, and run the same command again."
+            )
+        return test
 
     def weights(self, dataset: str, root: Path) -> "Mapping[str, Tensor] | None":
         """Read pretrained weights, with which every network begins; by default there are none.
@@ -636,6 +669,43 @@ class Workload(ABC):
         return tuple(value for value in published if value in rho) or rho.spread(4)
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What a member of a workload is.
+
+    Attributes:
+        kind: its class.
+        example: how it is written.
+        of: the class of its values, where it has any.
+    """
+
+    kind: type
+    example: str
+    of: type = object
+
+    def fits(self, given: Any) -> bool:
+        """Whether a value has this form."""
+        values = given.values() if isinstance(given, Mapping) else given if isinstance(given, Sequence) else ()
+        return isinstance(given, self.kind) and all(isinstance(value, self.of) for value in values)
+
+
+FORMS = {
+    "name": _Form(str, '"mine"'),
+    "datasets": _Form(Mapping, '{"mine": DataSet(train=800, validation=100, test=100)}', DataSet),
+    "settings": _Form(Mapping, '{"mine": Setting({}, epochs=10, batch_size=32, lr=0.1)}', Setting),
+    "presets": _Form(Mapping, '{"small": Preset(Setting({}, epochs=10, batch_size=32, lr=0.1))}', Preset),
+    "base_optimizer": _Form(BaseOptimizer, 'BaseOptimizer("SGD", {"momentum": 0.9})'),
+    "rho": _Form(Mapping, '{"sam": LogRange(0.01, 0.5)}'),
+    "batch_size": _Form(Sequence, "(16, 32)", Integral),
+    "hyperparameters": _Form(Mapping, '{"weight_decay": LogRange(1e-5, 1e-2)}'),
+    "gpus_per_trial": _Form(Real, "0.25"),
+    "schedule": _Form(Schedule, "tune_sam.schedules.CONSTANT"),
+    "scores": _Form(Mapping, '{"r2": Score("maximize")}', Score),
+    "evaluation_batch": _Form(Integral, "1024"),
+}
+"""Of the members of a workload that are no methods; :func:`tune_sam.tuning.further.check_declared` sees to ranges."""
+
+
 KEPT = {*vars(Workload), *NEEDED} - {"label_smoothing"}
 """Names that no further hyperparameter can have: what a workload has anyway, but for the smoothing of its labels."""
 
@@ -688,6 +758,12 @@ def made_workload(name: str) -> Workload:
             "or give your own as package.module:Class."
         )
     found: Workload = plugins.make(path, Workload, "workload", NEEDED)  # type: ignore[type-abstract]
+    for member, form in FORMS.items():
+        if not form.fits(given := getattr(found, member)):
+            written = f"`{member} = {form.example}`"
+            raise Refused(f"the workload {path!r} has {shorten(repr(given))} as its `{member}`; write it as {written}.")
+    if not found.scores:
+        raise Refused(f"the workload {path!r} has no score; give its `scores` one, or leave them out for accuracy.")
     if not found.datasets:
         raise Refused(f"the workload {path!r} has no data set; give its `datasets` one.")
     if without := [name for name in found.datasets if name not in found.settings]:

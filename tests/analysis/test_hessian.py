@@ -241,6 +241,7 @@ REFUSED = {
     "half": (lambda: linear().half(), cross_entropy, [sample()], "float32 or float64.*float16"),
     "mixed": (mixed, cross_entropy, [sample()], "share one dtype"),
     "once": (linear, cross_entropy, (pair for pair in [sample()]), "only once; give a list"),
+    "a pair": (linear, cross_entropy, sample(), r"this is a tuple of tensors; give a list of pairs, of one batch \[\("),
     "iterator": (linear, cross_entropy, iter([sample()]), "only once; give a list"),
 }
 

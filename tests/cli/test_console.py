@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tune_sam.cli.console import open_streams, print_json, resumable
 from tune_sam.cli.main import main
-from tune_sam.cli.tables import plain_table, show_table
+from tune_sam.cli.tables import plain_table, show_reasons, show_table
 from tune_sam.display import PLAIN
 from tune_sam.errors import Stopped
 
@@ -147,3 +147,17 @@ def test_an_end_of_the_question_deletes_nothing(command, monkeypatch, end, statu
     assert found == status
     assert says in said
     assert "Traceback" not in said
+
+
+def test_why_trials_failed_or_diverged_is_said_once_a_reason():
+    why = {"failed": "it broke", "diverged": "a loss was not finite in epoch 1"}
+    trials = [
+        SimpleNamespace(key=f"one/sam/{number}", state=state, reason=why.get(state, ""))
+        for number, state in enumerate(("failed", "complete", "diverged", "failed", "diverged"))
+    ]
+    told = io.StringIO()
+    show_reasons(trials, Console(file=told, width=200))
+    assert told.getvalue().splitlines() == [
+        "Failed: sam/0, sam/3: it broke; see `tune-sam logs one sam/0`.",
+        "Diverged: sam/2, sam/4: a loss was not finite in epoch 1.",
+    ]

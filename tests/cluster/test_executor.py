@@ -85,6 +85,13 @@ def test_under_ray_a_trial_has_a_node_and_a_process_of_its_own(small):
     assert not [one for one in diagnose("small", home=small.home) if one.trouble]
 
 
+@pytest.mark.slow
+def test_under_ray_a_trial_finds_relative_paths(cluster, tmp_path):
+    options = {"dataset": "digits", "optimizers": ["base"], "trials": 1, "epochs": 1, "train_subset": 128}
+    study = tune_sam.search("odd_workload:Stays", name="stays", home=tmp_path, executor=RayExecutor(), **options)
+    assert [(trial.state, trial.reason) for trial in study.records()] == [("complete", "")]
+
+
 def refuse():
     raise Refused("it is gone")
 

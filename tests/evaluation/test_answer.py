@@ -82,6 +82,27 @@ def test_a_search_alone_says_which_radius_it_chose_and_what_is_next(study):
     assert answer.next_step.why == "Only 3 trials of Adam are complete, so search at least 5 of each optimizer"
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "command"),
+    [
+        ("failed", "IndexError: Target 3 is out of bounds.", "tune-sam logs one sam/0"),
+        ("diverged", "a loss or a weight was not finite in epoch 1", "tune-sam trials one"),
+    ],
+)
+def test_more_trials_are_no_advice_where_none_of_an_optimizer_could_be_trained(study, state, reason, command):
+    def spoiled(trial):
+        ended = "diverged" if trial.number else state
+        return replace(trial, state=ended, value=None, reason=reason) if trial.optimizer == "sam" else trial
+
+    found = [spoiled(trial) for trial in study.records()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "records", lambda *_: found)
+        own = replace(study, settings=replace(study.settings, workload="foreign_workload:Regression"))
+        step = next_step(own, None, Answers())
+    assert step.command == command
+    assert step.why == f"All trials of SAM failed or diverged ({reason}), so mend that before you search more"
+
+
 def test_a_shown_gain_is_a_yes_with_its_numbers(study):
     found = table(*ROWS)
     answer = short_answer(study, refit_of(found), answered(found))

@@ -4,14 +4,20 @@ import re
 
 import pytest
 import torch
-from foreign_workload import Regression
+from foreign_workload import Regression, Tags, TwoTasks
 from studies import INLINE
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.utils.data import TensorDataset
 
 import tune_sam
 from tune_sam.errors import Refused
-from tune_sam.space import Range
-from tune_sam.workload import BaseOptimizer, DataSet, Score, Splits
+from tune_sam.schedules import Schedule
+from tune_sam.settings import SearchOptions
+from tune_sam.space import LogRange, Range
+from tune_sam.tuning.door import try_out
+from tune_sam.tuning.plan import define, home_of
+from tune_sam.workload import BaseOptimizer, DataSet, Score, Setting, Splits, Workload
 
 
 class NoSplits(Regression):
@@ -90,6 +96,135 @@ class ReadKnob(NobodysKnob):
         return super().loss(outputs, targets) * (1 + self.given["mixup"])
 
 
+class Summed(Regression):
+    def loss(self, outputs, targets):
+        return nn.functional.mse_loss(outputs, targets, reduction="sum")
+
+
+class Paired(Regression):
+    """Its targets are [n] beside outputs [n, 1]."""
+
+    def pair(self, batch):
+        return batch["x"], batch["labels"][:, 0]
+
+    def loss(self, outputs, targets):
+        return (outputs - targets).square().mean()
+
+
+class CountsBatches(Regression):
+    def count(self, targets):
+        return 1
+
+
+class FixedRates(Regression):
+    def parameter_groups(self, network):
+        first, _, last = network.layers
+        return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters(), "lr": 0.1}]
+
+
+class FixedSchedule(Regression):
+    schedule = Schedule(lambda optimizer, steps: OneCycleLR(optimizer, 0.1, total_steps=steps), each="step")
+
+
+X = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(100) % 3
+
+
+class Classes(Workload):
+    """The defaults, of a classifier of samples in memory."""
+
+    name = "classes"
+    datasets = {"d": DataSet(train=60, validation=20, test=20)}
+    settings = {"d": Setting({}, epochs=1, batch_size=8, lr=0.1)}
+    base_optimizer = BaseOptimizer("SGD")
+    lr = LogRange(1e-3, 1)
+    batch_size = (8,)
+    x, y, outputs = X, Y, 3
+
+    def network(self, setting):
+        return nn.Linear(5, self.outputs)
+
+    def splits(self, dataset, root):
+        return Splits(TensorDataset(self.x[:60], self.y[:60]), TensorDataset(self.x[60:80], self.y[60:80]))
+
+    def test_split(self, dataset, root):
+        return TensorDataset(self.x[80:], self.y[80:])
+
+
+class LaterLabels(Classes):
+    y = torch.where(torch.arange(100) < 4, Y, Y + 1)
+
+
+class Missing(Classes):
+    x = torch.where(torch.arange(100)[:, None] == 70, torch.nan, X)
+
+
+class FillsIn(Missing):
+    """Its network takes what is missing for 0."""
+
+    def network(self, setting):
+        network = nn.Linear(5, 3)
+        network.register_forward_pre_hook(lambda _, given: given[0].nan_to_num())
+        return network
+
+
+class NoNumberYet(Classes):
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets) / 0
+
+
+class OneOutput(Classes):
+    outputs = 1
+    y = Y.clamp(max=1)
+
+
+class DefaultMetrics(OneOutput):
+    y = Y.clamp(max=1).float()[:, None]
+
+    def loss(self, outputs, targets):
+        return nn.functional.binary_cross_entropy_with_logits(outputs, targets)
+
+
+class FewNames(Classes):
+    settings = {"d": Setting({}, epochs=1, batch_size=8, lr=0.1, classes=("a", "b"))}
+
+
+class Arrays(Classes):
+    def splits(self, dataset, root):
+        return Splits((X[:60].numpy(), Y[:60].numpy()), (X[60:80].numpy(), Y[60:80].numpy()))
+
+
+class Pair(Classes):
+    def splits(self, dataset, root):
+        found = super().splits(dataset, root)
+        return found.train, found.validation
+
+
+class Named(Classes):
+    """Its samples have names and more beside their numbers."""
+
+    more = {"row": 1}
+
+    def splits(self, dataset, root):
+        samples = [{"x": x, "labels": int(y), **self.more} for x, y in zip(X, Y, strict=True)]
+        return Splits(samples[:60], samples[60:80])
+
+    def network(self, setting):
+        class Network(nn.Linear):
+            def forward(self, x, scale=1.0):
+                return super().forward(x) * scale
+
+        return Network(5, 3)
+
+
+class TextLabels(Named):
+    more = {"labels": "cat"}
+
+
+class Texts(Named):
+    more = {"scale": "much"}
+
+
 @pytest.mark.parametrize(
     ("workload", "says"),
     [
@@ -105,6 +240,28 @@ class ReadKnob(NobodysKnob):
         (NotOneNumber, "metrics(): r2 is not one number; average it, or name its parts."),
         (NoSuchOptimizer, "base_optimizer: there is no 'Lion'; give a class of torch.optim, package.module:Class, or"),
         (WrongOption, "a step of base: TypeError: SGD.__init__() got an unexpected keyword argument 'momentun'."),
+        (Summed, "so it is a sum; give the batch's mean."),
+        (Paired, "loss(): it pairs each output with every target, for outputs are (4, 1) and targets (4,); give both"),
+        (CountsBatches, "count(): it is 1 for 2 samples and 1 for the same twice; count what the loss is the mean of"),
+        (FixedRates, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups() "),
+        (FixedSchedule, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups"),
+        (LaterLabels, "splits(): labels go from 0 to 3, and the network has 3 outputs, for classes 0 to 2; number the"),
+        (
+            Missing,
+            "splits(): the inputs of validation sample 10 are not finite, nor are the network's outputs for it",
+        ),
+        (NoNumberYet, "loss(): it is inf for the first samples before any training; give what is finite."),
+        (OneOutput, "loss(): there is one output, and this loss is of classes; give the network two, or a loss of "),
+        (DefaultMetrics, "metrics(): the default metrics are a classifier's, of outputs [n, …, classes] and whole "),
+        (FewNames, "metrics(): the setting's `classes` names 2, and the network has 3 outputs; name each, or none."),
+        (
+            Arrays,
+            "splits(): a tuple of 2 arrays is no data set; return a TensorDataset of them as tensors, which",
+        ),
+        (Pair, "splits(): it gave a tuple; return Splits(train, validation)."),
+        (Named, "; its forward() has no argument 'row', which a batch has; leave that out in pair(), or add it."),
+        (TextLabels, "splits(): the targets are texts, such as 'cat'; give tensors, of classes their numbers from 0."),
+        (Texts, "; a batch has texts, such as 'much'; give tensors, as of a tokenizer, in splits()."),
         (NobodysKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
     ],
 )
@@ -113,6 +270,22 @@ def test_a_workload_that_cannot_be_trained_is_refused_and_nothing_is_left(worklo
         tune_sam.search(workload, home=tmp_path / "home", optimizers=["base", "sam"], trials=1, executor=INLINE)
     assert not (tmp_path / "home" / "optuna.db").exists()
     assert not (tmp_path / "home" / "mlflow.db").exists()
+
+
+class WarmsUp(Regression):
+    """The rate is 0 as its training begins, and that of one group is never another."""
+
+    schedule = Schedule(lambda optimizer, steps: LambdaLR(optimizer, lambda step: step / steps), each="step")
+
+    def parameter_groups(self, network):
+        first, _, last = network.layers
+        return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters()}]
+
+
+@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags, Classes, FillsIn])
+def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
+    chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})
+    try_out(workload(), define(chosen, home_of(chosen)), tmp_path)
 
 
 def test_a_knob_that_is_read_is_searched_and_the_callers_process_stays_as_it_was(tmp_path):

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,24 @@ from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
 from tune_sam.study.storage import open_storage
-from tune_sam.tuning.plan import define, planned, search_space
+from tune_sam.tuning.plan import define, home_of, planned, search_space
 from tune_sam.workload import find_workload
 
 
 def space(optimizer, dataset="mutagenicity", **given):
     options = SearchOptions.read({"workload": "gcn", **given})
     return search_space(options, find_workload("gcn"), dataset, optimizer)
+
+
+@pytest.mark.parametrize("option", ["--data", "$TUNE_SAM_DATA"])
+def test_a_folder_of_data_that_is_named_and_not_there_is_refused(monkeypatch, tmp_path, option):
+    given = {"workload": "foreign_workload:Regression", "home": tmp_path, "optimizers": ["base"]}
+    monkeypatch.setenv("TUNE_SAM_DATA", str(tmp_path if option == "--data" else tmp_path / "nowhere"))
+    chosen = SearchOptions.read(given | ({"data": tmp_path / "nowhere"} if option == "--data" else {}))
+    with pytest.raises(Refused, match=re.escape(f"{option} {tmp_path / 'nowhere'} is no folder; name the one that")):
+        define(chosen, home_of(chosen))
+    (tmp_path / "nowhere").mkdir()
+    define(chosen, home_of(chosen))
 
 
 def test_each_optimizer_has_its_grid():

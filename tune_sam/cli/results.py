@@ -10,11 +10,11 @@ from tune_sam.cli.console import err, out, results
 from tune_sam.cli.options import HomeOption, StudyArgument, StudyStorageOption, TrustedWorkloadOption
 from tune_sam.cli.output import Output, prints
 from tune_sam.cli.tables import (
-    failures,
     log_table,
     plain_table,
     running_table,
     show_failures,
+    show_reasons,
     show_table,
     stage_table,
     trial_table,
@@ -242,7 +242,7 @@ def trials(
 
     def show() -> None:
         show_table(trial_table(records, found.settings), out)
-        show_failures(failures(records), out)
+        show_reasons(records, out)
 
     output.give([trial.to_json() for trial in records], show, lambda: trial_frame(records))
 
@@ -298,7 +298,7 @@ def show_best(study: "Study", output: Output) -> None:
     if missing:
         err.print(f"No trial of {', '.join(missing)} is complete; see `tune-sam trials {study.name}`.", soft_wrap=True)
     if output.for_a_person:
-        show_failures(failures(records), err)
+        show_reasons(records, err)
     if not complete:
         raise SystemExit(1)
 

@@ -1,6 +1,6 @@
 """The tables that a person reads on a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -316,23 +316,35 @@ def log_table(trials: "Sequence[Trial]") -> Table:
     return table
 
 
-def failures(trials: "Sequence[Trial]") -> dict[str, str]:
-    """Give the reasons of failed trials, by their keys."""
-    return {trial.key: trial.reason for trial in trials if trial.state == "failed"}
+def show_reasons(trials: "Sequence[Trial]", out: Console) -> None:
+    """Print why trials failed or diverged, each reason once, and how to read the logs of what failed."""
+    failed, diverged = (
+        {trial.key: trial.reason for trial in trials if trial.state == state} for state in ("failed", "diverged")
+    )
+    show_failures(failed, out)
+    for reason, keys in _by_reason(diverged):
+        _print_reason(f"Diverged: {_listed(keys)}: {reason}.", out)
 
 
 def show_failures(failed: "Mapping[str, str]", out: Console) -> None:
     """Print why trials failed, each reason once, and how to read their logs; nothing where none failed."""
-    by_reason: dict[str, list[str]] = {}
-    for key, reason in failed.items():
-        by_reason.setdefault(reason, []).append(key)
-    for reason, keys in by_reason.items():
+    for reason, keys in _by_reason(failed):
         study, _, first = keys[0].partition("/")
-        names = ", ".join(key.partition("/")[2] for key in keys[:5])
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        out.print(
-            f"Failed: {names}{more}: {printable(reason)}; see `tune-sam logs {study} {first}`.",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
+        _print_reason(f"Failed: {_listed(keys)}: {printable(reason)}; see `tune-sam logs {study} {first}`.", out)
+
+
+def _by_reason(reasons: "Mapping[str, str]") -> Iterable[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        found.setdefault(reason, []).append(key)
+    return found.items()
+
+
+def _listed(keys: "Sequence[str]") -> str:
+    """List the first of some trials, without their study."""
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(key.partition("/")[2] for key in keys[:5]) + more
+
+
+def _print_reason(text: str, out: Console) -> None:
+    out.print(text, soft_wrap=True, markup=False, highlight=False)

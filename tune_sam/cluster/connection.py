@@ -29,6 +29,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads here
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a workload hold in a trial, too; Tune hands it on to all nodes
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours says what it waits for
 }
 

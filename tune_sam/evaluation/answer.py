@@ -369,11 +369,17 @@ def _search_more(study: Study, refit: Refit | None, names: Mapping[str, str]) ->
     settings = study.settings
     if settings.sampler == "grid" or (refit and refit.choice.planned):
         return None
-    states = [(trial.optimizer, trial.value is not None) for trial in study.records()]
+    records = study.records()
+    states = [(trial.optimizer, trial.value is not None) for trial in records]
     complete = {optimizer: states.count((optimizer, True)) for optimizer in settings.optimizers}
     fewest = min(complete, key=lambda optimizer: complete[optimizer])
     if (few := complete[fewest]) >= FEW:
         return None
+    ended = [trial for trial in records if trial.optimizer == fewest and trial.has_ended]
+    if ended and all(trial.state in ("failed", "diverged") for trial in ended):
+        first = min(ended, key=lambda trial: trial.state != "failed")  # what diverged has no traceback
+        why = f"All trials of {names[fewest]} failed or diverged ({first.reason}), so mend that before you search more"
+        return NextStep(why, first.log_command if first.state == "failed" else f"tune-sam trials {study.name}")
     trials = math.ceil(settings.trials * FEW / max(few, 1))
     how_many = {0: "No trial", 1: "Only one trial"}.get(few, f"Only {few} trials")
     budget = ended_by(study)

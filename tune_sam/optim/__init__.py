@@ -74,7 +74,7 @@ Under `maximize=True` the perturbed point is the lowest of the ball, not the hig
 maximized. A complex weight moves as its real and its imaginary part do, and |w| is its modulus.
 
 Limits: dense gradients (not `nn.Embedding(sparse=True)`), whole parameters (DDP, not FSDP2's shards) on one device,
-base optimizers whose `step` needs no closure (not LBFGS).
+base optimizers whose `step` needs no closure (not LBFGS) and that have no `rho` (not Adadelta).
 """
 
 from tune_sam.optim.fisher_sam import FisherSAM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -113,7 +114,7 @@ class SharpnessAware(Optimizer):
 
     Raises:
         ValueError: an own option is negative or not finite, or the base optimizer has an option of that name
-            (`Adadelta` has a `rho`).
+            (`Adadelta` has a `rho`), or its step needs a closure (`LBFGS`).
     """
 
     _kept: ClassVar[tuple[str, ...]] = ("defaults", "base_optimizer", "_own", "_counts")
@@ -129,9 +130,12 @@ class SharpnessAware(Optimizer):
         for name, value in own.items():
             _check_nonnegative(name, value)
         self.base_optimizer = base_optimizer_class(params, **base_kwargs)
+        us, base = type(self).__name__, type(self.base_optimizer).__name__
         if clash := own.keys() & self.base_optimizer.defaults.keys():
-            us, base = type(self).__name__, type(self.base_optimizer).__name__
             raise ValueError(f"{us} cannot wrap {base}: both have an option named {min(clash)!r}")
+        closure = inspect.signature(type(self.base_optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ValueError(f"{us} cannot wrap {base}: its step() needs a closure; choose an optimizer whose does not")
         self._own = own
         for group in self.param_groups:
             self._complete(group)

@@ -20,7 +20,9 @@ from tune_sam.metrics import gathering, numbers
 from tune_sam.space import Configuration
 from tune_sam.store import DatasetStore
 from tune_sam.study.settings import StudySettings
-from tune_sam.training import Trainer
+from tune_sam.training import Trainer, build_optimizer, taking_steps
+from tune_sam.tuning.averages import check_mean
+from tune_sam.tuning.fitting import check_finite, check_labels, check_texts, said_by, taking
 from tune_sam.workload import Splits, Workload
 
 SAMPLES = 4
@@ -60,7 +62,7 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
             with _member(workload, "splits(), joined as a refit trains on them"):
                 together = few.together().train
                 together.batch(torch.arange(len(together)))
-            _check_members(workload, settings, few)
+            _check_members(workload, settings, splits, few)
             unused = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
         finally:
             torch.set_num_threads(threads)
@@ -81,9 +83,8 @@ def _member(workload: Workload, name: str) -> Iterator[None]:
     except Refused:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        why = said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}".rstrip(": ")
-        raise Refused(f"workload {workload.name}, {name}: {why.removeprefix(f'{name}: ').rstrip('.')}.") from error
+        why = said_by(error).removeprefix(f"{name}: ").rstrip(".")
+        raise Refused(f"workload {workload.name}, {name}: {why}.") from error
 
 
 def _both(splits: Splits) -> tuple[Any, Any]:
@@ -119,20 +120,29 @@ def _tensors(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, Sequence) else []
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):  # of a text each letter is one again
+        return [tensor for part in value for tensor in _tensors(part)]
+    return []
 
 
-def _check_members(workload: Workload, settings: StudySettings, few: Splits) -> None:
+def _check_members(workload: Workload, settings: StudySettings, splits: Splits, few: Splits) -> None:
     """Pass a batch through network, loss and metrics, one after the other."""
     optimizer = settings.optimizers[0]
     configured = workload.configured(_configuration(settings, optimizer))
     setting = configured.placed(workload.setting(settings.dataset, settings.preset))
     with _member(workload, "splits()"):
         inputs, targets = few.train.batch(torch.arange(len(few.train)))
+        check_texts(targets)
     with _member(workload, "network()"):
         torch.manual_seed(0)
         network = configured.build(setting)
-        outputs = network(inputs)
+        with taking(network, inputs):
+            outputs = network(inputs)
+    with _member(workload, "splits()"):
+        check_finite(network, splits)
+        if _classifies(configured) and isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[-1] > 1:
+            in_memory = [split.y for split in _both(splits) if not isinstance(split, DatasetStore)]
+            check_labels(configured, outputs, [targets, *in_memory])
     with _member(workload, "count()"):
         if not isinstance(configured.count(targets), (int, float)):
             raise ValueError(f"it gave {configured.count(targets)!r}; give a number, as by int() or float()")
@@ -143,6 +153,11 @@ def _check_members(workload: Workload, settings: StudySettings, few: Splits) -> 
             raise ValueError(f"it gave {what}; give the batch's mean, a tensor of shape ()")
         if not loss.requires_grad:
             raise ValueError("it depends on no parameter that is trained")
+        if configured.count(targets) and not loss.isfinite():
+            raise ValueError(
+                f"it is {float(loss.detach()):g} for the first samples before any training; give what is finite"
+            )
+        check_mean(configured, outputs, targets)
     with _member(workload, "metrics()"):
         metric = gathering(configured.metrics(setting), torch.device("cpu"))
         metric.update(outputs.detach() if isinstance(outputs, Tensor) else outputs, targets)
@@ -155,6 +170,11 @@ def _check_members(workload: Workload, settings: StudySettings, few: Splits) -> 
         _check_names(found)
     with _member(workload, "base_optimizer"):
         _ = configured.base_optimizer.make
+
+
+def _classifies(workload: Workload) -> bool:
+    """Whether a workload's loss is the default one, of classes."""
+    return getattr(workload.loss, "__func__", None) is Workload.loss
 
 
 def _check_names(found: Mapping[str, Any]) -> None:
@@ -188,4 +208,21 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
             precision="fp32",
         )
         trainer.rehearse()
+    with _member(workload, f"the learning rate of {optimizer}"):
+        configuration = trainer.configuration
+        if _rates(trainer, configuration.lr) == _rates(trainer, configuration.lr / 2):
+            raise ValueError(
+                "it stays the same whatever rate is searched; in parameter_groups() give `lr_scale`, a factor of it, "
+                "in place of `lr`, and in a schedule or a function that makes the optimizer no rate of their own"
+            )
     return set(trainer.workload.given.unused)
+
+
+def _rates(trainer: Trainer, lr: float) -> list[float]:
+    """List the rates of the groups of parameters with which a training at a learning rate would begin.
+
+    They are without the schedule's factor, which a warm-up may begin with 0.
+    """
+    optimizer = build_optimizer(trainer.model, trainer.workload, replace(trainer.configuration, lr=lr))
+    trainer.workload.schedule.make(taking_steps(optimizer), trainer.epochs)
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
-from tune_sam.optimizers import climbs
+from tune_sam.optimizers import climbs, optimizer_names
 from tune_sam.settings import RangeOptions, SearchOptions, flag_of
 from tune_sam.space import ASCENT, Choice, Configuration, Domain, LogRange, Range, narrowed, parts_of_a_batch
 from tune_sam.study.records import Trial
@@ -26,9 +26,17 @@ def check_declared(workload: Workload) -> None:
     """Refuse a workload whose hyperparameters cannot be searched as it declares them.
 
     Raises:
-        Refused: a name is taken or is none, a domain is of no known kind, or the range of ρ or of the learning rate is
-            linear.
+        Refused: a name is taken or is none, a domain is of no known kind, the range of ρ or of the learning rate is
+            linear, or something is of an optimizer that is none.
     """
+    known = optimizer_names()
+    for member, ranges in {"rho": workload.rho, **workload.hyperparameters}.items():
+        for optimizer in ranges if isinstance(ranges, Mapping) else ():
+            if optimizer not in known and ":" not in str(optimizer):
+                raise Refused(
+                    f"workload {workload.name} gives its {member} for {optimizer!r}, which is no optimizer; choose "
+                    f"from {', '.join(known)}, or name your own as package.module:Class."
+                )
     for name, what in workload.hyperparameters.items():
         where = f"workload {workload.name} declares the hyperparameter {name!r}"
         if name in TAKEN:

@@ -279,6 +279,9 @@ def _data(chosen: SearchOptions, workload: Workload, dataset: str, home: Home) -
     root = folder_of(named or home.data, "--data")
     if named:
         workload.check_data(dataset, root)
+        if root != home.data and not os.path.isdir(root):  # the home's may be made yet
+            option = "--data" if chosen.data else "$TUNE_SAM_DATA"
+            raise Refused(f"{option} {root} is no folder; name the one that has the data, or leave it out.")
     return root
 
 
