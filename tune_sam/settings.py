@@ -323,7 +323,8 @@ class SearchOptions(RangeOptions):
         description="CPUs, and threads, of a trial; or a fraction of a CPU, as 0.5 for two trials of a thread on each.",
     )
     gpus_per_trial: Annotated[GpusOption, Shown("the workload's, where there are GPUs", "FRACTION|auto")] = Field(
-        default=None, description="GPU fraction of a trial; auto measures what a step of each batch size takes."
+        default=None,
+        description="GPU fraction of a trial, or 0 for the CPU; auto measures what a step of each batch size takes.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",

@@ -12,7 +12,7 @@ import ray
 from ray import tune
 
 from tune_sam.checkpoint import Checkpoint, Damaged
-from tune_sam.cluster.gpu import cap_gpu_memory, gpu_fraction
+from tune_sam.cluster.gpu import cap_gpu_memory, gpu_fraction, trial_device
 from tune_sam.cluster.logs import TrialLog
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
@@ -157,6 +157,7 @@ class SAMTrainable(tune.Trainable):
             trial.configuration,
             splits,
             epochs=trial.epochs,
+            device=trial_device(self.workload, trial.gpus_per_trial),
             threads=trial.threads,
             precision=trial.precision,
             compile=trial.compile,

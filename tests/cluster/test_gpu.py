@@ -1,11 +1,14 @@
+from types import SimpleNamespace
+
 import odd_workload
 import pytest
 import torch
 
 import tune_sam
 from tune_sam.cluster import gpu
-from tune_sam.cluster.gpu import Need, measured_fractions
+from tune_sam.cluster.gpu import Need, measured_fractions, trial_device
 from tune_sam.cluster.sharing import share
+from tune_sam.cluster.tasks import prepare_worker
 from tune_sam.config import TrialConfig
 from tune_sam.operations import doctor
 from tune_sam.space import Configuration
@@ -27,6 +30,22 @@ GIB = 2**30
 def test_a_share_is_one_of_equal_parts_that_the_need_fits_into(need, expected):
     assert need.fraction == expected
     assert need.fraction == 1 or need.fraction * need.total >= need.peak * gpu.MARGIN + need.context
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0, "cpu"), (0.25, "cuda"), (None, "cuda")])
+def test_a_trial_that_is_to_have_no_gpu_computes_on_the_cpu(asked, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gcn = find_workload("gcn")
+    assert trial_device(gcn, asked).type == expected
+    study = SimpleNamespace(workload=gcn, settings=SimpleNamespace(threads=1, gpu_fraction=asked))
+    assert prepare_worker(study).type == expected
+
+
+def test_a_workload_may_want_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    workload = find_workload("gcn")
+    monkeypatch.setattr(type(workload), "gpus_per_trial", 0)
+    assert trial_device(workload, None).type == "cpu"
 
 
 @pytest.mark.slow

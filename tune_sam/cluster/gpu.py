@@ -9,6 +9,8 @@ from tune_sam.config import TrialConfig
 from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
+    import torch
+
     from tune_sam.cluster.sharing import Shared
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,23 @@ def gpu_fraction(workload: Workload, asked: float | None) -> float:
     if asked is not None:
         return asked
     return workload.gpus_per_trial if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) else 0
+
+
+def trial_device(workload: Workload, asked: float | None) -> "torch.device":
+    """Choose where a trial computes: on the CPU if it is to have no GPU, else where torch can.
+
+    Ray hides no GPU from a process that asked for none, and what it calls a GPU may be none that torch sees.
+
+    Args:
+        workload: that is trained.
+        asked: GPUs, or the fraction of one; None for the workload's.
+    """
+    import torch
+
+    from tune_sam.training import default_device
+
+    gpus = workload.gpus_per_trial if asked is None else asked
+    return default_device() if gpus else torch.device("cpu")
 
 
 def cap_gpu_memory(fraction: float) -> None:
