@@ -73,9 +73,9 @@ def _parse_gpus(given: Any) -> float | Literal["auto"] | None:
     try:
         gpus = float(given)
     except (TypeError, ValueError):
-        raise ValueError("a GPU fraction such as 0.25, a whole number or auto is possible") from None
-    if not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):
-        raise ValueError("a GPU fraction from 0 to 1 or a whole number is possible")
+        raise ValueError("a GPU fraction such as 0.25, 0, 1 or auto is possible") from None
+    if not 0 <= gpus <= 1:
+        raise ValueError("a GPU fraction from 0 to 1 is possible, for a training computes on one GPU")
     return gpus
 
 
@@ -328,7 +328,7 @@ class SearchOptions(RangeOptions):
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description="Precision of the network's passes: auto is bf16 on CUDA and, where the workload says so, on CPUs "
+        description="Precision of the network's passes: auto is bf16 on GPUs and, where the workload says so, on CPUs "
         "that multiply matrices of it, else fp32. A refit takes auto for fp32 on a CPU.",
     )
     compile: bool = Field(default=False, description="Run networks through torch.compile.")
