@@ -48,6 +48,23 @@ def test_a_workload_may_want_no_gpu(monkeypatch):
     assert trial_device(workload, None).type == "cpu"
 
 
+def test_a_training_that_leaves_cublas_no_memory_is_measured_as_one_that_needs_the_whole_gpu(monkeypatch):
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("tune_sam.training.Trainer", fails)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * GIB))
+    trial = TrialConfig(dataset="digits", epochs=1, configuration=Configuration("sam", 0.05, 0.01, 32, 0))
+    data = SimpleNamespace(splits=lambda: None)
+    assert gpu._need(find_workload("gcn"), trial, data).fraction == 1
+    error = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        gpu._need(find_workload("gcn"), trial, data)
+
+
 @pytest.mark.slow
 def test_a_trial_without_memory_goes_on_once_with_twice_its_share(cluster, tmp_path):
     study = tune_sam.search(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.config import TrialConfig
+from tune_sam.shortages import gpu_ran_out
 from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
@@ -155,7 +156,9 @@ def _need(workload: Workload, trial: TrialConfig, data: "Shared") -> Need:
             compile=trial.compile,
         )
         trainer.rehearse()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not gpu_ran_out(error):
+            raise
         return Need(total, 0, total)  # the whole GPU, and still too little: trials of this size will say so
     free, _ = torch.cuda.mem_get_info()
     return Need(torch.cuda.max_memory_reserved(), max(0, total - free - torch.cuda.memory_reserved()), total)
