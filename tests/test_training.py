@@ -65,12 +65,15 @@ def test_same_seed_same_numbers_whatever_the_caller_draws(splits, configuration)
     assert one == two
 
 
-def test_a_training_leaves_the_callers_random_state_alone(splits):
+def test_a_training_leaves_the_callers_random_state_alone(splits, monkeypatch):
     torch.manual_seed(1)
     before = torch.get_rng_state()
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     running = trainer(splits)
     running.epoch()
     assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded, "the generators of GPUs are the caller's"
 
 
 def test_another_seed_gives_other_numbers(splits):

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map_only
 
+from tune_sam import generators
 from tune_sam.groups import grouped
 from tune_sam.metrics import Metric, finite, gathering, numbers
 from tune_sam.optim import SharpnessAware, random_state
@@ -127,7 +128,7 @@ class Trainer:
         self._unperturbed_before = 0
         self.last: Epoch | None = None
         with torch.random.fork_rng(self._cuda_devices()):
-            torch.manual_seed(configuration.seed)
+            generators.seed(configuration.seed, self._cuda_devices())
             self.model = workload.build(setting).to(self.device)
             if splits.weights:
                 _begin_with(self.model, splits.weights)
