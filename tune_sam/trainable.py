@@ -163,7 +163,7 @@ class SAMTrainable(tune.Trainable):
             compile=trial.compile,
         )
         for place in trial.resume_from:
-            # What is not whole is left aside: epochs that are trained again give the same.
+            # What is not whole is left aside: epochs that are trained again give the same, on a GPU but for rounding.
             with (
                 suppress(FileNotFoundError, NotADirectoryError, Damaged),
                 tune.Checkpoint(place).as_directory() as folder,

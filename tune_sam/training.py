@@ -1,7 +1,8 @@
 """One training without Ray: an epoch, an evaluation, state out, state in.
 
-The same seed and configuration give the same losses in a notebook, in a test and under Tune, on the same device and
-with the same number of threads. A training carries its own random state and leaves the caller's alone.
+The same seed and configuration give the same losses in a notebook, in a test and under Tune, on the same CPU and with
+the same number of threads; on a GPU, where sums come in any order, they are the same but for rounding. A training
+carries its own random state and leaves the caller's alone.
 """
 
 import ctypes

@@ -75,7 +75,7 @@ def trial_device(workload: Workload, asked: float | None) -> "torch.device":
 def cap_gpu_memory(fraction: float) -> None:
     """Keep this process to its fraction of a GPU's memory, so that an out-of-memory is its own and not its neighbours'.
 
-    Ray only counts fractions.
+    Ray only counts fractions. What CUDA itself takes in each process is not in the cap: torch limits its allocator.
     """
     import torch
 
