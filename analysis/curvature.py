@@ -54,6 +54,9 @@ BASIS_BYTES = 4 << 30
 FEWEST_VECTORS = 10
 """The least basis that a restart can work with: five wanted values at one end, some at the other, and room to grow."""
 
+BESIDE_VECTORS = 8
+"""Vectors of float64 at most that a process has beside its basis."""
+
 TRACE_TOL = 0.1
 """A trace is resolved when its standard error is at most this fraction of it.
 
@@ -246,7 +249,8 @@ def spectrum(
 
     The model is evaluated in eval mode and left as it was found; see :class:`tune_sam.analysis.hessian.Hessian`, also
     for the way batches are weighted. Memory beside the model's own is `max_vectors` vectors, `graph_bytes`, the graph
-    of one batch and at most eight vectors of float64: 7.2 GiB and one graph for 19.6 million float32 parameters.
+    of one batch and at most eight vectors of float64: 7.2 GiB and one graph for 19.6 million float32 parameters. Where
+    less is left on the device, there are fewer vectors and graphs.
 
     Args:
         model: called as `model(inputs)`.
@@ -262,9 +266,9 @@ def spectrum(
             with the ε of the model's dtype. No product is better than that, so that the λ_min of a convex loss, 0, is
             resolved, too; a ratio to it is not.
         seed: of the start vectors.
-        max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. Where
-            `steps` need more, the process is restarted with the Ritz vectors next to both ends, which takes more
-            products; the density then comes from the first pass.
+        max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. There are
+            fewer where the device has no room for so many. Where `steps` need more, the process is restarted with the
+            Ritz vectors next to both ends, which takes more products; the density then comes from the first pass.
         graph_bytes: limit on kept gradient graphs, by default `GRAPH_BYTES`, 2 GiB; without them a product takes two
             to three times as long.
 
@@ -544,13 +548,16 @@ def _basis(hessian: Hessian, steps: int, max_vectors: int | None, fewest: int = 
             "give a larger max_vectors"
         )
     rows = min(wanted, limit)
-    left = available(hessian.device)
-    if left is not None and rows * vector > left:
-        raise ValueError(
-            f"{rows} Lanczos vectors of {in_words(vector)} do not fit into the {in_words(left)} that "
-            f"{hessian.device} has left; give max_vectors, {fewest} or more, or a smaller graph_bytes"
-        )
-    with shortage_told(f"{rows} Lanczos vectors of {in_words(vector)} do not fit; give a smaller max_vectors"):
+    way_out = "use a machine, or a GPU fraction, with more memory"
+    if (left := available(hessian.device)) is not None:
+        beside = BESIDE_VECTORS * 8 * hessian.size + hessian.largest_graph  # for a product
+        rows = min(rows, max((left - beside) // vector, min(wanted, fewest)))
+        if rows * vector > left:
+            raise ValueError(
+                f"{rows} Lanczos vectors of {in_words(vector)} do not fit into the {in_words(left)} that "
+                f"{hessian.device} has left; {way_out}"
+            )
+    with shortage_told(f"{rows} Lanczos vectors of {in_words(vector)} do not fit; {way_out}"):
         return torch.empty(rows, hessian.size, dtype=hessian.dtype, device=hessian.device)
 
 

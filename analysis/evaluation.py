@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tune_sam import generators
 from tune_sam.trees import rows
 
 Batches = Iterable[tuple[Any, Tensor]]
@@ -150,7 +151,7 @@ def undisturbed(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """
     with ExitStack() as stack:
         devices = {tensor.device for tensor in named_tensors(model).values()}
-        stack.enter_context(torch.random.fork_rng(_cuda_devices(model)))
+        stack.enter_context(torch.random.fork_rng(cuda_devices(model)))
         for kind in {"cpu"} | {device.type for device in devices}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(full_precision())
@@ -293,7 +294,7 @@ def _losses(model: nn.Module, loss_fn: LossFn, batches: Batches, seed: int = 0) 
     """Yield each batch's mean loss and what it is the mean of, unless that is nothing."""
     if isinstance(batches, Iterator):
         raise ValueError(f"the batches can be walked once only, got a {type(batches).__name__}: pass list(batches)")
-    _seed(_cuda_devices(model), seed)
+    generators.seed(seed, cuda_devices(model))
     for inputs, targets in batches:
         if not (counted := count(loss_fn, targets)):
             continue
@@ -311,13 +312,6 @@ def _mean(total: Tensor | None, samples: float) -> float:
     return float(total) / samples
 
 
-def _seed(devices: list[torch.device], seed: int) -> None:
-    """Seed the generators that :func:`undisturbed` puts back, and no others."""
-    torch.default_generator.manual_seed(seed)
-    for device in devices:
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
+def cuda_devices(model: nn.Module) -> list[torch.device]:
+    """List the CUDA devices of a model, whose generators :func:`undisturbed` puts back."""
     return sorted({tensor.device for tensor in named_tensors(model).values() if tensor.is_cuda}, key=str)

@@ -27,7 +27,7 @@ from tune_sam.analysis.evaluation import (
     full_precision,
     is_finite,
 )
-from tune_sam.analysis.memory import saved_tensors, shortage_told, storages
+from tune_sam.analysis.memory import available, saved_tensors, shortage_told, storages
 
 __all__ = ["GRAPH_BYTES", "Hessian"]
 
@@ -99,9 +99,10 @@ class Hessian:
         batches: pairs (inputs, targets), the same and in the same order on every walk. Inputs are what the model
             takes, a tensor or a PyG `Batch`, on its device; batches weigh by
             :func:`tune_sam.analysis.evaluation.count`, empty ones do not count.
-        graph_bytes: limit on the gradient graphs that are kept between products, by default `GRAPH_BYTES`, 2 GiB. The
-            first batches are kept until one does not fit; that one and all later ones are rebuilt for each product,
-            one at a time, on top of the limit. The numbers do not depend on it.
+        graph_bytes: limit on the gradient graphs that are kept between products, by default `GRAPH_BYTES`, 2 GiB; it is
+            never more than a quarter of what the device has left. The first batches are kept until one does not fit;
+            that one and all later ones are rebuilt for each product, one at a time, on top of the limit. The numbers do
+            not depend on it.
 
     Attributes:
         names: of the parameters in a vector.
@@ -111,6 +112,7 @@ class Hessian:
         samples: Σ n_b, whole where the counts are.
         loss: the mean loss over all batches.
         batches_kept: batches whose graph is kept.
+        largest_graph: bytes of the largest graph among those kept and the first that was not.
         products: calls of :meth:`product` so far.
 
     Raises:
@@ -126,6 +128,7 @@ class Hessian:
     samples: float
     loss: float
     batches_kept: int
+    largest_graph: int
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Batches, *, graph_bytes: int = GRAPH_BYTES) -> None:
         if isinstance(batches, Iterator):
@@ -225,7 +228,10 @@ class Hessian:
         self._losses: list[float] = []
         counts: list[float] = []
         known = storages(self._model.parameters())
-        left, keep = self._graph_bytes, self._graph_bytes > 0
+        self.largest_graph = 0
+        room = available(self.device)
+        left = self._graph_bytes if room is None else min(self._graph_bytes, room // 4)
+        keep = left > 0
         for inputs, targets in self._walk():
             versions = [parameter._version for parameter in params.values()]
             with _advice():
@@ -239,7 +245,9 @@ class Hessian:
             counts.append(batch.samples)
             if keep:
                 new = storages(saved_tensors(part for part in batch.parts if part is not None))
-                left -= sum(size for address, size in new.items() if address not in known)
+                size = sum(size for address, size in new.items() if address not in known)
+                self.largest_graph = max(self.largest_graph, size)
+                left -= size
                 keep = left >= 0
             if keep:
                 self._kept.append(batch)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tune_sam.shortages import gpu_ran_out
+
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -81,4 +83,4 @@ def shortage_told(way_out: str) -> Iterator[None]:
 
 def is_shortage(error: BaseException) -> bool:
     """Say whether memory ran out, on the CPU or on a GPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or gpu_ran_out(error)

@@ -1,7 +1,8 @@
 """Another's measurement of the same Hessian: PyHessian's (Yao et al. 2020), on one batch.
 
-PyHessian 0.1 takes tensors as inputs, needs a gradient of every parameter and does not know that attention's fused
-kernels have no second derivative. Here it is given what it needs, and measures any model.
+PyHessian 0.1 takes tensors as inputs, which it moves, needs a gradient of every parameter and does not know that
+attention's fused kernels and cuDNN's recurrent ones have no second derivative. Here it is given what it needs, and
+measures any model.
 """
 
 import copy
@@ -14,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tune_sam import generators
 from tune_sam.analysis.curvature import spectrum
+from tune_sam.analysis.evaluation import cuda_devices, undisturbed
 from tune_sam.trees import rows
 
 ITERATIONS = 1000
@@ -29,33 +31,32 @@ DRAWS = 100
 """Vectors of its estimate of the trace, which is its default."""
 
 
-class Inputs:
-    """Any inputs of a model, with the methods of a tensor that PyHessian calls."""
+@dataclass(frozen=True)
+class Placed:
+    """Any inputs or targets, on the model's device, with the methods of a tensor that PyHessian calls."""
 
-    def __init__(self, inputs: Any, samples: int) -> None:
-        self.inputs, self.samples = inputs, samples
+    value: Any
+    samples: int
 
     def size(self, dim: int) -> int:
         """Return the number of samples."""
         return self.samples
 
-    def to(self, device: str) -> "Inputs":
+    def to(self, device: torch.device) -> "Placed":
         """Stay on the device."""
         return self
 
-    cuda = to
-
 
 class Unwrapped(nn.Module):
-    """A model that takes :class:`Inputs`."""
+    """A model that takes :class:`Placed` inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Inputs) -> Any:
+    def forward(self, inputs: Placed) -> Any:
         """Call the model with the wrapped inputs."""
-        return self.model(inputs.inputs)
+        return self.model(inputs.value)
 
 
 def peer(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batches: Iterable[tuple[Any, Any]]) -> Any:
@@ -67,10 +68,15 @@ def peer(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batches: Itera
         batches: of inputs and targets.
     """
     pyhessian = importlib.import_module("pyhessian.hessian")  # its package's attribute of the same name is the class
-    wrapped = [(Inputs(inputs, rows(targets)), targets) for inputs, targets in batches]
+    wrapped = [(Placed(inputs, rows(targets)), Placed(targets, rows(targets))) for inputs, targets in batches]
     data = {"data": wrapped[0]} if len(wrapped) == 1 else {"dataloader": wrapped}
-    device = next(model.parameters()).device
-    return pyhessian.hessian(Unwrapped(model), loss_fn, cuda=device.type == "cuda", **data)
+
+    def loss(outputs: Any, targets: Placed) -> Tensor:
+        return loss_fn(outputs, targets.value)
+
+    found = pyhessian.hessian(Unwrapped(model), loss, cuda=False, **data)  # else it moves the batch, as if a tensor
+    found.device = next(model.parameters()).device  # of the vectors that it draws
+    return found
 
 
 @dataclass(frozen=True)
@@ -123,9 +129,9 @@ def cross_check(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: 
     network = copy.deepcopy(model)  # PyHessian leaves gradients and eval mode behind
     for name, weight in network.named_parameters():
         weight.requires_grad_(weight.requires_grad and name not in ours.unused)
-    with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(), warnings.catch_warnings():
+    with undisturbed(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # backward(create_graph=True) keeps memory in a cycle, which is cut here
-        torch.manual_seed(0)
+        generators.seed(0, cuda_devices(network))
         theirs = peer(network, loss_fn, [batch])
         (largest,), _ = theirs.eigenvalues(maxIter=ITERATIONS, tol=TOLERANCE)
         traces = torch.tensor(theirs.trace(maxIter=DRAWS, tol=0), dtype=torch.float64)

@@ -571,6 +571,30 @@ def test_tiny_gradients_are_perturbed_in_full() -> None:
     assert w.item() == pytest.approx(1e20)
 
 
+def test_the_state_before_a_first_pass_is_set_as_it_is_before_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA that begins cuDNN's own state of dropout anew, for both passes alike."""
+    state, given = torch.ones(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda new, device: given.append((new, device)))
+    gpu = torch.device("cuda", 0)
+    recorded = random_state(gpu)
+    assert given == [(state, gpu)]
+    recorded.restore()
+    assert given == [(state, gpu)] * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recurrent_layers_drop_the_same_in_both_passes_of_a_look() -> None:
+    model, x = nn.LSTM(4, 8, num_layers=2, dropout=0.5).cuda(), torch.randn(5, 3, 4, device="cuda")
+    for _ in range(3):
+        model(x)  # steps between looks go on with cuDNN's state
+        rng = random_state("cuda")
+        first, _ = model(x)
+        with second_pass(model, rng):
+            second, _ = model(x)
+        assert torch.equal(first, second)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @ALL
 def test_no_step_waits_for_the_device(cls: type[SharpnessAware]) -> None:

@@ -159,6 +159,13 @@ def test_the_workloads_share_holds_where_the_cluster_has_gpus(cluster, config, s
     assert request.required_resources["CPU"] == 2
 
 
+def test_a_trial_without_a_gpu_is_on_the_cpu_of_a_machine_that_has_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    actor = trainable_for(GCN)({**CONFIGS[0], "gpus_per_trial": 0})
+    assert (actor.trainer.device.type, actor.trainer.precision) == ("cpu", "fp32")
+    actor.stop()
+
+
 def test_without_a_cluster_there_is_no_share(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     assert gpu_fraction(GCN, None) == 0

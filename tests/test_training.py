@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tune_sam.metrics import Classification
 from tune_sam.schedules import milestones
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
-from tune_sam.training import Trainer, batch_sizes, build_optimizer, evaluate, multiplies_bf16
+from tune_sam.training import Trainer, _precision, batch_sizes, build_optimizer, evaluate, multiplies_bf16
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
@@ -64,12 +65,15 @@ def test_same_seed_same_numbers_whatever_the_caller_draws(splits, configuration)
     assert one == two
 
 
-def test_a_training_leaves_the_callers_random_state_alone(splits):
+def test_a_training_leaves_the_callers_random_state_alone(splits, monkeypatch):
     torch.manual_seed(1)
     before = torch.get_rng_state()
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     running = trainer(splits)
     running.epoch()
     assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded, "the generators of GPUs are the caller's"
 
 
 def test_another_seed_gives_other_numbers(splits):
@@ -347,6 +351,15 @@ def test_auto_is_bf16_where_the_setting_says_so_and_the_cpu_multiplies_it(
     options = {"epochs": 1, "device": cpu}
     assert Trainer(GCN, setting, CONFIGURATIONS["sam"], splits, precision="auto", **options).precision == expected
     assert Trainer(GCN, setting, CONFIGURATIONS["sam"], splits, **options).precision == "fp32"
+
+
+@pytest.mark.parametrize("precision", [None, "auto"])
+@pytest.mark.parametrize(("multiplies", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(monkeypatch, precision, multiplies, expected):
+    monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext())
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or multiplies)
+    assert _precision(precision, SETTING, torch.device("cuda")) == expected
+    assert _precision("bf16", SETTING, torch.device("cuda")) == "bf16"
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the system does not list what its CPU can")

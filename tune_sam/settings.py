@@ -73,9 +73,9 @@ def _parse_gpus(given: Any) -> float | Literal["auto"] | None:
     try:
         gpus = float(given)
     except (TypeError, ValueError):
-        raise ValueError("a GPU fraction such as 0.25, a whole number or auto is possible") from None
-    if not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):
-        raise ValueError("a GPU fraction from 0 to 1 or a whole number is possible")
+        raise ValueError("a GPU fraction such as 0.25, 0, 1 or auto is possible") from None
+    if not 0 <= gpus <= 1:
+        raise ValueError("a GPU fraction from 0 to 1 is possible, for a training computes on one GPU")
     return gpus
 
 
@@ -328,11 +328,12 @@ class SearchOptions(RangeOptions):
         description="CPUs, and threads, of a trial; or a fraction of a CPU, as 0.5 for two trials of a thread on each.",
     )
     gpus_per_trial: Annotated[GpusOption, Shown("the workload's, where there are GPUs", "FRACTION|auto")] = Field(
-        default=None, description="GPU fraction of a trial; auto measures what a step of each batch size takes."
+        default=None,
+        description="GPU fraction of a trial, or 0 for the CPU; auto measures what a step of each batch size takes.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description="Precision of the network's passes: auto is bf16 on CUDA and, where the workload says so, on CPUs "
+        description="Precision of the network's passes: auto is bf16 on GPUs and, where the workload says so, on CPUs "
         "that multiply matrices of it, else fp32. A refit takes auto for fp32 on a CPU.",
     )
     compile: bool = Field(default=False, description="Run networks through torch.compile.")

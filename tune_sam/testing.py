@@ -133,7 +133,7 @@ class WorkloadContract:
         assert set(workload.settings) == set(workload.datasets), "each data set needs a setting, and only those"
         assert set(workload.rho) <= set(optimizer_names()) - {"base"}, "`rho` has ranges for known optimizers only"
         assert callable(workload.base_optimizer.make), "the base optimizer is made of parameters and options"
-        assert 0 < workload.gpus_per_trial <= 1 or workload.gpus_per_trial == int(workload.gpus_per_trial)
+        assert 0 <= workload.gpus_per_trial <= 1, "a training computes on one GPU"
         settings = [
             *workload.settings.items(),
             *((workload.default_dataset, p.setting) for p in workload.presets.values()),

@@ -12,7 +12,7 @@ import ray
 from ray import tune
 
 from tune_sam.checkpoint import Checkpoint, Damaged
-from tune_sam.cluster.gpu import cap_gpu_memory, gpu_fraction
+from tune_sam.cluster.gpu import cap_gpu_memory, gpu_fraction, trial_device
 from tune_sam.cluster.logs import TrialLog
 from tune_sam.cluster.sharing import Shared, share
 from tune_sam.config import TrialConfig
@@ -157,12 +157,13 @@ class SAMTrainable(tune.Trainable):
             trial.configuration,
             splits,
             epochs=trial.epochs,
+            device=trial_device(self.workload, trial.gpus_per_trial),
             threads=trial.threads,
             precision=trial.precision,
             compile=trial.compile,
         )
         for place in trial.resume_from:
-            # What is not whole is left aside: epochs that are trained again give the same.
+            # What is not whole is left aside: epochs that are trained again give the same, on a GPU but for rounding.
             with (
                 suppress(FileNotFoundError, NotADirectoryError, Damaged),
                 tune.Checkpoint(place).as_directory() as folder,

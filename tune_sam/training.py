@@ -1,7 +1,8 @@
 """One training without Ray: an epoch, an evaluation, state out, state in.
 
-The same seed and configuration give the same losses in a notebook, in a test and under Tune, on the same device and
-with the same number of threads. A training carries its own random state and leaves the caller's alone.
+The same seed and configuration give the same losses in a notebook, in a test and under Tune, on the same CPU and with
+the same number of threads; on a GPU, where sums come in any order, they are the same but for rounding. A training
+carries its own random state and leaves the caller's alone.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map_only
 
+from tune_sam import generators
 from tune_sam.groups import grouped
 from tune_sam.metrics import Metric, finite, gathering, numbers
 from tune_sam.optim import SharpnessAware, random_state
@@ -86,9 +88,9 @@ class Trainer:
         device: by default CUDA where torch sees a GPU, else the CPU.
         threads: of torch in this process, by default 1. Sums differ with their number, so the Trainer sets it: a Ray
             worker starts with 1, a notebook with all.
-        precision: of the network's passes; `bf16` on CUDA and `fp32` on the CPU by default. `bf16` runs them under
-            autocast, with weights, gradients and losses in float32. `auto` is `bf16` on a CPU, too, that multiplies
-            matrices of it, if the setting says so.
+        precision: of the network's passes; `bf16` on a GPU that multiplies matrices of it and `fp32` elsewhere by
+            default. `bf16` runs them under autocast, with weights, gradients and losses in float32. `auto` is `bf16` on
+            a CPU, too, that multiplies matrices of it, if the setting says so.
         compile: run the network through `torch.compile`, which takes a minute or more before the first batch.
 
     A Trainer changes its process: see :func:`prepare_process`. On CUDA, float32 products use TF32 from then on.
@@ -127,7 +129,7 @@ class Trainer:
         self._unperturbed_before = 0
         self.last: Epoch | None = None
         with torch.random.fork_rng(self._cuda_devices()):
-            torch.manual_seed(configuration.seed)
+            generators.seed(configuration.seed, self._cuda_devices())
             self.model = workload.build(setting).to(self.device)
             if splits.weights:
                 _begin_with(self.model, splits.weights)
@@ -379,13 +381,19 @@ def _precision(asked: str | None, setting: Setting, device: torch.device) -> str
     if asked and asked != AUTO:
         return asked
     if device.type == "cuda":
-        return "bf16"
+        return "bf16" if gpu_multiplies_bf16(device) else "fp32"
     return "bf16" if asked == AUTO and setting.bf16_on_cpu and multiplies_bf16() else "fp32"
 
 
 def multiplies_bf16() -> bool:
     """Whether this CPU has instructions for products of bf16; others compute them by way of float32."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def gpu_multiplies_bf16(device: torch.device) -> bool:
+    """Whether this GPU has instructions for products of bf16, as NVIDIA's from Ampere on; others emulate them."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def outputs(network: Callable[[Any], Any], inputs: Any, precision: str, device: torch.device) -> Any:

@@ -347,7 +347,7 @@ class Workload(ABC):
         hyperparameters: further ones by name, each a :class:`tune_sam.space.LogRange`, a :class:`tune_sam.space.Range`
             or a :class:`tune_sam.space.Choice`, or one of these for each optimizer that has it. Each is received as
             :meth:`configured` says. None by default.
-        gpus_per_trial: GPU fraction of one trial, if there are GPUs; 1 by default.
+        gpus_per_trial: GPU fraction of one trial, if there are GPUs, or 0 for the CPU; 1 by default.
         schedule: how the learning rate changes; the published study's steps by default.
         scores: the metrics beside the loss that may judge a trial, and how they are read. Comparisons are made by the
             first, unless a search is judged by another; `accuracy` by default.

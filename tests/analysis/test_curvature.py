@@ -289,6 +289,19 @@ def test_restarts_where_the_basis_is_short(known):
     assert abs(found.trace - float(exact.sum())) < 4 * found.trace.error
 
 
+def test_there_are_as_many_vectors_as_the_device_has_room_for(known, default, monkeypatch):
+    case, exact = known
+    with Hessian(case.model, case.loss, case.batches) as hessian:
+        beside = hessian.largest_graph + 8 * 8 * hessian.size
+        assert 0 < hessian.largest_graph < beside
+    for room, rows in ((beside + 12 * 8 * len(exact), 12), (10 * 8 * len(exact), 10)):
+        monkeypatch.setattr("tune_sam.analysis.curvature.available", lambda device, room=room: room)
+        found = run(case, probes=1)
+        assert found.steps[0] >= rows > max(map(len, found.density.nodes))
+        assert found.lambda_max.resolved
+        assert float(found.lambda_max) == pytest.approx(float(default.lambda_max), rel=1e-3)
+
+
 # --- what has not converged ---
 
 
@@ -477,7 +490,7 @@ def test_k_is_checked(k):
 def test_too_little_memory_is_refused(monkeypatch):
     case = CASES["gcn"]()
     monkeypatch.setattr("tune_sam.analysis.curvature.available", lambda device: 1000)
-    with pytest.raises(ValueError, match=r"101 Lanczos vectors of 1.54 KiB do not fit into the 1e\+03 B that cpu"):
+    with pytest.raises(ValueError, match=r"10 Lanczos vectors of 1.54 KiB do not fit into the 1e\+03 B that cpu"):
         run(case)
     monkeypatch.setattr("tune_sam.analysis.curvature.BASIS_BYTES", 8000)
     with pytest.raises(ValueError, match="the default limit of 7.81 KiB holds 5 of them; give a larger max_vectors"):

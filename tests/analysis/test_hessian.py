@@ -69,6 +69,13 @@ def test_a_budget_that_holds_some_batches():
     assert torch.allclose(some, sum(w * one for w, one in zip(weights, each, strict=True)), rtol=1e-12, atol=1e-14)
 
 
+def test_graphs_take_a_quarter_of_what_the_device_has_left(monkeypatch):
+    case = CASES["attention"]()
+    monkeypatch.setattr("tune_sam.analysis.hessian.available", lambda device: 4 * 60_000)
+    with Hessian(case.model, case.loss, case.batches) as hessian:
+        assert 0 < hessian.batches_kept < 3
+
+
 def test_precision_follows_the_vector_and_the_model():
     case = CASES["gcn"](torch.float32)
     H = dense("gcn")

@@ -233,7 +233,7 @@ def test_a_tracking_server_that_does_not_answer_is_refused(run, tmp_path):
     ("gpus", "node", "said"),
     [
         (0.5, {"CPU": 8}, "0 GPUs"),
-        (3, {"CPU": 8, "GPU": 2}, "2 GPUs"),
+        (1, {"CPU": 8, "GPU": 0.5}, "0.5 GPUs"),
         (0, {"CPU": 2}, "2 CPUs"),
     ],
 )

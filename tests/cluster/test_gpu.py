@@ -1,11 +1,14 @@
+from types import SimpleNamespace
+
 import odd_workload
 import pytest
 import torch
 
 import tune_sam
 from tune_sam.cluster import gpu
-from tune_sam.cluster.gpu import Need, measured_fractions
+from tune_sam.cluster.gpu import Need, measured_fractions, trial_device
 from tune_sam.cluster.sharing import share
+from tune_sam.cluster.tasks import prepare_worker
 from tune_sam.config import TrialConfig
 from tune_sam.operations import doctor
 from tune_sam.space import Configuration
@@ -27,6 +30,39 @@ GIB = 2**30
 def test_a_share_is_one_of_equal_parts_that_the_need_fits_into(need, expected):
     assert need.fraction == expected
     assert need.fraction == 1 or need.fraction * need.total >= need.peak * gpu.MARGIN + need.context
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0, "cpu"), (0.25, "cuda"), (None, "cuda")])
+def test_a_trial_that_is_to_have_no_gpu_computes_on_the_cpu(asked, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gcn = find_workload("gcn")
+    assert trial_device(gcn, asked).type == expected
+    study = SimpleNamespace(workload=gcn, settings=SimpleNamespace(threads=1, gpu_fraction=asked))
+    assert prepare_worker(study).type == expected
+
+
+def test_a_workload_may_want_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    workload = find_workload("gcn")
+    monkeypatch.setattr(type(workload), "gpus_per_trial", 0)
+    assert trial_device(workload, None).type == "cpu"
+
+
+def test_a_training_that_leaves_cublas_no_memory_is_measured_as_one_that_needs_the_whole_gpu(monkeypatch):
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("tune_sam.training.Trainer", fails)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * GIB))
+    trial = TrialConfig(dataset="digits", epochs=1, configuration=Configuration("sam", 0.05, 0.01, 32, 0))
+    data = SimpleNamespace(splits=lambda: None)
+    assert gpu._need(find_workload("gcn"), trial, data).fraction == 1
+    error = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        gpu._need(find_workload("gcn"), trial, data)
 
 
 @pytest.mark.slow

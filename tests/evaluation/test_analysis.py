@@ -240,14 +240,21 @@ def test_of_all_trials_those_that_can_be_measured_are(another):
 
 
 @pytest.mark.slow
-def test_a_cross_check_that_fails_takes_no_measurement_with_it(another, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("it knows no such layer"), "it knows no such layer"),
+        (TypeError("no such call"), "PyHessian cannot measure it: TypeError: no such call"),
+    ],
+)
+def test_a_cross_check_that_fails_takes_no_measurement_with_it(another, monkeypatch, error, said):
     def fails(*_):
-        raise ValueError("it knows no such layer")
+        raise error
 
     monkeypatch.setattr("tune_sam.analysis.peer.cross_check", fails)
     best = open_study("one", another).best("sam")
     found = tune_sam.analyze("one", home=another, sample=24, grid=3, optimizers=["sam"], verify=True, executor=INLINE)
-    assert found.failed == {f"{best.key}, by PyHessian": "it knows no such layer"}
+    assert found.failed == {f"{best.key}, by PyHessian": said}
     assert found.checks == {}
     assert list(found.flatness) == [best.key]
 

@@ -1,3 +1,5 @@
+import pickle
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ from tune_sam.cluster.results import delete
 from tune_sam.cluster.watch import Watch
 from tune_sam.home import Home
 from tune_sam.study.records import Study
+from tune_sam.study.settings import OUT_OF_MEMORY
 from tune_sam.study.spent import Spent
 from tune_sam.tuning.callback import Driver, ending_of
 from tune_sam.tuning.listener import Silent
@@ -112,6 +115,33 @@ def test_a_trial_that_fails_before_an_epoch_of_its_own_keeps_what_attempts_befor
     driver.on_trial_error(0, [], failed)
     assert (book.outcome.state, book.outcome.seconds) == ("failed", 12.5)
     assert book.outcome.metrics == {"val/accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: out of memory\nFor debugging consider"), OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OUT_OF_MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: an illegal memory access"), "RuntimeError: CUDA error: an illegal memory access"),
+    ],
+)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_gpu_runs_out_of_memory_in_its_allocator_its_driver_or_its_libraries(tmp_path, error, reason, kept):
+    book = Book()
+    driver = Driver({"sam": book}, study(tmp_path), Listener(), Watch(0, 0, None), METER)
+    (tmp_path / "error.txt").write_text("".join(["Traceback\n", *traceback.format_exception_only(error)]))
+    (tmp_path / "error.pkl").write_bytes(pickle.dumps(error))
+    failed = SimpleNamespace(
+        config=TRIAL,
+        last_result={},
+        pickled_error_file=str(tmp_path / "error.pkl") if kept else None,
+        error_file=str(tmp_path / "error.txt"),
+        placement_group_factory=SimpleNamespace(required_resources={"GPU": 1}),
+    )
+    driver.on_trial_error(0, [], failed)
+    assert (book.outcome.state, book.outcome.reason) == ("failed", reason)
 
 
 def test_a_trial_that_was_put_back_is_told_to_start_again(tmp_path):

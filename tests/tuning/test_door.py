@@ -288,14 +288,17 @@ def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
     try_out(workload(), define(chosen, home_of(chosen)), tmp_path)
 
 
-def test_a_knob_that_is_read_is_searched_and_the_callers_process_stays_as_it_was(tmp_path):
+def test_a_knob_that_is_read_is_searched_and_the_callers_process_stays_as_it_was(tmp_path, monkeypatch):
     torch.manual_seed(5)
     state = torch.get_rng_state()
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     study = tune_sam.search(
         ReadKnob, home=tmp_path, optimizers=["base", "sam"], trials=2, epochs=1, scheduler="none", executor=INLINE
     )
     assert [trial.state for trial in study.records()] == ["complete"] * 4
     assert torch.get_rng_state().equal(state)
+    assert not seeded, "the generators of GPUs are the caller's"
     assert study.best("sam").config.more.keys() == {"mixup"}
     assert study.settings.objective == "val/r2"
     assert study.best("base").metrics["val/r2"] == study.best("base").value

@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.config import TrialConfig
+from tune_sam.shortages import gpu_ran_out
 from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
+    import torch
+
     from tune_sam.cluster.sharing import Shared
 
 log = logging.getLogger(__name__)
@@ -52,10 +55,27 @@ def gpu_fraction(workload: Workload, asked: float | None) -> float:
     return workload.gpus_per_trial if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) else 0
 
 
+def trial_device(workload: Workload, asked: float | None) -> "torch.device":
+    """Choose where a trial computes: on the CPU if it is to have no GPU, else where torch can.
+
+    Ray hides no GPU from a process that asked for none, and what it calls a GPU may be none that torch sees.
+
+    Args:
+        workload: that is trained.
+        asked: GPUs, or the fraction of one; None for the workload's.
+    """
+    import torch
+
+    from tune_sam.training import default_device
+
+    gpus = workload.gpus_per_trial if asked is None else asked
+    return default_device() if gpus else torch.device("cpu")
+
+
 def cap_gpu_memory(fraction: float) -> None:
     """Keep this process to its fraction of a GPU's memory, so that an out-of-memory is its own and not its neighbours'.
 
-    Ray only counts fractions.
+    Ray only counts fractions. What CUDA itself takes in each process is not in the cap: torch limits its allocator.
     """
     import torch
 
@@ -136,7 +156,9 @@ def _need(workload: Workload, trial: TrialConfig, data: "Shared") -> Need:
             compile=trial.compile,
         )
         trainer.rehearse()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not gpu_ran_out(error):
+            raise
         return Need(total, 0, total)  # the whole GPU, and still too little: trials of this size will say so
     free, _ = torch.cuda.mem_get_info()
     return Need(torch.cuda.max_memory_reserved(), max(0, total - free - torch.cuda.memory_reserved()), total)

@@ -132,10 +132,11 @@ def _kept(file: Path) -> dict[str, Any]:
 
 def prepare_worker(study: Study) -> "torch.device":
     """Set up the process of a task as that of a trial, and give its device."""
-    from tune_sam.training import default_device, prepare_process
+    from tune_sam.cluster.gpu import trial_device
+    from tune_sam.training import prepare_process
 
     prepare_process(study.settings.threads)
-    return default_device()
+    return trial_device(study.workload, study.settings.gpu_fraction)
 
 
 def _gpus(study: Study) -> float:

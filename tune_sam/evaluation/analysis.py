@@ -308,10 +308,17 @@ def _flatness(study: Study, trial: Trial, cheap: bool, workload: Workload, data:
 
 
 def _checked(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dict[str, float]:
+    from tune_sam.analysis.memory import is_shortage
     from tune_sam.analysis.peer import cross_check
 
     model, loss, batches = _prepared(study, trial, workload, data)
-    return cross_check(model, loss, batches[0]).to_json()
+    try:
+        return cross_check(model, loss, batches[0]).to_json()
+    except Exception as error:
+        if isinstance(error, ValueError) or is_shortage(error):
+            raise
+        # A mistake of another's program takes nothing else with it.
+        raise ValueError(f"PyHessian cannot measure it: {type(error).__name__}: {error}") from error
 
 
 def _losses(

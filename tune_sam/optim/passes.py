@@ -45,7 +45,11 @@ def random_state(device: torch.device | str) -> RandomState:
         return RandomState(torch.get_rng_state())
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    return RandomState(torch.get_rng_state(), device, torch.cuda.get_rng_state(device))
+    state = torch.cuda.get_rng_state(device)
+    # cuDNN has a state of its own for the dropout between recurrent layers, and begins it anew only after the
+    # generator's was set: the first pass would continue the old one, and the second, after `restore`, begin another.
+    torch.cuda.set_rng_state(state, device)
+    return RandomState(torch.get_rng_state(), device, state)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from tune_sam.cluster.results import delete, state_of
 from tune_sam.cluster.watch import Looks, Watch
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused, Stopped
+from tune_sam.shortages import gpu_ran_out
 from tune_sam.study.epochs import GRADIENTS, SECONDS
 from tune_sam.study.logs import last_attempt, read_log
 from tune_sam.study.records import Study
@@ -139,7 +139,7 @@ class Driver(tune.Callback):
             self._end(trial, ("failed", overdue))
         elif who not in self._lost and self._died_of_no_fault(trial, error):
             self._resume(trial, self._death(trial, error))
-        elif who not in self._lost and _ran_out_of_memory(error):
+        elif who not in self._lost and gpu_ran_out(error or failure_of(trial)):
             # Tune's own second try would have the same fraction again.
             gpus = gpus_of(trial)
             if 0 < gpus < 1 and not ledger.enlarged(number):
@@ -239,17 +239,6 @@ def ending_of(result: dict[str, Any], epochs: int) -> tuple[str, str]:
     if epoch >= epochs:
         return "complete", ""
     return "pruned", f"not in the better half after epoch {epoch}"
-
-
-def _ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether a GPU's memory was too little, for a training or already for building it in a new process."""
-    if could_not_start(error):
-        return "torch.OutOfMemoryError" in str(error)
-    if "torch" not in sys.modules:  # which reading an error of torch's would have imported
-        return False
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError)
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:

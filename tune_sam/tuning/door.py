@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tune_sam import generators
 from tune_sam.cluster.data import prepared
 from tune_sam.cluster.sharing import save
 from tune_sam.errors import Refused
@@ -134,7 +135,7 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
         inputs, targets = few.train.batch(torch.arange(len(few.train)))
         check_texts(targets)
     with _member(workload, "network()"):
-        torch.manual_seed(0)
+        generators.seed(0)
         network = configured.build(setting)
         with taking(network, inputs):
             outputs = network(inputs)
