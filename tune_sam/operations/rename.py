@@ -22,7 +22,7 @@ from tune_sam.tracking.client import HOME_TAG, STUDY_TAG
 from tune_sam.tracking.content import KEY_TAG
 from tune_sam.tracking.runs import tag_runs
 from tune_sam.tuning.delivery import PATIENCE, deliver
-from tune_sam.tuning.plan import study_run
+from tune_sam.tuning.plan import told
 
 
 def rename(name: str, new: str, *, home: Place = None) -> Study:
@@ -63,7 +63,7 @@ def rename(name: str, new: str, *, home: Place = None) -> Study:
                 shutil.rmtree(place.study(one.name))  # with the lock alone in it, and the page
         for now in names.values():
             renamed = open_study(now, place)
-            study_run(now, renamed.settings, place, renamed.mlflow)  # which says in words what it is
+            tag_runs(renamed.mlflow, {renamed.mlflow_run_id: told(renamed.settings)})  # of a refit, also whose it is
             deliver(renamed, PATIENCE, thorough=False)
     return open_study(new, place)
 

@@ -309,12 +309,16 @@ def _registry(uri: str) -> Any:
     return ImpatientRegistry(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
 
 
-def find_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str | None:
-    """Find a run that has these tags; None if there is none."""
-    from mlflow.entities import ViewType
+def find_unused_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """Find a run that has these tags and nothing yet of what a search brings; None if there is none.
 
-    runs = store.search_runs([experiment_id], _condition(tags), ViewType.ACTIVE_ONLY, max_results=1)
-    return runs[0].info.run_id if runs else None
+    One that has parameters, or runs below it, is of a study that was searched.
+    """
+    for run in _all_pages(store.search_runs, [experiment_id], _condition(tags)):
+        run_id: str = run.info.run_id
+        if not run.data.params and not _run_ids(store, [experiment_id], {PARENT_TAG: run_id}):
+            return run_id
+    return None
 
 
 def _condition(tags: Mapping[str, str]) -> str:

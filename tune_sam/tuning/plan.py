@@ -17,7 +17,7 @@ from tune_sam.cluster.beside import Call, NoAnswer, offered
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import Read, prepared
 from tune_sam.cluster.results import chosen_storage
-from tune_sam.errors import Refused
+from tune_sam.errors import Refused, masked
 from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
 from tune_sam.optimizers import find_optimizer
@@ -421,10 +421,12 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
 
 def _refuse_without_records(name: str, home: Home) -> None:
     """Refuse a name whose study has lost its records: the new one's would mix with what is left of it."""
-    if not home.study_storage and any(home.study(name).glob("ray-*")):
+    own = home.study(name)
+    if any(own.glob("ray-*")) or any((own / kept).exists() for kept in ("test", "flatness")):
+        records = masked(home.study_storage) if home.study_storage else home.optuna_file
         raise Refused(
-            f"the results of a study {name} are in {home.study(name)}, but its records are not in {home.optuna_file}; "
-            "put back a copy of that file, or give another --name."
+            f"the results of a study {name} are in {own}, but its records are not in {records}; put back a copy of "
+            "them, remove that folder, or give another --name."
         )
 
 
@@ -446,7 +448,7 @@ def _remove_begun(study: Study) -> None:
 
 
 def study_run(name: str, settings: StudySettings, home: Home, uri: str) -> client.StudyRun:
-    """Get or create the run of a study in MLflow.
+    """Get or create the run of a new study in MLflow.
 
     Args:
         name: the study's.
@@ -463,8 +465,7 @@ def study_run(name: str, settings: StudySettings, home: Home, uri: str) -> clien
         artifact_root=str(home.artifacts) if uri == home.tracking_uri else None,
         name=name,
         home=home.identity,
-        description=_description(settings),
-        tags={**_tags(settings), **versions()},
+        tags={**told(settings), **versions()},
     )
 
 
@@ -492,6 +493,11 @@ def store(study: Study) -> None:
         made.set_user_attr("record", study.to_record())
         with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
             made.set_metric_names(list(study.settings.directions))  # which Optuna's dashboard shows
+
+
+def told(settings: StudySettings) -> dict[str, str]:
+    """Give what the tags of a study's run say of it: its settings, and all of them in words."""
+    return {"mlflow.note.content": _description(settings), **_tags(settings)}
 
 
 def _description(settings: StudySettings) -> str:
