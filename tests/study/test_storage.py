@@ -50,7 +50,8 @@ def _hold(home, held, leave):
 
 
 @pytest.mark.slow
-def test_one_process_drives_a_study_and_a_killed_one_frees_it(home):
+def test_one_process_drives_a_study_and_a_killed_one_frees_it(home, monkeypatch):
+    monkeypatch.setattr("tune_sam.study.patience.PATIENCE", 0.5)
     held, leave = SPAWN.Event(), SPAWN.Event()
     driver = SPAWN.Process(target=_hold, args=(home, held, leave))
     driver.start()

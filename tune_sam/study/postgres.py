@@ -16,7 +16,8 @@ from tune_sam.study.patience import patiently
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-# A server that went without a word is noticed within a minute.
+# A server that went without a word is noticed within a minute, and so is a client by the server, which else looks after
+# two hours, and keeps the lock of a driver whose machine is gone for as long.
 CONNECTING = {
     "connect_timeout": 5,
     "keepalives_idle": 20,
@@ -25,6 +26,9 @@ CONNECTING = {
     "tcp_user_timeout": 50_000,
 }
 """What connections are made with: seconds, and milliseconds for the last."""
+
+KEEPALIVES = ("keepalives_idle", "keepalives_interval", "keepalives_count")
+"""Which of them the server is told, too, for the connection that holds a lock."""
 
 Result = TypeVar("Result")
 
@@ -134,10 +138,14 @@ class AdvisoryLock:
         self._engine.dispose()
 
     def _connected(self) -> "Connection":
+        from sqlalchemy import text
         from sqlalchemy.exc import SQLAlchemyError
 
+        told = ", ".join(f"set_config('tcp_{name}', '{CONNECTING[name]}', false)" for name in KEEPALIVES)
         try:
-            return self._engine.connect()
+            connection = self._engine.connect()
+            connection.execute(text(f"SELECT {told}"))
+            return connection
         except SQLAlchemyError as error:
             raise Refused(trouble_of(error, self._url)) from None
 
