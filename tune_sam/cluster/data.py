@@ -103,8 +103,8 @@ def prepared(splits: Splits, workload: Workload, settings: StudySettings) -> Spl
 
 
 def data_folder(study: Study) -> Path:
-    """Make an empty folder of the study for data that are shared; what a killed driver left there is removed."""
+    """Make a folder of the study for data that are shared; what another driver left there is removed, if it can be."""
     folder = study.home.study(study.name) / "data"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)  # the home may be new here, of a study whose records are in a database elsewhere
+    folder.mkdir(parents=True, exist_ok=True)  # the home may be new here, of a study whose records are in a database elsewhere
     return folder

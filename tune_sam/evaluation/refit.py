@@ -512,10 +512,7 @@ def test_all(
                 f"the training {trial.key} is {' '.join(_state(trial))}, so there is no mean over all seeds; "
                 f"{AGAIN if trial.state == 'failed' else ''}choose other seeds with --seeds."
             )
-    parts = [
-        Task(f"{trial.key}, test", trial, file_of_test(study, trial), _test, (study, trial))
-        for trial in trials
-    ]
+    parts = [Task(f"{trial.key}, test", trial, file_of_test(study, trial), _test, (study, trial)) for trial in trials]
     with study_lock(study.home, study.name):
         failed = run_tasks(
             study,
