@@ -1,6 +1,7 @@
 """Study and Trial: the records of a search in Optuna's storage, and the questions that they answer."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
-from tune_sam.home import Home, Place, inside
+from tune_sam.home import Home, Place, folder_of, inside
 from tune_sam.logins import of_results, same_place, with_login, without_login
 from tune_sam.optimizers import known_optimizer
 from tune_sam.plugins import naming
@@ -279,8 +280,11 @@ class Study:
 
     @property
     def data(self) -> Path:
-        """The folder that holds its data set."""
-        return Path(self.settings.data) if self.settings.data else self.home.data
+        """The folder that holds its data set; $TUNE_SAM_DATA, where this machine has none of the record's name."""
+        recorded, here = self.settings.data, os.environ.get("TUNE_SAM_DATA")
+        if recorded and here and not os.path.exists(recorded):
+            return folder_of(here, "TUNE_SAM_DATA")
+        return Path(recorded) if recorded else self.home.data
 
     @property
     def workload(self) -> Workload:

@@ -330,7 +330,9 @@ def refuse_other(study: Study, settings: StudySettings) -> None:
                 if name == "gradients"
                 else f"{name.replace('_', ' ')} {_shown(before)}, not {_shown(wanted)}"
             )
-            raise Refused(f"study {study.name} exists with {what}; give another --name, or the same options.")
+            elsewhere = name == "data" and not os.path.exists(before)  # and $TUNE_SAM_DATA is not set, or not that
+            way_out = f"set TUNE_SAM_DATA to {wanted}, if those are the same data" if elsewhere else "the same options"
+            raise Refused(f"study {study.name} exists with {what}; give another --name, or {way_out}.")
 
 
 def _shown(value: Any) -> str:
