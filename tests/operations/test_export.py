@@ -24,6 +24,11 @@ def archive(refitted, tmp_path_factory):
     return tune_sam.export("one", tmp_path_factory.mktemp("export") / "one.tar.gz", home=refitted)
 
 
+def test_a_name_that_is_too_long_is_refused_as_for_a_search(archive, tmp_path):
+    with pytest.raises(Refused, match="can be no study's name: .* at most 80 characters; .* --name"):
+        tune_sam.import_(archive, name="x" * 81, home=tmp_path / "there")
+
+
 @pytest.mark.slow
 def test_a_study_is_the_same_in_another_home_under_another_name(refitted, archive, tmp_path):
     there = tmp_path / "home"

@@ -194,3 +194,11 @@ def test_nor_where_records_are_in_a_database_elsewhere(tmp_path):
     settings = define(SearchOptions.read({"workload": "gcn", "dataset": "digits"}), Home(tmp_path))
     with pytest.raises(Refused, match=r"not in postgresql://\S*@host/studies; put back .* remove that folder"):
         create("one", settings, home, home.tracking_uri, home.storage)
+
+
+def test_a_name_beyond_ascii_is_refused_where_results_are_at_a_uri(tmp_path):
+    given = {"workload": "gcn", "dataset": "digits", "name": "étude", "home": tmp_path, "storage": "s3://bucket/path"}
+    with pytest.raises(
+        Refused, match="--name étude has characters beyond ASCII, .* s3://bucket/path .* another --name"
+    ):
+        planned(SearchOptions.read(given))

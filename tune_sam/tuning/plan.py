@@ -78,10 +78,11 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
         from tune_sam.tuning.seeding import source_of, tell_other_training
 
         tell_other_training(settings, source_of(settings, home))
+    name = chosen.name or _made_up(settings)
+    _refuse_beyond_ascii(name, chosen.storage or "")
     storage = chosen_storage(chosen.storage, home)
     if chosen.tracking_uri:
         client.check(chosen.tracking_uri)
-    name = chosen.name or _made_up(settings)
     _refuse_without_records(name, home)
     with home.made():
         right()
@@ -387,6 +388,15 @@ def _made_up(settings: StudySettings) -> str:
     """Make up a name with the time, in which no two agree."""
     workload = settings.workload.rpartition(":")[2].lower()
     return f"{workload}-{now()[:19].replace(':', '')}-{secrets.token_hex(2)}"
+
+
+def _refuse_beyond_ascii(name: str, storage: str) -> None:
+    """Refuse a name that no folder at a URI can have: pyarrow reads none that has other characters."""
+    if "://" in storage and not name.isascii():
+        raise Refused(
+            f"--name {name} has characters beyond ASCII, which no folder in {masked(storage)} can have; give another "
+            "--name."
+        )
 
 
 def create(name: str, settings: StudySettings, home: Home, uri: str, storage: str) -> Study:
