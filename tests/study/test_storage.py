@@ -14,8 +14,8 @@ from sqlalchemy import make_url
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
+from tune_sam.logins import with_driver
 from tune_sam.study.lock import PATIENCE, is_going, study_lock
-from tune_sam.study.postgres import with_driver
 from tune_sam.study.records import every_study
 from tune_sam.study.storage import exists, open_storage, try_out
 

@@ -1,6 +1,5 @@
 """Connections to Postgres, its advisory locks, and what it says when it cannot be used."""
 
-import re
 import threading
 import time
 import zlib
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from filelock import Timeout
 
 from tune_sam.errors import Refused, masked
+from tune_sam.logins import with_driver
 from tune_sam.study.patience import patiently
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ KEEPALIVES = ("keepalives_idle", "keepalives_interval", "keepalives_count")
 """Which of them the server is told, too, for the connection that holds a lock."""
 
 Result = TypeVar("Result")
-
-
-def with_driver(url: str) -> str:
-    """Name the driver that [cluster] brings in an address that names none: SQLAlchemy below 2.1 takes another."""
-    return re.sub("^postgresql:", "postgresql+psycopg:", url)
 
 
 def engine_of(url: str) -> "Engine":

@@ -14,10 +14,11 @@ from filelock import FileLock, Timeout
 from tune_sam.errors import Refused, masked
 from tune_sam.files import replaced_file
 from tune_sam.home import Home, taken
+from tune_sam.logins import with_driver
 from tune_sam.study import sqlite
 from tune_sam.study.lock import confirm_locks
 from tune_sam.study.optuna_internals import close, opened
-from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there, with_driver
+from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
 from tune_sam.files import link_below, nearest
+from tune_sam.logins import with_driver
 from tune_sam.tracking.content import KEY_TAG, DataSetInput, Point, RunState, renamed
 from tune_sam.tracking.local import EMPTY, GONE, ailment_of, copy_aside, file_of, schema_of, set_aside
 from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
@@ -151,6 +152,20 @@ def _check_sqlite(uri: str) -> None:
 
 
 def _check_database(uri: str, port: int) -> None:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(with_driver(uri)).get_dialect().import_dbapi()
+    except ImportError as error:
+        raise Refused(
+            f"tracking URI {masked(uri)} needs the package {error.name}; install it, or name a driver that is here in "
+            "the URI."
+        ) from None
+    except (SQLAlchemyError, ValueError) as error:
+        raise Refused(
+            f"tracking URI {masked(uri)} cannot be read ({masked(str(error))}); give DIALECT://USER@HOST/DATABASE."
+        ) from None
     try:
         parts = urlsplit(uri)
         if parts.hostname:  # otherwise a local socket
@@ -185,7 +200,7 @@ def connect(uri: str, artifact_root: str | None = None) -> Store:
         _expect_usable(file)
         relocate_artifacts(file)
         _let_go_of(uri)
-    return SqlAlchemyStore(uri, artifact_root or "./mlruns")
+    return SqlAlchemyStore(with_driver(uri), artifact_root or "./mlruns")
 
 
 def import_store(uri: str) -> None:
@@ -293,7 +308,7 @@ def _registry(uri: str) -> Any:
 
         if file_of(uri):  # see `_let_go_of`
             SqlAlchemyStore._get_or_create_engine(uri).dispose()
-        return SqlAlchemyStore(uri)
+        return SqlAlchemyStore(with_driver(uri))
     from functools import partial
 
     from mlflow.store.model_registry.rest_store import RestStore
