@@ -159,10 +159,15 @@ class Trial:
         """Read what the processes of the trial printed, and the traceback of what it raised, attempt after attempt.
 
         Raises:
-            Refused: there is no log.
+            Refused: there is no log, or it may not be read here.
         """
-        from tune_sam.study.logs import read_log
+        from tune_sam.study.logs import is_hidden, read_log
 
+        if self.log and is_hidden(self.log):
+            raise Refused(
+                f"the log {masked(self.log)} of trial {self.key} is for the user alone whose training wrote it; ask "
+                "for it."
+            )
         if not self.log or (text := read_log(self.log)) is None:
             raise Refused(
                 f"trial {self.key} has no log{f' in {masked(self.log)}' if self.log else ''}, it is {self.state}; "
