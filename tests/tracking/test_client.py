@@ -14,7 +14,7 @@ from services import free_port
 
 import tune_sam
 from tune_sam.errors import Refused
-from tune_sam.tracking.client import check, connect, try_out
+from tune_sam.tracking.client import Away, check, connect, try_out
 from tune_sam.tracking.relocation import COLUMNS
 
 
@@ -39,6 +39,7 @@ def test_a_place_that_cannot_work_is_refused_without_its_login(bad, says):
     port = str(free_port())
     with pytest.raises(Refused, match=says.replace("PORT", port)) as refused:
         check(bad.replace("PORT", port))
+    assert isinstance(refused.value, Away) == ("reached" in says or "refused" in says)
     assert "secret" not in str(refused.value)
     assert "ada" not in str(refused.value)
     assert str(refused.value).endswith(".")

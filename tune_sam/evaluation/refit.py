@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from tune_sam.cluster.data import data_folder, ensure_data
 from tune_sam.cluster.executor import Executor
 from tune_sam.cluster.tasks import Listener, Task, has_result, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.evaluation.selection import (
     Choice,
     configurations,
@@ -27,8 +27,10 @@ from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.scores import written
 from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
+from tune_sam.study.patience import patiently
 from tune_sam.study.records import Study, Trial, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
+from tune_sam.tracking.client import Away
 from tune_sam.tuning.plan import create
 from tune_sam.workload import DataSet, Workload, known_workload
 
@@ -436,7 +438,11 @@ def refit_study(
     """Create the study of a refit, or add seeds to the one that exists.
 
     Other configurations, as after a resumed search, or other epochs make another study. Its name ends as
-    :data:`SUFFIX` says, unless another `suffix` is given.
+    :data:`SUFFIX` says, unless another `suffix` is given. A server of MLflow's that is away is waited for: it was there
+    when the search was made, which may have taken days.
+
+    Raises:
+        Refused: as for :func:`tune_sam.tuning.plan.create`.
     """
     settings = refit_settings(study, kind, epochs, chosen, seeds, choice)
     for known in refits_of(study, kind):
@@ -453,7 +459,8 @@ def refit_study(
     end = suffix or SUFFIX[kind]
     numbered = (f"{study.name}.{end}{number if number > 1 else ''}" for number in count(1))
     name = next(name for name in numbered if name not in taken)
-    return create(name, settings, study.home, study.mlflow, study.own_storage)
+    make = partial(create, name, settings, study.home, study.mlflow, study.own_storage)
+    return patiently(make, lambda error: isinstance(error, Away), f"MLflow at {masked(study.mlflow)} is away")
 
 
 def _trains(settings: StudySettings) -> tuple[object, ...]:

@@ -72,6 +72,10 @@ class StudyRun:
     artifacts: Path | None = None
 
 
+class Away(Refused):
+    """A refusal for a server that does not answer now, and may later."""
+
+
 def check(uri: str) -> None:
     """Refuse a tracking URI that cannot work, before a search starts and without importing MLflow.
 
@@ -83,7 +87,8 @@ def check(uri: str) -> None:
             or `mssql` database.
 
     Raises:
-        Refused: one sentence with the URI (user and password masked) and the way out.
+        Refused: one sentence with the URI (user and password masked) and the way out; :class:`Away` where nothing
+            answers.
     """
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in _SERVER:
@@ -115,7 +120,7 @@ def _check_server(uri: str) -> None:
     except (requests.RequestException, OSError, ValueError) as error:
         slow = isinstance(error, requests.Timeout)
         reason = f"no answer within {_CONNECT_SECONDS} s" if slow else str(_root(error))
-        raise Refused(_unreachable(uri, reason, "start `mlflow server` there")) from error
+        raise Away(_unreachable(uri, reason, "start `mlflow server` there")) from error
     of_host = answer.text.lstrip().startswith("Invalid Host header")
     brings = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("TOKEN", "USERNAME"))
     if answer.status_code == 401 or (answer.status_code == 403 and brings and not of_host):
@@ -171,7 +176,7 @@ def _check_database(uri: str, port: int) -> None:
         if parts.hostname:  # otherwise a local socket
             socket.create_connection((parts.hostname, parts.port or port), _CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise Refused(_unreachable(uri, str(error), "start the database")) from error
+        raise Away(_unreachable(uri, str(error), "start the database")) from error
 
 
 def _unreachable(uri: str, reason: str, way_out: str) -> str:
