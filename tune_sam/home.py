@@ -4,12 +4,12 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from filelock import AcquireReturnProxy, FileLock
+from filelock import FileLock
 
 from tune_sam.errors import Refused, masked, shorten
 from tune_sam.files import link_below, nearest
@@ -70,7 +70,7 @@ def absolute(storage: str) -> str:
     return storage if "://" in storage else str(folder_of(storage, "--storage"))
 
 
-def taken(lock: FileLock) -> AcquireReturnProxy:
+def taken(lock: FileLock) -> AbstractContextManager[object]:
     """Take the lock on a file of a home, whose folder is made.
 
     Raises:
