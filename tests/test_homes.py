@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tune_sam.cli.services import ui
 from tune_sam.cluster.executor import InlineExecutor
+from tune_sam.errors import Refused
 from tune_sam.home import Home
 from tune_sam.operations.analyze import analyze
 from tune_sam.operations.doctor import diagnose, mend
 from tune_sam.operations.status import status
 from tune_sam.reporting.page import report
+from tune_sam.study.lock import page_lock, study_lock
 from tune_sam.study.records import open_study, refits_of, studies
 from tune_sam.study.storage import open_storage
 from tune_sam.tracking.relocation import relocate_artifacts
@@ -236,3 +239,19 @@ def test_a_trial_that_the_release_before_left_unfinished_is_resumed_from_its_che
     (resumed,) = resume("two", home=home, executor=InlineExecutor()).records()
     assert (resumed.key, resumed.state, resumed.epochs) == (waiting.key, "complete", 60)
     assert resumed.mlflow_run_id == waiting.mlflow_run_id
+
+
+@pytest.mark.parametrize(
+    "enter", [lambda home: home.made(), lambda home: study_lock(home, "one"), lambda home: page_lock(home, "one")]
+)
+def test_a_home_whose_locks_are_another_persons_is_refused_in_a_sentence(tmp_path, enter, monkeypatch):
+    def of_another(*_):
+        raise PermissionError("as the system says where a file has mode 0644")
+
+    (tmp_path / "studies" / "one").mkdir(parents=True)
+    monkeypatch.setattr(FileLock, "acquire", of_another)
+    with (
+        pytest.raises(Refused, match=f"{tmp_path}.* belongs to {tmp_path.owner()}, .* give --home a folder"),
+        enter(Home.at(tmp_path)),
+    ):
+        pass

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -68,6 +68,29 @@ def inside(storage: str, path: str) -> str:
 def absolute(storage: str) -> str:
     """Make a folder's path absolute; a URI is that already."""
     return storage if "://" in storage else str(folder_of(storage, "--storage"))
+
+
+def taken(lock: FileLock) -> AbstractContextManager[object]:
+    """Take the lock on a file of a home, whose folder is made.
+
+    Raises:
+        Refused: it is another person's.
+        Timeout: another process holds it.
+    """
+    file = Path(lock.lock_file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return lock.acquire()
+    except PermissionError:
+        there = next(part for part in (file, *file.parents) if os.path.exists(part))  # false of what is not to be seen
+        try:
+            owner = there.owner()
+        except KeyError:  # of whom this machine has no name
+            owner = f"user {there.stat().st_uid}"
+        raise Refused(
+            f"{there} belongs to {owner}, and you may not write to it; give --home a folder of your own, or share "
+            "studies by --study-storage."
+        ) from None
 
 
 LINKS_OF_WANDB = ("latest-run", "debug.log", "debug-internal.log", "debug-core.log")
@@ -162,7 +185,7 @@ class Home:
         was_there = lock.exists()
         try:
             self._create()
-            with FileLock(lock, is_singleton=True):  # one in a process, which may be inside already
+            with taken(FileLock(lock, is_singleton=True)):  # one in a process, which may be inside already
                 yield
         except Refused:
             if not was_there:

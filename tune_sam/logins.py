@@ -78,6 +78,11 @@ def _bare(address: str) -> str:
     return place.rstrip("/") + mark + query
 
 
+def with_driver(address: str) -> str:
+    """Name the driver that [cluster] brings in an address that names none: SQLAlchemy below 2.1 takes another."""
+    return re.sub("^postgresql:", "postgresql+psycopg:", address)
+
+
 def remember(address: str) -> None:
     """Keep the login of an address for as long as this process lives."""
     if without_login(address) != address:

@@ -232,8 +232,21 @@ def _optimizer_named(given: Any) -> Any:
     return _named(given)
 
 
-NAME_BYTES = 200
-"""Of a study's name: a folder's may have 255 with what is put behind it."""
+NAME_LETTERS, NAME_BYTES = 80, 200
+"""Of a study's name, at most: a folder's may have 255 bytes with what is put behind it."""
+
+
+def wrong_with_name(text: str) -> str | None:
+    """Say why a text can be no new study's name, and what can; None if it can."""
+    # The name is a folder's, a part of every key, and what a person types again.
+    if not (text[:1].isalnum() and all(character.isalnum() or character in "-_." for character in text)):
+        return "use letters, digits, '-', '_' and '.', and begin with a letter or a digit"
+    if len(text) > NAME_LETTERS:
+        return f"it has {len(text)} characters; use at most {NAME_LETTERS} characters"
+    if (size := len(text.encode())) > NAME_BYTES:
+        return f"it has {size} bytes, too many for a folder's name; use at most {NAME_BYTES}"
+    return None
+
 
 ENVIRONMENT = {name: f"TUNE_SAM_{name.upper()}" for name in ("address", "storage", "tracking_uri", "study_storage")}
 """Options that name a service of a cluster, and the variable that gives each where nobody says another."""
@@ -292,7 +305,7 @@ class SearchOptions(RangeOptions):
         description="Seed by which the data are split into training, validation and test, where no split is published.",
     )
     name: Annotated[str | None, Shown("made of the workload and the time")] = Field(
-        default=None, max_length=80, description="Name of the study."
+        default=None, description="Name of the study."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the study; trial number n trains with seed + n.")
     grid: bool = Field(default=True, description="Start with the four-point grid of ρ.")
@@ -408,13 +421,8 @@ class SearchOptions(RangeOptions):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str | None) -> str | None:
-        # The name is a folder's, a part of every key, and what a person types again.
-        if name is not None and not (name[:1].isalnum() and all(c.isalnum() or c in "-_." for c in name)):
-            raise ValueError("use letters, digits, '-', '_' and '.', and begin with a letter or a digit")
-        if name is not None and len(name.encode()) > NAME_BYTES:
-            raise ValueError(
-                f"it has {len(name.encode())} bytes, too many for a folder's name; use at most {NAME_BYTES}"
-            )
+        if name is not None and (wrong := wrong_with_name(name)):
+            raise ValueError(wrong)
         return name
 
     @field_validator("tracking_uri", "study_storage")

@@ -121,7 +121,8 @@ class SAMTrainable(tune.Trainable):
         """Write nothing: outside Tune, Ray below 2.55 writes results to files that `reset` closes."""
 
     def cleanup(self) -> None:
-        """Remove this node's copy of the data, and end the log."""
+        """Remove this node's copy of the data, which the training maps, and end the log."""
+        vars(self).pop("trainer", None)
         self._own.close()
         self._log.close()
         self._data.forget()

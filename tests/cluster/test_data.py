@@ -18,6 +18,12 @@ def test_a_study_whose_records_are_elsewhere_shares_its_data_in_a_home_that_is_n
     assert not list(data_folder(study).iterdir())
 
 
+def test_what_a_worker_still_maps_does_not_stand_in_the_way_as_on_nfs(tmp_path, monkeypatch):
+    study = Study("one", Home(tmp_path), None, "", "", "1", "1234567890", "s3://bucket/results")
+    monkeypatch.setattr("os.rmdir", lambda *_, **__: (_ for _ in ()).throw(OSError("Directory not empty")))
+    assert data_folder(study) == data_folder(study)
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "alone", "train", "validation", "wrong"),
     [

@@ -1,8 +1,13 @@
+import os
+from dataclasses import replace
+
 import pytest
 
 from tune_sam.cluster import logs
 from tune_sam.cluster.logs import TrialLog
-from tune_sam.study.logs import last_attempt, printable, read_log
+from tune_sam.errors import Refused
+from tune_sam.study.logs import is_hidden, last_attempt, printable, read_log
+from tune_sam.study.records import open_study
 
 
 def test_attempts_follow_each_other_in_one_log(tmp_path):
@@ -50,6 +55,23 @@ def test_a_training_does_not_need_a_log(place):
         pass
     log.close()
     assert read_log(str(place)) is None
+
+
+def test_a_log_that_is_another_users_is_told_from_one_that_is_not_there(tmp_path, searched):
+    trial = open_study("one", searched).records()[0]
+    place = tmp_path / "sam.log"
+    place.touch(0)
+    before = os.geteuid()
+    try:
+        if before == 0:  # who may read everything
+            os.seteuid(65534)
+        assert is_hidden(str(place))
+        assert read_log(str(place)) is None
+        with pytest.raises(Refused, match="the log .*sam.log of trial one/base/0 is for the user alone"):
+            replace(trial, log=str(place)).read_log()
+    finally:
+        os.seteuid(before)
+    assert not is_hidden(str(tmp_path / "none.log"))
 
 
 def test_what_a_log_says_to_a_terminal_is_left_out():

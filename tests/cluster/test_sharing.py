@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 from dataclasses import dataclass
@@ -105,6 +106,15 @@ def test_nothing_stays_behind():
         assert data.path.exists()
     assert not data.path.parent.exists()
     assert back.train.x.sum() == some_splits().train.x.sum(), "what is mapped stays readable"
+
+
+def test_a_file_that_a_worker_still_maps_may_stay_as_on_nfs(tmp_path, monkeypatch):
+    def busy(place, **_):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", place)
+
+    with monkeypatch.context() as patch, share(some_splits(), folder=tmp_path) as data:
+        patch.setattr("os.rmdir", busy)
+    assert not data.path.exists()
 
 
 def test_a_node_that_cannot_see_the_file_says_so(tmp_path):

@@ -23,7 +23,7 @@ from tune_sam.analysis.landscape import grid, losses, random_directions
 from tune_sam.cli.tables import show_flatness
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.analysis import SEED, _line
-from tune_sam.evaluation.measured import Measured
+from tune_sam.evaluation.measured import Measured, measurements
 from tune_sam.flatness import batch_size, batches_of
 from tune_sam.samples import with_train_subset
 from tune_sam.study.lock import is_going, study_lock
@@ -363,3 +363,9 @@ def test_a_killed_analysis_goes_on_where_it_was(another, analysis):
         for name, measure in one.measures.items():
             assert done.flatness[key].measures[name].value == measure.value, name
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_an_analysis_of_a_study_that_had_the_name_before_is_no_other_ones(searched, analysis):
+    study = open_study("one", searched)
+    assert measurements(study, None)[0].folder == analysis.folder
+    assert measurements(replace(study, created="2024-01-01T00:00:00+00:00"), None)[0] is None

@@ -22,6 +22,7 @@ from tune_sam.reporting.page import report
 from tune_sam.samples import with_train_subset
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_study, studies
+from tune_sam.tracking.client import Away
 from tune_sam.training import Trainer, evaluate
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.recipe import as_yaml
@@ -300,6 +301,23 @@ def test_a_new_login_of_the_search_is_its_refits_too(refitted, found):
     settings = found.studies[0].settings
     child = refit_study(study, "refit", settings.epochs, found.choice.of_all(study), found.seeds, found.choice)
     assert (child.name, child.tracking_uri, child.storage) == ("one.refit", study.tracking_uri, study.storage)
+
+
+def test_a_server_of_mlflow_that_is_away_when_a_refit_begins_is_waited_for(searched, monkeypatch, caplog):
+    attempts, study = [], open_study("one", searched)
+
+    def away_once(name, settings, *_):
+        attempts.append(name)
+        if len(attempts) == 1:
+            raise Away("MLflow cannot be reached")
+        return replace(study, name=name, settings=settings)
+
+    monkeypatch.setattr("tune_sam.study.patience.FIRST_WORD", 0.0)
+    monkeypatch.setattr("tune_sam.evaluation.refit.create", away_once)
+    made = refit_study(study, "refit", 2, Choice().of_all(study), SEEDS, Choice())
+    assert (made.name, len(attempts)) == ("one.refit", 2)
+    assert "MLflow at sqlite:///" in caplog.text
+    assert "is away; waiting for it" in caplog.text
 
 
 def test_tests_are_kept_as_files(refitted, found):

@@ -9,12 +9,15 @@ import psycopg
 import pytest
 from faults.sabotage import Saboteur, assert_trained_once
 from services import postgres
+from sqlalchemy import text
 from studies import INLINE, searched_study
 
 import tune_sam
 from tune_sam.errors import Refused, Stopped
 from tune_sam.home import Home
 from tune_sam.study.lock import study_lock
+from tune_sam.study.patience import PATIENCE
+from tune_sam.study.postgres import KEEPALIVES, AdvisoryLock
 from tune_sam.study.records import open_study
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.runner import resume
@@ -91,13 +94,29 @@ def _cut_on_the_way(database, home):
 
 
 @pytest.mark.parametrize("lose", [_ended_by_the_server, _cut_on_the_way])
-def test_a_lock_that_was_lost_is_taken_again_before_anybody_else_gets_in(database, home, lose):
+def test_a_lock_that_was_lost_is_taken_again_before_anybody_else_gets_in(database, home, lose, monkeypatch):
+    monkeypatch.setattr("tune_sam.study.patience.PATIENCE", 0.5)
     storage = open_storage(home)
     with study_lock(home, "one"):
         lose(database, home)
         storage.get_all_studies()  # whatever it does with its records
         with pytest.raises(Refused, match="in use by another process"), study_lock(home, "one"):
             pass
+
+
+def test_the_lock_of_a_machine_that_is_gone_is_freed_within_a_minute_which_the_next_driver_waits_for(
+    home, monkeypatch, caplog
+):
+    monkeypatch.setattr("tune_sam.study.patience.FIRST_WORD", 0.5)
+    gone = AdvisoryLock(home.study_storage, "one")
+    gone.acquire(0)
+    assert gone._connection is not None
+    values = [gone._connection.scalar(text(f"SHOW tcp_{name}")) for name in KEEPALIVES]
+    idle, interval, count = map(int, values)
+    assert 0 < idle + interval * count < PATIENCE
+    threading.Timer(4.0, gone.release).start()  # as the server does then
+    with study_lock(home, "one"):
+        assert "study one is in use by another process, or by one whose machine is gone; waiting" in caplog.text
 
 
 def test_who_lost_its_lock_to_another_writes_nothing_more(database, home):

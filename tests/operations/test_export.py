@@ -24,6 +24,20 @@ def archive(refitted, tmp_path_factory):
     return tune_sam.export("one", tmp_path_factory.mktemp("export") / "one.tar.gz", home=refitted)
 
 
+def test_logs_that_are_another_users_are_left_out_with_a_warning(searched, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("tune_sam.operations.export.is_hidden", lambda place: place.endswith("sam-0001.log"))
+    with tarfile.open(tune_sam.export("one", tmp_path / "one.tar.gz", home=searched, checkpoints=False)) as archive:
+        logs = [name.rpartition("/")[2] for name in archive.getnames() if name.endswith(".log")]
+    assert len(logs) == 5
+    assert "sam-0001.log" not in logs
+    assert "1 of 6 logs of study one may not be read by you, and are left out" in caplog.text
+
+
+def test_a_name_that_is_too_long_is_refused_as_for_a_search(archive, tmp_path):
+    with pytest.raises(Refused, match="can be no study's name: .* at most 80 characters; .* --name"):
+        tune_sam.import_(archive, name="x" * 81, home=tmp_path / "there")
+
+
 @pytest.mark.slow
 def test_a_study_is_the_same_in_another_home_under_another_name(refitted, archive, tmp_path):
     there = tmp_path / "home"

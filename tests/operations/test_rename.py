@@ -44,6 +44,8 @@ def test_all_records_have_the_new_name_and_what_follows_finds_the_rest(refitted)
     [
         ("one", "one", "there is a study one"),
         ("one", "../two", "can be no study's name"),
+        ("one", "x" * 81, "can be no study's name: .* at most 80 characters"),
+        ("one", "𝒳" * 80, "can be no study's name: it has 320 bytes, too many"),
         ("none", "two", "there is no study"),
     ],
 )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from tune_sam.cluster.data import ensure_data
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
@@ -259,6 +260,22 @@ def test_data_in_a_home_are_those_of_whichever_home_opens_the_study(searched, mo
         inside = replace(study, home=home, settings=replace(study.settings, data=None))
         assert inside.data == home.data
         assert replace(named, home=home).data == Path("/named")
+
+
+def test_data_that_are_elsewhere_on_this_machine_are_named_by_the_environment(searched, monkeypatch, tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    study = open_study("one", searched)
+    study = replace(study, settings=replace(study.settings, workload="attention", dataset="mitbih", data=str(there)))
+    monkeypatch.delenv("TUNE_SAM_DATA", raising=False)
+    with pytest.raises(Refused, match=f"data of study one were in {there}, which .* set TUNE_SAM_DATA to the folder"):
+        ensure_data(study)
+    with pytest.raises(Refused, match=f"exists with data {there}, not {here}; .* or set TUNE_SAM_DATA to {here}"):
+        refuse_other(study, replace(study.settings, data=str(here)))
+    monkeypatch.setenv("TUNE_SAM_DATA", str(here))
+    assert study.data == here
+    refuse_other(study, replace(study.settings, data=str(here)))
+    there.mkdir()
+    assert study.data == there
 
 
 def test_a_study_that_has_the_folder_of_its_homes_data_in_its_record_is_gone_on_with(searched):

@@ -14,8 +14,8 @@ from sqlalchemy import make_url
 
 from tune_sam.errors import Refused
 from tune_sam.home import Home
+from tune_sam.logins import with_driver
 from tune_sam.study.lock import PATIENCE, is_going, study_lock
-from tune_sam.study.postgres import with_driver
 from tune_sam.study.records import every_study
 from tune_sam.study.storage import exists, open_storage, try_out
 
@@ -50,7 +50,8 @@ def _hold(home, held, leave):
 
 
 @pytest.mark.slow
-def test_one_process_drives_a_study_and_a_killed_one_frees_it(home):
+def test_one_process_drives_a_study_and_a_killed_one_frees_it(home, monkeypatch):
+    monkeypatch.setattr("tune_sam.study.patience.PATIENCE", 0.5)
     held, leave = SPAWN.Event(), SPAWN.Event()
     driver = SPAWN.Process(target=_hold, args=(home, held, leave))
     driver.start()

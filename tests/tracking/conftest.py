@@ -60,7 +60,7 @@ def uri(first_contact, tmp_path):
 @pytest.fixture
 def study(uri):
     """The run of a study in that database."""
-    return open_study_run(uri, experiment="gcn", name="s", description="old", tags={"dataset": "cora"})
+    return open_study_run(uri, experiment="gcn", name="s", tags={"mlflow.note.content": "old", "dataset": "cora"})
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from services import free_port
 
 import tune_sam
 from tune_sam.errors import Refused
-from tune_sam.tracking.client import check, try_out
+from tune_sam.tracking.client import Away, check, connect, try_out
 from tune_sam.tracking.relocation import COLUMNS
 
 
@@ -31,12 +31,15 @@ from tune_sam.tracking.relocation import COLUMNS
         ("http://ada:secret@127.0.0.1:PORT/mlflow", "http://\\*\\*\\*@127.0.0.1:PORT/mlflow cannot be reached"),
         ("postgresql://ada:secret@127.0.0.1:PORT/mlflow", "Connection refused.*start the database"),
         ("http://[oops", "cannot be reached"),
+        ("mysql://ada:secret@127.0.0.1:PORT/mlflow", "needs the package MySQLdb; install it, or name a driver"),
+        ("mysql+nosuch://ada:secret@127.0.0.1:PORT/mlflow", "cannot be read .*nosuch"),
     ],
 )
 def test_a_place_that_cannot_work_is_refused_without_its_login(bad, says):
     port = str(free_port())
     with pytest.raises(Refused, match=says.replace("PORT", port)) as refused:
         check(bad.replace("PORT", port))
+    assert isinstance(refused.value, Away) == ("reached" in says or "refused" in says)
     assert "secret" not in str(refused.value)
     assert "ada" not in str(refused.value)
     assert str(refused.value).endswith(".")
@@ -72,6 +75,14 @@ def test_a_server_that_forbids_what_brings_no_token_is_asked_with_it_later(body,
         else:
             with pytest.raises(Refused, match="--allowed-hosts"):
                 check(uri)
+
+
+def test_a_postgres_is_opened_by_the_driver_that_cluster_brings(monkeypatch):
+    opened = []
+    monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore", lambda uri, _: opened.append(uri))
+    monkeypatch.setattr("tune_sam.tracking.client.check", lambda _: None)
+    connect("postgresql://me:secret@host/mlflow")
+    assert opened == ["postgresql+psycopg://me:secret@host/mlflow"]
 
 
 def test_a_database_to_be_is_accepted_and_not_made(tmp_path):

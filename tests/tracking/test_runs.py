@@ -16,7 +16,7 @@ from tune_sam.tracking.runs import open_study_run, publish, run_states
 
 
 def test_a_study_is_made_once_and_brought_up_to_date(uri, study, first_contact):
-    again = open_study_run(uri, experiment="gcn", name="s", description="new", tags={"trials": 8})
+    again = open_study_run(uri, experiment="gcn", name="s", tags={"mlflow.note.content": "new", "trials": 8})
     assert again == study
     client = mlflow.MlflowClient(uri)
     tags = client.get_run(study.run_id).data.tags
@@ -40,6 +40,14 @@ def with_a_run(uri, study):
     delivery.start()
     assert delivery.close(PATIENCE) == 0
     return runs_of(uri, study)[KEYS[0]].info.run_id
+
+
+def test_a_new_study_has_nothing_of_one_that_had_its_name(uri, study):
+    run = with_a_run(uri, study)
+    again = open_study_run(uri, experiment="gcn", name="s")
+    assert again != study
+    assert open_study_run(uri, experiment="gcn", name="s") == again, "its making was cut off"
+    assert with_a_run(uri, again) != run
 
 
 def test_what_mlflow_has_of_each_trial_is_read(uri, study):

@@ -16,7 +16,7 @@ from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
 from tune_sam.study.storage import open_storage
-from tune_sam.tuning.plan import define, home_of, planned, search_space
+from tune_sam.tuning.plan import create, define, home_of, planned, search_space
 from tune_sam.workload import find_workload
 
 
@@ -190,3 +190,27 @@ def test_trials_that_a_killed_import_has_left_are_not_taken_for_a_new_studys(tmp
         searched_study(tmp_path, train_subset=64)
     tune_sam.delete("one", home=tmp_path)
     assert searched_study(tmp_path, train_subset=64).counts() == {"complete": 6}
+
+
+@pytest.mark.parametrize("left", ["ray-1234abcd", "test", "flatness"])
+def test_what_is_left_of_a_study_without_records_is_not_taken_for_a_new_ones(tmp_path, left):
+    (tmp_path / "studies" / "one" / left).mkdir(parents=True)
+    given = {"workload": "gcn", "dataset": "digits", "name": "one", "home": tmp_path}
+    with pytest.raises(Refused, match=r"results of a study one are in .*/studies/one, but its records are not in"):
+        planned(SearchOptions.read(given))
+
+
+def test_nor_where_records_are_in_a_database_elsewhere(tmp_path):
+    (tmp_path / "studies" / "one" / "test").mkdir(parents=True)
+    home = Home(tmp_path, "postgresql://me:secret@host/studies")
+    settings = define(SearchOptions.read({"workload": "gcn", "dataset": "digits"}), Home(tmp_path))
+    with pytest.raises(Refused, match=r"not in postgresql://\S*@host/studies; put back .* remove that folder"):
+        create("one", settings, home, home.tracking_uri, home.storage)
+
+
+def test_a_name_beyond_ascii_is_refused_where_results_are_at_a_uri(tmp_path):
+    given = {"workload": "gcn", "dataset": "digits", "name": "étude", "home": tmp_path, "storage": "s3://bucket/path"}
+    with pytest.raises(
+        Refused, match="--name étude has characters beyond ASCII, .* s3://bucket/path .* another --name"
+    ):
+        planned(SearchOptions.read(given))

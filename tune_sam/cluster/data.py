@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.cluster.beside import called
+from tune_sam.errors import Refused
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
 from tune_sam.workload import Splits, Workload
@@ -26,7 +27,15 @@ def ensure_data(study: Study) -> None:
     if study.data == study.home.data and not study.home.data_are_linked:
         with study.home.made():
             workload.fetch(dataset, study.data)
-    workload.check_data(dataset, study.data)
+    try:
+        workload.check_data(dataset, study.data)
+    except Refused:
+        if study.settings.data is None or study.data.exists():
+            raise
+        raise Refused(
+            f"the data of study {study.name} were in {study.settings.data}, which this machine has not; set "
+            "TUNE_SAM_DATA to the folder that has them here."
+        ) from None
 
 
 class Read:
@@ -103,8 +112,9 @@ def prepared(splits: Splits, workload: Workload, settings: StudySettings) -> Spl
 
 
 def data_folder(study: Study) -> Path:
-    """Make an empty folder of the study for data that are shared; what a killed driver left there is removed."""
+    """Make a folder of the study for data that are shared; what another driver left there is removed, if it can be."""
     folder = study.home.study(study.name) / "data"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)  # the home may be new here, of a study whose records are in a database elsewhere
+    # The home may be new here, of a study whose records are in a database elsewhere.
+    folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -123,7 +123,8 @@ def sharing(
         write: is called with the file's path, and forgotten.
         folder, other_nodes: as of :func:`share`.
     """
-    with tempfile.TemporaryDirectory(prefix="tune_sam-", dir=folder) as own:
+    # On NFS a file that is removed stays, under another name, while a worker still maps it.
+    with tempfile.TemporaryDirectory(prefix="tune_sam-", dir=folder, ignore_cleanup_errors=True) as own:
         path = Path(own) / f"tune_sam-{secrets.token_hex(8)}.pt"
         write(path)
         del write

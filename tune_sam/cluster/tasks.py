@@ -13,7 +13,7 @@ from tune_sam.cluster.signals import interruptible
 from tune_sam.files import write_whole
 from tune_sam.provenance import versions
 from tune_sam.study.reading import reading
-from tune_sam.study.records import Study
+from tune_sam.study.records import Study, Trial
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +39,15 @@ class Task:
 
     Attributes:
         what: its name, for people.
-        file: where it is kept, with what made it; a task whose file is there is not run again.
+        trial: the training that it is about.
+        file: where it is kept, with what made it; a task whose result is there is not run again.
         function: of the arguments, the study's workload and the shared data; it may run elsewhere, and returns what
             JSON holds.
         arguments: of the function.
     """
 
     what: str
+    trial: Trial
     file: Path
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -59,7 +61,7 @@ def run_tasks(
     listener: Listener,
     stage: str,
 ) -> dict[str, str]:
-    """Run the tasks whose files are missing, as many at a time as fit. Interrupted, it keeps what is done.
+    """Run the tasks whose results are missing, as many at a time as fit. Interrupted, it keeps what is done.
 
     Args:
         study: whose; call this inside its :func:`tune_sam.study.lock.study_lock`.
@@ -72,7 +74,7 @@ def run_tasks(
     Returns:
         Why tasks have no result, by `what` they are.
     """
-    missing = [task for task in tasks if not task.file.exists()]
+    missing = [task for task in tasks if not has_result(task.file, task.trial)]
     failed: dict[str, str] = {}
     if not missing:
         return failed
@@ -93,14 +95,26 @@ def run_tasks(
             if isinstance(outcome, Failure):
                 failed[task.what] = outcome.reason
             else:
-                write_result(task.file, outcome, made)
+                write_result(task.file, task.trial, outcome, made)
             listener.task(task.what, done, len(tasks))
     return failed
 
 
-def write_result(file: Path, result: Any, made: dict[str, str]) -> None:
-    """Keep what a task returned, with the versions of the packages that it ran with."""
-    write_whole(file, json.dumps({"made": made, "result": result}))
+def write_result(file: Path, trial: Trial, result: Any, made: dict[str, str]) -> None:
+    """Keep what a task returned about a training, with the versions of the packages that it ran with."""
+    write_whole(file, json.dumps({"of": trial.started, "made": made, "result": result}))
+
+
+def has_result(file: Path, trial: Trial) -> bool:
+    """Whether a file keeps what a task returned about this very training.
+
+    A home may still have the files of a study whose name another has now, whose trainings began at other times. What an
+    earlier release kept does not say of which it is.
+
+    Raises:
+        Refused: the file is damaged.
+    """
+    return file.exists() and _kept(file).get("of", trial.started) == trial.started
 
 
 def result_of(file: Path) -> Any:

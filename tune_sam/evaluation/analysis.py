@@ -12,7 +12,7 @@ from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import ensure_data, shared
 from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.pulse import alive
-from tune_sam.cluster.tasks import Listener, Task, made_by, prepare_worker, result_of, run_tasks
+from tune_sam.cluster.tasks import Listener, Task, has_result, made_by, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.refit import test_results, tested_refit
@@ -269,11 +269,12 @@ def _of_seeds(study: Study, optimizer: str, tested: Mapping[str, Any], seeds: Se
 
 def _tasks(plan: Plan) -> list[Task]:
     numbers = [
-        Task(trial.key, plan.number_file(trial), _flatness, (plan.study, trial, plan.every)) for trial in plan.trials
+        Task(trial.key, trial, plan.number_file(trial), _flatness, (plan.study, trial, plan.every))
+        for trial in plan.trials
     ]
     if plan.verify:
         numbers += [
-            Task(_check_of(trial), plan.check_file(trial), _checked, (plan.study, trial))
+            Task(_check_of(trial), trial, plan.check_file(trial), _checked, (plan.study, trial))
             for trial in best_of_each(plan.trials)
         ]
     if plan.every:
@@ -281,6 +282,7 @@ def _tasks(plan: Plan) -> list[Task]:
     surfaces = [
         Task(
             f"{trial.key}, part {index + 1} of its loss surface",
+            trial,
             file,
             _losses,
             (plan.study, trial, plan.trials[0], plan.grid, index),
@@ -289,7 +291,7 @@ def _tasks(plan: Plan) -> list[Task]:
         for index, file in enumerate(plan.surface_files(trial))
     ]
     lines = [
-        Task(f"{trial.key}, the line to it", plan.line_file(trial), _line, (plan.study, plan.trials[0], trial))
+        Task(f"{trial.key}, the line to it", trial, plan.line_file(trial), _line, (plan.study, plan.trials[0], trial))
         for trial in best_of_each(plan.trials)[1:]
     ]
     return numbers + surfaces + lines
@@ -395,8 +397,8 @@ def _read(plan: Plan, failed: dict[str, str]) -> Analysis:
     )
     lines = {} if plan.every else {trial.optimizer: result_of(plan.line_file(trial)) for trial in best[1:]}
     # One that is not there has failed, or was of another trial, whose network then could not be measured.
-    files = {trial.key: plan.check_file(trial) for trial in best} if plan.verify else {}
-    checks = {key: result_of(file) for key, file in files.items() if file.exists()}
+    files = [(trial, plan.check_file(trial)) for trial in best if plan.verify]
+    checks = {trial.key: result_of(file) for trial, file in files if has_result(file, trial)}
     between = {optimizer: line for optimizer, line in lines.items() if line}
     return Analysis(plan, found, surfaces, between, failed, checks=checks)
 

@@ -103,14 +103,14 @@ def _newest(study: Study, *, every: bool) -> Measured | None:
         for file in (study.home.study(study.name) / "flatness").glob("*/analysis.json")
         if not file.parent.name.endswith(".unfinished") and file.parent.name.startswith("all-") == every
     ]
-    if not files:
-        return None
-    newest = max(files, key=lambda file: file.stat().st_mtime)
-    with reading(str(newest), f"remove {newest.parent}, and `tune-sam analyze` with its options makes it again"):
-        about: dict[str, Any] = json.loads(newest.read_text())
-        if not isinstance(about, dict):
-            raise ValueError("it is no JSON object")
-    return Measured(newest.parent, about)
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        with reading(str(file), f"remove {file.parent}, and `tune-sam analyze` with its options makes it again"):
+            about: dict[str, Any] = json.loads(file.read_text())
+            if not isinstance(about, dict):
+                raise ValueError("it is no JSON object")
+        if about.get("study", {}).get("created", study.created) == study.created:  # not of one that had its name before
+            return Measured(file.parent, about)
+    return None
 
 
 def take_figures(measured: Measured, names: Sequence[str], into: Path) -> None:

@@ -5,16 +5,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.cluster.data import data_folder, ensure_data
 from tune_sam.cluster.executor import Executor
-from tune_sam.cluster.tasks import Listener, Task, prepare_worker, result_of, run_tasks
+from tune_sam.cluster.tasks import Listener, Task, has_result, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.errors import NothingComplete, Refused, masked
 from tune_sam.evaluation.selection import (
     Choice,
     configurations,
@@ -27,8 +27,10 @@ from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.scores import written
 from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
+from tune_sam.study.patience import patiently
 from tune_sam.study.records import Study, Trial, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
+from tune_sam.tracking.client import Away
 from tune_sam.tuning.plan import create
 from tune_sam.workload import DataSet, Workload, known_workload
 
@@ -341,8 +343,8 @@ def _tested(study: Study, latest: Study) -> Refit | None:
 
 def _tests_of(study: Study) -> dict[str, dict[str, float]]:
     """Read what is tested of a study of a refit, by key, without results of earlier releases that are not finite."""
-    files = {trial.key: file_of_test(study, trial.optimizer, trial.number) for trial in study.records()}
-    found = {key: result_of(file) for key, file in files.items() if file.exists()}
+    files = [(trial, file_of_test(study, trial)) for trial in study.records()]
+    found = {trial.key: result_of(file) for trial, file in files if has_result(file, trial)}
     return {key: test for key, test in found.items() if not _wrong(test)}
 
 
@@ -350,8 +352,8 @@ def _how_ended(study: Study, trial: Trial) -> str:
     """Say how a training ended that has no test result; empty if it has not ended, or waits for its test."""
     if trial.state != "complete":
         return "" if trial.state == "waiting" and not trial.reason else " ".join(_state(trial))
-    file = file_of_test(study, trial.optimizer, trial.number)
-    wrong = _wrong(result_of(file)) if file.exists() else ""
+    file = file_of_test(study, trial)
+    wrong = _wrong(result_of(file)) if has_result(file, trial) else ""
     return wrong and f"{TESTED} {wrong}"
 
 
@@ -418,9 +420,9 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     return {trial.key: scores(study, trial, tested[trial.key]) for trial in study.records() if trial.key in tested}
 
 
-def file_of_test(study: Study, optimizer: str, number: int) -> Path:
-    """Name the file with the test results of a training, by its optimizer and its number there."""
-    return study.home.study(study.name) / "test" / f"{optimizer}-{number}.json"
+def file_of_test(study: Study, trial: Trial) -> Path:
+    """Name the file with the test results of a training."""
+    return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
 
 
 def scores(study: Study, trial: Trial, test: dict[str, float]) -> dict[str, float]:
@@ -445,7 +447,11 @@ def refit_study(
     """Create the study of a refit, or add seeds to the one that exists.
 
     Other configurations, as after a resumed search, or other epochs make another study. Its name ends as
-    :data:`SUFFIX` says, unless another `suffix` is given.
+    :data:`SUFFIX` says, unless another `suffix` is given. A server of MLflow's that is away is waited for: it was there
+    when the search was made, which may have taken days.
+
+    Raises:
+        Refused: as for :func:`tune_sam.tuning.plan.create`.
     """
     settings = refit_settings(study, kind, epochs, chosen, seeds, choice)
     for known in refits_of(study, kind):
@@ -462,7 +468,8 @@ def refit_study(
     end = suffix or SUFFIX[kind]
     numbered = (f"{study.name}.{end}{number if number > 1 else ''}" for number in count(1))
     name = next(name for name in numbered if name not in taken)
-    return create(name, settings, study.home, study.mlflow, study.own_storage)
+    make = partial(create, name, settings, study.home, study.mlflow, study.own_storage)
+    return patiently(make, lambda error: isinstance(error, Away), f"MLflow at {masked(study.mlflow)} is away")
 
 
 def _trains(settings: StudySettings) -> tuple[object, ...]:
@@ -521,10 +528,7 @@ def test_all(
                 f"the training {trial.key} is {' '.join(_state(trial))}, so there is no mean over all seeds; "
                 f"{AGAIN if trial.state == 'failed' else ''}choose other seeds with --seeds."
             )
-    parts = [
-        Task(f"{trial.key}, test", file_of_test(study, trial.optimizer, trial.number), _test, (study, trial))
-        for trial in trials
-    ]
+    parts = [Task(f"{trial.key}, test", trial, file_of_test(study, trial), _test, (study, trial)) for trial in trials]
     with study_lock(study.home, study.name):
         failed = run_tasks(
             study,
@@ -537,7 +541,7 @@ def test_all(
     if failed and not is_control:
         raise Refused("; ".join(f"{what} failed: {reason}" for what, reason in failed.items()))
     missing |= {what.removesuffix(", test"): f"was not tested: {reason}" for what, reason in failed.items()}
-    found = {trial.key: result_of(part.file) for trial, part in zip(trials, parts, strict=True) if part.file.exists()}
+    found = {part.trial.key: result_of(part.file) for part in parts if has_result(part.file, part.trial)}
     wrong = {key: _wrong(test) for key, test in found.items() if _wrong(test)}  # as an earlier release kept it
     if wrong and not is_control:
         which = "; ".join(f"{key} has {what}" for key, what in wrong.items())

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,11 @@ from tune_sam.errors import Refused, masked
 from tune_sam.files import UNFINISHED, replaced_file
 from tune_sam.home import HERE, Place, folder_of, inside
 from tune_sam.study.lock import is_going
+from tune_sam.study.logs import is_hidden
 from tune_sam.study.records import Study, open_search, refits_of
 from tune_sam.study.transfer import ledger_of
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Of an archive."""
@@ -27,6 +31,8 @@ FOLDERS = ("test", "flatness", "report")
 def export(name: str, file: str | Path, *, home: Place = None, checkpoints: bool = True) -> Path:
     """Write a study with its refits, analyses, page and logs into one archive, a `.tar.gz`. The home is only read.
 
+    Logs that are another user's and may not be read are left out, with a warning.
+
     Args:
         name: the study's.
         file: the archive, which is not there yet.
@@ -37,7 +43,8 @@ def export(name: str, file: str | Path, *, home: Place = None, checkpoints: bool
         The archive.
 
     Raises:
-        Refused: there is no such study, a process drives it now, or the file is there or cannot be written.
+        Refused: there is no such study, a process drives it now, the file is there or cannot be written, or something
+            else of the study may not be read.
     """
     study = open_search(name, home)
     target = folder_of(file, "FILE")
@@ -93,7 +100,12 @@ def _files(study: Study, checkpoints: bool) -> Iterator[tuple[str, str]]:
         for file in sorted((own / name).rglob("*")):
             if file.is_file() and UNFINISHED not in str(file.relative_to(own)):
                 yield file.relative_to(own).as_posix(), str(file)
-    places = [trial.log for trial in study.records() if trial.log]
+    logs = [trial.log for trial in study.records() if trial.log]
+    places = [place for place in logs if not is_hidden(place)]
+    if left_out := len(logs) - len(places):
+        log.warning(
+            "%d of %d logs of study %s may not be read by you, and are left out.", left_out, len(logs), study.name
+        )
     if checkpoints:
         places += [place for kept in study.checkpoints().values() for place in kept]
     for place in places:
@@ -120,7 +132,11 @@ def _copy(archive: tarfile.TarFile, path: str, source: str) -> None:
     from pyarrow.fs import FileSystem
 
     filesystem, place = FileSystem.from_uri(source)
-    with filesystem.open_input_file(place) as content:
+    try:
+        opened = filesystem.open_input_file(place)
+    except PermissionError:
+        raise Refused(f"{masked(source)} may not be read by you; ask whose it is to export the study.") from None
+    with opened as content:
         _add(archive, path, content, content.size())
 
 

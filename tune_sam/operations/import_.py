@@ -18,6 +18,7 @@ from tune_sam.home import Home, Place, folder_of
 from tune_sam.logins import with_login
 from tune_sam.operations.delete import delete
 from tune_sam.operations.export import CONTENT, FOLDERS, FORMAT
+from tune_sam.settings import wrong_with_name
 from tune_sam.study.lock import study_lock
 from tune_sam.study.optuna_internals import attributes_of_studies
 from tune_sam.study.reading import reading
@@ -135,8 +136,8 @@ def _new_names(content: dict[str, Any], name: str | None) -> dict[str, str]:
     old = content["name"]
     new = old if name is None else name
     names = [one["name"] for one in content["studies"]]
-    if not is_name(new):
-        raise Refused(f"{new!r} can be no study's name; give --name letters, digits, hyphens, dots and underscores.")
+    if wrong := wrong_with_name(new):
+        raise Refused(f"{shorten(new)!r} can be no study's name: {wrong}; give it another --name.")
     if names[0] != old or len(set(names)) < len(names):
         raise ValueError("its studies are not those that it names")
     found = {old: new, **{one: f"{new}.{one.removeprefix(f'{old}.')}" for one in names[1:]}}

@@ -9,20 +9,21 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from tune_sam.errors import Refused, masked
+from tune_sam.errors import Refused, masked, shorten
 from tune_sam.home import Home, Place
 from tune_sam.operations.import_ import rename_in_files
+from tune_sam.settings import wrong_with_name
 from tune_sam.study.lock import study_lock
 from tune_sam.study.optuna_internals import attributes_of_studies, rename_studies
 from tune_sam.study.records import Study, open_search, open_study, refits_of
-from tune_sam.study.settings import is_name, trial_key
+from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
 from tune_sam.study.transfer import placed_again
 from tune_sam.tracking.client import HOME_TAG, STUDY_TAG
 from tune_sam.tracking.content import KEY_TAG
 from tune_sam.tracking.runs import tag_runs
 from tune_sam.tuning.delivery import PATIENCE, deliver
-from tune_sam.tuning.plan import study_run
+from tune_sam.tuning.plan import told
 
 
 def rename(name: str, new: str, *, home: Place = None) -> Study:
@@ -63,7 +64,7 @@ def rename(name: str, new: str, *, home: Place = None) -> Study:
                 shutil.rmtree(place.study(one.name))  # with the lock alone in it, and the page
         for now in names.values():
             renamed = open_study(now, place)
-            study_run(now, renamed.settings, place, renamed.mlflow)  # which says in words what it is
+            tag_runs(renamed.mlflow, {renamed.mlflow_run_id: told(renamed.settings)})  # of a refit, also whose it is
             deliver(renamed, PATIENCE, thorough=False)
     return open_study(new, place)
 
@@ -73,8 +74,8 @@ def _follows(refit: Study, name: str) -> bool:
 
 
 def _refuse(study: Study, new: str, names: dict[str, str], place: Home) -> None:
-    if not is_name(new):
-        raise Refused(f"{new!r} can be no study's name; give letters, digits, hyphens, dots and underscores.")
+    if wrong := wrong_with_name(new):
+        raise Refused(f"{shorten(new)!r} can be no study's name: {wrong}.")
     taken = {full_name.rpartition("/")[0] for full_name in attributes_of_studies(open_storage(place))}
     for old, name in names.items():
         begun = not any(place.study(old).glob("ray-*"))  # an earlier attempt has moved them already

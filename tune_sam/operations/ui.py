@@ -12,7 +12,7 @@ from tune_sam.cluster.signals import interruptible
 from tune_sam.errors import Refused
 from tune_sam.extras import need
 from tune_sam.home import Home
-from tune_sam.study.postgres import with_driver
+from tune_sam.logins import with_driver
 from tune_sam.study.records import studies
 from tune_sam.tracking.local import ailment_of
 from tune_sam.tracking.relocation import relocate_artifacts

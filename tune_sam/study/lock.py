@@ -4,13 +4,15 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from tune_sam.errors import Refused
-from tune_sam.home import Home
+from tune_sam.home import Home, taken
+from tune_sam.study.patience import patiently
 from tune_sam.study.postgres import AdvisoryLock
 
 PATIENCE = 2.0
@@ -40,16 +42,23 @@ _held: dict[tuple[str, str], Lock] = {}  # of the studies that this process driv
 def study_lock(home: Home, name: str) -> Iterator[None]:
     """Hold a study's lock, as the one process that drives it.
 
+    A database frees the lock of a machine that is gone within a minute, which is waited for.
+
     Raises:
-        Refused: another process holds it, the database of --study-storage cannot be used, or a link in the study's
-            folder leads out of it.
+        Refused: another process holds it, the database of --study-storage cannot be used, its file is another
+            person's, or a link in the study's folder leads out of it.
     """
     home.refuse_links(name)
     lock = _lock(home, name)
+    busy = f"study {name} is in use by another process"
     try:
-        lock.acquire(PATIENCE)
+        patiently(
+            partial(lock.acquire, PATIENCE),
+            lambda error: isinstance(error, Timeout) and home.study_storage is not None,
+            f"{busy}, or by one whose machine is gone",
+        )
     except Timeout:
-        raise Refused(f"study {name} is in use by another process; wait for it, or stop it.") from None
+        raise Refused(f"{busy}; wait for it, or stop it.") from None
     _held[_place(home), name] = lock
     try:
         yield
@@ -110,9 +119,8 @@ class _FileLock:
         self._file = file
 
     def acquire(self, patience: float) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._file, timeout=patience)
-        lock.acquire()
+        taken(lock)
         self._lock, self._identity = lock, self._found()
 
     def confirm(self, patience: float) -> None:
@@ -150,8 +158,8 @@ def page_lock(home: Home, name: str) -> Iterator[None]:
     """Wait until no other process writes a study's page, which may be written while the study is driven.
 
     Raises:
-        Refused: a link in the study's folder leads out of it.
+        Refused: a link in the study's folder leads out of it, or its file is another person's.
     """
     home.refuse_links(name)
-    with FileLock(home.study(name) / "report.lock"):
+    with taken(FileLock(home.study(name) / "report.lock")):
         yield

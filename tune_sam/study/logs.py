@@ -9,7 +9,7 @@ def heading(attempt: str) -> str:
 
 
 def read_log(place: str) -> str | None:
-    """Read a log; None if there is none.
+    """Read a log; None if there is none, or :func:`is_hidden`.
 
     Args:
         place: file or URI.
@@ -23,6 +23,24 @@ def read_log(place: str) -> str | None:
     except (OSError, ValueError):
         return None
     return content.decode(errors="replace")
+
+
+def is_hidden(place: str) -> bool:
+    """Whether a log may not be read here: it is for the user alone whose training wrote it.
+
+    Args:
+        place: file or URI.
+    """
+    from pyarrow.fs import FileSystem
+
+    try:
+        filesystem, path = FileSystem.from_uri(place)
+        filesystem.open_input_stream(path).close()
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def last_attempt(text: str) -> str:

@@ -1,6 +1,5 @@
 """Connections to Postgres, its advisory locks, and what it says when it cannot be used."""
 
-import re
 import threading
 import time
 import zlib
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 from filelock import Timeout
 
 from tune_sam.errors import Refused, masked
+from tune_sam.logins import with_driver
 from tune_sam.study.patience import patiently
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-# A server that went without a word is noticed within a minute.
+# A server that went without a word is noticed within a minute, and so is a client by the server, which else looks after
+# two hours, and keeps the lock of a driver whose machine is gone for as long.
 CONNECTING = {
     "connect_timeout": 5,
     "keepalives_idle": 20,
@@ -26,12 +27,10 @@ CONNECTING = {
 }
 """What connections are made with: seconds, and milliseconds for the last."""
 
+KEEPALIVES = ("keepalives_idle", "keepalives_interval", "keepalives_count")
+"""Which of them the server is told, too, for the connection that holds a lock."""
+
 Result = TypeVar("Result")
-
-
-def with_driver(url: str) -> str:
-    """Name the driver that [cluster] brings in an address that names none: SQLAlchemy below 2.1 takes another."""
-    return re.sub("^postgresql:", "postgresql+psycopg:", url)
 
 
 def engine_of(url: str) -> "Engine":
@@ -134,10 +133,14 @@ class AdvisoryLock:
         self._engine.dispose()
 
     def _connected(self) -> "Connection":
+        from sqlalchemy import text
         from sqlalchemy.exc import SQLAlchemyError
 
+        told = ", ".join(f"set_config('tcp_{name}', '{CONNECTING[name]}', false)" for name in KEEPALIVES)
         try:
-            return self._engine.connect()
+            connection = self._engine.connect()
+            connection.execute(text(f"SELECT {told}"))
+            return connection
         except SQLAlchemyError as error:
             raise Refused(trouble_of(error, self._url)) from None
 

@@ -1,6 +1,7 @@
 """Study and Trial: the records of a search in Optuna's storage, and the questions that they answer."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tune_sam.display import html_table, text_of
 from tune_sam.errors import NothingComplete, Refused, masked
-from tune_sam.home import Home, Place, inside
+from tune_sam.home import Home, Place, folder_of, inside
 from tune_sam.logins import of_results, same_place, with_login, without_login
 from tune_sam.optimizers import known_optimizer
 from tune_sam.plugins import naming
@@ -158,10 +159,15 @@ class Trial:
         """Read what the processes of the trial printed, and the traceback of what it raised, attempt after attempt.
 
         Raises:
-            Refused: there is no log.
+            Refused: there is no log, or it may not be read here.
         """
-        from tune_sam.study.logs import read_log
+        from tune_sam.study.logs import is_hidden, read_log
 
+        if self.log and is_hidden(self.log):
+            raise Refused(
+                f"the log {masked(self.log)} of trial {self.key} is for the user alone whose training wrote it; ask "
+                "for it."
+            )
         if not self.log or (text := read_log(self.log)) is None:
             raise Refused(
                 f"trial {self.key} has no log{f' in {masked(self.log)}' if self.log else ''}, it is {self.state}; "
@@ -279,8 +285,11 @@ class Study:
 
     @property
     def data(self) -> Path:
-        """The folder that holds its data set."""
-        return Path(self.settings.data) if self.settings.data else self.home.data
+        """The folder that holds its data set; $TUNE_SAM_DATA, where this machine has none of the record's name."""
+        recorded, here = self.settings.data, os.environ.get("TUNE_SAM_DATA")
+        if recorded and here and not os.path.exists(recorded):
+            return folder_of(here, "TUNE_SAM_DATA")
+        return Path(recorded) if recorded else self.home.data
 
     @property
     def workload(self) -> Workload:

@@ -13,11 +13,12 @@ from filelock import FileLock, Timeout
 
 from tune_sam.errors import Refused, masked
 from tune_sam.files import replaced_file
-from tune_sam.home import Home
+from tune_sam.home import Home, taken
+from tune_sam.logins import with_driver
 from tune_sam.study import sqlite
 from tune_sam.study.lock import confirm_locks
 from tune_sam.study.optuna_internals import close, opened
-from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there, with_driver
+from tune_sam.study.postgres import CONNECTING, advisory_lock, reason_of, trouble_of, until_there
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -42,7 +43,7 @@ def open_storage(home: Home) -> "RDBStorage":
         return _database(home.study_storage)
     file = home.optuna_file
     if not file.exists():
-        with FileLock(home.path / "optuna.lock"):
+        with taken(FileLock(home.path / "optuna.lock")):
             if not file.exists():
                 _make_file(file)
     return _file(file, sqlite.identity(file), os.getpid())

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
 from tune_sam.files import link_below, nearest
+from tune_sam.logins import with_driver
 from tune_sam.tracking.content import KEY_TAG, DataSetInput, Point, RunState, renamed
 from tune_sam.tracking.local import EMPTY, GONE, ailment_of, copy_aside, file_of, schema_of, set_aside
 from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
@@ -71,6 +72,10 @@ class StudyRun:
     artifacts: Path | None = None
 
 
+class Away(Refused):
+    """A refusal for a server that does not answer now, and may later."""
+
+
 def check(uri: str) -> None:
     """Refuse a tracking URI that cannot work, before a search starts and without importing MLflow.
 
@@ -82,7 +87,8 @@ def check(uri: str) -> None:
             or `mssql` database.
 
     Raises:
-        Refused: one sentence with the URI (user and password masked) and the way out.
+        Refused: one sentence with the URI (user and password masked) and the way out; :class:`Away` where nothing
+            answers.
     """
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in _SERVER:
@@ -114,7 +120,7 @@ def _check_server(uri: str) -> None:
     except (requests.RequestException, OSError, ValueError) as error:
         slow = isinstance(error, requests.Timeout)
         reason = f"no answer within {_CONNECT_SECONDS} s" if slow else str(_root(error))
-        raise Refused(_unreachable(uri, reason, "start `mlflow server` there")) from error
+        raise Away(_unreachable(uri, reason, "start `mlflow server` there")) from error
     of_host = answer.text.lstrip().startswith("Invalid Host header")
     brings = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("TOKEN", "USERNAME"))
     if answer.status_code == 401 or (answer.status_code == 403 and brings and not of_host):
@@ -151,12 +157,26 @@ def _check_sqlite(uri: str) -> None:
 
 
 def _check_database(uri: str, port: int) -> None:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(with_driver(uri)).get_dialect().import_dbapi()
+    except ImportError as error:
+        raise Refused(
+            f"tracking URI {masked(uri)} needs the package {error.name}; install it, or name a driver that is here in "
+            "the URI."
+        ) from None
+    except (SQLAlchemyError, ValueError) as error:
+        raise Refused(
+            f"tracking URI {masked(uri)} cannot be read ({masked(str(error))}); give DIALECT://USER@HOST/DATABASE."
+        ) from None
     try:
         parts = urlsplit(uri)
         if parts.hostname:  # otherwise a local socket
             socket.create_connection((parts.hostname, parts.port or port), _CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise Refused(_unreachable(uri, str(error), "start the database")) from error
+        raise Away(_unreachable(uri, str(error), "start the database")) from error
 
 
 def _unreachable(uri: str, reason: str, way_out: str) -> str:
@@ -185,7 +205,7 @@ def connect(uri: str, artifact_root: str | None = None) -> Store:
         _expect_usable(file)
         relocate_artifacts(file)
         _let_go_of(uri)
-    return SqlAlchemyStore(uri, artifact_root or "./mlruns")
+    return SqlAlchemyStore(with_driver(uri), artifact_root or "./mlruns")
 
 
 def import_store(uri: str) -> None:
@@ -293,7 +313,7 @@ def _registry(uri: str) -> Any:
 
         if file_of(uri):  # see `_let_go_of`
             SqlAlchemyStore._get_or_create_engine(uri).dispose()
-        return SqlAlchemyStore(uri)
+        return SqlAlchemyStore(with_driver(uri))
     from functools import partial
 
     from mlflow.store.model_registry.rest_store import RestStore
@@ -309,12 +329,16 @@ def _registry(uri: str) -> Any:
     return ImpatientRegistry(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
 
 
-def find_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str | None:
-    """Find a run that has these tags; None if there is none."""
-    from mlflow.entities import ViewType
+def find_unused_run(store: Store, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """Find a run that has these tags and nothing yet of what a search brings; None if there is none.
 
-    runs = store.search_runs([experiment_id], _condition(tags), ViewType.ACTIVE_ONLY, max_results=1)
-    return runs[0].info.run_id if runs else None
+    One that has parameters, or runs below it, is of a study that was searched.
+    """
+    for run in _all_pages(store.search_runs, [experiment_id], _condition(tags)):
+        run_id: str = run.info.run_id
+        if not run.data.params and not _run_ids(store, [experiment_id], {PARENT_TAG: run_id}):
+            return run_id
+    return None
 
 
 def _condition(tags: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from tune_sam.tracking.client import (
     expect_run,
     expect_there,
     experiment_id_of,
-    find_run,
+    find_unused_run,
     log_batch,
     metric_history,
     milliseconds,
@@ -48,10 +48,9 @@ def open_study_run(
     artifact_root: str | None = None,
     name: str,
     home: str = "",
-    description: str = "",
     tags: Mapping[str, object] | None = None,
 ) -> StudyRun:
-    """Get or create the experiment and the parent run of a study. The driver does it before any trial starts.
+    """Get or create the experiment, and the parent run, of a new study. The driver does it before any trial starts.
 
     A fresh SQLite database takes about 3 s to create.
 
@@ -60,10 +59,10 @@ def open_study_run(
         experiment: its name; the workload's.
         artifact_root: folder or URI for the artifacts of a new experiment. Default: the server's own; for a database
             without a server, `./mlruns` in the working directory.
-        name: the study's; its run is found again by the tag `tune_sam.study.records`.
+        name: the study's. A run that it has already, by its tags, is taken where nothing of a search is in it, as after
+            a making that was killed: one with results is of a study that had the name before.
         home: where the study lives, if several homes share a server: a study of the same name in another is another.
-        description: shown on the run's page.
-        tags: of the run. Where the run exists, they and the description are brought up to date.
+        tags: of the run, brought up to date where it exists; `mlflow.note.content` is shown on its page.
 
     Raises:
         Refused: the server cannot be reached, or it does not take the study.
@@ -73,11 +72,10 @@ def open_study_run(
         store = connect(uri, artifact_root)
         experiment_id = experiment_id_of(store, experiment, artifact_root)
         identity = {STUDY_TAG: name, **({HOME_TAG: home} if home else {})}
-        run_id = find_run(store, experiment_id, identity) or create_run(
+        run_id = find_unused_run(store, experiment_id, identity) or create_run(
             store, experiment_id, name, milliseconds(), identity
         )
-        note = {"mlflow.note.content": description} if description else {}
-        log_batch(store, run_id, [], {}, {**note, **strings(tags)})
+        log_batch(store, run_id, [], {}, strings(tags))
     return StudyRun(experiment_id, run_id)
 
 

@@ -17,7 +17,7 @@ from tune_sam.cluster.beside import Call, NoAnswer, offered
 from tune_sam.cluster.connection import check_offer
 from tune_sam.cluster.data import Read, prepared
 from tune_sam.cluster.results import chosen_storage
-from tune_sam.errors import Refused
+from tune_sam.errors import Refused, masked
 from tune_sam.home import Home, absolute, folder_of
 from tune_sam.logins import same_place
 from tune_sam.optimizers import find_optimizer
@@ -78,10 +78,11 @@ def planned(chosen: SearchOptions, right: Callable[[], None] = lambda: None) -> 
         from tune_sam.tuning.seeding import source_of, tell_other_training
 
         tell_other_training(settings, source_of(settings, home))
+    name = chosen.name or _made_up(settings)
+    _refuse_beyond_ascii(name, chosen.storage or "")
     storage = chosen_storage(chosen.storage, home)
     if chosen.tracking_uri:
         client.check(chosen.tracking_uri)
-    name = chosen.name or _made_up(settings)
     _refuse_without_records(name, home)
     with home.made():
         right()
@@ -333,7 +334,9 @@ def refuse_other(study: Study, settings: StudySettings) -> None:
                 if name == "gradients"
                 else f"{name.replace('_', ' ')} {_shown(before)}, not {_shown(wanted)}"
             )
-            raise Refused(f"study {study.name} exists with {what}; give another --name, or the same options.")
+            elsewhere = name == "data" and not os.path.exists(before)  # and $TUNE_SAM_DATA is not set, or not that
+            way_out = f"set TUNE_SAM_DATA to {wanted}, if those are the same data" if elsewhere else "the same options"
+            raise Refused(f"study {study.name} exists with {what}; give another --name, or {way_out}.")
 
 
 def _shown(value: Any) -> str:
@@ -390,6 +393,15 @@ def _made_up(settings: StudySettings) -> str:
     return f"{workload}-{now()[:19].replace(':', '')}-{secrets.token_hex(2)}"
 
 
+def _refuse_beyond_ascii(name: str, storage: str) -> None:
+    """Refuse a name that no folder at a URI can have: pyarrow reads none that has other characters."""
+    if "://" in storage and not name.isascii():
+        raise Refused(
+            f"--name {name} has characters beyond ASCII, which no folder in {masked(storage)} can have; give another "
+            "--name."
+        )
+
+
 def create(name: str, settings: StudySettings, home: Home, uri: str, storage: str) -> Study:
     """Make a study in MLflow and in Optuna, before any trial can race for it.
 
@@ -424,10 +436,12 @@ def create(name: str, settings: StudySettings, home: Home, uri: str, storage: st
 
 def _refuse_without_records(name: str, home: Home) -> None:
     """Refuse a name whose study has lost its records: the new one's would mix with what is left of it."""
-    if not home.study_storage and any(home.study(name).glob("ray-*")):
+    own = home.study(name)
+    if any(own.glob("ray-*")) or any((own / kept).exists() for kept in ("test", "flatness")):
+        records = masked(home.study_storage) if home.study_storage else home.optuna_file
         raise Refused(
-            f"the results of a study {name} are in {home.study(name)}, but its records are not in {home.optuna_file}; "
-            "put back a copy of that file, or give another --name."
+            f"the results of a study {name} are in {own}, but its records are not in {records}; put back a copy of "
+            "them, remove that folder, or give another --name."
         )
 
 
@@ -449,7 +463,7 @@ def _remove_begun(study: Study) -> None:
 
 
 def study_run(name: str, settings: StudySettings, home: Home, uri: str) -> client.StudyRun:
-    """Get or create the run of a study in MLflow.
+    """Get or create the run of a new study in MLflow.
 
     Args:
         name: the study's.
@@ -466,8 +480,7 @@ def study_run(name: str, settings: StudySettings, home: Home, uri: str) -> clien
         artifact_root=str(home.artifacts) if uri == home.tracking_uri else None,
         name=name,
         home=home.identity,
-        description=_description(settings),
-        tags={**_tags(settings), **versions()},
+        tags={**told(settings), **versions()},
     )
 
 
@@ -495,6 +508,11 @@ def store(study: Study) -> None:
         made.set_user_attr("record", study.to_record())
         with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
             made.set_metric_names(list(study.settings.directions))  # which Optuna's dashboard shows
+
+
+def told(settings: StudySettings) -> dict[str, str]:
+    """Give what the tags of a study's run say of it: its settings, and all of them in words."""
+    return {"mlflow.note.content": _description(settings), **_tags(settings)}
 
 
 def _description(settings: StudySettings) -> str:
