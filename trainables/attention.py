@@ -126,6 +126,6 @@ def _sequences(dataset: str, root: Path, split_seed: int) -> "tuple[TensorStore,
     if dataset == "digits":
         sequences = digits.sequences()
         return sequences, stratified(sequences.y.numpy(), split_seed)
-    beats = mitbih.load(root)
+    beats = mitbih.load(root, interpatient=dataset == INTERPATIENT)
     indices = mitbih.interpatient(beats) if dataset == INTERPATIENT else mitbih.published(beats)
     return TensorStore(torch.tensor(beats.signals), torch.tensor(beats.labels)), indices

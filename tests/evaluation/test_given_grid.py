@@ -6,6 +6,7 @@ import pytest
 from studies import INLINE
 
 import tune_sam
+from tune_sam.cli.main import main
 from tune_sam.errors import Refused
 from tune_sam.evaluation.answer import answer_of_refit, next_step
 from tune_sam.evaluation.claims import answers
@@ -142,3 +143,21 @@ def test_a_file_may_name_the_study_and_its_home(tmp_path, monkeypatch):
     found = refit_grid("gcn", config=str(tmp_path / "grid.yaml"), seeds=1, controls=False, executor=INLINE)
     assert (found.of.name, found.of.home.path) == ("mine", tmp_path / "home")
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--tracking-uri", "sqlite:///elsewhere.db")])
+def test_the_file_of_a_grid_names_the_home_whatever_else_is_given(tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    homes, file = [], tmp_path / "grid.yaml"
+    file.write_text(f"{GRID}home: {tmp_path / 'own'}\n")
+
+    def given(*_, home, **__):
+        homes.append(home)
+        raise Refused("it is enough.")
+
+    monkeypatch.setattr("tune_sam.operations.refit.refit_grid", given)
+    monkeypatch.setattr("sys.argv", ["tune-sam", "refit", "gcn", "--config", str(file), *more])
+    with pytest.raises(SystemExit):
+        main()
+    assert homes[0].path == tmp_path / "own"
+    assert homes[0].named_tracking_uri == (more[1] if more else None)

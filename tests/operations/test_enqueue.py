@@ -4,7 +4,9 @@ from studies import INLINE
 
 import tune_sam
 from tune_sam.errors import Refused
+from tune_sam.study import spent
 from tune_sam.study.records import open_study
+from tune_sam.study.spent import Ended
 from tune_sam.tuning.listener import SearchListener
 
 POINT = {"rho": 0.1, "lr": 0.02, "batch_size": 64, "m": 16}
@@ -57,6 +59,15 @@ def test_a_finished_study_tries_a_persons_point_with_a_larger_budget(cli, home):
     assert study.trial("sam/4").state == "complete"
     assert study.trial("sam/4").config.point == {"rho": 0.2, "lr": 0.03, "batch_size": 32, "m": 32}
     assert study.trial("sam/2").state == "waiting"
+
+
+def test_a_search_that_its_budget_has_ended_is_told_to_have_more_of_it(cli, home, monkeypatch):
+    ended = Ended("its budget of 1 epochs is spent", "--epoch-budget 2")
+    monkeypatch.setattr(spent, "ended_by", lambda study: ended if study.settings.trials > 3 else None)
+    status, said, _ = cli("enqueue", "mine", "--rho", "0.2", "--lr", "0.05", "--batch-size", "32", "--param", "m=32")
+    assert status == 0
+    assert "`tune-sam resume mine --trials 4 --epoch-budget 2` tries it, for all" in said
+    assert "have begun or are taken and its budget of 1 epochs is spent." in said
 
 
 @pytest.mark.parametrize(

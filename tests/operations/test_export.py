@@ -6,6 +6,7 @@ import pytest
 from studies import INLINE, searched_study
 
 import tune_sam
+from tune_sam.cli.main import main
 from tune_sam.errors import Refused
 from tune_sam.operations.doctor import diagnose
 from tune_sam.study.records import every_study, open_study
@@ -43,6 +44,7 @@ def test_a_study_is_the_same_in_another_home_under_another_name(refitted, archiv
     there = tmp_path / "home"
     study = tune_sam.import_(archive, name="theirs", home=there)
     assert study.name == "theirs"
+    assert {file.stat().st_mode & 0o777 for file in there.rglob("*-000?.log")} == {0o600}
     assert content_of(there, "theirs") == content_of(refitted)
     assert sorted(one.name for one in every_study(there)) == ["theirs", "theirs.refit", "theirs.twice"]
     assert not [one for one in diagnose("theirs", home=there) if one.trouble]
@@ -89,9 +91,10 @@ def forged(archive, tmp_path, *members, content=None):
         first.size = len(text)
         after.addfile(first, io.BytesIO(text))
         for member, link in members:
-            one = tarfile.TarInfo(member)
-            one.type, one.linkname = (tarfile.SYMTYPE, link) if link else (tarfile.REGTYPE, "")
-            after.addfile(one)
+            one, content = tarfile.TarInfo(member), link if isinstance(link, bytes) else b""
+            one.size = len(content)
+            one.type, one.linkname = (tarfile.SYMTYPE, link) if isinstance(link, str) else (tarfile.REGTYPE, "")
+            after.addfile(one, io.BytesIO(content))
     return tmp_path / "forged.tar.gz"
 
 
@@ -148,6 +151,17 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
         tune_sam.import_(tmp_path / "none", home=tmp_path / "home")
 
 
+def test_what_programs_printed_is_its_owners_alone(archive):
+    assert archive.stat().st_mode & 0o777 == 0o600
+
+
+def test_numbers_of_an_archive_that_are_no_text_are_refused_and_leave_no_study(archive, tmp_path):
+    forgery = forged(archive, tmp_path, ("files/one/flatness/a/flatness.csv", b"key\n\xff"))
+    with pytest.raises(Refused, match=r"archive .* cannot be read \(.*; have it exported again"):
+        tune_sam.import_(forgery, name="theirs", home=tmp_path / "home")
+    assert every_study(tmp_path / "home") == []
+
+
 def test_an_archive_takes_the_place_of_no_file(searched, tmp_path):
     (tmp_path / "mine").write_text("kept")
     with pytest.raises(Refused, match="exists"):
@@ -169,3 +183,9 @@ def test_a_study_of_others_has_the_data_of_here_and_sends_nothing_elsewhere(arch
     assert (
         tune_sam.import_(forgery, name="three", home=tmp_path / "home", data=tmp_path / "own").data == tmp_path / "own"
     )
+    words = ["import", str(forgery), "--name", "four", "--home", str(tmp_path / "home")]
+    monkeypatch.setattr("sys.argv", ["tune-sam", *words, "--data", str(tmp_path / "mine")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert open_study("four", tmp_path / "home").data == tmp_path / "mine"

@@ -581,13 +581,15 @@ def test_the_csv_files_give_beats_of_the_same_form(csvs, tmp_path, below):
         assert beats.labels[part].tolist() == theirs[:, 187].tolist()
 
 
-def test_the_records_are_preferred(root, csvs):
+def test_beats_of_both_kinds_are_refused_for_a_study_has_one_of_them(root, csvs):
     for path in csvs.iterdir():
         path.rename(root / path.name)
-    assert mitbih.load(root).records.any()
+    with pytest.raises(Refused, match="holds the WFDB records, in mitdb, and the CSV files, in .*; move one away"):
+        mitbih.check(root)
+    assert mitbih.load(root, interpatient=True).records.any()
     (root / "mitdb" / "100.dat").unlink()
     with pytest.raises(Refused, match="100.dat is missing"):
-        mitbih.check(root)
+        mitbih.check(root, interpatient=True)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -647,7 +649,7 @@ def test_with_the_csv_files_alone_there_is_no_interpatient_split(csvs):
     with pytest.raises(Refused) as refused:
         mitbih.check(csvs, interpatient=True)
     assert f"the CSV files in {csvs} do not say whose beat is whose" in str(refused.value)
-    assert f"put the WFDB records into {csvs / 'mitdb'}" in str(refused.value)
+    assert "put the WFDB records into mitdb in a folder of their own and name that" in str(refused.value)
     with pytest.raises(Refused, match="do not say whose they are.*give --data a folder that holds the WFDB records"):
         mitbih.interpatient(mitbih.load(csvs))
 

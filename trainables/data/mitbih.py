@@ -114,16 +114,21 @@ def check(root: Path, interpatient: bool = False) -> None:
         interpatient: refuse the CSV files, because only the records say whose beat is whose.
 
     Raises:
-        Refused: a file is missing or damaged.
+        Refused: a file is missing or damaged, or beats of both kinds are there, of which a study has one.
     """
-    csvs = _csv_folder(root)
-    if csvs is None:
-        _check_records(records_folder(root))
+    csvs, records = _csvs_below(root), records_folder(root)
+    if os.path.exists(records) or csvs is None:
+        if csvs and not interpatient:
+            raise Refused(
+                f"{root} holds the WFDB records, in {records.name}, and the CSV files, in {csvs}, which have other "
+                "beats in other splits; move one away, so that each study keeps its own."
+            )
+        _check_records(records)
     elif interpatient:
         raise Refused(
             f"the CSV files in {csvs} do not say whose beat is whose, which the inter-patient split needs; "
-            f"put the WFDB records into {records_folder(root)}, or, to download them, name no folder with "
-            "--data or TUNE_SAM_DATA."
+            f"put the WFDB records into {NAME} in a folder of their own and name that, or, to download them, name "
+            "none, with --data or TUNE_SAM_DATA."
         )
     else:
         _check_csvs(csvs)
@@ -143,6 +148,10 @@ def _csv_folder(root: Path) -> Path | None:
     """Find the folder of the CSV files; None if the beats come from the records."""
     if os.path.exists(records_folder(root)):  # Path.exists would raise where nobody may look
         return None
+    return _csvs_below(root)
+
+
+def _csvs_below(root: Path) -> Path | None:
     folders = (folder for folder in (root, root / "mitbih") for name in CSVS if os.path.exists(folder / name))
     return next(folders, None)
 
@@ -199,13 +208,16 @@ def _records() -> list[str]:
     return sorted(Path(name).stem for name in _checksums() if name.endswith(".hea"))
 
 
-def load(root: Path) -> Beats:
+def load(root: Path, interpatient: bool = False) -> Beats:
     """Read all beats, from the records or else from the CSV files.
 
+    Args:
+        root, interpatient: as of :func:`check`.
+
     Raises:
-        Refused: a file is missing or damaged.
+        Refused: as by :func:`check`.
     """
-    check(root)
+    check(root, interpatient)
     csvs = _csv_folder(root)
     return _cached(records_folder(root)) if csvs is None else _read_csvs(csvs)
 

@@ -124,9 +124,14 @@ def refit(
     with resumable(lambda: "what is done is kept, and the same command resumes"), Progress(err) as listener:
         from tune_sam.operations.refit import refit as run
         from tune_sam.operations.refit import refit_grid
+        from tune_sam.settings import SearchOptions
+        from tune_sam.tuning.plan import home_of
 
         common: dict[str, Any] = {
-            "home": None if planned and not any(places.values()) else Home.at(**places),  # a file may name it
+            # A file may name each of the places, too.
+            "home": home_of(SearchOptions.read({"workload": study, **places}, config))
+            if planned
+            else Home.at(**places),
             "seeds": asked,
             "epochs": epochs,
             "controls": controls,

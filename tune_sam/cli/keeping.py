@@ -1,6 +1,7 @@
 """Commands about studies as things that one keeps: enqueue, rename, export, import and delete."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,16 +101,20 @@ def enqueue(
     from tune_sam.operations.enqueue import enqueue as run
     from tune_sam.study.lock import is_going
     from tune_sam.study.records import open_search
+    from tune_sam.study.spent import ended_by
 
     place, params = Home.at(home, study_storage), dict(map(_named_value, param or ()))
     trial = run(study, lr=lr, rho=rho, batch_size=batch_size, params=params, optimizer=optimizer, home=place)
     searched, needed = open_search(study, place), budget_for(trial, place)
-    trials = searched.settings.trials
-    more = [f"--trials {needed}"] if needed > trials else []
+    settings = searched.settings
+    lacks = [f"--trials {needed}"] if needed > settings.trials else []
+    ended = ended_by(replace(searched, settings=replace(settings, trials=max(needed, settings.trials))))
+    more = [*lacks, *([ended.more] if ended else [])]
     tried = more or not is_going(place, study)
     when = f"`{searched.command('resume', *more)}` tries it" if tried else "it is tried next"
-    whole = searched.settings.trials_of(trial.optimizer)
-    why = f", for all {whole} trials have begun or are taken" if more else ""
+    whole = settings.trials_of(trial.optimizer)
+    reasons = [*([f"all {whole} trials have begun or are taken"] if lacks else []), *([ended.why] if ended else [])]
+    why = f", for {' and '.join(reasons)}" if reasons else ""
     out.print(f"{trial.key}: {when}{why}.", soft_wrap=True, markup=False)
 
 
@@ -143,7 +148,7 @@ def import_(
     """
     from tune_sam.operations.import_ import import_ as run
 
-    out.print(run(file, name=name, home=Home.at(**places)).name, soft_wrap=True, markup=False)
+    out.print(run(file, name=name, home=Home.at(**places), data=data).name, soft_wrap=True, markup=False)
 
 
 def _named_value(given: str) -> tuple[str, str]:

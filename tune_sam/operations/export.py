@@ -64,10 +64,7 @@ def export(name: str, file: str | Path, *, home: Place = None, checkpoints: bool
         ],
     }
     try:
-        with (
-            replaced_file(target) as unfinished,
-            tarfile.open(unfinished, "w:gz", compresslevel=1) as archive,
-        ):
+        with replaced_file(target) as unfinished, _private_archive(unfinished) as archive:
             text = json.dumps(content).encode()
             _add(archive, CONTENT, io.BytesIO(text), len(text))
             for one in studies:
@@ -126,6 +123,12 @@ def _below(study: Study, place: str) -> Iterator[str]:
         for one in filesystem.get_file_info(FileSelector(path, recursive=True)):
             if one.type == FileType.File:
                 yield f"{start}/{one.path.removeprefix(path).lstrip('/')}"
+
+
+def _private_archive(file: Path) -> tarfile.TarFile:
+    """Open a new archive that is its owner's alone, as the logs in it are: a program may print anything."""
+    file.touch(0o600)
+    return tarfile.open(file, "w:gz", compresslevel=1)
 
 
 def _copy(archive: tarfile.TarFile, path: str, source: str) -> None:

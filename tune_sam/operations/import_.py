@@ -126,7 +126,8 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
                 raise OSError(f"there is no room for {shorten(member.name)!r}")
             target = folder.joinpath(*path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as there:
+            target.touch(0o600 if target.suffix == ".log" else 0o666, exist_ok=False)  # as a training's log is made
+            with target.open("wb") as there:
                 shutil.copyfileobj(archive.extractfile(member), there)  # type: ignore[arg-type]  # a regular file has one
     return content
 
@@ -205,7 +206,8 @@ def _made(study: Study, part: dict[str, Any], files: Path, names: dict[str, str]
         if not unpacked.is_dir():
             continue
         if name == "flatness" and part["name"] != study.name:
-            rename_in_files(unpacked, names)
+            with reading(f"archive {source}", "have it exported again"):
+                rename_in_files(unpacked, names)
         if name != "report" or part["name"] == study.name:  # a page says the name in many places; `report` writes it
             unpacked.rename(own / name)
     run = study_run(study.name, study.settings, study.home, study.tracking_uri)

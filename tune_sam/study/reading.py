@@ -1,5 +1,6 @@
 """What a record holds, compared with what it has to hold: it may be of another release, damaged, or anybody's."""
 
+import csv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -55,7 +56,7 @@ def reading(what: str, way_out: str = "put back a copy of it") -> Iterator[None]
         raise
     except KeyError as error:
         raise Refused(f"{what} cannot be read (it lacks {error}); {way_out}.") from None
-    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, csv.Error) as error:
         raise Refused(f"{what} cannot be read ({' '.join(str(error).split())}); {way_out}.") from None
 
 
