@@ -272,6 +272,8 @@ def test_data_that_are_elsewhere_on_this_machine_are_named_by_the_environment(se
     with pytest.raises(Refused, match=f"exists with data {there}, not {here}; .* or set TUNE_SAM_DATA to {here}"):
         refuse_other(study, replace(study.settings, data=str(here)))
     monkeypatch.setenv("TUNE_SAM_DATA", str(here))
+    assert study.data == there, "neither is here"
+    here.mkdir()
     assert study.data == here
     refuse_other(study, replace(study.settings, data=str(here)))
     there.mkdir()

@@ -285,9 +285,9 @@ class Study:
 
     @property
     def data(self) -> Path:
-        """The folder that holds its data set; $TUNE_SAM_DATA, where this machine has none of the record's name."""
+        """The folder that holds its data set; $TUNE_SAM_DATA, where this machine has that and not the record's."""
         recorded, here = self.settings.data, os.environ.get("TUNE_SAM_DATA")
-        if recorded and here and not os.path.exists(recorded):
+        if recorded and here and not os.path.exists(recorded) and os.path.exists(here):
             return folder_of(here, "TUNE_SAM_DATA")
         return Path(recorded) if recorded else self.home.data
 
