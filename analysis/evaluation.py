@@ -73,6 +73,11 @@ def is_finite(tensor: Tensor) -> bool:
     return all(bool(part.isfinite().all()) for part in _strided(tensor))
 
 
+def has_nan(tensor: Tensor) -> bool:
+    """Say whether a tensor of any layout holds what is no number; it may hold infinities."""
+    return any(bool(part.isnan().any()) for part in _strided(tensor))
+
+
 def _strided(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return real, strided tensors that hold all of one of any layout, without a copy."""
     tensor = tensor.detach()

@@ -25,6 +25,7 @@ from tune_sam.analysis.evaluation import (
     expect_same_loss,
     expect_same_weights,
     full_precision,
+    has_nan,
     is_finite,
 )
 from tune_sam.analysis.memory import available, saved_tensors, shortage_told, storages
@@ -333,7 +334,7 @@ def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
 def _check_finite(model: nn.Module) -> None:
     """Expect finite weights, and buffers that are numbers: a mask may have infinite ones."""
     wrong = [f"weights {name!r}" for name, weight in model.named_parameters() if not is_finite(weight)]
-    wrong += [f"buffer {name!r}" for name, buffer in model.named_buffers() if buffer.isnan().any()]
+    wrong += [f"buffer {name!r}" for name, buffer in model.named_buffers() if has_nan(buffer)]
     if wrong:
         raise ValueError(f"the {wrong[0]} is not finite, so there is no curvature; did training diverge?")
 

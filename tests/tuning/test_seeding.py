@@ -88,6 +88,7 @@ def test_a_resume_suggests_the_same_when_the_other_study_is_gone(home, tmp_path)
     assert count_seeds(tune_sam.import_(tmp_path / "two.tar.gz", home=tmp_path / "elsewhere")) == {"sam": 3}
 
 
+@pytest.mark.slow
 def test_a_search_for_two_objectives_begins_with_one_for_the_same_two(tmp_path):
     options = {**OPTIONS, "epochs": 1, "train_subset": 100, "objective": "two", "home": tmp_path / "home"}
     both = tune_sam.search("gcn", **{**options, "optimizers": ["base", "sam"]}, name="both", trials=2)
