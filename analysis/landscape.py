@@ -31,9 +31,11 @@ from tune_sam.analysis.evaluation import (
     Batches,
     LossFn,
     expect_function,
+    is_finite,
     mean_loss,
     move,
     named_tensors,
+    same_bits,
     undisturbed,
 )
 
@@ -111,9 +113,9 @@ def line_between(start: nn.Module, end: nn.Module) -> Direction:
     if odd := first.keys() ^ second.keys():
         raise ValueError(f"only one of the two models has {', '.join(sorted(odd))}: take two of one architecture")
     _check_shapes(second, first, "end")
-    # What is the same at both ends stays, as a mask's −∞, which less itself is no number.
-    ways = {name: (second[name] - tensor).where(second[name] != tensor, 0) for name, tensor in first.items()}
-    return Direction(ways, ())
+    # A mask with −∞, which less itself is no number, stays as it is.
+    moved = [name for name, tensor in first.items() if is_finite(tensor) or not same_bits(second[name], tensor)]
+    return Direction({name: second[name] - first[name] for name in moved}, ())
 
 
 def grid(dimensions: int, low: float = -1.0, high: float = 1.0, steps: int = 21) -> NDArray[np.float64]:

@@ -95,7 +95,7 @@ class Attention(Workload):
         return SequenceClassifier(**setting.network)
 
     def fetch(self, dataset: str, root: Path) -> None:
-        if dataset != "digits" and not mitbih.present(root, interpatient=dataset == INTERPATIENT):
+        if dataset != "digits" and not mitbih.present(root):
             mitbih.download(root)
 
     def check_data(self, dataset: str, root: Path) -> None:

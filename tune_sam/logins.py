@@ -83,6 +83,11 @@ def with_driver(address: str) -> str:
     return re.sub("^postgresql:", "postgresql+psycopg:", address)
 
 
+def lacking(error: ImportError) -> str:
+    """Name the package without which a driver cannot be loaded, as an error of importing it says."""
+    return error.name or "psycopg[binary]"  # which without its own library raises one that names nothing
+
+
 def remember(address: str) -> None:
     """Keep the login of an address for as long as this process lives."""
     if without_login(address) != address:

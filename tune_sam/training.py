@@ -455,19 +455,23 @@ def _average(model: nn.Module, decay: float) -> AveragedModel:
     """Make the moving average of a model's weights and buffers, which begins with those after the first step.
 
     Buffers of whole numbers, such as indices of positions, are the model's: an average would be cut to another index.
+    So is what is infinite in a buffer, as in a mask: it has no average.
     """
     of_numbers = get_ema_multi_avg_fn(decay)
 
     def averaged(averages: Sequence[Tensor], values: Sequence[Tensor], steps: int | Tensor) -> None:
         if averages[0].is_floating_point() or averages[0].is_complex():
             of_numbers(averages, values, steps)
-            for average, value in zip(averages, values, strict=True):  # what is infinite, as in a mask, is so
-                average.copy_(average.where(value.isfinite(), value))
+            for average, value in zip(averages, values, strict=True):
+                if average.data_ptr() in buffers:
+                    average.copy_(average.where(average.isfinite(), value))
         else:
             for average, value in zip(averages, values, strict=True):
                 average.copy_(value)
 
-    return AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
+    made = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
+    buffers = {buffer.data_ptr() for buffer in made.module.buffers()}
+    return made
 
 
 def _clipping(model: nn.Module, norm: float) -> Callable[..., None]:

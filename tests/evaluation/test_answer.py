@@ -181,8 +181,13 @@ def test_a_single_radius_is_not_known_to_be_best(study):
 
 
 def test_why_equal_compute_is_not_compared(study):
-    settings = replace(study.settings, kind="refit")
-    refit = SimpleNamespace(**vars(refit_of(table(*ROWS))) | {"studies": [SimpleNamespace(settings=settings)]})
+    settings, rows = replace(study.settings, kind="refit"), table(*ROWS)
+    of_another_size = SimpleNamespace(**vars(refit_of(rows)))
+    assert "has a batch size that no other optimizer was refitted with" in why_not_known(
+        study, of_another_size, "compute"
+    )
+    rows = rows[rows["kind"] != "equal-compute"]
+    refit = SimpleNamespace(**vars(refit_of(rows)) | {"studies": [SimpleNamespace(settings=settings)]})
     assert why_not_known(study, refit, "compute") == "Adam at equal compute is not tested with these seeds."
     alike = replace(settings, gradients={"base": 1.0, "sam": 1.0})
     refit.studies = [SimpleNamespace(settings=alike)]

@@ -185,7 +185,10 @@ def test_values_beyond_the_end_whose_trials_were_stopped_are_counted(searched, m
     rho = best.config.rho
     others = [
         replace(best, config=replace(best.config, rho=times * rho), state=state, value=None)
-        for times, state in ((0.5, "pruned"), (0.25, "diverged"), (0.25, "pruned"), (0.1, "failed"), (2, "pruned"))
+        for times, state in (
+            *((0.5, "pruned"), (0.25, "diverged"), (0.25, "pruned")),
+            *((0.1, "failed"), (2, "pruned"), (0.95, "pruned")),  # which tell of nothing beyond the smallest
+        )
     ]
     monkeypatch.setattr(
         Study, "records", lambda *_: [best, replace(best, config=replace(best.config, rho=1.5 * rho)), *others]

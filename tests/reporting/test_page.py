@@ -497,6 +497,10 @@ def test_a_best_batch_size_at_the_end_of_those_offered_is_named(study, size, whe
     settings = replace(study.settings, spaces={**study.settings.spaces, "sam": space})
     best = replace(best, config=replace(best.config, batch_size=size))
     section = chosen_section(replace(study, settings=settings), [best], study.home.path)
+    tried = tuple({"rho": rho, "lr": 0.01, "batch_size": size} for rho in (0.05, 0.5))
+    grid = replace(settings, sampler="grid", spaces={**settings.spaces, "sam": replace(space, grid=tried)})
+    sentences = chosen_section(replace(study, settings=grid), [best], study.home.path).sentences
+    assert not any("best batch size" in sentence for sentence in sentences), "a plain grid tries one"
     said = (
         f"SAM: the best batch size, {size}, is the {where} of 32,64,128; the optimum may lie beyond, so search others."
     )

@@ -537,7 +537,7 @@ def test_a_file_in_place_of_a_folder_is_a_missing_file(root, below):
 
 @pytest.mark.parametrize("interpatient", [False, True])
 def test_without_any_data_the_records_are_asked_for(tmp_path, interpatient):
-    assert not mitbih.present(tmp_path, interpatient)
+    assert not mitbih.present(tmp_path)
     with pytest.raises(Refused, match="100.atr is missing; put the WFDB records"):
         mitbih.check(tmp_path, interpatient)
 
@@ -645,7 +645,7 @@ def test_csv_files_without_sense_are_refused(csvs, line, said):
 
 
 def test_with_the_csv_files_alone_there_is_no_interpatient_split(csvs):
-    assert not mitbih.present(csvs, interpatient=True)
+    assert mitbih.present(csvs), "the records are not downloaded beside them"
     with pytest.raises(Refused) as refused:
         mitbih.check(csvs, interpatient=True)
     assert f"the CSV files in {csvs} do not say whose beat is whose" in str(refused.value)
@@ -656,7 +656,6 @@ def test_with_the_csv_files_alone_there_is_no_interpatient_split(csvs):
 
 def test_present_tells_what_is_there(root):
     assert mitbih.present(root)
-    assert mitbih.present(root, interpatient=True)
     assert not mitbih.present(root / "nowhere")
 
 

@@ -9,6 +9,7 @@ from tune_sam.tuning.averages import check_mean
 
 RANDOM = torch.Generator().manual_seed(0)
 OUTPUTS, LABELS = torch.randn(4, 3, generator=RANDOM), torch.tensor([0, 2, 1, 2])
+CROSSED = [[0.0], [1.0], [0.0], [1.0]]
 LENGTHS = torch.rand(4, 1, generator=RANDOM)
 TOKENS = torch.randn(4, 5, 3, generator=RANDOM)
 TAGS = torch.tensor([[0, 1, -100, -100, -100], [2, 1, 0, 1, 2], [-100] * 5, [1, 1, -100, -100, -100]])
@@ -28,6 +29,15 @@ def of(loss, count=len):
 def contrastive(outputs, targets):
     """A loss of samples beside each other, which looks at no target (InfoNCE)."""
     return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)))
+
+
+def pairwise(outputs, targets):
+    return (outputs[:, None, 0] - outputs[None, :, 0]).square().mean()
+
+
+def hardest_pair(outputs, targets):
+    """A loss that has nothing to say where a class is missing."""
+    return (1 - outputs[targets > 1].min() + outputs[targets < 1].max()).relu()
 
 
 def between_distributions(outputs, targets):
@@ -53,6 +63,16 @@ def between_distributions(outputs, targets):
         (TwoTasks(), (OUTPUTS[:, :2], OUTPUTS[:, 2:]), {"sign": LABELS.clamp(max=1), "size": LENGTHS}),
         (of(lambda outputs, targets: outputs.square().sum()), torch.randn(()), LABELS),  # nothing is known of its rows
         (of(F.cross_entropy), OUTPUTS[:1], LABELS[:1]),
+        (of(contrastive), torch.ones(4, 3), LABELS),  # log n, whose double is that of n = 4 as well
+        (
+            of(F.binary_cross_entropy_with_logits),
+            torch.tensor([[0.3], [0.3], [-0.2], [-0.2]]),
+            LENGTHS.new_tensor(CROSSED),
+        ),
+        (of(F.cross_entropy), torch.zeros(4, 3) + 1e-8 * OUTPUTS, LABELS),
+        (of(pairwise, lambda targets: len(targets) ** 2), OUTPUTS, LABELS),
+        (of(hardest_pair), OUTPUTS, LABELS),
+        (of(F.mse_loss, lambda targets: targets.lacks), OUTPUTS, OUTPUTS),
     ],
 )
 def test_a_mean_is_taken_whatever_it_is_of(workload, outputs, targets):

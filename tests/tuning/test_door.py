@@ -15,6 +15,7 @@ from tune_sam.errors import Refused
 from tune_sam.schedules import Schedule
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange, Range
+from tune_sam.store import TensorStore
 from tune_sam.tuning.door import try_out
 from tune_sam.tuning.plan import define, home_of
 from tune_sam.workload import BaseOptimizer, DataSet, Score, Setting, Splits, Workload
@@ -221,6 +222,31 @@ class TextLabels(Named):
     more = {"labels": "cat"}
 
 
+class TextsBeside(Named):
+    def pair(self, sample):
+        return sample["x"], {"y": sample["labels"], "file": "img0"}
+
+
+class Padded(Classes):
+    """Some labels count as little as padding does, which it does not say."""
+
+    def splits(self, dataset, root):
+        labels = Y[:80].clone()
+        labels[30] = -100
+        return Splits(TensorStore(X[:60], labels[:60]), TensorStore(X[60:80], labels[60:]))
+
+
+class NeedsAll(Classes):
+    """A loss that says nothing where a class is missing, as it is among the first samples."""
+
+    def splits(self, dataset, root):
+        order = Y[:60].argsort()
+        return Splits(TensorStore(X[:60][order], Y[:60][order]), TensorStore(X[60:80], Y[60:80]))
+
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets) + 0 * outputs[targets == 2].mean()
+
+
 class Texts(Named):
     more = {"scale": "much"}
 
@@ -245,12 +271,14 @@ class Texts(Named):
         (CountsBatches, "count(): it is 1 for 2 samples and 1 for the same twice; count what the loss is the mean of"),
         (FixedRates, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups() "),
         (FixedSchedule, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups"),
+        (TextsBeside, "splits(): the targets have texts beside numbers, such as 'img0'; leave those out in pair()."),
+        (Padded, "output for each, or, if -100 marks what does not count, set `ignored = -100`."),
         (LaterLabels, "splits(): labels go from 0 to 3, and the network has 3 outputs, for classes 0 to 2; number the"),
         (
             Missing,
             "splits(): the inputs of validation sample 10 are not finite, nor are the network's outputs for it",
         ),
-        (NoNumberYet, "loss(): it is inf for the first samples before any training; give what is finite."),
+        (NoNumberYet, "loss(): it is inf for 8 samples before any training; give what is finite."),
         (OneOutput, "loss(): there is one output, and this loss is of classes; give the network two, or a loss of "),
         (DefaultMetrics, "metrics(): the default metrics are a classifier's, of outputs [n, …, classes] and whole "),
         (FewNames, "metrics(): the setting's `classes` names 2, and the network has 3 outputs; name each, or none."),
@@ -282,7 +310,7 @@ class WarmsUp(Regression):
         return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters()}]
 
 
-@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags, Classes, FillsIn])
+@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags, Classes, FillsIn, NeedsAll])
 def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
     chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})
     try_out(workload(), define(chosen, home_of(chosen)), tmp_path)

@@ -134,9 +134,9 @@ def check(root: Path, interpatient: bool = False) -> None:
         _check_csvs(csvs)
 
 
-def present(root: Path, interpatient: bool = False) -> bool:
-    """Say whether `root` holds the records or, unless persons matter, the CSV files, complete or not."""
-    return os.path.exists(records_folder(root)) or (not interpatient and _csv_folder(root) is not None)
+def present(root: Path) -> bool:
+    """Say whether `root` holds the records or the CSV files, complete or not: nothing is downloaded beside either."""
+    return os.path.exists(records_folder(root)) or _csvs_below(root) is not None
 
 
 def records_folder(root: Path) -> Path:

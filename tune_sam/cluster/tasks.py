@@ -95,14 +95,20 @@ def run_tasks(
             if isinstance(outcome, Failure):
                 failed[task.what] = outcome.reason
             else:
-                write_result(task.file, task.trial, outcome, made)
+                write_result(task.file, task.trial.started, outcome, made)
             listener.task(task.what, done, len(tasks))
     return failed
 
 
-def write_result(file: Path, trial: Trial, result: Any, made: dict[str, str]) -> None:
-    """Keep what a task returned about a training, with the versions of the packages that it ran with."""
-    write_whole(file, json.dumps({"of": trial.started, "made": made, "result": result}))
+def write_result(file: Path, started: str | None, result: Any, made: dict[str, str]) -> None:
+    """Keep what a task returned about a training, with the versions of the packages that it ran with.
+
+    Args:
+        file: where.
+        started: when the training began, by which it is known again.
+        result, made: as :class:`Task` and :func:`made_by` have them.
+    """
+    write_whole(file, json.dumps({"of": started, "made": made, "result": result}))
 
 
 def has_result(file: Path, trial: Trial) -> bool:

@@ -91,8 +91,11 @@ class Plan(Extent):
         return [self._kept(trial.study) / f"{name}-{chunk}.json" for chunk in range(chunks)]
 
     def line_file(self, trial: Trial) -> Path:
-        """Name the file with the line from the first trial's network to another's."""
-        return self._kept(trial.study) / f"{_short(trial)}-from-{_short(self.trials[0])}.json"
+        """Name the file with the line from the first trial's network to another's.
+
+        An earlier release kept it as `…-from-…`, also where it led to another function of the weights.
+        """
+        return self._kept(trial.study) / f"{_short(trial)}-line-from-{_short(self.trials[0])}.json"
 
     def check_file(self, trial: Trial) -> Path:
         """Name the file with what PyHessian says about one batch of a trial's network."""

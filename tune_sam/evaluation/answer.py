@@ -44,7 +44,8 @@ class Line:
         question: as `Help?`.
         sign: `yes` or `no` where a difference is shown, in favour of SAM or against it; `not shown` where it was
             measured and is not; `not known` where it was not measured, or with too few seeds. Of ρ, `yes` where the
-            best one lies between others that were tried, and `not shown` where it is the smallest or the largest.
+            best one lies between others that were tried, and `not shown` where it lies at an open end, see
+            :attr:`tune_sam.evaluation.claims.Radius.is_open`.
         word: what stands beside the symbol: the sign, or the value of ρ.
         sentence: the numbers.
     """
@@ -327,6 +328,8 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
     if question == "compute" and "base" in refit.best_rows:
+        if (refit.table()["kind"] == "equal-compute").any():
+            return f"{base} at equal compute has a batch size that no other optimizer was refitted with."
         if equal_epochs(refit.studies[0].settings):
             return f"{base} at equal compute is not tested with these seeds."
         return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."

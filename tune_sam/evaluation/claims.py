@@ -36,6 +36,9 @@ ASKED: dict[Question, str] = {
 OF_EACH_BATCH_SIZE = " Each row is the best of its batch size, and is compared with that of the same batch size."
 """What a question compares, too, where a refit has the best of each batch size."""
 
+CLEARLY = 1.5
+"""By which factor a ρ differs from another so that trials with it tell of other values than trials with the other."""
+
 FLATNESS = ("lambda_max", "trace", "worst_case", "average_case")
 """Measures of flatness that are compared; the first is that of the answer."""
 
@@ -114,7 +117,8 @@ class Radius:
             is no accuracy, whose error one training does not tell.
         tried: the number of values of ρ among its complete trials.
         end: `smallest` or `largest` if `value` is that among them; empty otherwise.
-        beyond: how many values beyond that end were tried, too, in trials that were pruned or diverged.
+        beyond: how many values clearly beyond that end, by :data:`CLEARLY`, were tried, too, in trials that were pruned
+            or diverged.
     """
 
     optimizer: str
@@ -330,5 +334,8 @@ def _radius(optimizer: str, points: Sequence[tuple[float, float]], stopped: set[
     end: Literal["smallest", "largest", ""] = ""
     if len(radii) > 1:
         end = "smallest" if value == radii[0] else "largest" if value == radii[-1] else ""
-    beyond = {"smallest": {rho for rho in stopped if rho < value}, "largest": {rho for rho in stopped if rho > value}}
+    beyond = {
+        "smallest": {rho for rho in stopped if rho * CLEARLY <= value},
+        "largest": {rho for rho in stopped if rho >= value * CLEARLY},
+    }
     return Radius(optimizer, value, min(near), max(near), len(radii), end, len(beyond.get(end, ())))

@@ -101,8 +101,8 @@ class Elsewhere:
                         for epoch, metrics in enumerate(one.epochs, start=1):
                             ledger.report(number, epoch, metrics)
                         # First: a training that has ended is tested.
-                        trial = study.trial(f"{ledger.optimizer}/{number}")
-                        write_result(file_of_test(study, trial), trial, dict(one.test), dict(one.versions))
+                        file = file_of_test(study, ledger.optimizer, number)
+                        write_result(file, ledger.began(number), dict(one.test), dict(one.versions))
                         outcome = Outcome(
                             state="complete",
                             reason="",

@@ -343,7 +343,7 @@ def _tested(study: Study, latest: Study) -> Refit | None:
 
 def _tests_of(study: Study) -> dict[str, dict[str, float]]:
     """Read what is tested of a study of a refit, by key, without results of earlier releases that are not finite."""
-    files = [(trial, file_of_test(study, trial)) for trial in study.records()]
+    files = [(trial, file_of_test(study, trial.optimizer, trial.number)) for trial in study.records()]
     found = {trial.key: result_of(file) for trial, file in files if has_result(file, trial)}
     return {key: test for key, test in found.items() if not _wrong(test)}
 
@@ -352,7 +352,7 @@ def _how_ended(study: Study, trial: Trial) -> str:
     """Say how a training ended that has no test result; empty if it has not ended, or waits for its test."""
     if trial.state != "complete":
         return "" if trial.state == "waiting" and not trial.reason else " ".join(_state(trial))
-    file = file_of_test(study, trial)
+    file = file_of_test(study, trial.optimizer, trial.number)
     wrong = _wrong(result_of(file)) if has_result(file, trial) else ""
     return wrong and f"{TESTED} {wrong}"
 
@@ -420,9 +420,9 @@ def test_results(study: Study) -> dict[str, dict[str, float]]:
     return {trial.key: scores(study, trial, tested[trial.key]) for trial in study.records() if trial.key in tested}
 
 
-def file_of_test(study: Study, trial: Trial) -> Path:
-    """Name the file with the test results of a training."""
-    return study.home.study(study.name) / "test" / f"{trial.optimizer}-{trial.number}.json"
+def file_of_test(study: Study, optimizer: str, number: int) -> Path:
+    """Name the file with the test results of a training, by its optimizer and its number there."""
+    return study.home.study(study.name) / "test" / f"{optimizer}-{number}.json"
 
 
 def scores(study: Study, trial: Trial, test: dict[str, float]) -> dict[str, float]:
@@ -528,7 +528,10 @@ def test_all(
                 f"the training {trial.key} is {' '.join(_state(trial))}, so there is no mean over all seeds; "
                 f"{AGAIN if trial.state == 'failed' else ''}choose other seeds with --seeds."
             )
-    parts = [Task(f"{trial.key}, test", trial, file_of_test(study, trial), _test, (study, trial)) for trial in trials]
+    parts = [
+        Task(f"{trial.key}, test", trial, file_of_test(study, trial.optimizer, trial.number), _test, (study, trial))
+        for trial in trials
+    ]
     with study_lock(study.home, study.name):
         failed = run_tasks(
             study,

@@ -161,6 +161,8 @@ def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section
         for key, among in space.domains.items():
             name, value = IN_WORDS.get(key, key), config.point[key]
             if isinstance(among, Choice):
+                if tried:  # of a plain grid, some of those that were offered
+                    among = Choice(*dict.fromkeys(point[key] for point in tried))
                 if where := _at_end(value, among):
                     edges.append(
                         f"{names[trial.optimizer]}: the best {name}, {text_of_value(value, 4)}, is the {where} of "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from filelock import Timeout
 
 from tune_sam.errors import Refused, masked
-from tune_sam.logins import with_driver
+from tune_sam.logins import lacking, with_driver
 from tune_sam.study.patience import patiently
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def engine_of(url: str) -> "Engine":
         return create_engine(named, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=CONNECTING)
     except ImportError as error:
         raise Refused(
-            f"--study-storage {masked(url)} needs the package {error.name}; install tune-sam[cluster]."
+            f"--study-storage {masked(url)} needs the package {lacking(error)}; install tune-sam[cluster]."
         ) from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise Refused(

@@ -8,6 +8,7 @@ importing this module costs nothing.
 from __future__ import annotations
 
 import getpass
+import importlib.util
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit
 
 from tune_sam.errors import Refused, masked
 from tune_sam.files import link_below, nearest
-from tune_sam.logins import with_driver
+from tune_sam.logins import lacking, with_driver
 from tune_sam.tracking.content import KEY_TAG, DataSetInput, Point, RunState, renamed
 from tune_sam.tracking.local import EMPTY, GONE, ailment_of, copy_aside, file_of, schema_of, set_aside
 from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
@@ -156,16 +157,21 @@ def _check_sqlite(uri: str) -> None:
         raise Refused(f"tracking URI {uri!r} cannot be written because of {folder}; choose a folder of your own.")
 
 
+def _with_driver(uri: str) -> str:
+    """Name the driver that [cluster] brings where the address names none, and SQLAlchemy's own is not there."""
+    return uri if importlib.util.find_spec("psycopg2") else with_driver(uri)
+
+
 def _check_database(uri: str, port: int) -> None:
     from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        make_url(with_driver(uri)).get_dialect().import_dbapi()
+        make_url(_with_driver(uri)).get_dialect().import_dbapi()
     except ImportError as error:
         raise Refused(
-            f"tracking URI {masked(uri)} needs the package {error.name}; install it, or name a driver that is here in "
-            "the URI."
+            f"tracking URI {masked(uri)} needs the package {lacking(error)}; install it, or name a driver that is here "
+            "in the URI."
         ) from None
     except (SQLAlchemyError, ValueError) as error:
         raise Refused(
@@ -205,7 +211,7 @@ def connect(uri: str, artifact_root: str | None = None) -> Store:
         _expect_usable(file)
         relocate_artifacts(file)
         _let_go_of(uri)
-    return SqlAlchemyStore(with_driver(uri), artifact_root or "./mlruns")
+    return SqlAlchemyStore(_with_driver(uri), artifact_root or "./mlruns")
 
 
 def import_store(uri: str) -> None:
@@ -313,7 +319,7 @@ def _registry(uri: str) -> Any:
 
         if file_of(uri):  # see `_let_go_of`
             SqlAlchemyStore._get_or_create_engine(uri).dispose()
-        return SqlAlchemyStore(with_driver(uri))
+        return SqlAlchemyStore(_with_driver(uri))
     from functools import partial
 
     from mlflow.store.model_registry.rest_store import RestStore

@@ -154,10 +154,15 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
             raise ValueError(f"it gave {what}; give the batch's mean, a tensor of shape ()")
         if not loss.requires_grad:
             raise ValueError("it depends on no parameter that is trained")
-        if configured.count(targets) and not loss.isfinite():
-            raise ValueError(
-                f"it is {float(loss.detach()):g} for the first samples before any training; give what is finite"
-            )
+        if configured.count(targets) and not loss.isfinite():  # it may need more samples, as one of each class
+            some = torch.linspace(0, len(splits.train) - 1, min(len(splits.train), setting.batch_size)).long()
+            inputs_of_some, targets_of_some = splits.train.batch(some)
+            with torch.no_grad():
+                loss = configured.loss(network(inputs_of_some), targets_of_some)
+            if not loss.isfinite():
+                raise ValueError(
+                    f"it is {float(loss):g} for {len(some)} samples before any training; give what is finite"
+                )
         check_mean(configured, outputs, targets)
     with _member(workload, "metrics()"):
         metric = gathering(configured.metrics(setting), torch.device("cpu"))

@@ -47,7 +47,10 @@ def check_texts(targets: Any) -> None:
     Raises:
         ValueError: there is one.
     """
-    if texts := [leaf for leaf in tree_leaves(targets) if isinstance(leaf, str)]:
+    leaves = tree_leaves(targets)
+    if texts := [leaf for leaf in leaves if isinstance(leaf, str)]:
+        if len(texts) < len(leaves):
+            raise ValueError(f"the targets have texts beside numbers, such as {texts[0]!r}; leave those out in pair()")
         raise ValueError(f"the targets are texts, such as {texts[0]!r}; give tensors, of classes their numbers from 0")
 
 
@@ -87,8 +90,11 @@ def check_labels(workload: Workload, outputs: Tensor, labels: Iterable[Tensor]) 
     classes = outputs.shape[-1]
     for some in labels:
         kept = some if workload.ignored is None else some[some != workload.ignored]
-        if len(kept) and not 0 <= kept.min() <= kept.max() < classes:
-            raise ValueError(
-                f"labels go from {kept.min():g} to {kept.max():g}, and the network has {classes} outputs, for classes "
-                f"0 to {classes - 1}; number the classes from 0, and give the network an output for each"
-            )
+        if not len(kept) or 0 <= kept.min() <= kept.max() < classes:
+            continue
+        low, high = f"{kept.min():g}", f"{kept.max():g}"
+        padding = f", or, if {low} marks what does not count, set `ignored = {low}`" if low.startswith("-") else ""
+        raise ValueError(
+            f"labels go from {low} to {high}, and the network has {classes} outputs, for classes 0 to {classes - 1}; "
+            f"number the classes from 0, and give the network an output for each{padding}"
+        )

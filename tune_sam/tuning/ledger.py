@@ -241,6 +241,11 @@ class Ledger:
         places, gpus, stop_after = checkpoints_in(known), known.get("gpus"), known.get("stop_after")
         return Suggestion(trial.number, configuration, attempt, places, gpus, stop_after)
 
+    def began(self, number: int) -> str:
+        """Give when a running trial began, ISO 8601, UTC."""
+        when: str = self._running[number].trial.user_attrs["started"]
+        return when
+
     def note_elsewhere(self, number: int, made: dict[str, str], machine: dict[str, Any]) -> None:
         """Keep that a running trial is trained elsewhere: with which versions, and on which machine."""
         trial = self._running[number].trial
