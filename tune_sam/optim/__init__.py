@@ -73,8 +73,8 @@ its own part's gradient: m-sharpness (Foret et al. 2021, §4.1), with one reduct
 Under `maximize=True` the perturbed point is the lowest of the ball, not the highest: the worst case of what is
 maximized. A complex weight moves as its real and its imaginary part do, and |w| is its modulus.
 
-Limits: dense gradients (not `nn.Embedding(sparse=True)`, nor SparseAdam), whole parameters (DDP, not FSDP2's shards) on one device,
-base optimizers whose `step` needs no closure (not LBFGS) and that have no `rho` (not Adadelta).
+Limits: dense gradients (not `nn.Embedding(sparse=True)`, nor SparseAdam), whole parameters (DDP, not FSDP2's shards) on
+one device, base optimizers whose `step` needs no closure (not LBFGS) and that have no `rho` (not Adadelta).
 """
 
 from tune_sam.optim.fisher_sam import FisherSAM
