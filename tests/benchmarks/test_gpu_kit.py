@@ -233,7 +233,7 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
     for study in entered.studies:
         for trial in study.records():
             assert (trial.device, trial.state) == ("NVIDIA H100", "complete")
-            assert made_by(file_of_test(study, trial)) == {"version.torch": "2.11.0"}
+            assert made_by(file_of_test(study, trial.optimizer, trial.number)) == {"version.torch": "2.11.0"}
     numbers = ["row", "seed", "train/loss", "test/loss", "test/accuracy", "test/ece", "gradients"]
     assert len(entered.table()) == 3
     pd.testing.assert_frame_equal(entered.table()[numbers], here.table()[numbers])
