@@ -38,7 +38,7 @@ def test_a_trial_that_is_to_have_no_gpu_computes_on_the_cpu(asked, expected, mon
     gcn = find_workload("gcn")
     assert trial_device(gcn, asked).type == expected
     study = SimpleNamespace(workload=gcn, settings=SimpleNamespace(threads=1, gpu_fraction=asked))
-    assert prepare_worker(study).type == expected
+    assert prepare_worker(study, study.workload).type == expected
 
 
 def test_a_workload_may_want_no_gpu(monkeypatch):

@@ -14,6 +14,7 @@ from tune_sam.files import write_whole
 from tune_sam.provenance import versions
 from tune_sam.study.reading import reading
 from tune_sam.study.records import Study, Trial
+from tune_sam.workload import Workload
 
 if TYPE_CHECKING:
     import torch
@@ -150,13 +151,18 @@ def _kept(file: Path) -> dict[str, Any]:
         return kept
 
 
-def prepare_worker(study: Study) -> "torch.device":
-    """Set up the process of a task as that of a trial, and give its device."""
+def prepare_worker(study: Study, workload: Workload) -> "torch.device":
+    """Set up the process of a task as that of a trial, and give its device.
+
+    Args:
+        study: whose.
+        workload: the study's, which a worker may know from its task alone.
+    """
     from tune_sam.cluster.gpu import trial_device
     from tune_sam.training import prepare_process
 
     prepare_process(study.settings.threads)
-    return trial_device(study.workload, study.settings.gpu_fraction)
+    return trial_device(workload, study.settings.gpu_fraction)
 
 
 def _gpus(study: Study) -> float:

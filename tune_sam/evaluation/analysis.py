@@ -373,7 +373,7 @@ def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") ->
     """Prepare network, loss and batches, on this process's device."""
     from tune_sam.flatness import batch_size, batches_of
 
-    device = prepare_worker(study)
+    device = prepare_worker(study, workload)
     batches = batches_of(data.splits().train.to(device), batch_size(workload), device)
     assert trial.config is not None  # it is complete
     return trial.load_model(workload).to(device), _Living(workload.configured(trial.config)), batches

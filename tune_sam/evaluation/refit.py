@@ -573,7 +573,7 @@ def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dic
     """Test a training's network in a worker, at the precision that it was trained with."""
     from tune_sam.trained import tested
 
-    device = prepare_worker(study)
+    device = prepare_worker(study, workload)
     model = trial.load_model(workload).to(device)
     assert trial.config is not None  # it is complete
     workload = workload.configured(trial.config)
