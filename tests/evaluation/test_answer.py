@@ -1,11 +1,14 @@
 """The three lines and the next step; of a search alone, and of tables as a refit and an analysis give them."""
 
+from copy import copy
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from foreign_workload import Regression
 
 from tune_sam.evaluation.answer import answer_of, next_step, short_answer, why_not_known
 from tune_sam.evaluation.claims import Answers, Radius, at_equal_loss, claims
@@ -27,6 +30,7 @@ def table(*rows):
     found = pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows for _ in NOISE])
     found["matched"] = found["lr"].astype(str) + " " + found["batch_size"].astype(str)
     found["epochs"] = np.where(found["kind"] == "equal-compute", 20, 10)
+    found["base_epochs"] = np.where(found["kind"].isin(["control", "refit"]) & (found["optimizer"] == "base"), 10, 20)
     found["seed"] = np.tile(np.arange(5), len(rows))
     found["test/accuracy"] += np.tile(NOISE, len(rows)) + found["seed"] * 0.0001 * (found["optimizer"] == "sam")
     found["train/loss"] += np.tile(NOISE, len(rows))
@@ -97,7 +101,7 @@ def test_more_trials_are_no_advice_where_none_of_an_optimizer_could_be_trained(s
     found = [spoiled(trial) for trial in study.records()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "records", lambda *_: found)
-        own = replace(study, settings=replace(study.settings, workload="foreign_workload:Regression"))
+        own = replace(study, settings=replace(study.settings, workload=f"{Regression.__module__}:Regression"))
         step = next_step(own, None, Answers())
     assert step.command == command
     assert step.why == f"All trials of SAM failed or diverged ({reason}), so mend that before you search more"
@@ -181,14 +185,14 @@ def test_a_single_radius_is_not_known_to_be_best(study):
 
 
 def test_why_equal_compute_is_not_compared(study):
-    settings, rows = replace(study.settings, kind="refit"), table(*ROWS)
-    of_another_size = SimpleNamespace(**vars(refit_of(rows)))
-    assert "has a batch size that no other optimizer was refitted with" in why_not_known(
-        study, of_another_size, "compute"
-    )
-    rows = rows[rows["kind"] != "equal-compute"]
-    refit = SimpleNamespace(**vars(refit_of(rows)) | {"studies": [SimpleNamespace(settings=settings)]})
-    assert why_not_known(study, refit, "compute") == "Adam at equal compute is not tested with these seeds."
+    rows = table(*ROWS)
+    refit = SimpleNamespace(**vars(refit_of(rows)))
+    assert "has a batch size that no other optimizer was refitted with" in why_not_known(study, refit, "compute")
+    settings, equal = replace(study.settings, kind="refit"), rows["kind"] == "equal-compute"
+    refit.studies = [SimpleNamespace(settings=settings)]
+    for untested in (rows[~equal], rows.assign(base_epochs=rows["base_epochs"].mask(equal, 30))):
+        refit.table = partial(copy, untested)
+        assert why_not_known(study, refit, "compute") == "Adam at equal compute is not tested with these seeds."
     alike = replace(settings, gradients={"base": 1.0, "sam": 1.0})
     refit.studies = [SimpleNamespace(settings=alike)]
     assert why_not_known(study, refit, "compute") == (

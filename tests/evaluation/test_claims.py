@@ -156,10 +156,10 @@ def radii(searched, monkeypatch):
 
     def choose(*points):
         trials = [
-            replace(trial, config=replace(trial.config, rho=rho), metrics={"val/accuracy": accuracy})
+            replace(trial, config=replace(trial.config, rho=rho), metrics={"val/accuracy": accuracy}, value=accuracy)
             for rho, accuracy in points
         ]
-        monkeypatch.setattr(Study, "complete", lambda *_: trials)
+        monkeypatch.setattr(Study, "records", lambda *_: trials)
         return chosen_radii(replace(study, settings=replace(study.settings, optimizers=("sam",))))
 
     return choose

@@ -350,12 +350,11 @@ def _line(study: Study, start: Trial, end: Trial, workload: Workload, data: "Sha
     """
     from tune_sam.analysis.landscape import line_between, losses
 
-    model, loss, batches = _prepared(study, start, workload, data)
     one, other = start.load_model(workload), end.load_model(workload)
     if not _alike(one, other):
         return []
     line = line_between(one, other)
-    found = list(map(float, losses(model, loss, batches, [line], LINE)))
+    found = list(map(float, losses(*_prepared(study, start, workload, data), [line], LINE)))
     (there,) = losses(*_prepared(study, end, workload, data), [line], [0.0])
     return found if math.isclose(found[LINE.index(1.0)], there, rel_tol=1e-3, abs_tol=1e-6) else []
 

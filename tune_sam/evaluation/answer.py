@@ -328,7 +328,9 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
     if question == "compute" and "base" in refit.best_rows:
-        if (refit.table()["kind"] == "equal-compute").any():
+        table = refit.table()
+        others = table[(table["kind"] == "refit") & (table["optimizer"] != "base")]
+        if table[table["kind"] == "equal-compute"]["base_epochs"].isin(others["base_epochs"]).any():
             return f"{base} at equal compute has a batch size that no other optimizer was refitted with."
         if equal_epochs(refit.studies[0].settings):
             return f"{base} at equal compute is not tested with these seeds."

@@ -8,11 +8,9 @@ family, whose p-values are corrected by Holm's method.
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from tune_sam.errors import NothingComplete
 from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.selection import Choice
 from tune_sam.evaluation.statistics import CONFIDENCE, FEWEST, SIGNIFICANT, Difference, Mean, family, holm
@@ -306,17 +304,18 @@ def chosen_radii(study: Study, optimizers: Sequence[str] | None = None) -> tuple
     samples, score = study.workload.datasets[study.settings.dataset].validation, study.settings.score
     found = []
     for optimizer in optimizers or study.settings.optimizers:
-        with suppress(NothingComplete):
-            complete = study.complete(optimizer)
-            tried = [(trial.config.rho, trial.metrics.get(f"val/{score}")) for trial in complete if trial.config]
-            points = [(rho, value) for rho, value in tried if rho is not None and value is not None]
-            if points:
-                stopped = {
-                    trial.config.rho
-                    for trial in study.records(optimizer)
-                    if trial.state in ("pruned", "diverged") and trial.config and trial.config.rho is not None
-                }
-                found.append(_radius(optimizer, points, stopped, standard_error(score, points[0][1], samples)))
+        trials = study.records(optimizer)
+        tried = [
+            (trial.config.rho, trial.metrics.get(f"val/{score}")) for trial in study.ranked(trials) if trial.config
+        ]
+        points = [(rho, value) for rho, value in tried if rho is not None and value is not None]
+        if points:
+            stopped = {
+                trial.config.rho
+                for trial in trials
+                if trial.state in ("pruned", "diverged") and trial.config and trial.config.rho is not None
+            }
+            found.append(_radius(optimizer, points, stopped, standard_error(score, points[0][1], samples)))
     return tuple(found)
 
 
