@@ -62,7 +62,8 @@ class Classification:
         classes = outputs.shape[-1]
         outputs, targets = counted(outputs, targets, self._ignored)
         # Row: the target; column: the prediction.
-        found = torch.bincount(targets * classes + outputs.argmax(1), minlength=classes**2).reshape(classes, classes)
+        cells = targets.long() * classes + outputs.argmax(1)  # labels of a byte would be cut to one
+        found = torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
         self._confusion = found if self._confusion is None else self._confusion + found
 
     def compute(self) -> dict[str, float]:

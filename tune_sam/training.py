@@ -257,12 +257,27 @@ class Trainer:
         return loss
 
     def step(self, batch: list[list[Batch]]) -> Tensor:
-        """Take one optimizer step with a batch of :meth:`batches`, and return the loss at the weights before it."""
+        """Take one optimizer step with a batch of :meth:`batches`, and return the loss at the weights before it.
+
+        Where no target of the batch counts, its loss is the mean of nothing: no step is taken, and 0 is returned.
+        """
         parts = [
             [(self.workload.augment(inputs, self.setting), targets) for inputs, targets in pieces] for pieces in batch
         ]
         whole = len(parts) == len(parts[0]) == 1
-        parts = parts if whole else self._with_targets(parts)
+        parts = self._with_targets(parts)
+        loss = self._taken(parts, whole) if parts else torch.zeros((), device=self.device)
+        if self.workload.schedule.each == "step":
+            self.schedule.step()
+        return loss
+
+    def _with_targets(self, parts: list[list[Batch]]) -> list[list[Batch]]:
+        """Leave out the pieces in which no target counts, whose mean loss is of nothing."""
+        kept = [[piece for piece in pieces if self.workload.count(piece[1])] for pieces in parts]
+        return [pieces for pieces in kept if pieces]
+
+    def _taken(self, parts: list[list[Batch]], whole: bool) -> Tensor:
+        """Take a step with the pieces of each part, which are all of the batch if it is `whole`; give its loss."""
         counted = 0 if whole else sum(self.workload.count(targets) for pieces in parts for _, targets in pieces)
         closures = [partial(self._passed, pieces, counted) for pieces in parts]
         if isinstance(self.optimizer, SharpnessAware):
@@ -273,14 +288,7 @@ class Trainer:
             self.optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self.model)
-        if self.workload.schedule.each == "step":
-            self.schedule.step()
         return losses[0] if whole else torch.stack(losses).sum()
-
-    def _with_targets(self, parts: list[list[Batch]]) -> list[list[Batch]]:
-        """Leave out the pieces in which no target counts, whose mean loss is of nothing; where none counts, none is."""
-        kept = [[piece for piece in pieces if self.workload.count(piece[1])] for pieces in parts]
-        return [pieces for pieces in kept if pieces] or parts
 
     def _passed(self, pieces: list[Batch], counted: float) -> Tensor:
         """Add a part's gradient of the batch's mean loss, and return its share of that loss.
@@ -397,12 +405,17 @@ def gpu_multiplies_bf16(device: torch.device) -> bool:
 
 
 def outputs(network: Callable[[Any], Any], inputs: Any, precision: str, device: torch.device) -> Any:
-    """Compute the outputs of a network on `device` at a precision, as float32."""
+    """Compute the outputs of a network on `device` at a precision; those of half a precision as float32."""
     if precision == "fp32":
         return network(inputs)
     # The context ends with the forward pass: it keeps weights it has cast, and SAM's second pass has others.
     with torch.autocast(device.type, PRECISIONS[precision]):
-        return tree_map_only(Tensor, Tensor.float, network(inputs))
+        return tree_map_only(Tensor, _in_float32, network(inputs))
+
+
+def _in_float32(output: Tensor) -> Tensor:
+    """Take what autocast has made: masks, indices, complex and double numbers are the network's own."""
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
 def evaluate(
@@ -413,6 +426,8 @@ def evaluate(
     metrics: Metric,
 ) -> Evaluation:
     """Compute loss and scores of the network's outputs for a store that is on `device`.
+
+    The loss is nan, and there are no scores, where no target counts.
 
     Args:
         network: in eval mode.
@@ -428,12 +443,12 @@ def evaluate(
     counted: float = 0
     with torch.no_grad():
         for inputs, targets in walk(store, torch.arange(len(store), device=device).split(workload.evaluation_batch)):
+            outputs = network(inputs)
+            metrics.update(outputs, targets)
             if count := workload.count(targets):
-                outputs = network(inputs)
                 loss = loss + workload.loss(outputs, targets).double() * count
                 counted += count
-                metrics.update(outputs, targets)
-    mean = float(loss) / counted
+    mean = float(loss) / counted if counted else math.nan
     return Evaluation(mean, numbers(metrics.compute()) if math.isfinite(mean) else {})
 
 
@@ -456,7 +471,12 @@ def _average(model: nn.Module, decay: float) -> AveragedModel:
 
     Buffers of whole numbers, such as indices of positions, are the model's: an average would be cut to another index.
     So is what is infinite in a buffer, as in a mask: it has no average.
+
+    Raises:
+        ValueError: a buffer is sparse.
     """
+    if sparse := [name for name, buffer in model.named_buffers() if buffer.layout != torch.strided]:
+        raise ValueError(f"`ema` takes no sparse buffers, as {sparse[0]!r}; leave it out, or keep the buffer dense")
     of_numbers = get_ema_multi_avg_fn(decay)
 
     def averaged(averages: Sequence[Tensor], values: Sequence[Tensor], steps: int | Tensor) -> None:

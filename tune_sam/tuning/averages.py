@@ -52,7 +52,7 @@ def check_mean(workload: Workload, outputs: Any, targets: Any) -> None:
             f"loss(): it pairs each output with every target, for outputs are {tuple(outputs.shape)} and targets "
             f"{tuple(targets.shape)}; give both the same shape"
         )
-    if counts[1] <= counts[0]:
+    if 0 < counts[0] >= counts[1]:  # of what counts nowhere here nothing can be said
         raise ValueError(
             f"count(): it is {counts[0]:g} for {samples} samples and {counts[1]:g} for the same twice; count what the "
             "loss is the mean of, such as len(targets)"

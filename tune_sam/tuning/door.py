@@ -7,6 +7,7 @@ names the member of the workload to mend.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from tune_sam.workload import Splits, Workload
 
 SAMPLES = 4
 """Samples of the step: more would take seconds with a large network on the CPU."""
+
+LOOKED_AT = 1024
+"""Samples among which those with a target that counts are sought: most have one, where they are read one by one."""
 
 
 def tried(workload: Workload, settings: StudySettings, root: Path, file: Path) -> None:
@@ -58,7 +62,7 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
                 splits = workload.read(settings.dataset, root)
                 _check_sizes(workload, settings.dataset, splits)
                 _check_same(splits)
-            train, validation = (split.subset(torch.arange(min(SAMPLES, len(split)))) for split in _both(splits))
+            train, validation = (split.subset(_some(workload, split)) for split in _both(splits))
             few = replace(splits, train=train, validation=validation)
             with _member(workload, "splits(), joined as a refit trains on them"):
                 together = few.together().train
@@ -90,6 +94,17 @@ def _member(workload: Workload, name: str) -> Iterator[None]:
 
 def _both(splits: Splits) -> tuple[Any, Any]:
     return splits.train, splits.validation
+
+
+def _some(workload: Workload, split: Any) -> Tensor:
+    """Choose the first samples with a target that counts, or else the first: without one there is no loss to try."""
+    first = range(min(LOOKED_AT, len(split)))
+    try:
+        with_target = (index for index in first if workload.count(split.batch(torch.tensor([index]))[1]))
+        found = list(islice(with_target, SAMPLES))
+    except Exception:  # what is wrong with it is said where it is tried
+        found = []
+    return torch.tensor(found or first[:SAMPLES])
 
 
 def _check_sizes(workload: Workload, dataset: str, splits: Splits) -> None:
