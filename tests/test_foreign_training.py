@@ -1,5 +1,6 @@
 """Trainings of a workload with its own data set, loss, metrics, schedule, clipping, pieces of a batch and average."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 import tune_sam
 from tune_sam.flatness import measure_cheaply, quick
 from tune_sam.groups import without_decay
+from tune_sam.metrics import gathering
 from tune_sam.optim import SAM
 from tune_sam.schedules import Schedule, cosine
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
-from tune_sam.training import Trainer
+from tune_sam.training import Trainer, evaluate
 from tune_sam.workload import BaseOptimizer, Splits, Workload
 
 WORKLOAD = Regression()
@@ -129,6 +131,50 @@ def test_the_moving_average_keeps_buffers_of_whole_numbers(splits):
     assert running.evaluated.kept.equal(torch.arange(1000) % 3 == 0)
     assert running.evaluated.mask.equal(torch.tensor([0.0, -torch.inf])), "and infinite ones"
     assert not running.evaluated.layers[0].weight.equal(running.model.layers[0].weight)
+
+
+def test_the_moving_average_refuses_a_sparse_buffer(splits):
+    workload = Regression()
+    network = Wide(16)
+    network.register_buffer("adjacency", torch.eye(3).to_sparse())
+    vars(workload)["network"] = lambda _: network
+    with pytest.raises(ValueError, match="`ema` takes no sparse buffers, as 'adjacency'; leave it out"):
+        Trainer(workload, replace(SETTING, ema=0.9), Configuration("base", None, 0.05, 20, 0), splits, epochs=3)
+
+
+@pytest.mark.parametrize("optimizer", ["base", "sam"])
+@pytest.mark.parametrize("more", [{}, {"m": 4}])
+def test_a_batch_in_which_no_target_counts_takes_no_step(optimizer, more):
+    tokens = TOKENS[:64]
+    tags = torch.where((torch.arange(64) % 8 == 0)[:, None], TAGS[:64], -100)
+    ours = Splits(TensorStore(tokens, tags), TensorStore(TOKENS[64:], TAGS[64:]))
+    workload = Tags()
+    vars(workload)["schedule"] = cosine()
+    rho = 0.05 if optimizer == "sam" else None
+    configuration = Configuration(optimizer, rho, 0.05, 8, 0, more if rho else {})
+    running = Trainer(workload, workload.settings["d"], configuration, ours, epochs=2, device=CPU)
+    batches = list(running.batches())
+    counts = [sum(workload.count(targets) for pieces in batch for _, targets in pieces) for batch in batches]
+    assert 0 in counts
+    for batch, count in zip(batches, counts, strict=True):
+        before = weights(running)
+        assert (float(running.step(batch)) > 0) == (count > 0)
+        assert weights(running).equal(before) == (count == 0)
+    assert not running.epoch().diverged
+
+
+def test_a_score_is_of_all_samples_also_where_none_of_a_batch_counts():
+    workload = Tags()
+    tags = TAGS.clone()
+    tags[64:] = -100
+    workload.evaluation_batch = 32
+    metric = gathering({"seen": lambda outputs, targets: float(len(targets))}, CPU)
+    network = workload.network(None)
+    found = evaluate(network, workload, TensorStore(TOKENS, tags), CPU, metric)
+    assert found.scores == {"seen": 96.0}
+    outputs = network(TOKENS[:64])
+    assert found.loss == pytest.approx(float(workload.loss(outputs, tags[:64])), rel=1e-6)
+    assert math.isnan(evaluate(network, workload, TensorStore(TOKENS[64:], tags[64:]), CPU, metric).loss)
 
 
 def test_a_training_that_diverges_ends_as_one_whatever_its_metrics_refuse(splits):

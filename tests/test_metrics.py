@@ -39,6 +39,12 @@ def test_tokens_that_are_ignored_count_in_no_score():
     assert told(Calibration(-100), outputs, padded) == pytest.approx(kept)
 
 
+def test_labels_of_a_byte_are_counted_as_any_others():
+    labels = torch.arange(100) % 20
+    outputs = torch.nn.functional.one_hot(labels, 20).float()
+    assert told(Classification(), outputs, labels.to(torch.uint8))["accuracy"] == 1
+
+
 def test_a_function_is_given_outputs_and_targets_of_several_tensors():
     whole = {"a": torch.arange(6.0), "b": torch.arange(12).reshape(6, 2)}
     metric = gathering({"sum": lambda outputs, targets: outputs[0].sum() + targets["b"].sum()}, CPU)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tune_sam.metrics import Classification
 from tune_sam.schedules import milestones
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
-from tune_sam.training import Trainer, _precision, batch_sizes, build_optimizer, evaluate, multiplies_bf16
+from tune_sam.training import Trainer, _precision, batch_sizes, build_optimizer, evaluate, multiplies_bf16, outputs
 from tune_sam.workload import Splits, find_workload
 
 GCN = find_workload("gcn")
@@ -302,6 +303,19 @@ def test_bf16_keeps_weights_gradients_and_losses_in_float32():
     other = convolutional(Configuration("sam", 0.05, 0.1, 32, 0), precision="fp32").epoch()
     assert metrics(epoch) != metrics(other)
     assert epoch.metrics["train/loss"] == pytest.approx(other.metrics["train/loss"], rel=0.2)
+
+
+def test_outputs_that_are_no_numbers_of_half_a_precision_are_the_networks_own():
+    class Several(nn.Module):
+        def forward(self, x):
+            product = x @ x.T
+            return product, x > 0, torch.tensor([2**24 + 1]), torch.fft.fft(x), x.double()
+
+    x = torch.randn(4, 4)
+    half, whole = (outputs(Several(), x, precision, torch.device("cpu")) for precision in ("bf16", "fp32"))
+    assert [one.dtype for one in half] == [one.dtype for one in whole]
+    assert all(one.equal(other) for one, other in zip(half[1:], whole[1:], strict=True))
+    assert not half[0].equal(whole[0]), "which autocast has made"
 
 
 def test_under_bf16_the_second_pass_sees_the_climbed_weights():

@@ -369,3 +369,17 @@ def test_an_analysis_of_a_study_that_had_the_name_before_is_no_other_ones(search
     study = open_study("one", searched)
     assert measurements(study, None)[0] is not None
     assert measurements(replace(study, created="2024-01-01T00:00:00+00:00"), None)[0] is None
+
+
+def test_the_newest_analysis_is_the_one_that_was_made_last_wherever_its_files_came_from(searched, analysis):
+    study = open_study("one", searched)
+    (found, _), about = measurements(study, None), json.loads((analysis.folder / "analysis.json").read_text())
+    assert found.about == about
+    other = analysis.folder.with_name("another")
+    try:
+        for measured, newest in (("2020-01-01T00:00:00+00:00", analysis.folder), ("2100-01-01T00:00:00+00:00", other)):
+            other.mkdir(exist_ok=True)
+            (other / "analysis.json").write_text(json.dumps({**about, "measured": measured}))  # the newer file
+            assert measurements(study, None)[0].folder == newest
+    finally:
+        shutil.rmtree(other)

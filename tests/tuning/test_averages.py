@@ -73,6 +73,7 @@ def between_distributions(outputs, targets):
         (of(pairwise, lambda targets: len(targets) ** 2), OUTPUTS, LABELS),
         (of(hardest_pair), OUTPUTS, LABELS),
         (of(F.mse_loss, lambda targets: targets.lacks), OUTPUTS, OUTPUTS),
+        (of(F.cross_entropy, lambda targets: int((targets == 1).sum())), OUTPUTS, LABELS),  # none of the first two
     ],
 )
 def test_a_mean_is_taken_whatever_it_is_of(workload, outputs, targets):

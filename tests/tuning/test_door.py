@@ -169,6 +169,13 @@ class FillsIn(Missing):
         return network
 
 
+class Unlabelled(Classes):
+    """Its first samples have no label, nor have most of the others."""
+
+    ignored = -1
+    y = torch.where(torch.arange(100) % 20 == 19, Y, -1)
+
+
 class NoNumberYet(Classes):
     def loss(self, outputs, targets):
         return super().loss(outputs, targets) / 0
@@ -310,7 +317,7 @@ class WarmsUp(Regression):
         return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters()}]
 
 
-@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags, Classes, FillsIn, NeedsAll])
+@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags, Classes, FillsIn, NeedsAll, Unlabelled])
 def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
     chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})
     try_out(workload(), define(chosen, home_of(chosen)), tmp_path)

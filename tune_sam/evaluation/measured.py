@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,14 +104,23 @@ def _newest(study: Study, *, every: bool) -> Measured | None:
         for file in (study.home.study(study.name) / "flatness").glob("*/analysis.json")
         if not file.parent.name.endswith(".unfinished") and file.parent.name.startswith("all-") == every
     ]
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        with reading(str(file), f"remove {file.parent}, and `tune-sam analyze` with its options makes it again"):
-            about: dict[str, Any] = json.loads(file.read_text())
-            if not isinstance(about, dict):
-                raise ValueError("it is no JSON object")
-        if about.get("study", {}).get("created", study.created) == study.created:  # not of one that had its name before
-            return Measured(file.parent, about)
-    return None
+    found = [
+        Measured(file.parent, about)
+        for file in files
+        # not of one that had its name before
+        if (about := _about(file)).get("study", {}).get("created", study.created) == study.created
+    ]
+    return max(found, key=lambda one: one.about["measured"], default=None)
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """Read `analysis.json`, and when it was written, which 0.2.0 left to the file's own time."""
+    with reading(str(file), f"remove {file.parent}, and `tune-sam analyze` with its options makes it again"):
+        about: dict[str, Any] = json.loads(file.read_text())
+        if not isinstance(about, dict):
+            raise ValueError("it is no JSON object")
+    written = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+    return {"measured": written.isoformat(), **about}
 
 
 def take_figures(measured: Measured, names: Sequence[str], into: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from tune_sam.cluster.executor import Executor
 from tune_sam.errors import Refused
@@ -76,7 +77,7 @@ def analyze(
             analysis.table().drop(columns=[*PLACES]).to_csv(folder / "flatness.csv", index=False)
             draw(analysis, folder)
             figures = sorted(file.stem for file in folder.glob("*.png"))
-            about = {**provenance(analysis), "figures": figures}
+            about = {**provenance(analysis), "figures": figures, "measured": datetime.now(UTC).isoformat()}
             (folder / "analysis.json").write_text(json.dumps(about, indent=2))
         hears.stage("Bringing MLflow up to date")
         undelivered = _log(analysis)
