@@ -14,7 +14,7 @@ import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.schedules import Schedule
 from tune_sam.settings import SearchOptions
-from tune_sam.space import LogRange, Range
+from tune_sam.space import Choice, LogRange, Range
 from tune_sam.store import TensorStore
 from tune_sam.tuning.door import try_out
 from tune_sam.tuning.plan import define, home_of
@@ -92,6 +92,10 @@ class NobodysKnob(Regression):
     hyperparameters = {"mixup": Range(0, 1)}
 
 
+class SamsKnob(Regression):
+    hyperparameters = {"mixup": {"sam": Range(0, 1)}}
+
+
 class ReadKnob(NobodysKnob):
     def loss(self, outputs, targets):
         return super().loss(outputs, targets) * (1 + self.given["mixup"])
@@ -125,6 +129,35 @@ class FixedRates(Regression):
 
 class FixedSchedule(Regression):
     schedule = Schedule(lambda optimizer, steps: OneCycleLR(optimizer, 0.1, total_steps=steps), each="step")
+
+
+class FixedDecay(Regression):
+    hyperparameters = {"weight_decay": LogRange(1e-5, 1e-1)}
+
+    def parameter_groups(self, network):
+        return [{"params": network.parameters(), "weight_decay": 0.01}]
+
+
+class FixedMomentum(Regression):
+    """A schedule that has the momentum as its own."""
+
+    hyperparameters = {"momentum": Choice(0.8, 0.9)}
+    schedule = Schedule(
+        lambda optimizer, steps: OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], steps),
+        each="step",
+    )
+
+
+class OwnDecay(FixedDecay):
+    """A group has a decay of its own, and the other one the searched one times a factor."""
+
+    def parameter_groups(self, network):
+        first, _, last = network.layers
+        decay = self.given["weight_decay"]
+        return [
+            {"params": first.parameters(), "weight_decay": 0.0},
+            {"params": last.parameters(), "weight_decay": 2 * decay},
+        ]
 
 
 X = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
@@ -291,6 +324,9 @@ class Texts(Named):
         (TextLabels, "splits(): the targets are texts, such as 'cat'; give tensors, of classes their numbers from 0."),
         (Texts, "; a batch has texts, such as 'much'; give tensors, as of a tokenizer, in splits()."),
         (NobodysKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
+        (SamsKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
+        (FixedDecay, "hyperparameters: the weight_decay of base stays the same whatever is searched; leave it out of "),
+        (FixedMomentum, "hyperparameters: the momentum of base stays the same whatever is searched; leave it out of "),
     ],
 )
 def test_a_workload_that_cannot_be_trained_is_refused_and_nothing_is_left(workload, says, tmp_path):
@@ -310,10 +346,33 @@ class WarmsUp(Regression):
         return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters()}]
 
 
-@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags, Classes, FillsIn, NeedsAll])
+@pytest.mark.parametrize("workload", [WarmsUp, OwnDecay, TwoTasks, Tags, Classes, FillsIn, NeedsAll])
 def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
     chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})
     try_out(workload(), define(chosen, home_of(chosen)), tmp_path)
+
+
+class Flipped(Regression):
+    """Each sample is flipped as often as not, when it is read."""
+
+    def splits(self, dataset, root):
+        found = super().splits(dataset, root)
+
+        class Flips(type(found.validation)):
+            def __getitem__(self, index):
+                sample = super().__getitem__(index)
+                return {**sample, "x": sample["x"] * (1 if torch.rand(()) < 0.5 else -1)}
+
+        return Splits(found.train, Flips(80, 20))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_a_sample_that_is_changed_now_and_then_is_seen(seed, tmp_path):
+    chosen = SearchOptions.read({"workload": Flipped, "home": tmp_path})
+    settings = define(chosen, home_of(chosen))
+    torch.manual_seed(seed)
+    with pytest.raises(Refused, match="a sample differs from one reading to the next"):
+        try_out(Flipped(), settings, tmp_path)
 
 
 def test_a_knob_that_is_read_is_searched_and_the_callers_process_stays_as_it_was(tmp_path, monkeypatch):

@@ -19,16 +19,19 @@ from tune_sam.cluster.data import prepared
 from tune_sam.cluster.sharing import save
 from tune_sam.errors import Refused
 from tune_sam.metrics import gathering, numbers
-from tune_sam.space import Configuration
+from tune_sam.space import Choice, Configuration, Domain, Value
 from tune_sam.store import DatasetStore
 from tune_sam.study.settings import StudySettings
 from tune_sam.training import Trainer, build_optimizer, taking_steps
 from tune_sam.tuning.averages import check_mean
 from tune_sam.tuning.fitting import check_finite, check_labels, check_texts, said_by, taking
-from tune_sam.workload import Splits, Workload
+from tune_sam.workload import Given, Splits, Workload
 
 SAMPLES = 4
 """Samples of the step: more would take seconds with a large network on the CPU."""
+
+READINGS = 4
+"""Readings of each of as many samples: of a flip with even odds, 1 in 4,096 data sets would pass."""
 
 LOOKED_AT = 1024
 """Samples among which those with a target that counts are sought: most have one, where they are read one by one."""
@@ -68,10 +71,11 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
                 together = few.together().train
                 together.batch(torch.arange(len(together)))
             _check_members(workload, settings, splits, few)
-            unused = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
+            given = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
         finally:
             torch.set_num_threads(threads)
-    if nowhere := set.intersection(*unused):
+    received = {name for one in given for name in one.received}
+    if nowhere := {name for one in given for name in one.unused} - received:
         name = min(nowhere)
         raise Refused(
             f"workload {workload.name}, hyperparameters: nothing receives {name!r}; read it as "
@@ -120,15 +124,20 @@ def _check_sizes(workload: Workload, dataset: str, splits: Splits) -> None:
 
 
 def _check_same(splits: Splits) -> None:
-    """Expect that a data set gives the same sample twice."""
+    """Expect that a data set gives the same sample each time."""
     for split in _both(splits):
         if isinstance(split, DatasetStore):
-            one, again = (_tensors(split.batch(torch.arange(1))) for _ in range(2))
-            if not all(ours.equal(theirs) for ours, theirs in zip(one, again, strict=True)):
-                raise Refused(
-                    "splits(): a sample differs from one reading to the next, so that no evaluation could be repeated; "
-                    "change batches at random in augment()."
-                )
+            for index in torch.arange(min(SAMPLES, len(split))).split(1):
+                first, *others = (_tensors(split.batch(index)) for _ in range(READINGS))
+                if not all(_equal(first, other) for other in others):
+                    raise Refused(
+                        "splits(): a sample differs from one reading to the next, so that no evaluation could be "
+                        "repeated; change batches at random in augment()."
+                    )
+
+
+def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return all(one.equal(other) for one, other in zip(some, others, strict=True))
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -213,8 +222,8 @@ def _configuration(settings: StudySettings, optimizer: str) -> Configuration:
     return Configuration.at(optimizer, {**point, **small})
 
 
-def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Splits) -> set[str]:
-    """Take a step and evaluate; give the further hyperparameters that nothing received."""
+def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Splits) -> Given:
+    """Take a step and evaluate; give the further hyperparameters, which know what received them."""
     setting = workload.setting(settings.dataset, settings.preset)
     if setting.microbatch:
         setting = replace(setting, microbatch=min(setting.microbatch, SAMPLES // 2))
@@ -230,20 +239,36 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
         )
         trainer.rehearse()
     with _member(workload, f"the learning rate of {optimizer}"):
-        configuration = trainer.configuration
-        if _rates(trainer, configuration.lr) == _rates(trainer, configuration.lr / 2):
+        lr = trainer.configuration.lr
+        if _in_groups(workload, trainer, "lr", lr) == _in_groups(workload, trainer, "lr", lr / 2):
             raise ValueError(
                 "it stays the same whatever rate is searched; in parameter_groups() give `lr_scale`, a factor of it, "
                 "in place of `lr`, and in a schedule or a function that makes the optimizer no rate of their own"
             )
-    return set(trainer.workload.given.unused)
+    with _member(workload, "hyperparameters"):
+        for name in trainer.workload.given.among(trainer.workload.base_optimizer.options):
+            ends = _ends(settings.spaces[optimizer].more[name])
+            lowest, highest = (_in_groups(workload, trainer, name, end) for end in ends)
+            if lowest and ends[0] != ends[1] and lowest == highest:
+                raise ValueError(
+                    f"the {name} of {optimizer} stays the same whatever is searched; leave it out of "
+                    f"parameter_groups() and of the schedule, or give it there as self.given[{name!r}]"
+                )
+    return trainer.workload.given
 
 
-def _rates(trainer: Trainer, lr: float) -> list[float]:
-    """List the rates of the groups of parameters with which a training at a learning rate would begin.
+def _in_groups(workload: Workload, trainer: Trainer, name: str, value: Value) -> list[Any]:
+    """List an option in the groups of parameters with which a training at a value of it would begin.
 
-    They are without the schedule's factor, which a warm-up may begin with 0.
+    Rates are without the schedule's factor, which a warm-up may begin with 0. A group without the option is left out.
     """
-    optimizer = build_optimizer(trainer.model, trainer.workload, replace(trainer.configuration, lr=lr))
-    trainer.workload.schedule.make(taking_steps(optimizer), trainer.epochs)
-    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    here = trainer.configuration
+    there = Configuration.at(here.optimizer, {**here.point, name: value}, here.seed)
+    configured = workload.configured(there)
+    optimizer = taking_steps(build_optimizer(trainer.model, configured, there))
+    configured.schedule.make(optimizer, trainer.epochs)
+    return [group.get(f"initial_{name}", group[name]) for group in optimizer.param_groups if name in group]
+
+
+def _ends(domain: Domain) -> tuple[Value, Value]:
+    return (domain.values[0], domain.values[-1]) if isinstance(domain, Choice) else (domain.low, domain.high)
