@@ -121,6 +121,44 @@ class CountsBatches(Regression):
         return 1
 
 
+class ScoresTheLoss(Regression):
+    def metrics(self, setting):
+        return {**super().metrics(setting), "loss": lambda outputs, targets: 0.0}
+
+
+def body():
+    return nn.Sequential(nn.Linear(1, 8), nn.Tanh())
+
+
+TRUNK, FROZEN = body(), body()
+
+
+class OnTrunk(Regression):
+    """Its network has a trunk that was made once, and is trained."""
+
+    trunk = TRUNK
+
+    def network(self, setting):
+        class Network(nn.Module):
+            def __init__(self, trunk):
+                super().__init__()
+                self.trunk, self.head = trunk, nn.LazyLinear(1)
+
+            def forward(self, x, scale=1.0):
+                return self.head(self.trunk(x)) * scale
+
+        return Network(self.trunk)
+
+
+class OnFrozen(OnTrunk):
+    """The same with a trunk that is not trained."""
+
+    trunk = FROZEN
+
+    def parameter_groups(self, network):
+        return [{"params": network.head.parameters()}]
+
+
 class FixedRates(Regression):
     def parameter_groups(self, network):
         first, _, last = network.layers
@@ -280,6 +318,20 @@ class NeedsAll(Classes):
         return super().loss(outputs, targets) + 0 * outputs[targets == 2].mean()
 
 
+class Compares(NeedsAll):
+    """A score of pairs of samples of two classes, of which the first samples have one."""
+
+    loss = Classes.loss
+
+    def metrics(self, setting):
+        def ordered(outputs, targets):
+            if targets.min() == targets.max():
+                raise ZeroDivisionError("No admissible pairs in the dataset.")
+            return (outputs.argmax(1) == targets).float().mean()
+
+        return {"accuracy": ordered}
+
+
 class Texts(Named):
     more = {"scale": "much"}
 
@@ -301,7 +353,12 @@ class Texts(Named):
         (WrongOption, "a step of base: TypeError: SGD.__init__() got an unexpected keyword argument 'momentun'."),
         (Summed, "so it is a sum; give the batch's mean."),
         (Paired, "loss(): it pairs each output with every target, for outputs are (4, 1) and targets (4,); give both"),
-        (CountsBatches, "count(): it is 1 for 2 samples and 1 for the same twice; count what the loss is the mean of"),
+        (
+            CountsBatches,
+            "workload waves, count(): it is 1 for 2 samples and 1 for the same twice; count what the loss",
+        ),
+        (ScoresTheLoss, "metrics(): 'loss' is what loss() gives; give that metric another name."),
+        (OnTrunk, "network(): it gives the same parameters each time, so that a trial would begin where another ended"),
         (FixedRates, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups() "),
         (FixedSchedule, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups"),
         (TextsBeside, "splits(): the targets have texts beside numbers, such as 'img0'; leave those out in pair()."),
@@ -346,10 +403,25 @@ class WarmsUp(Regression):
         return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters()}]
 
 
-@pytest.mark.parametrize("workload", [WarmsUp, OwnDecay, TwoTasks, Tags, Classes, FillsIn, NeedsAll])
+@pytest.mark.parametrize(
+    "workload", [WarmsUp, OwnDecay, OnFrozen, TwoTasks, Tags, Classes, FillsIn, NeedsAll, Compares]
+)
 def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
     chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})
     try_out(workload(), define(chosen, home_of(chosen)), tmp_path)
+
+
+class ScoresSharpness(Regression):
+    def metrics(self, setting):
+        return {**super().metrics(setting), "sharpness": lambda outputs, targets: 0.0}
+
+
+def test_a_metric_takes_no_place_of_the_second_objective(tmp_path):
+    given = {"workload": ScoresSharpness, "home": tmp_path, "optimizers": ["base"]}
+    one, two = (SearchOptions.read({**given, **objective}) for objective in ({}, {"objective": "two"}))
+    try_out(ScoresSharpness(), define(one, home_of(one)), tmp_path)
+    with pytest.raises(Refused, match="metrics.*'sharpness' is the second of --objective two; give that metric"):
+        try_out(ScoresSharpness(), define(two, home_of(two)), tmp_path)
 
 
 class Flipped(Regression):
