@@ -125,7 +125,9 @@ def test_a_plain_grid_has_every_combination_of_the_values():
 
 def test_a_radius_that_no_optimizer_has_is_refused(tmp_path):
     given = {"workload": "gcn", "rho": "0.3:0.4"}
-    with pytest.raises(Refused, match=r"--rho 0\.3:0\.4 changes nothing, for base has no radius; leave it out, or "):
+    with pytest.raises(
+        Refused, match=r"--rho 0\.3:0\.4 changes nothing where no optimizer has a radius \(base\); leave it"
+    ):
         define(SearchOptions.read({**given, "optimizers": ["base"]}), Home(tmp_path))
     elsewhere = {"workload": "gcn", "optimizers": ["base"], "ranges": {"sam": {"rho": "0.3:0.4"}}}
     assert define(SearchOptions.read(elsewhere), Home(tmp_path)).spaces["base"].rho is None
