@@ -4,6 +4,7 @@ A workload's metrics may be of `torchmetrics`, a function of a split's outputs a
 classifier's accuracy and F1, which need no import that a worker would wait seconds for.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -200,7 +201,10 @@ def gathering(metrics: Metrics, device: torch.device) -> Metric:
 
 def _one(name: str, metric: Any, device: torch.device) -> Metric:
     if hasattr(metric, "update") and hasattr(metric, "compute"):
-        made: Metric = metric.to(device) if hasattr(metric, "to") else metric
+        own = copy.deepcopy(metric)  # a workload may give one metric for all splits, and have used it
+        if hasattr(own, "reset"):
+            own.reset()
+        made: Metric = own.to(device) if hasattr(own, "to") else own
         return made
     if callable(metric):
         return _WholeSplit(metric)
@@ -211,8 +215,11 @@ def numbers(found: Mapping[str, Any]) -> dict[str, float]:
     """Give computed metrics as numbers.
 
     Raises:
-        ValueError: one is no single number, or an accuracy, which is written in percent, is no share.
+        ValueError: one is no single number, is called `loss`, whose place it would take, or is an accuracy, which is
+            written in percent, and no share.
     """
+    if "loss" in found:
+        raise ValueError("metrics(): 'loss' is what loss() gives; give that metric another name")
     try:
         given = {name: float(value) for name, value in found.items()}
     except (TypeError, ValueError, RuntimeError):

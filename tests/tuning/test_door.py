@@ -14,7 +14,7 @@ import tune_sam
 from tune_sam.errors import Refused
 from tune_sam.schedules import Schedule
 from tune_sam.settings import SearchOptions
-from tune_sam.space import LogRange, Range
+from tune_sam.space import Choice, LogRange, Range
 from tune_sam.store import TensorStore
 from tune_sam.tuning.door import try_out
 from tune_sam.tuning.plan import define, home_of
@@ -92,6 +92,10 @@ class NobodysKnob(Regression):
     hyperparameters = {"mixup": Range(0, 1)}
 
 
+class SamsKnob(Regression):
+    hyperparameters = {"mixup": {"sam": Range(0, 1)}}
+
+
 class ReadKnob(NobodysKnob):
     def loss(self, outputs, targets):
         return super().loss(outputs, targets) * (1 + self.given["mixup"])
@@ -117,6 +121,44 @@ class CountsBatches(Regression):
         return 1
 
 
+class ScoresTheLoss(Regression):
+    def metrics(self, setting):
+        return {**super().metrics(setting), "loss": lambda outputs, targets: 0.0}
+
+
+def body():
+    return nn.Sequential(nn.Linear(1, 8), nn.Tanh())
+
+
+TRUNK, FROZEN = body(), body()
+
+
+class OnTrunk(Regression):
+    """Its network has a trunk that was made once, and is trained."""
+
+    trunk = TRUNK
+
+    def network(self, setting):
+        class Network(nn.Module):
+            def __init__(self, trunk):
+                super().__init__()
+                self.trunk, self.head = trunk, nn.LazyLinear(1)
+
+            def forward(self, x, scale=1.0):
+                return self.head(self.trunk(x)) * scale
+
+        return Network(self.trunk)
+
+
+class OnFrozen(OnTrunk):
+    """The same with a trunk that is not trained."""
+
+    trunk = FROZEN
+
+    def parameter_groups(self, network):
+        return [{"params": network.head.parameters()}]
+
+
 class FixedRates(Regression):
     def parameter_groups(self, network):
         first, _, last = network.layers
@@ -125,6 +167,42 @@ class FixedRates(Regression):
 
 class FixedSchedule(Regression):
     schedule = Schedule(lambda optimizer, steps: OneCycleLR(optimizer, 0.1, total_steps=steps), each="step")
+
+
+class FixedDecay(Regression):
+    hyperparameters = {"weight_decay": LogRange(1e-5, 1e-1)}
+
+    def parameter_groups(self, network):
+        return [{"params": network.parameters(), "weight_decay": 0.01}]
+
+
+class FixedMomentum(Regression):
+    """A schedule that has the momentum as its own."""
+
+    hyperparameters = {"momentum": Choice(0.8, 0.9)}
+    schedule = Schedule(
+        lambda optimizer, steps: OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], steps),
+        each="step",
+    )
+
+
+class OpenEnd(Regression):
+    """At the very end of its range, which is hardly ever drawn, no optimizer can be made."""
+
+    base_optimizer = BaseOptimizer("SGD", {"momentum": 0.9, "nesterov": True})
+    hyperparameters = {"momentum": Range(0, 0.95)}
+
+
+class OwnDecay(FixedDecay):
+    """A group has a decay of its own, and the other one the searched one times a factor."""
+
+    def parameter_groups(self, network):
+        first, _, last = network.layers
+        decay = self.given["weight_decay"]
+        return [
+            {"params": first.parameters(), "weight_decay": 0.0},
+            {"params": last.parameters(), "weight_decay": 2 * decay},
+        ]
 
 
 X = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
@@ -254,6 +332,20 @@ class NeedsAll(Classes):
         return super().loss(outputs, targets) + 0 * outputs[targets == 2].mean()
 
 
+class Compares(NeedsAll):
+    """A score of pairs of samples of two classes, of which the first samples have one."""
+
+    loss = Classes.loss
+
+    def metrics(self, setting):
+        def ordered(outputs, targets):
+            if targets.min() == targets.max():
+                raise ZeroDivisionError("No admissible pairs in the dataset.")
+            return (outputs.argmax(1) == targets).float().mean()
+
+        return {"accuracy": ordered}
+
+
 class Texts(Named):
     more = {"scale": "much"}
 
@@ -275,7 +367,12 @@ class Texts(Named):
         (WrongOption, "a step of base: TypeError: SGD.__init__() got an unexpected keyword argument 'momentun'."),
         (Summed, "so it is a sum; give the batch's mean."),
         (Paired, "loss(): it pairs each output with every target, for outputs are (4, 1) and targets (4,); give both"),
-        (CountsBatches, "count(): it is 1 for 2 samples and 1 for the same twice; count what the loss is the mean of"),
+        (
+            CountsBatches,
+            "workload waves, count(): it is 1 for 2 samples and 1 for the same twice; count what the loss",
+        ),
+        (ScoresTheLoss, "metrics(): 'loss' is what loss() gives; give that metric another name."),
+        (OnTrunk, "network(): it gives the same parameters each time, so that a trial would begin where another ended"),
         (FixedRates, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups() "),
         (FixedSchedule, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups"),
         (TextsBeside, "splits(): the targets have texts beside numbers, such as 'img0'; leave those out in pair()."),
@@ -298,6 +395,9 @@ class Texts(Named):
         (TextLabels, "splits(): the targets are texts, such as 'cat'; give tensors, of classes their numbers from 0."),
         (Texts, "; a batch has texts, such as 'much'; give tensors, as of a tokenizer, in splits()."),
         (NobodysKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
+        (SamsKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
+        (FixedDecay, "hyperparameters: the weight_decay of base stays the same whatever is searched; leave it out of "),
+        (FixedMomentum, "hyperparameters: the momentum of base stays the same whatever is searched; leave it out of "),
     ],
 )
 def test_a_workload_that_cannot_be_trained_is_refused_and_nothing_is_left(workload, says, tmp_path):
@@ -317,10 +417,48 @@ class WarmsUp(Regression):
         return [{"params": first.parameters(), "lr": 0.01}, {"params": last.parameters()}]
 
 
-@pytest.mark.parametrize("workload", [WarmsUp, TwoTasks, Tags, Classes, FillsIn, NeedsAll, Unlabelled])
+@pytest.mark.parametrize(
+    "workload", [WarmsUp, OwnDecay, OnFrozen, OpenEnd, TwoTasks, Tags, Classes, FillsIn, NeedsAll, Compares, Unlabelled]
+)
 def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
     chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})
     try_out(workload(), define(chosen, home_of(chosen)), tmp_path)
+
+
+class ScoresSharpness(Regression):
+    def metrics(self, setting):
+        return {**super().metrics(setting), "sharpness": lambda outputs, targets: 0.0}
+
+
+def test_a_metric_takes_no_place_of_the_second_objective(tmp_path):
+    given = {"workload": ScoresSharpness, "home": tmp_path, "optimizers": ["base"]}
+    one, two = (SearchOptions.read({**given, **objective}) for objective in ({}, {"objective": "two"}))
+    try_out(ScoresSharpness(), define(one, home_of(one)), tmp_path)
+    with pytest.raises(Refused, match="metrics.*'sharpness' is the second of --objective two; give that metric"):
+        try_out(ScoresSharpness(), define(two, home_of(two)), tmp_path)
+
+
+class Flipped(Regression):
+    """Each sample is flipped as often as not, when it is read."""
+
+    def splits(self, dataset, root):
+        found = super().splits(dataset, root)
+
+        class Flips(type(found.validation)):
+            def __getitem__(self, index):
+                sample = super().__getitem__(index)
+                return {**sample, "x": sample["x"] * (1 if torch.rand(()) < 0.5 else -1)}
+
+        return Splits(found.train, Flips(80, 20))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_a_sample_that_is_changed_now_and_then_is_seen(seed, tmp_path):
+    chosen = SearchOptions.read({"workload": Flipped, "home": tmp_path})
+    settings = define(chosen, home_of(chosen))
+    torch.manual_seed(seed)
+    with pytest.raises(Refused, match="a sample differs from one reading to the next"):
+        try_out(Flipped(), settings, tmp_path)
 
 
 def test_a_knob_that_is_read_is_searched_and_the_callers_process_stays_as_it_was(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from tune_sam.space import Choice, Configuration, LogRange, Range, Space
 from tune_sam.trainables.gcn import GCN
 from tune_sam.tuning.plan import define
 from tune_sam.tuning.recipe import as_command, as_options, as_yaml
+from tune_sam.workload import Preset
 
 
 class Declared(GCN):
@@ -19,6 +20,7 @@ class Declared(GCN):
 
     name = "declared"
     datasets = {"digits": GCN.datasets["digits"]}
+    presets = {"one-size": Preset(GCN.settings["digits"], {"batch_size": "64"})}
     hyperparameters = {
         "weight_decay": LogRange(1e-5, 1e-2),
         "norm": Choice("batch", "layer"),
@@ -65,6 +67,14 @@ BOTH = {"workload": "gcn", "optimizers": ["base", "sam"]}
         ({"sampler": "grid", "rho": "0.05", "lr": "0.001,0.01"}, "--sampler grid --lr 0.001,0.01 --rho 0.05"),
         ({**DECLARED, "params": {"norm": "layer", "slope": "0.1:0.2"}}, "--param norm=layer --param slope=0.1:0.2"),
         ({**DECLARED, "trials": 20, "sampler": "gp", "params": {"m": "16,32"}}, "--sampler gp --param m=16,32"),
+        ({"sampler": "grid", "rho": "0.01,0.1", "train_subset": 100}, "--sampler grid --rho 0.01,0.1"),
+        ({"sampler": "grid", "rho": "0.1", "batch_size": "32,64,128"}, "--rho 0.1 --batch-size 32,64,128"),
+        (
+            {"workload": "test_recipe:Declared", "sampler": "grid", "rho": "0.1", "params": {"norm": "batch,layer"}},
+            "--rho 0.1 --param norm=batch,layer",
+        ),
+        ({**DECLARED, "preset": "one-size", "batch_size": "32,64,128"}, "--batch-size 32,64,128"),
+        ({"train_subset": 50}, "--train-subset 50 --rho 0.001:1"),
         (
             {
                 **{"lr": "0.001:0.1", "batch_size": "32,64", "label_noise": 0.2, "train_subset": 500, "compile": True},
@@ -88,6 +98,7 @@ def test_a_command_has_what_differs_from_the_defaults_and_makes_the_same_study(g
     command = as_command(settings, home)
     assert set(words.split()) <= set(command.split())
     assert settings_of(command, home) == settings
+    assert define(SearchOptions.read({"workload": settings.workload, **as_options(settings)}), home) == settings
 
 
 def test_a_file_is_for_any_machine_and_a_command_for_this_one(home, tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import databases
@@ -26,12 +27,12 @@ from tune_sam.reporting.page import report
 from tune_sam.samples import with_train_subset
 from tune_sam.settings import SearchOptions
 from tune_sam.study.lock import study_lock
-from tune_sam.study.records import open_study, studies
+from tune_sam.study.records import find_study, open_study, studies
 from tune_sam.study.settings import ENDINGS
 from tune_sam.study.spent import ended_by
 from tune_sam.study.storage import open_storage
 from tune_sam.training import Trainer, default_device, evaluate
-from tune_sam.tuning.plan import where_it_is
+from tune_sam.tuning.plan import create, grown, planned, store, where_it_is
 from tune_sam.workload import find_workload
 
 ODD = "odd_workload:Odd"
@@ -335,6 +336,40 @@ def test_a_locked_study_is_refused(study):
         _, said = command(study.home.path, "resume", "odd", "--workload", ODD, "--trials", "20").communicate()
     assert "study odd is in use by another process" in " ".join(said.split())
     assert open_study("odd", study.home.path).settings.trials == TRIALS
+
+
+def grow(study):
+    store(grown(study, 5))
+
+
+def make_anew(study):
+    tune_sam.delete(study.name, home=study.home)
+    create(study.name, study.settings, study.home, study.tracking_uri, study.storage)
+
+
+@pytest.mark.parametrize(
+    ("change", "left", "said"),
+    [
+        (lambda study: tune_sam.delete(study.name, home=study.home), None, "there is no study 'one'"),
+        (make_anew, 2, "study one was made anew, or given more trials, by another process just now; give the command"),
+        (grow, 5, "study one was made anew, or given more trials, by another process just now; give the command"),
+    ],
+)
+def test_a_study_that_changes_while_its_lock_is_waited_for_stays_as_it_is(tmp_path, monkeypatch, change, left, said):
+    given = {"workload": "foreign_workload:Regression", "optimizers": ["base"], "trials": 2, "name": "one"}
+    study, _ = planned(SearchOptions.read({**given, "home": tmp_path}))
+
+    @contextmanager
+    def waited_for(home, name):
+        change(study)
+        with study_lock(home, name):
+            yield
+
+    monkeypatch.setattr("tune_sam.tuning.runner.study_lock", waited_for)
+    with pytest.raises(Refused, match=said):
+        tune_sam.resume("one", home=tmp_path, executor=INLINE)
+    found = find_study("one", tmp_path)
+    assert (found and found.settings.trials) == left
 
 
 @pytest.mark.slow

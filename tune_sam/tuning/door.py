@@ -4,7 +4,7 @@ A training that cannot begin fails in a worker, a minute later and once for each
 names the member of the workload to mend.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -12,23 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tune_sam import generators
 from tune_sam.cluster.data import prepared
 from tune_sam.cluster.sharing import save
 from tune_sam.errors import Refused
 from tune_sam.metrics import gathering, numbers
-from tune_sam.space import Configuration
+from tune_sam.space import Choice, Configuration, Domain, Value
 from tune_sam.store import DatasetStore
 from tune_sam.study.settings import StudySettings
 from tune_sam.training import Trainer, build_optimizer, taking_steps
 from tune_sam.tuning.averages import check_mean
 from tune_sam.tuning.fitting import check_finite, check_labels, check_texts, said_by, taking
-from tune_sam.workload import Splits, Workload
+from tune_sam.workload import Given, Setting, Splits, Store, Workload
 
 SAMPLES = 4
 """Samples of the step: more would take seconds with a large network on the CPU."""
+
+READINGS = 4
+"""Readings of each of as many samples: of a flip with even odds, 1 in 4,096 data sets would pass."""
 
 LOOKED_AT = 1024
 """Samples among which those with a target that counts are sought: most have one, where they are read one by one."""
@@ -67,11 +71,12 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
             with _member(workload, "splits(), joined as a refit trains on them"):
                 together = few.together().train
                 together.batch(torch.arange(len(together)))
-            _check_members(workload, settings, splits, few)
-            unused = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
+            few = _check_members(workload, settings, splits, few)
+            given = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
         finally:
             torch.set_num_threads(threads)
-    if nowhere := set.intersection(*unused):
+    received = {name for one in given for name in one.received}
+    if nowhere := {name for one in given for name in one.unused} - received:
         name = min(nowhere)
         raise Refused(
             f"workload {workload.name}, hyperparameters: nothing receives {name!r}; read it as "
@@ -82,14 +87,16 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
 
 @contextmanager
 def _member(workload: Workload, name: str) -> Iterator[None]:
-    """Name a member of the workload in whatever it raises."""
+    """Name a member of the workload in whatever it raises: the one that the error names, or else this one."""
     try:
         yield
     except Refused:
         raise
     except Exception as error:
         why = said_by(error).removeprefix(f"{name}: ").rstrip(".")
-        raise Refused(f"workload {workload.name}, {name}: {why}.") from error
+        member, named, _ = why.partition("(): ")
+        said = why if named and hasattr(Workload, member) else f"{name}: {why}"
+        raise Refused(f"workload {workload.name}, {said}.") from error
 
 
 def _both(splits: Splits) -> tuple[Any, Any]:
@@ -120,15 +127,20 @@ def _check_sizes(workload: Workload, dataset: str, splits: Splits) -> None:
 
 
 def _check_same(splits: Splits) -> None:
-    """Expect that a data set gives the same sample twice."""
+    """Expect that a data set gives the same sample each time."""
     for split in _both(splits):
         if isinstance(split, DatasetStore):
-            one, again = (_tensors(split.batch(torch.arange(1))) for _ in range(2))
-            if not all(ours.equal(theirs) for ours, theirs in zip(one, again, strict=True)):
-                raise Refused(
-                    "splits(): a sample differs from one reading to the next, so that no evaluation could be repeated; "
-                    "change batches at random in augment()."
-                )
+            for index in torch.arange(min(SAMPLES, len(split))).split(1):
+                first, *others = (_tensors(split.batch(index)) for _ in range(READINGS))
+                if not all(_equal(first, other) for other in others):
+                    raise Refused(
+                        "splits(): a sample differs from one reading to the next, so that no evaluation could be "
+                        "repeated; change batches at random in augment()."
+                    )
+
+
+def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return all(one.equal(other) for one, other in zip(some, others, strict=True))
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -141,8 +153,12 @@ def _tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def _check_members(workload: Workload, settings: StudySettings, splits: Splits, few: Splits) -> None:
-    """Pass a batch through network, loss and metrics, one after the other."""
+def _check_members(workload: Workload, settings: StudySettings, splits: Splits, few: Splits) -> Splits:
+    """Pass a batch through network, loss and metrics, one after the other.
+
+    Returns:
+        The few samples; of the training split as many as a batch has, where its metrics need more.
+    """
     optimizer = settings.optimizers[0]
     configured = workload.configured(_configuration(settings, optimizer))
     setting = configured.placed(workload.setting(settings.dataset, settings.preset))
@@ -154,6 +170,12 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
         network = configured.build(setting)
         with taking(network, inputs):
             outputs = network(inputs)
+        trained = (parameter for parameter in network.parameters() if parameter.requires_grad)
+        if _places(trained) & _places(configured.build(setting).parameters()):
+            raise ValueError(
+                "it gives the same parameters each time, so that a trial would begin where another ended; make them "
+                "anew"
+            )
     with _member(workload, "splits()"):
         check_finite(network, splits)
         if _classifies(configured) and isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[-1] > 1:
@@ -170,27 +192,52 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
         if not loss.requires_grad:
             raise ValueError("it depends on no parameter that is trained")
         if configured.count(targets) and not loss.isfinite():  # it may need more samples, as one of each class
-            some = torch.linspace(0, len(splits.train) - 1, min(len(splits.train), setting.batch_size)).long()
-            inputs_of_some, targets_of_some = splits.train.batch(some)
-            with torch.no_grad():
-                loss = configured.loss(network(inputs_of_some), targets_of_some)
+            more = _spread(splits.train, setting.batch_size)
+            loss = configured.loss(*_evaluated(network, more))
             if not loss.isfinite():
                 raise ValueError(
-                    f"it is {float(loss):g} for {len(some)} samples before any training; give what is finite"
+                    f"it is {float(loss):g} for {len(more)} samples before any training; give what is finite"
                 )
         check_mean(configured, outputs, targets)
     with _member(workload, "metrics()"):
-        metric = gathering(configured.metrics(setting), torch.device("cpu"))
-        metric.update(outputs.detach() if isinstance(outputs, Tensor) else outputs, targets)
-        found = metric.compute()
+        try:
+            found = _scores(configured, setting, *_evaluated(network, few.train))
+        except Exception:  # they may need more samples, too, as some that can be compared
+            few = replace(few, train=_spread(splits.train, setting.batch_size))
+            found = _scores(configured, setting, *_evaluated(network, few.train))
         if not isinstance(found, Mapping):
             raise ValueError("it gave one number without a name; give a mapping of metrics by name")
         numbers(found)
         if missing := [name for name in workload.scores if name not in found]:
             raise ValueError(f"it has no {missing[0]!r}, which `scores` names, but {', '.join(map(str, found))}")
-        _check_names(found)
+        _check_names(found, settings.objective)
     with _member(workload, "base_optimizer"):
         _ = configured.base_optimizer.make
+    return few
+
+
+def _places(parameters: Iterable[Tensor]) -> set[int]:
+    """Collect where in memory parameters lie; what is empty, or is made by a first batch, lies nowhere."""
+    there = (parameter for parameter in parameters if not is_lazy(parameter) and parameter.numel())
+    return {parameter.untyped_storage().data_ptr() for parameter in there}
+
+
+def _spread(split: Store, batch_size: int) -> Store:
+    """Take as many samples as a batch has from all over a split."""
+    return split.subset(torch.linspace(0, len(split) - 1, min(len(split), batch_size)).long())
+
+
+def _evaluated(network: nn.Module, split: Store) -> tuple[Any, Any]:
+    """Give outputs and targets of a few samples."""
+    inputs, targets = split.batch(torch.arange(len(split)))
+    with torch.no_grad():
+        return network(inputs), targets
+
+
+def _scores(workload: Workload, setting: Setting, outputs: Any, targets: Any) -> Any:
+    metric = gathering(workload.metrics(setting), torch.device("cpu"))
+    metric.update(outputs, targets)
+    return metric.compute()
 
 
 def _classifies(workload: Workload) -> bool:
@@ -198,9 +245,11 @@ def _classifies(workload: Workload) -> bool:
     return getattr(workload.loss, "__func__", None) is Workload.loss
 
 
-def _check_names(found: Mapping[str, Any]) -> None:
-    """Expect names that MLflow takes in the name of a metric."""
+def _check_names(found: Mapping[str, Any], objective: str) -> None:
+    """Expect names that MLflow takes in the name of a metric, and none that a trial has a number of its own by."""
     for name in found:
+        if name == "sharpness" and objective == "two":
+            raise ValueError("'sharpness' is the second of --objective two; give that metric another name")
         if not all(character.isalnum() or character in "_-. :/" for character in name):
             raise ValueError(f"{name!r} cannot be the name of a metric in MLflow; use letters, digits and _-. :/")
 
@@ -213,8 +262,8 @@ def _configuration(settings: StudySettings, optimizer: str) -> Configuration:
     return Configuration.at(optimizer, {**point, **small})
 
 
-def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Splits) -> set[str]:
-    """Take a step and evaluate; give the further hyperparameters that nothing received."""
+def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Splits) -> Given:
+    """Take a step and evaluate; give the further hyperparameters, which know what received them."""
     setting = workload.setting(settings.dataset, settings.preset)
     if setting.microbatch:
         setting = replace(setting, microbatch=min(setting.microbatch, SAMPLES // 2))
@@ -230,20 +279,39 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
         )
         trainer.rehearse()
     with _member(workload, f"the learning rate of {optimizer}"):
-        configuration = trainer.configuration
-        if _rates(trainer, configuration.lr) == _rates(trainer, configuration.lr / 2):
+        lr = trainer.configuration.lr
+        if _in_groups(workload, trainer, "lr", lr) == _in_groups(workload, trainer, "lr", lr / 2):
             raise ValueError(
                 "it stays the same whatever rate is searched; in parameter_groups() give `lr_scale`, a factor of it, "
                 "in place of `lr`, and in a schedule or a function that makes the optimizer no rate of their own"
             )
-    return set(trainer.workload.given.unused)
+    with _member(workload, "hyperparameters"):
+        for name in trainer.workload.given.among(trainer.workload.base_optimizer.options):
+            ends = _ends(settings.spaces[optimizer].more[name])
+            try:
+                lowest, highest = (_in_groups(workload, trainer, name, end) for end in ends)
+            except Exception:  # no optimizer is made with the very end, which is hardly ever drawn
+                continue
+            if lowest and ends[0] != ends[1] and lowest == highest:
+                raise ValueError(
+                    f"the {name} of {optimizer} stays the same whatever is searched; leave it out of "
+                    f"parameter_groups() and of the schedule, or give it there as self.given[{name!r}]"
+                )
+    return trainer.workload.given
 
 
-def _rates(trainer: Trainer, lr: float) -> list[float]:
-    """List the rates of the groups of parameters with which a training at a learning rate would begin.
+def _in_groups(workload: Workload, trainer: Trainer, name: str, value: Value) -> list[Any]:
+    """List an option in the groups of parameters with which a training at a value of it would begin.
 
-    They are without the schedule's factor, which a warm-up may begin with 0.
+    Rates are without the schedule's factor, which a warm-up may begin with 0. A group without the option is left out.
     """
-    optimizer = build_optimizer(trainer.model, trainer.workload, replace(trainer.configuration, lr=lr))
-    trainer.workload.schedule.make(taking_steps(optimizer), trainer.epochs)
-    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    here = trainer.configuration
+    there = Configuration.at(here.optimizer, {**here.point, name: value}, here.seed)
+    configured = workload.configured(there)
+    optimizer = taking_steps(build_optimizer(trainer.model, configured, there))
+    configured.schedule.make(optimizer, trainer.epochs)
+    return [group.get(f"initial_{name}", group[name]) for group in optimizer.param_groups if name in group]
+
+
+def _ends(domain: Domain) -> tuple[Value, Value]:
+    return (domain.values[0], domain.values[-1]) if isinstance(domain, Choice) else (domain.low, domain.high)

@@ -61,19 +61,20 @@ def _joined(values: Sequence[Value]) -> str:
 def _defaults(settings: StudySettings) -> dict[str, Any]:
     """Give what the options stand for that nobody gives, written as :func:`as_options` does."""
     workload, preset = known_workload(settings.workload), settings.preset
-    samples = settings.train_subset or workload.datasets[settings.dataset].train
-    of_workload = {
+    of_workload: dict[str, Any] = {
         "dataset": workload.default_dataset,
         "epochs": workload.setting(settings.dataset, preset).epochs,
         "objective": f"val/{next(iter(workload.scores))}",
-        "lr": str(workload.lr),
-        "batch_size": [size for size in workload.batch_size if size <= samples],
-        "params": {
-            name: _written(domain)
-            for optimizer in settings.optimizers
-            for name, domain in workload.hyperparameters_of(optimizer).items()
-        },
     }
+    if settings.sampler != "grid":  # whose points tell a value that is given from one that is not
+        of_workload |= {
+            "lr": str(workload.lr),
+            "params": {
+                name: _written(domain)
+                for optimizer in settings.optimizers
+                for name, domain in workload.hyperparameters_of(optimizer).items()
+            },
+        }
     of_preset = workload.presets[preset].options if preset else {}
     given = SearchOptions.model_validate({"workload": settings.workload, **of_preset}).model_dump(mode="json")
     return {**of_workload, **{name: one for name, one in given.items() if name in of_preset or name not in of_workload}}
@@ -93,12 +94,12 @@ def as_options(settings: StudySettings) -> dict[str, Any]:
     else:
         found["trials"] = settings.trials
         found["grid"] = all(space.grid for space in settings.spaces.values())
-        workload = known_workload(settings.workload)
+        workload, own_sizes = known_workload(settings.workload), _own_sizes(settings)
         found["ranges"] = {
             optimizer: {
                 **_of_range("rho", space.rho, workload.rho.get(optimizer)),
                 **_of_range("lr", space.lr, workload.lr),
-                "batch_size": list(space.batch_size),
+                **({"batch_size": list(space.batch_size)} if space.batch_size != own_sizes else {}),
                 **({"params": {name: _written(one) for name, one in space.more.items()}} if space.more else {}),
             }
             for optimizer, space in settings.spaces.items()
@@ -113,13 +114,28 @@ def _of_range(name: str, searched: LogRange | None, own: LogRange | None) -> dic
     return {name: str(searched)}
 
 
+def _own_sizes(settings: StudySettings) -> tuple[int, ...]:
+    """Give the batch sizes that are searched where nobody gives any: the workload's that the training samples fill.
+
+    Returns:
+        The sizes; none where the preset gives its own.
+    """
+    workload = known_workload(settings.workload)
+    if settings.preset and "batch_size" in workload.presets[settings.preset].options:
+        return ()
+    samples = settings.train_subset or workload.datasets[settings.dataset].train
+    return tuple(size for size in workload.batch_size if size <= samples)
+
+
 def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
-    """Give the options that make an optimizer's plain grid: the ranges and values that are not the workload's own."""
+    """Give the options that make an optimizer's plain grid: those without which it would have other points or ranges.
+
+    Of a hyperparameter that nobody gives, a grid has one value; of one that somebody gives, every value.
+    """
     workload, space = known_workload(settings.workload), settings.spaces[optimizer]
     setting = workload.setting(settings.dataset, settings.preset)
-    rhos, lrs, sizes = (
-        tuple(dict.fromkeys(point[name] for point in space.grid if name in point)) for name in PARAMETERS
-    )
+    tried = {name: tuple(dict.fromkeys(point[name] for point in space.grid if name in point)) for name in space.domains}
+    rhos, lrs, sizes = (tried.get(name, ()) for name in PARAMETERS)
     found: dict[str, Any] = {}
     if space.rho:
         # A published value alone has a range from itself to itself, whose grid it is; a person cannot give that range.
@@ -127,10 +143,13 @@ def _of_grid(settings: StudySettings, optimizer: str) -> dict[str, Any]:
         found["rho"] = str(space.rho if spread else Values(rhos))
     if (lrs, space.lr) != ((setting.lr,), workload.lr):
         found["lr"] = str(Values(lrs))
-    if (sizes, space.batch_size) != ((setting.batch_size,), workload.batch_size):
+    own_sizes = _own_sizes(settings)
+    if space.batch_size != own_sizes or sizes != (min(setting.batch_size, max(own_sizes)),):
         found["batch_size"] = list(space.batch_size)
     own = workload.hyperparameters_of(optimizer)
-    if more := {name: _written(one) for name, one in space.more.items() if one != own.get(name)}:
+    if more := {
+        name: _written(one) for name, one in space.more.items() if one != own.get(name) or tried[name] != (one.start,)
+    }:
         found["params"] = more
     return found
 

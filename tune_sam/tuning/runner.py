@@ -12,6 +12,7 @@ from tune_sam.cluster.data import Read, shared
 from tune_sam.cluster.executor import Executor, RayExecutor, Trainings
 from tune_sam.cluster.results import probe
 from tune_sam.cluster.signals import interruptible
+from tune_sam.errors import Refused
 from tune_sam.home import Place, inside
 from tune_sam.settings import LimitKeywords, SearchKeywords, SearchOptions, takes_options
 from tune_sam.study.lock import study_lock
@@ -128,7 +129,7 @@ def launch(
         again: seeds whose trials are tried again where they failed.
 
     Raises:
-        Refused: another process is at it, or no node has room for a trial.
+        Refused: another process is at it, or has deleted or changed it meanwhile, or no node has room for a trial.
         KeyboardInterrupt: it was interrupted.
     """
     listener.stage("Opening the records")
@@ -138,6 +139,7 @@ def launch(
     study.refuse_unnamed_optimizers()
     study.records()  # refused now, if one cannot be read
     with study_lock(study.home, study.name):
+        _refuse_changed(study)
         store(study)
         storage = open_storage(study.home)
         ledgers = [Ledger(storage, study.name, optimizer, study.settings) for optimizer in study.settings.optimizers]
@@ -173,6 +175,20 @@ def launch(
                 )
             listener.stage("Bringing MLflow up to date")
     return study
+
+
+def _refuse_changed(study: Study) -> None:
+    """Refuse a study that is another one than was read: its lock may have been waited for.
+
+    Raises:
+        Refused: another process has deleted or renamed it, made it anew, or given it more trials.
+    """
+    there = open_study(study.name, study.home)
+    if there.mlflow_run_id != study.mlflow_run_id or there.settings.trials > study.settings.trials:
+        raise Refused(
+            f"study {study.name} was made anew, or given more trials, by another process just now; give the command "
+            "again."
+        )
 
 
 def _tune(
