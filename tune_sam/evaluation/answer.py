@@ -323,20 +323,27 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
         return f"Only {base} was trained."
     if refit is None:
         return "Nothing is tested yet; the best of a search is chosen among many and looks better than it is."
+    table = refit.table()
+    others = table[(table["kind"] == "refit") & (table["optimizer"] != "base")]
+    if others.empty:
+        return f"Only {base} was refitted, so there is nothing to compare it with."
     if question == "rho":
         return "No matched control of these seeds is complete." if refit.controls else "No matched controls are tested."
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
     if question == "compute" and "base" in refit.best_rows:
-        table = refit.table()
-        others = table[(table["kind"] == "refit") & (table["optimizer"] != "base")]
+        settings = refit.studies[0].settings
         if table[table["kind"] == "equal-compute"]["base_epochs"].isin(others["base_epochs"]).any():
             return f"{base} at equal compute has a batch size that no other optimizer was refitted with."
-        if equal_epochs(refit.studies[0].settings):
+        if equal_epochs(settings):
             return f"{base} at equal compute is not tested with these seeds."
-        return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."
+        if all(settings.gradients_of(optimizer) == 1 for optimizer in others["optimizer"]):
+            return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."
+        return f"In whole epochs {base} cannot cost what the others do; nearest are those that are compared above."
     if refit.choice.planned:
         return f"A grid with several points of {base} has no best one, so there is nothing to compare with."
+    if "base" in refit.best_rows:
+        return f"{base} was refitted with none of the batch sizes of the others."
     return f"{base} has no complete trial, so there is nothing to compare with."
 
 
