@@ -11,7 +11,7 @@ import pytest
 from foreign_workload import Regression
 
 from tune_sam.evaluation.answer import answer_of, next_step, short_answer, why_not_known
-from tune_sam.evaluation.claims import ASKED, Answers, Radius, at_equal_loss, claims
+from tune_sam.evaluation.claims import Answers, Radius, at_equal_loss, claims
 from tune_sam.evaluation.names import row_names
 from tune_sam.evaluation.selection import Choice
 from tune_sam.settings import SearchOptions
@@ -207,7 +207,7 @@ def test_why_equal_compute_is_not_compared(study):
 def test_where_no_other_optimizer_was_refitted_nothing_is_said_of_the_base_optimizer(study):
     rows = table(*(row for row in ROWS if row[2] == "base" and row[1] != "control"))
     alone = SimpleNamespace(**vars(refit_of(rows)) | {"best_rows": {"base": "a"}})
-    said = {why_not_known(study, alone, question) for question in ASKED}
+    said = {why_not_known(study, alone, question) for question in ("use", "compute")}
     assert said == {"Only Adam was refitted, so there is nothing to compare it with."}
 
 

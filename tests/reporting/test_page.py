@@ -15,13 +15,14 @@ from tune_sam import open_study
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.answer import answer_of
 from tune_sam.evaluation.claims import answers, pairs
+from tune_sam.evaluation.measured import Measured
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.operations.analyze import analyze
 from tune_sam.operations.refit import refit, refit_grid
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
-from tune_sam.reporting.page import report
+from tune_sam.reporting.page import _take_measured, report
 from tune_sam.reporting.pictures import CAPTIONS, MORE
 from tune_sam.reporting.results import _our_rows, results_section
 from tune_sam.reporting.searched import at_edge, chosen_section
@@ -423,6 +424,22 @@ def test_where_rho_alone_was_varied_its_figure_is_there(tmp_path):
     pandas.testing.assert_series_equal(shown, 100 * of_sam, check_names=False)
     assert len(drawn) == 3 * (2 + 3 * 2)
     assert "Test accuracy, gap and curvature over ρ" in page.read_text()
+
+
+def test_the_figure_over_rho_stays_when_all_trials_were_measured_too(tmp_path):
+    drawn = {"close": ["radius", "gap-flatness", "contours"], "wide": ["gap-flatness"]}
+    for name, figures in drawn.items():
+        for file in (f"{figure}.{ending}" for figure in figures for ending in ("png", "csv")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text(name)
+    close, wide = (Measured(tmp_path / name, {"figures": figures}) for name, figures in drawn.items())
+    (into := tmp_path / "figures").mkdir()
+    _take_measured(close, wide, wide, into)
+    assert {file.stem: file.read_text() for file in into.glob("*.png")} == {
+        "radius": "close",
+        "contours": "close",
+        "gap-flatness": "wide",
+    }
 
 
 def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, study, monkeypatch):

@@ -323,12 +323,12 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
         return f"Only {base} was trained."
     if refit is None:
         return "Nothing is tested yet; the best of a search is chosen among many and looks better than it is."
+    if question == "rho":
+        return "No matched control of these seeds is complete." if refit.controls else "No matched controls are tested."
     table = refit.table()
     others = table[(table["kind"] == "refit") & (table["optimizer"] != "base")]
     if others.empty:
         return f"Only {base} was refitted, so there is nothing to compare it with."
-    if question == "rho":
-        return "No matched control of these seeds is complete." if refit.controls else "No matched controls are tested."
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
     if question == "compute" and "base" in refit.best_rows:

@@ -12,7 +12,7 @@ from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, with_interval
 from tune_sam.reporting.comparisons import HEADER, claim_rows, equal_loss_rows
-from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
+from tune_sam.reporting.pictures import BATCH_SIZE, GAP, LANDSCAPE, RADIUS, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.scores import written
 from tune_sam.study.records import Study
@@ -124,7 +124,7 @@ def flatness_section(study: Study, close: Measured | None, wide: Measured | None
             "of a permutation of the seeds.",
         ),
         tuple(_correlations(one, study) for one in measured),
-        pictures_in(folder, FLATNESS),
+        pictures_in(folder, (*RADIUS, *GAP)),
     )
 
 
