@@ -17,11 +17,12 @@ from tune_sam.evaluation.answer import answer_of
 from tune_sam.evaluation.claims import answers, pairs
 from tune_sam.evaluation.measured import Measured
 from tune_sam.evaluation.names import names_of
-from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.operations.analyze import analyze
 from tune_sam.operations.refit import refit, refit_grid
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
+from tune_sam.reporting.compute import compute_section
 from tune_sam.reporting.page import _take_measured, report
 from tune_sam.reporting.pictures import CAPTIONS, MORE
 from tune_sam.reporting.results import _our_rows, results_section
@@ -193,6 +194,19 @@ def test_the_commands_are_those_that_made_it(bare, full):
         "tune-sam report one",
     ]
     assert [line for line in bare.splitlines() if line.startswith("tune-sam ")] == [commands[0], commands[-1]]
+
+
+def test_gradients_of_what_has_not_ended_are_not_said_to_be_counted(study):
+    (sentence,) = compute_section(study, None, {}).sentences
+    assert "are estimated where a training diverged, has not ended or is of an earlier release" in sentence
+
+
+@pytest.mark.parametrize(("controls", "ends"), [(None, " --no-controls"), ("some", "")])
+def test_a_refit_without_controls_is_made_again_without_them(study, tmp_path, monkeypatch, controls, ends):
+    monkeypatch.setattr(Refit, "lacks_controls", True)
+    monkeypatch.setattr(Refit, "controls", controls)
+    code = again_section(study, tested_refit(study), None, None, tmp_path).code
+    assert f"tune-sam refit one --seeds 10000,10001{ends}\n" in code
 
 
 def test_the_numbers_lie_beside_the_page(full, bare, study):
