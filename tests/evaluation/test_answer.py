@@ -327,6 +327,17 @@ def test_that_the_best_row_is_missing_is_said(study, there, row, said):
     assert (answer.help.sentence == said) == (not row)
 
 
+def test_measured_networks_that_nothing_compares_are_not_called_unmeasured(study):
+    """As when the newest analysis is of one optimizer alone."""
+    found = table(*ROWS)
+    without = replace(answered(found), flatter=(), flatter_at_equal_loss=())
+    said = [
+        short_answer(study, refit_of(found), replace(without, measured=measured)).flatter.sentence
+        for measured in (False, True)
+    ]
+    assert said == ["Not measured.", "In the newest analysis no row can be compared with its matched control."]
+
+
 LARGEST = (Radius("asam-all", 0.1, 0.1, 0.1, 6, "largest"),)
 
 

@@ -347,13 +347,17 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
     return f"{base} has no complete trial, so there is nothing to compare with."
 
 
+NONE_COMPARED = "In the newest analysis no row can be compared with its matched control"
+"""What is said of flatness that was measured, as of one optimizer alone, where nothing is compared."""
+
+
 def _why_not_flat(study: Study, refit: Refit | None, found: Answers, best: _Best | None) -> str:
     if refit is None and study.settings.optimizers != ("base",):
         return "It takes a refit with several seeds and matched controls, and an analysis of it."
     if not found.by_rho:
         return why_not_known(study, refit, "rho")
     if not found.flatter:
-        return "Not measured."
+        return f"{NONE_COMPARED if found.measured else 'Not measured'}."
     if best is None or best.row in {claim.row for claim in found.flatter}:
         return "λ_max is not resolved with the sample that was measured."
     name = optimizer_names(study)[best.optimizer]
