@@ -772,6 +772,15 @@ def test_each_class_has_the_mean_f1_of_each_optimizer():
     assert [list(x) for _, x, _ in markers(axis)] == [[0.4, 0.6], [0.5], [0.9], [0.9]]
 
 
+def test_dollar_signs_of_classes_and_choices_are_no_mathematics():
+    names = ["$5_$6", "100% of $a^$"]
+    classes = pd.DataFrame({"label": "SAM", "optimizer": "sam", "class": names, "f1": [0.4, 0.9]})
+    choices = trials(["sam"], 2).assign(pool=names)
+    for figure in (refit_figures.f1_by_class(classes), search_figures.parallel_coordinates(choices)):
+        FigureCanvasAgg(figure).draw()
+        assert {*names} <= {text.get_text() for text in figure.findobj(Text)}
+
+
 @pytest.mark.parametrize(
     ("values", "texts"),
     [
