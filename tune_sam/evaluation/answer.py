@@ -17,7 +17,7 @@ from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit, equal_epochs, tested_refit
 from tune_sam.evaluation.statistics import FEWEST, p_value
-from tune_sam.scores import decimal, written
+from tune_sam.scores import decimal, signed, written
 from tune_sam.settings import SEEDS
 from tune_sam.space import LogRange, Point, Space, Values, ends
 from tune_sam.study.records import Study
@@ -301,13 +301,13 @@ def _at_equal_loss(one: EqualLoss) -> str:
 def _numbers(claim: Claim, unit: float, form: str, of: str = "") -> str:
     """Write a difference with its interval, its corrected p-value, and whether it is shown."""
     difference, mean = claim.difference, claim.difference.mean
-    written = format(unit * mean.value, form) + of
+    value, low, high = (signed(unit * one, unit * mean.half, form) for one in (mean.value, mean.low, mean.high))
+    written = value + of
     if mean.n < FEWEST:
         return f"{written} (of {_seeds(claim)}, too few for an interval)"
     if math.isnan(mean.half):
         return f"{written} (the same with each seed, which shows nothing)"
     verdict = "shown" if difference.shown else "not shown"
-    low, high = format(unit * mean.low, form), format(unit * mean.high, form)
     return f"{written} (95 % interval {low} to {high}, {_p(difference.corrected)}, {verdict})"
 
 

@@ -81,7 +81,7 @@ def flatter_section(
 
 
 def _flatness_rows(table: "DataFrame", names: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    """Write the mean measures of each row's networks that were measured, and their training loss, on which these rest."""
+    """Write the mean measures of each row's measured networks, and their training loss, which they depend on."""
     measured = table[table[[name for name in MEASURED if name in table]].notna().any(axis=1)]
     return tuple(
         (

@@ -21,7 +21,7 @@ TAKEN = {field.name for kind in (Configuration, TrialConfig, Trial) for field in
     *("score", "direction", "loss_unit", "objective", "label", "measure", "error", "resolved"),
     *("validation", "test", "gap", "trials"),
 }
-"""Names that a further hyperparameter cannot have: a trial, its record, a table of trials, studies or a figure has them.
+"""Names that a further hyperparameter cannot have: a trial, its record, a table or a figure has them.
 
 Nor can it have those of the columns of flatness, which stand beside a trial's configuration.
 """
