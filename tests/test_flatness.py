@@ -6,7 +6,19 @@ import torch
 
 from tune_sam.analysis import spectrum
 from tune_sam.analysis.sharpness import average_case, worst_case
-from tune_sam.flatness import COMMON_RHO, SIGMA, Flatness, Measure, batches_of, columns, measure, measure_cheaply, quick
+from tune_sam.flatness import (
+    COLUMNS,
+    COMMON_RHO,
+    MEASURES,
+    SIGMA,
+    Flatness,
+    Measure,
+    batches_of,
+    columns,
+    measure,
+    measure_cheaply,
+    quick,
+)
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
 from tune_sam.training import Trainer
@@ -54,7 +66,7 @@ def test_each_measure_is_the_one_that_its_name_says(store, model, found):
         "average_case": average_case(model, loss, given, SIGMA, scale="rms"),
         "average_case_adaptive": average_case(model, loss, given, SIGMA, scale="adaptive"),
     }
-    assert found.measures.keys() == CHEAP | expected.keys()
+    assert found.measures.keys() == CHEAP | expected.keys() == set(MEASURES)
     for name, one in expected.items():
         assert found.measures[name].value == pytest.approx(one.value), name
         assert found.measures[name].error == pytest.approx(one.error), name
@@ -106,6 +118,7 @@ def test_mlflow_gets_nan_for_an_unresolved_value(found):
 
 def test_a_row_has_each_measure_with_its_error(found):
     row = columns([found]).iloc[0]
+    assert {*row.index} == {*COLUMNS}
     assert row["key"] == "s/asam/0"
     for name, one in found.measures.items():
         assert (row[name], row[f"{name}_error"], row[f"{name}_resolved"]) == (one.value, one.error, one.resolved)

@@ -511,6 +511,18 @@ def test_a_hyperparameter_of_another_optimizer_alone_is_unknown():
         ({"state": Choice(1, 2)}, "'state', a name that tune_sam itself uses"),
         ({"score": Choice("dot", "add")}, "'score', a name that tune_sam itself uses"),
         ({"loss": Choice("a", "b")}, "'loss', a name that tune_sam itself uses"),
+        *(
+            ({name: Choice(1, 2)}, f"'{name}', a name that tune_sam itself uses")
+            for name in (
+                "ratio",
+                "worst_case_own_rho",
+                "trace_error",
+                "lambda_max_resolved",
+                "samples",
+                "base_epochs",
+                "gap",
+            )
+        ),
         ({"weight decay": LogRange(0.1, 1)}, "no name of Python's"),
         ({"slope": (0, 1)}, "give a LogRange, a Range or a Choice"),
         ({"slope": {"sam": 0.1}}, "give a LogRange, a Range or a Choice"),

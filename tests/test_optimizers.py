@@ -24,6 +24,7 @@ from tune_sam.operations.status import stages
 from tune_sam.optim import SAM
 from tune_sam.optimizers import (
     OURS,
+    distinct_labels,
     find_optimizer,
     gradients_of,
     known_optimizer,
@@ -69,6 +70,11 @@ def test_ours_come_first_and_are_described():
 def test_describing_them_imports_no_torch():
     code = "import sys; from tune_sam.optimizers import optimizers; assert optimizers() and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_optimizers_with_one_label_have_their_names_beside_it():
+    labels = {"base": "Adam", "sam": "SAM", "mine:SAM": "SAM"}
+    assert distinct_labels(labels) == {"base": "Adam", "sam": "SAM (sam)", "mine:SAM": "SAM (mine:SAM)"}
 
 
 @pytest.mark.usefixtures("installed")

@@ -26,6 +26,25 @@ COMMON_RHO = 0.05
 SIGMA = 0.05
 """Relative noise of the average case: 5 % of each weight, or of the root mean square of all weights."""
 
+SPECTRUM = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
+
+MEASURES = (
+    *SPECTRUM,
+    "batch_lambda_max",
+    "worst_case",
+    "worst_case_adaptive",
+    "worst_case_own_rho",
+    "average_case",
+    "average_case_adaptive",
+)
+"""The names of all measures, of which a network need not have each."""
+
+SUFFIXES = ("", "_error", "_resolved")
+"""How the names of a measure's columns end, after the measure's."""
+
+COLUMNS = ("key", "samples", *(f"{name}{suffix}" for name in MEASURES for suffix in SUFFIXES))
+"""Those of :func:`columns`."""
+
 Loss = Callable[[Any, Tensor], Tensor]
 
 
@@ -119,7 +138,7 @@ def columns(found: Iterable[Flatness]) -> pd.DataFrame:
             | {
                 f"{name}{suffix}": part
                 for name, measure in one.measures.items()
-                for suffix, part in (("", measure.value), ("_error", measure.error), ("_resolved", measure.resolved))
+                for suffix, part in zip(SUFFIXES, (measure.value, measure.error, measure.resolved), strict=True)
             }
             for one in found
         ]
@@ -208,8 +227,7 @@ def _record(
     begun = time.perf_counter()
     # First, for there is more that it refuses.
     found = spectrum(model, loss, batches, probes=probes)
-    names = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
-    measures = {name: getattr(found, name) for name in names} | sharpness()
+    measures = {name: getattr(found, name) for name in SPECTRUM} | sharpness()
     sizes = [rows(targets) for _, targets in batches if count(loss, targets)]  # the others have no λ_max
     of_batches = [one for one, size in zip(found.batch_lambda_max.values, sizes, strict=True) if size == max(sizes)]
     values = torch.tensor([one.value for one in of_batches], dtype=torch.float64)

@@ -11,7 +11,8 @@ Ours are always there. A package of somebody else's adds its own by an entry poi
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -269,6 +270,16 @@ def label_of(name: str) -> str:
     """Say what pages call the optimizer that a record names: itself, where it is not known here."""
     entry = _described(name)
     return entry.label if entry else name
+
+
+def distinct_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Add its name to the label of each optimizer that has it with another: SAM (sam), SAM (mine:SAM).
+
+    Args:
+        labels: by the optimizers' names.
+    """
+    counts = Counter(labels.values())
+    return {name: f"{label} ({name})" if counts[label] > 1 else label for name, label in labels.items()}
 
 
 def gradients_of(name: str) -> float:

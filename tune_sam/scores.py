@@ -51,7 +51,24 @@ def decimal(value: float, least: int, size: float | None = None) -> str:
     """
     size = abs(value) if size is None else size
     vanishes = size > 0 and round(size, least) == 0
-    return f"{value:.{1 - math.floor(math.log10(size)) if vanishes else least}f}"
+    return f"{value:.{_for_two_digits(size) if vanishes else least}f}"
+
+
+def signed(value: float, half: float, form: str) -> str:
+    """Write a difference, or an end of its interval, with its sign.
+
+    Args:
+        value: the number.
+        half: of the interval, two digits of which can be seen where the form would write it as 0; nan for none.
+        form: such as `+.2f`.
+    """
+    vanishes = half > 0 and float(format(half, form)) == 0
+    return format(value, f"+.{_for_two_digits(half)}f" if vanishes else form)
+
+
+def _for_two_digits(size: float) -> int:
+    """Count the decimals with which a number below 1 has two digits."""
+    return 1 - math.floor(math.log10(size))
 
 
 def standard_error(score: str, value: float, samples: int) -> float:

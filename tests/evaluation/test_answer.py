@@ -186,10 +186,9 @@ def test_a_single_radius_is_not_known_to_be_best(study):
 
 def test_why_equal_compute_is_not_compared(study):
     rows = table(*ROWS)
-    refit = SimpleNamespace(**vars(refit_of(rows)))
-    assert "has a batch size that no other optimizer was refitted with" in why_not_known(study, refit, "compute")
     settings, equal = replace(study.settings, kind="refit"), rows["kind"] == "equal-compute"
-    refit.studies = [SimpleNamespace(settings=settings)]
+    refit = SimpleNamespace(**vars(refit_of(rows)), studies=[SimpleNamespace(settings=settings)])
+    assert "has a batch size that no other optimizer was refitted with" in why_not_known(study, refit, "compute")
     for untested in (rows[~equal], rows.assign(base_epochs=rows["base_epochs"].mask(equal, 30))):
         refit.table = partial(copy, untested)
         assert why_not_known(study, refit, "compute") == "Adam at equal compute is not tested with these seeds."
@@ -198,6 +197,26 @@ def test_why_equal_compute_is_not_compared(study):
     assert why_not_known(study, refit, "compute") == (
         "Each optimizer takes as many gradients as Adam, so the comparison above is at equal compute."
     )
+    nearly = replace(settings, gradients={"base": 1.0, "sam": 1.2})
+    refit.studies = [SimpleNamespace(settings=nearly)]
+    assert why_not_known(study, refit, "compute") == (
+        "In whole epochs Adam cannot cost what the others do; nearest are those that are compared above."
+    )
+
+
+def test_where_no_other_optimizer_was_refitted_nothing_is_said_of_the_base_optimizer(study):
+    rows = table(*(row for row in ROWS if row[2] == "base" and row[1] != "control"))
+    alone = SimpleNamespace(**vars(refit_of(rows)) | {"best_rows": {"base": "a"}})
+    said = {why_not_known(study, alone, question) for question in ("use", "compute")}
+    assert said == {"Only Adam was refitted, so there is nothing to compare it with."}
+
+
+def test_batch_sizes_that_no_two_optimizers_share_are_not_called_a_lack_of_trials(study):
+    other = ("a", "refit", "base", None, 0.01, 32, 0.80, 0.30, 20.0)
+    refit = SimpleNamespace(**vars(refit_of(table(other, *ROWS[1:]))) | {"choice": Choice(each_batch_size=True)})
+    assert why_not_known(study, refit, "use") == "Adam was refitted with none of the batch sizes of the others."
+    refit.best_rows = {"sam": "b"}
+    assert why_not_known(study, refit, "use") == "Adam has no complete trial, so there is nothing to compare with."
 
 
 def test_rows_of_one_batch_size_are_not_called_the_best_of_all(study):
@@ -306,6 +325,17 @@ def test_that_the_best_row_is_missing_is_said(study, there, row, said):
     answer = short_answer(study, refit, found)
     assert answer.flatter.sentence == said
     assert (answer.help.sentence == said) == (not row)
+
+
+def test_measured_networks_that_nothing_compares_are_not_called_unmeasured(study):
+    """As when the newest analysis is of one optimizer alone."""
+    found = table(*ROWS)
+    without = replace(answered(found), flatter=(), flatter_at_equal_loss=())
+    said = [
+        short_answer(study, refit_of(found), replace(without, measured=measured)).flatter.sentence
+        for measured in (False, True)
+    ]
+    assert said == ["Not measured.", "In the newest analysis no row can be compared with its matched control."]
 
 
 LARGEST = (Radius("asam-all", 0.1, 0.1, 0.1, 6, "largest"),)

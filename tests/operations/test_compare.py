@@ -184,6 +184,7 @@ def test_each_form_has_the_rows(cli):
     status, said, _ = cli("compare", "one", "two")
     assert status == 0
     assert "two: SAM" in said
+    assert "test accuracy, points" in said, "differences are not in %"
 
 
 def test_a_page_is_written_that_needs_no_other_file(home, tmp_path, blank_figures):

@@ -34,6 +34,15 @@ def test_a_row_says_which_way_a_difference_is_shown(added, verdict):
     assert cells[-1] == verdict
 
 
+def test_a_small_difference_that_is_shown_is_not_written_as_none():
+    accuracies = [0.9, 0.91, 0.89, 0.9]
+    more = [one + added for one, added in zip(accuracies, [3e-5, 4e-5, 5e-5, 4e-5], strict=True)]
+    claim = Claim(
+        "sam", "base", "sam", "test/accuracy", *map(Mean.of, (more, accuracies)), Difference.of(more, accuracies)
+    )
+    assert claim_rows([claim], NAMES, 100, "+.2f")[0][3:5] == ("+0.0040", "+0.0027 to +0.0053")
+
+
 def test_of_too_few_seeds_there_is_a_difference_and_no_verdict():
     assert row([100.0, 100.0], BASE[:2]) == ("SAM", "Adam", "2", "-105", "", "", "", "no verdict")
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tune_sam.evaluation.statistics import Mean
-from tune_sam.optimizers import optimizer_names
+from tune_sam.optimizers import find_optimizer, optimizer_names
 from tune_sam.reporting import flatness_figures, landscape_figures, refit_figures, search_figures
 from tune_sam.reporting.style import STYLES, TEXT, WIDTH, log_ticks, save, short, style_of, told_apart, wrapped
 
@@ -347,6 +347,14 @@ def test_all_of_our_optimizers_can_be_told_apart_in_one_figure():
     styles = [style_of(name, optimizer_names()) for name in optimizer_names()]
     assert len({style.marker for style in styles}) == len({(s.colour, s.line) for s in styles}) == len(styles)
     assert "LookSAM" in {style.label for style in styles}
+
+
+def test_optimizers_with_one_label_are_told_apart_by_their_names():
+    names = ["sam", *(f"own_optimizers:{name}" for name in ("Half", "Plain", "Dear"))]
+    assert len({find_optimizer(name).label for name in names}) == 2
+    assert len({style_of(name, names).label for name in names}) == 4
+    assert style_of("sam", names).label == "SAM"
+    assert style_of("own_optimizers:Dear", names).label == "Half of SAM … ers:Dear)"
 
 
 def test_surfaces_and_contours_share_their_scales():
@@ -762,6 +770,15 @@ def test_each_class_has_the_mean_f1_of_each_optimizer():
     axis = refit_figures.f1_by_class(data).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
     assert [list(x) for _, x, _ in markers(axis)] == [[0.4, 0.6], [0.5], [0.9], [0.9]]
+
+
+def test_dollar_signs_of_classes_and_choices_are_no_mathematics():
+    names = ["$5_$6", "100% of $a^$"]
+    classes = pd.DataFrame({"label": "SAM", "optimizer": "sam", "class": names, "f1": [0.4, 0.9]})
+    choices = trials(["sam"], 2).assign(pool=names)
+    for figure in (refit_figures.f1_by_class(classes), search_figures.parallel_coordinates(choices)):
+        FigureCanvasAgg(figure).draw()
+        assert {*names} <= {text.get_text() for text in figure.findobj(Text)}
 
 
 @pytest.mark.parametrize(

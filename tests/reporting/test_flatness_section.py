@@ -7,7 +7,7 @@ import pytest
 
 from tune_sam.evaluation.claims import Answers, claims, pairs
 from tune_sam.evaluation.selection import Choice
-from tune_sam.reporting.flatness import flatter_section
+from tune_sam.reporting.flatness import _flatness_rows, flatter_section
 
 STUDY = SimpleNamespace(
     name="one",
@@ -56,6 +56,11 @@ def test_with_a_control_of_either_kind_only_the_measurement_is_missing(rows, com
     assert flatter_section(STUDY, REFIT, found, None, {}).sentences == (
         "Not measured; tune-sam analyze one measures all seeds.",
     )
+    some = SimpleNamespace()  # as of one optimizer alone
+    assert flatter_section(STUDY, REFIT, found, some, {}).sentences == (
+        "In the newest analysis no row can be compared with its matched control; tune-sam analyze one measures all "
+        "seeds.",
+    )
 
 
 def test_without_a_control_it_is_the_controls_that_are_missing():
@@ -74,3 +79,14 @@ def test_controls_of_which_none_is_complete_are_not_called_untrained():
     assert flatter_section(STUDY, diverged, found, None, {}).sentences == (
         "No matched control of these seeds is complete.",
     )
+
+
+def test_means_are_of_the_networks_that_were_measured_and_resolved():
+    table = pd.DataFrame({"row": "a", "lambda_max": [2.0, 4.0, None, None], "trace": [9.0, 9.0, 9.0, None]})
+    table["train/loss"] = [0.1, 0.1, 0.1, 0.9]
+    ((name, largest, trace, worst, average, loss),) = _flatness_rows(table, {"a": "SAM"})
+    assert (name, worst, average) == ("SAM", "", "")
+    assert loss.startswith("0.1"), "without that of the network that was not measured"
+    assert largest == "3 (n = 2)"
+    assert trace.startswith("9")
+    assert "n =" not in trace

@@ -15,13 +15,15 @@ from tune_sam import open_study
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.answer import answer_of
 from tune_sam.evaluation.claims import answers, pairs
+from tune_sam.evaluation.measured import Measured
 from tune_sam.evaluation.names import names_of
-from tune_sam.evaluation.refit import tested_refit
+from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.operations.analyze import analyze
 from tune_sam.operations.refit import refit, refit_grid
 from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
-from tune_sam.reporting.page import report
+from tune_sam.reporting.compute import compute_section
+from tune_sam.reporting.page import _take_measured, report
 from tune_sam.reporting.pictures import CAPTIONS, MORE
 from tune_sam.reporting.results import _our_rows, results_section
 from tune_sam.reporting.searched import at_edge, chosen_section
@@ -192,6 +194,19 @@ def test_the_commands_are_those_that_made_it(bare, full):
         "tune-sam report one",
     ]
     assert [line for line in bare.splitlines() if line.startswith("tune-sam ")] == [commands[0], commands[-1]]
+
+
+def test_gradients_of_what_has_not_ended_are_not_said_to_be_counted(study):
+    (sentence,) = compute_section(study, None, {}).sentences
+    assert "are estimated where a training diverged, has not ended or is of an earlier release" in sentence
+
+
+@pytest.mark.parametrize(("controls", "ends"), [(None, " --no-controls"), ("some", "")])
+def test_a_refit_without_controls_is_made_again_without_them(study, tmp_path, monkeypatch, controls, ends):
+    monkeypatch.setattr(Refit, "lacks_controls", True)
+    monkeypatch.setattr(Refit, "controls", controls)
+    code = again_section(study, tested_refit(study), None, None, tmp_path).code
+    assert f"tune-sam refit one --seeds 10000,10001{ends}\n" in code
 
 
 def test_the_numbers_lie_beside_the_page(full, bare, study):
@@ -423,6 +438,22 @@ def test_where_rho_alone_was_varied_its_figure_is_there(tmp_path):
     pandas.testing.assert_series_equal(shown, 100 * of_sam, check_names=False)
     assert len(drawn) == 3 * (2 + 3 * 2)
     assert "Test accuracy, gap and curvature over ρ" in page.read_text()
+
+
+def test_the_figure_over_rho_stays_when_all_trials_were_measured_too(tmp_path):
+    drawn = {"close": ["radius", "gap-flatness", "contours"], "wide": ["gap-flatness"]}
+    for name, figures in drawn.items():
+        for file in (f"{figure}.{ending}" for figure in figures for ending in ("png", "csv")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text(name)
+    close, wide = (Measured(tmp_path / name, {"figures": figures}) for name, figures in drawn.items())
+    (into := tmp_path / "figures").mkdir()
+    _take_measured(close, wide, wide, into)
+    assert {file.stem: file.read_text() for file in into.glob("*.png")} == {
+        "radius": "close",
+        "contours": "close",
+        "gap-flatness": "wide",
+    }
 
 
 def test_the_table_shows_the_published_studys_other_data_sets(full, refitted, study, monkeypatch):

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.reporting.published import PublishedRow, PublishedStudy
-from tune_sam.reporting.results import chance_in_words
+from tune_sam.reporting.results import chance_in_words, results_section
 from tune_sam.study.records import open_study
 
 ROWS = {"digits": (PublishedRow("SGD", test_accuracy=90.0), PublishedRow("SAM"))}
@@ -25,3 +27,21 @@ def test_without_a_published_accuracy_nothing_is_said_of_chance(refitted):
     study = open_study("one", refitted)
     published = PublishedStudy("Doe 2024", "J. Doe", "One seed.", {"digits": (PublishedRow("SGD"),)})
     assert chance_in_words(study, tested_refit(study), published) == []
+
+
+def test_a_study_of_code_that_nobody_names_is_passed_over(refitted, monkeypatch, caplog):
+    study = open_study("one", refitted)
+    found = tested_refit(study)
+
+    def unnamed(one):
+        return replace(one, settings=replace(one.settings, workload="mynets:ResNet", dataset="cifar10"))
+
+    other = unnamed(study)
+    theirs = replace(found, of=other, studies=tuple(map(unnamed, found.studies)))
+    published = PublishedStudy("Doe 2024", "J. Doe", "One seed.", ROWS | {"cifar10": ROWS["digits"]})
+    monkeypatch.setattr("tune_sam.reporting.results.published_studies", lambda _: [published])
+    monkeypatch.setattr("tune_sam.reporting.results.every_study", lambda _: [other])
+    monkeypatch.setattr("tune_sam.reporting.results.tested_refit", lambda _: theirs)
+    section = results_section(study, found, None)
+    assert section.sentences[-1] == "Of the other data sets of Doe 2024, cifar10 was not run here."
+    assert "The page lacks rows: the workload 'mynets:ResNet' is code" in caplog.text

@@ -16,7 +16,7 @@ from tune_sam.evaluation.claims import Claim, answers
 from tune_sam.evaluation.refit import tested_refit
 from tune_sam.evaluation.statistics import Difference, Mean, family
 from tune_sam.reporting.page import report
-from tune_sam.scores import standard_error
+from tune_sam.scores import signed, standard_error
 from tune_sam.study.records import open_study
 
 pytestmark = [pytest.mark.usefixtures("blank_figures", "coarse_measures"), pytest.mark.slow]
@@ -102,3 +102,18 @@ def test_the_answer_knows_which_way_is_better(home, better):
 @pytest.mark.parametrize("accuracy", [91.25, -0.5])
 def test_an_accuracy_that_is_no_share_has_no_standard_error(accuracy):
     assert math.isnan(standard_error("accuracy", accuracy, 100))
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [
+        (0.516, 0.2, "+0.52"),
+        (0.004, 0.001, "+0.0040"),
+        (-0.0044, 0.0041, "-0.0044"),
+        (0.004, 0.3, "+0.00"),
+        (0.5, math.nan, "+0.50"),
+        (0.0, 0.0, "+0.00"),
+    ],
+)
+def test_an_interval_narrower_than_two_decimals_is_written_with_more(value, half, text):
+    assert signed(value, half, "+.2f") == text

@@ -98,7 +98,9 @@ def show_comparison(found: "Comparison", out: Console) -> None:
         show_table(table, out)
     if found.claims:
         out.print()
-        table = plain_table(f"test {found.studies[0].settings.score}", *HEADER[1:])
+        score = found.studies[0].settings.score
+        points = written(score).points
+        table = plain_table(f"test {score}{points and f',{points}'}", *HEADER[1:])
         for cells_of_row in difference_rows(found):
             table.add_row(*(cell or "–" for cell in cells_of_row))
         show_table(table, out)

@@ -17,7 +17,7 @@ from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
 from tune_sam.evaluation.refit import Refit, equal_epochs, tested_refit
 from tune_sam.evaluation.statistics import FEWEST, p_value
-from tune_sam.scores import decimal, written
+from tune_sam.scores import decimal, signed, written
 from tune_sam.settings import SEEDS
 from tune_sam.space import LogRange, Point, Space, Values, ends
 from tune_sam.study.records import Study
@@ -301,13 +301,13 @@ def _at_equal_loss(one: EqualLoss) -> str:
 def _numbers(claim: Claim, unit: float, form: str, of: str = "") -> str:
     """Write a difference with its interval, its corrected p-value, and whether it is shown."""
     difference, mean = claim.difference, claim.difference.mean
-    written = format(unit * mean.value, form) + of
+    value, low, high = (signed(unit * one, unit * mean.half, form) for one in (mean.value, mean.low, mean.high))
+    written = value + of
     if mean.n < FEWEST:
         return f"{written} (of {_seeds(claim)}, too few for an interval)"
     if math.isnan(mean.half):
         return f"{written} (the same with each seed, which shows nothing)"
     verdict = "shown" if difference.shown else "not shown"
-    low, high = format(unit * mean.low, form), format(unit * mean.high, form)
     return f"{written} (95 % interval {low} to {high}, {_p(difference.corrected)}, {verdict})"
 
 
@@ -325,19 +325,30 @@ def why_not_known(study: Study, refit: Refit | None, question: Question) -> str:
         return "Nothing is tested yet; the best of a search is chosen among many and looks better than it is."
     if question == "rho":
         return "No matched control of these seeds is complete." if refit.controls else "No matched controls are tested."
+    table = refit.table()
+    others = table[(table["kind"] == "refit") & (table["optimizer"] != "base")]
+    if others.empty:
+        return f"Only {base} was refitted, so there is nothing to compare it with."
     if "base" not in optimizers:
         return f"{base} was not searched, so there is nothing to compare with."
     if question == "compute" and "base" in refit.best_rows:
-        table = refit.table()
-        others = table[(table["kind"] == "refit") & (table["optimizer"] != "base")]
+        settings = refit.studies[0].settings
         if table[table["kind"] == "equal-compute"]["base_epochs"].isin(others["base_epochs"]).any():
             return f"{base} at equal compute has a batch size that no other optimizer was refitted with."
-        if equal_epochs(refit.studies[0].settings):
+        if equal_epochs(settings):
             return f"{base} at equal compute is not tested with these seeds."
-        return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."
+        if all(settings.gradients_of(optimizer) == 1 for optimizer in others["optimizer"]):
+            return f"Each optimizer takes as many gradients as {base}, so the comparison above is at equal compute."
+        return f"In whole epochs {base} cannot cost what the others do; nearest are those that are compared above."
     if refit.choice.planned:
         return f"A grid with several points of {base} has no best one, so there is nothing to compare with."
+    if "base" in refit.best_rows:
+        return f"{base} was refitted with none of the batch sizes of the others."
     return f"{base} has no complete trial, so there is nothing to compare with."
+
+
+NONE_COMPARED = "In the newest analysis no row can be compared with its matched control"
+"""What is said of flatness that was measured, as of one optimizer alone, where nothing is compared."""
 
 
 def _why_not_flat(study: Study, refit: Refit | None, found: Answers, best: _Best | None) -> str:
@@ -346,7 +357,7 @@ def _why_not_flat(study: Study, refit: Refit | None, found: Answers, best: _Best
     if not found.by_rho:
         return why_not_known(study, refit, "rho")
     if not found.flatter:
-        return "Not measured."
+        return f"{NONE_COMPARED if found.measured else 'Not measured'}."
     if best is None or best.row in {claim.row for claim in found.flatter}:
         return "λ_max is not resolved with the sample that was measured."
     name = optimizer_names(study)[best.optimizer]

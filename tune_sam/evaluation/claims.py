@@ -144,6 +144,7 @@ class Answers:
         radii: which ρ the search chose, of each optimizer that has one.
         flatter: each row against its matched control in each of :data:`FLATNESS`; below 0 where the row is flatter.
         flatter_at_equal_loss: the same for λ_max at equal training loss.
+        measured: whether the flatness of any of the refit's networks was measured, comparable or not.
     """
 
     help: tuple[Claim, ...] = ()
@@ -152,6 +153,7 @@ class Answers:
     radii: tuple[Radius, ...] = ()
     flatter: tuple[Claim, ...] = ()
     flatter_at_equal_loss: tuple[EqualLoss, ...] = ()
+    measured: bool = False
 
 
 def answers(study: Study, refit: Refit | None, networks: "DataFrame | None" = None) -> Answers:
@@ -176,6 +178,7 @@ def answers(study: Study, refit: Refit | None, networks: "DataFrame | None" = No
         radii=chosen_radii(study),
         flatter=claims(measured, by_rho, FLATNESS),
         flatter_at_equal_loss=at_equal_loss(measured, by_rho),
+        measured=networks is not None,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tune_sam.evaluation.refit import Refit
-from tune_sam.optimizers import label_of
+from tune_sam.optimizers import distinct_labels, label_of
 from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def optimizer_names(study: Study) -> dict[str, str]:
     """Name each optimizer of a study: `base` after what it is, such as Adam, and those not known here by their key."""
-    base = {"base": study.workload.base_optimizer.label}
-    return {optimizer: base.get(optimizer) or label_of(optimizer) for optimizer in ("base", *study.settings.optimizers)}
+    labels = {optimizer: label_of(optimizer) for optimizer in ("base", *study.settings.optimizers)}
+    return distinct_labels(labels | {"base": study.workload.base_optimizer.label})
 
 
 def names_of(refit: Refit) -> dict[str, str]:

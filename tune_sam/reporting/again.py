@@ -36,7 +36,8 @@ def again_section(
         else ""
     )
     if refit:
-        commands.append(f"{refit.command_anew} --seeds {refit.listed}")
+        without = " --no-controls" if refit.lacks_controls and refit.controls is None else ""
+        commands.append(f"{refit.command_anew} --seeds {refit.listed}{without}")
         seeds += f" The refit's seeds are {', '.join(map(str, refit.seeds))}."
         if refit.stale:
             seeds += " The search was resumed after its refit, whose command would choose other configurations now."

@@ -22,7 +22,7 @@ from tune_sam.reporting.style import (
     shown,
     style_of,
 )
-from tune_sam.scores import written
+from tune_sam.scores import signed, written
 from tune_sam.space import cells
 
 
@@ -79,8 +79,9 @@ def _differences(frame: pd.DataFrame) -> str:
     for question, rows in frame.groupby("question", sort=False):
         claims = []
         for row in rows.to_dict("records"):
+            half = how.factor * (row["high"] - row["low"]) / 2
             value, low, high = (
-                format(how.factor * row[name], how.difference) for name in ("difference", "low", "high")
+                signed(how.factor * row[name], half, how.difference) for name in ("difference", "low", "high")
             )
             interval = f" ({low} to {high})" if np.isfinite(row["low"]) else ""
             verdict = "shown" if row["shown"] else "not shown" if interval else "no interval"

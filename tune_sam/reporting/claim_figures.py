@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tune_sam.reporting.style import GREY, TEXT, need, optimizers_in, panels, score_in, style_of, wrapped
-from tune_sam.scores import written
+from tune_sam.scores import signed, written
 
 HEADINGS = {
     "use": "best against best, for the same epochs",
@@ -59,7 +59,7 @@ def differences(frame: pd.DataFrame) -> Figure:
                 markeredgewidth=1.8,
             )
             axis.annotate(
-                format(value, how.difference).replace("-", "−"),
+                signed(value, (high - low) / 2, how.difference).replace("-", "−"),
                 (1.01, place),
                 xycoords=("axes fraction", "data"),
                 va="center",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tune_sam.evaluation.claims import Claim, EqualLoss
 from tune_sam.evaluation.statistics import p_value
-from tune_sam.scores import decimal
+from tune_sam.scores import decimal, signed
 
 HEADER = ("", "against", "seeds", "difference", "95 % interval", "corrected p", "in SDs of the seeds", "shown?")
 
@@ -27,12 +27,12 @@ def claim_rows(claims: Sequence[Claim], names: Mapping[str, str], unit: float, f
 
 def _difference(claim: Claim, unit: float, form: str) -> tuple[str, ...]:
     difference, mean = claim.difference, claim.difference.mean
-    written = format(unit * mean.value, form)
+    value, low, high = (signed(unit * one, unit * mean.half, form) for one in (mean.value, mean.low, mean.high))
     if math.isnan(difference.corrected):
-        return written, "", "", "", "no verdict"
+        return value, "", "", "", "no verdict"
     return (
-        written,
-        f"{format(unit * mean.low, form)} to {format(unit * mean.high, form)}",
+        value,
+        f"{low} to {high}",
         p_value(difference.corrected),
         f"{difference.deviations:+z.1f}",
         _verdict(difference.shown, mean.value > 0),

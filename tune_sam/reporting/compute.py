@@ -21,8 +21,9 @@ def compute_section(study: Study, refit: Refit | None, names: Mapping[str, str])
     return Section(
         "Time, compute, runs and versions",
         (
-            "Seconds are those of the epochs, of all trainings together. Gradients are of one sample each, and were "
-            f"counted; passes are those of a sample in an epoch, two for SAM. {_passes(study, refit)}".strip(),
+            "Seconds are those of the epochs, of all trainings together. Gradients are of one sample each; they were "
+            "counted, and are estimated where a training diverged, has not ended or is of an earlier release. Passes "
+            f"are those of a sample in an epoch, two for SAM. {_passes(study, refit)}".strip(),
         ),
         (_costs(study, refit, names), _runs(study, refit), _versions(study)),
     )

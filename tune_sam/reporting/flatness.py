@@ -1,18 +1,18 @@
 """The sections on flatness: against controls, against the gap, over the batch size, and the loss around the minima."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_sam.evaluation.answer import why_not_known
+from tune_sam.evaluation.answer import NONE_COMPARED, why_not_known
 from tune_sam.evaluation.claims import Answers, claims, pairs, with_flatness
 from tune_sam.evaluation.measured import Measured, rests_on
 from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, with_interval
 from tune_sam.reporting.comparisons import HEADER, claim_rows, equal_loss_rows
-from tune_sam.reporting.pictures import BATCH_SIZE, FLATNESS, LANDSCAPE, pictures_in
+from tune_sam.reporting.pictures import BATCH_SIZE, GAP, LANDSCAPE, RADIUS, pictures_in
 from tune_sam.reporting.sections import Section, Table
 from tune_sam.scores import written
 from tune_sam.study.records import Study
@@ -49,7 +49,8 @@ def flatter_section(
         way_out = f" {refit.command} --seeds {refit.listed} trains and tests them." if refit.lacks_controls else ""
         return Section(title, (f"{why_not_known(study, refit, 'rho')}{way_out}",))
     if measured is None or not found.flatter:
-        return Section(title, (f"Not measured; {study.command('analyze')} measures all seeds.",))
+        why = NONE_COMPARED if measured else "Not measured"
+        return Section(title, (f"{why}; {study.command('analyze')} measures all seeds.",))
     compared: list[tuple[str, ...]] = []
     for measure, title_of_it in MEASURED.items():
         if claims_of_it := [claim for claim in found.flatter if claim.measure == measure]:
@@ -73,29 +74,33 @@ def flatter_section(
             Table(
                 ("", *MEASURED.values(), "train loss"),
                 _flatness_rows(with_flatness(refit.table(), measured.table()), names),
-                "Means with 95 % intervals over the seeds",
+                "Means with 95 % intervals over the seeds that were measured, without values that are not resolved",
             ),
         ),
     )
 
 
 def _flatness_rows(table: "DataFrame", names: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    """Write the mean measures of each row that was measured, and the training loss, which they depend on."""
-    measured = [name for name in MEASURED if name in table]
+    """Write the mean measures of each row's measured networks, and their training loss, which they depend on."""
+    measured = table[table[[name for name in MEASURED if name in table]].notna().any(axis=1)]
     return tuple(
         (
             names[str(row)],
-            *(with_digits(part[name].dropna().tolist()) if name in part else "" for name in (*MEASURED, "train/loss")),
+            *(_of_some(part[name], with_digits) if name in part else "" for name in (*MEASURED, "train/loss")),
         )
-        for row, part in table.groupby("row", sort=False)
-        if part[measured].notna().any(axis=None)
+        for row, part in measured.groupby("row", sort=False)
     )
 
 
+def _of_some(values: "Series", write: Callable[[Sequence[float]], str]) -> str:
+    """Write the mean of those values that are not missing, and of how many it is where some are; empty if all are."""
+    there = values.dropna().tolist()
+    of_some = f" (n = {len(there)})" if len(there) < len(values) else ""
+    return f"{write(there)}{of_some}" if there else ""
+
+
 def with_digits(values: Sequence[float]) -> str:
-    """Write a mean and half of its interval with three significant digits; empty if there is no value."""
-    if not values:
-        return ""
+    """Write a mean and half of its interval with three significant digits."""
     mean = Mean.of(values)
     return f"{mean.value:.3g}" if math.isnan(mean.half) else f"{mean.value:.3g} ± {mean.half:.2g}"
 
@@ -124,7 +129,7 @@ def flatness_section(study: Study, close: Measured | None, wide: Measured | None
             "of a permutation of the seeds.",
         ),
         tuple(_correlations(one, study) for one in measured),
-        pictures_in(folder, FLATNESS),
+        pictures_in(folder, (*RADIUS, *GAP)),
     )
 
 
@@ -188,7 +193,7 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
         rows, optimizers = [], optimizer_names(study)
         sentences.append(
             "The learning rate and ρ of each cell are those that validation chose among the search's "
-            "trials; means over the seeds with 95 % intervals."
+            "trials; means over the seeds with 95 % intervals, without values that are not resolved."
         )
         networks = measured.table()
         table = networks[networks["study"] == refit.studies[0].name].copy()  # without the controls
@@ -196,7 +201,7 @@ def batch_size_sections(refit: Refit | None, measured: Measured | None, study: S
         for (size, optimizer), cell in table.groupby(["batch_size", "optimizer"], observed=True):
             lr, rho = cell["lr"].iloc[0], cell["rho"].iloc[0]
             measures = (
-                _mean_cell(cell[cell[f"{name}_resolved"]][name], decimals)
+                _mean_cell(cell[name].where(cell[f"{name}_resolved"]), decimals)
                 for name, decimals in (("lambda_max", 1), ("worst_case", 3))
             )
             how = written(refit.score)
@@ -247,5 +252,5 @@ def landscape_section(study: Study, measured: Measured | None, folder: Path) -> 
 
 
 def _mean_cell(values: "Series", decimals: int) -> str:
-    """Write a mean with its interval; empty if there is no value."""
-    return with_interval(Mean.of(values.tolist()), 1, decimals) if len(values) else ""
+    """Write a mean with its interval, as :func:`_of_some` does."""
+    return _of_some(values, lambda there: with_interval(Mean.of(there), 1, decimals))

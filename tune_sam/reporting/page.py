@@ -10,7 +10,7 @@ from pathlib import Path
 from tune_sam.errors import NothingComplete, Refused
 from tune_sam.evaluation.answer import Answer, short_answer
 from tune_sam.evaluation.claims import Answers, answers
-from tune_sam.evaluation.measured import measured_of, measurements, take_figures
+from tune_sam.evaluation.measured import Measured, measured_of, measurements, take_figures
 from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import Refit, tested_refit
 from tune_sam.evaluation.summary import log_summary
@@ -20,7 +20,7 @@ from tune_sam.reporting.again import again_section
 from tune_sam.reporting.answer import answer_section
 from tune_sam.reporting.compute import compute_section
 from tune_sam.reporting.flatness import batch_size_sections, flatness_section, flatter_section, landscape_section
-from tune_sam.reporting.pictures import ANSWER, BATCH_SIZE, FLATNESS, LANDSCAPE, RESULTS, pictures_in
+from tune_sam.reporting.pictures import ANSWER, BATCH_SIZE, GAP, LANDSCAPE, RADIUS, RESULTS, pictures_in
 from tune_sam.reporting.results import configurations_section, means, results_section
 from tune_sam.reporting.searched import chosen_section, searched_section
 from tune_sam.reporting.sections import Cell, Link, Section
@@ -157,9 +157,7 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], found: A
     if best:
         draw_trainings(study, best, folder / "figures")
     of_sizes = close if refit and refit.choice.each_batch_size else wide or close
-    for measured, pictures in ((wide or close, FLATNESS), (of_sizes, BATCH_SIZE), (close, LANDSCAPE)):
-        if measured:
-            take_figures(measured, pictures, folder / "figures")
+    _take_measured(close, wide, of_sizes, folder / "figures")
     if refit:
         draw_answers(refit, found, folder / "figures")
     names = names_of(refit) if refit else {}
@@ -176,6 +174,13 @@ def _sections(study: Study, refit: Refit | None, best: Sequence[Trial], found: A
         compute_section(study, refit, names),
         again_section(study, refit, close, wide, folder),
     ]
+
+
+def _take_measured(close: Measured | None, wide: Measured | None, of_sizes: Measured | None, into: Path) -> None:
+    """Copy what the analyses drew; over ρ and around the minima only that of the best networks is drawn."""
+    for measured, pictures in ((close, (*RADIUS, *LANDSCAPE)), (wide or close, GAP), (of_sizes, BATCH_SIZE)):
+        if measured:
+            take_figures(measured, pictures, into)
 
 
 def render(

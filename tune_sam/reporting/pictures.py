@@ -81,7 +81,9 @@ CHOOSING = (
     "accuracy-compute",
 )
 
-FLATNESS = ("radius", "gap-flatness")
+RADIUS = ("radius",)
+
+GAP = ("gap-flatness",)
 
 BATCH_SIZE = ("batch-size",)
 

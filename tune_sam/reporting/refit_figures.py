@@ -94,7 +94,8 @@ def f1_by_class(frame: pd.DataFrame) -> Figure:
                     alpha=0.4,
                 )
                 axis.plot(values.mean(), place + aside, style.marker, color=style.colour, markersize=8)
-    axis.set_yticks(range(len(classes)), [wrapped(str(one), 16) for one in classes])
+    # A class may have dollar signs in its name.
+    axis.set_yticks(range(len(classes)), [wrapped(str(one), 16) for one in classes], parse_math=False)
     axis.set(ylim=(len(classes) - 0.5, -0.5), xlabel="F1 on the test set")
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.margins(x=0.06)

@@ -268,6 +268,7 @@ def _latest(study: Study, dataset: str) -> tuple[Study, Refit] | None:
         if other.settings.kind == "search" and other.settings.dataset == dataset:
             try:
                 if found := tested_refit(other):
+                    found.table()  # which needs its workload, and that may be code that nobody names here
                     return other, found
             except Refused as error:  # of another study, without which the page is whole
                 log.warning("The page lacks rows: %s", error)

@@ -149,6 +149,7 @@ def parallel_coordinates(frame: pd.DataFrame) -> Figure:
                 va="center",
                 fontsize=TEXT,
                 zorder=5,
+                parse_math=False,  # of a choice with dollar signs
                 bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8},
             )
     table = pd.DataFrame(heights, index=frame.index)

@@ -17,7 +17,7 @@ Losses are in nats. Accuracies are from 0 to 1 in the data and in % in the figur
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from PIL import Image
 
 from tune_sam.files import replaced_file
-from tune_sam.optimizers import label_of
+from tune_sam.optimizers import distinct_labels, label_of
 from tune_sam.scores import SPLITS, of_loss, written
 
 DPI = 150
@@ -110,16 +110,22 @@ def optimizers_in(frame: pd.DataFrame) -> list[str]:
 
 
 def style_of(name: str, names: Sequence[str]) -> Style:
-    """Choose an optimizer's style; unknown ones get the remaining looks in the order of their names."""
+    """Choose an optimizer's style; unknown ones get the remaining looks in the order of their names.
+
+    Args:
+        name: of the optimizer.
+        names: of all in the figure, whose labels are told apart.
+    """
+    label = distinct_labels({one: label_of(one) for one in (*names, name)})[name]
+    if len(label) > 24:  # what tells names apart may be at either end
+        label = f"{label[:12].rstrip()} … {label[-9:].lstrip()}"
     if name in STYLES:
-        return STYLES[name]
+        return replace(STYLES[name], label=label)
     if name in OURS:
-        return Style(label_of(name), *OURS[name])
+        return Style(label, *OURS[name])
     taken = [OURS[other] for other in names if other in OURS]
     free = [look for look in OTHERS if look not in taken]
     others = [other for other in names if other not in STYLES and other not in OURS]
-    label = label_of(name)
-    label = label if len(label) <= 24 else f"{label[:23].rstrip()}…"
     return Style(label, *free[others.index(name) % len(free)])
 
 

@@ -16,10 +16,15 @@ TAKEN = {field.name for kind in (Configuration, TrialConfig, Trial) for field in
     "row",
     "kind",
     "matched",
+    "base_epochs",
     "gradients",
     *("score", "direction", "loss_unit", "objective", "label", "measure", "error", "resolved"),
+    *("validation", "test", "gap", "trials"),
 }
-"""Names that a further hyperparameter cannot have: a trial, its record, a table of trials or a figure's has them."""
+"""Names that a further hyperparameter cannot have: a trial, its record, a table or a figure has them.
+
+Nor can it have those of the columns of flatness, which stand beside a trial's configuration.
+"""
 
 
 def check_declared(workload: Workload) -> None:
@@ -37,9 +42,11 @@ def check_declared(workload: Workload) -> None:
                     f"workload {workload.name} gives its {member} for {optimizer!r}, which is no optimizer; choose "
                     f"from {', '.join(known)}, or name your own as package.module:Class."
                 )
+    from tune_sam.flatness import COLUMNS
+
     for name, what in workload.hyperparameters.items():
         where = f"workload {workload.name} declares the hyperparameter {name!r}"
-        if name in TAKEN:
+        if name in TAKEN or name in COLUMNS:
             raise Refused(f"{where}, a name that tune_sam itself uses; rename it in `hyperparameters`.")
         if not str(name).isidentifier():
             raise Refused(f"{where}, which is no name of Python's; rename it in `hyperparameters`.")
