@@ -7,9 +7,7 @@ import torch
 from tune_sam.analysis import spectrum
 from tune_sam.analysis.sharpness import average_case, worst_case
 from tune_sam.flatness import (
-    COLUMNS,
     COMMON_RHO,
-    MEASURES,
     SIGMA,
     Flatness,
     Measure,
@@ -19,6 +17,7 @@ from tune_sam.flatness import (
     measure_cheaply,
     quick,
 )
+from tune_sam.measures import COLUMNS, MEASURES
 from tune_sam.space import Configuration
 from tune_sam.store import TensorStore
 from tune_sam.training import Trainer

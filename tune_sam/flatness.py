@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tune_sam.analysis import spectrum
 from tune_sam.analysis.evaluation import count
 from tune_sam.analysis.sharpness import AverageCase, WorstCase, average_case, worst_case
+from tune_sam.measures import SPECTRUM, SUFFIXES
 from tune_sam.optimizers import scale_of
 from tune_sam.space import Configuration
 from tune_sam.store import walk
@@ -25,25 +26,6 @@ COMMON_RHO = 0.05
 
 SIGMA = 0.05
 """Relative noise of the average case: 5 % of each weight, or of the root mean square of all weights."""
-
-SPECTRUM = ("lambda_max", "lambda_min", "ratio", "lambda_max_over_lambda_5", "trace")
-
-MEASURES = (
-    *SPECTRUM,
-    "batch_lambda_max",
-    "worst_case",
-    "worst_case_adaptive",
-    "worst_case_own_rho",
-    "average_case",
-    "average_case_adaptive",
-)
-"""The names of all measures, of which a network need not have each."""
-
-SUFFIXES = ("", "_error", "_resolved")
-"""How the names of a measure's columns end, after the measure's."""
-
-COLUMNS = ("key", "samples", *(f"{name}{suffix}" for name in MEASURES for suffix in SUFFIXES))
-"""Those of :func:`columns`."""
 
 Loss = Callable[[Any, Tensor], Tensor]
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
+from tune_sam.measures import COLUMNS
 from tune_sam.optimizers import climbs, optimizer_names
 from tune_sam.settings import RangeOptions, SearchOptions, flag_of
 from tune_sam.space import ASCENT, Choice, Configuration, Domain, LogRange, Range, narrowed, parts_of_a_batch
@@ -42,8 +43,6 @@ def check_declared(workload: Workload) -> None:
                     f"workload {workload.name} gives its {member} for {optimizer!r}, which is no optimizer; choose "
                     f"from {', '.join(known)}, or name your own as package.module:Class."
                 )
-    from tune_sam.flatness import COLUMNS
-
     for name, what in workload.hyperparameters.items():
         where = f"workload {workload.name} declares the hyperparameter {name!r}"
         if name in TAKEN or name in COLUMNS:
