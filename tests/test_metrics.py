@@ -73,31 +73,6 @@ def test_metrics_of_torchmetrics_and_functions_give_their_own_numbers():
         assert numbers(told(gathering(metrics, CPU), outputs, targets)) == pytest.approx(expected, rel=1e-5)
 
 
-class Mean:
-    """A metric with a state, as those of torchmetrics."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        self.sum, self.samples = 0.0, 0
-
-    def update(self, outputs, targets):
-        self.sum, self.samples = self.sum + float(outputs.sum()), self.samples + len(targets)
-
-    def compute(self):
-        return self.sum / self.samples
-
-
-def test_a_metric_that_is_given_again_begins_anew_and_is_left_as_it_was():
-    given = Mean()
-    given.update(torch.full((5,), 100.0), torch.zeros(5))
-    for value in (1.0, 2.0):
-        found = told(gathering({"mean": given}, CPU), torch.full((10,), value), torch.zeros(10))
-        assert found == {"mean": value}
-    assert given.compute() == 100
-
-
 def test_what_is_no_metric_is_named():
     with pytest.raises(TypeError, match=r"^metrics\(\): r2 is a str; give a metric of torchmetrics, or a function$"):
         gathering({"r2": "R2"}, CPU)

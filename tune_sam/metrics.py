@@ -4,7 +4,6 @@ A workload's metrics may be of `torchmetrics`, a function of a split's outputs a
 classifier's accuracy and F1, which need no import that a worker would wait seconds for.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,10 +200,7 @@ def gathering(metrics: Metrics, device: torch.device) -> Metric:
 
 def _one(name: str, metric: Any, device: torch.device) -> Metric:
     if hasattr(metric, "update") and hasattr(metric, "compute"):
-        own = copy.deepcopy(metric)  # a workload may give one metric for all splits, and have used it
-        if hasattr(own, "reset"):
-            own.reset()
-        made: Metric = own.to(device) if hasattr(own, "to") else own
+        made: Metric = metric.to(device) if hasattr(metric, "to") else metric
         return made
     if callable(metric):
         return _WholeSplit(metric)

@@ -381,5 +381,9 @@ def test_the_newest_analysis_is_the_one_that_was_made_last_wherever_its_files_ca
             other.mkdir(exist_ok=True)
             (other / "analysis.json").write_text(json.dumps({**about, "measured": measured}))  # the newer file
             assert measurements(study, None)[0].folder == newest
+        (other / "analysis.json").write_text(json.dumps({**about, "measured": ""}))  # of 0.2.0, copied just now
+        assert measurements(study, None)[0].folder == analysis.folder
+        (other / "analysis.json").write_text('{"study')
+        assert measurements(study, None)[0].folder == analysis.folder, "whatever became of an older one"
     finally:
         shutil.rmtree(other)

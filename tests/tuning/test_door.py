@@ -1,10 +1,11 @@
 """What a search refuses before Ray starts: one sentence that names the member of the workload to mend."""
 
 import re
+from functools import cached_property
 
 import pytest
 import torch
-from foreign_workload import Regression, Tags, TwoTasks
+from foreign_workload import Regression, Tags, TwoTasks, Waves
 from studies import INLINE
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
@@ -159,6 +160,25 @@ class OnFrozen(OnTrunk):
         return [{"params": network.head.parameters()}]
 
 
+class Absolute:
+    """A metric with a state, as those of torchmetrics."""
+
+    error, samples = 0.0, 0
+
+    def update(self, outputs, targets):
+        self.error, self.samples = self.error + float((outputs - targets).abs().sum()), self.samples + len(targets)
+
+    def compute(self):
+        return self.error / self.samples
+
+
+class OneMetric(Regression):
+    r2 = Absolute()
+
+    def metrics(self, setting):
+        return {"r2": self.r2}
+
+
 class FixedRates(Regression):
     def parameter_groups(self, network):
         first, _, last = network.layers
@@ -184,6 +204,78 @@ class FixedMomentum(Regression):
         lambda optimizer, steps: OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], steps),
         each="step",
     )
+
+
+class OwnState(Regression):
+    """What `network()` has put on the workload is there for its groups and its loss."""
+
+    def network(self, setting):
+        self.made = super().network(setting)
+        self.made.register_forward_hook(lambda network, _, outputs: setattr(network, "aux", outputs.square().mean()))
+        return self.made
+
+    def parameter_groups(self, network):
+        return [{"params": self.made.parameters(), "lr_scale": 0.5}]
+
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets) + 0.1 * self.made.aux
+
+
+class MadeOnce(Regression):
+    """A network that each training makes once."""
+
+    @cached_property
+    def made(self):
+        return super().network(self.settings["waves"])
+
+    def network(self, setting):
+        return self.made
+
+
+class OutsideOfGroups(Regression):
+    """A function that makes the optimizer and decays weights by itself, so that no group has the decay."""
+
+    hyperparameters = {"weight_decay": LogRange(1e-5, 1e-1)}
+
+    @property
+    def base_optimizer(self):
+        def decoupled(params, lr, weight_decay):
+            made = torch.optim.SGD(params, lr)
+            made.register_step_post_hook(lambda *_: [p.data.mul_(1 - lr * weight_decay) for p in params])
+            return made
+
+        return BaseOptimizer(decoupled, {"weight_decay": 1e-3})
+
+
+class SometimesDecays(Regression):
+    """Its groups have the decay that is searched where another choice asks for it."""
+
+    hyperparameters = {"weight_decay": LogRange(1e-5, 1e-1), "decays": Choice(False, True)}
+
+    def parameter_groups(self, network):
+        decay = self.given["weight_decay"] if self.given["decays"] else 0.0
+        return [{"params": network.parameters(), "weight_decay": decay}]
+
+
+class MissingTargets(Regression):
+    """Targets that are missing do not count."""
+
+    def splits(self, dataset, root):
+        class Some(Waves):
+            def __getitem__(self, index):
+                sample = super().__getitem__(index)
+                return {**sample, "labels": sample["labels"] if index % 2 else torch.full((1,), torch.nan)}
+
+        return Splits(Some(0, 80), Some(80, 20))
+
+    def count(self, targets):
+        return int(targets.isfinite().sum())
+
+    def loss(self, outputs, targets):
+        return super().loss(outputs[targets.isfinite()], targets[targets.isfinite()])
+
+    def metrics(self, setting):
+        return {name: lambda outputs, targets: float(targets.isfinite().sum()) for name in ("r2", "mae")}
 
 
 class OpenEnd(Regression):
@@ -372,6 +464,10 @@ class Texts(Named):
             "workload waves, count(): it is 1 for 2 samples and 1 for the same twice; count what the loss",
         ),
         (ScoresTheLoss, "metrics(): 'loss' is what loss() gives; give that metric another name."),
+        (
+            OneMetric,
+            "metrics(): it gives the same metric each time, which would go on from one split to the next; make",
+        ),
         (OnTrunk, "network(): it gives the same parameters each time, so that a trial would begin where another ended"),
         (FixedRates, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups() "),
         (FixedSchedule, "the learning rate of base: it stays the same whatever rate is searched; in parameter_groups"),
@@ -418,7 +514,25 @@ class WarmsUp(Regression):
 
 
 @pytest.mark.parametrize(
-    "workload", [WarmsUp, OwnDecay, OnFrozen, OpenEnd, TwoTasks, Tags, Classes, FillsIn, NeedsAll, Compares, Unlabelled]
+    "workload",
+    [
+        WarmsUp,
+        OwnDecay,
+        OnFrozen,
+        OpenEnd,
+        OwnState,
+        MadeOnce,
+        OutsideOfGroups,
+        SometimesDecays,
+        MissingTargets,
+        TwoTasks,
+        Tags,
+        Classes,
+        FillsIn,
+        NeedsAll,
+        Compares,
+        Unlabelled,
+    ],
 )
 def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
     chosen = SearchOptions.read({"workload": workload, "home": tmp_path, "optimizers": ["base", "sam"]})

@@ -123,18 +123,6 @@ def test_a_plain_grid_has_every_combination_of_the_values():
     assert len(space("sam", sampler="grid", batch_size="16,32").grid) == 8  # four of ρ at two sizes
 
 
-def test_a_radius_that_no_optimizer_has_is_refused(tmp_path):
-    given = {"workload": "gcn", "rho": "0.3:0.4"}
-    with pytest.raises(
-        Refused, match=r"--rho 0\.3:0\.4 changes nothing where no optimizer has a radius \(base\); leave it"
-    ):
-        define(SearchOptions.read({**given, "optimizers": ["base"]}), Home(tmp_path))
-    elsewhere = {"workload": "gcn", "optimizers": ["base"], "ranges": {"sam": {"rho": "0.3:0.4"}}}
-    assert define(SearchOptions.read(elsewhere), Home(tmp_path)).spaces["base"].rho is None
-    both = define(SearchOptions.read({**given, "optimizers": ["base", "sam"]}), Home(tmp_path))
-    assert both.spaces["sam"].rho == LogRange(0.3, 0.4)
-
-
 def test_a_limit_that_is_off_stays_off_with_a_preset(tmp_path):
     given = {"workload": "gcn", "preset": "report-network", "stall_timeout": "off", "patience": "off"}
     settings = define(SearchOptions.read(given), Home(tmp_path))

@@ -1,10 +1,11 @@
 """What `analyze` left of a study: its numbers, its figures, and the command that measured them."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from tune_sam.study.records import Study
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,23 +107,30 @@ def _newest(study: Study, *, every: bool) -> Measured | None:
         for file in (study.home.study(study.name) / "flatness").glob("*/analysis.json")
         if not file.parent.name.endswith(".unfinished") and file.parent.name.startswith("all-") == every
     ]
-    found = [
-        Measured(file.parent, about)
-        for file in files
-        # not of one that had its name before
-        if (about := _about(file)).get("study", {}).get("created", study.created) == study.created
-    ]
-    return max(found, key=lambda one: one.about["measured"], default=None)
+    found: list[tuple[str, float, Measured]] = []
+    damaged: list[Refused] = []
+    for file in files:
+        try:
+            about = _about(file)
+        except Refused as error:
+            damaged.append(error)
+            continue
+        if about.get("study", {}).get("created", study.created) == study.created:  # not of one that had its name before
+            # 0.2.0 left the time to the file's own, which whatever copies the file may renew, so that these come last.
+            found.append((about.get("measured", ""), file.stat().st_mtime, Measured(file.parent, about)))
+    if damaged and not found:
+        raise damaged[0]
+    for one in damaged:
+        log.warning("%s", one)
+    return max(found, key=itemgetter(0, 1))[2] if found else None
 
 
 def _about(file: Path) -> dict[str, Any]:
-    """Read `analysis.json`, and when it was written, which 0.2.0 left to the file's own time."""
     with reading(str(file), f"remove {file.parent}, and `tune-sam analyze` with its options makes it again"):
         about: dict[str, Any] = json.loads(file.read_text())
         if not isinstance(about, dict):
             raise ValueError("it is no JSON object")
-    written = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-    return {"measured": written.isoformat(), **about}
+    return about
 
 
 def take_figures(measured: Measured, names: Sequence[str], into: Path) -> None:

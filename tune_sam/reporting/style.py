@@ -109,6 +109,11 @@ def optimizers_in(frame: pd.DataFrame) -> list[str]:
     return [name for name in STYLES if name in found] + sorted(found - STYLES.keys())
 
 
+def _shortened(label: str) -> str:
+    """Cut a label to 24 characters, in the middle: what tells names apart may be at either end."""
+    return label if len(label) <= 24 else f"{label[:12].rstrip()} … {label[-9:].lstrip()}"
+
+
 def style_of(name: str, names: Sequence[str]) -> Style:
     """Choose an optimizer's style; unknown ones get the remaining looks in the order of their names.
 
@@ -116,9 +121,9 @@ def style_of(name: str, names: Sequence[str]) -> Style:
         name: of the optimizer.
         names: of all in the figure, whose labels are told apart.
     """
-    label = distinct_labels({one: label_of(one) for one in (*names, name)})[name]
-    if len(label) > 24:  # what tells names apart may be at either end
-        label = f"{label[:12].rstrip()} … {label[-9:].lstrip()}"
+    labels = distinct_labels({one: label_of(one) for one in (*names, name)})
+    short = {one: _shortened(label) for one, label in labels.items()}
+    label = labels[name] if [*short.values()].count(short[name]) > 1 else short[name]
     if name in STYLES:
         return replace(STYLES[name], label=label)
     if name in OURS:

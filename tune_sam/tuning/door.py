@@ -6,7 +6,7 @@ names the member of the workload to mend.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from tune_sam import generators
 from tune_sam.cluster.data import prepared
 from tune_sam.cluster.sharing import save
 from tune_sam.errors import Refused
-from tune_sam.metrics import gathering, numbers
-from tune_sam.space import Choice, Configuration, Domain, Value
+from tune_sam.metrics import Metrics, gathering, numbers
+from tune_sam.space import Choice, Configuration, Domain, Point, Value
 from tune_sam.store import DatasetStore
 from tune_sam.study.settings import StudySettings
 from tune_sam.training import Trainer, build_optimizer, taking_steps
@@ -107,6 +107,8 @@ def _some(workload: Workload, split: Any) -> Tensor:
     """Choose the first samples with a target that counts, or else the first: without one there is no loss to try."""
     first = range(min(LOOKED_AT, len(split)))
     try:
+        if workload.count(split.batch(torch.tensor(first[:SAMPLES]))[1]):  # a count may be of pairs of samples
+            return torch.tensor(first[:SAMPLES])
         with_target = (index for index in first if workload.count(split.batch(torch.tensor([index]))[1]))
         found = list(islice(with_target, SAMPLES))
     except Exception:  # what is wrong with it is said where it is tried
@@ -140,7 +142,13 @@ def _check_same(splits: Splits) -> None:
 
 
 def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return all(one.equal(other) for one, other in zip(some, others, strict=True))
+    """Whether tensors are the same, also where both have no number, as for a target that does not count."""
+    pairs = list(zip(some, others, strict=True))
+    return all(one.shape == other.shape and bool(_alike(one, other).all()) for one, other in pairs)
+
+
+def _alike(one: Tensor, other: Tensor) -> Tensor:
+    return (one == other) | ((one != one) & (other != other))  # noqa: PLR0124  # what is no number is not itself
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -171,7 +179,8 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
         with taking(network, inputs):
             outputs = network(inputs)
         trained = (parameter for parameter in network.parameters() if parameter.requires_grad)
-        if _places(trained) & _places(configured.build(setting).parameters()):
+        another = workload.configured(_configuration(settings, optimizer))
+        if _places(trained) & _places(another.build(setting).parameters()):
             raise ValueError(
                 "it gives the same parameters each time, so that a trial would begin where another ended; make them "
                 "anew"
@@ -203,8 +212,13 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
         try:
             found = _scores(configured, setting, *_evaluated(network, few.train))
         except Exception:  # they may need more samples, too, as some that can be compared
-            few = replace(few, train=_spread(splits.train, setting.batch_size))
+            few = replace(few, train=_spread(splits.train, max(setting.batch_size, workload.evaluation_batch)))
             found = _scores(configured, setting, *_evaluated(network, few.train))
+        given, again = (_with_state(configured.metrics(setting)) for _ in range(2))
+        if any(one is other for one in given for other in again):
+            raise ValueError(
+                "it gives the same metric each time, which would go on from one split to the next; make it anew"
+            )
         if not isinstance(found, Mapping):
             raise ValueError("it gave one number without a name; give a mapping of metrics by name")
         numbers(found)
@@ -220,6 +234,12 @@ def _places(parameters: Iterable[Tensor]) -> set[int]:
     """Collect where in memory parameters lie; what is empty, or is made by a first batch, lies nowhere."""
     there = (parameter for parameter in parameters if not is_lazy(parameter) and parameter.numel())
     return {parameter.untyped_storage().data_ptr() for parameter in there}
+
+
+def _with_state(metrics: Metrics) -> list[Any]:
+    """List the metrics that gather batches; functions keep nothing."""
+    there = metrics.values() if isinstance(metrics, Mapping) else [metrics]
+    return [metric for metric in there if hasattr(metric, "update")]
 
 
 def _spread(split: Store, batch_size: int) -> Store:
@@ -280,19 +300,14 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
         trainer.rehearse()
     with _member(workload, f"the learning rate of {optimizer}"):
         lr = trainer.configuration.lr
-        if _in_groups(workload, trainer, "lr", lr) == _in_groups(workload, trainer, "lr", lr / 2):
+        if _option(trainer, "lr", {"lr": lr}).trained == _option(trainer, "lr", {"lr": lr / 2}).trained:
             raise ValueError(
                 "it stays the same whatever rate is searched; in parameter_groups() give `lr_scale`, a factor of it, "
                 "in place of `lr`, and in a schedule or a function that makes the optimizer no rate of their own"
             )
     with _member(workload, "hyperparameters"):
         for name in trainer.workload.given.among(trainer.workload.base_optimizer.options):
-            ends = _ends(settings.spaces[optimizer].more[name])
-            try:
-                lowest, highest = (_in_groups(workload, trainer, name, end) for end in ends)
-            except Exception:  # no optimizer is made with the very end, which is hardly ever drawn
-                continue
-            if lowest and ends[0] != ends[1] and lowest == highest:
+            if _is_fixed(trainer, settings.spaces[optimizer].more, name):
                 raise ValueError(
                     f"the {name} of {optimizer} stays the same whatever is searched; leave it out of "
                     f"parameter_groups() and of the schedule, or give it there as self.given[{name!r}]"
@@ -300,17 +315,56 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
     return trainer.workload.given
 
 
-def _in_groups(workload: Workload, trainer: Trainer, name: str, value: Value) -> list[Any]:
-    """List an option in the groups of parameters with which a training at a value of it would begin.
+def _is_fixed(trainer: Trainer, domains: Mapping[str, Domain], name: str) -> bool:
+    """Whether an option of the base optimizer is searched and out of force: the groups or the schedule have their own.
 
-    Rates are without the schedule's factor, which a warm-up may begin with 0. A group without the option is left out.
+    All others are at one end of their ranges, and then at the other, for it may be in force with one of their values.
+    """
+    ends = {other: _ends(domain) for other, domain in domains.items()}
+    if ends[name][0] == ends[name][1]:
+        return False
+    for others in ({other: both[end] for other, both in ends.items()} for end in (0, 1)):
+        try:
+            low, high = (_option(trainer, name, {**others, name: end}) for end in ends[name])
+        except Exception:  # no optimizer is made with the very end, which is hardly ever drawn
+            return False
+        # Where nobody names it, a function that makes the optimizer may have put it elsewhere than into the groups.
+        own = low.in_each_group or low.made != high.made
+        if not (own and low.trained and low.trained == high.trained):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Option:
+    """An option of the optimizer that takes the steps, in each of its groups that has it.
+
+    Attributes:
+        in_each_group: whether each of the workload's own groups names it.
+        made: as the optimizer is made.
+        trained: as the schedule begins.
+    """
+
+    in_each_group: bool
+    made: list[Any]
+    trained: list[Any]
+
+
+def _option(trainer: Trainer, name: str, point: Point) -> _Option:
+    """Say what an option is in the groups of parameters with which a training at some values would begin.
+
+    Rates are without the schedule's factor, which a warm-up may begin with 0.
     """
     here = trainer.configuration
-    there = Configuration.at(here.optimizer, {**here.point, name: value}, here.seed)
-    configured = workload.configured(there)
+    there = Configuration.at(here.optimizer, {**here.point, **point}, here.seed)
+    configured = trainer.workload.configured(there)  # which has what its network() may have put there for its groups
+    groups = configured.parameter_groups(trainer.model)
+    named = groups is not None and all(name in group for group in groups)
     optimizer = taking_steps(build_optimizer(trainer.model, configured, there))
+    made = [group[name] for group in optimizer.param_groups if name in group]
     configured.schedule.make(optimizer, trainer.epochs)
-    return [group.get(f"initial_{name}", group[name]) for group in optimizer.param_groups if name in group]
+    trained = [group.get(f"initial_{name}", group[name]) for group in optimizer.param_groups if name in group]
+    return _Option(named, made, trained)
 
 
 def _ends(domain: Domain) -> tuple[Value, Value]:

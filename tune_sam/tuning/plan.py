@@ -152,11 +152,6 @@ def define(chosen: SearchOptions, home: Home) -> StudySettings:
     check_declared(workload)
     check_named(chosen, workload)
     spaces = {optimizer: search_space(chosen, workload, dataset, optimizer) for optimizer in chosen.optimizers}
-    if chosen.rho and not any(space.rho for space in spaces.values()):
-        raise Refused(
-            f"--rho {chosen.rho} changes nothing where no optimizer has a radius ({', '.join(spaces)}); leave it out, "
-            "or search one that has, such as sam."
-        )
     root, trials = _data(chosen, workload, dataset, home), chosen.trials
     if chosen.sampler == "grid":
         trials = max(len(space.grid) for space in spaces.values())
