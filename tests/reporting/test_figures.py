@@ -355,6 +355,8 @@ def test_optimizers_with_one_label_are_told_apart_by_their_names():
     assert len({style_of(name, names).label for name in names}) == 4
     assert style_of("sam", names).label == "SAM"
     assert style_of("own_optimizers:Dear", names).label == "Half of SAM … ers:Dear)"
+    alike = [f"my_research_package{end}.optimizers:MySAM" for end in ("", "_two")]
+    assert [style_of(name, alike).label for name in alike] == alike, "where a shorter one would be both's"
 
 
 def test_surfaces_and_contours_share_their_scales():
