@@ -373,17 +373,16 @@ def test_an_analysis_of_a_study_that_had_the_name_before_is_no_other_ones(search
 
 def test_the_newest_analysis_is_the_one_that_was_made_last_wherever_its_files_came_from(searched, analysis):
     study = open_study("one", searched)
-    (found, _), about = measurements(study, None), json.loads((analysis.folder / "analysis.json").read_text())
-    assert found.about == about
+    before, about = measurements(study, None)[0].folder, json.loads((analysis.folder / "analysis.json").read_text())
     other = analysis.folder.with_name("another")
+    other.mkdir()
     try:
-        for measured, newest in (("2020-01-01T00:00:00+00:00", analysis.folder), ("2100-01-01T00:00:00+00:00", other)):
-            other.mkdir(exist_ok=True)
+        for measured, newest in (("2020-01-01T00:00:00+00:00", before), ("2100-01-01T00:00:00+00:00", other)):
             (other / "analysis.json").write_text(json.dumps({**about, "measured": measured}))  # the newer file
             assert measurements(study, None)[0].folder == newest
         (other / "analysis.json").write_text(json.dumps({**about, "measured": ""}))  # of 0.2.0, copied just now
-        assert measurements(study, None)[0].folder == analysis.folder
+        assert measurements(study, None)[0].folder == before
         (other / "analysis.json").write_text('{"study')
-        assert measurements(study, None)[0].folder == analysis.folder, "whatever became of an older one"
+        assert measurements(study, None)[0].folder == before, "whatever became of an older one"
     finally:
         shutil.rmtree(other)
