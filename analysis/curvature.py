@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 BASIS_BYTES = 4 << 30
-"""Default limit on Lanczos vectors: 4 GiB, 54 vectors of 19.6 million float32 parameters. GCNs never come near it."""
+"""Default limit on more Lanczos vectors than are needed: 4 GiB, 54 of 19.6 million float32 parameters."""
 
 FEWEST_VECTORS = 10
 """The least basis that a restart can work with: five wanted values at one end, some at the other, and room to grow."""
@@ -266,9 +266,10 @@ def spectrum(
             with the ε of the model's dtype. No product is better than that, so that the λ_min of a convex loss, 0, is
             resolved, too; a ratio to it is not.
         seed: of the start vectors.
-        max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold. There are
-            fewer where the device has no room for so many. Where `steps` need more, the process is restarted with the
-            Ritz vectors next to both ends, which takes more products; the density then comes from the first pass.
+        max_vectors: most Lanczos vectors in memory, 10 or more; by default what `BASIS_BYTES`, 4 GiB, hold, or 10.
+            There are fewer where the device has no room for so many. Where `steps` need more, the process is restarted
+            with the Ritz vectors next to both ends, which takes more products; the density then comes from the first
+            pass.
         graph_bytes: limit on kept gradient graphs, by default `GRAPH_BYTES`, 2 GiB; without them a product takes two
             to three times as long.
 
@@ -536,16 +537,11 @@ def _basis(hessian: Hessian, steps: int, max_vectors: int | None, fewest: int = 
     """
     vector = hessian.size * torch.finfo(hessian.dtype).bits // 8
     wanted = min(max(steps, fewest), hessian.size) + 1
-    limit = BASIS_BYTES // vector if max_vectors is None else max_vectors
+    limit = max(BASIS_BYTES // vector, fewest) if max_vectors is None else max_vectors
     if limit < min(wanted, fewest):
-        said = (
-            f"the default limit of {in_words(BASIS_BYTES)} holds {limit} of them"
-            if max_vectors is None
-            else f"max_vectors is {max_vectors}"
-        )
         raise ValueError(
-            f"{min(wanted, fewest)} Lanczos vectors of {in_words(vector)} are needed, but {said}; "
-            "give a larger max_vectors"
+            f"{min(wanted, fewest)} Lanczos vectors of {in_words(vector)} are needed, but max_vectors is "
+            f"{max_vectors}; give a larger max_vectors"
         )
     rows = min(wanted, limit)
     way_out = "use a machine, or a GPU fraction, with more memory"

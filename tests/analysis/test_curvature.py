@@ -289,6 +289,15 @@ def test_restarts_where_the_basis_is_short(known):
     assert abs(found.trace - float(exact.sum())) < 4 * found.trace.error
 
 
+def test_a_large_network_has_as_few_vectors_as_a_restart_can_work_with(known, monkeypatch):
+    case, exact = known
+    monkeypatch.setattr("tune_sam.analysis.curvature.BASIS_BYTES", 5 * 8 * len(exact))  # of which it would hold five
+    found = run(case, probes=1, steps=400, tol=1e-5)
+    assert max(map(len, found.density.nodes)) <= 10
+    assert float(found.lambda_max) == pytest.approx(float(exact[-1]), rel=1e-6)
+    assert float(found.lambda_min) == pytest.approx(float(exact[0]), rel=1e-6)
+
+
 def test_there_are_as_many_vectors_as_the_device_has_room_for(known, default, monkeypatch):
     case, exact = known
     with Hessian(case.model, case.loss, case.batches) as hessian:
@@ -491,9 +500,6 @@ def test_too_little_memory_is_refused(monkeypatch):
     case = CASES["gcn"]()
     monkeypatch.setattr("tune_sam.analysis.curvature.available", lambda device: 1000)
     with pytest.raises(ValueError, match=r"10 Lanczos vectors of 1.54 KiB do not fit into the 1e\+03 B that cpu"):
-        run(case)
-    monkeypatch.setattr("tune_sam.analysis.curvature.BASIS_BYTES", 8000)
-    with pytest.raises(ValueError, match="the default limit of 7.81 KiB holds 5 of them; give a larger max_vectors"):
         run(case)
 
 

@@ -471,6 +471,20 @@ def test_a_new_field_is_an_option_of_the_command_line(tmp_path):
     assert "[default: (0.5)]" in line
 
 
+def test_the_command_line_is_a_module_too(run, tmp_path):
+    words = ["status", "gone"]
+    here = run(*words)
+    done = subprocess.run(
+        [sys.executable, "-m", "tune_sam", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TUNE_SAM_HOME": str(tmp_path / "home")},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == here
+    assert_refused(here, "gone", tmp_path)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_an_example(run, command):
     status, out, _ = run(command, "--help")

@@ -165,7 +165,7 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
     """Pass a batch through network, loss and metrics, one after the other.
 
     Returns:
-        The few samples; of the training split as many as a batch has, where its metrics need more.
+        The few samples; of the training split as many as an evaluation's batch has, where its metrics need more.
     """
     optimizer = settings.optimizers[0]
     configured = workload.configured(_configuration(settings, optimizer))
