@@ -9,24 +9,21 @@ of that gradient is the same for every v. If it is kept, a product costs a third
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tune_sam.analysis.evaluation import (
     Batches,
     LossFn,
-    as_before,
     count,
-    differentiable,
     expect_same_loss,
     expect_same_weights,
-    full_precision,
     has_nan,
     is_finite,
+    undisturbed,
 )
 from tune_sam.analysis.memory import available, saved_tensors, shortage_told, storages
 
@@ -158,10 +155,9 @@ class Hessian:
         _check_finite(self._model)
         with ExitStack() as stack:
             stack.callback(self._forget)
-            start = stack.enter_context(as_before(self._model))
-            stack.enter_context(_twice_differentiable(self.device))
-            stack.enter_context(differentiable(self._model))
-            self._first_walk(start)
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            self._first_walk(stack.enter_context(undisturbed(self._model)))
             self._lay_out(named)
             self._stack = stack.pop_all()
         return self
@@ -337,18 +333,3 @@ def _check_finite(model: nn.Module) -> None:
     wrong += [f"buffer {name!r}" for name, buffer in model.named_buffers() if has_nan(buffer)]
     if wrong:
         raise ValueError(f"the {wrong[0]} is not finite, so there is no curvature; did training diverge?")
-
-
-@contextmanager
-def _twice_differentiable(device: torch.device) -> Iterator[None]:
-    """Let gradients of gradients be taken, in full precision; restore torch's random state afterwards."""
-    cuda = [device] if device.type == "cuda" else []
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-        sdpa_kernel(SDPBackend.MATH),
-        full_precision(),
-        torch.random.fork_rng(cuda, device_type="cuda"),
-    ):
-        yield

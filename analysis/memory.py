@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
 from tune_sam.shortages import gpu_ran_out
-
-_MEMINFO = Path("/proc/meminfo")
 
 
 def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
@@ -39,7 +37,7 @@ def saved_tensors(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def available(device: torch.device) -> int | None:
-    """Return the bytes that can still be had on `device`, or None where the system does not say.
+    """Return the bytes that can still be had on `device`, or None where nobody says.
 
     On the CPU these are what Linux calls available: it would hand out more, and end the process later.
     """
@@ -48,10 +46,7 @@ def available(device: torch.device) -> int | None:
         reserved = torch.cuda.memory_reserved(device)
         share = torch.cuda.get_per_process_memory_fraction(device) * total  # of this process, if it has a cap
         return min(free, int(share) - reserved) + reserved - torch.cuda.memory_allocated(device)
-    if device.type == "cpu" and _MEMINFO.exists():
-        sizes = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        return int(sizes["MemAvailable"].split()[0]) << 10 if "MemAvailable" in sizes else None
-    return None
+    return int(psutil.virtual_memory().available) if device.type == "cpu" else None
 
 
 def in_words(size: float) -> str:

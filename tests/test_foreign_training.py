@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import tune_sam
-from tune_sam.flatness import measure_cheaply, quick
+from tune_sam.flatness import measure, quick
 from tune_sam.groups import without_decay
 from tune_sam.metrics import gathering
 from tune_sam.optim import SAM
@@ -262,7 +262,7 @@ def test_flatness_is_that_of_the_workloads_loss_and_count(splits):
     cut = [splits.train.batch(part) for part in torch.arange(80).split(30)]
     configuration = running.configuration
     one, other = (
-        measure_cheaply("k", running.model, running.workload.criterion, batches, configuration)
+        measure("k", running.model, running.workload.criterion, batches, configuration, cheap=True)
         for batches in (whole, cut)
     )
     assert one.measures["lambda_max"].value == pytest.approx(other.measures["lambda_max"].value, rel=1e-3)
@@ -371,9 +371,8 @@ def test_what_is_in_no_group_is_as_if_it_had_no_gradient(splits, optimizer):
         setting = replace(SETTING, clip_norm=0.1)
         running = Trainer(workload, setting, configuration, splits, epochs=3, device=CPU)
         running.epoch()
-        measured = measure_cheaply(
-            "k", running.model, workload.criterion, [splits.train.batch(torch.arange(80))], configuration
-        )
+        batch = splits.train.batch(torch.arange(80))
+        measured = measure("k", running.model, workload.criterion, [batch], configuration, cheap=True)
         found.append((weights(running).tolist(), measured.size, measured.measures["lambda_max"].value))
     assert found[0] == found[1]
     assert found[0][1] == 17

@@ -26,6 +26,15 @@ def nearest(path: Path) -> Path:
     raise FileNotFoundError(path)  # it is relative
 
 
+def identity(file: Path) -> tuple[int, int] | None:
+    """Tell a file from another that has its name later: device and inode; None if there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def link_below(folder: Path, allowed: Callable[[Path], bool] = lambda link: False) -> Path | None:
     """Find a symbolic link among all that is below a folder; None if there is none.
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tune_sam.analysis import spectrum
-from tune_sam.analysis.evaluation import count
-from tune_sam.analysis.sharpness import AverageCase, WorstCase, average_case, worst_case
+from tune_sam.analysis.evaluation import LossFn, count
+from tune_sam.analysis.sharpness import WorstCase, average_case, worst_case
 from tune_sam.measures import SPECTRUM, SUFFIXES
 from tune_sam.optimizers import scale_of
 from tune_sam.space import Configuration
@@ -26,8 +26,6 @@ COMMON_RHO = 0.05
 
 SIGMA = 0.05
 """Relative noise of the average case: 5 % of each weight, or of the root mean square of all weights."""
-
-Loss = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,13 @@ def batches_of(store: Store, size: int, device: torch.device) -> list[tuple[Any,
 
 
 def measure(
-    key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]], configuration: Configuration
+    key: str,
+    model: nn.Module,
+    loss: LossFn,
+    batches: list[tuple[Any, Tensor]],
+    configuration: Configuration,
+    *,
+    cheap: bool = False,
 ) -> Flatness:
     """Take every measure: the spectrum from three probes, the worst case, the average case, and both adaptive.
 
@@ -151,65 +155,23 @@ def measure(
         loss: the mean loss of a batch, from outputs and targets.
         batches: of training samples.
         configuration: of the trial, for its own ρ.
+        cheap: take the spectrum from one probe and the worst case alone, as for many trials.
 
     Raises:
         ValueError: there is nothing to measure, or something is not finite.
     """
-
-    def sharpness() -> dict[str, WorstCase | AverageCase]:
-        found: dict[str, WorstCase | AverageCase] = {
-            "worst_case": worst_case(model, loss, batches, COMMON_RHO),
-            "worst_case_adaptive": worst_case(model, loss, batches, COMMON_RHO, scale="adaptive"),
-            "average_case": average_case(model, loss, batches, SIGMA, scale="rms"),
-            "average_case_adaptive": average_case(model, loss, batches, SIGMA, scale="adaptive"),
-        }
-        scale = scale_of(configuration.optimizer)
-        if configuration.rho is not None and scale is not None:
-            found["worst_case_own_rho"] = worst_case(model, loss, batches, configuration.rho, scale=scale)
-        return found
-
-    return _record(key, model, loss, batches, sharpness, probes=3)
-
-
-def measure_cheaply(
-    key: str, model: nn.Module, loss: Loss, batches: list[tuple[Any, Tensor]], configuration: Configuration
-) -> Flatness:
-    """Measure the spectrum from one probe and the worst case alone, for many trials; else as :func:`measure`."""
-
-    def sharpness() -> dict[str, WorstCase | AverageCase]:
-        return {"worst_case": worst_case(model, loss, batches, COMMON_RHO)}
-
-    return _record(key, model, loss, batches, sharpness, probes=1)
-
-
-def quick(trainer: Trainer) -> float:
-    """Measure the sharpness by which a search can judge a network, in nats: at least 0, and less is flatter.
-
-    It is the worst rise of the validation loss within ρ = 0.05 (:data:`COMMON_RHO`) that
-    :func:`tune_sam.analysis.sharpness.worst_case` finds in five steps of one ascent, in float32. It
-    costs six gradients of the validation split and an evaluation.
-
-    Raises:
-        ValueError: the validation split is empty.
-    """
-    batches = batches_of(trainer.splits.validation, batch_size(trainer.workload), trainer.device)
-    return worst_case(
-        trainer.evaluated.eval(), trainer.workload.criterion, batches, COMMON_RHO, steps=5, restarts=0
-    ).value
-
-
-def _record(
-    key: str,
-    model: nn.Module,
-    loss: Loss,
-    batches: list[tuple[Any, Tensor]],
-    sharpness: Callable[[], dict[str, WorstCase | AverageCase]],
-    probes: int,
-) -> Flatness:
     begun = time.perf_counter()
     # First, for there is more that it refuses.
-    found = spectrum(model, loss, batches, probes=probes)
-    measures = {name: getattr(found, name) for name in SPECTRUM} | sharpness()
+    found = spectrum(model, loss, batches, probes=1 if cheap else 3)
+    measures: dict[str, Any] = {name: getattr(found, name) for name in SPECTRUM}
+    measures["worst_case"] = worst_case(model, loss, batches, COMMON_RHO)
+    if not cheap:
+        measures["worst_case_adaptive"] = worst_case(model, loss, batches, COMMON_RHO, scale="adaptive")
+        measures["average_case"] = average_case(model, loss, batches, SIGMA, scale="rms")
+        measures["average_case_adaptive"] = average_case(model, loss, batches, SIGMA, scale="adaptive")
+        scale = scale_of(configuration.optimizer)
+        if configuration.rho is not None and scale is not None:
+            measures["worst_case_own_rho"] = worst_case(model, loss, batches, configuration.rho, scale=scale)
     sizes = [rows(targets) for _, targets in batches if count(loss, targets)]  # the others have no λ_max
     of_batches = [one for one, size in zip(found.batch_lambda_max.values, sizes, strict=True) if size == max(sizes)]
     values = torch.tensor([one.value for one in of_batches], dtype=torch.float64)
@@ -233,3 +195,19 @@ def _record(
         seconds=time.perf_counter() - begun,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
+
+
+def quick(trainer: Trainer) -> float:
+    """Measure the sharpness by which a search can judge a network, in nats: at least 0, and less is flatter.
+
+    It is the worst rise of the validation loss within ρ = 0.05 (:data:`COMMON_RHO`) that
+    :func:`tune_sam.analysis.sharpness.worst_case` finds in five steps of one ascent, in float32. It
+    costs six gradients of the validation split and an evaluation.
+
+    Raises:
+        ValueError: the validation split is empty.
+    """
+    batches = batches_of(trainer.splits.validation, batch_size(trainer.workload), trainer.device)
+    return worst_case(
+        trainer.evaluated.eval(), trainer.workload.criterion, batches, COMMON_RHO, steps=5, restarts=0
+    ).value

@@ -216,11 +216,7 @@ def numbers(found: Mapping[str, Any]) -> dict[str, float]:
     """
     if "loss" in found:
         raise ValueError("metrics(): 'loss' is what loss() gives; give that metric another name")
-    try:
-        given = {name: float(value) for name, value in found.items()}
-    except (TypeError, ValueError, RuntimeError):
-        wrong = next(name for name, value in found.items() if not _is_number(value))
-        raise ValueError(f"metrics(): {wrong} is not one number; average it, or name its parts") from None
+    given = {name: _number(name, value) for name, value in found.items()}
     accuracy = given.get("accuracy", 0)
     if accuracy < 0 or accuracy > 1 + ROUNDING:
         raise ValueError(f"metrics(): accuracy is {accuracy:.4g}; give the share of hits, from 0 to 1, not percent")
@@ -231,12 +227,11 @@ ROUNDING = 1e-6
 """By how much an accuracy may be above 1: that of sums in single precision."""
 
 
-def _is_number(value: Any) -> bool:
+def _number(name: str, value: Any) -> float:
     try:
-        float(value)
+        return float(value)
     except (TypeError, ValueError, RuntimeError):
-        return False
-    return True
+        raise ValueError(f"metrics(): {name} is not one number; average it, or name its parts") from None
 
 
 def finite(scores: Mapping[str, float], split: str) -> dict[str, float]:

@@ -41,7 +41,7 @@ def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Spl
     return replace(splits, train=splits.train.subset(torch.from_numpy(chosen)))
 
 
-def with_label_noise(splits: Splits, share: float | None, seed: int = 0, ignored: int | None = None) -> Splits:
+def with_label_noise(splits: Splits, share: float | None, *, ignored: int | None = None) -> Splits:
     """Replace a share of the training labels by another class, drawn uniformly, the same for all trials.
 
     Validation labels stay, so that a search judges trials by the truth.
@@ -49,7 +49,6 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0, ignored
     Args:
         splits: of a workload; the training split is a dataclass with a field `y`, as :class:`TensorStore` is.
         share: of the training labels, above 0 and below 1; None changes none.
-        seed: of the draw, not of a trial.
         ignored: value of targets that do not count, which stay as they are.
 
     Raises:
@@ -68,7 +67,7 @@ def with_label_noise(splits: Splits, share: float | None, seed: int = 0, ignored
         raise Refused(
             f"--label-noise {share:g} replaces classes, and the targets here are {kind}; leave --label-noise out."
         )
-    draw, labels = np.random.default_rng(seed), found.copy()
+    draw, labels = np.random.default_rng(0), found.copy()
     counted = np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
     classes, wrong = np.unique(labels[counted]), round(share * len(counted))
     if len(classes) < 2 or not wrong:

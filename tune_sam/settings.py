@@ -236,10 +236,14 @@ NAME_LETTERS, NAME_BYTES = 80, 200
 """Of a study's name, at most: a folder's may have 255 bytes with what is put behind it."""
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be a study's name, which is a folder's, a part of every key, and what a person types again."""
+    return text[:1].isalnum() and all(character.isalnum() or character in "-_." for character in text)
+
+
 def wrong_with_name(text: str) -> str | None:
     """Say why a text can be no new study's name, and what can; None if it can."""
-    # The name is a folder's, a part of every key, and what a person types again.
-    if not (text[:1].isalnum() and all(character.isalnum() or character in "-_." for character in text)):
+    if not is_name(text):
         return "use letters, digits, '-', '_' and '.', and begin with a letter or a digit"
     if len(text) > NAME_LETTERS:
         return f"it has {len(text)} characters; use at most {NAME_LETTERS} characters"

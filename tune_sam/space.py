@@ -249,6 +249,11 @@ Point = dict[str, Any]
 """Values of hyperparameters by name; see :data:`Value`."""
 
 
+def each_once(points: Sequence[Point]) -> list[Point]:
+    """Leave out the points that have come before."""
+    return [point for index, point in enumerate(points) if point not in points[:index]]
+
+
 @dataclass(frozen=True)
 class Space:
     """The search space of one optimizer.

@@ -175,19 +175,18 @@ class SAMTrainable(tune.Trainable):
     def _read(self, trial: TrialConfig) -> None:
         """Find the data of a trial; those that this process reads itself are shared by its own trials."""
         self._own.close()
-        self._read_from = dataset, root, split_seed, samples, noise, together, alone = _source(trial)
+        self._read_from = _source(trial)
+        root = self._read_from[1]
         if self._given:
             self._data = self._given
             return
         if root == Home.at().data:  # a folder that a person named is only read
-            self.workload.fetch(dataset, root)
-        self.workload.check_data(dataset, root)
-        from tune_sam.samples import with_label_noise, with_train_subset
+            self.workload.fetch(trial.dataset, root)
+        self.workload.check_data(trial.dataset, root)
+        from tune_sam.cluster.data import prepared  # not for every worker: it loads a study's records
 
-        splits = self.workload.split_by(split_seed).read(dataset, root)
-        splits = with_label_noise(with_train_subset(splits, samples), noise, ignored=self.workload.ignored)
-        splits = splits.together() if together else splits.alone() if alone else splits
-        self._data = self._own.enter_context(share(splits))
+        splits = self.workload.split_by(trial.split_seed).read(trial.dataset, root)
+        self._data = self._own.enter_context(share(prepared(splits, self.workload, trial)))
 
 
 def _source(trial: TrialConfig) -> tuple[str, Path, int, int | None, float | None, bool, bool]:

@@ -241,7 +241,7 @@ def as_found(study, monkeypatch, **changed):
     """Give the best trial of the study's SAM another configuration, and make it the best of all."""
     best = study.best("sam")
     first = replace(best, config=replace(best.config, **changed), optimizer=changed.get("optimizer", "sam"))
-    monkeypatch.setattr(Study, "complete", lambda self, optimizer=None: [first, best])
+    monkeypatch.setattr(Study, "ranked", lambda self, trials: [first, best])
 
 
 def test_the_best_trial_can_have_a_hyperparameter_that_no_refitted_row_has(study, monkeypatch):

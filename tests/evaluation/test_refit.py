@@ -9,7 +9,7 @@ from studies import INLINE
 import tune_sam
 from tune_sam.checkpoint import Checkpoint
 from tune_sam.cluster.tasks import result_of
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.errors import Refused
 from tune_sam.evaluation.answer import answer_of_refit
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
@@ -262,14 +262,12 @@ def test_a_study_without_a_complete_trial_is_told(searched, monkeypatch):
 @pytest.fixture
 def without_sam(monkeypatch):
     """As if no trial of sam were complete."""
-    complete = Study.complete
+    ranked = Study.ranked
 
-    def without(study, optimizer=None):
-        if optimizer == "sam":
-            raise NothingComplete("none")
-        return complete(study, optimizer)
+    def without(study, trials):
+        return [trial for trial in ranked(study, trials) if trial.optimizer != "sam"]
 
-    monkeypatch.setattr(Study, "complete", without)
+    monkeypatch.setattr(Study, "ranked", without)
 
 
 @pytest.mark.usefixtures("without_sam")
@@ -418,7 +416,7 @@ def test_the_best_of_each_batch_size_are_chosen(searched, monkeypatch):
         replace(trial.config, batch_size=size, lr=lr)
         for size, lr in ((64, 0.1), (16, 0.2), (64, 0.3), (16, 0.4), (32, 0.5), (64, 0.6))
     ]
-    monkeypatch.setattr(Study, "complete", lambda *_: [replace(trial, config=config) for config in configs])
+    monkeypatch.setattr(Study, "ranked", lambda *_: [replace(trial, config=config) for config in configs])
 
     def rates(**asked):
         return [config.lr for config in Choice(**asked).of(study, "sam")]

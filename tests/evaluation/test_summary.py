@@ -85,6 +85,6 @@ def test_the_ledger_has_the_numbers_although_mlflow_does_not_take_the_page(study
         raise Refused("MLflow is away.")
 
     note_summary(study, {})
-    monkeypatch.setattr("tune_sam.reporting.page.publish", refuse)
+    monkeypatch.setattr("tune_sam.tracking.runs.publish", refuse)
     assert report("one", home=study.home).undelivered == "MLflow is away."
     assert noted_summary(study) == summarize(study) != {}

@@ -92,8 +92,8 @@ def test_rows_have_the_names_of_the_page(found):
 
 def test_the_numbers_lie_beside_the_figure(found, tmp_path):
     frame = tabulated(found, NAMES)
-    _, csv = save(differences(frame), frame, tmp_path / "differences")
-    assert list(pd.read_csv(csv)["difference"]) == pytest.approx(
+    save(differences(frame), frame, tmp_path / "differences")
+    assert list(pd.read_csv(tmp_path / "differences.csv")["difference"]) == pytest.approx(
         [one.difference.mean.value for one in (*found.help, *found.by_rho)]
     )
 

@@ -252,7 +252,7 @@ def test_mlflow_has_the_page(full, study):
 
 
 def test_a_page_that_mlflow_does_not_take_is_kept(full, refitted, monkeypatch):
-    monkeypatch.setattr("tune_sam.reporting.page.publish", refuse)
+    monkeypatch.setattr("tune_sam.tracking.runs.publish", refuse)
     found = report("one", home=refitted)
     assert found.undelivered == "MLflow is away"
     assert found.page.exists()

@@ -16,7 +16,7 @@ from tune_sam.tracking.runs import open_study_run, publish, run_states
 
 
 def test_a_study_is_made_once_and_brought_up_to_date(uri, study, first_contact):
-    again = open_study_run(uri, experiment="gcn", name="s", tags={"mlflow.note.content": "new", "trials": 8})
+    again = open_study_run(uri, experiment="gcn", name="s", tags={"mlflow.note.content": "new", "trials": "8"})
     assert again == study
     client = mlflow.MlflowClient(uri)
     tags = client.get_run(study.run_id).data.tags

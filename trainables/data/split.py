@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
+from tune_sam.split import split
+
 SPLIT_SEED = 0
 """Seed of every split that a workload's `split_seed` does not draw. Splits do not depend on a trial's seed."""
 
@@ -28,25 +30,20 @@ def stratified(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> Indices:
         labels: class of each sample, [n].
         seed: of the split, not of a trial.
     """
-    everything = np.arange(len(labels))
     kept = int(0.7 * len(labels))
-    rest, test = train_test_split(everything, train_size=kept, stratify=labels, random_state=seed)
-    train, validation = held_out(labels[rest], kept // 7, seed)
-    return Indices(np.sort(rest[train]), np.sort(rest[validation]), np.sort(test))
+    return Indices(*split(len(labels), validation=kept // 7, test=len(labels) - kept, labels=labels, seed=seed))
 
 
-def held_out(
-    labels: NDArray[np.int64], validation: int, seed: int = SPLIT_SEED
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def held_out(labels: NDArray[np.int64], validation: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split samples, none of which is for testing, into training and validation, each with the classes' proportions.
 
     Args:
         labels: class of each sample, [n].
         validation: size of the validation split.
-        seed: of the split, not of a trial.
 
     Returns:
         The indices of both, ascending.
     """
-    train, held = train_test_split(np.arange(len(labels)), test_size=validation, stratify=labels, random_state=seed)
+    everything = np.arange(len(labels))
+    train, held = train_test_split(everything, test_size=validation, stratify=labels, random_state=SPLIT_SEED)
     return np.sort(train), np.sort(held)

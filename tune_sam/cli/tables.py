@@ -231,11 +231,11 @@ def _least_width(column: Column, out: Console) -> int:
 def show_refit(refit: "Refit", out: Console) -> None:
     """Print what was trained, means over the seeds with their 95 % intervals, and what they answer."""
     from tune_sam.evaluation.answer import answer_of_refit
-    from tune_sam.evaluation.names import optimizer_names, row_names
+    from tune_sam.evaluation.names import names_of
 
     out.print(f"{refit.of.name}: means over {len(refit.seeds)} seeds with 95 % intervals", soft_wrap=True, markup=False)
     trained = refit.table()
-    names = row_names(trained, optimizer_names(refit.of))
+    names = names_of(refit)
     score, how = refit.score, written(refit.score)
     quality = plain_table("", f"test {score}{how.unit}", "test loss", "gap (loss)")
     calibration = plain_table("", "NLL", "ECE %")

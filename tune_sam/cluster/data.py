@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_sam.cluster.beside import called
+from tune_sam.config import TrialConfig
 from tune_sam.errors import Refused
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
@@ -98,11 +99,11 @@ def written(workload: Workload, settings: StudySettings, root: Path, sample: int
     save(splits, file)
 
 
-def prepared(splits: Splits, workload: Workload, settings: StudySettings) -> Splits:
-    """Give the splits of a workload as a study's trials train on them: a part, with noise, one or both splits.
+def prepared(splits: Splits, workload: Workload, settings: StudySettings | TrialConfig) -> Splits:
+    """Give the splits of a workload as trials train on them: a part, with noise, one or both splits.
 
     Raises:
-        Refused: the study's subset or its noise cannot be had of these data.
+        Refused: the subset or the noise cannot be had of these data.
     """
     from tune_sam.samples import with_label_noise, with_train_subset
 

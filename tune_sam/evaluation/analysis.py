@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from tune_sam.cluster.executor import Executor, RayExecutor
 from tune_sam.cluster.pulse import alive
 from tune_sam.cluster.tasks import Listener, Task, has_result, made_by, prepare_worker, result_of, run_tasks
 from tune_sam.display import html_table
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.errors import Refused
 from tune_sam.evaluation.refit import test_results, tested_refit
 from tune_sam.home import Place
 from tune_sam.provenance import versions
@@ -252,8 +252,7 @@ def _chosen(study: Study, controls: Sequence[Study], extent: Extent) -> tuple[Tr
         if tested:
             found += _of_seeds(study, optimizer, tested, seeds)
         else:
-            with suppress(NothingComplete):  # of one optimizer
-                found += study.complete(optimizer)[: None if extent.every else extent.top or 1]
+            found += study.ranked(study.records(optimizer))[: None if extent.every else extent.top or 1]
     for control in controls if "base" in (extent.optimizers or ("base",)) else ():
         found += _of_seeds(control, "base", test_results(control), seeds)
     if not found:
@@ -305,11 +304,11 @@ def _check_of(trial: Trial) -> str:
 
 
 def _flatness(study: Study, trial: Trial, cheap: bool, workload: Workload, data: "Shared") -> dict[str, Any]:
-    from tune_sam.flatness import measure, measure_cheaply
+    from tune_sam.flatness import measure
 
     model, loss, batches = _prepared(study, trial, workload, data)
     assert trial.config
-    return (measure_cheaply if cheap else measure)(trial.key, model, loss, batches, trial.config).to_json()
+    return measure(trial.key, model, loss, batches, trial.config, cheap=cheap).to_json()
 
 
 def _checked(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dict[str, float]:

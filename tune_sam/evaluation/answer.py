@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from tune_sam.errors import NothingComplete
 from tune_sam.evaluation.claims import Answers, Claim, EqualLoss, Question, Radius, answers
 from tune_sam.evaluation.measured import measured_of
 from tune_sam.evaluation.names import optimizer_names, row_names
@@ -19,7 +18,7 @@ from tune_sam.evaluation.refit import Refit, equal_epochs, tested_refit
 from tune_sam.evaluation.statistics import FEWEST, p_value
 from tune_sam.scores import decimal, signed, written
 from tune_sam.settings import SEEDS
-from tune_sam.space import LogRange, Point, Space, Values, ends
+from tune_sam.space import LogRange, Space, Values, each_once, ends
 from tune_sam.study.records import Study
 from tune_sam.study.settings import StudySettings
 from tune_sam.study.spent import ended_by
@@ -138,11 +137,10 @@ class _Best:
 
 
 def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
-    try:
-        trial = next(trial for trial in study.complete() if trial.config and trial.config.rho is not None)
-    except (NothingComplete, StopIteration):
+    ranked = study.ranked(study.records())
+    trial = next((trial for trial in ranked if trial.config and trial.config.rho is not None), None)
+    if trial is None or trial.config is None:
         return None
-    assert trial.config
     row = ""
     if refit:
         table = refit.table()
@@ -475,7 +473,7 @@ def _with_range(study: Study, optimizer: str, rho: LogRange) -> StudySettings | 
     space, base, alone = settings.spaces[optimizer], settings.spaces.get("base"), settings.sampler == "grid"
     values = Values(rho.spread(4) if alone else study.workload.rho_grid(optimizer, rho))
     points = [{**point, "rho": value} for point in space.grid for value in values.points]
-    spaces = {optimizer: replace(space, rho=ends(values) if alone else rho, grid=_each_once(points))}
+    spaces = {optimizer: replace(space, rho=ends(values) if alone else rho, grid=tuple(each_once(points)))}
     if base and _same_but_for_ascent(base, space):
         spaces = {"base": base, **spaces}
     return replace(settings, optimizers=tuple(spaces), spaces=spaces, preset=preset, from_study=None)
@@ -485,8 +483,4 @@ def _same_but_for_ascent(base: Space, space: Space) -> bool:
     """Whether the base optimizer was searched as another one was, as far as both have the same hyperparameters."""
     shared = {name: space.domains.get(name) for name in base.domains}
     points = [{name: point.get(name) for name in base.domains} for point in space.grid]
-    return shared == base.domains and _each_once(points) == base.grid
-
-
-def _each_once(points: Sequence[Point]) -> tuple[Point, ...]:
-    return tuple(point for index, point in enumerate(points) if point not in points[:index])
+    return shared == base.domains and tuple(each_once(points)) == base.grid

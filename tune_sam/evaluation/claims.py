@@ -155,6 +155,11 @@ class Answers:
     flatter_at_equal_loss: tuple[EqualLoss, ...] = ()
     measured: bool = False
 
+    @property
+    def asked(self) -> dict[Question, tuple[Claim, ...]]:
+        """The comparisons of scores on the test set, by question."""
+        return {"use": self.help, "compute": self.help_at_equal_compute, "rho": self.by_rho}
+
 
 def answers(study: Study, refit: Refit | None, networks: "DataFrame | None" = None) -> Answers:
     """Answer the three questions about a study, as far as they were measured.

@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from tune_sam.display import html_table
-from tune_sam.errors import NothingComplete, Refused
+from tune_sam.errors import Refused
 from tune_sam.evaluation.claims import Claim, claims, with_flatness
 from tune_sam.evaluation.measured import Measured, measured_of
 from tune_sam.evaluation.names import names_of, optimizer_names
@@ -270,10 +270,7 @@ def _rows(study: Study, refit: Refit | None, table: "DataFrame | None") -> Itera
             sum(trial.seconds or 0 for trial in own),
             sum(study.gradients(trial, samples) for trial in own),
         )
-        try:
-            complete = study.complete(optimizer)
-        except NothingComplete:
-            complete = []
+        complete = study.ranked([trial for trial in trials if trial.optimizer == optimizer])
         found = [] if table is None else list(table[table["optimizer"] == optimizer].groupby("row", sort=False))
         if refit and optimizer in refit.best_rows:
             found = [(row, part) for row, part in found if row == refit.best_rows[optimizer]]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -406,10 +407,7 @@ def _many(number: int, what: str) -> str:
 
 def _seeds_of_all(study: Study, tested: dict[str, dict[str, float]]) -> set[int]:
     """Find the seeds for which every configuration of a refit is tested."""
-    done: dict[int, int] = {}
-    for trial in study.records():
-        if trial.key in tested and trial.config:
-            done[trial.config.seed] = done.get(trial.config.seed, 0) + 1
+    done = Counter(trial.config.seed for trial in study.records() if trial.key in tested and trial.config)
     rows = sum(len(points) for points in configurations(study.settings).values())
     return {seed for seed, count in done.items() if count == rows}
 

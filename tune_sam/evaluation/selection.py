@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from tune_sam.durations import OFF
-from tune_sam.errors import NothingComplete, Refused
-from tune_sam.space import ASCENT, MAX_SEED, Configuration, Point, Space
+from tune_sam.errors import Refused
+from tune_sam.space import MAX_SEED, Configuration, Point, Space, each_once
 from tune_sam.study.records import Study, refits_of
 from tune_sam.study.settings import Kind, StudySettings, now
 
@@ -35,17 +34,15 @@ class Choice:
     planned: bool = False
 
     def of(self, study: Study, optimizer: str) -> list[Configuration]:
-        """Choose an optimizer's configurations, the best first, or a grid's in its order.
+        """Choose an optimizer's configurations, the best first, or a grid's in its order; none where none is complete.
 
         Each has the seed of its trial.
-
-        Raises:
-            NothingComplete: no trial of the optimizer is complete, and the choice is not the whole grid.
         """
         if self.planned:
             settings = study.settings
             return [Configuration.at(optimizer, point, settings.seed) for point in settings.spaces[optimizer].grid]
-        best = _different([trial.config for trial in study.complete(optimizer) if trial.config])
+        ranked = study.ranked(study.records(optimizer))
+        best = _different([trial.config for trial in ranked if trial.config])
         if not self.each_batch_size:
             return best[: self.top]
         of_size: dict[int, Configuration] = {}
@@ -59,11 +56,8 @@ class Choice:
 
     def of_all(self, study: Study) -> dict[str, list[Configuration]]:
         """Choose the configurations by optimizer, without optimizers that have no complete trial."""
-        found = {}
-        for optimizer in study.settings.optimizers:
-            with suppress(NothingComplete):
-                found[optimizer] = self.of(study, optimizer)
-        return found
+        found = {optimizer: self.of(study, optimizer) for optimizer in study.settings.optimizers}
+        return {optimizer: chosen for optimizer, chosen in found.items() if chosen}
 
 
 def were_given(study: Study) -> bool:
@@ -164,7 +158,7 @@ def configurations(settings: StudySettings) -> dict[str, list[Point]]:
     found: dict[str, list[Point]] = {}
     for optimizer, space in settings.spaces.items():
         points = [{name: value for name, value in point.items() if name != "seed"} for point in space.grid]
-        found[optimizer] = [point for index, point in enumerate(points) if point not in points[:index]]
+        found[optimizer] = each_once(points)
     return found
 
 
@@ -177,14 +171,9 @@ def control_points(points: Mapping[str, Sequence[Point]]) -> list[Point]:
     Returns:
         Each once, without those that the refit trains the base optimizer with anyway.
     """
-    matched = [
-        {name: value for name, value in point.items() if name not in ASCENT}
-        for optimizer, of_it in points.items()
-        if optimizer != "base"
-        for point in of_it
-    ]
-    trained = points.get("base", ())
-    return [point for index, point in enumerate(matched) if point not in trained and point not in matched[:index]]
+    others = [(optimizer, point) for optimizer, of_it in points.items() if optimizer != "base" for point in of_it]
+    matched = each_once([Configuration.at(optimizer, point).matched.point for optimizer, point in others])
+    return [point for point in matched if point not in points.get("base", ())]
 
 
 def best_alone(study: Study) -> StudySettings:
@@ -205,12 +194,8 @@ def best_alone(study: Study) -> StudySettings:
     study.best()  # there is one, or this says so
     chosen = chosen_configurations(study, Choice(), "the file")
     settings = refit_settings(study, "refit", study.settings.epochs, chosen, (0,), Choice())
-    spaces = {
-        optimizer: replace(
-            space, grid=tuple({name: value for name, value in point.items() if name != "seed"} for point in space.grid)
-        )
-        for optimizer, space in settings.spaces.items()
-    }
+    points = configurations(settings)
+    spaces = {name: replace(space, grid=tuple(points[name])) for name, space in settings.spaces.items()}
     return replace(
         settings,
         spaces=spaces,

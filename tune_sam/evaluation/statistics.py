@@ -285,6 +285,11 @@ def _order(values: "np.ndarray") -> "np.ndarray":
     return order
 
 
+def with_digits(mean: Mean) -> str:
+    """Write a mean of any size with three digits, and half of its 95 % interval with two, where there is one."""
+    return f"{mean.value:.3g}" + (f" ± {mean.half:.2g}" if math.isfinite(mean.half) else "")
+
+
 def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
     """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone.
 

@@ -1,1 +1,1 @@
-"""Whole commands for Python: run, analyze, status, doctor, check and submit."""
+"""Whole commands for Python: a module each."""

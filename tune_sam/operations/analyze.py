@@ -6,14 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from tune_sam.cluster.executor import Executor
-from tune_sam.errors import Refused
 from tune_sam.evaluation.analysis import Analysis, Extent, measured, provenance
 from tune_sam.evaluation.summary import log_summary
 from tune_sam.files import replaced_folder
 from tune_sam.home import Place
 from tune_sam.settings import GRID, SAMPLE
 from tune_sam.study.records import PLACES, open_search
-from tune_sam.tracking.runs import publish
+from tune_sam.tuning.delivery import publish
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.progress import heard_by
 
@@ -96,16 +95,6 @@ def _log(analysis: Analysis) -> str:
         if trial.mlflow_run_id
     }
     samples = next(iter(found.values())).samples
-    try:
-        publish(
-            plan.study.mlflow,
-            plan.study.mlflow_run,
-            runs,
-            samples,
-            plan.folder,
-            plan.path,
-        )
-    except Refused as error:
-        return str(error)
     without = [trial.key for trial in plan.trials if not trial.mlflow_run_id]
-    return f"MLflow has no run of {', '.join(without)}" if without else ""
+    lacks = f"MLflow has no run of {', '.join(without)}" if without else ""
+    return publish(plan.study, runs, samples, plan.folder, plan.path) or lacks

@@ -14,10 +14,10 @@ from typing import Any
 from tune_sam.errors import Refused, masked
 from tune_sam.home import Home, Place
 from tune_sam.logins import with_login
+from tune_sam.settings import is_name
 from tune_sam.study.lock import study_lock
 from tune_sam.study.optuna_internals import attributes_of_studies
 from tune_sam.study.records import open_study
-from tune_sam.study.settings import is_name
 from tune_sam.study.storage import exists, open_storage
 from tune_sam.tracking.local import file_of
 from tune_sam.tracking.runs import delete_runs, find_study_runs

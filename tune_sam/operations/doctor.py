@@ -15,8 +15,8 @@ from tune_sam.errors import Refused
 from tune_sam.evaluation.summary import summarize
 from tune_sam.home import Place
 from tune_sam.study.lock import is_going, study_lock
-from tune_sam.study.records import Study, Trial, open_study, refits_of
-from tune_sam.study.settings import ending
+from tune_sam.study.records import Study, Trial, open_study, refits_of, trials_in
+from tune_sam.study.settings import ending, trial_key
 from tune_sam.study.spent import ended_by
 from tune_sam.study.storage import open_storage
 from tune_sam.study.summary import note_summary
@@ -218,13 +218,11 @@ def _checkpoints(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
 
 def _optuna_states(study: Study) -> dict[str, str]:
     """Optuna's word for each trial, by its key."""
-    storage = open_storage(study.home)
-    found = {}
-    for optimizer in study.settings.optimizers:
-        name = f"{study.name}/{optimizer}"
-        for frozen in storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False):
-            found[f"{name}/{frozen.number}"] = frozen.state.name
-    return found
+    return {
+        trial_key(study.name, optimizer, frozen.number): frozen.state.name
+        for optimizer in study.settings.optimizers
+        for frozen in trials_in(study, optimizer)
+    }
 
 
 def _settle(study: Study) -> None:

@@ -18,12 +18,11 @@ from tune_sam.home import Home, Place, folder_of
 from tune_sam.logins import with_login
 from tune_sam.operations.delete import delete
 from tune_sam.operations.export import CONTENT, FOLDERS, FORMAT
-from tune_sam.settings import wrong_with_name
+from tune_sam.settings import is_name, wrong_with_name
 from tune_sam.study.lock import study_lock
 from tune_sam.study.optuna_internals import attributes_of_studies
 from tune_sam.study.reading import reading
 from tune_sam.study.records import Study
-from tune_sam.study.settings import is_name
 from tune_sam.study.storage import open_storage
 from tune_sam.study.transfer import with_names, with_names_in_table, write_ledger
 from tune_sam.tuning.delivery import PATIENCE, deliver

@@ -27,7 +27,7 @@ from tune_sam.settings import SEEDS, SearchOptions
 from tune_sam.space import Configuration
 from tune_sam.study.records import Study, open_search
 from tune_sam.study.settings import Kind
-from tune_sam.tracking.runs import publish
+from tune_sam.tuning.delivery import publish
 from tune_sam.tuning.listener import SearchListener
 from tune_sam.tuning.plan import home_of, plan
 from tune_sam.tuning.progress import heard_by
@@ -240,15 +240,6 @@ def _publish(found: Refit) -> str:
             for trial in study.records()
             if trial.key in found.tests and trial.mlflow_run_id
         }
-        try:
-            publish(
-                study.mlflow,
-                study.mlflow_run,
-                runs,
-                study.settings.epochs,
-                folder,
-                "test",
-            )
-        except Refused as error:
-            return str(error)
+        if left := publish(study, runs, study.settings.epochs, folder, "test"):
+            return left
     return ""

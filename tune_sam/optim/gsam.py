@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from tune_sam.optim.sharpness_aware import Group, SharpnessAware, gradients, projected, reals
+from tune_sam.optim.sharpness_aware import SharpnessAware, gradients, projected, reals
 
 
 class GSAM(SharpnessAware):
@@ -53,13 +53,8 @@ class GSAM(SharpnessAware):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_first": {}}
 
-    def _scale(self, group: Group, params: list[Tensor]) -> None:
-        return None
-
     def _note_first(self) -> None:
-        params = [p for group in self.param_groups for p in self._climbing(group)]
-        # Copies: whoever holds the gradients may write the second pass's into the same memory.
-        self._first = {p: g.clone() for p, g in zip(params, gradients(params), strict=True)}
+        self._first = self._copied()
 
     def _combine(self) -> None:
         first, self._first = self._first, {}

@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from tune_sam.optim.sharpness_aware import Group, SharpnessAware, gradients, projected, reals
+from tune_sam.optim.sharpness_aware import SharpnessAware, gradients, projected, reals
 
 R = TypeVar("R")
 
@@ -173,13 +173,8 @@ class LookSAM(SharpnessAware):
         towards = torch._foreach_mul([self._direction[p] for p in params], [alphas[p] for p in params])
         torch._foreach_add_(gradients(params), torch._foreach_mul(towards, norm))
 
-    def _scale(self, group: Group, params: list[Tensor]) -> None:
-        return None
-
     def _note_first(self) -> None:
-        params = [p for group in self.param_groups for p in self._climbing(group)]
-        # Copies: whoever holds the gradients may write the second pass's into the same memory.
-        self._first = {p: g.clone() for p, g in zip(params, gradients(params), strict=True)}
+        self._first = self._copied()
 
     def _two_passes(self, closure: Callable[[], R], model: nn.Module | None) -> R:
         if self.looks:

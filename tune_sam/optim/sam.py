@@ -32,9 +32,6 @@ class SAM(SharpnessAware):
     ) -> None:
         super().__init__(params, base_optimizer_class, {"rho": rho}, base_kwargs)
 
-    def _scale(self, group: Group, params: list[Tensor]) -> None:
-        return None
-
 
 class ASAM(SharpnessAware):
     """Adaptive SAM in its authors' form (Kwon et al. 2021): ε̂ = ρ T² g / ‖T g‖₂.

@@ -64,8 +64,5 @@ class SAMON(SharpnessAware):
                 "SAM-ON perturbs normalization layers, and the network has none with parameters: take another"
             )
 
-    def _scale(self, group: Group, params: list[Tensor]) -> None:
-        return None
-
     def _climbing(self, group: Group) -> list[Tensor]:
         return [p for p in super()._climbing(group) if p in self._only]

@@ -321,12 +321,17 @@ class SharpnessAware(Optimizer):
     # --- what a subclass says ---
 
     def _scale(self, group: Group, params: list[Tensor]) -> Tensors | None:
-        """Return T for `params`, those of the group that have a gradient, real, in their shapes; None for T = 1."""
-        raise NotImplementedError
+        """Return T for `params`, those of the group that have a gradient, real, in their shapes; None, for T = 1."""
+        return None
 
     def _climbing(self, group: Group) -> list[Tensor]:
         """Choose the parameters of a group that climb; all that have a gradient by default."""
         return [p for p in group["params"] if p.grad is not None]
+
+    def _copied(self) -> dict[Tensor, Tensor]:
+        """Copy the gradients that climb: whoever holds them may write the second pass's into the same memory."""
+        params = [p for group in self.param_groups for p in self._climbing(group)]
+        return {p: g.clone() for p, g in zip(params, gradients(params), strict=True)}
 
     def _note_first(self) -> None:
         """Keep what is needed later of the gradients of the first pass, before the climb; by default nothing is."""

@@ -1,9 +1,9 @@
 """The section with all comparisons of scores on the test set, by question."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tune_sam.evaluation.answer import why_not_known
-from tune_sam.evaluation.claims import ASKED, OF_EACH_BATCH_SIZE, Answers, Claim, Question
+from tune_sam.evaluation.claims import ASKED, OF_EACH_BATCH_SIZE, Answers
 from tune_sam.evaluation.refit import Refit, test_results
 from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.sections import Section, Table
@@ -44,14 +44,9 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
             f"its test results, its {what}."
         )
     rows: list[tuple[str, ...]] = []
-    for question, claims in asked(found).items():
+    for question, claims in found.asked.items():
         same_size = OF_EACH_BATCH_SIZE if refit.choice.each_batch_size and question != "rho" else ""
         unknown = "" if claims else f" {why_not_known(study, refit, question)}"
         rows.append((f"{ASKED[question]}{same_size}{unknown}",))
         rows += claim_rows(claims, names, how.factor, how.difference)
     return Section(TITLE, tuple(sentences), (Table(HEADER, tuple(rows)),))
-
-
-def asked(found: Answers) -> dict[Question, Sequence[Claim]]:
-    """Collect the comparisons of scores on the test set by question."""
-    return {"use": found.help, "compute": found.help_at_equal_compute, "rho": found.by_rho}

@@ -1,7 +1,7 @@
 """The sections on flatness: against controls, against the gap, over the batch size, and the loss around the minima."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from tune_sam.evaluation.claims import Answers, claims, pairs, with_flatness
 from tune_sam.evaluation.measured import Measured, rests_on
 from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit
-from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, with_interval
+from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, with_digits, with_interval
 from tune_sam.reporting.comparisons import HEADER, claim_rows, equal_loss_rows
 from tune_sam.reporting.pictures import BATCH_SIZE, GAP, LANDSCAPE, RADIUS, pictures_in
 from tune_sam.reporting.sections import Section, Table
@@ -92,17 +92,11 @@ def _flatness_rows(table: "DataFrame", names: Mapping[str, str]) -> tuple[tuple[
     )
 
 
-def _of_some(values: "Series", write: Callable[[Sequence[float]], str]) -> str:
+def _of_some(values: "Series", write: Callable[[Mean], str]) -> str:
     """Write the mean of those values that are not missing, and of how many it is where some are; empty if all are."""
     there = values.dropna().tolist()
     of_some = f" (n = {len(there)})" if len(there) < len(values) else ""
-    return f"{write(there)}{of_some}" if there else ""
-
-
-def with_digits(values: Sequence[float]) -> str:
-    """Write a mean and half of its interval with three significant digits."""
-    mean = Mean.of(values)
-    return f"{mean.value:.3g}" if math.isnan(mean.half) else f"{mean.value:.3g} ± {mean.half:.2g}"
+    return f"{write(Mean.of(there))}{of_some}" if there else ""
 
 
 def flatness_section(study: Study, close: Measured | None, wide: Measured | None, folder: Path) -> Section:
@@ -253,4 +247,4 @@ def landscape_section(study: Study, measured: Measured | None, folder: Path) -> 
 
 def _mean_cell(values: "Series", decimals: int) -> str:
     """Write a mean with its interval, as :func:`_of_some` does."""
-    return _of_some(values, lambda there: with_interval(Mean.of(there), 1, decimals))
+    return _of_some(values, lambda mean: with_interval(mean, 1, decimals))

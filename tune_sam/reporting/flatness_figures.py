@@ -113,7 +113,7 @@ def _draw_cells(axis: Axes, rows: pd.DataFrame, over: str, aside: float, style: 
     axis.plot(cells.index * aside, cells["mean"], style.line, color=style.colour, linewidth=1.4, zorder=1)
 
 
-def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
+def gaps_and_flatness(frame: pd.DataFrame) -> Figure:
     """Draw the generalisation gap against each measure of flatness, with Kendall's rank correlation τ.
 
     τ is over the resolved points alone, of all optimizers together; hollow points are unresolved. With fewer than four
@@ -121,21 +121,20 @@ def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
     :class:`tune_sam.evaluation.statistics.Correlation`.
 
     Args:
-        frame: `optimizer`, `measure` (its name with its unit), `value`, the gap and, if known, `error` (of `value`) and
-            `resolved`.
-        gap: the column of the gap.
+        frame: `optimizer`, `measure` (its name with its unit), `value`, `gap/loss` and, if known, `error` (of `value`)
+            and `resolved`.
     """
-    need(frame, "optimizer", "measure", "value", gap)
+    need(frame, "optimizer", "measure", "value", "gap/loss")
     names = optimizers_in(frame)
-    frame = shown(frame, gap, drop=False)
+    frame = shown(frame, "gap/loss", drop=False)
     measures = list(dict.fromkeys(frame["measure"]))
     figure, axes = panels(len(measures), height=3.1)
     for measure, axis in zip(measures, axes, strict=True):
-        rows = frame[(frame["measure"] == measure) & np.isfinite(frame["value"]) & np.isfinite(frame[gap])]
+        rows = frame[(frame["measure"] == measure) & np.isfinite(frame["value"]) & np.isfinite(frame["gap/loss"])]
         for name in names:
             one = rows[rows["optimizer"] == name]
-            draw_points(axis, one["value"], one[gap], one, style_of(name, names), horizontal=True)
-        axis.set_title(_correlation(rows[counts_in(rows)], gap), fontsize=TEXT)
+            draw_points(axis, one["value"], one["gap/loss"], one, style_of(name, names), horizontal=True)
+        axis.set_title(_correlation(rows[counts_in(rows)]), fontsize=TEXT)
         axis.set_xlabel(wrapped(str(measure), 26))
         axis.margins(0.08)
         set_scale(axis, "x", rows["value"], ticks=4)
@@ -143,13 +142,13 @@ def gaps_and_flatness(frame: pd.DataFrame, gap: str = "gap/loss") -> Figure:
         if rows.empty:
             without_values(figure, axis)
     for axis in firsts_of_rows(axes):
-        axis.set_ylabel(wrapped(name_of(gap, loss_unit_in(frame)), 26))
+        axis.set_ylabel(wrapped(name_of("gap/loss", loss_unit_in(frame)), 26))
     legend(figure, names, lines=False, hollow=why_hollow(frame))
     return figure
 
 
-def _correlation(rows: pd.DataFrame, gap: str) -> str:
-    if len(rows) < 4 or rows["value"].nunique() < 2 or rows[gap].nunique() < 2:
+def _correlation(rows: pd.DataFrame) -> str:
+    if len(rows) < 4 or rows["value"].nunique() < 2 or rows["gap/loss"].nunique() < 2:
         return f"Kendall's τ: too few\npoints (n = {len(rows)})"
-    found = kendalltau(rows["value"], rows[gap])
+    found = kendalltau(rows["value"], rows["gap/loss"])
     return f"Kendall's τ = {found.statistic:.2f}\n(n = {len(rows)})".replace("-", "−")

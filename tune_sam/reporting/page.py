@@ -26,8 +26,7 @@ from tune_sam.reporting.searched import chosen_section, searched_section
 from tune_sam.reporting.sections import Cell, Link, Section
 from tune_sam.study.lock import page_lock
 from tune_sam.study.records import PLACES, Study, Trial, best_of_each, open_search
-from tune_sam.tracking.runs import publish
-from tune_sam.tuning.delivery import adopt_epochs
+from tune_sam.tuning.delivery import adopt_epochs, publish
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +88,8 @@ def report(name: str, *, home: Place = None, output: str | Path | None = None) -
         folder = own / "report"
         answer = write_page(study, folder)
         left = log_summary(study)  # first, for the ledger gets the numbers whatever MLflow takes
-        return Report(study, answer, folder / "index.html", _publish(study, folder) or left)
+        undelivered = publish(study, {}, 0, folder, "report") or left
+        return Report(study, answer, folder / "index.html", undelivered)
 
 
 def output_folder(output: str | Path) -> Path:
@@ -226,12 +226,3 @@ def render(
 def _markdown_cell(cell: Cell) -> str:
     text = str(cell).replace("|", "\\|")
     return f"[{text}]({cell.url})" if isinstance(cell, Link) else text
-
-
-def _publish(study: Study, folder: Path) -> str:
-    """Log the folder to the study's MLflow run, and return why it could not be logged; empty if it was."""
-    try:
-        publish(study.mlflow, study.mlflow_run, {}, 0, folder, "report")
-    except Refused as error:
-        return str(error)
-    return ""

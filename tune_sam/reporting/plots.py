@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from tune_sam.analysis.landscape import grid
 from tune_sam.evaluation.analysis import LINE, Analysis
-from tune_sam.evaluation.claims import Answers, Claim, Question
-from tune_sam.evaluation.names import optimizer_names, row_names
+from tune_sam.evaluation.claims import Answers
+from tune_sam.evaluation.names import names_of
 from tune_sam.evaluation.refit import Refit
 from tune_sam.evaluation.statistics import FEWEST
 from tune_sam.reporting import claim_figures, flatness_figures, landscape_figures, refit_figures, search_figures
@@ -141,7 +141,7 @@ def draw_answers(refit: Refit, found: Answers, folder: Path) -> None:
         folder: to write to.
     """
     table = refit.table()
-    names = row_names(table, optimizer_names(refit.of))
+    names = names_of(refit)
     table = table.assign(label=table["row"].map(names))
     _save(
         folder,
@@ -161,11 +161,6 @@ def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
         found: the answers of a study.
         names: what the rows are called, by those of the refit's table.
     """
-    asked: dict[Question, tuple[Claim, ...]] = {
-        "use": found.help,
-        "compute": found.help_at_equal_compute,
-        "rho": found.by_rho,
-    }
     return pd.DataFrame(
         [
             {
@@ -185,7 +180,7 @@ def differences(found: Answers, names: Mapping[str, str]) -> pd.DataFrame:
                 "shown": claim.difference.shown,
                 "seeds": claim.difference.mean.n,
             }
-            for question, claims in asked.items()
+            for question, claims in found.asked.items()
             for claim in claims
         ]
     )

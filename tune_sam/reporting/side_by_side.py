@@ -1,10 +1,9 @@
 """The page that puts studies side by side, as HTML and as Markdown."""
 
-from math import isfinite
 from pathlib import Path
 
 from tune_sam.evaluation.comparison import Comparison, Row, label
-from tune_sam.evaluation.statistics import Mean, with_interval
+from tune_sam.evaluation.statistics import Mean, with_digits, with_interval
 from tune_sam.files import replaced_folder
 from tune_sam.plugins import naming
 from tune_sam.reporting.comparisons import HEADER, claim_rows
@@ -66,7 +65,7 @@ def _cells(row: Row, score: str, more: list[str]) -> tuple[str, ...]:
         validation,
         _mean(row.test, how.factor, how.decimals),
         _mean(row.gap, 1, 4),
-        _eigenvalue(row.lambda_max),
+        with_digits(row.lambda_max) if row.lambda_max else "",
         f"{row.trials}",
         f"{row.seconds:,.0f}",
         f"{row.gradients:,}",
@@ -75,13 +74,6 @@ def _cells(row: Row, score: str, more: list[str]) -> tuple[str, ...]:
 
 def _mean(mean: Mean | None, unit: float, decimals: int) -> str:
     return with_interval(mean, unit, decimals) if mean else ""
-
-
-def _eigenvalue(mean: Mean | None) -> str:
-    """Write λ_max, which has any size, with three digits."""
-    if mean is None:
-        return ""
-    return f"{mean.value:.3g}" + (f" ± {mean.half:.2g}" if isfinite(mean.half) else "")
 
 
 def claim_names(comparison: Comparison) -> dict[str, str]:

@@ -11,7 +11,7 @@ end complete, by a column `state`.
 
 All figures are :data:`WIDTH` wide and no text is smaller than :data:`TEXT`, so that all can be read on a telephone.
 
-Losses are in nats. Accuracies are from 0 to 1 in the data and in % in the figures.
+Losses are in the study's unit, nats of a classifier. Accuracies are from 0 to 1 in the data and in % in the figures.
 """
 
 import math
@@ -258,7 +258,6 @@ def legend(
     patches: bool = False,
     counts: pd.Series | None = None,
     hollow: str = "",
-    extra: Sequence[Line2D] = (),
     among: Sequence[str] = (),
 ) -> None:
     """Put one legend above all panels; `hollow` says what hollow points are.
@@ -287,7 +286,6 @@ def legend(
                 label=hollow,
             )
         )
-    handles += extra
     # Inches of an entry at this font size: its line and gaps, and its characters.
     widest = 0.75 + 0.083 * max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
@@ -302,23 +300,21 @@ def without_values(figure: Figure, axis: Axes) -> Figure:
     return figure
 
 
-def finite_of(values: pd.Series) -> NDArray[np.float64]:
+def finite_of(values: Iterable[float]) -> NDArray[np.float64]:
     """Drop values that are missing or infinite."""
-    array: NDArray[np.float64] = values.to_numpy(float)
+    array: NDArray[np.float64] = np.asarray(values, float)
     return array[np.isfinite(array)]
 
 
 def spans(values: Iterable[float]) -> bool:
     """Say whether the finite values are above 0 and span a factor of :data:`SPAN`."""
-    array = np.asarray(values, float)
-    array = array[np.isfinite(array)]
+    array = finite_of(values)
     return bool(len(array) and array.min() > 0 and array.max() >= SPAN * array.min())
 
 
 def limits(values: Iterable[float], pad: float = 0.0) -> tuple[float, float]:
     """Find the least and the largest of finite values, never the same; 0 and 1 if there are none."""
-    array = np.asarray(values, float)
-    array = array[np.isfinite(array)]
+    array = finite_of(values)
     if not len(array):
         return 0.0, 1.0
     low, high = float(array.min()), float(array.max())
@@ -451,7 +447,7 @@ def told_apart(values: Sequence[float]) -> list[str]:
     return next((texts for texts in written if len(set(texts)) == len(set(values))), [short(value) for value in values])
 
 
-def save(figure: Figure, data: pd.DataFrame, path: Path | str) -> tuple[Path, Path]:
+def save(figure: Figure, data: pd.DataFrame, path: Path | str) -> None:
     """Write a figure to `path`.png and its data to `path`.csv; each is there whole or not at all.
 
     The same figure gives the same bytes.
@@ -459,22 +455,15 @@ def save(figure: Figure, data: pd.DataFrame, path: Path | str) -> tuple[Path, Pa
     Args:
         figure: to write, at :data:`DPI`.
         data: what it was drawn from. An index of names becomes the first column, one of numbers is left out.
-        path: with or without `.png`; its folder is made if it does not exist.
-
-    Returns:
-        The paths of the PNG and the CSV.
+        path: without an ending; its folder is made if it does not exist.
     """
-    path = Path(path)
-    stem = path.name.removesuffix(".png")
-    png, csv = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.csv")
-    with replaced_file(csv) as unfinished:
+    with replaced_file(Path(f"{path}.csv")) as unfinished:
         data.to_csv(unfinished, index=data.index.dtype.kind not in "iu")
-    with replaced_file(png) as unfinished:
+    with replaced_file(Path(f"{path}.png")) as unfinished:
         figure.savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
         with Image.open(unfinished) as drawn:
             fewer = drawn.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
         fewer.save(unfinished, format="png", optimize=True)
-    return png, csv
 
 
 def need(frame: pd.DataFrame, *columns: str) -> None:

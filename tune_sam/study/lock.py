@@ -11,6 +11,7 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from tune_sam.errors import Refused
+from tune_sam.files import identity
 from tune_sam.home import Home, taken
 from tune_sam.study.patience import patiently
 from tune_sam.study.postgres import AdvisoryLock
@@ -121,24 +122,16 @@ class _FileLock:
     def acquire(self, patience: float) -> None:
         lock = FileLock(self._file, timeout=patience)
         taken(lock)
-        self._lock, self._identity = lock, self._found()
+        self._lock, self._identity = lock, identity(self._file)
 
     def confirm(self, patience: float) -> None:
-        if self._found() != self._identity:
+        if identity(self._file) != self._identity:
             lost = self._lock
             self.acquire(patience)
             lost.release()
 
     def release(self) -> None:
         self._lock.release()
-
-    def _found(self) -> tuple[int, int] | None:
-        """Tell the file from another of that name."""
-        try:
-            status = os.stat(self._file)
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
 
 
 def _lock(home: Home, name: str) -> Lock:

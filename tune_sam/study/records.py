@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,13 +17,14 @@ from tune_sam.home import Home, Place, folder_of, inside
 from tune_sam.logins import of_results, same_place, with_login, without_login
 from tune_sam.optimizers import known_optimizer
 from tune_sam.plugins import naming
+from tune_sam.settings import is_name
 from tune_sam.space import Configuration
 from tune_sam.study.checkpoints import checkpoints_in
 from tune_sam.study.epochs import GRADIENTS, adopted_attribute, epochs_in
 from tune_sam.study.lock import is_going
 from tune_sam.study.optuna_internals import attributes_of_studies, enqueued_point
 from tune_sam.study.reading import check_fields, reading
-from tune_sam.study.settings import ENDINGS, STATES, Kind, StudySettings, is_name, trial_key
+from tune_sam.study.settings import ENDINGS, STATES, Kind, StudySettings, trial_key
 from tune_sam.study.storage import exists, open_storage
 from tune_sam.study.upgrade import FORMAT, upgraded
 from tune_sam.tracking import content
@@ -33,7 +34,7 @@ from tune_sam.workload import Workload, known_workload
 if TYPE_CHECKING:
     import pandas
     from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
     from torch import nn
 
 
@@ -276,12 +277,11 @@ class Study:
         if not exists(self.home):
             return {}, []
         try:
-            best = {trial.optimizer: trial for trial in reversed(self.complete())}
-        except NothingComplete:
-            best = {}
+            counts = self.counts()
+            best = {trial.optimizer: trial for trial in best_of_each(self.ranked(self.records()))}
         except Exception:
             return {}, []
-        return self.counts(), [best[optimizer] for optimizer in self.settings.optimizers if optimizer in best]
+        return counts, [best[optimizer] for optimizer in self.settings.optimizers if optimizer in best]
 
     @property
     def data(self) -> Path:
@@ -431,15 +431,12 @@ class Study:
 
     def checkpoints(self) -> dict[str, list[str]]:
         """Read the folders or URIs of the checkpoints that are kept of each trial, the last first, by its key."""
-        storage = open_storage(self.home)
         return {
             trial_key(self.name, optimizer, frozen.number): [
                 place for kept in checkpoints_in(frozen.user_attrs) if (place := self.checkpoint(kept))
             ]
             for optimizer in self.settings.optimizers
-            for frozen in storage.get_all_trials(
-                storage.get_study_id_from_name(f"{self.name}/{optimizer}"), deepcopy=False
-            )
+            for frozen in trials_in(self, optimizer)
         }
 
     def log_place(self, optimizer: str, number: int) -> str:
@@ -456,14 +453,12 @@ class Study:
             raise Refused(
                 f"study {self.name} did not search {optimizer!r}; it has {', '.join(self.settings.optimizers)}."
             )
-        storage = open_storage(self.home)
         going = is_going(self.home, self.name)
         records: list[Trial] = []
         for name in (optimizer,) if optimizer else self.settings.optimizers:
-            study = storage.get_study_id_from_name(f"{self.name}/{name}")
-            runs = storage.get_study_user_attrs(study)
+            runs = attributes_in(self, name)
             with reading(f"the records of the trials of {self.name}/{name}"):
-                there = storage.get_all_trials(study, deepcopy=False)
+                there = trials_in(self, name)
             records += [
                 self.trial_of(name, frozen, runs.get(_run_attribute(frozen.number)), going=going) for frozen in there
             ]
@@ -484,8 +479,7 @@ class Study:
 
     def history(self, trial: Trial) -> dict[int, dict[str, float]]:
         """Read the metrics of each epoch of a trial, in their order."""
-        storage = open_storage(self.home)
-        study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
+        storage, study = stored(self, trial.optimizer)
         frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study, trial.number))
         if found := epochs_in(frozen.user_attrs):
             return {number: epoch.metrics for number, epoch in found.items()}
@@ -505,23 +499,18 @@ class Study:
 
     def adopt(self, trial: Trial, history: dict[int, dict[str, float]]) -> None:
         """Keep the metrics of each epoch of an ended trial that release 0.1 trained."""
-        storage = open_storage(self.home)
-        study = storage.get_study_id_from_name(f"{self.name}/{trial.optimizer}")
+        storage, study = stored(self, trial.optimizer)
         kept = {str(number): metrics for number, metrics in history.items()}
         storage.set_study_user_attr(study, adopted_attribute(trial.number), kept)
 
     def run_ids(self) -> dict[str, str]:
         """Read the MLflow run of each trial that has one, by the trial's key."""
-        storage = open_storage(self.home)
-        found: dict[str, str] = {}
-        for optimizer in self.settings.optimizers:
-            attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(f"{self.name}/{optimizer}"))
-            found |= {
-                trial_key(self.name, optimizer, int(name.removeprefix(_RUN))): run
-                for name, run in attributes.items()
-                if name.startswith(_RUN)
-            }
-        return found
+        return {
+            trial_key(self.name, optimizer, int(name.removeprefix(_RUN))): run
+            for optimizer in self.settings.optimizers
+            for name, run in attributes_in(self, optimizer).items()
+            if name.startswith(_RUN)
+        }
 
     def trials(self) -> "pandas.DataFrame":
         """Give all trials as a table, a row each; what is in `config` and `metrics` has columns of its own."""
@@ -765,6 +754,24 @@ def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
     for trial in trials:
         found.setdefault(trial.optimizer, trial)
     return list(found.values())
+
+
+def stored(study: Study, optimizer: str) -> "tuple[RDBStorage, int]":
+    """Open Optuna's storage, and find the study there that has the trials of an optimizer."""
+    storage = open_storage(study.home)
+    return storage, storage.get_study_id_from_name(f"{study.name}/{optimizer}")
+
+
+def trials_in(study: Study, optimizer: str, states: "Container[TrialState] | None" = None) -> "list[FrozenTrial]":
+    """Read the trials of an optimizer as Optuna has them, those in some states or all."""
+    storage, one = stored(study, optimizer)
+    return storage.get_all_trials(one, deepcopy=False, states=states)
+
+
+def attributes_in(study: Study, optimizer: str) -> dict[str, Any]:
+    """Read what is kept in Optuna's storage with the trials of an optimizer."""
+    storage, one = stored(study, optimizer)
+    return storage.get_study_user_attrs(one)
 
 
 def note_run(storage: "RDBStorage", key: str, run_id: str) -> None:

@@ -53,11 +53,6 @@ CHANGEABLE = ("trials", "log", *LIMITS)
 """The settings that another launch of a study may have otherwise: they change no number of any training."""
 
 
-def is_name(text: str) -> bool:
-    """Whether a text can be a study's name, which is a folder's, a part of every key, and what a person types again."""
-    return text[:1].isalnum() and all(character.isalnum() or character in "-_." for character in text)
-
-
 def now() -> str:
     """Give the time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

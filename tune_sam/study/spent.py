@@ -1,20 +1,17 @@
 """What a search has taken so far, and which of its budgets that ends."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from tune_sam.durations import OFF, written
 from tune_sam.errors import Refused
 from tune_sam.scores import standard_error
 from tune_sam.settings import flag_of
+from tune_sam.study.records import Study, attributes_in, stored
 from tune_sam.study.settings import StudySettings
-from tune_sam.study.storage import open_storage
-
-if TYPE_CHECKING:
-    from tune_sam.study.records import Study
 
 _SECONDS = "searched_s"
 """The attribute of a study's first optimizer that has the seconds in which the study was searched."""
@@ -50,7 +47,7 @@ class Spent:
     samples: int = 0
 
     @classmethod
-    def of(cls, study: "Study") -> "Spent":
+    def of(cls, study: Study) -> "Spent":
         """Read what the ledger of a study has."""
         trials = study.records()
         found = cls(noted_seconds(study), {(trial.optimizer, trial.number): trial.epochs for trial in trials})
@@ -124,7 +121,7 @@ def _ended(option: str, why: str, more: object) -> Ended:
     return Ended(why, f"{flag_of(option)} {more}")
 
 
-def ended_by(study: "Study") -> Ended | None:
+def ended_by(study: Study) -> Ended | None:
     """Say which budget ended a search; None where none did, and where all of its trials have ended anyway."""
     settings = study.settings
     if settings.time_budget == OFF and not settings.epoch_budget and not settings.patience:
@@ -133,28 +130,22 @@ def ended_by(study: "Study") -> Ended | None:
     return Spent.of(study).ends(settings) if ended < settings.trials_in_all else None
 
 
-def note_seconds(study: "Study", seconds: float) -> None:
+def note_seconds(study: Study, seconds: float) -> None:
     """Keep the seconds in which a study was searched, by all its launches, in place of earlier ones."""
-    storage = open_storage(study.home)
-    storage.set_study_user_attr(storage.get_study_id_from_name(_keeper(study)), _SECONDS, seconds)
+    storage, keeper = stored(study, study.settings.optimizers[0])
+    storage.set_study_user_attr(keeper, _SECONDS, seconds)
 
 
-def noted_seconds(study: "Study") -> float:
+def noted_seconds(study: Study) -> float:
     """Read what :func:`note_seconds` kept; 0 of a study that an earlier release searched.
 
     Raises:
         Refused: it is no number of seconds.
     """
-    storage = open_storage(study.home)
-    attributes: Mapping[str, object] = storage.get_study_user_attrs(storage.get_study_id_from_name(_keeper(study)))
-    seconds = attributes.get(_SECONDS, 0.0)
+    seconds = attributes_in(study, study.settings.optimizers[0]).get(_SECONDS, 0.0)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
         raise Refused(
             f"the record of study {study.name} cannot be read (it was searched for {seconds!r:.60} seconds); put back "
             "a copy of it."
         )
     return float(seconds)
-
-
-def _keeper(study: "Study") -> str:
-    return f"{study.name}/{study.settings.optimizers[0]}"

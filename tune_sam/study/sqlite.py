@@ -1,6 +1,5 @@
 """Connections to Optuna's file in a home, and what is wrong with it when it cannot be used."""
 
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -11,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from tune_sam.files import replaced_file
+from tune_sam.files import identity, replaced_file
 from tune_sam.study import patience
 
 BUSY_SECONDS = 1.0
@@ -137,12 +136,3 @@ def trouble_of(error: BaseException, file: Path) -> str:
 
 def _is_busy(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _BUSY
-
-
-def identity(file: Path) -> tuple[int, int] | None:
-    """Tell a file from another that has its name later: device and inode; None if there is none."""
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from tune_sam.errors import Refused, masked
-from tune_sam.files import replaced_file
+from tune_sam.files import identity, replaced_file
 from tune_sam.home import Home, taken
 from tune_sam.logins import with_driver
 from tune_sam.study import sqlite
@@ -46,7 +46,7 @@ def open_storage(home: Home) -> "RDBStorage":
         with taken(FileLock(home.path / "optuna.lock")):
             if not file.exists():
                 _make_file(file)
-    return _file(file, sqlite.identity(file), os.getpid())
+    return _file(file, identity(file), os.getpid())
 
 
 @cache

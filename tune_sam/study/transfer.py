@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam.study.checkpoints import BEFORE, LAST
 from tune_sam.study.optuna_internals import continue_sequence, sequence_of, trial_from_json, trial_to_json
-from tune_sam.study.records import Study, is_run_attribute
+from tune_sam.study.records import Study, attributes_in, is_run_attribute, stored, trials_in
 from tune_sam.study.settings import trial_key
 from tune_sam.study.storage import open_storage
 
@@ -27,19 +27,17 @@ def ledger_of(study: Study, *, checkpoints: bool = True) -> dict[str, Any]:
     Returns:
         `attributes`, `sequence` and `trials` by optimizer.
     """
-    storage = open_storage(study.home)
     found = {}
     for optimizer in study.settings.optimizers:
-        one = storage.get_study_id_from_name(f"{study.name}/{optimizer}")
-        attributes = storage.get_study_user_attrs(one)
+        attributes = attributes_in(study, optimizer)
         found[optimizer] = {
             "attributes": {
                 name: value for name, value in attributes.items() if name != "record" and not is_run_attribute(name)
             },
-            "sequence": sequence_of(storage, one),
+            "sequence": sequence_of(*stored(study, optimizer)),
             "trials": [
                 _as_json(frozen, study.below_results if checkpoints else lambda _: None)
-                for frozen in storage.get_all_trials(one, deepcopy=False)
+                for frozen in trials_in(study, optimizer)
             ],
         }
     return found
@@ -132,9 +130,8 @@ def placed_again(study: Study, optimizer: str, key: Callable[[int], str]) -> dic
         optimizer: one of the study's.
         key: gives the new key of a trial.
     """
-    storage = open_storage(study.home)
     found = {}
-    for frozen in storage.get_all_trials(storage.get_study_id_from_name(f"{study.name}/{optimizer}"), deepcopy=False):
+    for frozen in trials_in(study, optimizer):
         kept = {
             name: study.below_results(frozen.user_attrs[name]) for name in (LAST, BEFORE) if name in frozen.user_attrs
         }

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import socket
 import sqlite3
 import tempfile
@@ -28,7 +29,7 @@ from tune_sam.errors import Refused, masked
 from tune_sam.files import link_below, nearest
 from tune_sam.logins import lacking, with_driver
 from tune_sam.tracking.content import KEY_TAG, DataSetInput, Point, RunState, renamed
-from tune_sam.tracking.local import EMPTY, GONE, ailment_of, copy_aside, file_of, schema_of, set_aside
+from tune_sam.tracking.local import EMPTY, GONE, ailment_of, file_of, schema_of, set_aside
 from tune_sam.tracking.relocation import artifact_folder, relocate_artifacts
 
 if TYPE_CHECKING:
@@ -366,13 +367,7 @@ def runs_of_study(store: Store, study: str, home: str | None) -> list[str]:
     if not experiments:
         return []
     own = _run_ids(store, experiments, identity)
-    trials = [
-        run.info.run_id
-        for parent in own
-        for run in _all_pages(store.search_runs, experiments, _condition({PARENT_TAG: parent}))
-        if STUDY_TAG not in run.data.tags  # a refit's own run, which is below its search's
-    ]
-    return [*own, *trials]
+    return [*own, *(run.info.run_id for parent in own for run in _runs_below(store, experiments, parent))]
 
 
 def _run_ids(store: Store, experiments: list[str], tags: Mapping[str, str]) -> list[str]:
@@ -515,18 +510,17 @@ def _state_of(run: Any) -> RunState:
 
 def states_in(store: Store, study_run: StudyRun) -> dict[str, list[RunState]]:
     """Read the runs of each trial of a study, by its key; the newest first."""
-    from mlflow.entities import ViewType
-
     found: dict[str, list[RunState]] = {}
-    condition, token = f"tags.`{PARENT_TAG}` = '{study_run.run_id}'", None
-    while True:
-        page = store.search_runs([study_run.experiment_id], condition, ViewType.ACTIVE_ONLY, page_token=token)
-        for run in page:
-            state = _state_of(run)
-            if STUDY_TAG not in state.tags:  # a refit's own run, which is below its search's
-                found.setdefault(state.tags.get(KEY_TAG, ""), []).append(state)
-        if not (token := page.token):
-            return found
+    for run in _runs_below(store, [study_run.experiment_id], study_run.run_id):
+        state = _state_of(run)
+        found.setdefault(state.tags.get(KEY_TAG, ""), []).append(state)
+    return found
+
+
+def _runs_below(store: Store, experiments: list[str], run_id: str) -> Iterator[Any]:
+    """Give the runs of a study's trials; a refit's own run, which is below its search's, is none."""
+    found = _all_pages(store.search_runs, experiments, _condition({PARENT_TAG: run_id}))
+    return (run for run in found if STUDY_TAG not in run.data.tags)
 
 
 def with_values(store: Store, state: RunState) -> RunState:
@@ -715,7 +709,6 @@ def try_out(uri: str) -> None:
     Raises:
         Refused: one of these fails.
     """
-    check(uri)
     try:
         store = connect(uri)
         experiment_id = experiment_id_of(store, "tune_sam.check", None)
@@ -806,7 +799,7 @@ def make_usable(uri: str) -> None:
     if ailment := ailment_of(file, every_page=True):
         kept = None if ailment == GONE else set_aside(file)
     elif (ailment := _other_schema(file)) == _EARLIER:
-        kept = copy_aside(file)
+        kept = set_aside(file, shutil.copy2)
         try:
             _upgrade(uri)
         except Exception as error:  # whatever a migration raises
@@ -848,8 +841,3 @@ def _upgrade(uri: str) -> None:
 def milliseconds() -> int:
     """Give the time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def strings(values: Mapping[str, object] | None) -> dict[str, str]:
-    """Make texts of all values."""
-    return {name: str(value) for name, value in (values or {}).items()}

@@ -1,7 +1,7 @@
 """MLflow's database in a file: what is wrong with it, and putting it out of the way of a new one."""
 
-import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,23 +59,15 @@ def reading(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=20)
 
 
-def set_aside(file: Path) -> Path:
-    """Rename a database, so that there is room for a new one; give its new place."""
-    aside = _free(file)
+def set_aside(file: Path, put: Callable[[Path, Path], object] = Path.rename) -> Path:
+    """Rename a database, so that there is room for a new one, or copy it; give its new place.
+
+    Args:
+        file: of the database.
+        put: renames one of its files, or copies it, as :func:`shutil.copy2`.
+    """
+    aside = file.with_name(f"{file.name}.aside-{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}")
     for ending in ("", *_BESIDE):
         if (part := file.with_name(file.name + ending)).exists():
-            part.rename(aside.with_name(aside.name + ending))
+            put(part, aside.with_name(aside.name + ending))
     return aside
-
-
-def copy_aside(file: Path) -> Path:
-    """Copy a database; give the copy's place."""
-    aside = _free(file)
-    for ending in ("", *_BESIDE):
-        if (part := file.with_name(file.name + ending)).exists():
-            shutil.copy2(part, aside.with_name(aside.name + ending))
-    return aside
-
-
-def _free(file: Path) -> Path:
-    return file.with_name(f"{file.name}.aside-{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}")

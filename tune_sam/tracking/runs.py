@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
@@ -32,7 +33,6 @@ from tune_sam.tracking.client import (
     run_state,
     runs_of_study,
     states_in,
-    strings,
     with_values,
 )
 from tune_sam.tracking.content import Point, RunState
@@ -48,7 +48,7 @@ def open_study_run(
     artifact_root: str | None = None,
     name: str,
     home: str = "",
-    tags: Mapping[str, object] | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> StudyRun:
     """Get or create the experiment, and the parent run, of a new study. The driver does it before any trial starts.
 
@@ -75,7 +75,7 @@ def open_study_run(
         run_id = find_unused_run(store, experiment_id, identity) or create_run(
             store, experiment_id, name, milliseconds(), identity
         )
-        log_batch(store, run_id, [], {}, strings(tags))
+        log_batch(store, run_id, [], {}, tags)
     return StudyRun(experiment_id, run_id)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 
 LONGEST = 5000
 """Characters of a tag or a parameter; MLflow refuses a run's whole request for one of some thousands more."""
-
-"""Metrics of the best trials that the study's own run has, too."""
 
 LONGEST_NAME = 250
 """Characters of a run's name, which MLflow's databases hold."""
@@ -136,6 +135,19 @@ def adopt_epochs(study: Study) -> None:
             except Refused as error:
                 log.warning("The epochs of %s are not in the study's ledger yet: %s", trial.key, error)
                 return
+
+
+def publish(study: Study, numbers: Mapping[str, Mapping[str, float]], step: int, files: Path, path: str) -> str:
+    """Add files to a study's run and numbers to those of its trials, as :func:`tune_sam.tracking.runs.publish` does.
+
+    Returns:
+        Why MLflow does not have them; empty if it has.
+    """
+    try:
+        runs.publish(study.mlflow, study.mlflow_run, numbers, step, files, path)
+    except Refused as error:
+        return str(error)
+    return ""
 
 
 @contextmanager

@@ -135,20 +135,19 @@ def _check_same(splits: Splits) -> None:
             for index in torch.arange(min(SAMPLES, len(split))).split(1):
                 first, *others = (_tensors(split.batch(index)) for _ in range(READINGS))
                 if not all(_equal(first, other) for other in others):
-                    raise Refused(
-                        "splits(): a sample differs from one reading to the next, so that no evaluation could be "
-                        "repeated; change batches at random in augment()."
+                    raise ValueError(
+                        "a sample differs from one reading to the next, so that no evaluation could be repeated; "
+                        "change batches at random in augment()"
                     )
 
 
 def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether tensors are the same, also where both have no number, as for a target that does not count."""
     pairs = list(zip(some, others, strict=True))
-    return all(one.shape == other.shape and bool(_alike(one, other).all()) for one, other in pairs)
-
-
-def _alike(one: Tensor, other: Tensor) -> Tensor:
-    return (one == other) | ((one != one) & (other != other))  # noqa: PLR0124  # what is no number is not itself
+    return all(
+        (one.shape, one.dtype) == (other.shape, other.dtype) and torch.allclose(one, other, 0, 0, equal_nan=True)
+        for one, other in pairs
+    )
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -26,8 +26,6 @@ from tune_sam.tuning.listener import SearchListener, Silent
 if TYPE_CHECKING:
     from tune_sam.tuning.ledger import Outcome
 
-"""For what is the value of a trial."""
-
 
 @contextmanager
 def heard_by(listener: SearchListener | None, progress: bool | None = None) -> Iterator[SearchListener]:

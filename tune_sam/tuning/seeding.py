@@ -15,9 +15,8 @@ from tune_sam.home import Home
 from tune_sam.space import IN_WORDS, Space
 from tune_sam.study.optuna_internals import trial_from_json, trial_to_json
 from tune_sam.study.reading import reading
-from tune_sam.study.records import Study, open_search
+from tune_sam.study.records import Study, attributes_in, open_search, trials_in
 from tune_sam.study.settings import StudySettings
-from tune_sam.study.storage import open_storage
 from tune_sam.tuning.history import distribution_of
 
 log = logging.getLogger(__name__)
@@ -93,11 +92,7 @@ def seeds_in(attributes: Mapping[str, Any], name: str) -> list[FrozenTrial]:
 
 def count_seeds(study: Study) -> dict[str, int]:
     """Count the trials of another study that the sampler began with, by optimizer."""
-    storage = open_storage(study.home)
-    return {
-        optimizer: len(storage.get_study_user_attrs(storage.get_study_id_from_name(f"{study.name}/{optimizer}"))[SEEDS])
-        for optimizer in study.settings.optimizers
-    }
+    return {optimizer: len(attributes_in(study, optimizer)[SEEDS]) for optimizer in study.settings.optimizers}
 
 
 def tell_other_training(settings: StudySettings, source: Study) -> None:
@@ -116,12 +111,7 @@ def tell_other_training(settings: StudySettings, source: Study) -> None:
 
 
 def _finished(study: Study, optimizer: str) -> list[FrozenTrial]:
-    storage = open_storage(study.home)
-    return storage.get_all_trials(
-        storage.get_study_id_from_name(f"{study.name}/{optimizer}"),
-        deepcopy=False,
-        states=(TrialState.COMPLETE, TrialState.PRUNED),
-    )
+    return trials_in(study, optimizer, (TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def _difference(theirs: Space | None, ours: Space, optimizer: str) -> str:
