@@ -659,13 +659,12 @@ def _spread(
     for product in hessian.batch_products() if hessian.batches > 1 else ():
         lanczos = Lanczos(product, basis)
         lanczos.start(start)
-        steps = min(BATCH_STEPS, lanczos.capacity)
         _extend(
             lanczos,
-            steps,
+            BATCH_STEPS,
             lambda ritz: _resolved(ritz, tol)[-1] or lanczos.beta == 0,  # noqa: B023 (called at once)
         )
-        ranked = _rank(lanczos, 1, steps, tol, draw)
+        ranked = _rank(lanczos, 1, BATCH_STEPS, tol, draw)
         products += ranked.steps
         value = extreme([ranked.ritz], -1, tol)
         values.append(replace(value, resolved=value.resolved and ranked.certain == 1))

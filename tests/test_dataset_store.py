@@ -110,6 +110,8 @@ def test_tensors_and_a_data_set_are_joined_as_a_refit_joins_them(first):
 
     tensors, samples = TensorStore(X, Y), as_store(Samples("tuple"), swapped)
     assert of_one_kind(tensors, samples) == (tensors, samples), "which pair() would turn round"
+    scaled = as_store(DataLoader(Samples("tuple"), collate_fn=lambda some: list(zip(*some, strict=True))), paired)
+    assert of_one_kind(scaled, tensors) == (scaled, tensors), "which the loader's function may change"
 
 
 def test_graphs_of_pyg_are_collated_as_graphs():

@@ -1,6 +1,7 @@
 """Trainings of a workload with its own data set, loss, metrics, schedule, clipping, pieces of a batch and average."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from tune_sam.groups import without_decay
 from tune_sam.metrics import gathering
 from tune_sam.optim import SAM
 from tune_sam.schedules import Schedule, cosine
-from tune_sam.space import Configuration
+from tune_sam.space import Choice, Configuration
 from tune_sam.store import TensorStore
 from tune_sam.training import Trainer, evaluate
 from tune_sam.workload import BaseOptimizer, Splits, Workload
@@ -105,13 +106,37 @@ def test_the_moving_average_is_what_is_evaluated(splits):
         running.step(batch)
         now = weights(running)
         expected = now if expected is None else 0.5 * expected + 0.5 * now
-    averaged = torch.cat([parameter.detach().flatten() for parameter in running.evaluated.parameters()])
-    assert torch.allclose(averaged, expected, rtol=1e-5)
-    of_average = running.evaluate(splits.validation).loss
-    running.model.load_state_dict(running.evaluated.state_dict())
+    with running.judged() as network:
+        assert network is running.model
+        assert not network.training
+        assert torch.allclose(weights(running), expected, rtol=1e-5)
+        averaged = deepcopy(network.state_dict())
+    assert weights(running).equal(now)
+    assert running.model.training
     plain = trainer(splits)
-    plain.model.load_state_dict(running.evaluated.state_dict())
-    assert of_average == plain.evaluate(splits.validation).loss
+    plain.model.load_state_dict(averaged)
+    assert running.evaluate(splits.validation).loss == plain.evaluate(splits.validation).loss
+    assert weights(running).equal(now)
+
+
+def test_a_loss_that_reads_what_the_last_pass_left_reads_the_moving_averages(splits):
+    class Left(Regression):
+        def network(self, setting):
+            self.made = super().network(setting)
+            self.made.register_forward_hook(lambda network, _, output: setattr(network, "left", output.square().mean()))
+            return self.made
+
+        def loss(self, outputs, targets):
+            return super().loss(outputs, targets) + self.made.left
+
+    configuration = Configuration("sam", 0.05, 0.05, 20, 0)
+    running = Trainer(Left(), replace(SETTING, ema=0.9), configuration, splits, epochs=3, device=CPU)
+    found = running.epoch().metrics["val/loss"]
+    x, y = splits.validation.dataset.x, splits.validation.dataset.y
+    with running.judged() as network, torch.no_grad():
+        outputs = network(x)
+        expected = nn.functional.mse_loss(outputs, y) + outputs.square().mean()
+    assert found == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_moving_average_keeps_buffers_of_whole_numbers(splits):
@@ -127,10 +152,12 @@ def test_the_moving_average_keeps_buffers_of_whole_numbers(splits):
     configuration = Configuration("base", None, 0.05, 20, 0)
     running = Trainer(workload, replace(SETTING, ema=0.9), configuration, splits, epochs=3, device=CPU)
     running.epoch()
-    assert running.evaluated.positions.equal(torch.arange(1000))
-    assert running.evaluated.kept.equal(torch.arange(1000) % 3 == 0)
-    assert running.evaluated.mask.equal(torch.tensor([0.0, -torch.inf])), "and infinite ones"
-    assert not running.evaluated.layers[0].weight.equal(running.model.layers[0].weight)
+    trained = running.model.layers[0].weight.detach().clone()
+    with running.judged() as network:
+        assert network.positions.equal(torch.arange(1000))
+        assert network.kept.equal(torch.arange(1000) % 3 == 0)
+        assert network.mask.equal(torch.tensor([0.0, -torch.inf])), "and infinite ones"
+        assert not network.layers[0].weight.equal(trained)
 
 
 def test_the_moving_average_refuses_a_sparse_buffer(splits):
@@ -449,6 +476,42 @@ def test_a_loss_that_is_weighted_is_the_same_however_batches_are_cut():
         running = Trainer(workload, workload.settings["d"], configuration, splits, epochs=2, device=CPU)
         found.append({name: value for name, value in running.epoch().metrics.items() if name.startswith("val/")})
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+class Detects(TwoTasks):
+    """Its loss reads what `network()` left on the workload, and its score a value that the setting holds."""
+
+    hyperparameters = {"threshold": Choice(0.1, 0.9)}
+    settings = {"d": replace(TwoTasks.settings["d"], network={"threshold": 0.5})}
+
+    def network(self, setting):
+        self.made = super().network(replace(setting, network={}))
+        self.made.register_forward_hook(
+            lambda network, _, outputs: setattr(network, "left", outputs[1].square().mean())
+        )
+        return self.made
+
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets) + self.made.left
+
+    def metrics(self, setting):
+        threshold = setting.network["threshold"]
+        return {"hits": lambda outputs, targets: (outputs[0].softmax(1)[:, 1] > threshold).float().mean()}
+
+
+@pytest.mark.slow
+def test_a_test_and_an_analysis_have_the_workload_that_made_the_network(tmp_path):
+    options = {"home": tmp_path, "executor": INLINE}
+    tune_sam.search(Detects, name="one", optimizers=["base"], trials=2, **options)
+    refit = tune_sam.refit("one", seeds=1, controls=False, **options)
+    (trial,) = refit.studies[0].complete()
+    model, test = trial.load_model(), Waves(100, 20)
+    with torch.no_grad():
+        outputs = model(test.x)
+    found = (outputs[0].softmax(1)[:, 1] > trial.config.more["threshold"]).float().mean()
+    assert refit.tests[trial.key]["hits"] == pytest.approx(float(found))
+    analysis = tune_sam.analyze("one", sample=24, grid=3, **options)
+    assert all(one.loss > 0 for one in analysis.flatness.values())
 
 
 @pytest.mark.slow

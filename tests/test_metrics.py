@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tune_sam.metrics import Calibration, Classification, finite, gathering, numbers
 
@@ -26,6 +27,18 @@ def test_the_calibration_error_is_torchmetrics():
     assert found["nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits.double(), targets)))
     assert told(Calibration(), torch.tensor([[50.0, 0.0]]), torch.tensor([0]))["ece"] == 0
     assert told(Calibration(), torch.tensor([[50.0, 0.0]]), torch.tensor([1]))["ece"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_probabilities_are_as_good_as_logits(dtype):
+    random = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(50, 4, generator=random), torch.randint(0, 4, (50,), generator=random)
+    for outputs in (logits, logits.softmax(1), logits.log_softmax(1)):
+        found = told(Calibration(), outputs, targets.to(dtype))
+        assert found["nll"] == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+        assert found["ece"] == pytest.approx(told(Calibration(), logits, targets)["ece"], rel=1e-5)
+    certain = told(Calibration(), torch.eye(4)[targets], targets.to(dtype))
+    assert certain == {"nll": 0, "ece": 0}
 
 
 def test_tokens_that_are_ignored_count_in_no_score():

@@ -17,10 +17,15 @@ def taking_batches(network: nn.Module) -> nn.Module:
     Returns:
         The same network.
     """
-    if len(_arguments(network)) > 1 or _takes_any_name(network):
+    if takes_several(network):
         network.register_forward_pre_hook(_spread, with_kwargs=True)
     network.register_forward_hook(_logits)
     return network
+
+
+def takes_several(network: nn.Module) -> bool:
+    """Whether a network takes several arguments, over which a mapping or a tuple is spread."""
+    return len(_arguments(network)) > 1 or _takes_any_name(network)
 
 
 def lacking(network: nn.Module, inputs: Any) -> str | None:

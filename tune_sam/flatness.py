@@ -208,6 +208,5 @@ def quick(trainer: Trainer) -> float:
         ValueError: the validation split is empty.
     """
     batches = batches_of(trainer.splits.validation, batch_size(trainer.workload), trainer.device)
-    return worst_case(
-        trainer.evaluated.eval(), trainer.workload.criterion, batches, COMMON_RHO, steps=5, restarts=0
-    ).value
+    with trainer.judged() as network:
+        return worst_case(network, trainer.workload.criterion, batches, COMMON_RHO, steps=5, restarts=0).value

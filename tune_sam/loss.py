@@ -36,7 +36,7 @@ def counted(outputs: Tensor, targets: Tensor, ignored: int | None = None) -> tup
 
     Args:
         outputs: [n, …, C].
-        targets: int64 [n, …].
+        targets: whole numbers [n, …].
         ignored: value of targets that do not count; all do by default.
 
     Returns:
@@ -45,5 +45,5 @@ def counted(outputs: Tensor, targets: Tensor, ignored: int | None = None) -> tup
     outputs, targets = outputs.flatten(0, -2), targets.flatten()
     if ignored is None:
         return outputs, targets
-    kept = targets != ignored
+    kept = targets.long() != ignored  # which labels of a byte would be compared with as a byte
     return outputs[kept], targets[kept]

@@ -99,7 +99,10 @@ CALIBRATION_BINS = 15
 
 
 class Calibration:
-    """How far a classifier's probabilities can be trusted, from outputs [n, …, classes] and targets int64 [n, …].
+    """How far a classifier's probabilities can be trusted, from outputs [n, …, classes] and targets [n, …].
+
+    Targets are whole numbers. Outputs are logits, logarithms of probabilities, or probabilities, which are told by
+    their sums.
 
     `torchmetrics` has the same and takes seconds to import, which every worker would pay for.
 
@@ -116,10 +119,11 @@ class Calibration:
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch."""
         outputs, targets = counted(outputs, targets, self._ignored)
-        confidence, predicted = outputs.softmax(1).max(1)
+        targets, logs = targets.long(), _log_probabilities(outputs)
+        confidence, predicted = logs.exp().max(1)
         bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
         excess = confidence.double() - (predicted == targets).double()
-        self._nll = self._nll.to(outputs.device) + F.cross_entropy(outputs, targets, reduction="sum").double()
+        self._nll = self._nll.to(outputs.device) + F.nll_loss(logs, targets, reduction="sum").double()
         self._excess = self._excess.to(outputs.device).index_add(0, bins, excess)
         self._samples += len(targets)
 
@@ -134,6 +138,12 @@ class Calibration:
             "nll": float(self._nll) / self._samples,
             "ece": float(self._excess.abs().sum()) / self._samples,
         }
+
+
+def _log_probabilities(outputs: Tensor) -> Tensor:
+    """Give the logarithms of the probabilities that outputs [n, classes] stand for, or are."""
+    are_shares = bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
+    return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log() if are_shares else outputs.log_softmax(1)
 
 
 @dataclass

@@ -59,16 +59,18 @@ def signed(value: float, half: float, form: str) -> str:
 
     Args:
         value: the number.
-        half: of the interval, two digits of which can be seen where the form would write it as 0; nan for none.
-        form: such as `+.2f`.
+        half: of the interval, two digits of which can be seen where the form would write it as 0, or both of its ends
+            alike; nan for none.
+        form: such as `+.2f`, or `+.3g`.
     """
-    vanishes = half > 0 and float(format(half, form)) == 0
+    is_narrow = form.endswith("g") and half < abs(value) / 200  # at most half of what a third digit tells
+    vanishes = half > 0 and (is_narrow or float(format(half, form)) == 0)
     return format(value, f"+.{_for_two_digits(half)}f" if vanishes else form)
 
 
 def _for_two_digits(size: float) -> int:
-    """Count the decimals with which a number below 1 has two digits."""
-    return 1 - math.floor(math.log10(size))
+    """Count the decimals with which a number has two digits."""
+    return max(1 - math.floor(math.log10(size)), 0)
 
 
 def standard_error(score: str, value: float, samples: int) -> float:

@@ -166,8 +166,8 @@ def of_one_kind(one: Any, other: Any) -> tuple[Any, Any]:
     """Give two splits as stores that can be joined, as a refit does: beside a data set, tensors are one, too.
 
     Args:
-        one, other: stores, as :func:`as_store` gives them. Tensors for which the data set's `pair` does something else
-            than for a batch of the data set stay as they are.
+        one, other: stores, as :func:`as_store` gives them. Tensors stay as they are where the data set has a
+            collate function of its own, and where its `pair` does something else with them than with its batches.
     """
     if isinstance(one, TensorStore) and isinstance(other, DatasetStore):
         return _beside(one, other), other
@@ -177,6 +177,8 @@ def of_one_kind(one: Any, other: Any) -> tuple[Any, Any]:
 
 
 def _beside(tensors: TensorStore, store: DatasetStore) -> TensorStore | DatasetStore:
+    if store.collate is not default_collate:  # it may change what is in a batch
+        return tensors
     try:
         x, y = store.pair([tensors.x, tensors.y])
     except Exception:  # of code for batches of another form

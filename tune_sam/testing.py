@@ -13,7 +13,7 @@ The data are read from the folder $TUNE_SAM_DATA. Trainings use few of the sampl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from tune_sam.cluster.sharing import Shared, share
@@ -33,6 +32,7 @@ from tune_sam.settings import SearchOptions
 from tune_sam.space import Configuration
 from tune_sam.trainable import trainable_for
 from tune_sam.training import Trainer
+from tune_sam.trees import tensors_in
 from tune_sam.tuning.plan import search_space
 from tune_sam.workload import Setting, Splits, Store, Workload, find_workload
 
@@ -221,10 +221,10 @@ class WorkloadContract:
         some = torch.arange(4)
         with share(few) as data:
             train, before = data.splits().train, _fingerprint(few.train.batch(some))
-            for tensor in _tensors(train.batch(some)):
+            for tensor in tensors_in(train.batch(some)):
                 tensor.zero_()
             assert _fingerprint(train.batch(some)) == before, "`batch` returns views of the store; return copies"
-            for tensor in _tensors(train):
+            for tensor in tensors_in(train):
                 tensor.zero_()
             assert _fingerprint(data.splits().train.batch(some)) == before
 
@@ -328,22 +328,7 @@ def _samples(split: Store) -> set[str]:
 def _fingerprint(value: Any) -> str:
     """Hash the numbers in anything that a store returns."""
     digest = hashlib.sha256()
-    for tensor in _tensors(value):
+    for tensor in tensors_in(value):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """Collect the tensors in a value, or the value itself, in a fixed order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if hasattr(value, "to_dict"):  # a batch of PyG
-        value = value.to_dict()
-    elif hasattr(value, "__dict__"):  # a store
-        value = vars(value)
-    if isinstance(value, Mapping):
-        value = [value[key] for key in sorted(value)]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []

@@ -99,6 +99,7 @@ class Trained:
             and {**_EARLIER, **self.given} == {name: getattr(trial, name) for name in MADE_BY}
             and Configuration(**self.configuration) == trial.configuration
             and trial.precision in (None, self.precision)
+            and len(self.epochs) == trial.epochs
         )
 
 

@@ -178,31 +178,36 @@ class Trainer:
         some = torch.arange(min(len(self.splits.train), self.workload.evaluation_batch), device=self.device)
         self.evaluate(self.splits.train.subset(some))
 
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network that is evaluated: the model, or the moving average of its weights where the setting has one."""
-        return self.model if self._average is None else self._average.module
+    @contextmanager
+    def judged(self) -> Iterator[nn.Module]:
+        """Give the network that is evaluated, in eval mode: the model, and restore its mode afterwards.
+
+        Where the setting has a moving average, the model has its weights and buffers for the while, so that whoever
+        holds the model sees these, as a loss does that reads what its last pass left.
+        """
+        training = self.model.training
+        self._exchange_average()
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self.model.train(training)
+            self._exchange_average()
+
+    def _exchange_average(self) -> None:
+        if self._average is not None:
+            for one, other in zip(_kept(self.model), _kept(self._average.module), strict=True):
+                one.data, other.data = other.data, one.data
 
     def outputs(self, inputs: Any) -> Any:
         """Compute the network's outputs, of a classifier [n, classes], in float32, at this training's precision."""
         return outputs(self._network, inputs, self.precision, self.device)
 
     def evaluate(self, store: Store) -> Evaluation:
-        """Evaluate the model on `store` in eval mode, and restore its mode afterwards."""
+        """Evaluate the network on `store`, as :meth:`judged` gives it."""
         metrics = gathering(self.workload.metrics(self.setting), self.device)
-        network = self._network if self._average is None else self._average.module
-        training = self.model.training
-        self.evaluated.eval()
-        try:
-            return evaluate(
-                lambda inputs: outputs(network, inputs, self.precision, self.device),
-                self.workload,
-                store.to(self.device),
-                self.device,
-                metrics,
-            )
-        finally:
-            self.model.train(training)
+        with self.judged():
+            return evaluate(self.outputs, self.workload, store.to(self.device), self.device, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which a training is resumed; on a CPU it resumes bitwise."""
@@ -464,6 +469,10 @@ def _begin_with(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         raise ValueError(f"weights(): {' '.join(str(error).split())}") from None
     if unknown:
         raise ValueError(f"weights(): the network has no {unknown[0]!r}; give those of its state dict")
+
+
+def _kept(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

@@ -504,7 +504,7 @@ class Workload(ABC):
         """
         from tune_sam.trees import rows
 
-        return rows(targets) if self.ignored is None else int((targets != self.ignored).sum())
+        return rows(targets) if self.ignored is None else int((targets.long() != self.ignored).sum())
 
     @property
     def criterion(self) -> "Criterion":

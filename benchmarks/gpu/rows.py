@@ -196,8 +196,8 @@ class Training:
         file = self.place / TEST
         if not file.exists():
             trainer, epochs = self._resumed(splits)
-            network = trainer.evaluated.eval()
-            found = tested(network, trainer.workload, trainer.setting, test, trainer.precision, trainer.device)
+            with trainer.judged() as network:
+                found = tested(network, trainer.workload, trainer.setting, test, trainer.precision, trainer.device)
             write_whole(file, json.dumps(asdict(Trained.of(trainer, self.trial, epochs, found))))
         return Trained(**json.loads(file.read_text(encoding="utf-8")))
 

@@ -232,6 +232,23 @@ def test_the_top_of_a_batch_is_found_where_that_of_all_batches_is_orthogonal_to_
     assert all(value.resolved for value in spread.values)
 
 
+def test_the_top_of_each_batch_is_found_where_the_basis_is_short():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+    x = torch.randn(60, 6).double()
+    y = (x[:, :4] + 0.5 * torch.randn(60, 4)).argmax(1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    batches = list(zip(x.split(25), y.split(25), strict=True))
+    spread = spectrum(net, nn.functional.cross_entropy, batches, max_vectors=10).batch_lambda_max
+    exact = [float(top_eigenvalues(net, nn.functional.cross_entropy, [batch], 1).values) for batch in batches]
+    assert all(value.resolved for value in spread.values)
+    assert [float(value) for value in spread.values] == pytest.approx(exact, rel=1e-3)
+
+
 def test_density_tends_to_that_of_the_eigenvalues():
     random = torch.Generator().manual_seed(7)
     exact = torch.randn(400, dtype=torch.float64, generator=random).pow(3).sort().values

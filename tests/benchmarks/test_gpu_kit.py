@@ -229,6 +229,14 @@ def test_rows_resume_and_are_entered_as_a_refit(tmp_path, monkeypatch):
     here = refit_grid("gcn", executor=INLINE, **{**options, "home": tmp_path / "other"})
     with pytest.raises(Refused, match="no training of base lr=0.01 batch=64 with seed 10001 for 2 epochs"):
         refit_grid("gcn", trained=file, **{**options, "seeds": 2})
+    content["trainings"][0]["precision"] = "bf16"
+    (mixed := tmp_path / "mixed.json").write_text(json.dumps(content))
+    with pytest.raises(Refused, match="mixed.json has trainings in bf16 and in fp32, whose difference would be"):
+        refit_grid("gcn", trained=mixed, **{**options, "home": tmp_path / "third"})
+    content["trainings"][0]["epochs"].pop()
+    (short := tmp_path / "short.json").write_text(json.dumps(content))
+    with pytest.raises(Refused, match="short.json has no training of base lr=0.01 batch=64 with seed 10000 for 2"):
+        refit_grid("gcn", trained=short, **{**options, "home": tmp_path / "third"})
     assert entered.studies[0].settings.trials == 1
     for study in entered.studies:
         for trial in study.records():

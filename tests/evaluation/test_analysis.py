@@ -43,6 +43,20 @@ def analysis(searched):
     return tune_sam.analyze("one", home=searched, sample=SAMPLE, grid=SIDE, verify=True, executor=INLINE)
 
 
+def test_what_a_control_has_beside_one_refit_is_not_taken_for_the_next(analysis):
+    """Two refits of ρ alone have the same control, whose line and surface depend on the minimum beside them."""
+    first = analysis.plan.trials[0]
+    control = replace(first, study="one.controls", key="one.controls/base/0", optimizer="base")
+    refits = [
+        replace(analysis.plan, trials=(replace(first, study=study, started=started), control))
+        for study, started in (("one.refit", "2026-01-01T00:00:00+00:00"), ("one.refit", "2026-02-01T00:00:00+00:00"))
+    ]
+    for file_of in (lambda plan: plan.line_file(control), lambda plan: plan.surface_files(control)[0]):
+        one, other = map(file_of, refits)
+        assert one.parent == other.parent
+        assert one != other
+
+
 @pytest.fixture
 def another(searched, tmp_path):
     """A study of the same trials that may be spoiled, in a home of its own; its runs are the first one's."""

@@ -117,3 +117,17 @@ def test_an_accuracy_that_is_no_share_has_no_standard_error(accuracy):
 )
 def test_an_interval_narrower_than_two_decimals_is_written_with_more(value, half, text):
     assert signed(value, half, "+.2f") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "texts"),
+    [
+        (12.346, 0.0018, ("+12.3442", "+12.3460", "+12.3478")),
+        (12345, 20, ("+12325", "+12345", "+12365")),
+        (1.05, 0.04, ("+1.01", "+1.05", "+1.09")),
+        (9.8, 0.3, ("+9.5", "+9.8", "+10.1")),
+        (0.0, 0.5, ("-0.5", "+0", "+0.5")),
+    ],
+)
+def test_an_interval_narrower_than_three_digits_is_written_with_more(value, half, texts):
+    assert tuple(signed(one, half, "+.3g") for one in (value - half, value, value + half)) == texts

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
 
 from tune_sam.cluster.data import ensure_data
 from tune_sam.errors import NothingComplete, Refused
@@ -12,7 +13,7 @@ from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange, Space, grid
 from tune_sam.study.lock import study_lock
-from tune_sam.study.records import Study, best_of_each, note_run, open_study, studies
+from tune_sam.study.records import Study, best_of_each, load, note_run, open_study, studies
 from tune_sam.study.settings import ENDINGS, STATES, StudySettings, now
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.ledger import Ledger, Outcome
@@ -250,6 +251,14 @@ def test_the_pareto_front_is_what_nothing_beats(study):
 def test_a_study_of_one_objective_has_no_front(study):
     with pytest.raises(Refused, match=r"study one has one objective, val/accuracy, .* --objective two"):
         study.pareto()
+
+
+def test_a_network_is_loaded_without_a_draw(searched):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    found = load(open_study("one", searched).best("sam"))
+    assert torch.get_rng_state().equal(before)
+    assert found.workload.build(found.setting).state_dict().keys() == found.model.state_dict().keys()
 
 
 def test_data_in_a_home_are_those_of_whichever_home_opens_the_study(searched, monkeypatch):

@@ -9,7 +9,7 @@ from foreign_workload import Regression, Tags, TwoTasks, Waves
 from studies import INLINE
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import tune_sam
 from tune_sam.errors import Refused
@@ -424,6 +424,152 @@ class NeedsAll(Classes):
         return super().loss(outputs, targets) + 0 * outputs[targets == 2].mean()
 
 
+class Hardest(Classes):
+    """A loss of the hardest samples of a batch, which has more than are tried first."""
+
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, reduction="none").topk(6).values.mean()
+
+
+class FixedRadius(Regression):
+    """Its groups have a radius of their own, whatever is searched."""
+
+    def parameter_groups(self, network):
+        return [{"params": network.parameters(), "rho": 0.05}]
+
+
+class OneFixedRadius(Regression):
+    def parameter_groups(self, network):
+        first, _, last = network.layers
+        return [{"params": first.parameters(), "rho": 0.0}, {"params": last.parameters()}]
+
+
+class NothingToJudge(Classes):
+    """None of its validation samples has a label."""
+
+    ignored = -1
+    y = torch.where((torch.arange(100) >= 60) & (torch.arange(100) < 80), -1, Y)
+
+
+def scaled(samples):
+    x, y = zip(*samples, strict=True)
+    return torch.stack(x) / 10, torch.stack(y)
+
+
+class Scaled(Classes):
+    """Each split's loader makes batches in its own way."""
+
+    def splits(self, dataset, root):
+        train, validation = (
+            [(10 * x, y) for x, y in zip(X[:60], Y[:60], strict=True)],
+            TensorDataset(X[60:80], Y[60:80]),
+        )
+        return Splits(DataLoader(train, collate_fn=scaled), DataLoader(validation, batch_size=4))
+
+
+class TensorsBeside(Scaled):
+    def splits(self, dataset, root):
+        found = super().splits(dataset, root)
+        return Splits(found.train, found.validation.dataset)
+
+
+class Graph:
+    """A graph as a batch of PyG has it."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def to(self, device):
+        return self
+
+    def to_dict(self):
+        return {"x": self.x}
+
+
+class ShakenGraphs(Classes):
+    """Inputs that are changed at random when they are read, in an object."""
+
+    noise = 0.1
+
+    def network(self, setting):
+        network = super().network(setting)
+        network.register_forward_pre_hook(lambda _, given: given[0].x)
+        return network
+
+    def splits(self, dataset, root):
+        def collate(samples):
+            x, y = default_collate(samples)
+            return Graph(x + self.noise * torch.randn(x.shape)), y
+
+        parts = TensorDataset(X[:60], Y[:60]), TensorDataset(X[60:80], Y[60:80])
+        return Splits(*(DataLoader(part, collate_fn=collate) for part in parts))
+
+
+class StillGraphs(ShakenGraphs):
+    noise = 0.0
+
+
+class Clouds(Classes):
+    """A batch is a list of inputs, and the network has a second argument."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 3)
+
+        def forward(self, clouds, scale=1.0):
+            return torch.stack([self.linear(cloud) for cloud in clouds]) * scale
+
+    def network(self, setting):
+        return self.Network()
+
+    def splits(self, dataset, root):
+        parts = TensorDataset(X[:60], Y[:60]), TensorDataset(X[60:80], Y[60:80])
+        return Splits(*(DataLoader(part, collate_fn=self.collate) for part in parts))
+
+    def collate(self, samples):
+        return [x for x, _ in samples], torch.stack([y for _, y in samples])
+
+
+class NamedClouds(Clouds):
+    def pair(self, batch):
+        return {"clouds": batch[0]}, batch[1]
+
+
+class ListOfTargets(Clouds):
+    """A target of its own length for each sample."""
+
+    network = Classes.network
+
+    def collate(self, samples):
+        return torch.stack([x for x, _ in samples]), [y[None] for _, y in samples]
+
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, torch.cat(list(targets)))
+
+    def metrics(self, setting):
+        return {"accuracy": lambda outputs, targets: (outputs.argmax(1) == torch.cat(list(targets))).float().mean()}
+
+
+class Within(ListOfTargets):
+    """Targets within others."""
+
+    def collate(self, samples):
+        y = torch.stack([y for _, y in samples])
+        return torch.stack([x for x, _ in samples]), ((y, y), y)
+
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets[0][0])
+
+    def metrics(self, setting):
+        return {"accuracy": lambda outputs, targets: (outputs.argmax(1) == targets[1]).float().mean()}
+
+
+class CountsWithin(Within):
+    def count(self, targets):
+        return len(targets[1])
+
+
 class Compares(NeedsAll):
     """A score of pairs of samples of two classes, of which the first samples have one."""
 
@@ -493,6 +639,17 @@ class Texts(Named):
         (NobodysKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
         (SamsKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
         (FixedDecay, "hyperparameters: the weight_decay of base stays the same whatever is searched; leave it out of "),
+        (FixedRadius, "the radius of sam: it stays the same whatever ρ is searched; leave `rho` out of the groups of "),
+        (
+            NothingToJudge,
+            "splits(): no target of the validation split counts, so there is nothing to judge a trial by.",
+        ),
+        (Scaled, "splits(), joined as a refit trains on them: its validation samples then are others, as where a"),
+        (TensorsBeside, "splits(), joined as a refit trains on them: one split is tensors, and the other a data set"),
+        (ShakenGraphs, "splits(): a sample differs from one reading to the next"),
+        (Clouds, "network(): a batch is a sequence with an input for each sample, which could be taken for forward()"),
+        (ListOfTargets, "count(): it is 1 for 4 samples, for by default targets in turn are several of each sample"),
+        (Within, "count(): it is 2 for 4 samples, for by default targets in turn are several of each sample; count"),
         (FixedMomentum, "hyperparameters: the momentum of base stays the same whatever is searched; leave it out of "),
     ],
 )
@@ -532,6 +689,11 @@ class WarmsUp(Regression):
         NeedsAll,
         Compares,
         Unlabelled,
+        Hardest,
+        OneFixedRadius,
+        StillGraphs,
+        NamedClouds,
+        CountsWithin,
     ],
 )
 def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
@@ -540,16 +702,17 @@ def test_a_workload_that_can_be_trained_passes(workload, tmp_path):
 
 
 class ScoresSharpness(Regression):
+    """Calls a score what the second value of two objectives is called."""
+
     def metrics(self, setting):
         return {**super().metrics(setting), "sharpness": lambda outputs, targets: 0.0}
 
 
-def test_a_metric_takes_no_place_of_the_second_objective(tmp_path):
-    given = {"workload": ScoresSharpness, "home": tmp_path, "optimizers": ["base"]}
-    one, two = (SearchOptions.read({**given, **objective}) for objective in ({}, {"objective": "two"}))
-    try_out(ScoresSharpness(), define(one, home_of(one)), tmp_path)
-    with pytest.raises(Refused, match="metrics.*'sharpness' is the second of --objective two; give that metric"):
-        try_out(ScoresSharpness(), define(two, home_of(two)), tmp_path)
+@pytest.mark.parametrize("objective", [{}, {"objective": "two"}])
+def test_a_metric_takes_no_place_of_the_second_objective(objective, tmp_path):
+    chosen = SearchOptions.read({"workload": ScoresSharpness, "home": tmp_path, "optimizers": ["base"], **objective})
+    with pytest.raises(Refused, match="metrics.*'sharpness' is the second value of --objective two; give that metric"):
+        try_out(ScoresSharpness(), define(chosen, home_of(chosen)), tmp_path)
 
 
 class Flipped(Regression):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +21,7 @@ from tune_sam.home import Place
 from tune_sam.provenance import versions
 from tune_sam.settings import GRID, SAMPLE
 from tune_sam.study.lock import study_lock
-from tune_sam.study.records import Study, Trial, best_of_each, open_study
+from tune_sam.study.records import Study, Trial, best_of_each, load, open_study
 from tune_sam.tuning.delivery import adopt_epochs, deliver
 from tune_sam.workload import Criterion, Workload
 
@@ -87,7 +88,7 @@ class Plan(Extent):
         The first trial's network determines the directions, so its name is in theirs.
         """
         chunks = math.ceil(self.grid**2 / CHUNK)
-        name = f"{_short(trial)}-along-{_short(self.trials[0])}-{self.grid}"
+        name = f"{_short(trial)}-along-{self._first_for(trial)}-{self.grid}"
         return [self._kept(trial.study) / f"{name}-{chunk}.json" for chunk in range(chunks)]
 
     def line_file(self, trial: Trial) -> Path:
@@ -95,11 +96,17 @@ class Plan(Extent):
 
         An earlier release kept it as `…-from-…`, also where it led to another function of the weights.
         """
-        return self._kept(trial.study) / f"{_short(trial)}-line-from-{_short(self.trials[0])}.json"
+        return self._kept(trial.study) / f"{_short(trial)}-line-from-{self._first_for(trial)}.json"
 
     def check_file(self, trial: Trial) -> Path:
         """Name the file with what PyHessian says about one batch of a trial's network."""
         return self._kept(trial.study) / f"{_short(trial)}-by-pyhessian.json"
+
+    def _first_for(self, trial: Trial) -> str:
+        """Name the first trial beside another: a control is beside those of several refits, told by their beginning."""
+        first = self.trials[0]
+        began = "" if first.study == trial.study else f"-{re.sub('[^0-9]', '', first.started or '')}"
+        return f"{_short(first)}{began}"
 
     @property
     def _of(self) -> str:
@@ -373,8 +380,8 @@ def _prepared(study: Study, trial: Trial, workload: Workload, data: "Shared") ->
 
     device = prepare_worker(study, workload)
     batches = batches_of(data.splits().train.to(device), batch_size(workload), device)
-    assert trial.config is not None  # it is complete
-    return trial.load_model(workload).to(device), _Living(workload.configured(trial.config)), batches
+    found = load(trial, workload)
+    return found.model.to(device), _Living(found.workload), batches
 
 
 class _Living(Criterion):

@@ -64,15 +64,23 @@ class Elsewhere:
             f"{settings.epochs} epochs and the other settings of the refit; train it, or choose --seeds that are there."
         )
 
-    def refuse_missing(self, settings: StudySettings) -> None:
-        """Refuse a study some of whose trainings are not here.
+    def refuse_missing(self, studies: Sequence[StudySettings]) -> None:
+        """Refuse studies some of whose trainings are not here, or which have other precisions than others.
 
         Raises:
-            Refused: one is missing.
+            Refused: one is missing, or two are of different precisions.
         """
-        for optimizer, space in settings.spaces.items():
-            for point in space.grid:
-                self.find(settings, Configuration.at(optimizer, point, int(point["seed"])))
+        found = [
+            self.find(settings, Configuration.at(optimizer, point, int(point["seed"])))
+            for settings in studies
+            for optimizer, space in settings.spaces.items()
+            for point in space.grid
+        ]
+        if len(precisions := sorted({one.precision for one in found})) > 1:
+            raise Refused(
+                f"{self.file} has trainings in {' and in '.join(precisions)}, whose difference would be taken for that "
+                "of the optimizers; train all at one precision."
+            )
 
     def enter(self, study: Study, listener: SearchListener) -> None:
         """Enter the trainings of a study into its ledger, and their tests beside it, but for those that are there.

@@ -29,7 +29,7 @@ from tune_sam.scores import written
 from tune_sam.space import Configuration, Point, text_of_value
 from tune_sam.study.lock import study_lock
 from tune_sam.study.patience import patiently
-from tune_sam.study.records import Study, Trial, refits_of, study_names
+from tune_sam.study.records import Study, Trial, load, refits_of, study_names
 from tune_sam.study.settings import Kind, StudySettings
 from tune_sam.tracking.client import Away
 from tune_sam.tuning.plan import create
@@ -572,8 +572,6 @@ def _test(study: Study, trial: Trial, workload: Workload, data: "Shared") -> dic
     from tune_sam.trained import tested
 
     device = prepare_worker(study, workload)
-    model = trial.load_model(workload).to(device)
-    assert trial.config is not None  # it is complete
-    workload = workload.configured(trial.config)
-    setting = workload.setting(trial.dataset, trial.preset)
-    return tested(model, workload, setting, data.splits().train, trial.precision or "fp32", device)
+    found = load(trial, workload)
+    precision = trial.precision or "fp32"
+    return tested(found.model.to(device), found.workload, found.setting, data.splits().train, precision, device)

@@ -210,8 +210,9 @@ def _refit(
     if controls and (points := control_points(configurations(settings))):
         parts.append(("control", epochs, {"base": [Configuration.at("base", point) for point in points]}, ""))
     if trained:
-        for kind, length, some, _ in parts:
-            trained.refuse_missing(refit_settings(study, kind, length, some, shared_seeds, choice))
+        trained.refuse_missing(
+            [refit_settings(study, kind, length, some, shared_seeds, choice) for kind, length, some, _ in parts]
+        )
     made = [
         refit_study(study, kind, length, some, shared_seeds, choice, suffix) for kind, length, some, suffix in parts
     ]

@@ -29,7 +29,7 @@ from tune_sam.study.storage import exists, open_storage
 from tune_sam.study.upgrade import FORMAT, upgraded
 from tune_sam.tracking import content
 from tune_sam.tracking.client import StudyRun
-from tune_sam.workload import Workload, known_workload
+from tune_sam.workload import Setting, Workload, known_workload
 
 if TYPE_CHECKING:
     import pandas
@@ -186,36 +186,60 @@ class Trial:
         Raises:
             Refused: the trial has no checkpoint, or it is gone, damaged, or of another network.
         """
-        from ray.tune import Checkpoint
+        return load(self, workload).model
 
-        from tune_sam.checkpoint import Checkpoint as State
-        from tune_sam.checkpoint import Damaged
 
-        if not self.checkpoint:
-            raise Refused(
-                f"trial {self.key} has no checkpoint in its study's results, it is {self.state}; choose one that "
-                "trained an epoch."
-            )
-        try:
-            with Checkpoint(self.checkpoint).as_directory() as folder:
-                state = State.read(folder)
-        except OSError:
-            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is gone; search again.") from None
-        except Damaged:
-            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} is damaged; search again.") from None
-        except ValueError as error:
-            raise Refused(f"the checkpoint {self.checkpoint} of trial {self.key} cannot be read: {error}.") from None
-        workload = workload or known_workload(self.workload)
-        workload = workload.configured(self.config) if self.config else workload
-        model = workload.build(workload.placed(workload.setting(state.dataset, state.preset)))
-        try:
-            model.load_state_dict(state.weights)
-        except RuntimeError:
-            raise Refused(
-                f"the checkpoint {self.checkpoint} of trial {self.key} is of another network than workload "
-                f"{self.workload} makes now; give it the network it had, or search again."
-            ) from None
-        return model.eval()
+@dataclass(frozen=True)
+class Loaded:
+    """A trial's network, and what made it: its loss and metrics may read what the workload has of the network.
+
+    Attributes:
+        model: with the weights of the last epoch, in eval mode, on the CPU.
+        workload: configured as the trial was.
+        setting: with those of the trial's hyperparameters that it takes.
+    """
+
+    model: "nn.Module"
+    workload: Workload
+    setting: Setting
+
+
+def load(trial: Trial, workload: Workload | None = None) -> Loaded:
+    """Load a trial's network as :meth:`Trial.load_model` does; torch's random state is left as it was."""
+    import torch
+    from ray.tune import Checkpoint
+
+    from tune_sam.checkpoint import Checkpoint as State
+    from tune_sam.checkpoint import Damaged
+
+    kept = f"the checkpoint {trial.checkpoint} of trial {trial.key}"
+    if not trial.checkpoint:
+        raise Refused(
+            f"trial {trial.key} has no checkpoint in its study's results, it is {trial.state}; choose one that "
+            "trained an epoch."
+        )
+    try:
+        with Checkpoint(trial.checkpoint).as_directory() as folder:
+            state = State.read(folder)
+    except OSError:
+        raise Refused(f"{kept} is gone; search again.") from None
+    except Damaged:
+        raise Refused(f"{kept} is damaged; search again.") from None
+    except ValueError as error:
+        raise Refused(f"{kept} cannot be read: {error}.") from None
+    workload = workload or known_workload(trial.workload)
+    workload = workload.configured(trial.config) if trial.config else workload
+    setting = workload.placed(workload.setting(state.dataset, state.preset))
+    with torch.random.fork_rng(devices=[]):
+        model = workload.build(setting)
+    try:
+        model.load_state_dict(state.weights)
+    except RuntimeError:
+        raise Refused(
+            f"{kept} is of another network than workload {trial.workload} makes now; give it the network it had, or "
+            "search again."
+        ) from None
+    return Loaded(model.eval(), workload, setting)
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,8 +4,8 @@ A training that cannot begin fails in a worker, a minute later and once for each
 names the member of the workload to mend.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,12 @@ from tune_sam.cluster.sharing import save
 from tune_sam.errors import Refused
 from tune_sam.metrics import Metrics, gathering, numbers
 from tune_sam.space import Choice, Configuration, Domain, Point, Value
-from tune_sam.store import DatasetStore
+from tune_sam.store import DatasetStore, TensorStore
 from tune_sam.study.settings import StudySettings
 from tune_sam.training import Trainer, build_optimizer, taking_steps
+from tune_sam.trees import tensors_in
 from tune_sam.tuning.averages import check_mean
-from tune_sam.tuning.fitting import check_finite, check_labels, check_texts, said_by, taking
+from tune_sam.tuning.fitting import check_finite, check_inputs, check_labels, check_rows, check_texts, said_by, taking
 from tune_sam.workload import Given, Setting, Splits, Store, Workload
 
 SAMPLES = 4
@@ -66,13 +67,7 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
                 splits = workload.read(settings.dataset, root)
                 _check_sizes(workload, settings.dataset, splits)
                 _check_same(splits)
-            train, validation = (split.subset(_some(workload, split)) for split in _both(splits))
-            few = replace(splits, train=train, validation=validation)
-            with _member(workload, "splits(), joined as a refit trains on them"):
-                together = few.together().train
-                together.batch(torch.arange(len(together)))
-            few = _check_members(workload, settings, splits, few)
-            given = [_step(workload, settings, optimizer, few) for optimizer in settings.optimizers]
+            given = _passed(workload, settings, splits)
         finally:
             torch.set_num_threads(threads)
     received = {name for one in given for name in one.received}
@@ -83,6 +78,32 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
             f"self.given[{name!r}], or give it the name of an option of the network or of the optimizer."
         )
     return splits
+
+
+def _passed(workload: Workload, settings: StudySettings, splits: Splits) -> list[Given]:
+    """Pass a few samples, or the smallest batch where a member fails: a loss of the ten hardest samples needs more."""
+    try:
+        return _pass(workload, settings, splits, SAMPLES)
+    except Refused as refused:
+        smallest = min(len(splits.train), *(min(space.batch_size) for space in settings.spaces.values()))
+        if smallest > SAMPLES and not isinstance(refused.__cause__, ValueError):  # which says what is wrong
+            with suppress(Refused):
+                return _pass(workload, settings, splits, smallest)
+        raise
+
+
+def _pass(workload: Workload, settings: StudySettings, splits: Splits, samples: int) -> list[Given]:
+    """Pass so many samples through all members of a workload, and take a step with each optimizer.
+
+    Returns:
+        The further hyperparameters of each optimizer, which know what received them.
+    """
+    train, validation = (split.subset(_some(workload, split, samples)) for split in _both(splits))
+    few = replace(splits, train=train, validation=validation)
+    with _member(workload, "splits(), joined as a refit trains on them"):
+        _check_joined(few)
+    few = _check_members(workload, settings, splits, few)
+    return [_step(workload, settings, optimizer, few, samples) for optimizer in settings.optimizers]
 
 
 @contextmanager
@@ -103,17 +124,17 @@ def _both(splits: Splits) -> tuple[Any, Any]:
     return splits.train, splits.validation
 
 
-def _some(workload: Workload, split: Any) -> Tensor:
-    """Choose the first samples with a target that counts, or else the first: without one there is no loss to try."""
+def _some(workload: Workload, split: Any, samples: int) -> Tensor:
+    """Choose so many samples, the first with a target that counts, or else the first: no loss can be tried of these."""
     first = range(min(LOOKED_AT, len(split)))
     try:
-        if workload.count(split.batch(torch.tensor(first[:SAMPLES]))[1]):  # a count may be of pairs of samples
-            return torch.tensor(first[:SAMPLES])
+        if workload.count(split.batch(torch.tensor(first[:samples]))[1]):  # a count may be of pairs of samples
+            return torch.tensor(first[:samples])
         with_target = (index for index in first if workload.count(split.batch(torch.tensor([index]))[1]))
-        found = list(islice(with_target, SAMPLES))
+        found = list(islice(with_target, samples))
     except Exception:  # what is wrong with it is said where it is tried
         found = []
-    return torch.tensor(found or first[:SAMPLES])
+    return torch.tensor(found or first[:samples])
 
 
 def _check_sizes(workload: Workload, dataset: str, splits: Splits) -> None:
@@ -133,7 +154,7 @@ def _check_same(splits: Splits) -> None:
     for split in _both(splits):
         if isinstance(split, DatasetStore):
             for index in torch.arange(min(SAMPLES, len(split))).split(1):
-                first, *others = (_tensors(split.batch(index)) for _ in range(READINGS))
+                first, *others = (split.batch(index) for _ in range(READINGS))
                 if not all(_equal(first, other) for other in others):
                     raise ValueError(
                         "a sample differs from one reading to the next, so that no evaluation could be repeated; "
@@ -141,23 +162,31 @@ def _check_same(splits: Splits) -> None:
                     )
 
 
-def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether tensors are the same, also where both have no number, as for a target that does not count."""
-    pairs = list(zip(some, others, strict=True))
-    return all(
-        (one.shape, one.dtype) == (other.shape, other.dtype) and torch.allclose(one, other, 0, 0, equal_nan=True)
-        for one, other in pairs
+def _check_joined(few: Splits) -> None:
+    """Expect that a refit, which trains on both splits as one, is given the validation samples as the search is."""
+    if {type(split) for split in _both(few)} == {TensorStore, DatasetStore}:
+        raise ValueError(
+            "one split is tensors, and the other a data set whose pair() or collate_fn would change them; give both as "
+            "data sets, or both as tensors"
+        )
+    together, samples = few.together().train, len(few.validation)
+    together.batch(torch.arange(len(together)))
+    if not _equal(
+        together.batch(torch.arange(len(few.train), len(together))), few.validation.batch(torch.arange(samples))
+    ):
+        raise ValueError(
+            "its validation samples then are others, as where a loader's collate_fn changes those of its own split; "
+            "give both splits one collate_fn, and change samples in the data set"
+        )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether batches have the same tensors, also where both have no number, as for a target that does not count."""
+    some, others = tensors_in(one), tensors_in(other)
+    return len(some) == len(others) and all(
+        (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype) and torch.allclose(mine, theirs, 0, 0, equal_nan=True)
+        for mine, theirs in zip(some, others, strict=True)
     )
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):  # of a text each letter is one again
-        return [tensor for part in value for tensor in _tensors(part)]
-    return []
 
 
 def _check_members(workload: Workload, settings: StudySettings, splits: Splits, few: Splits) -> Splits:
@@ -172,11 +201,14 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
     with _member(workload, "splits()"):
         inputs, targets = few.train.batch(torch.arange(len(few.train)))
         check_texts(targets)
+        if isinstance(splits.validation, TensorStore) and not configured.count(splits.validation.y):
+            raise ValueError("no target of the validation split counts, so there is nothing to judge a trial by")
     with _member(workload, "network()"):
         generators.seed(0)
         network = configured.build(setting)
         with taking(network, inputs):
             outputs = network(inputs)
+        check_inputs(network, few.train)
         trained = (parameter for parameter in network.parameters() if parameter.requires_grad)
         another = workload.configured(_configuration(settings, optimizer))
         if _places(trained) & _places(another.build(setting).parameters()):
@@ -190,6 +222,7 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
             in_memory = [split.y for split in _both(splits) if not isinstance(split, DatasetStore)]
             check_labels(configured, outputs, [targets, *in_memory])
     with _member(workload, "count()"):
+        check_rows(configured, targets, len(few.train))
         if not isinstance(configured.count(targets), (int, float)):
             raise ValueError(f"it gave {configured.count(targets)!r}; give a number, as by int() or float()")
     with _member(workload, "loss()"):
@@ -223,7 +256,7 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
         numbers(found)
         if missing := [name for name in workload.scores if name not in found]:
             raise ValueError(f"it has no {missing[0]!r}, which `scores` names, but {', '.join(map(str, found))}")
-        _check_names(found, settings.objective)
+        _check_names(found)
     with _member(workload, "base_optimizer"):
         _ = configured.base_optimizer.make
     return few
@@ -264,33 +297,33 @@ def _classifies(workload: Workload) -> bool:
     return getattr(workload.loss, "__func__", None) is Workload.loss
 
 
-def _check_names(found: Mapping[str, Any], objective: str) -> None:
+def _check_names(found: Mapping[str, Any]) -> None:
     """Expect names that MLflow takes in the name of a metric, and none that a trial has a number of its own by."""
     for name in found:
-        if name == "sharpness" and objective == "two":
-            raise ValueError("'sharpness' is the second of --objective two; give that metric another name")
+        if name == "sharpness":
+            raise ValueError("'sharpness' is the second value of --objective two; give that metric another name")
         if not all(character.isalnum() or character in "_-. :/" for character in name):
             raise ValueError(f"{name!r} cannot be the name of a metric in MLflow; use letters, digits and _-. :/")
 
 
-def _configuration(settings: StudySettings, optimizer: str) -> Configuration:
+def _configuration(settings: StudySettings, optimizer: str, samples: int = SAMPLES) -> Configuration:
     """Choose where a search would begin, with a small batch."""
     space = settings.spaces[optimizer]
     point = space.grid[0] if space.grid else {name: domain.start for name, domain in space.domains.items()}
-    small = {"batch_size": SAMPLES} | ({"m": max(SAMPLES // 2, 1)} if "m" in point else {})
+    small = {"batch_size": samples} | ({"m": max(samples // 2, 1)} if "m" in point else {})
     return Configuration.at(optimizer, {**point, **small})
 
 
-def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Splits) -> Given:
+def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Splits, samples: int) -> Given:
     """Take a step and evaluate; give the further hyperparameters, which know what received them."""
     setting = workload.setting(settings.dataset, settings.preset)
     if setting.microbatch:
-        setting = replace(setting, microbatch=min(setting.microbatch, SAMPLES // 2))
+        setting = replace(setting, microbatch=min(setting.microbatch, samples // 2))
     with _member(workload, f"a step of {optimizer}"):
         trainer = Trainer(
             workload,
             setting,
-            _configuration(settings, optimizer),
+            _configuration(settings, optimizer, samples),
             few,
             epochs=settings.epochs,
             device=torch.device("cpu"),
@@ -304,6 +337,13 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
                 "it stays the same whatever rate is searched; in parameter_groups() give `lr_scale`, a factor of it, "
                 "in place of `lr`, and in a schedule or a function that makes the optimizer no rate of their own"
             )
+    with _member(workload, f"the radius of {optimizer}"):
+        if (rho := trainer.configuration.rho) is not None:
+            chosen, half = (replace(trainer.configuration, rho=one) for one in (rho, rho / 2))
+            if _radii(trainer, chosen) == _radii(trainer, half):
+                raise ValueError(
+                    "it stays the same whatever ρ is searched; leave `rho` out of the groups of parameter_groups()"
+                )
     with _member(workload, "hyperparameters"):
         for name in trainer.workload.given.among(trainer.workload.base_optimizer.options):
             if _is_fixed(trainer, settings.spaces[optimizer].more, name):
@@ -312,6 +352,12 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
                     f"parameter_groups() and of the schedule, or give it there as self.given[{name!r}]"
                 )
     return trainer.workload.given
+
+
+def _radii(trainer: Trainer, configuration: Configuration) -> list[Any]:
+    """Give ρ of each group of parameters with which a training at some configuration would begin."""
+    configured = trainer.workload.configured(configuration)
+    return [group["rho"] for group in build_optimizer(trainer.model, configured, configuration).param_groups]
 
 
 def _is_fixed(trainer: Trainer, domains: Mapping[str, Domain], name: str) -> bool:

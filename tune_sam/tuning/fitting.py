@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from tune_sam.calling import lacking
+from tune_sam.calling import lacking, takes_several
 from tune_sam.store import TensorStore
-from tune_sam.workload import Splits, Workload
+from tune_sam.trees import rows
+from tune_sam.workload import Splits, Store, Workload
 
 
 def said_by(error: Exception) -> str:
@@ -54,6 +55,39 @@ def check_texts(targets: Any) -> None:
         raise ValueError(f"the targets are texts, such as {texts[0]!r}; give tensors, of classes their numbers from 0")
 
 
+def check_inputs(network: nn.Module, few: Store) -> None:
+    """Expect of a network of several arguments that it is given no sequence with an input for each sample.
+
+    Batches of as few samples as it has arguments would be spread over these.
+
+    Raises:
+        ValueError: it is.
+    """
+    whole, one = (few.batch(torch.arange(samples))[0] for samples in (len(few), 1))
+    of_each = isinstance(whole, list | tuple) and (len(whole), len(one)) == (len(few), 1) and len(few) > 1
+    if of_each and takes_several(network):
+        raise ValueError(
+            "a batch is a sequence with an input for each sample, which could be taken for forward()'s several "
+            "arguments; give a mapping from the argument's name to it in pair()"
+        )
+
+
+def check_rows(workload: Workload, targets: Any, samples: int) -> None:
+    """Expect that the default count is of samples where targets are a list with one for each, or several within others.
+
+    Raises:
+        ValueError: it counts what the first has, or how many there are.
+    """
+    is_default = getattr(workload.count, "__func__", None) is Workload.count and workload.ignored is None
+    if not is_default or not isinstance(targets, list | tuple) or rows(targets) == samples:
+        return
+    if len(targets) == samples or not isinstance(targets[0], Tensor):
+        raise ValueError(
+            f"it is {rows(targets)} for {samples} samples, for by default targets in turn are several of each sample; "
+            "count what the loss is the mean of, such as the samples"
+        )
+
+
 def check_finite(network: nn.Module, splits: Splits) -> None:
     """Expect of inputs in memory that are not finite that the network knows what to do with them.
 
@@ -89,7 +123,7 @@ def check_labels(workload: Workload, outputs: Tensor, labels: Iterable[Tensor]) 
     """
     classes = outputs.shape[-1]
     for some in labels:
-        kept = some if workload.ignored is None else some[some != workload.ignored]
+        kept = some if workload.ignored is None else some[some.long() != workload.ignored]
         if not len(kept) or 0 <= kept.min() <= kept.max() < classes:
             continue
         low, high = f"{kept.min():g}", f"{kept.max():g}"
