@@ -18,7 +18,7 @@ TRIAL = TrialConfig(dataset="digits", epochs=2, configuration=Configuration("sam
 
 
 def training(given):
-    return Trained("gcn", given, asdict(TRIAL.configuration), (), 1.0, "float32", "CPU", {}, {}, {})
+    return Trained("gcn", given, asdict(TRIAL.configuration), ({},) * TRIAL.epochs, 1.0, "float32", "CPU", {}, {}, {})
 
 
 GIVEN = {name: getattr(TRIAL, name) for name in MADE_BY}
@@ -33,6 +33,10 @@ def test_a_training_is_of_the_trial_that_it_was_given_and_of_no_other(other):
     assert training(GIVEN).is_of("gcn", TRIAL)
     assert not training(GIVEN).is_of("gcn", replace(TRIAL, **other))
     assert not training(GIVEN).is_of("attention", TRIAL)
+
+
+def test_a_training_that_lacks_an_epoch_is_of_no_trial():
+    assert not replace(training(GIVEN), epochs=({},)).is_of("gcn", TRIAL)
 
 
 @pytest.mark.parametrize(
