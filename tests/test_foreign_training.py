@@ -111,12 +111,39 @@ def test_the_moving_average_is_what_is_evaluated(splits):
         assert not network.training
         assert torch.allclose(weights(running), expected, rtol=1e-5)
         averaged = deepcopy(network.state_dict())
+        assert running.evaluate(splits.validation).loss == (loss := evaluated(running, splits)), "not exchanged again"
     assert weights(running).equal(now)
     assert running.model.training
+    assert running.evaluate(splits.validation).loss == loss
     plain = trainer(splits)
     plain.model.load_state_dict(averaged)
     assert running.evaluate(splits.validation).loss == plain.evaluate(splits.validation).loss
     assert weights(running).equal(now)
+
+
+def evaluated(running, splits):
+    """The loss of the model as it is."""
+    return evaluate(running.model, running.workload, splits.validation, CPU, gathering({}, CPU)).loss
+
+
+def test_the_moving_average_takes_a_buffer_that_a_pass_makes(splits):
+    class Caches(Wide):
+        def __init__(self):
+            super().__init__(16)
+            self.register_buffer("cache", None)
+
+        def forward(self, x, scale=1.0):
+            self.cache = x.detach()
+            return super().forward(x, scale)
+
+    workload = Regression()
+    vars(workload)["network"] = lambda _: Caches()
+    running = Trainer(
+        workload, replace(SETTING, ema=0.9), Configuration("base", None, 0.05, 20, 0), splits, epochs=3, device=CPU
+    )
+    metrics = running.epoch().metrics
+    with running.judged():
+        assert evaluated(running, splits) == metrics["val/loss"]
 
 
 def test_a_loss_that_reads_what_the_last_pass_left_reads_the_moving_averages(splits):

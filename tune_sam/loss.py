@@ -5,6 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from tune_sam.trees import differing
+
 
 def smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1, reduction: str = "mean") -> Tensor:
     """Compute the KL divergence from the smoothed target to the prediction, in nats; its minimum is 0.
@@ -36,7 +38,7 @@ def counted(outputs: Tensor, targets: Tensor, ignored: int | None = None) -> tup
 
     Args:
         outputs: [n, …, C].
-        targets: whole numbers [n, …].
+        targets: [n, …].
         ignored: value of targets that do not count; all do by default.
 
     Returns:
@@ -45,5 +47,5 @@ def counted(outputs: Tensor, targets: Tensor, ignored: int | None = None) -> tup
     outputs, targets = outputs.flatten(0, -2), targets.flatten()
     if ignored is None:
         return outputs, targets
-    kept = targets.long() != ignored  # which labels of a byte would be compared with as a byte
+    kept = differing(targets, ignored)
     return outputs[kept], targets[kept]

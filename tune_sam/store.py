@@ -21,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from tune_sam.trees import joined, moved
+from tune_sam.trees import alike, joined, moved
 
 Pair = Callable[[Any], tuple[Any, Any]]
 """From a batch to the network's inputs and the targets."""
@@ -166,8 +166,8 @@ def of_one_kind(one: Any, other: Any) -> tuple[Any, Any]:
     """Give two splits as stores that can be joined, as a refit does: beside a data set, tensors are one, too.
 
     Args:
-        one, other: stores, as :func:`as_store` gives them. Tensors stay as they are where the data set has a
-            collate function of its own, and where its `pair` does something else with them than with its batches.
+        one, other: stores, as :func:`as_store` gives them. Tensors stay as they are where the data set's
+            collate function or `pair` would make others of them.
     """
     if isinstance(one, TensorStore) and isinstance(other, DatasetStore):
         return _beside(one, other), other
@@ -177,15 +177,11 @@ def of_one_kind(one: Any, other: Any) -> tuple[Any, Any]:
 
 
 def _beside(tensors: TensorStore, store: DatasetStore) -> TensorStore | DatasetStore:
-    if store.collate is not default_collate:  # it may change what is in a batch
-        return tensors
+    made, some = replace(store, dataset=TensorDataset(tensors.x, tensors.y)), torch.arange(min(4, len(tensors)))
     try:
-        x, y = store.pair([tensors.x, tensors.y])
+        return made if alike(made.batch(some), tensors.batch(some)) else tensors
     except Exception:  # of code for batches of another form
         return tensors
-    if x is not tensors.x or y is not tensors.y:
-        return tensors
-    return replace(store, dataset=TensorDataset(x, y))
 
 
 def _of_loader(loader: "DataLoader[Any]", pair: Pair) -> DatasetStore:

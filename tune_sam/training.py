@@ -128,6 +128,7 @@ class Trainer:
         self._passes = 0
         self._unperturbed_before = 0
         self.last: Epoch | None = None
+        self._is_judged = False
         with torch.random.fork_rng(self._cuda_devices()):
             generators.seed(configuration.seed, self._cuda_devices())
             self.model = workload.build(setting).to(self.device)
@@ -183,21 +184,22 @@ class Trainer:
         """Give the network that is evaluated, in eval mode: the model, and restore its mode afterwards.
 
         Where the setting has a moving average, the model has its weights and buffers for the while, so that whoever
-        holds the model sees these, as a loss does that reads what its last pass left.
+        holds the model sees these, as a loss does that reads what its last pass left. Neither a step nor the state is
+        to be taken then.
         """
-        training = self.model.training
-        self._exchange_average()
+        if self._is_judged:
+            yield self.model
+            return
+        training, pairs = self.model.training, _pairs(self.model, self._average.module) if self._average else []
+        self._is_judged = True
+        _exchange(pairs)
         self.model.eval()
         try:
             yield self.model
         finally:
             self.model.train(training)
-            self._exchange_average()
-
-    def _exchange_average(self) -> None:
-        if self._average is not None:
-            for one, other in zip(_kept(self.model), _kept(self._average.module), strict=True):
-                one.data, other.data = other.data, one.data
+            _exchange(pairs)
+            self._is_judged = False
 
     def outputs(self, inputs: Any) -> Any:
         """Compute the network's outputs, of a classifier [n, classes], in float32, at this training's precision."""
@@ -471,8 +473,15 @@ def _begin_with(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         raise ValueError(f"weights(): the network has no {unknown[0]!r}; give those of its state dict")
 
 
-def _kept(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+def _pairs(model: nn.Module, average: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pair parameters and buffers of a model with their averages; a buffer that a pass has made may have none."""
+    named, averages = (dict([*one.named_parameters(), *one.named_buffers()]) for one in (model, average))
+    return [(tensor, averages[name]) for name, tensor in named.items() if name in averages]
+
+
+def _exchange(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for one, other in pairs:
+        one.data, other.data = other.data, one.data
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

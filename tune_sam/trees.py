@@ -1,6 +1,7 @@
 """Batches whose inputs, outputs or targets are several tensors: tuples, mappings, and these again."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -25,25 +26,61 @@ def rows(batch: Any) -> int:
     return len(batch)
 
 
-def tensors_in(value: Any, within: tuple[int, ...] = ()) -> list[Tensor]:
-    """Collect the tensors in a store or a batch, in a fixed order, also of objects such as a batch of PyG.
+def differing(targets: Tensor, value: int) -> Tensor:
+    """Say of each target whether it is another than a value, with which labels of a byte are not compared as bytes."""
+    return (targets if targets.is_floating_point() else targets.long()) != value
 
-    Args:
-        value: to look into.
-        within: identities of what that is a part of, which is not looked into again.
-    """
-    if isinstance(value, Tensor):
-        return [value]
-    within = (*within, id(value))
-    if hasattr(value, "to_dict"):
-        value = value.to_dict()
-    elif not isinstance(value, Mapping) and hasattr(value, "__dict__"):
-        value = vars(value)
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Collect the tensors in a store or a batch, in a fixed order, also of objects such as a batch of PyG."""
+    found: list[Tensor] = []
+    seen: dict[int, Any] = {}  # with the parts, so that none is made where another was
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif id(part) not in seen:
+            seen[id(part)] = part
+            todo += reversed(_parts(part))
+    return found
+
+
+def _parts(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
-        value = [value[key] for key in sorted(value, key=str)]
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):  # of a text each letter is one again
-        return [tensor for part in value if id(part) not in within for tensor in tensors_in(part, within)]
-    return []
+        return [value[key] for key in sorted(value, key=str)]
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return list(value)
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return []
+    if hasattr(type(value), "to_dict"):
+        with suppress(TypeError):  # it takes more, and is another thing
+            return _parts(value.to_dict())
+    return _parts(vars(value))
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether batches have the same tensors, also where both have no number, as for a target that does not count.
+
+    Of tensors that cannot be compared nothing is said.
+    """
+    some, others = ([plain for tensor in tensors_in(batch) for plain in _plain(tensor)] for batch in (one, other))
+    return len(some) == len(others) and all(map(_is_same, some, others))
+
+
+def _plain(tensor: Tensor) -> Sequence[Tensor]:
+    if tensor.is_nested:
+        return tensor.unbind()
+    return [tensor.dequantize() if tensor.is_quantized else tensor.to_dense()]
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    try:
+        return torch.allclose(one, other, 0, 0, equal_nan=True)
+    except RuntimeError:  # also of what is not implemented
+        return True
 
 
 def moved(value: Any, device: torch.device) -> Any:

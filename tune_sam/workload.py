@@ -502,9 +502,9 @@ class Workload(ABC):
         By default the targets' rows, of several targets those of the first; where some targets are ignored, the others.
         A loss with weights is a mean over the sum of its weights.
         """
-        from tune_sam.trees import rows
+        from tune_sam.trees import differing, rows
 
-        return rows(targets) if self.ignored is None else int((targets.long() != self.ignored).sum())
+        return rows(targets) if self.ignored is None else int(differing(targets, self.ignored).sum())
 
     @property
     def criterion(self) -> "Criterion":

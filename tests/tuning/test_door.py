@@ -427,8 +427,20 @@ class NeedsAll(Classes):
 class Hardest(Classes):
     """A loss of the hardest samples of a batch, which has more than are tried first."""
 
+    settings = {"d": Setting({}, epochs=1, batch_size=10, lr=0.1)}
+    batch_size = (10, 20)
+
     def loss(self, outputs, targets):
         return nn.functional.cross_entropy(outputs, targets, reduction="none").topk(6).values.mean()
+
+
+class HardestOfTheLast(Hardest):
+    """The last batch of an epoch has fewer samples than its loss needs."""
+
+    datasets = {"d": DataSet(train=61, validation=19, test=20)}
+
+    def splits(self, dataset, root):
+        return Splits(TensorDataset(X[:61], Y[:61]), TensorDataset(X[61:80], Y[61:80]))
 
 
 class FixedRadius(Regression):
@@ -442,6 +454,28 @@ class OneFixedRadius(Regression):
     def parameter_groups(self, network):
         first, _, last = network.layers
         return [{"params": first.parameters(), "rho": 0.0}, {"params": last.parameters()}]
+
+
+class Weighted(Classes):
+    """Its count reads what `network()` has left."""
+
+    def network(self, setting):
+        self.weights = torch.ones(3)
+        return super().network(setting)
+
+    def count(self, targets):
+        return float(self.weights[targets].sum())
+
+
+class Depths(Regression):
+    """Targets between 0 and 1, of which 0 does not count."""
+
+    ignored = 0
+
+    def splits(self, dataset, root):
+        return Splits(
+            TensorDataset(X[:80, :1], 0.5 + Y[:80, None] / 10), TensorDataset(X[80:, :1], 0.5 + X[80:, :1] / 10)
+        )
 
 
 class NothingToJudge(Classes):
@@ -639,6 +673,7 @@ class Texts(Named):
         (NobodysKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
         (SamsKnob, "hyperparameters: nothing receives 'mixup'; read it as self.given['mixup'], or give it the name"),
         (FixedDecay, "hyperparameters: the weight_decay of base stays the same whatever is searched; leave it out of "),
+        (HardestOfTheLast, "loss(): RuntimeError: selected index k out of range."),
         (FixedRadius, "the radius of sam: it stays the same whatever ρ is searched; leave `rho` out of the groups of "),
         (
             NothingToJudge,
@@ -691,6 +726,8 @@ class WarmsUp(Regression):
         Unlabelled,
         Hardest,
         OneFixedRadius,
+        Weighted,
+        Depths,
         StillGraphs,
         NamedClouds,
         CountsWithin,

@@ -20,11 +20,12 @@ from tune_sam.cluster.data import prepared
 from tune_sam.cluster.sharing import save
 from tune_sam.errors import Refused
 from tune_sam.metrics import Metrics, gathering, numbers
+from tune_sam.optim import SharpnessAware
 from tune_sam.space import Choice, Configuration, Domain, Point, Value
 from tune_sam.store import DatasetStore, TensorStore
 from tune_sam.study.settings import StudySettings
-from tune_sam.training import Trainer, build_optimizer, taking_steps
-from tune_sam.trees import tensors_in
+from tune_sam.training import Trainer, batch_sizes, build_optimizer, taking_steps
+from tune_sam.trees import alike
 from tune_sam.tuning.averages import check_mean
 from tune_sam.tuning.fitting import check_finite, check_inputs, check_labels, check_rows, check_texts, said_by, taking
 from tune_sam.workload import Given, Setting, Splits, Store, Workload
@@ -81,14 +82,15 @@ def try_out(workload: Workload, settings: StudySettings, root: Path) -> Splits:
 
 
 def _passed(workload: Workload, settings: StudySettings, splits: Splits) -> list[Given]:
-    """Pass a few samples, or the smallest batch where a member fails: a loss of the ten hardest samples needs more."""
+    """Pass a few samples, or where a member fails a batch of each size: a loss of the ten hardest needs that many."""
     try:
         return _pass(workload, settings, splits, SAMPLES)
     except Refused as refused:
-        smallest = min(len(splits.train), *(min(space.batch_size) for space in settings.spaces.values()))
-        if smallest > SAMPLES and not isinstance(refused.__cause__, ValueError):  # which says what is wrong
+        searched = {size for space in settings.spaces.values() for size in space.batch_size}
+        sizes = sorted({size for most in searched for size in batch_sizes(len(splits.train), most)})
+        if not isinstance(refused.__cause__, ValueError):  # which says what is wrong
             with suppress(Refused):
-                return _pass(workload, settings, splits, smallest)
+                return [_pass(workload, settings, splits, size) for size in sizes][0]
         raise
 
 
@@ -155,7 +157,7 @@ def _check_same(splits: Splits) -> None:
         if isinstance(split, DatasetStore):
             for index in torch.arange(min(SAMPLES, len(split))).split(1):
                 first, *others = (split.batch(index) for _ in range(READINGS))
-                if not all(_equal(first, other) for other in others):
+                if not all(alike(first, other) for other in others):
                     raise ValueError(
                         "a sample differs from one reading to the next, so that no evaluation could be repeated; "
                         "change batches at random in augment()"
@@ -171,22 +173,14 @@ def _check_joined(few: Splits) -> None:
         )
     together, samples = few.together().train, len(few.validation)
     together.batch(torch.arange(len(together)))
-    if not _equal(
-        together.batch(torch.arange(len(few.train), len(together))), few.validation.batch(torch.arange(samples))
-    ):
+    if not isinstance(few.validation, DatasetStore):  # a store of one's own may have more in a batch than its samples
+        return
+    joined = together.batch(torch.arange(len(few.train), len(together)))
+    if not alike(joined, few.validation.batch(torch.arange(samples))):
         raise ValueError(
             "its validation samples then are others, as where a loader's collate_fn changes those of its own split; "
             "give both splits one collate_fn, and change samples in the data set"
         )
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether batches have the same tensors, also where both have no number, as for a target that does not count."""
-    some, others = tensors_in(one), tensors_in(other)
-    return len(some) == len(others) and all(
-        (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype) and torch.allclose(mine, theirs, 0, 0, equal_nan=True)
-        for mine, theirs in zip(some, others, strict=True)
-    )
 
 
 def _check_members(workload: Workload, settings: StudySettings, splits: Splits, few: Splits) -> Splits:
@@ -201,8 +195,6 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
     with _member(workload, "splits()"):
         inputs, targets = few.train.batch(torch.arange(len(few.train)))
         check_texts(targets)
-        if isinstance(splits.validation, TensorStore) and not configured.count(splits.validation.y):
-            raise ValueError("no target of the validation split counts, so there is nothing to judge a trial by")
     with _member(workload, "network()"):
         generators.seed(0)
         network = configured.build(setting)
@@ -218,11 +210,15 @@ def _check_members(workload: Workload, settings: StudySettings, splits: Splits, 
             )
     with _member(workload, "splits()"):
         check_finite(network, splits)
+        if isinstance(splits.validation, TensorStore):
+            parts = splits.validation.y.split(workload.evaluation_batch)
+            if not any(map(configured.count, parts)):
+                raise ValueError("no target of the validation split counts, so there is nothing to judge a trial by")
         if _classifies(configured) and isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[-1] > 1:
             in_memory = [split.y for split in _both(splits) if not isinstance(split, DatasetStore)]
             check_labels(configured, outputs, [targets, *in_memory])
     with _member(workload, "count()"):
-        check_rows(configured, targets, len(few.train))
+        check_rows(configured, few.train)
         if not isinstance(configured.count(targets), (int, float)):
             raise ValueError(f"it gave {configured.count(targets)!r}; give a number, as by int() or float()")
     with _member(workload, "loss()"):
@@ -338,7 +334,7 @@ def _step(workload: Workload, settings: StudySettings, optimizer: str, few: Spli
                 "in place of `lr`, and in a schedule or a function that makes the optimizer no rate of their own"
             )
     with _member(workload, f"the radius of {optimizer}"):
-        if (rho := trainer.configuration.rho) is not None:
+        if (rho := trainer.configuration.rho) is not None and isinstance(trainer.optimizer, SharpnessAware):
             chosen, half = (replace(trainer.configuration, rho=one) for one in (rho, rho / 2))
             if _radii(trainer, chosen) == _radii(trainer, half):
                 raise ValueError(

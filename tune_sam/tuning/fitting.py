@@ -3,7 +3,7 @@
 torch's own errors are of a kernel that got something else than it takes. What a person did is here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from tune_sam.calling import lacking, takes_several
 from tune_sam.store import TensorStore
-from tune_sam.trees import rows
+from tune_sam.trees import differing, rows
 from tune_sam.workload import Splits, Store, Workload
 
 
@@ -63,25 +63,33 @@ def check_inputs(network: nn.Module, few: Store) -> None:
     Raises:
         ValueError: it is.
     """
-    whole, one = (few.batch(torch.arange(samples))[0] for samples in (len(few), 1))
-    of_each = isinstance(whole, list | tuple) and (len(whole), len(one)) == (len(few), 1) and len(few) > 1
-    if of_each and takes_several(network):
+    if takes_several(network) and _is_of_each(few, lambda batch: batch[0]):
         raise ValueError(
             "a batch is a sequence with an input for each sample, which could be taken for forward()'s several "
             "arguments; give a mapping from the argument's name to it in pair()"
         )
 
 
-def check_rows(workload: Workload, targets: Any, samples: int) -> None:
+def _is_of_each(few: Store, part: Callable[[Any], Any]) -> bool:
+    """Whether a part of each batch is a tuple with something for each sample."""
+    samples = len(few)
+    found = part(few.batch(torch.arange(samples)))
+    if type(found) is not tuple or len(found) != samples or samples < 2:  # lists are one argument
+        return False
+    return len(part(few.batch(torch.arange(samples - 1)))) == samples - 1
+
+
+def check_rows(workload: Workload, few: Store) -> None:
     """Expect that the default count is of samples where targets are a list with one for each, or several within others.
 
     Raises:
         ValueError: it counts what the first has, or how many there are.
     """
     is_default = getattr(workload.count, "__func__", None) is Workload.count and workload.ignored is None
-    if not is_default or not isinstance(targets, list | tuple) or rows(targets) == samples:
+    samples, targets = len(few), few.batch(torch.arange(len(few)))[1]
+    if not is_default or type(targets) is not tuple or rows(targets) == samples:
         return
-    if len(targets) == samples or not isinstance(targets[0], Tensor):
+    if not isinstance(targets[0], Tensor) or _is_of_each(few, lambda batch: batch[1]):
         raise ValueError(
             f"it is {rows(targets)} for {samples} samples, for by default targets in turn are several of each sample; "
             "count what the loss is the mean of, such as the samples"
@@ -123,7 +131,7 @@ def check_labels(workload: Workload, outputs: Tensor, labels: Iterable[Tensor]) 
     """
     classes = outputs.shape[-1]
     for some in labels:
-        kept = some if workload.ignored is None else some[some.long() != workload.ignored]
+        kept = some if workload.ignored is None else some[differing(some, workload.ignored)]
         if not len(kept) or 0 <= kept.min() <= kept.max() < classes:
             continue
         low, high = f"{kept.min():g}", f"{kept.max():g}"
