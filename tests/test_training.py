@@ -285,9 +285,10 @@ def conv_splits(samples=96):
     return Splits(whole.train.subset(torch.arange(samples)), whole.validation.subset(torch.arange(32)))
 
 
-def convolutional(configuration, **options):
+def convolutional(configuration, ema=None, **options):
     workload = find_workload("wideresnet")
-    return Trainer(workload, workload.settings["digits"], configuration, conv_splits(), epochs=2, **options)
+    setting = replace(workload.settings["digits"], ema=ema)
+    return Trainer(workload, setting, configuration, conv_splits(), epochs=2, **options)
 
 
 def test_bf16_keeps_weights_gradients_and_losses_in_float32():
@@ -403,13 +404,14 @@ def test_a_network_is_compiled_in_the_first_epoch_and_not_again(name, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["base", "sam"])
-def test_a_compiled_network_gives_the_same_numbers(name):
+@pytest.mark.parametrize(("name", "ema"), [("base", None), ("sam", None), ("sam", 0.9)])
+def test_a_compiled_network_gives_the_same_numbers(name, ema):
     configuration = Configuration(name, 0.05 if name == "sam" else None, 0.1, 32, 0)
-    plain, compiled = convolutional(configuration), convolutional(configuration, compile=True)
+    plain, compiled = convolutional(configuration, ema), convolutional(configuration, ema, compile=True)
     for _ in range(2):
         one, two = plain.epoch().metrics, compiled.epoch().metrics
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-3)
+        assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-3)
     assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tune_sam.operations.enqueue import enqueue
     from tune_sam.operations.export import export
     from tune_sam.operations.import_ import import_
-    from tune_sam.operations.refit import refit
+    from tune_sam.operations.refit import refit, refit_grid
     from tune_sam.operations.rename import rename
     from tune_sam.operations.run import run
     from tune_sam.operations.status import status
@@ -54,6 +54,7 @@ _MODULES = {
     "import_": "operations.import_",
     "open_study": "study.records",
     "refit": "operations.refit",
+    "refit_grid": "operations.refit",
     "rename": "operations.rename",
     "report": "reporting.page",
     "resume": "tuning.runner",
@@ -89,6 +90,7 @@ __all__ = [
     "import_",
     "open_study",
     "refit",
+    "refit_grid",
     "rename",
     "report",
     "resume",

@@ -30,6 +30,7 @@ def client(monkeypatch):
 def test_places_with_passwords_travel_as_variables_and_not_in_the_command(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "m-secret")
     monkeypatch.setenv("TUNE_SAM_HOME", "/here")
+    monkeypatch.setenv("TUNE_SAM_CACHE", "/here/cache")
     monkeypatch.setenv("UNRELATED", "x")
     job, succeeded = submit.submit(
         [
@@ -52,7 +53,7 @@ def test_places_with_passwords_travel_as_variables_and_not_in_the_command(client
     assert variables["TUNE_SAM_TRACKING_URI"] == "http://u:t@h"
     assert variables["TUNE_SAM_ADDRESS"] == "auto"
     assert variables["MLFLOW_TRACKING_PASSWORD"] == "m-secret"
-    assert not {"TUNE_SAM_HOME", "UNRELATED"} & variables.keys()
+    assert not {"TUNE_SAM_HOME", "TUNE_SAM_CACHE", "UNRELATED"} & variables.keys()
     assert client.sent["metadata"] == {"tune_sam.study": "mol"}
 
 

@@ -1,5 +1,6 @@
 """Studies that a budget ends before their trials: honestly in every record, and resumed as if nothing had been."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -162,6 +163,28 @@ def test_a_finished_studys_records_tell_how_long_it_has_not_improved(searched):
     assert ended(2).more == "--patience 4"
     assert ended(3) is None
     assert ended(2, trials=3) is None, "all of its trials have ended"
+
+
+def test_the_error_of_an_accuracy_is_known_where_the_workload_is_not(searched):
+    study = open_study("one", searched)
+    elsewhere = replace(study, settings=replace(study.settings, workload="nobody:Knows"))
+    samples = study.workload.datasets["digits"].validation
+    assert Spent.of(elsewhere).samples == Spent.of(study).samples == samples
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ({"validation_samples": "many"}, "it was judged on 'many' samples"),
+        ({"validation_samples": -1}, "it was judged on -1 samples"),
+        ({"searched_s": math.inf}, "it was searched for inf seconds"),
+        ({"searched_s": True}, "it was searched for True seconds"),
+    ],
+)
+def test_a_record_with_impossible_numbers_is_refused(searched, monkeypatch, kept, told):
+    monkeypatch.setattr("tune_sam.study.spent.attributes_in", lambda study, optimizer: kept)
+    with pytest.raises(tune_sam.Refused, match=rf"the record of study one cannot be read \({told}\)"):
+        Spent.of(open_study("one", searched))
 
 
 def test_patience_wants_one_best(tmp_path):

@@ -133,7 +133,7 @@ def rename(
     out.print(run(study, new, home=Home.at(**places)).name, soft_wrap=True, markup=False)
 
 
-@takes(*PLACES)
+@takes("home", "study_storage", "tracking_uri")  # its results are in the home
 def import_(
     file: Annotated[Path, typer.Argument(help="What `tune-sam export` wrote.", metavar="FILE")],
     name: Annotated[

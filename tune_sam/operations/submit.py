@@ -21,7 +21,7 @@ COMMANDS = ("search", "run", "resume", "refit", "analyze")
 CARRIED = ("TUNE_SAM_", "MLFLOW_TRACKING_", "AWS_", "PG")
 """Prefixes of the variables that a job takes along from where it is sent: places of services, and their logins."""
 
-HERE = ("_HOME", "_DATA", "FILE", "_PATH", "_BUNDLE", "SSLKEY", "SSLCERT", "SSLROOTCERT")
+HERE = ("_HOME", "_DATA", "_CACHE", "FILE", "_PATH", "_BUNDLE", "SSLKEY", "SSLCERT", "SSLROOTCERT")
 """Suffixes of the variables that name files and folders of this machine."""
 
 LEFT_OUT = (".git", ".venv", "**/__pycache__", "**/*.db", "**/*.env")

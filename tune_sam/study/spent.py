@@ -16,6 +16,9 @@ from tune_sam.study.settings import StudySettings
 _SECONDS = "searched_s"
 """The attribute of a study's first optimizer that has the seconds in which the study was searched."""
 
+_SAMPLES = "validation_samples"
+"""That which has the size of the validation split."""
+
 
 class Ended(NamedTuple):
     """Which budget ended a search before all of its trials had ended.
@@ -38,7 +41,7 @@ class Spent:
         epochs: of each trial that has begun, by its optimizer and number.
         values: of each optimizer's trials in the order in which they ended, None for one that gave none. Those that
             failed are left out: they say nothing of what was tried.
-        samples: of the validation split, which an accuracy is of; 0 if the workload is not known here.
+        samples: of the validation split, which an accuracy is of; 0 if neither the ledger nor a workload tells.
     """
 
     seconds: float = 0.0
@@ -54,8 +57,7 @@ class Spent:
         for trial in sorted(trials, key=lambda trial: (trial.ended or "", trial.number)):
             if trial.has_ended:
                 found.end(trial.optimizer, trial.state, trial.value)
-        with suppress(Refused, KeyError):  # a record can be read without the workload that it names
-            found.samples = study.workload.datasets[study.settings.dataset].validation
+        found.samples = _noted_samples(study)
         return found
 
     def end(self, optimizer: str, state: str, value: float | None) -> None:
@@ -142,10 +144,29 @@ def noted_seconds(study: Study) -> float:
     Raises:
         Refused: it is no number of seconds.
     """
-    seconds = attributes_in(study, study.settings.optimizers[0]).get(_SECONDS, 0.0)
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
-        raise Refused(
-            f"the record of study {study.name} cannot be read (it was searched for {seconds!r:.60} seconds); put back "
-            "a copy of it."
-        )
-    return float(seconds)
+    return float(_noted(study, _SECONDS, "it was searched for {} seconds") or 0.0)
+
+
+def note_samples(study: Study) -> None:
+    """Keep the size of the validation split, for those who read the study without its workload."""
+    storage, keeper = stored(study, study.settings.optimizers[0])
+    storage.set_study_user_attr(keeper, _SAMPLES, study.workload.datasets[study.settings.dataset].validation)
+
+
+def _noted_samples(study: Study) -> int:
+    """Read what :func:`note_samples` kept; of an earlier release what the workload says, and 0 if it is not known."""
+    if (noted := _noted(study, _SAMPLES, "it was judged on {} samples")) is not None:
+        return int(noted)
+    with suppress(Refused, KeyError):
+        return study.workload.datasets[study.settings.dataset].validation
+    return 0
+
+
+def _noted(study: Study, name: str, what: str) -> float | None:
+    number = attributes_in(study, study.settings.optimizers[0]).get(name)
+    if number is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+        told = what.format(f"{number!r:.60}")
+        raise Refused(f"the record of study {study.name} cannot be read ({told}); put back a copy of it.")
+    return number

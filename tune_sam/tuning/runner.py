@@ -18,7 +18,7 @@ from tune_sam.settings import LimitKeywords, SearchKeywords, SearchOptions, take
 from tune_sam.study.lock import study_lock
 from tune_sam.study.records import Study, open_study
 from tune_sam.study.settings import trial_key
-from tune_sam.study.spent import Spent, note_seconds
+from tune_sam.study.spent import Spent, note_samples, note_seconds
 from tune_sam.study.storage import open_storage
 from tune_sam.tuning.delivery import tracked
 from tune_sam.tuning.listener import SearchListener
@@ -157,6 +157,7 @@ def launch(
         with tracked(study):
             with listener.following(study), ExitStack() as stack:
                 if waiting and not meter.ends():
+                    note_samples(study)
                     with probe(study.own_storage):  # it may have gone since the study was made
                         pass
                     other_nodes = stack.enter_context(executor.opened(listener.stage))
