@@ -41,6 +41,15 @@ def with_train_subset(splits: Splits, samples: int | None, seed: int = 0) -> Spl
     return replace(splits, train=splits.train.subset(torch.from_numpy(chosen)))
 
 
+def shuffled(splits: Splits) -> Splits:
+    """Give the training split an order of no meaning, always the same: data that are stored by class have none.
+
+    Batches cut from it have about the proportions of the whole.
+    """
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(splits.train)))
+    return replace(splits, train=splits.train.subset(order))
+
+
 def with_label_noise(splits: Splits, share: float | None, *, ignored: int | None = None) -> Splits:
     """Replace a share of the training labels by another class, drawn uniformly, the same for all trials.
 

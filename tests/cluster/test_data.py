@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from tune_sam.cluster.data import data_folder, prepared
+from tune_sam.cluster.data import data_folder, prepared, written
+from tune_sam.cluster.sharing import _mapped
 from tune_sam.home import Home
 from tune_sam.settings import SearchOptions
 from tune_sam.study.records import Study
@@ -43,3 +44,18 @@ def test_a_study_trains_on_the_share_that_it_was_given(tmp_path, given, kind, al
     assert (len(noisy.train), len(noisy.validation)) == (train, validation)
     assert int((noisy.train.y != clean.train.y).sum()) == wrong
     assert settings.trained_samples(workload.datasets["digits"]) == train
+
+
+def test_batches_of_a_sample_have_all_classes_of_data_that_are_stored_by_class(tmp_path):
+    """One batch's λ_max would otherwise be that of one class."""
+
+    class Sorted(type(find_workload("gcn"))):
+        def splits(self, dataset, root):
+            found = super().splits(dataset, root)
+            return replace(found, train=found.train.subset(found.train.y.argsort()))
+
+    settings = define(SearchOptions.read({"workload": "gcn", "dataset": "digits"}), Home.at(tmp_path))
+    written(Sorted(), settings, tmp_path, 500, tmp_path / "sample")
+    train = _mapped(tmp_path / "sample").train
+    assert len(train) == 500
+    assert all(len(part.unique()) == 10 for part in train.y.split(100))

@@ -3,6 +3,7 @@
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,11 @@ import pandas as pd
 import pytest
 from foreign_workload import Regression
 
-from tune_sam.evaluation.answer import answer_of, next_step, short_answer, why_not_known
-from tune_sam.evaluation.claims import Answers, Radius, at_equal_loss, claims
+from tune_sam.evaluation.answer import _headline, answer_of, next_step, short_answer, why_not_known
+from tune_sam.evaluation.claims import Answers, Claim, Radius, at_equal_loss, claims
 from tune_sam.evaluation.names import row_names
 from tune_sam.evaluation.selection import Choice
+from tune_sam.evaluation.statistics import Difference, Mean, family
 from tune_sam.settings import SearchOptions
 from tune_sam.space import LogRange
 from tune_sam.study.records import Study, open_study
@@ -138,6 +140,55 @@ def test_a_shown_loss_is_a_no_and_noise_is_not_shown(study):
     answer = short_answer(study, refit_of(same), answered(same))
     assert (answer.help.sign, answer.flatter.sign) == ("not shown", "not shown")
     assert ", not shown)" in answer.help.sentence
+
+
+GRID = (
+    ("a", "refit", "base", None, 0.01, 64, 0.80, 0.30, 200.0),
+    ("b", "refit", "sam", 0.01, 0.01, 64, 0.82, 0.31, 150.0),
+    ("c", "refit", "sam", 0.1, 0.01, 64, 0.78, 0.33, 20.0),
+    ("d", "refit", "sam", 1.0, 0.01, 64, 0.30, 2.00, 1.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "sign", "of"),
+    [
+        ({}, "yes", "SAM, ρ = 0.01"),  # although that of ρ = 1 is the clearest difference
+        ({"b": 0.80}, "not shown", "SAM, ρ = 0.01"),
+        ({"b": 0.79}, "no", "SAM, ρ = 1"),
+    ],
+)
+def test_of_a_grid_one_radius_that_helps_is_a_yes_and_no_takes_all(study, monkeypatch, accuracies, sign, of):
+    found = table(*(replace_row(GRID, *accuracies.popitem(), 150.0) if accuracies else GRID))
+    found["test/accuracy"] += np.where(found["row"] == "b", np.tile(SLIGHT, len(GRID)), 0)
+    pairs = [(row, "a") for row in "bcd"]
+    claimed = Answers(
+        help=claims(found, pairs, ("test/accuracy",)),
+        by_rho=claims(found, pairs, ("test/accuracy",)),
+        flatter=claims(found, pairs, ("lambda_max",)),
+    )
+    monkeypatch.setattr("tune_sam.evaluation.answer._best_by_validation", lambda *_: None)
+    refit = refit_of(found)
+    refit.choice = Choice(planned=True)
+    answer = short_answer(study, refit, claimed)
+    assert answer.help.sign == sign
+    assert answer.help.sentence.startswith(f"{of} against Adam")
+    assert answer.flatter.sign == "yes"
+    assert f"λ_max of {of} is" in answer.flatter.sentence, "both lines are of one row"
+
+
+def test_a_grids_answer_does_not_depend_on_the_order_of_its_rows():
+    def claim(row, p, value):
+        mean = Mean(value, 0.001, 5)
+        return Claim(row, "a", "sam", "test/accuracy", mean, mean, Difference(mean, p, p, 1.0))
+
+    found = [claim("worse", 0.024, -0.01), claim("better", 0.013, 0.02)]
+    for rows in permutations(found):
+        corrected = family([one.difference for one in rows])
+        assert corrected[0].corrected == corrected[1].corrected, "Holm's method ties them"
+        judged = [replace(one, difference=difference) for one, difference in zip(rows, corrected, strict=True)]
+        assert _headline(judged, None, 1).row == "better"
+        assert _headline(judged, None, -1).row == "worse"
 
 
 def replace_row(rows, name, accuracy, sharpness):

@@ -13,7 +13,7 @@ from tune_sam.errors import Refused
 from tune_sam.evaluation.answer import answer_of_refit
 from tune_sam.evaluation.claims import answers
 from tune_sam.evaluation.names import names_of
-from tune_sam.evaluation.refit import cost_in_words, refit_study, row_name, significant_digits, tested_refit
+from tune_sam.evaluation.refit import _tests_of, cost_in_words, refit_study, row_name, significant_digits, tested_refit
 from tune_sam.evaluation.selection import FIRST_SEED, Choice, best_alone, control_points
 from tune_sam.metrics import Calibration, Classification, Merged
 from tune_sam.operations.refit import refit, refit_grid
@@ -104,6 +104,24 @@ def test_the_base_optimizer_at_equal_compute_costs_what_sam_costs(found):
     assert twice == f"{base} twice"
     assert gradients[base] == 2 * 256  # of two epochs
     assert gradients[twice] == gradients[sam] == 2 * gradients[base], "whatever the batch sizes are"
+
+
+def test_what_is_tested_in_part_at_equal_compute_costs_the_refit_no_seed(refitted, found, monkeypatch):
+    of = open_study("one", refitted)
+
+    def but_the_first(study):
+        tests = _tests_of(study)
+        return dict(list(tests.items())[1:]) if study.settings.kind == "equal-compute" else tests
+
+    monkeypatch.setattr("tune_sam.evaluation.refit._tests_of", but_the_first)
+    fewer = tested_refit(of)
+    assert fewer.seeds == found.seeds == SEEDS
+    seeds = fewer.table().groupby("kind")["seed"].nunique().to_dict()
+    assert seeds == {"refit": 2, "equal-compute": 1}
+    asked = answers(of, fewer).asked
+    assert [claim.difference.mean.n for claim in asked["use"]] == [2]
+    assert [claim.difference.mean.n for claim in asked["compute"]] == [1]
+    assert [name for name in names_of(fewer).values() if "seeds" in name] == ["Adam × 2 epochs (1 of 2 seeds)"]
 
 
 def test_a_refit_of_a_study_on_few_samples_or_wrong_labels_has_no_more_or_right_ones(found):

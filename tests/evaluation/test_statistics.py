@@ -163,7 +163,15 @@ def test_too_few_networks_have_no_correlation(values, others):
 
 @pytest.mark.parametrize(
     ("values", "others"),
-    [((0.81, 0.82, 0.83), (0.80, 0.81, 0.82)), ((0.75, 0.5, 1), (0.5, 0.25, 0.75)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))],
+    [
+        ((0.81, 0.82, 0.83), (0.80, 0.81, 0.82)),
+        ((0.75, 0.5, 1), (0.5, 0.25, 0.75)),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        (
+            [float(np.float32(hits / 36)) for hits in (32, 34, 31)],
+            [float(np.float32(hits / 36)) for hits in (31, 33, 30)],
+        ),
+    ],
 )
 def test_differences_that_are_equal_but_for_rounding_show_nothing(values, others):
     found = Difference.of(values, others)

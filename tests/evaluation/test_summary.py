@@ -1,5 +1,7 @@
 """A study's own run in MLflow has the numbers by which studies are compared."""
 
+import math
+
 import mlflow
 import pytest
 
@@ -10,6 +12,7 @@ from tune_sam.operations.doctor import diagnose, mend
 from tune_sam.reporting.page import report
 from tune_sam.study.records import open_study
 from tune_sam.study.summary import note_summary, noted_summary
+from tune_sam.tuning.delivery import deliver
 
 
 @pytest.fixture
@@ -72,10 +75,28 @@ def test_the_numbers_of_a_study_that_was_refitted_before_are_given_by_the_doctor
 
 def test_numbers_that_change_are_the_latest_ones(study):
     note_summary(study, {"refit/sam/test_accuracy": 0.5})
-    assert "MLflow has another result refit/sam/test_accuracy" in troubles(study)["one"]
+    trouble = troubles(study)["one"]
+    assert trouble.startswith("MLflow has another result ")
+    assert "refit/sam/test_accuracy" in trouble.split(", ")
     assert not log_summary(study)
     assert own_run(study).data.metrics["refit/sam/test_accuracy"] == summarize(study)["refit/sam/test_accuracy"]
     assert not troubles(study)
+
+
+def test_a_number_that_is_no_more_does_not_stand_beside_new_ones(study):
+    """As the p-value of five seeds beside the difference of a new best's two."""
+    note_summary(study, {"refit/sam/difference": 0.02, "refit/sam/difference_p": 0.01})
+    assert deliver(study, 5) == 0
+    assert own_run(study).data.metrics["refit/sam/difference_p"] == 0.01
+    assert not log_summary(study)
+    metrics = own_run(study).data.metrics
+    assert math.isnan(metrics["refit/sam/difference_p"])
+    assert metrics["refit/sam/difference"] == summarize(study)["refit/sam/difference"]
+    assert not troubles(study)
+    history = mlflow.MlflowClient(study.tracking_uri).get_metric_history(study.mlflow_run_id, "refit/sam/difference_p")
+    assert not log_summary(study), "and it is sent once"
+    again = mlflow.MlflowClient(study.tracking_uri).get_metric_history(study.mlflow_run_id, "refit/sam/difference_p")
+    assert len(again) == len(history) == 2
 
 
 @pytest.mark.usefixtures("blank_figures")

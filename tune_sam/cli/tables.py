@@ -250,7 +250,9 @@ def show_refit(refit: "Refit", out: Console) -> None:
         )
         if "test/nll" in means:  # trainings that an earlier release tested have neither
             calibration.add_row(
-                names[row], with_interval(means["test/nll"], 1, 3), with_interval(means["test/ece"], 100, 2)
+                names[row],
+                with_interval(means["test/nll"], 1, 3, means["test/loss"].n),
+                with_interval(means["test/ece"], 100, 2, means["test/loss"].n),
             )
         of = configurations.loc[row]
         cost.add_row(

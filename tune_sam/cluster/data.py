@@ -91,11 +91,11 @@ def written(workload: Workload, settings: StudySettings, root: Path, sample: int
         file: to write.
     """
     from tune_sam.cluster.sharing import save
-    from tune_sam.samples import with_train_subset
+    from tune_sam.samples import shuffled, with_train_subset
 
     splits = prepared(workload.read(settings.dataset, root), workload, settings)
-    if sample:
-        splits = with_train_subset(splits, min(sample, len(splits.train)))
+    if sample:  # whose single batches are measured, too
+        splits = shuffled(with_train_subset(splits, min(sample, len(splits.train))))
     save(splits, file)
 
 

@@ -1,8 +1,8 @@
 """The answer of a study in three short lines: does SAM help, with which ρ, and is the minimum flatter?
 
 Where several optimizers were compared, the lines speak of the one whose best trial is best by validation, which no test
-result chose. Of a grid, whose rows nothing chose, they speak of the comparison with the smallest p-value, which is
-corrected for all of them.
+result chose. Of a grid, whose rows nothing chose, they say what all rows show together, and of which: yes where one is
+shown to help, with p-values that are corrected for all of them, and no only where all are shown to harm.
 """
 
 import math
@@ -115,10 +115,12 @@ def short_answer(study: Study, refit: Refit | None, found: Answers) -> Answer:
     optimizers = optimizer_names(study)
     names = row_names(refit.table(), optimizers) if refit else {}
     best = _best_by_validation(study, refit)
+    helps = _headline(found.help, best.row if best else None, _better(study))
+    row = best.row if best else helps.row if helps else None
     return Answer(
-        _help(study, refit, found, names, best),
+        _help(study, refit, found, names, best, helps),
         _rho(refit, found.radii, optimizers, best),
-        _flatter(study, refit, found, names, best),
+        _flatter(study, refit, found, names, best, row),
         next_step(study, refit, found),
     )
 
@@ -151,15 +153,29 @@ def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
     return _Best(trial.optimizer, str(row))
 
 
-def _headline(claims: Sequence[Claim], best: _Best | None) -> Claim | None:
-    """Choose the comparison that the lines speak of."""
-    if best is None:
-        return min(claims, key=_clarity, default=None)
-    return next((claim for claim in claims if claim.row == best.row), None)
+def _headline(claims: Sequence[Claim], row: str | None, better: int) -> Claim | None:
+    """Choose the comparison that a line speaks of: that of a row or, without one, what the rows show together.
+
+    Points of a grid are each tried for itself, and corrected for all: one that is shown to be better is a yes, and no is
+    said only where all are shown to be worse. A radius that ruins the training is the clearest, and says nothing of others.
+    """
+    if row is not None:
+        return next((claim for claim in claims if claim.row == row), None)
+
+    def order(claim: Claim) -> tuple[int, float, float]:
+        p = [math.inf if math.isnan(one) else one for one in (claim.difference.corrected, claim.difference.p)]
+        return ORDER.index(_sign(claim, better)), p[0], p[1]
+
+    return min(claims, key=order, default=None)
 
 
-def _clarity(claim: Claim) -> float:
-    return math.inf if math.isnan(claim.difference.corrected) else claim.difference.corrected
+ORDER: tuple[Sign, ...] = ("yes", "not shown", "no", "not known")
+"""Of signs, that of the first of which a question is answered by, of several rows."""
+
+
+def _better(study: Study) -> int:
+    """1 where a larger test score is better, -1 where a smaller one is."""
+    return 1 if study.settings.score_direction == "maximize" else -1
 
 
 def _sign(claim: Claim, better: int) -> Sign:
@@ -175,8 +191,14 @@ def _line(question: str, sign: Sign, sentence: str) -> Line:
     return Line(question, sign, sign, sentence)
 
 
-def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None) -> Line:
-    claim = _headline(found.help, best)
+def _help(
+    study: Study,
+    refit: Refit | None,
+    found: Answers,
+    names: Mapping[str, str],
+    best: _Best | None,
+    claim: Claim | None,
+) -> Line:
     if claim is None or refit is None:
         return _line(
             "Help?", "not known", _not_compared(study, refit, found, best) or why_not_known(study, refit, "use")
@@ -187,7 +209,7 @@ def _help(study: Study, refit: Refit | None, found: Answers, names: Mapping[str,
     at_equal_compute = f"; at equal compute, against {names[dear.to]}, {numbers(dear)}" if dear else ""
     return _line(
         "Help?",
-        _sign(claim, 1 if study.settings.score_direction == "maximize" else -1),
+        _sign(claim, _better(study)),
         f"{names[claim.row]} against {names[claim.to]} in test {study.settings.score} at equal epochs: "
         f"{numbers(claim)}{at_equal_compute}."
         f"{_of_another_size(refit, claim, names)}{_since(refit, claim.row, claim.to)}",
@@ -260,9 +282,11 @@ def at_end(radius: Radius) -> str:
     return f"{where}; {others} tried, and pruned or diverged"
 
 
-def _flatter(study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None) -> Line:
+def _flatter(
+    study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None, row: str | None
+) -> Line:
     claims = [claim for claim in found.flatter if claim.measure == "lambda_max"]
-    claim = _headline(claims, best)
+    claim = _headline(claims, row, -1)
     if claim is None or refit is None:
         return _line("Flatter?", "not known", _why_not_flat(study, refit, found, best))
     same_loss = next((one for one in found.flatter_at_equal_loss if one.row == claim.row), None)

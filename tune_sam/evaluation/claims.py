@@ -34,6 +34,15 @@ ASKED: dict[Question, str] = {
 OF_EACH_BATCH_SIZE = " Each row is the best of its batch size, and is compared with that of the same batch size."
 """What a question compares, too, where a refit has the best of each batch size."""
 
+OF_A_GRID = " Each row is a point of a grid, none of which was chosen."
+"""What a question compares, too, where a refit has all points of a grid."""
+
+OF_OTHER_LOSSES = (
+    "The loss has the label smoothing in it: losses, gaps and curvature of configurations that differ in it are of "
+    "different functions, and only scores and the negative log-likelihood can be compared."
+)
+"""What has to be said of numbers of such configurations."""
+
 CLEARLY = 1.5
 """By which factor a ρ differs from another so that trials with it tell of other values than trials with the other."""
 

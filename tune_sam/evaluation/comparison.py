@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_sam.display import html_table
 from tune_sam.errors import Refused
-from tune_sam.evaluation.claims import Claim, claims, with_flatness
+from tune_sam.evaluation.claims import OF_OTHER_LOSSES, Claim, claims, with_flatness
 from tune_sam.evaluation.measured import Measured, measured_of
 from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit, tested_refit
@@ -196,7 +196,7 @@ def compared(studies: Sequence[Study]) -> Comparison:
         row for one, refit, table in zip(studies, refits, tables, strict=True) for row in _rows(one, refit, table)
     )
     found = () if any(one.excludes for one in differing) else _claims(studies[0].settings.score, rows, tables)
-    notes = tuple(_notes(studies, refits, differing))
+    notes = tuple(_notes(studies, refits, differing, rows))
     return Comparison(tuple(studies), refits, rows, differing, found, notes)
 
 
@@ -360,7 +360,9 @@ def label(row: Row) -> str:
     return f"{row.study}: {row.row}"
 
 
-def _notes(studies: Sequence[Study], refits: Sequence[Refit | None], differing: Sequence[Differing]) -> Iterator[str]:
+def _notes(
+    studies: Sequence[Study], refits: Sequence[Refit | None], differing: Sequence[Differing], rows: Sequence[Row]
+) -> Iterator[str]:
     """Say where numbers are not what they seem."""
     if excluding := [one.name for one in differing if one.excludes]:
         yield (
@@ -372,6 +374,8 @@ def _notes(studies: Sequence[Study], refits: Sequence[Refit | None], differing: 
             f"The studies are not the same in {' and '.join(told)}: what differs between their scores may come from "
             "there, and not from the optimizer."
         )
+    if len({row.config.more.get("label_smoothing") for row in rows if row.config}) > 1:
+        yield OF_OTHER_LOSSES
     for study, refit in zip(studies, refits, strict=True):
         if refit is None:
             yield (

@@ -46,10 +46,11 @@ def row_names(table: "DataFrame", optimizers: Mapping[str, str]) -> dict[str, st
         names[str(row.row)] = f"{optimizers['base']} × {row.epochs / refitted['epochs'].iloc[0]:.3g} epochs"
     for control in rows[rows["kind"] == "control"].itertuples():
         of = refitted[(refitted["matched"] == control.matched) & (refitted["optimizer"] != "base")]["row"]
-        seeds, of_all = ((table["row"] == row).sum() for row in (control.row, refitted["row"].iloc[0]))
-        fewer = f" ({seeds} of {of_all} seeds)" if seeds < of_all else ""
-        names[str(control.row)] = f"control of {' and '.join(names[str(row)] for row in of)}{fewer}"
-    return {str(row): names[str(row)] for row in rows["row"]}
+        names[str(control.row)] = f"control of {' and '.join(names[str(row)] for row in of)}"
+    seeds = table["row"].value_counts()
+    of_all = seeds[refitted["row"].iloc[0]]
+    fewer = {row: f" ({n} of {of_all} seeds)" if n < of_all else "" for row, n in seeds.items()}
+    return {str(row): f"{names[str(row)]}{fewer[row]}" for row in rows["row"]}
 
 
 def _ends(part: "DataFrame") -> list[str]:

@@ -221,7 +221,7 @@ class Refit:
     def left_out(self) -> dict[str, str]:
         """How trainings ended whose seeds are left out, because not every row has them complete; by key.
 
-        A seed of a matched control is left out of the comparisons with that control alone.
+        A seed of a matched control, or at equal compute, is left out of the comparisons with that alone.
         """
         return {
             trial.key: how
@@ -311,7 +311,7 @@ ROW_SUFFIX: dict[Kind, str] = {"refit": "", "equal-compute": " twice", "control"
 def tested_refit(study: Study) -> Refit | None:
     """Find a search's latest refit that is tested, with the seeds that all its rows have; None if there is none.
 
-    Nothing is trained or tested. The equal-compute baseline is in it if it is tested.
+    Nothing is trained or tested. What it is compared with is in it as far as it is tested.
     """
     found = (_tested(study, latest) for latest in reversed(refits_of(study, "refit")))
     return next((refit for refit in found if refit), None)
@@ -326,19 +326,14 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     ]
     controls = _of_base(study, "control", control_points(points), epochs, alone)
     tests: dict[str, dict[str, float]] = {}
-    made, seeds = [], seeds_in(latest.settings)
-    for child in (latest, *equal):
+    made = []
+    for child in (latest, *equal, *controls):
         tested = _tests_of(child)
-        shared = _seeds_of_all(child, tested)
-        if child is latest or seeds & shared:
-            seeds &= shared
+        if child is latest or tested or any(trial.state == "diverged" for trial in child.records()):
             made.append(child)
             tests |= tested
-    for child in controls:  # of which a refit loses no seed: each is compared with its own row, over the seeds it has
-        tested = _tests_of(child)
-        if tested or any(trial.state == "diverged" for trial in child.records()):
-            made.append(child)
-            tests |= tested
+    # What it is compared with costs it no seed: each comparison is over the seeds that both have.
+    seeds = seeds_in(latest.settings) & _seeds_of_all(latest, tests)
     return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
 
 

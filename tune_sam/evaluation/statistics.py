@@ -24,8 +24,8 @@ FEWEST = 3
 BOOTSTRAPS = 2_000
 """Resamples for the interval of a correlation, and permutations for its p-value within configurations."""
 
-ROUNDING = 1e-12
-"""Differences count as equal within this fraction of the largest value."""
+ROUNDING = 1e-6
+"""Differences count as equal within this fraction of the largest value: some roundings of float32, in which metrics are."""
 
 ENOUGH = 10
 """Configurations from which a correlation has an interval."""
@@ -290,11 +290,18 @@ def with_digits(mean: Mean) -> str:
     return f"{mean.value:.3g}" + (f" ± {mean.half:.2g}" if math.isfinite(mean.half) else "")
 
 
-def with_interval(mean: "Mean", unit: float, decimals: int) -> str:
+def with_interval(mean: "Mean", unit: float, decimals: int, among: int = 0) -> str:
     """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone.
 
-    Both have so many decimals, or more where the half, or a mean alone, would be written as 0.
+    Both have so many decimals, or more where the half, or a mean alone, would be written as 0. Where it is of fewer values
+    than there are `among`, it is said of how many.
     """
     value, half = unit * mean.value, unit * mean.half
     size = half if math.isfinite(half) and half > ROUNDING * abs(value) else abs(value)
-    return decimal(value, decimals, size) + (f" ± {decimal(half, decimals, size)}" if math.isfinite(half) else "")
+    interval = f" ± {decimal(half, decimals, size)}" if math.isfinite(half) else ""
+    return f"{decimal(value, decimals, size)}{interval}{of_some(mean.n, among)}"
+
+
+def of_some(n: int, among: int) -> str:
+    """Say of how many values a mean is, where there are others that it is not of."""
+    return f" (n = {n})" if n < among else ""

@@ -1,13 +1,14 @@
 """The section with all comparisons of scores on the test set, by question."""
 
+import math
 from collections.abc import Mapping
 
 from tune_sam.evaluation.answer import why_not_known
-from tune_sam.evaluation.claims import ASKED, OF_EACH_BATCH_SIZE, Answers
+from tune_sam.evaluation.claims import ASKED, OF_A_GRID, OF_EACH_BATCH_SIZE, Answers, Question
 from tune_sam.evaluation.refit import Refit, test_results
 from tune_sam.reporting.comparisons import HEADER, claim_rows
 from tune_sam.reporting.sections import Section, Table
-from tune_sam.scores import written
+from tune_sam.scores import standard_error, written
 from tune_sam.study.records import Study, refits_of
 
 TITLE = "Does it help?"
@@ -29,13 +30,14 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
     sentences = [
         f"Paired differences in test {refit.score} over {len(refit.seeds)} seeds{unit}. "
         "The comparisons of one question are one family: p is corrected by Holm's method, and a difference is shown "
-        "where it is below 0.05."
+        "where it is below 0.05.",
+        _of_one_test_set(study, refit),
     ]
     if refit.left_out:
         which = "; ".join(f"{key} {how}" for key, how in refit.left_out.items())
         sentences.append(
-            "Seeds are left out where a training did not end complete, of a control from comparisons with it alone, "
-            f"which may favour that training's optimizer: {which}."
+            "Seeds are left out where a training did not end complete, of a control and at equal compute from "
+            f"comparisons with it alone, which may favour that training's optimizer: {which}."
         )
     if (readings := sum(bool(test_results(other)) for other in refits_of(study, "refit"))) > 1:
         what = "accuracies are too high" if how.factor == 100 else "results are too good"
@@ -45,8 +47,29 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
         )
     rows: list[tuple[str, ...]] = []
     for question, claims in found.asked.items():
-        same_size = OF_EACH_BATCH_SIZE if refit.choice.each_batch_size and question != "rho" else ""
         unknown = "" if claims else f" {why_not_known(study, refit, question)}"
-        rows.append((f"{ASKED[question]}{same_size}{unknown}",))
+        rows.append((f"{ASKED[question]}{_rows_of(refit, question)}{unknown}",))
         rows += claim_rows(claims, names, how.factor, how.difference)
     return Section(TITLE, tuple(sentences), (Table(HEADER, tuple(rows)),))
+
+
+def _rows_of(refit: Refit, question: Question) -> str:
+    """Say what the rows of a question are where they are not the best of each optimizer."""
+    if question == "rho":
+        return ""
+    return OF_A_GRID if refit.choice.planned else OF_EACH_BATCH_SIZE if refit.choice.each_batch_size else ""
+
+
+def _of_one_test_set(study: Study, refit: Refit) -> str:
+    """Say what intervals over seeds leave out, and how large that is for an accuracy: the choice of the test samples."""
+    samples, score = study.workload.datasets[study.settings.dataset].test, refit.score
+    given = f" {samples:,}" if samples else ""
+    said = f"Intervals and p-values are over seeds, with the same{given} test samples"
+    first = next(iter(refit.summary().values()))[f"test/{score}"].value
+    error = standard_error(score, first, samples) if samples else math.nan
+    if math.isnan(error):
+        return f"{said}; what others would give is not in them."
+    return (
+        f"{said}; by the choice of these an accuracy varies by ±{100 * error:.2g} points (one binomial standard error), and a "
+        "difference by less, the more alike the networks' mistakes are."
+    )

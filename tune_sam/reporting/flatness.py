@@ -10,7 +10,7 @@ from tune_sam.evaluation.claims import Answers, claims, pairs, with_flatness
 from tune_sam.evaluation.measured import Measured, rests_on
 from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit
-from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, with_digits, with_interval
+from tune_sam.evaluation.statistics import ENOUGH, Correlation, Mean, of_some, with_digits, with_interval
 from tune_sam.reporting.comparisons import HEADER, claim_rows, equal_loss_rows
 from tune_sam.reporting.pictures import BATCH_SIZE, GAP, LANDSCAPE, RADIUS, pictures_in
 from tune_sam.reporting.sections import Section, Table
@@ -95,8 +95,7 @@ def _flatness_rows(table: "DataFrame", names: Mapping[str, str]) -> tuple[tuple[
 def _of_some(values: "Series", write: Callable[[Mean], str]) -> str:
     """Write the mean of those values that are not missing, and of how many it is where some are; empty if all are."""
     there = values.dropna().tolist()
-    of_some = f" (n = {len(there)})" if len(there) < len(values) else ""
-    return f"{write(Mean.of(there))}{of_some}" if there else ""
+    return f"{write(Mean.of(there))}{of_some(len(there), len(values))}" if there else ""
 
 
 def flatness_section(study: Study, close: Measured | None, wide: Measured | None, folder: Path) -> Section:

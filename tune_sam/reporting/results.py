@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tune_sam.errors import Refused
+from tune_sam.evaluation.claims import OF_OTHER_LOSSES
 from tune_sam.evaluation.measured import Measured, measurements
 from tune_sam.evaluation.names import names_of, optimizer_names
 from tune_sam.evaluation.refit import Refit, tested_refit
-from tune_sam.evaluation.statistics import with_interval
+from tune_sam.evaluation.statistics import Mean, with_interval
 from tune_sam.reporting.published import PublishedStudy, published_studies
 from tune_sam.reporting.sections import Cell, Link, Section, Table
 from tune_sam.scores import written
@@ -65,6 +66,7 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
             " NLL is the negative log-likelihood of the test set, without the loss's smoothing, and ECE the expected "
             "calibration error in %, over 15 bins."
         )
+    sentences += [OF_OTHER_LOSSES] if refit and _smoothed_otherwise(refit) else []
     for found in published:
         rows += [(_cited(found),), *_published_rows(found, own)]
         sentences.append(
@@ -78,6 +80,12 @@ def results_section(study: Study, refit: Refit | None, close: Measured | None) -
     header = ("", *(title for title, *_ in metrics_of(score)), "|λ_max/λ_min|")
     tables = [Table(header, tuple(rows)).without_empty_columns()] if rows else []
     return Section("Results on the test set", tuple(sentences), (*tables, *_by_class(refit)))
+
+
+def _smoothed_otherwise(refit: Refit) -> bool:
+    """Whether rows of a refit differ in their label smoothing."""
+    table = refit.table()
+    return "label_smoothing" in table and table["label_smoothing"].nunique(dropna=False) > 1
 
 
 def _cited(published: PublishedStudy) -> Cell:
@@ -96,7 +104,7 @@ def _by_class(refit: Refit | None) -> tuple[Table, ...]:
     rows = tuple(
         (
             names[row],
-            *(with_interval(means[name], 100, 1) if name in means else "" for name in ("test/macro_f1", *scores)),
+            *(_of_tests(means, name, 100, 1) for name in ("test/macro_f1", *scores)),
         )
         for row, means in summary.items()
     )
@@ -146,7 +154,7 @@ def _at_equal_compute(row: "Series", table: "DataFrame", names: Mapping[str, str
 def chance_in_words(study: Study, refit: Refit | None, published: PublishedStudy) -> list[str]:
     """Say by how much accuracies of each side vary by chance, because each has a test set of its own.
 
-    These are binomial standard errors. A paired difference between rows of one test set does not have them.
+    These are binomial standard errors. A paired difference between rows of one test set has a smaller one.
     """
     dataset = study.settings.dataset
     own = study.workload.datasets[dataset].test
@@ -203,11 +211,16 @@ def _our_rows(refit: Refit | None, close: Measured | None, score: str) -> list[t
     return [
         (
             names[row],
-            *(with_interval(means[name], unit, form) if name in means else "" for _, name, unit, form in columns),
+            *(_of_tests(means, name, unit, form) for _, name, unit, form in columns),
             ratios.get(row, ""),
         )
         for row, means in refit.summary().items()
     ]
+
+
+def _of_tests(means: Mapping[str, Mean], name: str, unit: int, decimals: int) -> str:
+    """Write a mean over seeds, some of which may have been tested by a release without that metric."""
+    return with_interval(means[name], unit, decimals, means["test/loss"].n) if name in means else ""
 
 
 def _published_rows(published: PublishedStudy, dataset: str) -> list[tuple[str, ...]]:

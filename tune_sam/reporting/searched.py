@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tune_sam.evaluation.answer import at_end
-from tune_sam.evaluation.claims import Radius, chosen_radii
+from tune_sam.evaluation.claims import OF_OTHER_LOSSES, Radius, chosen_radii
 from tune_sam.evaluation.names import optimizer_names
 from tune_sam.reporting.pictures import CHOOSING, pictures_in
 from tune_sam.reporting.sections import Section, Table
@@ -129,12 +129,6 @@ def _tried(space: Space, alone: bool, more: Sequence[str]) -> tuple[str, ...]:
         return tuple(str(domain).replace(",", ", ") for domain in domains)
     values = [dict.fromkeys(point[name] for point in space.grid if name in point) for name in (*PARAMETERS, *more)]
     return tuple(", ".join(text_of_value(value, 3) for value in one) for one in values)
-
-
-OF_OTHER_LOSSES = (
-    "The loss has the label smoothing in it, which was searched: losses, gaps and curvature of configurations that "
-    "differ in it are of different functions, and only scores and the negative log-likelihood can be compared."
-)
 
 
 def chosen_section(study: Study, best: Sequence[Trial], folder: Path) -> Section:

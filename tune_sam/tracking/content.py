@@ -1,5 +1,6 @@
 """What MLflow has, and what it should have, of a study and of its trials."""
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ class RunContent:
         status: RUNNING, FINISHED or FAILED.
         start: milliseconds since 1970.
         end: milliseconds since 1970; None before its end.
-        results: finite numbers that may change and have no steps.
+        results: numbers that may change and have no steps; nan for one that is no more.
         dataset: that it is given; None if that is not known.
     """
 
@@ -133,6 +134,15 @@ def renamed(metric: str) -> str:
     return "train/lr" if metric == "lr" else metric
 
 
+def lacked(results: Mapping[str, float], there: Mapping[str, float]) -> dict[str, float]:
+    """Find the results that a run has otherwise or not at all; what is no more it need not have."""
+    return {
+        name: value
+        for name, value in results.items()
+        if there.get(name, math.nan) != value and not (math.isnan(value) and math.isnan(there.get(name, math.nan)))
+    }
+
+
 def differences(wanted: RunContent, run: RunState) -> list[str]:
     """Say what a run lacks of what it should have, or has otherwise; its status and the trial's state are not compared.
 
@@ -152,7 +162,7 @@ def differences(wanted: RunContent, run: RunState) -> list[str]:
     compared: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
         ("parameter", wanted.params, run.params),
         ("tag", wanted.tags, run.tags),
-        ("result", wanted.results, run.metrics),
+        ("result", lacked(wanted.results, run.metrics), run.metrics),
     )
     for what, given, there in compared:
         missing = [name for name in given if name not in there and name != STATE_TAG]

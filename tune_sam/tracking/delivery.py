@@ -37,7 +37,7 @@ from tune_sam.tracking.client import (
     states_in,
     with_values,
 )
-from tune_sam.tracking.content import KEY_TAG, STEP_TAG, Point, RunContent, RunState, StudyContent
+from tune_sam.tracking.content import KEY_TAG, STEP_TAG, Point, RunContent, RunState, StudyContent, lacked
 
 if TYPE_CHECKING:
     from tune_sam.tracking.client import Store
@@ -250,7 +250,7 @@ class Delivery(threading.Thread):
 
     def _send_content(self, store: Store, wanted: RunContent, run: _Run) -> None:
         points = [point for point in wanted.points if run.lacks(point)]
-        results = {name: value for name, value in wanted.results.items() if run.metrics.get(name) != value}
+        results = lacked(wanted.results, run.metrics)
         params = {name: value for name, value in wanted.params.items() if name not in run.params}
         tags = {name: value for name, value in wanted.tags.items() if run.tags.get(name) != value}
         last = max((point.step for point in wanted.points), default=0)
