@@ -156,8 +156,9 @@ def _best_by_validation(study: Study, refit: Refit | None) -> _Best | None:
 def _headline(claims: Sequence[Claim], row: str | None, better: int) -> Claim | None:
     """Choose the comparison that a line speaks of: that of a row or, without one, what the rows show together.
 
-    Points of a grid are each tried for itself, and corrected for all: one that is shown to be better is a yes, and no is
-    said only where all are shown to be worse. A radius that ruins the training is the clearest, and says nothing of others.
+    Points of a grid are each tried for itself, and corrected for all: one that is shown to be better is a yes, and no
+    is said only where all are shown to be worse. A radius that ruins the training is the clearest, and says nothing of
+    others.
     """
     if row is not None:
         return next((claim for claim in claims if claim.row == row), None)

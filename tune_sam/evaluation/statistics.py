@@ -25,7 +25,7 @@ BOOTSTRAPS = 2_000
 """Resamples for the interval of a correlation, and permutations for its p-value within configurations."""
 
 ROUNDING = 1e-6
-"""Differences count as equal within this fraction of the largest value: some roundings of float32, in which metrics are."""
+"""Differences count as equal within this fraction of the largest value: some roundings of float32, as metrics are."""
 
 ENOUGH = 10
 """Configurations from which a correlation has an interval."""
@@ -293,8 +293,8 @@ def with_digits(mean: Mean) -> str:
 def with_interval(mean: "Mean", unit: float, decimals: int, among: int = 0) -> str:
     """Write a mean and half of its 95 % interval, times `unit`; without an interval, the mean alone.
 
-    Both have so many decimals, or more where the half, or a mean alone, would be written as 0. Where it is of fewer values
-    than there are `among`, it is said of how many.
+    Both have so many decimals, or more where the half, or a mean alone, would be written as 0. Where it is of fewer
+    values than there are `among`, it is said of how many.
     """
     value, half = unit * mean.value, unit * mean.half
     size = half if math.isfinite(half) and half > ROUNDING * abs(value) else abs(value)

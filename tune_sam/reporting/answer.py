@@ -61,7 +61,7 @@ def _rows_of(refit: Refit, question: Question) -> str:
 
 
 def _of_one_test_set(study: Study, refit: Refit) -> str:
-    """Say what intervals over seeds leave out, and how large that is for an accuracy: the choice of the test samples."""
+    """Say what intervals over seeds leave out, the choice of the test samples, and how large it is for an accuracy."""
     samples, score = study.workload.datasets[study.settings.dataset].test, refit.score
     given = f" {samples:,}" if samples else ""
     said = f"Intervals and p-values are over seeds, with the same{given} test samples"
@@ -70,6 +70,6 @@ def _of_one_test_set(study: Study, refit: Refit) -> str:
     if math.isnan(error):
         return f"{said}; what others would give is not in them."
     return (
-        f"{said}; by the choice of these an accuracy varies by ±{100 * error:.2g} points (one binomial standard error), and a "
-        "difference by less, the more alike the networks' mistakes are."
+        f"{said}; by the choice of these an accuracy varies by ±{100 * error:.2g} points (one binomial standard error), "
+        "and a difference by less, the more alike the networks' mistakes are."
     )

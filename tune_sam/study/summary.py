@@ -10,7 +10,8 @@ _SUMMARY = "summary"
 def note_summary(study: Study, numbers: dict[str, float]) -> None:
     """Keep the numbers of a study, by name, in place of earlier ones.
 
-    Earlier ones that are no more are kept as unknown: MLflow forgets no name, and would show the old number beside new ones.
+    Earlier ones that are no more are kept as unknown: MLflow forgets no name, and would show the old number beside new
+    ones.
 
     Args:
         study: whose lock this process holds.
