@@ -70,6 +70,6 @@ def _of_one_test_set(study: Study, refit: Refit) -> str:
     if math.isnan(error):
         return f"{said}; what others would give is not in them."
     return (
-        f"{said}; by the choice of these an accuracy varies by ±{100 * error:.2g} points (one binomial standard error), "
-        "and a difference by less, the more alike the networks' mistakes are."
+        f"{said}; by the choice of these an accuracy varies by ±{100 * error:.2g} points (one binomial standard "
+        "error), and a difference by less, the more alike the networks' mistakes are."
     )
