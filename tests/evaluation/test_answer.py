@@ -59,6 +59,7 @@ def refit_of(found, seeds=5):
         earlier=[],
         best_rows={"base": "a", "sam": "b"},
         lacks_controls=False,
+        lacks_equal_compute=False,
         controls=None,
     )
 
@@ -151,15 +152,15 @@ GRID = (
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "sign", "of"),
+    ("accuracy", "sign", "of"),
     [
-        ({}, "yes", "SAM, ρ = 0.01"),  # although that of ρ = 1 is the clearest difference
-        ({"b": 0.80}, "not shown", "SAM, ρ = 0.01"),
-        ({"b": 0.79}, "no", "SAM, ρ = 1"),
+        (0.82, "yes", "SAM, ρ = 0.01"),  # although that of ρ = 1 is the clearest difference
+        (0.80, "not shown", "SAM, ρ = 0.01"),
+        (0.79, "no", "SAM, ρ = 1"),
     ],
 )
-def test_of_a_grid_one_radius_that_helps_is_a_yes_and_no_takes_all(study, monkeypatch, accuracies, sign, of):
-    found = table(*(replace_row(GRID, *accuracies.popitem(), 150.0) if accuracies else GRID))
+def test_of_a_grid_one_radius_that_helps_is_a_yes_and_no_takes_all(study, monkeypatch, accuracy, sign, of):
+    found = table(*replace_row(GRID, "b", accuracy, 150.0))
     found["test/accuracy"] += np.where(found["row"] == "b", np.tile(SLIGHT, len(GRID)), 0)
     pairs = [(row, "a") for row in "bcd"]
     claimed = Answers(
@@ -175,6 +176,13 @@ def test_of_a_grid_one_radius_that_helps_is_a_yes_and_no_takes_all(study, monkey
     assert answer.help.sentence.startswith(f"{of} against Adam")
     assert answer.flatter.sign == "yes"
     assert f"λ_max of {of} is" in answer.flatter.sentence, "both lines are of one row"
+    others = [claim for claim in claimed.flatter if claim.row != ("d" if sign == "no" else "b")]
+    without = replace(claimed, flatter=tuple(others), by_rho=tuple(others))
+    answer = short_answer(study, refit, without)
+    assert (answer.flatter.sign, answer.flatter.sentence) == (
+        "not known",
+        f"{of} has no matched control that is complete.",
+    )
 
 
 def test_a_grids_answer_does_not_depend_on_the_order_of_its_rows():

@@ -122,6 +122,7 @@ def test_what_is_tested_in_part_at_equal_compute_costs_the_refit_no_seed(refitte
     assert [claim.difference.mean.n for claim in asked["use"]] == [2]
     assert [claim.difference.mean.n for claim in asked["compute"]] == [1]
     assert [name for name in names_of(fewer).values() if "seeds" in name] == ["Adam × 2 epochs (1 of 2 seeds)"]
+    assert (found.lacks_equal_compute, fewer.lacks_equal_compute) == (False, True)
 
 
 def test_a_refit_of_a_study_on_few_samples_or_wrong_labels_has_no_more_or_right_ones(found):

@@ -58,7 +58,7 @@ def check(
 
 @takes(*PLACES)
 def sync(study: StudyArgument, **places: Any) -> None:
-    """Deliver to MLflow what could not be delivered while trials ran. Test results and flatness are not among it.
+    """Deliver to MLflow what it lacks of the study's record; a test, an analysis or a page its own command delivers.
 
     Example: [bold]tune-sam sync gcn-2026-11-24T101500[/bold]
     """
@@ -74,7 +74,7 @@ def sync(study: StudyArgument, **places: Any) -> None:
             f"MLflow lacks results of {left} trials of study {study}; they are kept: mend what is said above, and the "
             f"same command tries again; `tune-sam doctor {study}` says what is lacking."
         )
-    out.print(f"MLflow has what the record of study {study} has of its trials.", soft_wrap=True, markup=False)
+    out.print(f"MLflow has all that the record of study {study} has.", soft_wrap=True, markup=False)
 
 
 @prints

@@ -120,7 +120,7 @@ def short_answer(study: Study, refit: Refit | None, found: Answers) -> Answer:
     return Answer(
         _help(study, refit, found, names, best, helps),
         _rho(refit, found.radii, optimizers, best),
-        _flatter(study, refit, found, names, best, row),
+        _flatter(study, refit, found, names, row, best),
         next_step(study, refit, found),
     )
 
@@ -284,12 +284,13 @@ def at_end(radius: Radius) -> str:
 
 
 def _flatter(
-    study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], best: _Best | None, row: str | None
+    study: Study, refit: Refit | None, found: Answers, names: Mapping[str, str], row: str | None, best: _Best | None
 ) -> Line:
     claims = [claim for claim in found.flatter if claim.measure == "lambda_max"]
     claim = _headline(claims, row, -1)
     if claim is None or refit is None:
-        return _line("Flatter?", "not known", _why_not_flat(study, refit, found, best))
+        of = f"{optimizer_names(study)[best.optimizer]}, the best by validation," if best else names.get(row or "", "")
+        return _line("Flatter?", "not known", _why_not_flat(study, refit, found, row, of))
     same_loss = next((one for one in found.flatter_at_equal_loss if one.row == claim.row), None)
     at_equal_loss = f" {_at_equal_loss(same_loss)}" if same_loss else ""
     base, one, other = optimizer_names(study)["base"], claim.values.value, claim.others.value
@@ -374,21 +375,21 @@ NONE_COMPARED = "In the newest analysis no row can be compared with its matched 
 """What is said of flatness that was measured, as of one optimizer alone, where nothing is compared."""
 
 
-def _why_not_flat(study: Study, refit: Refit | None, found: Answers, best: _Best | None) -> str:
+def _why_not_flat(study: Study, refit: Refit | None, found: Answers, row: str | None, of: str) -> str:
+    """Say why flatness is not known of a row, which is called `of`; empty if it is not in the refit, None if no row is."""
     if refit is None and study.settings.optimizers != ("base",):
         return "It takes a refit with several seeds and matched controls, and an analysis of it."
     if not found.by_rho:
         return why_not_known(study, refit, "rho")
     if not found.flatter:
         return f"{NONE_COMPARED if found.measured else 'Not measured'}."
-    if best is None or best.row in {claim.row for claim in found.flatter}:
+    if row is None or row in {claim.row for claim in found.flatter}:
         return "λ_max is not resolved with the sample that was measured."
-    name = optimizer_names(study)[best.optimizer]
-    if not best.row:
-        return f"{name}, the best by validation, is not in the refit."
-    if best.row in {claim.row for claim in found.by_rho}:
-        return f"{name}, the best by validation, was not measured together with its matched control."
-    return f"{name}, the best by validation, has no matched control that is complete."
+    if not row:
+        return f"{of} is not in the refit."
+    if row in {claim.row for claim in found.by_rho}:
+        return f"{of} was not measured together with its matched control."
+    return f"{of} has no matched control that is complete."
 
 
 def next_step(study: Study, refit: Refit | None, found: Answers) -> NextStep | None:
@@ -444,6 +445,9 @@ def _refit_more(study: Study, refit: Refit | None, found: Answers) -> NextStep |
         return NextStep(
             "Train the matched controls, which differ in ρ alone", f"{refit.command} --seeds {refit.listed}"
         )
+    if refit.lacks_equal_compute:
+        base = optimizer_names(study)["base"]
+        return NextStep(f"Train {base} at equal compute with all seeds", f"{refit.command} --seeds {refit.listed}")
     if found.by_rho and not found.flatter:
         return NextStep("Measure how flat the minima are", study.command("analyze"))
     if _unmeasured(found):

@@ -34,8 +34,8 @@ ASKED: dict[Question, str] = {
 OF_EACH_BATCH_SIZE = " Each row is the best of its batch size, and is compared with that of the same batch size."
 """What a question compares, too, where a refit has the best of each batch size."""
 
-OF_A_GRID = " Each row is a point of a grid, none of which was chosen."
-"""What a question compares, too, where a refit has all points of a grid."""
+OF_A_GRID = "What should I use? Each point of the grid against that of the base optimizer, for the same epochs."
+"""What the first question compares where a refit has all points of a grid."""
 
 OF_OTHER_LOSSES = (
     "The loss has the label smoothing in it: losses, gaps and curvature of configurations that differ in it are of "

@@ -5,6 +5,7 @@ family, whose p-values are corrected by Holm's method.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -374,7 +375,8 @@ def _notes(
             f"The studies are not the same in {' and '.join(told)}: what differs between their scores may come from "
             "there, and not from the optimizer."
         )
-    if len({row.config.more.get("label_smoothing") for row in rows if row.config}) > 1:
+    usual = {study.name: _smoothing(study) for study in studies}
+    if len({row.config.more.get("label_smoothing", usual[row.study]) for row in rows if row.config}) > 1:
         yield OF_OTHER_LOSSES
     for study, refit in zip(studies, refits, strict=True):
         if refit is None:
@@ -396,6 +398,13 @@ def _notes(
                 f"The refits of {first.of.name} and {later.of.name} have no seed in common ({seeds}), so there are no "
                 "pairs of them to compare."
             )
+
+
+def _smoothing(study: Study) -> float | None:
+    """Give the label smoothing that a workload has where none is searched; None where it is not known here."""
+    with suppress(Refused):
+        return study.workload.label_smoothing
+    return None
 
 
 def _claim(claim: Claim) -> dict[str, Any]:

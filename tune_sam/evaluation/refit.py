@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -227,7 +227,8 @@ class Refit:
             trial.key: how
             for study in self.studies
             for trial in study.records()
-            if trial.config and trial.key not in self.tests and (how := _how_ended(study, trial))
+            if _has_seed(trial, seeds_in(self.studies[0].settings))
+            if trial.key not in self.tests and (how := _how_ended(study, trial))
         }
 
     @property
@@ -238,16 +239,25 @@ class Refit:
     @property
     def lacks_controls(self) -> bool:
         """Whether some row has no matched control of some seed, and none that diverged or has no finite result."""
-        points, study = control_points(configurations(self.studies[0].settings)), self.controls
-        if study is None:
-            return bool(points)
+        return self._lacks("control", len(control_points(configurations(self.studies[0].settings))))
+
+    @property
+    def lacks_equal_compute(self) -> bool:
+        """Whether the base optimizer at equal compute lacks some seed, and has none that diverged or is not finite."""
+        settings = self.studies[0].settings
+        best = self.choice.best_of(configurations(settings).get("base", []))
+        return self._lacks("equal-compute", len(best) * len(equal_epochs(settings)))
+
+    def _lacks(self, kind: Kind, rows: int) -> bool:
         ended = [
             trial
+            for study in self.studies
+            if study.settings.kind == kind
             for trial in study.records()
-            if trial.config and trial.config.seed in self.seeds
+            if _has_seed(trial, self.seeds)
             if trial.key in self.tests or trial.state == "diverged" or _how_ended(study, trial).startswith(TESTED)
         ]
-        return len(ended) < len(points) * len(self.seeds)
+        return len(ended) < rows * len(self.seeds)
 
     def _rows(self, study: Study, digits: int) -> Iterator[dict[str, Any]]:
         kind = study.settings.kind
@@ -326,15 +336,19 @@ def _tested(study: Study, latest: Study) -> Refit | None:
     ]
     controls = _of_base(study, "control", control_points(points), epochs, alone)
     tests: dict[str, dict[str, float]] = {}
-    made = []
-    for child in (latest, *equal, *controls):
-        tested = _tests_of(child)
-        if child is latest or tested or any(trial.state == "diverged" for trial in child.records()):
+    made, asked = [], seeds_in(latest.settings)
+    for child in (latest, *equal, *controls):  # the others may be of another refit, too, with other seeds
+        trials, tested = [trial for trial in child.records() if _has_seed(trial, asked)], _tests_of(child)
+        if child is latest or any(trial.key in tested or trial.state == "diverged" for trial in trials):
             made.append(child)
-            tests |= tested
+            tests |= {trial.key: tested[trial.key] for trial in trials if trial.key in tested}
     # What it is compared with costs it no seed: each comparison is over the seeds that both have.
-    seeds = seeds_in(latest.settings) & _seeds_of_all(latest, tests)
+    seeds = asked & _seeds_of_all(latest, tests)
     return Refit(study, tuple(made), tests, tuple(sorted(seeds)), "") if seeds else None
+
+
+def _has_seed(trial: Trial, seeds: Container[int]) -> bool:
+    return trial.config is not None and trial.config.seed in seeds
 
 
 def _tests_of(study: Study) -> dict[str, dict[str, float]]:
@@ -504,16 +518,16 @@ def test_all(
 ) -> dict[str, dict[str, float]]:
     """Test each training, unless its results are kept from before.
 
-    A matched control that diverged, or whose test fails or is not finite, is left out with a warning: no refit is lost
-    for what its rows are compared with.
+    Of a matched control, and at equal compute, one that diverged, or whose test fails or is not finite, is left out
+    with a warning: no refit is lost for what its rows are compared with.
 
     Raises:
         NothingComplete: another training did not end complete.
         Refused: a test failed.
     """
     asked = [trial for trial in study.records() if trial.config and trial.config.seed in seeds]
-    is_control = study.settings.kind == "control"
-    missing = {trial.key: "diverged" for trial in asked if is_control and trial.state == "diverged"}
+    is_reference = study.settings.kind != "refit"
+    missing = {trial.key: "diverged" for trial in asked if is_reference and trial.state == "diverged"}
     trials = [trial for trial in asked if trial.key not in missing]
     for trial in trials:
         if trial.value is None:
@@ -534,16 +548,17 @@ def test_all(
             listener,
             "Reading the test set",
         )
-    if failed and not is_control:
+    if failed and not is_reference:
         raise Refused("; ".join(f"{what} failed: {reason}" for what, reason in failed.items()))
     missing |= {what.removesuffix(", test"): f"was not tested: {reason}" for what, reason in failed.items()}
     found = {part.trial.key: result_of(part.file) for part in parts if has_result(part.file, part.trial)}
     wrong = {key: _wrong(test) for key, test in found.items() if _wrong(test)}  # as an earlier release kept it
-    if wrong and not is_control:
+    if wrong and not is_reference:
         which = "; ".join(f"{key} has {what}" for key, what in wrong.items())
         raise Refused(f"tests are not finite, so there is no mean over all seeds ({which}); choose other seeds.")
     for key, what in (missing | {key: f"was {TESTED} {what}" for key, what in wrong.items()}).items():
-        log.warning("The matched control %s %s; its seed is left out of the comparisons with it.", key, what)
+        role = {"control": "matched control", "equal-compute": "training at equal compute"}[study.settings.kind]
+        log.warning("The %s %s %s; its seed is left out of the comparisons with it.", role, key, what)
     return {key: test for key, test in found.items() if key not in wrong}
 
 

@@ -48,16 +48,17 @@ def answer_section(study: Study, refit: Refit | None, found: Answers, names: Map
     rows: list[tuple[str, ...]] = []
     for question, claims in found.asked.items():
         unknown = "" if claims else f" {why_not_known(study, refit, question)}"
-        rows.append((f"{ASKED[question]}{_rows_of(refit, question)}{unknown}",))
+        rows.append((f"{_asked(refit, question)}{unknown}",))
         rows += claim_rows(claims, names, how.factor, how.difference)
     return Section(TITLE, tuple(sentences), (Table(HEADER, tuple(rows)),))
 
 
-def _rows_of(refit: Refit, question: Question) -> str:
-    """Say what the rows of a question are where they are not the best of each optimizer."""
-    if question == "rho":
-        return ""
-    return OF_A_GRID if refit.choice.planned else OF_EACH_BATCH_SIZE if refit.choice.each_batch_size else ""
+def _asked(refit: Refit, question: Question) -> str:
+    """Say what a question compares in this refit."""
+    if question == "use" and refit.choice.planned:
+        return OF_A_GRID
+    same_size = OF_EACH_BATCH_SIZE if refit.choice.each_batch_size and question != "rho" else ""
+    return f"{ASKED[question]}{same_size}"
 
 
 def _of_one_test_set(study: Study, refit: Refit) -> str:
@@ -71,5 +72,5 @@ def _of_one_test_set(study: Study, refit: Refit) -> str:
         return f"{said}; what others would give is not in them."
     return (
         f"{said}; by the choice of these an accuracy varies by ±{100 * error:.2g} points (one binomial standard "
-        "error), and a difference by less, the more alike the networks' mistakes are."
+        "error), and a difference by up to 1.4 times that: by less, the more alike the networks' mistakes are."
     )

@@ -8,7 +8,7 @@ from tune_sam.reporting.style import GREY, TEXT, need, optimizers_in, panels, sc
 from tune_sam.scores import signed, written
 
 HEADINGS = {
-    "use": "best against best, for the same epochs",
+    "use": "against base, for the same epochs",
     "compute": "against base at equal compute",
     "rho": "what ρ does: against the matched control",
 }

@@ -154,7 +154,8 @@ def _at_equal_compute(row: "Series", table: "DataFrame", names: Mapping[str, str
 def chance_in_words(study: Study, refit: Refit | None, published: PublishedStudy) -> list[str]:
     """Say by how much accuracies of each side vary by chance, because each has a test set of its own.
 
-    These are binomial standard errors. A paired difference between rows of one test set has a smaller one.
+    These are binomial standard errors. A paired difference between rows of one test set has one, too,
+    the smaller the more alike their mistakes are.
     """
     dataset = study.settings.dataset
     own = study.workload.datasets[dataset].test

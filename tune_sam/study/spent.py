@@ -149,15 +149,20 @@ def noted_seconds(study: Study) -> float:
 
 def note_samples(study: Study) -> None:
     """Keep the size of the validation split, for those who read the study without its workload."""
-    storage, keeper = stored(study, study.settings.optimizers[0])
-    storage.set_study_user_attr(keeper, _SAMPLES, study.workload.datasets[study.settings.dataset].validation)
+    if samples := _samples(study):
+        storage, keeper = stored(study, study.settings.optimizers[0])
+        storage.set_study_user_attr(keeper, _SAMPLES, samples)
 
 
 def _noted_samples(study: Study) -> int:
     """Read what :func:`note_samples` kept; of an earlier release what the workload says, and 0 if it is not known."""
     if (noted := _noted(study, _SAMPLES, "it was judged on {} samples")) is not None:
         return int(noted)
-    with suppress(Refused, KeyError):
+    return _samples(study)
+
+
+def _samples(study: Study) -> int:
+    with suppress(Refused, KeyError):  # a record can be read without the workload that it names
         return study.workload.datasets[study.settings.dataset].validation
     return 0
 

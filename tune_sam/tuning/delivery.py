@@ -406,7 +406,7 @@ def _points(
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what MLflow does not take; nan is not even equal to itself."""
+    """Leave out what is not finite, which is no measurement."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

@@ -153,11 +153,11 @@ def launch(
                     ledger.optimizer,
                 )  # fmt: skip
         waiting = [ledger for ledger in ledgers if ledger.open]
+        note_samples(study)
         meter = Meter(study.settings, Spent.of(study), partial(note_seconds, study))
         with tracked(study):
             with listener.following(study), ExitStack() as stack:
                 if waiting and not meter.ends():
-                    note_samples(study)
                     with probe(study.own_storage):  # it may have gone since the study was made
                         pass
                     other_nodes = stack.enter_context(executor.opened(listener.stage))
