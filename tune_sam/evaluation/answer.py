@@ -376,7 +376,7 @@ NONE_COMPARED = "In the newest analysis no row can be compared with its matched 
 
 
 def _why_not_flat(study: Study, refit: Refit | None, found: Answers, row: str | None, of: str) -> str:
-    """Say why flatness is not known of a row, which is called `of`: empty if it is not in the refit, None if none is."""
+    """Say why flatness is not known of a row, called `of`: empty if it is not in the refit, None if there is none."""
     if refit is None and study.settings.optimizers != ("base",):
         return "It takes a refit with several seeds and matched controls, and an analysis of it."
     if not found.by_rho:
